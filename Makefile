@@ -1,0 +1,55 @@
+# The project's commands; `make` alone lists them. Needs Python 3.11 or 3.12 with venv, nothing else.
+
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help serve install check format test test-compose test-browser chaos clean
+
+help: ## List these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+serve: $(VENV)/.serve ## Serve on http://localhost:5000: Redis, model servers and web, until Ctrl-C
+	@exec $(BIN)/python -m deploy.serve
+
+install: $(VENV)/.serve ## Make the virtual environment and install what `make serve` needs
+
+check: $(VENV)/.dev ## Format, lint, types and the fast tests: under half a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	$(BIN)/python -m pytest -q -m "not slow and not browser and not compose"
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(VENV)/.dev ## Every test that needs nothing but Python: unit, real Redis, real processes
+	$(BIN)/python -m pytest -m "not browser and not compose"
+
+test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
+	$(BIN)/python -m pytest -m compose
+
+test-browser: $(VENV)/.dev ## The page in a real Chromium (Debian: apt install chromium chromium-driver)
+	$(BIN)/python -m pytest -m browser
+
+chaos: $(VENV)/.dev ## Kill, stop, cut off and overload real processes; print the account (half an hour)
+	$(BIN)/python -m tests.chaos
+
+clean: ## Remove the virtual environment, the caches and what `make serve` stored in var/
+	rm -rf $(VENV) var .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with its venv module is needed (Debian: apt install python3-venv); name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.txt loadtest/requirements.txt constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV): about a minute and a half, once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.serve
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

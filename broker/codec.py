@@ -1,0 +1,117 @@
+"""Messages to bytes and back: compact JSON, pictures as base64 of their uint8 bytes. Never pickle.
+
+Owns the wire format. A job's JSON begins with its id at a fixed offset, where the Lua scripts read
+it. Decoding checks every field's presence and type and raises MalformedMessage.
+"""
+
+import math
+from typing import Final, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import MalformedMessage
+from broker.messages import Card, InputSpec, Job, Result, State
+
+PENDING: Final = b"pending"
+"""The value of a result key from the moment a job is accepted until it has its result."""
+
+ID_START: Final = len('{"id":"')
+"""Where a job's id begins in its JSON (0-based); the Lua scripts read 36 characters from here."""
+ID_LENGTH: Final = 36
+
+_JOB_REST: Final = 512
+"""More than all of a job's JSON but its image takes (about 300 bytes)."""
+
+_Message = TypeVar("_Message")
+
+
+class _WireJob(msgspec.Struct, frozen=True):
+    """A job as JSON holds it: `id` first, `image` base64 (msgspec's encoding of bytes)."""
+
+    id: str
+    image: bytes | memoryview
+    shape: tuple[int, int, int]
+    accepted: float
+    deadline: float
+    reply_to: str | None
+    original_size: tuple[int, int]
+    top: int
+    traceparent: str | None
+
+
+class _WireJobIn(_WireJob, frozen=True):
+    image: bytes
+
+
+def job_size(spec: InputSpec) -> int:
+    """Bytes that a job of such a picture takes as JSON, the rest of it rounded up."""
+    return 4 * math.ceil(spec.width * spec.height * spec.channels / 3) + _JOB_REST
+
+
+def encode_job(job: Job) -> bytes:
+    """Job to JSON. Its image must be C-contiguous uint8 (height, width, channels)."""
+    height, width, channels = job.image.shape
+    wire = _WireJob(
+        id=job.id,
+        image=job.image.data.cast("B"),
+        shape=(height, width, channels),
+        accepted=job.accepted,
+        deadline=job.deadline,
+        reply_to=job.reply_to,
+        original_size=job.original_size,
+        top=job.top,
+        traceparent=job.traceparent,
+    )
+    return msgspec.json.encode(wire)
+
+
+def decode_job(payload: bytes) -> Job:
+    """JSON to Job; its image is a read-only array over the decoded bytes. Raises MalformedMessage."""
+    wire = _decode(payload, _WireJobIn)
+    if min(wire.shape) < 1 or len(wire.image) != wire.shape[0] * wire.shape[1] * wire.shape[2]:
+        raise MalformedMessage(f"{len(wire.image)} bytes of image do not fill the shape {wire.shape}")
+    pixels: NDArray[np.uint8] = np.frombuffer(wire.image, np.uint8).reshape(wire.shape)
+    return Job(
+        id=wire.id,
+        image=pixels,
+        accepted=wire.accepted,
+        deadline=wire.deadline,
+        reply_to=wire.reply_to,
+        original_size=wire.original_size,
+        top=wire.top,
+        traceparent=wire.traceparent,
+    )
+
+
+def encode(message: Card | State | Result) -> bytes:
+    """A card, a state or a result to JSON."""
+    return msgspec.json.encode(message)
+
+
+def encode_text(text: str) -> bytes:
+    """A string to JSON, for the reason in an entry of `dead`."""
+    return msgspec.json.encode(text)
+
+
+def decode_result(payload: bytes) -> Result:
+    """JSON to Result. Raises MalformedMessage."""
+    return _decode(payload, Result)
+
+
+def decode_card(payload: bytes) -> Card:
+    """JSON to Card. Raises MalformedMessage."""
+    return _decode(payload, Card)
+
+
+def decode_state(payload: bytes) -> State:
+    """JSON to State. Raises MalformedMessage."""
+    return _decode(payload, State)
+
+
+def _decode(payload: bytes, kind: type[_Message]) -> _Message:
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedMessage(f"not a {kind.__name__.strip('_')}: {error}") from None

@@ -1,0 +1,106 @@
+"""How this project talks to Redis: one way to connect, one translation of its errors.
+
+Owns time-outs, the rule that no command is retried behind our back, and the words in which a Redis
+that is away is described. Never shows a password.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from broker.errors import BrokerUnavailable
+
+REDIS_MIN_VERSION: Final = (6, 2)
+"""LMOVE and GETDEL came with Redis 6.2."""
+
+
+def connect(url: str, *, timeout_s: float) -> redis.Redis:
+    """A client for `url`; nothing is sent yet. Commands fail with BrokerUnavailable inside `translated`.
+
+    `timeout_s` bounds each reply (and half of it, at most a second, connecting): a Redis behind a dead
+    link must not hold a request for minutes. Nothing is retried: a completion that is sent twice would
+    be judged twice, and the caller alone knows how to ask what became of the first.
+    Raises ValueError when the URL is not one of Redis.
+    """
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(1.0, timeout_s / 2),
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        health_check_interval=0,
+        client_name="batchwire",
+    )
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn every error of the Redis client into BrokerUnavailable, which says `what` could not be done."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise BrokerUnavailable(f"Redis can't {what}: {_reason(error)}.") from error
+
+
+def masked(url: str) -> str:
+    """`url` without its password, for messages and logs."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=re.sub(r":[^@]*@", ":***@", parts.netloc)))
+
+
+def server_pid(client: redis.Redis) -> int:
+    """The process id of the Redis server. Raises BrokerUnavailable."""
+    with translated("be asked for its process"):
+        return int(client.info("server")["process_id"])
+
+
+def check_server(client: redis.Redis) -> list[str]:
+    """Ask the server what it is. Returns warnings for people; raises BrokerUnavailable if it is too old.
+
+    A managed Redis may forbid CONFIG: then there is nothing to warn of.
+    """
+    with translated("be asked for its version"):
+        version = str(client.info("server")["redis_version"])
+    if tuple(int(part) for part in version.split(".")[:2]) < REDIS_MIN_VERSION:
+        raise BrokerUnavailable(f"Redis {version} is too old: Batchwire needs 6.2 or newer (or Valkey).")
+    try:
+        # One name a call: Redis 6.2 takes no more.
+        reply = client.config_get("appendonly") | client.config_get("maxmemory-policy")
+    except redis.RedisError:
+        return []
+    settings = {_text(name): _text(value) for name, value in reply.items()}
+    warnings = []
+    if settings.get("appendonly") == "no":
+        warnings.append("appendonly is off: a restart of Redis loses accepted jobs; set appendonly yes")
+    if settings.get("maxmemory-policy", "noeviction") != "noeviction":
+        warnings.append("maxmemory-policy is not noeviction: under pressure Redis drops accepted jobs")
+    return warnings
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _reason(error: redis.RedisError) -> str:
+    match error:
+        case redis.AuthenticationError() | redis.exceptions.NoPermissionError():
+            return "it refuses the user or the password of REDIS_URL"
+        case redis.BusyLoadingError():
+            return "it is still loading its data"
+        case redis.exceptions.ReadOnlyError():
+            return "it is a read-only replica; REDIS_URL must name the primary"
+        case redis.exceptions.OutOfMemoryError():
+            return "it is out of memory"
+        case redis.TimeoutError():
+            return "it does not answer in time"
+        case redis.ConnectionError():
+            return f"there is no connection ({error})"
+    return str(error)

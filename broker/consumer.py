@@ -1,0 +1,126 @@
+"""The model server's half of the queue: wait for the bell, claim jobs, complete them.
+
+Owns the two scripts that take jobs and finish them. One thread uses it. It never decides what a job
+is worth: batching, inference and the words of results are the worker's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import redis
+
+from broker import codec
+from broker.connection import translated
+from broker.errors import LeaseLost
+from broker.keys import Keys
+from broker.messages import Result
+from broker.scripts import lua
+
+DEAD_LIMIT: Final = 64
+"""Entries that `dead` keeps, the newest: at 200 KB each about 13 MB a model."""
+
+_FIELDS_PER_JOB: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job as it was claimed: still JSON, for decoding may fail."""
+
+    id: str
+    attempts: int
+    pending: bool
+    """False: its client has cancelled or has its answer; drop it unrun."""
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a claimed job. `result` None: dropped. `reply_to`: the frontend to tell.
+
+    `dead_reason`, where not empty, also puts the job into `dead`.
+    """
+
+    id: str
+    result: Result | None = None
+    reply_to: str | None = None
+    dead_reason: str = ""
+
+
+class Consumer:
+    """Claims and completes jobs of one model under the lease of one worker."""
+
+    def __init__(
+        self, client: redis.Redis, keys: Keys, model: str, *, key_ttl_s: int, result_ttl_s: int
+    ) -> None:
+        self._redis = client
+        self._keys = keys.of(model)
+        self._channel_prefix = keys.results_channel_prefix
+        self._key_ttl_s = key_ttl_s
+        self._result_ttl_s = result_ttl_s
+        self._claim_script = client.register_script(lua("claim"))
+        self._complete_script = client.register_script(lua("complete"))
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until the bell rings, `timeout_s` at most (it must be under the client's own time-out)."""
+        with translated("ring"):
+            self._redis.blpop([self._keys.bell], timeout=timeout_s)
+
+    def claim(self, worker: str, n: int) -> list[Claimed]:
+        """Move up to `n` jobs from the queue to this worker's claims and read them, in order.
+
+        A job that was recovered before comes alone. Raises LeaseLost, or BrokerUnavailable: then
+        the claim may have happened, and the caller gives back what it holds before it claims again.
+        """
+        keys = self._keys
+        with translated("hand out jobs"):
+            status, *fields = self._claim_script(
+                keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts],
+                args=[worker, n, keys.result_prefix, self._key_ttl_s],
+            )
+            if status != b"ok":
+                raise LeaseLost(f"worker {worker} has no live lease")
+            if not fields:
+                return []
+            count = len(fields) // _FIELDS_PER_JOB
+            # The newest claims stand at the right end, behind what this worker may already hold.
+            payloads = cast("list[bytes]", self._redis.lrange(keys.claims(worker), -count, -1))
+        if len(payloads) != count:
+            raise LeaseLost(f"the claims of worker {worker} were taken back while it read them")
+        ids, attempts, pending = fields[0::3], fields[1::3], fields[2::3]
+        return [
+            Claimed(str(ids[i], "latin-1"), int(attempts[i]), bool(pending[i]), payloads[i])
+            for i in range(count)
+        ]
+
+    def complete(self, worker: str, outcomes: Sequence[Outcome]) -> bool:
+        """Write the results of a batch, tell the frontends, take the batch off the claims: all or nothing.
+
+        `outcomes` are the jobs of one claim (or several in a row), whole and in claim order. Returns
+        False if the claims do not begin with them: after a lost reply that means it was done already.
+        Raises LeaseLost (nothing was written; the jobs are others' now) or BrokerUnavailable (it may
+        have been done: call it again).
+        """
+        keys = self._keys
+        args: list[str | bytes | int] = [
+            worker,
+            keys.result_prefix,
+            self._result_ttl_s,
+            self._channel_prefix,
+            self._key_ttl_s,
+            DEAD_LIMIT,
+        ]
+        for outcome in outcomes:
+            args += [
+                outcome.id.encode("latin-1"),
+                outcome.reply_to or "",
+                codec.encode_text(outcome.dead_reason) if outcome.dead_reason else "",
+                codec.encode(outcome.result) if outcome.result else "",
+            ]
+        with translated("take results"):
+            status = self._complete_script(
+                keys=[keys.workers, keys.claims(worker), keys.attempts, keys.dead], args=args
+            )
+        if status == b"lease":
+            raise LeaseLost(f"worker {worker} has no live lease")
+        return bool(status == b"ok")

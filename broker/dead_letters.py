@@ -1,0 +1,140 @@
+"""The dead letters of a model: list its poison jobs, put them back into the queue, drop them.
+
+Owns the reading of `dead`, whose entries complete.lua writes, and the order in which a job goes back. It
+changes no job that is queued or claimed, and does not judge whether one is still poison.
+"""
+
+import hashlib
+import re
+import uuid
+from dataclasses import dataclass, replace
+from typing import Final, cast
+
+import msgspec
+import redis
+
+from broker import codec
+from broker.connection import translated
+from broker.errors import BrokerUnavailable, ClientError, MalformedMessage
+from broker.keys import Keys
+from broker.messages import Pace
+from broker.producer import Limits, Producer
+
+_ENTRY: Final = re.compile(rb'\{"reason":("(?:[^"\\]|\\.)*"),"job":(.*)\}', re.DOTALL)
+"""An entry as complete.lua writes it. Read by its ends: a job that is no JSON spoils what is around it."""
+
+_JOB_ID: Final = re.compile(rf"[0-9A-Fa-f-]{{{codec.ID_LENGTH}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What can be told of one entry. None: unknown, because the job can't be read."""
+
+    id: str
+    """The job's; `entry-` and a checksum where it has none that can be read."""
+    reason: str
+    size: int
+    """Bytes that the job takes in Redis."""
+    shape: tuple[int, int, int] | None = None
+    """(height, width, channels) of its picture."""
+    original_size: tuple[int, int] | None = None
+    """(width, height) of the upload."""
+    accepted: float | None = None
+    """Redis' time, in seconds since 1970."""
+
+
+class DeadLetters:
+    """The poison jobs of one model, for an operator. Every method raises BrokerUnavailable."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, model: str, limits: Limits) -> None:
+        self._redis = client
+        self._model = model
+        self._key = keys.of(model).dead
+        self._key_ttl_s = limits.key_ttl_s
+        self._producer = Producer(client, keys, limits)
+
+    def entries(self) -> list[DeadLetter]:
+        """Every entry, the oldest first."""
+        return [_letter(entry) for entry in self._read()]
+
+    def requeue(self, job_id: str, *, timeout_s: float, pace: Pace) -> str:
+        """Put a job back into the queue, to be polled for `timeout_s`; return the fresh id that it has now.
+
+        `pace` is as for Producer.admit. Raises ClientError when there is no such entry, MalformedMessage
+        when its job can't be read, Overloaded when the queue is full: then nothing has changed.
+        """
+        entry = self._find(job_id)
+        _, payload = _parts(entry)
+        try:
+            job = codec.decode_job(payload)
+        except MalformedMessage as error:
+            raise MalformedMessage(
+                f"The job of {job_id} can't be read, so it can't be queued again ({error.message})."
+            ) from None
+        self._producer.admit(self._model, size=len(payload), timeout_s=timeout_s, pace=pace)
+        now = self._now()
+        fresh_id = str(uuid.uuid4())
+        again = replace(job, id=fresh_id, accepted=now, deadline=now + timeout_s, reply_to=None)
+        # The queue first: whoever dies between the two leaves a job and its entry, never neither. Queued
+        # twice it is two jobs, each with an id and an answer of its own.
+        self._producer.enqueue(self._model, again, now=now)
+        try:
+            self._remove(entry)
+        except BrokerUnavailable as error:
+            raise BrokerUnavailable(
+                f"{error.message} {job_id} is queued again as {fresh_id}, but may be a dead letter still."
+            ) from error
+        return fresh_id
+
+    def drop(self, job_id: str) -> None:
+        """Remove an entry for good. Raises ClientError when there is none."""
+        self._remove(self._find(job_id))
+
+    def _read(self) -> list[bytes]:
+        with translated("list the dead letters"):
+            return cast("list[bytes]", self._redis.lrange(self._key, 0, -1))
+
+    def _find(self, job_id: str) -> bytes:
+        for entry in self._read():
+            if _id(_parts(entry)[1]) == job_id:
+                return entry
+        raise ClientError(f"{self._model} has no dead letter {job_id}.")
+
+    def _remove(self, entry: bytes) -> None:
+        """Remove one entry by its bytes: its place may have moved, and another may have removed it."""
+        with translated("remove a dead letter"), self._redis.pipeline(transaction=True) as pipe:
+            pipe.lrem(self._key, 1, cast("str", entry))
+            pipe.expire(self._key, self._key_ttl_s)
+            pipe.execute()
+
+    def _now(self) -> float:
+        with translated("be asked for the time"):
+            seconds, microseconds = self._redis.time()
+        return float(seconds + microseconds / 1e6)
+
+
+def _parts(entry: bytes) -> tuple[str, bytes]:
+    """The reason of an entry, and its job as JSON; an entry of a form that is not ours is all job."""
+    match = _ENTRY.fullmatch(entry)
+    if match is None:
+        return "", entry
+    try:
+        return msgspec.json.decode(match[1], type=str), match[2]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return "", match[2]
+
+
+def _letter(entry: bytes) -> DeadLetter:
+    reason, payload = _parts(entry)
+    try:
+        job = codec.decode_job(payload)
+    except MalformedMessage:
+        return DeadLetter(_id(payload), reason, len(payload))
+    return DeadLetter(_id(payload), reason, len(payload), job.image.shape, job.original_size, job.accepted)
+
+
+def _id(payload: bytes) -> str:
+    text = str(payload[codec.ID_START : codec.ID_START + codec.ID_LENGTH], "latin-1")
+    if _JOB_ID.fullmatch(text):
+        return text
+    return f"entry-{hashlib.sha256(payload).hexdigest()[:12]}"

@@ -1,0 +1,137 @@
+"""A worker's life in Redis: its lease, its state, the model's card, and the recovery of lost peers.
+
+Owns registration, renewal, leaving and reaping. It never claims or completes a job; consumer.py does.
+Safe to use from the renewing thread while the claiming thread uses the consumer.
+"""
+
+import uuid
+from typing import Final, cast
+
+import redis
+
+from broker import codec
+from broker.clock import RedisClock
+from broker.connection import translated
+from broker.errors import LeaseLost
+from broker.keys import Keys
+from broker.messages import Card, State
+from broker.scripts import lua
+
+BELL_TOKENS: Final = 64
+"""The bell only wakes: more tokens than workers could ever sleep are of no use."""
+
+TOMBSTONE_S: Final = 600
+"""How long a reaped worker is remembered, so that a late renewal is refused; longer than any pause
+that a stopped process could be in and still matter."""
+
+
+class Lease:
+    """The right of one worker to claim and complete jobs of one model, for `lease_s` at a time.
+
+    Every method raises BrokerUnavailable when Redis is away.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        card: Card,
+        *,
+        lease_s: float,
+        key_ttl_s: int,
+        clock: RedisClock,
+    ) -> None:
+        self._redis = client
+        self._models_key = keys.models
+        self._keys = keys.of(card.model)
+        self._card = card
+        self._lease_s = lease_s
+        self._ttl_s = key_ttl_s
+        self._clock = clock
+        self._worker = ""
+        self._lease_script = client.register_script(lua("lease"))
+        self._recover_script = client.register_script(lua("recover"))
+
+    @property
+    def worker(self) -> str:
+        """The id under which this worker is registered now; empty before the first registration."""
+        return self._worker
+
+    def register(self, state: State) -> str:
+        """Take a lease under a fresh id, publish the card and the state. Returns the id."""
+        worker = str(uuid.uuid4())
+        self._run_lease(worker, "register")
+        self._worker = worker
+        self.announce(state)
+        return worker
+
+    def renew(self) -> None:
+        """Prolong the lease to `lease_s` from now. Raises LeaseLost if a peer has reaped it."""
+        if not self._run_lease(self._worker, "renew"):
+            raise LeaseLost(f"worker {self._worker} was taken for dead")
+
+    def announce(self, state: State) -> None:
+        """Write the state (and the card, so that it outlives a flushed Redis) and refresh their TTLs."""
+        with translated("take this worker's state"), self._redis.pipeline() as pipe:
+            pipe.sadd(self._models_key, self._card.model)
+            pipe.expire(self._models_key, self._ttl_s)
+            pipe.set(self._keys.card, codec.encode(self._card), ex=self._ttl_s)
+            pipe.hset(self._keys.states, self._worker, codec.encode(state))
+            pipe.expire(self._keys.states, self._ttl_s)
+            pipe.execute()
+
+    def give_back(self) -> int:
+        """Return own claims, unbegun, to the head of the queue without an attempt; keep the lease.
+
+        Returns how many. Raises LeaseLost if the lease is not live (a peer then recovers them).
+        """
+        return self._give_back("release")
+
+    def leave(self) -> int:
+        """As `give_back`, and end the lease with a tombstone, so that nobody waits for it to lapse."""
+        return self._give_back("leave")
+
+    def recover_lost(self) -> dict[str, int]:
+        """Reap every lapsed peer, sweep what tombstones still hold. Returns worker -> jobs given back."""
+        with translated("list its workers"):
+            now = self._clock.now()
+            # Scores from -inf to now: tombstones and lapsed leases; the script judges by Redis' own time.
+            suspects = cast("list[bytes]", self._redis.zrangebyscore(self._keys.workers, "-inf", now))
+            self._redis.zremrangebyscore(self._keys.workers, f"({-(now - TOMBSTONE_S)}", "(0")
+        recovered = {}
+        for suspect in (str(worker, "ascii") for worker in suspects):
+            if suspect == self._worker:
+                continue
+            status, *moved = self._run_recover(suspect, "lapsed")
+            if status == b"ok" and moved[0]:
+                recovered[suspect] = int(moved[0])
+        return recovered
+
+    def server_uptime_s(self) -> int:
+        """Seconds since the Redis process started: a young one has not heard from every live peer yet."""
+        with translated("be asked for its uptime"):
+            return int(self._redis.info("server")["uptime_in_seconds"])
+
+    def _give_back(self, why: str) -> int:
+        status, *moved = self._run_recover(self._worker, why)
+        if status != b"ok":
+            raise LeaseLost(f"worker {self._worker} was taken for dead")
+        return int(moved[0])
+
+    def _run_lease(self, worker: str, verb: str) -> bool:
+        with translated("take a lease"):
+            sent = self._clock.monotonic()
+            status, now = self._lease_script(
+                keys=[self._keys.workers], args=[worker, self._lease_s, verb, self._ttl_s]
+            )
+            self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
+        return bool(status == b"ok")
+
+    def _run_recover(self, worker: str, why: str) -> list[bytes | int]:
+        keys = self._keys
+        with translated("give jobs back"):
+            reply: list[bytes | int] = self._recover_script(
+                keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.states, keys.bell],
+                args=[worker, why, self._ttl_s, BELL_TOKENS],
+            )
+        return reply

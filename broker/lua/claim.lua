@@ -1,0 +1,31 @@
+-- Move up to n jobs from the queue to the claims of one worker that has a live lease.
+-- KEYS  1 workers   2 queue   3 claims of this worker   4 attempts
+-- ARGV  1 worker    2 n       3 prefix of result keys   4 TTL of keys in seconds
+-- Returns {'lease'} if the lease is not live, else {'ok', then for each job, in claim order:
+--   its id, its attempts, 1 if its result key is still `pending` or else 0}.
+-- A job with attempts against it is taken alone, and only while this worker holds nothing else.
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local lease = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '0')
+if lease <= now then return {'lease'} end
+
+local held = redis.call('LLEN', KEYS[3])
+local reply = {'ok'}
+for taken = 0, tonumber(ARGV[2]) - 1 do
+  local job = redis.call('LMOVE', KEYS[2], KEYS[3], 'LEFT', 'RIGHT')
+  if not job then break end
+  local id = string.sub(job, 8, 43)
+  local attempts = tonumber(redis.call('HGET', KEYS[4], id) or '0')
+  if attempts > 0 and held + taken > 0 then
+    redis.call('LMOVE', KEYS[3], KEYS[2], 'RIGHT', 'LEFT')
+    break
+  end
+  local pending = redis.call('GET', ARGV[3] .. id) == 'pending'
+  reply[#reply + 1] = id
+  reply[#reply + 1] = attempts
+  reply[#reply + 1] = pending and 1 or 0
+  if attempts > 0 then break end
+end
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+redis.call('EXPIRE', KEYS[3], ARGV[4])
+return reply

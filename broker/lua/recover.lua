@@ -1,0 +1,30 @@
+-- Give the claims of a worker back to the head of the queue, in their order.
+-- KEYS  1 workers   2 queue   3 claims of that worker   4 attempts   5 states   6 bell
+-- ARGV  1 that worker   2 why   3 TTL of keys in seconds   4 how many tokens the bell keeps
+--   why 'lapsed':  a peer found its lease lapsed; it becomes a tombstone, each job gets an attempt
+--       'release': the worker itself gives back what it has not begun, and lives on
+--       'leave':   the same, and it leaves a tombstone
+-- Returns {'unknown'}, {'live'} (lapsed: its lease is live) or {'lease'} (release, leave: it is not),
+--   each with nothing changed; else {'ok', number of jobs given back}.
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local lease = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]))
+if not lease then return {'unknown'} end
+if ARGV[2] == 'lapsed' and lease > now then return {'live'} end
+if ARGV[2] ~= 'lapsed' and lease <= now then return {'lease'} end
+
+if ARGV[2] ~= 'release' then
+  if lease >= 0 then redis.call('ZADD', KEYS[1], -now, ARGV[1]) end
+  redis.call('HDEL', KEYS[5], ARGV[1])
+end
+local moved = 0
+while true do
+  local job = redis.call('LMOVE', KEYS[3], KEYS[2], 'RIGHT', 'LEFT')
+  if not job then break end
+  moved = moved + 1
+  if ARGV[2] == 'lapsed' then redis.call('HINCRBY', KEYS[4], string.sub(job, 8, 43), 1) end
+  redis.call('RPUSH', KEYS[6], '1')
+end
+redis.call('LTRIM', KEYS[6], -ARGV[4], -1)
+for _, key in ipairs({KEYS[1], KEYS[2], KEYS[4], KEYS[6]}) do redis.call('EXPIRE', key, ARGV[3]) end
+return {'ok', moved}

@@ -1,0 +1,153 @@
+"""The nouns that travel between the tiers, as frozen dataclasses.
+
+Owns what a job, a result, a card and a state hold. Encoding is codec.py's, keys are keys.py's, and
+nothing here does I/O.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Fit(StrEnum):
+    """How a picture of any size becomes one of the model's size."""
+
+    STRETCH = "stretch"  # resize both sides, the shape is lost
+    CROP = "crop"  # the largest centred part of the right shape
+    PAD = "pad"  # all of it, with the border's colour around
+    INK = "ink"  # find the drawing, make it light on black, centre it as MNIST does
+
+
+class WorkerState(StrEnum):
+    """Where a worker is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model takes: uint8 (height, width, channels), channels 1 (grey) or 3 (RGB)."""
+
+    width: int
+    height: int
+    channels: int
+    fit: Fit
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of one picture's array."""
+        return (self.height, self.width, self.channels)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the web tier must know of a model to prepare a picture and to describe the model."""
+
+    model: str
+    task: str
+    input: InputSpec
+    classes: int
+    top: int
+    """How many predictions an answer has when the client names no number."""
+    top_max: int
+    engine: str
+    precision: str
+    weights: str
+    """Where the weights came from: `imagenet`, `random`, a file's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What one worker says of itself."""
+
+    state: WorkerState
+    version: str
+    reason: str = ""
+    """Why it failed; empty otherwise."""
+    rate: float = 0.0
+    """Pictures a second while busy, a moving average; 0 until measured."""
+    latency_ms: float = 0.0
+    """Milliseconds a batch takes, a moving average; 0 until measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a model's ready workers are, together."""
+
+    rate: float = 0.0
+    """Pictures a second; 0 while unmeasured."""
+    batch_s: float = 0.0
+    """Seconds that a batch takes on the slowest of them."""
+
+    def wait_s(self, waiting: int) -> float:
+        """Seconds until a picture behind so many others is answered; 0 while the rate is unmeasured.
+
+        Those before it, the rest of the batch that runs, then its own: two batches at most.
+        """
+        return waiting / self.rate + 2 * self.batch_s if self.rate > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture and its deadline. Times are Redis' own, in seconds since 1970."""
+
+    id: str
+    image: NDArray[np.uint8]
+    """uint8 (height, width, channels), already fitted; never normalised."""
+    accepted: float
+    deadline: float
+    reply_to: str | None
+    """The frontend whose channel gets the result; None for a client that polls."""
+    original_size: tuple[int, int]
+    """(width, height) of the upload."""
+    top: int
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class that the picture may show. `probability` is in 0..1."""
+
+    label: str
+    class_id: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job has no predictions: the code and message of a ServiceError."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a job's time went, in milliseconds: in the queue, forming its batch, in the network."""
+
+    waiting: float = 0.0
+    batch: float = 0.0
+    model: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The one answer of a job: predictions, or an error."""
+
+    id: str
+    model: str
+    model_version: str
+    predictions: tuple[Prediction, ...] = ()
+    error: Failure | None = None
+    notice: str = ""
+    """What a client should know of the answer, such as that the weights are random."""
+    timings_ms: Timings = field(default_factory=Timings)
+    batch_size: int = 0
+    """Pictures in the batch that it rode in."""
+    attempts: int = 0
+    """How often it was recovered from a lost worker before."""

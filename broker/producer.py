@@ -1,0 +1,146 @@
+"""The web tier's half of the queue: enqueue a job, cancel it, read its result.
+
+Owns admission (the bound on the queue) and the one MULTI that accepts a job. It never waits; replies.py
+does.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import redis
+
+from broker import codec
+from broker.connection import translated
+from broker.errors import BrokerUnavailable, Overloaded
+from broker.keys import Keys
+from broker.lease import BELL_TOKENS
+from broker.messages import Job, Pace, Result
+
+MAX_RETRY_AFTER_S: Final = 60
+"""A longer advice would outlive what the rate says of the future."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a queue may hold, and for how long its keys live."""
+
+    queue_jobs: int
+    queue_bytes: int
+    result_ttl_s: int
+    key_ttl_s: int
+
+
+class Producer:
+    """Puts jobs into the queues of any model. Safe to share between threads.
+
+    Every method raises BrokerUnavailable when Redis is away, fast: within the client's time-out.
+    """
+
+    def __init__(self, client: redis.Redis, keys: Keys, limits: Limits) -> None:
+        self._redis = client
+        self._keys = keys
+        self._limits = limits
+
+    def admit(self, model: str, *, size: int, timeout_s: float, pace: Pace) -> None:
+        """Refuse a job of `size` bytes that the queue has no room for, before it costs a decoding.
+
+        Nor one that would not be answered within `timeout_s`, at the pace that the workers have:
+        accepted, it would take the model's time from those that can be answered, and end as a 504. While
+        nothing waits every job is let in, so that a rate that was wrong is measured anew.
+
+        All jobs of a model have about the same size, so their number times this one's is the sum. Threads
+        that ask at the same moment may each be let in: the queue overshoots by one a web thread at most.
+        Raises Overloaded.
+        """
+        waiting = self.queue_length(model)
+        over_s = pace.wait_s(waiting) - timeout_s
+        fits = waiting < self._limits.queue_jobs and (waiting + 1) * size <= self._limits.queue_bytes
+        if fits and (over_s <= 0 or waiting == 0):
+            return
+        # A full queue has room for all again when it is empty; a slow one when the excess is worked off.
+        wait_s = over_s if fits else (waiting / pace.rate if pace.rate > 0 else 0.0)
+        retry_after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
+        raise Overloaded(
+            f"{waiting} pictures wait for {model} already; come back in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
+        )
+
+    def enqueue(self, model: str, job: Job, *, now: float) -> None:
+        """Accept the job, in one MULTI: its result is pending, it stands in the queue, the bell rings.
+
+        `now` is Redis' time.
+        """
+        payload = codec.encode_job(job)
+        ttl_ms = math.ceil((job.deadline - now + self._limits.result_ttl_s) * 1000)
+        try:
+            self._accept(model, job.id, payload, ttl_ms)
+        except BrokerUnavailable:
+            # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
+            # the first still on its way, two copies would run, and the client get one answer.
+            if not self._accepted(model, job.id):
+                self._accept(model, job.id, payload, ttl_ms)
+
+    def cancel(self, model: str, job_id: str) -> None:
+        """Nobody wants the result any more: a worker that has not begun the job drops it."""
+        with translated("cancel a job"):
+            self._redis.delete(self._keys.of(model).result(job_id))
+
+    def take_or_cancel(self, model: str, job_id: str) -> Result | None:
+        """At the deadline: the result if it is there after all, else None and the job is cancelled."""
+        with translated("look up a result"):
+            value = self._redis.getdel(self._keys.of(model).result(job_id))
+        return None if value is None or value == codec.PENDING else codec.decode_result(_bytes(value))
+
+    def poll(self, model: str, job_id: str) -> "Result | Pending | None":
+        """For a client that polls: the result, Pending, or None when there is none (any more)."""
+        key = self._keys.of(model).result(job_id)
+        with translated("look up a result"), self._redis.pipeline() as pipe:
+            pipe.get(key)
+            pipe.pttl(key)
+            value, ttl_ms = pipe.execute()
+        if value is None:
+            return None
+        if value == codec.PENDING:
+            # A pending key lives until its deadline and RESULT_TTL_S more.
+            return Pending(deadline_passed=ttl_ms <= self._limits.result_ttl_s * 1000)
+        return codec.decode_result(value)
+
+    def check_writable(self) -> None:
+        """Raise BrokerUnavailable if Redis takes no writes: it is full, or a replica. Leaves no key behind.
+
+        SETRANGE of nothing on a key that is not there changes nothing, but is refused as a write is.
+        """
+        with translated("take a write"):
+            self._redis.setrange(self._keys.probe, 0, "")
+
+    def queue_length(self, model: str) -> int:
+        """Jobs in the queue, claimed ones not counted."""
+        with translated("measure a queue"):
+            return self._redis.llen(self._keys.of(model).queue)
+
+    def _accept(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> None:
+        keys = self._keys.of(model)
+        with translated("take a job"), self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(keys.result(job_id), codec.PENDING, px=ttl_ms)
+            pipe.rpush(keys.queue, payload)
+            pipe.expire(keys.queue, self._limits.key_ttl_s)
+            pipe.rpush(keys.bell, "1")
+            pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
+            pipe.expire(keys.bell, self._limits.key_ttl_s)
+            pipe.execute()
+
+    def _accepted(self, model: str, job_id: str) -> bool:
+        with translated("look up a job"):
+            return bool(self._redis.exists(self._keys.of(model).result(job_id)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A job without a result. `deadline_passed`: and none will come."""
+
+    deadline_passed: bool
+
+
+def _bytes(value: bytes | str) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()

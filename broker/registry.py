@@ -1,0 +1,137 @@
+"""What the web tier knows of the models: their cards, their workers, their queues.
+
+Owns a snapshot that is at most a second old, so that a request costs no look-up of its own. It only
+reads.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import redis
+
+from broker import codec
+from broker.clock import RedisClock
+from broker.connection import translated
+from broker.errors import BrokerUnavailable, MalformedMessage
+from broker.keys import Keys
+from broker.messages import Card, Pace, State, WorkerState
+
+SNAPSHOT_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model as its keys show it."""
+
+    card: Card
+    states: Mapping[str, State]
+    """Live worker -> its state; lapsed and reaped workers are left out."""
+    last_alive: float
+    """Redis' time until which some worker's lease lasts or lasted; 0 if none is remembered."""
+    queue_length: int
+
+    @property
+    def state(self) -> WorkerState | None:
+        """The best state among the live workers; None without one."""
+        present = {state.state for state in self.states.values()}
+        order = (WorkerState.READY, WorkerState.LOADING, WorkerState.DRAINING, WorkerState.FAILED)
+        return next((state for state in order if state in present), None)
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, where it did."""
+        return next((s.reason for s in self.states.values() if s.state is WorkerState.FAILED), "")
+
+    @property
+    def pace(self) -> Pace:
+        """How fast the ready workers are, as they measured it."""
+        ready = [state for state in self.states.values() if state.state is WorkerState.READY]
+        slowest_ms = max((state.latency_ms for state in ready), default=0.0)
+        return Pace(rate=sum(state.rate for state in ready), batch_s=slowest_ms / 1000)
+
+
+class Registry:
+    """Reads the models' keys, at most once in SNAPSHOT_S, and keeps the clock in step."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, clock: RedisClock) -> None:
+        self._redis = client
+        self._keys = keys
+        self._clock = clock
+        self._reading = threading.Lock()
+        self._models: Mapping[str, ModelView] = {}
+        self._failure: BrokerUnavailable | None = None
+        self._began_at = float("-inf")
+
+    def models(self, *, fresh: bool = False) -> Mapping[str, ModelView]:
+        """Every announced model by name. `fresh`: as it is now. Raises BrokerUnavailable.
+
+        One thread reads at a time. Whoever waited takes the outcome of a read that began after it
+        asked, so that however many ask, nobody waits longer than two reads; a failed read is an
+        outcome as well, and for SNAPSHOT_S all others fail at once.
+        """
+        asked_at = self._clock.monotonic()
+        if not fresh and asked_at - self._began_at < SNAPSHOT_S:
+            return self._outcome()
+        never_read = self._began_at == float("-inf")
+        if self._reading.acquire(blocking=fresh or never_read):
+            try:
+                if self._began_at <= asked_at:
+                    self._refresh()
+            finally:
+                self._reading.release()
+        return self._outcome()
+
+    def _outcome(self) -> Mapping[str, ModelView]:
+        if self._failure is not None:
+            raise self._failure
+        return self._models
+
+    def _refresh(self) -> None:
+        began_at = self._clock.monotonic()
+        try:
+            self._models = self._read()
+            self._failure = None
+        except BrokerUnavailable as error:
+            self._failure = error
+        self._began_at = began_at
+
+    def _read(self) -> Mapping[str, ModelView]:
+        with translated("list its models"), self._redis.pipeline(transaction=False) as pipe:
+            sent = self._clock.monotonic()
+            pipe.time()
+            pipe.smembers(self._keys.models)
+            (seconds, microseconds), names = pipe.execute()
+            self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
+            models = sorted(str(name, "ascii") for name in names)
+            for model in models:
+                keys = self._keys.of(model)
+                pipe.get(keys.card)
+                pipe.hgetall(keys.states)
+                pipe.zrange(keys.workers, 0, -1, withscores=True)
+                pipe.llen(keys.queue)
+            replies = pipe.execute()
+        views = (self._view(*replies[start : start + 4]) for start in range(0, len(replies), 4))
+        return {view.card.model: view for view in views if view is not None}
+
+    def _view(
+        self,
+        card: bytes | None,
+        states: dict[bytes, bytes],
+        workers: list[tuple[bytes, float]],
+        queue_length: int,
+    ) -> ModelView | None:
+        if card is None:
+            return None
+        now = self._clock.now()
+        live = {worker for worker, expiry in workers if expiry > now}
+        try:
+            return ModelView(
+                card=codec.decode_card(card),
+                states={str(w, "ascii"): codec.decode_state(s) for w, s in states.items() if w in live},
+                last_alive=max((abs(expiry) for _, expiry in workers), default=0.0),
+                queue_length=queue_length,
+            )
+        except MalformedMessage:
+            return None  # a newer release may write cards that this one can't read: not ours to serve

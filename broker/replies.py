@@ -1,0 +1,181 @@
+"""How a frontend's waiting requests are woken: one subscription a process, many waiters.
+
+Owns the subscribing thread and the table of who waits for which job. Keys are the truth and messages
+are hints: what has waited a second, and all after a reconnection, is looked up in its result key.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Final
+
+import redis
+
+from broker import codec
+from broker.connection import translated
+from broker.errors import BrokerUnavailable, MalformedMessage
+from broker.keys import Keys
+from broker.messages import Result
+
+_LOG = logging.getLogger(__name__)
+
+REREAD_S: Final = 1.0
+"""A lost notification costs a waiter at most about this long."""
+
+_RECONNECT_S: Final = 0.2
+
+_LISTEN_S: Final = 0.25
+"""How long one wait for a message lasts at most; between waits the thread looks at its other duties."""
+
+
+class Waiter:
+    """One job's place in the table; its thread sleeps here until the result is put in."""
+
+    def __init__(self, model: str, job_id: str, since: float) -> None:
+        self.model = model
+        self.job_id = job_id
+        self.since = since
+        self.is_accepted = False
+        """Set once the job has been enqueued: before that Redis can't know of it."""
+        self._result: Result | None = None
+        self._is_forgotten = False
+        self._woken = threading.Event()
+
+    def wait(self, timeout_s: float) -> Result | None:
+        """Sleep until the result is there, `timeout_s` at most; None when it did not come."""
+        self._woken.wait(max(0.0, timeout_s))
+        return self._result
+
+    def put(self, result: Result) -> None:
+        """Hand over the result and wake the waiter. A second one is ignored: the first was the answer."""
+        if self._result is None:
+            self._result = result
+            self._woken.set()
+
+    def mark_forgotten(self) -> None:
+        """Redis knows nothing of the accepted job any more: wake the waiter, to enqueue it again."""
+        self._is_forgotten = True
+        self._woken.set()
+
+    def take_forgotten(self) -> bool:
+        """Whether the job was marked forgotten since the last call; the waiter sleeps on then."""
+        if not self._is_forgotten:
+            return False
+        self._is_forgotten = False
+        if self._result is None:
+            self._woken.clear()
+        return True
+
+
+class Replies:
+    """The results that this process waits for. `start` before the first `expect`; `stop` ends its thread."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        frontend: str,
+        *,
+        reread_s: float = REREAD_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._redis = client
+        self._keys = keys
+        self._channel = keys.results_channel(frontend)
+        self._reread_s = reread_s
+        self._monotonic = monotonic
+        self._waiters: dict[str, Waiter] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._subscribed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="replies", daemon=True)
+        self.frontend = frontend
+
+    def start(self) -> None:
+        """Start the subscribing thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; those who still wait find their results by their own last look."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            with contextlib.suppress(redis.RedisError):  # a wake-up only: it looks up by itself soon
+                self._redis.publish(self._channel, b"")
+            self._thread.join()
+
+    def is_subscribed(self, timeout_s: float = 0.0) -> bool:
+        """Whether the subscription stands, waiting up to `timeout_s` for it."""
+        return self._subscribed.wait(timeout_s)
+
+    def expect(self, model: str, job_id: str) -> Waiter:
+        """Take a place in the table. Call it before the job is enqueued, and `forget` at the end."""
+        waiter = Waiter(model, job_id, self._monotonic())
+        with self._lock:
+            self._waiters[job_id] = waiter
+        return waiter
+
+    def forget(self, waiter: Waiter) -> None:
+        """Leave the table."""
+        with self._lock:
+            self._waiters.pop(waiter.job_id, None)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with translated("be listened to"):
+                    self._listen()
+            except BrokerUnavailable as error:
+                if self._subscribed.is_set():
+                    _LOG.warning("%s Trying again.", error.message)
+                self._subscribed.clear()
+                self._stopping.wait(_RECONNECT_S)
+            except Exception:  # noqa: BLE001 - a thread that dies quietly would leave requests to their deadlines
+                _LOG.exception("the replies thread failed; it goes on. This is a bug")
+                self._stopping.wait(_RECONNECT_S)
+
+    def _listen(self) -> None:
+        with self._redis.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+            pubsub.subscribe(self._channel)
+            reread_at = 0.0
+            while not self._stopping.is_set():
+                message = pubsub.get_message(timeout=_LISTEN_S)
+                if message is not None and message["type"] == "subscribe":
+                    # What was published before now is lost; whoever waits is looked up.
+                    self._reread(waiting_since=self._monotonic())
+                    self._subscribed.set()
+                elif message is not None and message["type"] == "message" and message["data"]:
+                    self._deliver(message["data"])
+                if self._monotonic() >= reread_at:
+                    reread_at = self._monotonic() + self._reread_s / 2
+                    self._reread(waiting_since=self._monotonic() - self._reread_s)
+
+    def _reread(self, *, waiting_since: float) -> None:
+        """Look up the results of everything that has waited since then or longer."""
+        by_model: dict[str, list[Waiter]] = defaultdict(list)
+        with self._lock:
+            for waiter in self._waiters.values():
+                if waiter.is_accepted and waiter.since <= waiting_since:
+                    by_model[waiter.model].append(waiter)
+        for model, waiters in by_model.items():
+            keys = self._keys.of(model)
+            values = self._redis.mget([keys.result(waiter.job_id) for waiter in waiters])
+            for waiter, value in zip(waiters, values, strict=True):
+                if value is None:
+                    # Pending keys outlive their deadline: a killed Redis came back without its last writes.
+                    waiter.mark_forgotten()
+                elif isinstance(value, bytes) and value != codec.PENDING:
+                    self._deliver(value)
+
+    def _deliver(self, payload: bytes) -> None:
+        try:
+            result = codec.decode_result(payload)
+        except MalformedMessage as error:
+            _LOG.error("a result that can't be read was ignored: %s", error.message)
+            return
+        with self._lock:
+            waiter = self._waiters.get(result.id)
+        if waiter is not None:
+            waiter.put(result)

@@ -1,0 +1,197 @@
+"""`python -m deploy.serve`: check what could be in the way, start everything, say when it is ready.
+
+Owns the foreground process: signals in, supervisor's life out.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from broker.connection import check_server, connect, masked, server_pid
+from broker.errors import BrokerUnavailable
+from deploy.serve import programs, ready
+from deploy.serve.programs import CannotStart
+from settings import PROJECT, SettingError, Settings
+
+VAR: Final = PROJECT / "var"
+
+_STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+def main() -> int:
+    """Serve until Ctrl-C or SIGTERM; return the exit status."""
+    began = time.monotonic()
+    try:
+        settings = Settings.from_env()
+        with _only_one(VAR) as lock:
+            _check_port(settings)
+            _check_models(settings)
+            embedded = not settings.redis_url
+            if embedded:
+                settings = replace(settings, redis_url=programs.redis_url(VAR))
+                _check_no_redis_left_behind(settings)
+            else:
+                _check_redis(settings)
+            config = programs.write(settings, VAR, embedded_redis=embedded)
+            return _supervise(settings, config, began, lock=lock)
+    except (SettingError, CannotStart) as error:
+        _say(f"Batchwire can't start: {error}")
+        return 1
+    except KeyboardInterrupt:  # before anything was started
+        return 130
+
+
+def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> int:
+    signals = _StopSignals()
+    _say(f"Starting Batchwire with the models {', '.join(settings.models)} ...")
+    # Its own process group: Ctrl-C reaches this process alone, which then stops things in order.
+    supervisor = subprocess.Popen(  # noqa: S603 - our own command, no shell
+        [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
+        cwd=PROJECT,
+        env=settings.environment(),
+        process_group=0,
+        # It holds the folder's lock as well, and ends everything in order when this process is killed.
+        pass_fds=(lock,),
+        preexec_fn=_in_child,  # noqa: PLW1509 - this process has no other thread
+    )
+
+    def running() -> bool:
+        return not signals.came(within_s=0) and supervisor.poll() is None
+
+    url = settings.local_url
+    cards = ready.wait(url, settings.models, say=_say, running=running)
+    if cards is not None:
+        _say(ready.announcement(url, cards, seconds=time.monotonic() - began))
+    programs_: list[psutil.Process] = []
+    while running():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            programs_ = psutil.Process(supervisor.pid).children(recursive=True)
+        signals.came(within_s=1.0)
+    if supervisor.poll() is None:
+        _say("Stopping: requests in flight are answered first ...")
+        supervisor.terminate()
+    status = supervisor.wait()
+    if signals.came(within_s=0):
+        _say("Batchwire has stopped.")
+        return 0
+    _say(f"supervisor ended by itself (status {status}): stopping what it left behind.")
+    _end(programs_, settings.request_timeout_s + 4)
+    return 1
+
+
+def _end(left_behind: list[psutil.Process], within_s: float) -> None:
+    for process in left_behind:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(left_behind, timeout=within_s)
+    for process in alive:
+        process.kill()
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT, waited for: a handler that sets an Event can deadlock on the Event's own lock."""
+
+    def __init__(self) -> None:
+        self._came = False
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+
+    def came(self, *, within_s: float) -> bool:
+        """Whether one came, waiting so long for it."""
+        if not self._came:
+            self._came = signal.sigtimedwait(_STOP, within_s) is not None
+        return self._came
+
+
+def _in_child() -> None:
+    """Take signals again; get SIGTERM when the parent dies (prctl(2), PR_SET_PDEATHSIG = 1; Linux)."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+@contextmanager
+def _only_one(var: Path) -> Iterator[int]:
+    """Hold the folder's lock, a file descriptor: two services over one Redis file would corrupt it."""
+    var.mkdir(exist_ok=True)
+    with (var / "serve.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise CannotStart(
+                f"`make serve` runs from this folder already (process {lock.read().strip() or '?'})."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock.fileno()
+
+
+def _check_port(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.bind, settings.port))
+        except OSError as error:
+            raise CannotStart(
+                f"port {settings.port} of {settings.bind} can't be had ({error.strerror}). Stop what uses "
+                f"it, or choose another: PORT={settings.port % 65535 + 1} make serve"
+            ) from None
+
+
+def _check_models(settings: Settings) -> None:
+    """Let the model server read its catalogue, which this process does not know."""
+    if settings.default_model not in settings.models:
+        served = ", ".join(settings.models)
+        raise CannotStart(f"DEFAULT_MODEL={settings.default_model!r} is not one of MODELS: {served}.")
+    checked = subprocess.run(
+        [sys.executable, "-m", "model_server", "--check"],
+        cwd=PROJECT,
+        env=settings.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if checked.returncode:
+        raise CannotStart(checked.stderr.strip())
+
+
+def _check_no_redis_left_behind(settings: Settings) -> None:
+    """Redis would take over the socket unasked, and two over one append-only file corrupt it."""
+    with contextlib.suppress(BrokerUnavailable):
+        pid = server_pid(connect(settings.redis_url, timeout_s=3))
+        raise CannotStart(f"a Redis of an earlier run is still there (process {pid}): end it, start again.")
+
+
+def _check_redis(settings: Settings) -> None:
+    try:
+        for warning in check_server(connect(settings.redis_url, timeout_s=3)):
+            _say(f"Redis at {masked(settings.redis_url)}: {warning}.")
+    except (BrokerUnavailable, ValueError) as error:
+        raise CannotStart(
+            f"{error} REDIS_URL is {masked(settings.redis_url)}: start that Redis, correct the URL, or unset "
+            "it to use the embedded Redis."
+        ) from None
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

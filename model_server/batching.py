@@ -1,0 +1,109 @@
+"""From claimed jobs to the batch that runs, and the search for the job that spoils one.
+
+Owns pure functions only: no Redis, no clock, no engine. What is past its deadline, cancelled, worn out
+or unreadable never reaches the network.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker import codec
+from broker.consumer import Claimed
+from broker.errors import DeadlinePassed, InferenceFailed, MalformedMessage, ServiceError, first_line
+from broker.messages import InputSpec, Job
+from model_server.engines import Outputs
+
+
+@dataclass(slots=True)
+class Entry:
+    """A claimed job on its way through a batch: it ends with outputs, with an error, or dropped."""
+
+    id: str
+    attempts: int
+    job: Job | None = None
+    """None: dropped, or it could not be read."""
+    outputs: Outputs = ()
+    """The network's outputs for this picture alone, without the batch axis."""
+    error: ServiceError | None = None
+    is_poison: bool = False
+    """Whether it belongs into `dead`."""
+    batch_size: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Every job of one claim, in claim order; those in `runnable` go through the network."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def runnable(self) -> list[Entry]:
+        """The entries that the network should see."""
+        return [entry for entry in self.entries if entry.job is not None and entry.error is None]
+
+
+def form(claimed: Sequence[Claimed], spec: InputSpec, *, now: float, max_attempts: int) -> Batch:
+    """Decode a claim and judge each job of it. `now` is Redis' time in seconds."""
+    return Batch([_judge(claim, spec, now=now, max_attempts=max_attempts) for claim in claimed])
+
+
+def _judge(claim: Claimed, spec: InputSpec, *, now: float, max_attempts: int) -> Entry:
+    entry = Entry(claim.id, claim.attempts)
+    if not claim.pending:
+        return entry
+    try:
+        entry.job = job = codec.decode_job(claim.payload)
+    except MalformedMessage as error:
+        entry.error = InferenceFailed(f"The job can't be read: {error.message}.")
+        entry.is_poison = True
+        return entry
+    if job.image.shape != spec.shape:
+        entry.error = InferenceFailed(
+            f"The job's picture is {job.image.shape}; this model takes {spec.shape}."
+        )
+        entry.is_poison = True
+    elif claim.attempts >= max_attempts:
+        entry.error = InferenceFailed(
+            f"Each of {claim.attempts} model servers that ran this picture was lost."
+        )
+        entry.is_poison = True
+    elif job.deadline <= now:
+        entry.error = DeadlinePassed("The picture waited for a model server until its deadline.")
+    return entry
+
+
+def run(entries: Sequence[Entry], predict: Callable[[NDArray[np.uint8]], Outputs]) -> None:
+    """Run the network once on all; where that raises, on halves, until the bad job stands alone.
+
+    Each entry gets its outputs or an InferenceFailed; n jobs with one bad cost at most 2 log2(n) + 1
+    calls more.
+    """
+    if not entries:
+        return
+    pictures = np.stack([entry.job.image for entry in entries if entry.job is not None])
+    try:
+        outputs = predict(pictures)
+        _check(outputs, len(entries))
+    except Exception as error:  # noqa: BLE001 - whatever a network raises costs only the job at fault
+        if len(entries) == 1:
+            entries[0].error = InferenceFailed(
+                f"The model failed on this picture ({type(error).__name__}: {first_line(error)})."
+            )
+            entries[0].is_poison = True
+            return
+        middle = len(entries) // 2
+        run(entries[:middle], predict)
+        run(entries[middle:], predict)
+        return
+    for row, entry in enumerate(entries):
+        entry.outputs = tuple(output[row] for output in outputs)
+        entry.batch_size = len(entries)
+
+
+def _check(outputs: Outputs, rows: int) -> None:
+    for output in outputs:
+        if output.shape[:1] != (rows,):
+            raise ValueError(f"the network gave {output.shape} for {rows} pictures")

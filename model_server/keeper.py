@@ -1,0 +1,107 @@
+"""The keeper: a thread that renews a worker's lease while its network computes.
+
+Owns renewal, the recovery of lost peers, and the end of a process whose network hangs. It never claims
+or completes.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from broker.errors import BrokerUnavailable, LeaseLost
+from broker.messages import WorkerState
+from model_server import health
+from model_server.worker import Worker
+
+_LOG = logging.getLogger(__name__)
+
+EXIT_HUNG: Final = 70
+"""Exit status (EX_SOFTWARE) of a process whose network hung; the process manager starts a new one."""
+
+
+def _end_process() -> None:
+    # Not sys.exit: the hung call would never return. The claims go to peers once the lease has lapsed.
+    os._exit(EXIT_HUNG)
+
+
+class Keeper(threading.Thread):
+    """Renews at a third of the lease, so that two renewals may fail before it lapses."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        lease_s: float,
+        model_call_max_s: float,
+        end_process: Callable[[], None] = _end_process,
+    ) -> None:
+        super().__init__(name=f"keeper-{worker.spec.name}", daemon=True)
+        self._worker = worker
+        self._lease_s = lease_s
+        self._model_call_max_s = model_call_max_s
+        self._end_process = end_process
+        self._closed = threading.Event()
+        self._reap_from: float | None = 0.0
+        """Monotonic time from which peers may be reaped; None while Redis is away."""
+
+    def close(self) -> None:
+        """End the thread, once its worker has left."""
+        self._closed.set()
+        self.join()
+
+    def run(self) -> None:
+        """Tick until closed."""
+        while not self._closed.is_set():
+            self.tick(time.monotonic())
+            self._closed.wait(self._lease_s / 3)
+
+    def tick(self, now: float) -> None:
+        """One look at the call, one renewal, one search for lost peers. `now` is monotonic seconds."""
+        began = self._worker.call_began
+        if began is not None and now - began > self._model_call_max_s:
+            _LOG.critical(
+                "%s: a call of the network has taken over %g s; this process ends",
+                self._worker.spec.name,
+                self._model_call_max_s,
+            )
+            self._end_process()
+            return
+        worker = self._worker.lease.worker
+        if not worker or self._worker.has_left:
+            return
+        try:
+            self._renew(worker)
+            self._recover(now)
+        except BrokerUnavailable as error:
+            if self._reap_from is not None:
+                _LOG.warning("%s: %s Trying again.", self._worker.spec.name, error.message)
+            self._reap_from = None
+        except Exception:  # noqa: BLE001 - a keeper that dies quietly would cost a living worker its lease
+            _LOG.exception("the keeper of %s failed; it goes on. This is a bug", self._worker.spec.name)
+
+    def _renew(self, worker: str) -> None:
+        try:
+            self._worker.lease.renew()
+        except LeaseLost:
+            self._worker.ensure_registered(lost=worker)
+        self._worker.announce()
+        if self._worker.state.state is WorkerState.READY:
+            health.beat(self._worker.spec.name, lease_s=self._lease_s)
+
+    def _recover(self, now: float) -> None:
+        """Reap lost peers, but never in the first LEASE_S after an outage: all leases lapsed in it.
+
+        A peer that lives needs that long to renew. For a worker that starts just after Redis did, Redis'
+        own age says the same.
+        """
+        if self._reap_from is None:
+            self._reap_from = now + self._lease_s
+        if now < self._reap_from or self._worker.lease.server_uptime_s() < self._lease_s:
+            return
+        for lost, jobs in self._worker.lease.recover_lost().items():
+            _LOG.warning(
+                "%s: worker %s was lost; %d jobs go back to the queue", self._worker.spec.name, lost, jobs
+            )

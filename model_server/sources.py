@@ -1,0 +1,121 @@
+"""Where networks come from: keras.applications with its downloads, and files saved by Keras.
+
+Owns the download and every sentence that says why a network could not be had. It only builds Keras
+models; engines/ run them.
+"""
+
+import fcntl
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from broker.errors import ModelUnavailable, first_line
+from model_server.catalogue import KerasApplication, KerasFile, ModelSpec
+
+DOWNLOAD_SILENCE_S: Final = 5.0
+"""A download whose server is silent for so long has failed: without a network the service must say so
+within seconds, and Keras itself would wait for ever."""
+
+_RANDOM_SEED: Final = 20180129
+"""So that every model server with random weights answers alike."""
+
+_DRAWING: Final = threading.Lock()
+"""Keras draws all initial weights from one generator: models that load side by side would mix them."""
+
+
+def build(spec: ModelSpec) -> Any:  # noqa: ANN401 - a keras.Model; Keras ships no types
+    """Return the Keras model of `spec`, weights loaded. Raises ModelUnavailable with the reason."""
+    match spec.source:
+        case KerasApplication() as source:
+            return _application(spec, source)
+        case KerasFile(file=file):
+            return _file(spec, spec.folder / file)
+
+
+def _application(spec: ModelSpec, source: KerasApplication) -> Any:  # noqa: ANN401
+    import keras  # noqa: PLC0415 - seconds long, and only a process that loads a model pays for it
+
+    constructor = getattr(keras.applications, source.name, None)
+    if not callable(constructor):
+        raise ModelUnavailable(f"{spec.name}: keras.applications has no network {source.name!r}.")
+    if source.weights == "random":
+        with _DRAWING:
+            keras.utils.set_random_seed(_RANDOM_SEED)
+            return constructor(weights=None)
+    if source.weights == "imagenet":
+        return _with_imagenet_weights(spec, constructor)
+    if not Path(source.weights).is_file():
+        raise ModelUnavailable(
+            f"{spec.name}: there is no file of weights {source.weights!r}. {_ways_out(spec)}"
+        )
+    try:
+        return constructor(weights=source.weights)
+    except Exception as error:  # h5py, zipfile and Keras each raise their own
+        raise ModelUnavailable(
+            f"{spec.name}: {source.weights!r} does not hold weights of {source.name}: {first_line(error)}. "
+            f"{_ways_out(spec)}"
+        ) from error
+
+
+def _with_imagenet_weights(spec: ModelSpec, constructor: Any) -> Any:  # noqa: ANN401
+    with _one_download_at_a_time(), _silence_limit(DOWNLOAD_SILENCE_S):
+        try:
+            return constructor(weights="imagenet")
+        except Exception as error:  # keras.utils.get_file raises Exception itself
+            raise ModelUnavailable(
+                f"{spec.name}: the ImageNet weights could not be downloaded ({first_line(error)}). "
+                f"{_ways_out(spec)}"
+            ) from error
+
+
+def _file(spec: ModelSpec, path: Path) -> Any:  # noqa: ANN401
+    import keras  # noqa: PLC0415
+
+    if not path.is_file():
+        raise ModelUnavailable(f"{spec.name}: there is no file {path.name!r} in its folder.")
+    try:
+        with _DRAWING:
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # h5py, zipfile and Keras each raise their own
+        raise ModelUnavailable(f"{spec.name}: Keras can't load {path.name}: {first_line(error)}.") from error
+
+
+def _ways_out(spec: ModelSpec) -> str:
+    variable = f"{spec.name.upper().replace('-', '_')}_WEIGHTS"
+    return (
+        "Three ways out: let this machine download them and start again; "
+        f"{variable}=PATH for a file of weights that you have; "
+        f"{variable}=random to measure speed only."
+    )
+
+
+@contextmanager
+def _silence_limit(seconds: float) -> Iterator[None]:
+    """Bound connecting and each read of urllib, which Keras calls without a time-out.
+
+    The default is the process's, but every other socket of ours sets its own.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _one_download_at_a_time() -> Iterator[None]:
+    """Model servers that share the folder of weights: the first downloads, the others find the file."""
+    folder = Path("~/.keras").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "batchwire.lock").open("w")
+    except OSError:  # a home that can't be written is not shared either; Keras then uses /tmp
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

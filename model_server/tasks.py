@@ -1,0 +1,31 @@
+"""What comes out of a network, in words: outputs to predictions, by the model's task.
+
+Owns the reading of outputs. Knows no engine and no Redis.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import InferenceFailed
+from broker.messages import Prediction
+from model_server.catalogue import Label
+
+
+def classify(
+    probabilities: NDArray[np.float32], labels: tuple[Label, ...], top: int
+) -> tuple[Prediction, ...]:
+    """The `top` most probable classes of one picture, best first; equals stay in the labels' order.
+
+    `probabilities` is float32 (classes,). Raises InferenceFailed when it is not one finite number a
+    class: JSON has no NaN, and an answer without meaning is none.
+    """
+    if probabilities.shape != (len(labels),):
+        raise InferenceFailed(
+            f"The network gave an output of shape {probabilities.shape} for {len(labels)} labels."
+        )
+    if not np.isfinite(probabilities).all():
+        raise InferenceFailed("The network's output for this picture is not finite.")
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return tuple(
+        Prediction(labels[index].label, labels[index].class_id, float(probabilities[index])) for index in best
+    )

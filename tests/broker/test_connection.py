@@ -1,0 +1,61 @@
+"""What is said of a Redis that is away, too old or set otherwise; and what is never said."""
+
+import pytest
+import redis
+
+from broker.connection import check_server, connect, masked, translated
+from broker.errors import BrokerUnavailable
+
+
+def test_a_password_is_masked() -> None:
+    assert masked("redis://user:secret@host:6379/0") == "redis://user:***@host:6379/0"
+    assert masked("redis://:s@host") == "redis://:***@host"
+    assert masked("unix:///tmp/x.sock") == "unix:///tmp/x.sock"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (redis.ConnectionError("refused"), "no connection"),
+        (redis.TimeoutError("slow"), "does not answer in time"),
+        (redis.AuthenticationError("WRONGPASS"), "the user or the password"),
+        (redis.BusyLoadingError("loading"), "still loading"),
+        (redis.exceptions.ReadOnlyError("ro"), "read-only replica"),
+        (redis.exceptions.OutOfMemoryError("oom"), "out of memory"),
+        (redis.ResponseError("odd"), "odd"),
+    ],
+)
+def test_each_error_is_said_in_words(error: redis.RedisError, words: str) -> None:
+    with pytest.raises(BrokerUnavailable, match=words), translated("do it"):
+        raise error
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(KeyError), translated("do it"):
+        raise KeyError
+
+
+def test_our_own_server_is_as_it_should_be(client: redis.Redis) -> None:
+    assert check_server(client) == []
+
+
+def test_a_server_that_may_lose_jobs_is_warned_of(client: redis.Redis) -> None:
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("appendonly", "no")
+    try:
+        warnings = check_server(client)
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("appendonly", "yes")
+    assert [warning.split()[0] for warning in warnings] == ["appendonly", "maxmemory-policy"]
+
+
+def test_an_old_server_is_refused(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis.Redis, "info", lambda *_: {"redis_version": "6.0.16"})
+    with pytest.raises(BrokerUnavailable, match=r"6\.0\.16 is too old"):
+        check_server(client)
+
+
+def test_nothing_is_retried_behind_our_back(redis_url: str) -> None:
+    with connect(redis_url, timeout_s=5) as client:
+        assert client.get_retry().get_retries() == 0

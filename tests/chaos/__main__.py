@@ -1,0 +1,113 @@
+"""`python -m tests.chaos [faults|overload|memory]`: the campaigns, and the tables of docs/reliability.md.
+
+Owns the command line and the tables. Without a name all three are run.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.chaos import campaign, memory, overload
+from tests.chaos.campaign import Account
+from tests.chaos.stack import FAULTS
+from tests.conftest import running_redis
+
+HEAD = (
+    "| fault | strikes | requests | right | refused (503) | cut with their process | lost | wrong "
+    "| run again | slowest answer, s | recovered: number, p99 in s |"
+)
+
+
+def row(account: Account) -> str:
+    """One line of the table."""
+    recovered = f"{account.recovered}, {account.recovered_p99_s:.2f}" if account.recovered_p99_s else "0"
+    cells = [account.fault, account.strikes, account.requests, account.right, account.refused, account.cut]
+    cells += [sum(account.lost.values()), len(account.wrong), account.executed_again]
+    cells += [f"{account.slowest_s:.2f}", recovered]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def faults(console: Console, options: argparse.Namespace) -> bool:
+    """Strike with each fault; return whether nothing was lost or wrong."""
+    console.print(HEAD)
+    console.print("|---" * HEAD.count(" | ") + "|---|")
+    sound = True
+    for number, (name, strike) in enumerate(FAULTS.items()):
+        if options.only not in name:
+            continue
+        folder = Path(tempfile.mkdtemp(prefix=f"chaos-{number}-", dir=options.keep))
+        with running_redis() as redis:
+            account = campaign.run(
+                name,
+                strike,
+                strikes=options.strikes,
+                rate=options.rate,
+                seed=options.seed,
+                folder=folder,
+                redis=redis,
+            )
+        console.print(row(account))
+        for trouble in [*map(str, account.lost.items()), *account.wrong[:5], *account.keys_left]:
+            sound = False
+            console.print(f"    {trouble} (see {folder})")
+    return sound
+
+
+def overloaded(console: Console, options: argparse.Namespace) -> bool:
+    """Press three times as hard as the models can; return whether all was refused or answered."""
+    with running_redis() as redis:
+        found = overload.run(
+            seconds=options.seconds, folder=Path(tempfile.mkdtemp(dir=options.keep)), redis=redis
+        )
+    console.print("\n| overload | |\n|---|---|")
+    for name, value in dataclasses.asdict(found).items():
+        console.print(f"| {name} | {_shown(value)} |")
+    return found.unhealthy == 0 and set(found.outcomes) == {"ok", "http 503 overloaded"}
+
+
+def remembered(console: Console, options: argparse.Namespace) -> bool:
+    """Send many requests; return whether each was answered rightly."""
+    with running_redis() as redis:
+        found = memory.run(
+            requests=options.requests, folder=Path(tempfile.mkdtemp(dir=options.keep)), redis=redis
+        )
+    console.print("\n| memory | |\n|---|---|")
+    for name, value in dataclasses.asdict(found).items():
+        console.print(f"| {name} | {_shown(value)} |")
+    return found.right == found.requests
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_shown(each)}" for name, each in value.items())
+    if isinstance(value, tuple):
+        return " to ".join(map(_shown, value))
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+CAMPAIGNS = {"faults": faults, "overload": overloaded, "memory": remembered}
+
+
+def main() -> int:
+    """Run the campaigns; return 1 when anything was lost or wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("campaigns", nargs="*", choices=[[], *CAMPAIGNS], metavar="|".join(CAMPAIGNS))
+    parser.add_argument("--strikes", type=int, default=20, help="of each fault (default: 20)")
+    parser.add_argument("--rate", type=float, default=50, help="requests a second (default: 50)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="part of a fault's name")
+    parser.add_argument("--seconds", type=float, default=60, help="of overload (default: 60)")
+    parser.add_argument("--requests", type=int, default=50_000, help="of memory (default: 50000)")
+    parser.add_argument("--keep", type=Path, help="a folder for ledgers and logs")
+    options = parser.parse_args()
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    sound = [CAMPAIGNS[name](console, options) for name in options.campaigns or CAMPAIGNS]
+    return int(not all(sound))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""`python -m tests.chaos.numbers_server LOG DELAY_S`: a model server whose network reads numbers.
+
+Everything but the network is the product's own process. Each number that the network sees is appended to
+LOG, one write a batch, so that executions can be counted; each call takes DELAY_S.
+"""
+
+import os
+import sys
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server import __main__ as server
+from model_server import engines
+from tests.chaos import numbers
+
+
+class Numbers:
+    """The network: one class a number."""
+
+    name = "numbers"
+    precision = "fp32"
+
+    def __init__(self, log: str, delay_s: float) -> None:
+        self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._delay_s = delay_s
+
+    def predict(self, batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        found = numbers.read(batch)
+        os.write(self._log, "".join(f"{number}\n" for number in found).encode())
+        time.sleep(self._delay_s)
+        outputs = np.zeros((len(found), numbers.COUNT), np.float32)
+        outputs[np.arange(len(found)), found] = 1
+        return (outputs,)
+
+
+if __name__ == "__main__":
+    network = Numbers(sys.argv[1], float(sys.argv[2]))
+    engines.load = lambda *_, **__: network
+    sys.exit(server.main())

@@ -1,0 +1,49 @@
+"""The short version of `make chaos`: every fault a few times under load, every request accounted for."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import campaign, overload
+from tests.chaos.stack import FAULTS, ChaosStack
+from tests.conftest import RedisServer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+STRIKES = 2
+
+OUTAGES = {ChaosStack.redis_killed, ChaosStack.redis_restarted}
+"""Without Redis nothing can be accepted: requests are refused in words. Every other fault refuses nobody."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis: RedisServer) -> None:
+    strike = FAULTS[fault]
+    account = campaign.run(fault, strike, strikes=STRIKES, rate=40, seed=1, folder=tmp_path, redis=own_redis)
+    assert account.wrong == []
+    assert account.lost == {}
+    assert account.keys_left == set()
+    assert account.requests > 40
+    assert account.right + account.refused + account.cut == account.requests
+    assert (account.refused > 0) <= (strike in OUTAGES)
+    # A killed web worker takes its own connections with it: at most what it held at those moments.
+    assert account.cut <= (STRIKES * 40 if strike is ChaosStack.web_worker_killed else 0)
+    assert account.most_executions <= 1 + STRIKES
+    assert account.slowest_s < campaign.REQUEST_TIMEOUT_S
+    if strike is ChaosStack.model_server_killed:
+        assert account.recovered > 0  # else nothing was struck in mid-batch
+
+
+def test_three_times_too_much_is_refused_at_once_and_the_rest_is_answered(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    account = overload.run(seconds=8, folder=tmp_path, redis=own_redis)
+    assert set(account.outcomes) == {"ok", "http 503 overloaded"}
+    assert account.outcomes["http 503 overloaded"] > account.requests / 3
+    assert account.unhealthy == 0
+    assert account.slowest_answer_s < campaign.REQUEST_TIMEOUT_S
+    # No collapse: what is refused costs the models nothing, and the web tier little.
+    assert account.accepted_per_s > account.best_per_s / 2
+    assert account.executed_in_vain <= 0.02 * account.outcomes["ok"]
+    before, most = account.memory_mb["Redis"]
+    assert most < before + 20

@@ -1,0 +1,115 @@
+"""docker-compose.yml on a real engine: built from a clean copy, asked, killed, drained, restarted."""
+
+import subprocess
+import time
+
+import httpx
+import pytest
+
+from tests.compose.conftest import DIGITS, MODEL_SERVERS, MODELS, Stack, inspect, run
+from tests.fakes import eventually
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1500)]
+
+
+def test_every_model_is_ready(stack: Stack) -> None:
+    for model in MODELS:
+        response = stack.get(f"/readyz?model={model}")
+        assert response.status_code == 200, response.text
+
+
+def test_every_container_becomes_healthy(stack: Stack) -> None:
+    def states() -> list[str]:
+        return [inspect(container)["State"]["Health"]["Status"] for container in stack.containers()]
+
+    eventually(lambda: states() == ["healthy"] * (MODEL_SERVERS + 2), within_s=60)
+
+
+def test_all_answers_are_right_and_both_model_servers_give_them(stack: Stack) -> None:
+    load = stack.load()
+
+    def both_took_batches() -> bool:
+        time.sleep(0.5)
+        return all(
+            [worker["rate"] > 0 for worker in stack.workers(model)] == [True] * MODEL_SERVERS
+            for model in MODELS
+        )
+
+    with load.running(clients=16):
+        eventually(both_took_batches, within_s=60)
+    assert set(load.answers) == {"right"}
+
+
+def test_nothing_runs_as_root_or_with_rights_that_it_does_not_need(stack: Stack) -> None:
+    for container in stack.containers():
+        assert run("docker", "exec", container, "stat", "-c", "%u", "/proc/1").strip() in ("10001", "999")
+        host = inspect(container)["HostConfig"]
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        assert "no-new-privileges:true" in host["SecurityOpt"]
+        assert host["RestartPolicy"]["Name"] == "unless-stopped"
+
+
+def test_only_web_is_reachable_and_only_from_this_machine(stack: Stack) -> None:
+    def published(service: str) -> list[dict[str, str]]:
+        ports = [inspect(container)["NetworkSettings"]["Ports"] for container in stack.containers(service)]
+        return [place for each in ports for places in each.values() for place in places or []]
+
+    assert published("redis") == published("model_server") == []
+    assert published("web") == [{"HostIp": "127.0.0.1", "HostPort": str(stack.port)}]
+
+
+@pytest.mark.parametrize(
+    ("service", "module"), [("web", "tensorflow"), ("model_server", "flask"), ("model_server", "PIL")]
+)
+def test_an_image_has_only_its_own_tier(stack: Stack, service: str, module: str) -> None:
+    image = inspect(stack.containers(service)[0])["Image"]
+    command = ["docker", "run", "--rm", image, "python", "-c", f"import {module}"]
+    assert b"ModuleNotFoundError" in subprocess.run(command, check=False, capture_output=True).stderr
+
+
+def test_a_crashed_program_is_started_again(stack: Stack) -> None:
+    web = stack.containers("web")[0]
+    # SIGQUIT ends Gunicorn at once; to the engine, which was not asked to stop it, that is a crash.
+    run("docker", "exec", web, "python", "-c", "import os, signal; os.kill(1, signal.SIGQUIT)")
+    eventually(lambda: inspect(web)["RestartCount"] == 1, within_s=30)
+    eventually(lambda: bool(stack.workers("digits")), within_s=30)
+
+
+@pytest.mark.parametrize("end", [("kill", "-s", "KILL"), ("stop",)], ids=["killed", "stopped"])
+def test_a_model_server_that_goes_under_load_costs_no_request(stack: Stack, end: tuple[str, ...]) -> None:
+    load = stack.load()
+    with load.running(clients=8):
+        eventually(lambda: load.answers["right"] > 20)
+        run("docker", *end, stack.containers("model_server")[0])
+        before = load.answers["right"]
+        # Past the lease (3 s), so that what it held has been run by the other one.
+        gone = time.monotonic()
+        eventually(lambda: time.monotonic() > gone + 6 and load.answers["right"] > before + 50)
+    assert set(load.answers) == {"right"}
+    stack.up("--no-build")
+
+
+def test_a_queued_job_outlives_the_container_of_redis(stack: Stack) -> None:
+    servers = stack.containers("model_server")
+    try:
+        run("docker", "pause", *servers)
+        accepted = httpx.post(
+            f"{stack.url}/predict?model=digits",
+            files={"image": DIGITS["7"]},
+            headers={"Prefer": "respond-async"},
+            trust_env=False,
+        )
+        assert accepted.status_code == 202, accepted.text
+        # At most a second of writes is not on the disk yet; a killed process loses none of them.
+        run("docker", "kill", "-s", "KILL", stack.containers("redis")[0])
+        stack.compose("rm", "-f", "redis")
+        stack.compose("up", "-d", "--no-deps", "--no-build", "redis")
+        eventually(lambda: stack.get("/readyz").json().get("models") is not None, within_s=30)
+        assert stack.queue_length("digits") == 1
+    finally:
+        run("docker", "unpause", *servers)
+    location = accepted.headers["Location"]
+    eventually(lambda: stack.get(location).status_code == 200, within_s=30)
+    assert stack.get(location).json()["predictions"][0]["label"] == "7"
+    eventually(lambda: stack.queue_length("digits") == 0)

@@ -1,0 +1,29 @@
+"""What can be said of the Compose files without an engine."""
+
+import dataclasses
+import re
+
+import pytest
+
+from settings import Settings
+from tests.compose.conftest import ROOT, compose_command, run
+
+FIXED_INSIDE = {"BIND", "PORT", "REDIS_URL"}
+NOT_FOR_CONTAINERS = {"MODEL_SERVERS", "MODELS_DIR"}
+"""--scale makes model servers; the catalogue is in the image."""
+
+
+def test_every_setting_reaches_the_containers() -> None:
+    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    passed = set(re.findall(r"^ +(\w+): \$\{\1:-\}$", text, re.MULTILINE))
+    settings = {field.name.upper() for field in dataclasses.fields(Settings)}
+    assert passed == settings - FIXED_INSIDE - NOT_FOR_CONTAINERS
+
+
+@pytest.mark.compose
+def test_the_gpu_is_an_override_of_the_same_services() -> None:
+    files = ("-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml")
+    shown = run(*compose_command(), *files, "config")
+    assert "driver: nvidia" in shown
+    assert "TENSORFLOW: tensorflow[and-cuda]" in shown
+    assert shown.count("dockerfile: model_server/Dockerfile") == 1

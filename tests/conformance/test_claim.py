@@ -1,0 +1,120 @@
+"""claim.lua through Consumer.claim, on a real Redis: what it takes, in which order, and what it refuses."""
+
+import pytest
+import redis
+
+from broker import codec
+from broker.errors import LeaseLost
+from broker.keys import Keys
+from tests.fakes import MODEL, READY, consumer, enqueue, job, lapse, lease, producer
+
+
+def _register(client: redis.Redis, keys: Keys) -> str:
+    return lease(client, keys).register(READY)
+
+
+def test_takes_the_oldest_first_and_no_more_than_asked(client: redis.Redis, keys: Keys) -> None:
+    jobs = enqueue(client, keys, *(job() for _ in range(5)))
+    worker = _register(client, keys)
+    claimed = consumer(client, keys).claim(worker, 3)
+    assert [each.id for each in claimed] == [each.id for each in jobs[:3]]
+    assert client.llen(keys.of(MODEL).queue) == 2
+    assert client.llen(keys.of(MODEL).claims(worker)) == 3
+
+
+def test_an_empty_queue_gives_nothing(client: redis.Redis, keys: Keys) -> None:
+    assert consumer(client, keys).claim(_register(client, keys), 3) == []
+
+
+def test_a_second_claim_reads_only_its_own_jobs(client: redis.Redis, keys: Keys) -> None:
+    jobs = enqueue(client, keys, *(job() for _ in range(5)))
+    worker, taker = _register(client, keys), consumer(client, keys)
+    taker.claim(worker, 2)
+    claimed = taker.claim(worker, 2)
+    assert [each.id for each in claimed] == [each.id for each in jobs[2:4]]
+    assert [codec.decode_job(each.payload).id for each in claimed] == [each.id for each in jobs[2:4]]
+
+
+def test_two_workers_never_get_the_same_job(client: redis.Redis, keys: Keys) -> None:
+    jobs = enqueue(client, keys, *(job() for _ in range(6)))
+    first, second = _register(client, keys), _register(client, keys)
+    taker = consumer(client, keys)
+    taken = [each.id for worker in (first, second) for each in taker.claim(worker, 3)]
+    assert sorted(taken) == sorted(each.id for each in jobs)
+
+
+def test_refuses_a_worker_that_never_registered(client: redis.Redis, keys: Keys) -> None:
+    enqueue(client, keys, job())
+    with pytest.raises(LeaseLost):
+        consumer(client, keys).claim("nobody", 3)
+    assert client.llen(keys.of(MODEL).queue) == 1
+
+
+def test_refuses_a_lapsed_lease(client: redis.Redis, keys: Keys) -> None:
+    enqueue(client, keys, job())
+    worker = _register(client, keys)
+    lapse(client, keys, worker)
+    with pytest.raises(LeaseLost):
+        consumer(client, keys).claim(worker, 3)
+    assert client.llen(keys.of(MODEL).queue) == 1
+
+
+def test_refuses_a_tombstone(client: redis.Redis, keys: Keys) -> None:
+    enqueue(client, keys, job())
+    own = lease(client, keys)
+    worker = own.register(READY)
+    own.leave()
+    with pytest.raises(LeaseLost):
+        consumer(client, keys).claim(worker, 3)
+
+
+def test_a_recovered_job_comes_alone(client: redis.Redis, keys: Keys) -> None:
+    first, second, third = enqueue(client, keys, job(), job(), job())
+    client.hset(keys.of(MODEL).attempts, second.id, "1")
+    worker, taker = _register(client, keys), consumer(client, keys)
+    assert [each.id for each in taker.claim(worker, 3)] == [first.id]
+    # While something else is held, it is left in its place.
+    assert taker.claim(worker, 3) == []
+    assert client.llen(keys.of(MODEL).queue) == 2
+    lease_two = _register(client, keys)
+    alone = taker.claim(lease_two, 3)
+    assert [(each.id, each.attempts) for each in alone] == [(second.id, 1)]
+    assert client.llen(keys.of(MODEL).queue) == 1
+    assert third.id in str(client.lindex(keys.of(MODEL).queue, 0))
+
+
+def test_tells_which_jobs_nobody_waits_for(client: redis.Redis, keys: Keys) -> None:
+    wanted, cancelled = enqueue(client, keys, job(), job())
+    producer(client, keys).cancel(MODEL, cancelled.id)
+    claimed = consumer(client, keys).claim(_register(client, keys), 2)
+    assert [(each.id, each.pending) for each in claimed] == [(wanted.id, True), (cancelled.id, False)]
+
+
+def test_garbage_in_the_queue_is_claimed_as_unwanted(client: redis.Redis, keys: Keys) -> None:
+    client.rpush(keys.of(MODEL).queue, b"\xff\x00 not a job")
+    (garbage,) = consumer(client, keys).claim(_register(client, keys), 2)
+    assert not garbage.pending
+    assert garbage.payload == b"\xff\x00 not a job"
+
+
+def test_a_claim_that_is_taken_back_while_it_is_read_is_no_claim(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, keys, job(), job())
+    own = lease(client, keys)
+    worker = own.register(READY)
+    read = redis.Redis.lrange
+
+    def taken_back_first(self: redis.Redis, *args: object) -> object:
+        own.give_back()
+        return read(self, *args)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(redis.Redis, "lrange", taken_back_first)
+    with pytest.raises(LeaseLost):
+        consumer(client, keys).claim(worker, 2)
+
+
+def test_every_key_of_a_claim_has_a_ttl(client: redis.Redis, keys: Keys) -> None:
+    enqueue(client, keys, job(), job())
+    consumer(client, keys).claim(_register(client, keys), 1)
+    assert {name for name in client.keys() if client.ttl(name) < 0} == set()

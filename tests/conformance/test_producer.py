@@ -1,0 +1,154 @@
+"""Producer on a real Redis: accepting, refusing, cancelling, polling."""
+
+import dataclasses
+
+import pytest
+import redis
+
+from broker import codec
+from broker.connection import connect
+from broker.errors import BrokerUnavailable, Overloaded
+from broker.keys import Keys
+from broker.lease import BELL_TOKENS
+from broker.messages import Fit, InputSpec, Pace, Result
+from broker.producer import MAX_RETRY_AFTER_S, Pending, Producer
+from tests.conftest import RedisServer
+from tests.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, SPEC, enqueue, job, producer
+
+
+def test_accepting_makes_pending_queue_and_bell(client: redis.Redis, keys: Keys) -> None:
+    (only,) = enqueue(client, keys, job(deadline_in_s=10))
+    assert client.get(keys.of(MODEL).result(only.id)) == codec.PENDING
+    assert 10 + RESULT_TTL_S - 2 <= client.ttl(keys.of(MODEL).result(only.id)) <= 10 + RESULT_TTL_S + 1
+    (queued,) = client.lrange(keys.of(MODEL).queue, 0, -1)
+    assert isinstance(queued, bytes)
+    assert codec.decode_job(queued).id == only.id
+    assert client.llen(keys.of(MODEL).bell) == 1
+    assert all(0 < client.ttl(name) <= KEY_TTL_S for name in client.keys())
+
+
+def test_the_bell_is_bounded(client: redis.Redis, keys: Keys) -> None:
+    enqueue(client, keys, *(job() for _ in range(BELL_TOKENS + 5)))
+    assert client.llen(keys.of(MODEL).bell) == BELL_TOKENS
+
+
+def admit(
+    into: Producer, *, size: int = 1, rate: float = 0.0, batch_s: float = 0.0, timeout_s: float = 1e6
+) -> None:
+    into.admit(MODEL, size=size, timeout_s=timeout_s, pace=Pace(rate, batch_s))
+
+
+def test_refuses_what_could_not_be_answered_in_time(client: redis.Redis, keys: Keys) -> None:
+    into = producer(client, keys)
+    # Nothing waits: whatever the pace was, it is measured anew.
+    admit(into, rate=0.001, batch_s=100, timeout_s=1)
+    enqueue(client, keys, *(job() for _ in range(10)))
+    # Ten before it at 2 a second, and two batches of 1.5 s: 8 s.
+    admit(into, rate=2, batch_s=1.5, timeout_s=8)
+    with pytest.raises(Overloaded) as refusal:
+        admit(into, rate=2, batch_s=1.5, timeout_s=4.5)
+    assert refusal.value.retry_after_s == 4
+    admit(into, rate=0, batch_s=1.5, timeout_s=0.1)  # unmeasured
+
+
+def test_refuses_when_the_queue_has_as_many_jobs_as_it_may(client: redis.Redis, keys: Keys) -> None:
+    small = producer(client, keys, dataclasses.replace(LIMITS, queue_jobs=2))
+    enqueue(client, keys, job())
+    admit(small)
+    enqueue(client, keys, job())
+    with pytest.raises(Overloaded) as refusal:
+        admit(small, rate=0.5)
+    assert refusal.value.retry_after_s == 4
+
+
+@pytest.mark.parametrize(("rate", "advice"), [(0.0, 1), (1000.0, 1), (0.001, MAX_RETRY_AFTER_S)])
+def test_the_advice_when_to_come_back_is_bounded(
+    client: redis.Redis, keys: Keys, rate: float, advice: int
+) -> None:
+    enqueue(client, keys, job())
+    with pytest.raises(Overloaded) as refusal:
+        admit(producer(client, keys, dataclasses.replace(LIMITS, queue_jobs=1)), rate=rate)
+    assert refusal.value.retry_after_s == advice
+
+
+def test_refuses_when_the_queue_has_as_many_bytes_as_it_may(client: redis.Redis, keys: Keys) -> None:
+    small = producer(client, keys, dataclasses.replace(LIMITS, queue_bytes=2500))
+    enqueue(client, keys, job())
+    admit(small, size=1250)
+    with pytest.raises(Overloaded):
+        admit(small, size=1251)
+
+
+def test_the_size_that_is_judged_is_that_of_a_job() -> None:
+    for spec in (SPEC, InputSpec(224, 224, 3, Fit.STRETCH)):
+        largest = dataclasses.replace(
+            job(shape=spec.shape),
+            reply_to=job().id,
+            traceparent=f"00-{'a' * 32}-{'b' * 16}-01",
+            original_size=(50_000_000, 50_000_000),
+            top=1000,
+        )
+        assert codec.job_size(spec) - 300 < len(codec.encode_job(largest)) <= codec.job_size(spec)
+
+
+def test_a_lost_reply_is_no_second_job(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, accept, calls = producer(client, keys), Producer._accept, []
+
+    def accept_and_lose_the_reply(self: Producer, *args: object) -> None:
+        calls.append(args)
+        accept(self, *args)  # type: ignore[arg-type]
+        raise BrokerUnavailable("the reply is lost")
+
+    monkeypatch.setattr(Producer, "_accept", accept_and_lose_the_reply)
+    maker.enqueue(MODEL, job(), now=0)
+    assert len(calls) == 1
+    assert client.llen(keys.of(MODEL).queue) == 1
+
+
+def test_a_lost_request_is_sent_again(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, accept, calls = producer(client, keys), Producer._accept, []
+
+    def lose_the_first(self: Producer, *args: object) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise BrokerUnavailable("the request is lost")
+        accept(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Producer, "_accept", lose_the_first)
+    maker.enqueue(MODEL, job(), now=0)
+    assert client.llen(keys.of(MODEL).queue) == 1
+
+
+def test_polling(client: redis.Redis, keys: Keys) -> None:
+    maker = producer(client, keys)
+    waiting, late, done = enqueue(client, keys, job(), job(), job())
+    client.expire(keys.of(MODEL).result(late.id), RESULT_TTL_S - 1)
+    result = Result(id=done.id, model=MODEL, model_version="v1")
+    client.set(keys.of(MODEL).result(done.id), codec.encode(result))
+    assert maker.poll(MODEL, waiting.id) == Pending(deadline_passed=False)
+    assert maker.poll(MODEL, late.id) == Pending(deadline_passed=True)
+    assert maker.poll(MODEL, done.id) == result
+    assert maker.poll(MODEL, job().id) is None
+
+
+def test_at_the_deadline_a_result_is_taken_and_a_pending_job_cancelled(
+    client: redis.Redis, keys: Keys
+) -> None:
+    maker = producer(client, keys)
+    pending, done = enqueue(client, keys, job(), job())
+    result = Result(id=done.id, model=MODEL, model_version="v1")
+    client.set(keys.of(MODEL).result(done.id), codec.encode(result))
+    assert maker.take_or_cancel(MODEL, done.id) == result
+    assert maker.take_or_cancel(MODEL, pending.id) is None
+    assert not client.exists(keys.of(MODEL).result(pending.id))
+
+
+def test_a_redis_that_is_away_is_said_so(own_redis: RedisServer, keys: Keys) -> None:
+    maker = producer(connect(own_redis.url, timeout_s=0.9), keys)
+    own_redis.stop(kill=True)
+    with pytest.raises(BrokerUnavailable, match="no connection"):
+        maker.enqueue(MODEL, job(), now=0)

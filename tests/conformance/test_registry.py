@@ -1,0 +1,137 @@
+"""Registry on a real Redis: what the web tier gets to know, and how old it may be."""
+
+import threading
+
+import pytest
+import redis
+
+from broker.clock import RedisClock
+from broker.errors import BrokerUnavailable
+from broker.keys import Keys
+from broker.messages import State, WorkerState
+from broker.registry import SNAPSHOT_S, ModelView, Registry
+from tests.fakes import CARD, MODEL, READY, enqueue, eventually, job, lapse, lease
+
+
+def test_an_empty_redis_has_no_models(client: redis.Redis, keys: Keys) -> None:
+    assert Registry(client, keys, RedisClock()).models() == {}
+
+
+def test_shows_card_state_queue_and_rate(client: redis.Redis, keys: Keys) -> None:
+    worker = lease(client, keys).register(State(WorkerState.READY, "v1", rate=20.0))
+    lease(client, keys).register(State(WorkerState.READY, "v1", rate=22.0))
+    enqueue(client, keys, job(), job())
+    view = Registry(client, keys, RedisClock()).models()[MODEL]
+    assert view.card == CARD
+    assert view.state is WorkerState.READY
+    assert view.pace.rate == 42.0
+    assert view.queue_length == 2
+    assert worker in view.states
+    assert view.last_alive > client.time()[0]
+
+
+def test_the_best_state_counts_and_a_failure_has_its_reason(client: redis.Redis, keys: Keys) -> None:
+    lease(client, keys).register(State(WorkerState.FAILED, "v1", reason="no weights"))
+    registry = Registry(client, keys, RedisClock())
+    assert registry.models(fresh=True)[MODEL].state is WorkerState.FAILED
+    assert registry.models(fresh=True)[MODEL].reason == "no weights"
+    lease(client, keys).register(READY)
+    assert registry.models(fresh=True)[MODEL].state is WorkerState.READY
+
+
+def test_a_lapsed_worker_s_state_is_not_shown_but_remembered_as_alive_until_then(
+    client: redis.Redis, keys: Keys
+) -> None:
+    worker = lease(client, keys).register(READY)
+    lapse(client, keys, worker)
+    view = Registry(client, keys, RedisClock()).models()[MODEL]
+    assert view.state is None
+    assert view.states == {}
+    assert abs(view.last_alive - client.time()[0]) < 5
+
+
+def test_a_reaped_worker_is_remembered_too(client: redis.Redis, keys: Keys) -> None:
+    own = lease(client, keys)
+    own.register(READY)
+    own.leave()
+    view = Registry(client, keys, RedisClock()).models()[MODEL]
+    assert view.state is None
+    assert abs(view.last_alive - client.time()[0]) < 5
+
+
+def test_a_snapshot_is_kept_for_its_time_and_no_longer(client: redis.Redis, keys: Keys) -> None:
+    now = [100.0]
+    registry = Registry(client, keys, RedisClock(monotonic=lambda: now[0]))
+    assert registry.models() == {}
+    lease(client, keys).register(READY)
+    now[0] += SNAPSHOT_S * 0.9
+    assert registry.models() == {}
+    now[0] += SNAPSHOT_S * 0.2
+    assert list(registry.models()) == [MODEL]
+
+
+def test_a_card_that_can_not_be_read_is_left_out(client: redis.Redis, keys: Keys) -> None:
+    lease(client, keys).register(READY)
+    client.sadd(keys.models, "other")
+    client.set(keys.of("other").card, '{"model":"other"}')
+    assert list(Registry(client, keys, RedisClock()).models()) == [MODEL]
+
+
+def test_reading_keeps_the_clock_in_step(client: redis.Redis, keys: Keys) -> None:
+    clock = RedisClock()
+    clock.sync(5.0, sent=0, received=0)
+    Registry(client, keys, clock).models()
+    assert abs(clock.now() - client.time()[0]) < 5
+
+
+def test_however_many_ask_of_a_redis_that_hangs_nobody_waits_longer_than_two_reads(
+    keys: Keys, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(client, keys, RedisClock())
+    reads: list[None] = []
+    answer = threading.Event()
+
+    def hang(_: Registry) -> dict[str, ModelView]:
+        reads.append(None)
+        answer.wait(20)
+        raise BrokerUnavailable("it does not answer in time")
+
+    monkeypatch.setattr(Registry, "_read", hang)
+    failures: list[BrokerUnavailable] = []
+
+    def ask() -> None:
+        try:
+            registry.models(fresh=True)
+        except BrokerUnavailable as error:
+            failures.append(error)
+
+    asking = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in asking:
+        thread.start()
+    eventually(lambda: len(reads) == 1)
+    answer.set()
+    for thread in asking:
+        thread.join(20)
+    assert len(failures) == 20
+    assert len(reads) <= 2
+    # The failure stands for a while: nobody else waits for the same.
+    with pytest.raises(BrokerUnavailable):
+        registry.models()
+    assert len(reads) <= 2
+
+
+def test_a_failed_read_is_made_good_by_the_next(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(client, keys, RedisClock())
+    lease(client, keys).register(READY)
+
+    def fail(_: Registry) -> None:
+        raise BrokerUnavailable("away")
+
+    with monkeypatch.context() as away:
+        away.setattr(Registry, "_read", fail)
+        with pytest.raises(BrokerUnavailable):
+            registry.models()
+    assert list(registry.models(fresh=True)) == [MODEL]
+    assert list(registry.models()) == [MODEL]

@@ -1,0 +1,129 @@
+"""Replies on a real Redis: a waiter is woken by the message, and by the key where the message is lost."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from broker import codec
+from broker.connection import connect
+from broker.keys import Keys
+from broker.messages import Result
+from broker.replies import Replies, Waiter
+from tests.conftest import RedisServer
+from tests.fakes import MODEL, eventually
+
+NEVER_S = 1000.0
+
+
+def _accepted(replies: Replies, job_id: str) -> Waiter:
+    waiter = replies.expect(MODEL, job_id)
+    waiter.is_accepted = True
+    return waiter
+
+
+def _result(job_id: str) -> Result:
+    return Result(id=job_id, model=MODEL, model_version="v1")
+
+
+@pytest.fixture
+def make(redis_url: str, keys: Keys) -> Iterator[Callable[[float], Replies]]:
+    made: list[Replies] = []
+
+    def start(reread_s: float) -> Replies:
+        replies = Replies(connect(redis_url, timeout_s=5), keys, "web-1", reread_s=reread_s)
+        made.append(replies)
+        replies.start()
+        assert replies.is_subscribed(20)
+        return replies
+
+    yield start
+    for replies in made:
+        replies.stop()
+
+
+def test_a_message_wakes_its_waiter_without_any_look_up(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
+) -> None:
+    replies = make(4.0)
+    wanted, other = replies.expect(MODEL, "a"), replies.expect(MODEL, "b")
+    # No key is written: only the message can wake it.
+    client.publish(keys.results_channel("web-1"), codec.encode(_result("a")))
+    assert wanted.wait(20) == _result("a")
+    assert other.wait(0) is None
+
+
+def test_a_lost_message_is_made_good_by_the_key(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
+) -> None:
+    replies = make(0.2)
+    waiter = _accepted(replies, "a")
+    client.set(keys.of(MODEL).result("a"), codec.encode(_result("a")))
+    assert waiter.wait(20) == _result("a")
+
+
+def test_a_pending_key_wakes_nobody(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
+) -> None:
+    replies = make(0.05)
+    waiter = _accepted(replies, "a")
+    client.set(keys.of(MODEL).result("a"), codec.PENDING)
+    assert waiter.wait(0.5) is None
+
+
+def test_who_left_gets_nothing(client: redis.Redis, keys: Keys, make: Callable[[float], Replies]) -> None:
+    replies = make(4.0)
+    left, stays = replies.expect(MODEL, "a"), replies.expect(MODEL, "b")
+    replies.forget(left)
+    for job_id in ("a", "b"):
+        client.publish(keys.results_channel("web-1"), codec.encode(_result(job_id)))
+    assert stays.wait(20) is not None
+    assert left.wait(0) is None
+
+
+def test_rubbish_on_the_channel_does_not_end_the_thread(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
+) -> None:
+    replies = make(4.0)
+    waiter = replies.expect(MODEL, "a")
+    client.publish(keys.results_channel("web-1"), b"\xff{")
+    client.publish(keys.results_channel("web-1"), codec.encode(_result("a")))
+    assert waiter.wait(20) == _result("a")
+
+
+def test_after_a_restart_of_redis_all_that_wait_are_looked_up(own_redis: RedisServer, keys: Keys) -> None:
+    replies = Replies(connect(own_redis.url, timeout_s=5), keys, "web-1", reread_s=4.0)
+    replies.start()
+    try:
+        assert replies.is_subscribed(20)
+        waiter = _accepted(replies, "a")
+        with connect(own_redis.url, timeout_s=5) as client:
+            client.set(keys.of(MODEL).result("a"), codec.encode(_result("a")))
+        own_redis.stop(kill=True)
+        eventually(lambda: not replies.is_subscribed())
+        own_redis.start()
+        assert waiter.wait(20) == _result("a")
+    finally:
+        replies.stop()
+
+
+def test_a_job_that_redis_has_forgotten_wakes_its_waiter(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
+) -> None:
+    replies = make(0.05)
+    waiter = _accepted(replies, "a")
+    eventually(waiter.take_forgotten)
+    client.set(keys.of(MODEL).result("a"), codec.PENDING)
+    assert waiter.wait(0.5) is None
+    waiter.take_forgotten()  # it may have been looked up just before
+    assert waiter.wait(0.3) is None
+    assert not waiter.take_forgotten()
+    client.set(keys.of(MODEL).result("a"), codec.encode(_result("a")))
+    assert waiter.wait(20) == _result("a")
+
+
+def test_a_job_that_was_not_yet_accepted_can_not_be_forgotten(make: Callable[[float], Replies]) -> None:
+    replies = make(0.05)
+    waiter = replies.expect(MODEL, "a")
+    assert waiter.wait(0.5) is None
+    assert not waiter.take_forgotten()

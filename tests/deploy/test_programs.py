@@ -1,0 +1,136 @@
+"""The programs of `make serve`, and the words of its ready line."""
+
+import configparser
+import json
+import shlex
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from deploy.serve import programs, ready
+from deploy.serve.programs import CannotStart
+from settings import Settings
+
+SETTINGS = Settings.from_env({"MODEL_SERVERS": "3", "REDIS_URL": "redis://:hunter2@host:1/0"})
+
+
+def _config(path: Path) -> configparser.RawConfigParser:
+    config = configparser.RawConfigParser()
+    assert config.read(path) == [str(path)]
+    return config
+
+
+def test_redis_starts_first_and_stops_last(tmp_path: Path) -> None:
+    config = _config(programs.write(SETTINGS, tmp_path, embedded_redis=True))
+    order = {name: config.getint(f"program:{name}", "priority") for name in ("redis", "model_server", "web")}
+    assert order["redis"] < order["model_server"] < order["web"]
+    assert config.get("program:model_server", "numprocs") == "3"
+    drain_s = config.getint("program:model_server", "stopwaitsecs")
+    assert drain_s >= SETTINGS.request_timeout_s + 2
+
+
+def test_a_redis_of_the_user_s_is_not_started(tmp_path: Path) -> None:
+    config = _config(programs.write(SETTINGS, tmp_path, embedded_redis=False))
+    assert not config.has_section("program:redis")
+
+
+def test_no_secret_is_written(tmp_path: Path) -> None:
+    assert "hunter2" not in programs.write(SETTINGS, tmp_path, embedded_redis=False).read_text()
+
+
+def test_the_embedded_redis_keeps_every_write_and_listens_on_no_port(tmp_path: Path) -> None:
+    command = " ".join(programs.redis_command(tmp_path))
+    for option in ("--appendonly yes", "--appendfsync everysec", "--maxmemory-policy noeviction", "--port 0"):
+        assert option in command
+    assert programs.redis_binary().is_file()
+
+
+def test_odd_characters_in_a_path_reach_the_program_whole(tmp_path: Path) -> None:
+    var = tmp_path / 'with space, 100% and "quotes"'
+    config = _config(programs.write(SETTINGS, var, embedded_redis=True))
+    # As supervisor reads it: percent signs are expanded, then the words are split.
+    words = shlex.split(config.get("program:redis", "command") % {})
+    assert str(var / "redis" / "redis.sock") in words
+
+
+def test_a_path_too_long_for_a_socket_is_refused_in_words(tmp_path: Path) -> None:
+    assert programs.redis_url(tmp_path) == f"unix://{tmp_path}/redis/redis.sock"
+    with pytest.raises(CannotStart, match="too long for a Unix socket"):
+        programs.redis_url(tmp_path / ("x" * 100))
+
+
+CARDS = {
+    "digits": {
+        "model": "digits",
+        "state": "ready",
+        "engine": "tensorflow",
+        "precision": "fp32",
+        "weights": "w",
+        "reason": "",
+    },
+    "resnet50": {"model": "resnet50", "state": "failed", "reason": "no weights"},
+}
+
+
+def test_the_announcement_names_what_failed_and_offers_what_works() -> None:
+    said = ready.announcement("http://localhost:5000", CARDS, seconds=12.3)
+    assert said.startswith("Batchwire is ready on http://localhost:5000 after 12 s.\n")
+    assert "resnet50  FAILED  no weights" in said
+    assert "curl -X POST -F image=@docs/digit-7.png 'http://localhost:5000/predict?model=digits'" in said
+
+
+def test_without_any_model_it_does_not_say_ready() -> None:
+    said = ready.announcement("http://localhost:5000", {"resnet50": CARDS["resnet50"]}, seconds=1)
+    assert "is ready" not in said
+    assert "curl" not in said
+
+
+@pytest.fixture
+def models() -> Iterator[tuple[str, list[dict[str, object]]]]:
+    """A server whose /models gives what the list holds."""
+    shown: list[dict[str, object]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"models": shown}).encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", shown
+        server.shutdown()
+        thread.join()
+
+
+def test_waits_until_each_model_is_ready_or_has_failed(
+    models: tuple[str, list[dict[str, object]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, shown = models
+    looks: list[None] = []
+
+    def running() -> bool:
+        looks.append(None)
+        if len(looks) == 3:
+            shown[:] = [{"model": "digits", "state": "ready"}, {"model": "resnet50", "state": "loading"}]
+        if len(looks) == 5:
+            shown[1]["state"] = "failed"
+        return len(looks) < 50
+
+    monkeypatch.setattr(ready, "_LOOK_S", 0.0)
+    cards = ready.wait(url, ("resnet50", "digits"), say=print, running=running)
+    assert cards is not None
+    assert list(cards) == ["resnet50", "digits"]
+    assert len(looks) == 5
+
+
+def test_gives_up_when_what_it_waits_for_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ready, "_LOOK_S", 0.0)
+    left = iter([True, True, False])
+    assert ready.wait("http://127.0.0.1:9", ("a",), say=print, running=lambda: next(left)) is None

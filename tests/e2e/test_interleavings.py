@@ -1,0 +1,147 @@
+"""What can come between two steps of a job, each as a test of its own, on real processes.
+
+The ones that need no process of their own are in tests/conformance; the ones under load in tests/chaos.
+"""
+
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from broker.connection import connect
+from model_server.keeper import EXIT_HUNG
+from tests.conftest import RedisServer
+from tests.e2e.conftest import Stack, shade, wait_until_accepted
+from tests.fakes import eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def _predict(stack: Stack, value: int) -> httpx.Response:
+    return httpx.post(
+        f"{stack.url}/predict", files={"image": ("x.png", shade(value))}, trust_env=False, timeout=20
+    )
+
+
+def test_a_redis_that_comes_back_without_its_last_writes_costs_no_waiting_request(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Killed while a write of its append-only file was held back: here it has forgotten everything."""
+    stack = Stack(tmp_path, own_redis.url)
+    try:
+        stack.start_web()
+        stack.start_model_server(delay_s=1)
+        with ThreadPoolExecutor(8) as pool:
+            futures = {value: pool.submit(_predict, stack, value) for value in range(6)}
+            wait_until_accepted(own_redis, 6)
+            own_redis.stop(kill=True)
+            for left in own_redis.folder.glob("*aof*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            own_redis.start()
+            answers = {value: future.result() for value, future in futures.items()}
+    finally:
+        stack.stop()
+    assert {value: answer.status_code for value, answer in answers.items()} == dict.fromkeys(range(6), 200)
+    labels = {value: answer.json()["predictions"][0]["label"] for value, answer in answers.items()}
+    assert labels == {value: str(value) for value in range(6)}
+
+
+def _labels(answers: dict[int, httpx.Response]) -> dict[int, str]:
+    return {value: answer.json()["predictions"][0]["label"] for value, answer in answers.items()}
+
+
+def test_a_call_of_three_leases_is_not_taken_from_a_worker_that_lives(stack: Stack) -> None:
+    """The lease (1 s here) is renewed by a thread that the model's call can't block."""
+    stack.start_model_server(delay_s=3.5)
+    with ThreadPoolExecutor(4) as pool:
+        futures = {value: pool.submit(_predict, stack, value) for value in range(3)}
+        eventually(lambda: len(stack.executed()) > 0)
+        stack.start_model_server()  # a peer that would recover them, were the lease to lapse
+        answers = {value: future.result() for value, future in futures.items()}
+    assert _labels(answers) == {value: str(value) for value in range(3)}
+    assert sorted(stack.executed()) == [0, 1, 2]
+
+
+def test_a_call_that_hangs_ends_its_process_and_another_answers(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment["MODEL_CALL_MAX_S"] = "1"
+    try:
+        stack.start_web()
+        hung = stack.start_model_server(delay_s=3600)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(_predict, stack, 7)
+            eventually(lambda: stack.executed() == [7])
+            assert hung.wait(timeout=20) == EXIT_HUNG
+            stack.start_model_server()
+            answer = future.result()
+    finally:
+        stack.stop()
+    assert (answer.status_code, _labels({7: answer})) == (200, {7: "7"})
+    assert stack.executed() == [7, 7]
+
+
+def test_an_outage_longer_than_every_lease_costs_no_batch(stack: Stack, own_redis: RedisServer) -> None:
+    """Two workers come back to lapsed leases: neither may take the other for dead."""
+    stack.start_model_server(delay_s=2)
+    stack.start_model_server(delay_s=2)
+    with ThreadPoolExecutor(8) as pool:
+        futures = {value: pool.submit(_predict, stack, value) for value in range(4)}
+        wait_until_accepted(own_redis, 4)
+        own_redis.stop(kill=True)
+        time.sleep(2.5)  # LEASE_S is 1 s here
+        own_redis.start()
+        answers = {value: future.result() for value, future in futures.items()}
+    assert _labels(answers) == {value: str(value) for value in range(4)}
+    assert len(stack.executed()) == len(set(stack.executed()))
+
+
+def test_a_frontend_that_dies_leaves_nothing_behind(own_redis: RedisServer, tmp_path: Path) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment["RESULT_TTL_S"] = "1"
+    stack.environment["REQUEST_TIMEOUT_S"] = "3"
+    try:
+        web = stack.start_web()
+        stack.start_model_server(delay_s=0.5)
+        assert _predict(stack, 1).status_code == 200
+        with connect(own_redis.url, timeout_s=5) as client, ThreadPoolExecutor(8) as pool:
+            eventually(lambda: not client.keys("*result*"))
+            before = set(client.keys("*"))
+            futures = [pool.submit(_predict, stack, value) for value in range(6)]
+            eventually(lambda: len(stack.executed()) > 1)
+            for process in [*psutil.Process(web.pid).children(), psutil.Process(web.pid)]:
+                process.kill()
+            errors = [future.exception() for future in futures]
+            assert {type(error) for error in errors} <= {
+                httpx.RemoteProtocolError,
+                httpx.ReadError,
+                httpx.ConnectError,
+            }
+            eventually(lambda: set(client.keys("*")) <= before | set(client.keys("*bell")), within_s=20)
+    finally:
+        stack.stop()
+
+
+def test_an_id_is_unknown_after_its_result_has_expired(own_redis: RedisServer, tmp_path: Path) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment["RESULT_TTL_S"] = "1"
+    try:
+        stack.start_web()
+        stack.start_model_server()
+        accepted = httpx.post(
+            f"{stack.url}/predict",
+            files={"image": ("x.png", shade(5))},
+            headers={"Prefer": "respond-async"},
+            trust_env=False,
+            timeout=20,
+        )
+        address = stack.url + accepted.headers["Location"]
+        eventually(lambda: httpx.get(address, trust_env=False).status_code == 200)
+        eventually(lambda: httpx.get(address, trust_env=False).status_code == 404)
+    finally:
+        stack.stop()

@@ -1,0 +1,102 @@
+"""Redis away in every way that we know: refused fast and in words, alive throughout, well again by itself."""
+
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import redis
+
+from broker.connection import connect
+from tests.conftest import RedisServer
+from tests.e2e.conftest import Stack, shade
+from tests.fakes import eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+FAST_S = 3.0
+"""Far above the second that it takes, far below a socket's minutes."""
+
+PASSWORD = "changed"  # noqa: S105 - of a server that lives for one test
+
+Change = Callable[[RedisServer], None]
+
+
+def _configured(**settings: str) -> Change:
+    def change(server: RedisServer) -> None:
+        with connect(server.url, timeout_s=5) as client:
+            for name, value in settings.items():
+                client.config_set(name, value)
+
+    return change
+
+
+def _become_replica(server: RedisServer) -> None:
+    with connect(server.url, timeout_s=5) as client:
+        client.replicaof("127.0.0.1", "1")
+
+
+def _become_master(server: RedisServer) -> None:
+    with connect(server.url, timeout_s=5) as client:
+        client.replicaof("NO", "ONE")
+
+
+def _ask_for_a_password(server: RedisServer) -> None:
+    with connect(server.url, timeout_s=5) as client:
+        client.config_set("requirepass", PASSWORD)
+        client.execute_command("CLIENT", "KILL", "SKIPME", "yes")
+
+
+def _ask_for_none(server: RedisServer) -> None:
+    with redis.Redis.from_url(server.url, password=PASSWORD, protocol=2) as client:
+        client.config_set("requirepass", "")
+
+
+def _signal(number: signal.Signals) -> Change:
+    def send(server: RedisServer) -> None:
+        assert server.process
+        server.process.send_signal(number)
+
+    return send
+
+
+AWAY: dict[str, tuple[Change, Change, str]] = {
+    "stopped": (RedisServer.stop, RedisServer.start, "redis"),
+    "black-holed": (_signal(signal.SIGSTOP), _signal(signal.SIGCONT), "in time"),
+    "out of memory": (_configured(maxmemory="1"), _configured(maxmemory="0"), "out of memory"),
+    "a read-only replica": (_become_replica, _become_master, "read-only replica"),
+    "another password": (_ask_for_a_password, _ask_for_none, "password"),
+}
+"""What makes it so, what mends it, and a word of the reason."""
+
+
+def _predict(stack: Stack, value: int) -> tuple[httpx.Response, float]:
+    began = time.monotonic()
+    response = httpx.post(
+        f"{stack.url}/predict", files={"image": ("x.png", shade(value))}, trust_env=False, timeout=30
+    )
+    return response, time.monotonic() - began
+
+
+@pytest.mark.parametrize("how", AWAY)
+def test_requests_are_refused_fast_and_all_recovers(how: str, stack: Stack, own_redis: RedisServer) -> None:
+    leave, come_back, word = AWAY[how]
+    stack.start_model_server()
+    assert _predict(stack, 1)[0].status_code == 200
+    leave(own_redis)
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            for response, took_s in pool.map(lambda value: _predict(stack, value), range(16)):
+                assert (response.status_code, response.json()["error"]["code"]) == (503, "broker_unavailable")
+                assert int(response.headers["Retry-After"]) >= 1
+                assert took_s < FAST_S
+        assert stack.answers("/healthz")
+        ready = httpx.get(f"{stack.url}/readyz", trust_env=False, timeout=30)
+        assert ready.status_code == 503
+        assert word.lower() in ready.text.lower()
+    finally:
+        come_back(own_redis)
+    eventually(lambda: stack.answers("/readyz"), within_s=30)
+    eventually(lambda: _predict(stack, 2)[0].status_code == 200, within_s=30)

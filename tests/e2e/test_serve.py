@@ -1,0 +1,325 @@
+"""`make serve` as a user has it, in a copy of the project: ready line, answers, restarts, and a clean end."""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from deploy.serve.programs import redis_command
+from tests.conftest import RedisServer
+from tests.e2e.conftest import ROOT, free_port
+from tests.fakes import eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+PARTS = ("settings.py", "broker", "web", "model_server", "models", "deploy")
+
+
+class Serving:
+    """One `python -m deploy.serve` and what it says."""
+
+    def __init__(self, project: Path, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}"
+        home = project / "home"
+        home.mkdir(exist_ok=True)
+        # Nobody listens at the proxy: no download succeeds, on a machine with a network too.
+        proxy = "http://127.0.0.1:9"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.serve"],
+            cwd=project,
+            env={
+                **os.environ,
+                "PORT": str(self.port),
+                "HOME": str(home),
+                "HTTPS_PROXY": proxy,
+                "https_proxy": proxy,
+                "PYTHONDONTWRITEBYTECODE": "1",
+                **environment,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.said = ""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said += line
+
+    def wait_ready(self) -> None:
+        """Until the ready line with all that belongs to it."""
+        eventually(lambda: "Ctrl-C stops everything" in self.said, within_s=90)
+
+    def children(self) -> dict[int, str]:
+        """Every process below this one: pid -> command line."""
+        found: dict[int, str] = {}
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[process.pid] = " ".join(process.cmdline())
+        return found
+
+    def pid(self, words: str) -> int:
+        """The first process whose command line has these words."""
+        return min(pid for pid, args in self.children().items() if words in args)
+
+    def digit(self, value: int) -> str:
+        """The label that the service gives a drawn digit."""
+        response = httpx.post(
+            f"{self.url}/predict?model=digits",
+            files={"image": ("x.png", drawn(value))},
+            trust_env=False,
+            timeout=20,
+        )
+        assert response.status_code == 200, response.text
+        return str(response.json()["predictions"][0]["label"])
+
+    def end(self, signum: int = signal.SIGTERM) -> int:
+        """Stop it and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        status = self.process.wait(timeout=60)
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+
+def drawn(value: int) -> bytes:
+    """A digit in dark ink on white paper."""
+    image = Image.new("RGB", (300, 400), (244, 242, 236))
+    draw = ImageDraw.Draw(image)
+    if value == 1:  # as written by hand: a stroke; the font's has a long flag
+        draw.line((160, 90, 140, 320), fill=(30, 30, 90), width=26)
+    else:
+        draw.text((90, 60), str(value), fill=(30, 30, 90), font=ImageFont.load_default(260))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def project() -> Iterator[Path]:
+    """A copy of the project with a var/ of its own."""
+    # Not tmp_path: a Unix socket's path has 107 bytes at most.
+    folder = Path(tempfile.mkdtemp(prefix="bw-"))
+    _copy(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _copy(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder)
+
+
+def test_from_nothing_to_answers_through_deaths_to_a_clean_end(project: Path) -> None:
+    serving = Serving(project)
+    try:
+        serving.wait_ready()
+        assert f"Batchwire is ready on {serving.url}" in serving.said
+        assert re.search(r"resnet50 +FAILED .*could not be downloaded.*RESNET50_WEIGHTS=random", serving.said)
+        assert re.search(r"digits +ready", serving.said)
+        # The model that failed says the same words to its clients, and keeps no other from serving.
+        refused = httpx.post(
+            f"{serving.url}/predict", files={"image": ("x.png", drawn(1))}, trust_env=False, timeout=20
+        )
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+        assert refused.json()["error"]["message"] in serving.said
+        assert [serving.digit(value) for value in range(10)] == list("0123456789")
+
+        # What dies is started again, and a request waits for it.
+        for words in ("model_server", "gunicorn", "redis-server"):
+            victim = serving.pid(words)
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda gone=victim: gone not in serving.children())  # type: ignore[misc]
+            eventually(lambda: serving_digits(serving), within_s=60)
+        eventually(lambda: len(serving.children()) >= 6, within_s=60)
+        eventually(lambda: serving_digits(serving), within_s=60)
+        children = serving.children()
+    finally:
+        status = serving.end()
+    assert status == 0
+    assert serving.said.rstrip().endswith("Batchwire has stopped.")
+    assert not any(_alive(pid) for pid in children)
+    assert not (project / "var" / "redis" / "redis.sock").exists()
+
+
+def serving_digits(serving: Serving) -> bool:
+    """Whether a digit is answered, by whatever process there is at the moment."""
+    try:
+        return serving.digit(7) == "7"
+    except (httpx.HTTPError, AssertionError):
+        return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_ctrl_c_ends_it_before_it_is_ready_too(project: Path) -> None:
+    serving = Serving(project, MODELS="digits")
+    eventually(lambda: len(serving.children()) >= 3)
+    children = serving.children()
+    assert serving.end(signal.SIGINT) == 0
+    assert not any(_alive(pid) for pid in children)
+
+
+@pytest.mark.parametrize("whom", ["launcher", "supervisor"])
+def test_even_a_killed_parent_leaves_no_process_behind(project: Path, whom: str) -> None:
+    serving = Serving(project, MODELS="digits")
+    serving.wait_ready()
+    children = serving.children()
+    eventually(lambda: len(serving.children()) >= 5)
+    os.kill(serving.process.pid if whom == "launcher" else serving.pid("supervisord"), signal.SIGKILL)
+    eventually(lambda: not any(_alive(pid) for pid in children), within_s=60)
+    assert serving.end() != 0
+    again = Serving(project, MODELS="digits")
+    again.wait_ready()
+    assert again.end() == 0
+
+
+def test_many_signals_at_once_end_it_too(project: Path) -> None:
+    serving = Serving(project, MODELS="digits")
+    serving.wait_ready()
+    for _ in range(50):
+        serving.process.send_signal(signal.SIGINT)
+        serving.process.send_signal(signal.SIGTERM)
+    for pid in (serving.pid("model_server"), serving.pid("gunicorn")):
+        for _ in range(20):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+    assert serving.end() == 0
+
+
+def test_a_model_that_can_not_be_run_keeps_no_other_from_serving(project: Path) -> None:
+    for name, change in (("odd", ("channels = 1", "channels = 3")), ("few", ("top = 3", "top = 1"))):
+        folder = project / "models" / name
+        shutil.copytree(project / "models" / "digits", folder)
+        toml = (folder / "model.toml").read_text().replace('fit = "ink"', 'fit = "pad"')
+        (folder / "model.toml").write_text(toml.replace(*change))
+    labels = project / "models" / "few" / "labels.csv"
+    labels.write_text("index,class_id,label\n0,a,a\n1,b,b\n")
+    serving = Serving(project, MODELS="odd,few,digits")
+    try:
+        serving.wait_ready()
+        assert re.search(r"odd +FAILED .*takes pictures of .*\(28, 28, 1\).*\(28, 28, 3\)", serving.said)
+        assert re.search(r"few +FAILED .*\(10,\), but there are 2 labels", serving.said)
+        assert serving.digit(4) == "4"
+    finally:
+        serving.end()
+
+
+def test_a_redis_left_behind_is_said_so(project: Path) -> None:
+    (project / "var" / "redis").mkdir(parents=True)
+    left = subprocess.Popen(redis_command(project / "var"), stdout=subprocess.DEVNULL)
+    try:
+        eventually((project / "var" / "redis" / "redis.sock").exists)
+        serving = Serving(project, MODELS="digits")
+        assert serving.process.wait(timeout=60) == 1
+        serving.end()
+        assert f"still there (process {left.pid})" in serving.said
+    finally:
+        left.terminate()
+        left.wait(timeout=20)
+
+
+def test_a_queued_job_outlives_a_restart_of_everything(project: Path) -> None:
+    serving = Serving(project, MODELS="digits")
+    try:
+        serving.wait_ready()
+        os.kill(serving.pid("model_server"), signal.SIGSTOP)
+        accepted = httpx.post(
+            f"{serving.url}/predict?model=digits",
+            files={"image": ("x.png", drawn(5))},
+            headers={"Prefer": "respond-async"},
+            trust_env=False,
+            timeout=20,
+        )
+        assert accepted.status_code == 202
+    finally:
+        os.kill(serving.pid("model_server"), signal.SIGCONT)
+        serving.end()
+    again = Serving(project, MODELS="digits")
+    try:
+        again.wait_ready()
+        address = f"{again.url}{accepted.headers['Location']}"
+        eventually(lambda: httpx.get(address, trust_env=False, timeout=20).status_code == 200)
+        assert httpx.get(address, trust_env=False, timeout=20).json()["predictions"][0]["label"] == "5"
+    finally:
+        again.end()
+
+
+def test_the_same_over_a_redis_of_the_user_s(project: Path, own_redis: RedisServer) -> None:
+    serving = Serving(project, MODELS="digits", REDIS_URL=own_redis.url)
+    try:
+        serving.wait_ready()
+        assert not any("redis-server" in args for args in serving.children().values())
+        assert serving.digit(3) == "3"
+    finally:
+        assert serving.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"MODELS": "digits,none"}, "There is no model 'none'"),
+        ({"MODELS": "digits", "DEFAULT_MODEL": "cat"}, "DEFAULT_MODEL='cat' is not one of MODELS: digits"),
+        ({"LEASE_S": "0"}, "LEASE_S='0' is not a number from 0.5 to 60"),
+        ({"REDIS_URL": "redis://:secret@127.0.0.1:9/0"}, "no connection"),
+        ({"REDIS_URL": "http://x"}, "REDIS_URL="),
+    ],
+)
+def test_what_is_in_the_way_is_one_clear_sentence(
+    project: Path, environment: dict[str, str], words: str
+) -> None:
+    serving = Serving(project, **environment)
+    assert serving.process.wait(timeout=60) == 1
+    serving.end()
+    assert serving.said.startswith("Batchwire can't start: ")
+    assert words in serving.said
+    assert "secret" not in serving.said
+    assert "Traceback" not in serving.said
+
+
+def test_a_port_in_use_and_a_second_start_are_said_so(project: Path) -> None:
+    first = Serving(project, MODELS="digits")
+    try:
+        first.wait_ready()
+        second = Serving(project, MODELS="digits")
+        assert second.process.wait(timeout=60) == 1
+        second.end()
+        assert f"already (process {first.process.pid})" in second.said
+        _copy(project / "other")
+        third = Serving(project / "other", MODELS="digits", PORT=str(first.port))
+        assert third.process.wait(timeout=60) == 1
+        third.end()
+        assert f"port {first.port} of 127.0.0.1 can't be had" in third.said
+    finally:
+        first.end()

@@ -1,0 +1,142 @@
+"""What tests put in the place of a network, a clock and the parts around a queue."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from broker.clock import RedisClock
+from broker.consumer import Consumer
+from broker.keys import Keys
+from broker.lease import Lease
+from broker.messages import Card, Fit, InputSpec, Job, State, WorkerState
+from broker.producer import Limits, Producer
+from model_server.catalogue import KerasFile, Label, ModelSpec
+from model_server.worker import Worker, WorkerLimits
+
+MODEL = "tiny"
+SPEC = InputSpec(width=2, height=2, channels=1, fit=Fit.STRETCH)
+CARD = Card(
+    model=MODEL,
+    task="classification",
+    input=SPEC,
+    classes=3,
+    top=2,
+    top_max=3,
+    engine="fake",
+    precision="fp32",
+    weights="none",
+)
+READY = State(WorkerState.READY, "v1")
+KEY_TTL_S = 3600
+RESULT_TTL_S = 60
+LIMITS = Limits(queue_jobs=100, queue_bytes=10_000_000, result_ttl_s=RESULT_TTL_S, key_ttl_s=KEY_TTL_S)
+
+
+class FakeEngine:
+    """Tells the brightness of a picture: dark is class 0, grey 1, bright 2; `on_batch` may interfere."""
+
+    name = "fake"
+    precision = "fp32"
+
+    def __init__(self, on_batch: Callable[[NDArray[np.uint8]], object] = len) -> None:
+        self.on_batch = on_batch
+        self.batches: list[int] = []
+
+    def predict(self, batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        self.batches.append(len(batch))
+        self.on_batch(batch)
+        brightness = batch.reshape(len(batch), -1).mean(axis=1) / 255
+        return (np.eye(3, dtype=np.float32)[np.minimum((brightness * 3).astype(int), 2)],)
+
+
+def job(
+    *,
+    value: int = 0,
+    deadline_in_s: float = 60.0,
+    reply_to: str | None = None,
+    shape: tuple[int, int, int] = SPEC.shape,
+    now: float | None = None,
+) -> Job:
+    """A job whose picture is all `value`."""
+    accepted = time.time() if now is None else now
+    return Job(
+        id=str(uuid.uuid4()),
+        image=np.full(shape, value, np.uint8),
+        accepted=accepted,
+        deadline=accepted + deadline_in_s,
+        reply_to=reply_to,
+        original_size=(20, 10),
+        top=2,
+    )
+
+
+def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0) -> Lease:
+    """A lease of the tiny model, not yet registered."""
+    return Lease(client, keys, CARD, lease_s=lease_s, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+
+
+def consumer(client: redis.Redis, keys: Keys) -> Consumer:
+    """A consumer of the tiny model."""
+    return Consumer(client, keys, MODEL, key_ttl_s=KEY_TTL_S, result_ttl_s=RESULT_TTL_S)
+
+
+def producer(client: redis.Redis, keys: Keys, limits: Limits = LIMITS) -> Producer:
+    """A producer over the same Redis."""
+    return Producer(client, keys, limits)
+
+
+def worker(
+    client: redis.Redis, keys: Keys, engine: FakeEngine, folder: Path, *, lease_s: float = 30.0
+) -> Worker:
+    """A registered worker of the tiny model; its thread is the caller's."""
+    spec = ModelSpec(
+        name=MODEL,
+        folder=folder,
+        task="classification",
+        source=KerasFile("none"),
+        input=SPEC,
+        normalise="none",
+        labels=(Label("0", "dark"), Label("1", "grey"), Label("2", "bright")),
+        top=2,
+    )
+    made = Worker(
+        spec,
+        lambda: engine,
+        lease(client, keys, lease_s=lease_s),
+        consumer(client, keys),
+        RedisClock(),
+        limits=WorkerLimits(batch_size=4, max_attempts=3),
+        device=threading.Lock(),
+        stopping=threading.Event(),
+    )
+    made.ensure_registered()
+    return made
+
+
+def enqueue(client: redis.Redis, keys: Keys, *jobs: Job) -> list[Job]:
+    """Put jobs into the tiny model's queue."""
+    for each in jobs:
+        producer(client, keys).enqueue(MODEL, each, now=each.accepted)
+    return list(jobs)
+
+
+def lapse(client: redis.Redis, keys: Keys, worker: str) -> None:
+    """Make a live lease one that lapsed a moment ago, as if its worker had been silent."""
+    seconds, microseconds = client.time()
+    client.zadd(keys.of(MODEL).workers, {worker: seconds + microseconds / 1e6 - 0.001})
+
+
+def eventually(condition: Callable[[], bool], *, within_s: float = 20.0) -> None:
+    """Return once `condition` holds; fail when it does not in time."""
+    deadline = time.monotonic() + within_s
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"it did not happen within {within_s:g} s")
+        pause.wait(0.01)

@@ -1,0 +1,109 @@
+"""Where networks come from, with the real Keras: downloads that fail, weights of the user's own, files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow
+
+_BUILD = """
+import json, sys, time
+from pathlib import Path
+from broker.errors import ModelUnavailable
+from model_server.catalogue import read_model
+from model_server import engines
+import numpy as np
+models, name, weights = sys.argv[1:4]
+spec = read_model(Path(models), name, weights=weights or None)
+began = time.monotonic()
+try:
+    engine = engines.load(spec, "auto", batch_size=2)
+except ModelUnavailable as error:
+    print(json.dumps({"error": error.message, "seconds": time.monotonic() - began}))
+else:
+    outputs = [engine.predict(np.full((n, *spec.input.shape), 9, np.uint8))[0].shape for n in (1, 2, 3)]
+    first = engine.predict(np.full((1, *spec.input.shape), 9, np.uint8))[0][0]
+    figures = {"sum": float(first.sum()), "first": float(first[0])}
+    print(json.dumps({"shapes": outputs, "traces": engine.traces, **figures}))
+"""
+
+
+def _build(tmp_path: Path, name: str, weights: str, models: Path = ROOT / "models") -> dict[str, object]:
+    """Load a model in a process of its own, without a network and with an empty home."""
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    environment = {key: value for key, value in os.environ.items() if key.lower() != "no_proxy"}
+    # Nobody listens there: every download fails, on a machine with a network too.
+    proxy = "http://127.0.0.1:9"
+    environment |= {"HOME": str(home), "HTTPS_PROXY": proxy, "https_proxy": proxy}
+    environment.pop("KERAS_HOME", None)
+    done = subprocess.run(
+        [sys.executable, "-c", _BUILD, str(models), name, weights],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def test_without_a_network_the_download_fails_with_a_reason_and_three_ways_out(tmp_path: Path) -> None:
+    error = _build(tmp_path, "resnet50", "imagenet")["error"]
+    assert isinstance(error, str)
+    assert error.startswith("resnet50: the ImageNet weights could not be downloaded (")
+    assert "refused" in error
+    for way_out in ("let this machine download them", "RESNET50_WEIGHTS=PATH", "RESNET50_WEIGHTS=random"):
+        assert way_out in error
+
+
+def test_random_weights_need_no_network_and_answer_alike_everywhere(tmp_path: Path) -> None:
+    first, second = _build(tmp_path, "resnet50", "random"), _build(tmp_path, "resnet50", "random")
+    assert first["shapes"] == [[1, 1000], [2, 1000], [3, 1000]]
+    assert first["sum"] == pytest.approx(1.0, abs=1e-3)
+    assert first == second
+
+
+def test_the_network_is_traced_once_whatever_the_batch(tmp_path: Path) -> None:
+    # Defect 8 of the old pattern: predict() in an endless loop traces, and leaks.
+    assert _build(tmp_path, "digits", "")["traces"] == 1
+
+
+def test_weights_of_the_user_s_own_are_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "mine.weights.h5"
+    save = (
+        "import keras, sys; keras.utils.set_random_seed(7); "
+        "keras.applications.ResNet50(weights=None).save_weights(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", save, str(path)], check=True, capture_output=True, timeout=120)
+    mine, random = _build(tmp_path, "resnet50", str(path)), _build(tmp_path, "resnet50", "random")
+    assert mine["shapes"] == random["shapes"]
+    assert mine["first"] != random["first"]
+
+
+@pytest.mark.parametrize("content", [None, b"no weights at all"])
+def test_weights_that_are_none_are_said_so(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "mine.weights.h5"
+    if content is not None:
+        path.write_bytes(content)
+    error = str(_build(tmp_path, "resnet50", str(path))["error"])
+    assert str(path) in error
+    assert "Three ways out" in error
+
+
+def test_a_keras_file_that_is_none_is_said_so(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "digits"
+    folder.mkdir(parents=True)
+    for name in ("model.toml", "labels.csv"):
+        (folder / name).write_bytes((ROOT / "models" / "digits" / name).read_bytes())
+    assert "no file 'digits.keras'" in str(_build(tmp_path, "digits", "", tmp_path / "models")["error"])
+    (folder / "digits.keras").write_bytes(b"PK no zip")
+    assert "can't load digits.keras" in str(_build(tmp_path, "digits", "", tmp_path / "models")["error"])

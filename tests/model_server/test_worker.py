@@ -1,0 +1,326 @@
+"""The worker's steps on a real Redis, with a network that is none."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from numpy.typing import NDArray
+
+from broker.clock import RedisClock
+from broker.connection import connect
+from broker.consumer import Consumer
+from broker.errors import BrokerUnavailable, ModelUnavailable
+from broker.keys import Keys
+from broker.messages import Result, State, WorkerState
+from broker.producer import Pending
+from broker.registry import Registry
+from model_server.worker import Worker
+from tests import fakes
+from tests.conftest import RedisServer
+from tests.fakes import MODEL, FakeEngine, enqueue, eventually, job, lapse
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def worker(client: redis.Redis, keys: Keys, engine: FakeEngine, tmp_path: Path) -> Worker:
+    made = fakes.worker(client, keys, engine, tmp_path)
+    made._engine = engine
+    return made
+
+
+def _result(client: redis.Redis, keys: Keys, job_id: str) -> Result:
+    result = fakes.producer(client, keys).poll(MODEL, job_id)
+    assert isinstance(result, Result)
+    return result
+
+
+def test_a_batch_is_claimed_run_once_and_completed(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    jobs = enqueue(client, keys, job(value=0), job(value=255), job(value=128))
+    assert worker.step() == 3
+    assert engine.batches == [3]
+    labels = [_result(client, keys, each.id).predictions[0].label for each in jobs]
+    assert labels == ["dark", "bright", "grey"]
+    first = _result(client, keys, jobs[0].id)
+    assert (first.batch_size, first.attempts, len(first.predictions)) == (3, 0, 2)
+    assert first.timings_ms.waiting > 0
+    assert client.llen(keys.of(MODEL).claims(worker.lease.worker)) == 0
+    assert worker.state.rate > 0
+
+
+def test_no_more_than_a_batch_is_claimed(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    enqueue(client, keys, *(job() for _ in range(6)))
+    assert [worker.step(), worker.step()] == [4, 2]
+    assert engine.batches == [4, 2]
+
+
+def test_a_bad_job_costs_only_itself(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    def on_batch(pictures: NDArray[np.uint8]) -> None:
+        if (pictures == 13).any():
+            raise RuntimeError("boom")
+
+    engine.on_batch = on_batch
+    jobs = enqueue(client, keys, job(value=0), job(value=13), job(value=255), job(shape=(9, 9, 1)))
+    worker.step()
+    results = [_result(client, keys, each.id) for each in jobs]
+    assert [each.error.code if each.error else "ok" for each in results] == [
+        "ok",
+        "inference_failed",
+        "ok",
+        "inference_failed",
+    ]
+    assert client.llen(keys.of(MODEL).dead) == 2
+
+
+def test_a_job_past_its_deadline_never_reaches_the_network(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    (late,) = enqueue(client, keys, job(deadline_in_s=0.0))
+    worker.step()
+    error = _result(client, keys, late.id).error
+    assert error is not None
+    assert error.code == "deadline_passed"
+    assert engine.batches == []
+    assert client.llen(keys.of(MODEL).dead) == 0
+
+
+def test_a_cancelled_job_never_reaches_the_network(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    (gone,) = enqueue(client, keys, job())
+    fakes.producer(client, keys).cancel(MODEL, gone.id)
+    assert worker.step() == 1
+    assert engine.batches == []
+    assert not client.exists(keys.of(MODEL).result(gone.id))
+
+
+def test_outputs_that_are_no_numbers_fail_alone(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        outputs = np.full((len(batch), 3), 1 / 3, np.float32)
+        outputs[batch[:, 0, 0, 0] == 13] = np.nan
+        return (outputs,)
+
+    monkeypatch.setattr(engine, "predict", predict)
+    bad, good = enqueue(client, keys, job(value=13), job(value=200))
+    worker.step()
+    assert _result(client, keys, bad.id).error is not None
+    assert _result(client, keys, good.id).error is None
+
+
+def test_a_reaped_worker_goes_on_under_a_new_id(client: redis.Redis, keys: Keys, worker: Worker) -> None:
+    old = worker.lease.worker
+    lapse(client, keys, old)
+    fakes.lease(client, keys).recover_lost()
+    (only,) = enqueue(client, keys, job())
+    worker.step()
+    worker.step()
+    assert worker.lease.worker != old
+    assert _result(client, keys, only.id).error is None
+
+
+def test_a_batch_whose_worker_was_reaped_meanwhile_is_left_to_others(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    old = worker.lease.worker
+
+    def be_reaped(_: NDArray[np.uint8]) -> None:
+        if worker.lease.worker == old and len(engine.batches) == 1:
+            lapse(client, keys, old)
+            fakes.lease(client, keys).recover_lost()
+
+    engine.on_batch = be_reaped
+    (only,) = enqueue(client, keys, job())
+    worker.step()
+    assert fakes.producer(client, keys).poll(MODEL, only.id) == Pending(deadline_passed=False)
+    worker.step()
+    assert _result(client, keys, only.id).attempts == 1
+
+
+def test_a_batch_outlives_a_lapsed_lease_that_nobody_reaped(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    worker_id = worker.lease.worker
+    engine.on_batch = lambda _: lapse(client, keys, worker_id)
+    (only,) = enqueue(client, keys, job())
+    worker.step()
+    assert _result(client, keys, only.id).attempts == 0
+    assert worker.lease.worker == worker_id
+
+
+def test_a_claim_whose_reply_was_lost_is_given_back_and_claimed_again(
+    client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, calls = Consumer.claim, []
+
+    def lose_the_first_reply(self: Consumer, *args: object) -> object:
+        claimed = claim(self, *args)  # type: ignore[arg-type]
+        calls.append(claimed)
+        if len(calls) == 1:
+            raise BrokerUnavailable("the reply is lost")
+        return claimed
+
+    monkeypatch.setattr(Consumer, "claim", lose_the_first_reply)
+    jobs = enqueue(client, keys, job(), job())
+    assert worker.step() == 0
+    assert worker.step() == 2
+    assert [_result(client, keys, each.id).attempts for each in jobs] == [0, 0]
+
+
+def test_a_completion_whose_reply_was_lost_is_not_done_twice(
+    client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete, calls = Consumer.complete, []
+
+    def lose_the_first_reply(self: Consumer, *args: object) -> bool:
+        calls.append(complete(self, *args))  # type: ignore[arg-type]
+        if len(calls) == 1:
+            raise BrokerUnavailable("the reply is lost")
+        return calls[-1]
+
+    monkeypatch.setattr(Consumer, "complete", lose_the_first_reply)
+    jobs = enqueue(client, keys, *(job() for _ in range(6)))
+    worker.step()
+    assert calls == [True, False]
+    assert client.llen(keys.of(MODEL).queue) == 2
+    worker.step()
+    assert all(_result(client, keys, each.id).error is None for each in jobs)
+
+
+def test_what_a_killed_redis_forgot_stands_in_nobody_s_way(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    # Redis came back without its last writes: a batch that was completed stands before the new one.
+    (forgotten,) = enqueue(client, keys, job())
+    client.lmove(keys.of(MODEL).queue, keys.of(MODEL).claims(worker.lease.worker), "LEFT", "RIGHT")
+    jobs = enqueue(client, keys, job(), job())
+    for _ in range(3):
+        worker.step()
+    assert [_result(client, keys, each.id).attempts for each in (forgotten, *jobs)] == [0, 0, 0]
+    assert client.llen(keys.of(MODEL).claims(worker.lease.worker)) == 0
+
+
+def test_an_idle_worker_is_woken_by_the_bell(
+    client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_server.worker.IDLE_S", 4.0)
+    idle = threading.Thread(target=worker.step)
+    idle.start()
+    eventually(lambda: any(each["cmd"] == "blpop" for each in client.client_list()))
+    (only,) = enqueue(client, keys, job())
+    idle.join(20)
+    assert client.llen(keys.of(MODEL).bell) == 0
+    worker.step()
+    assert _result(client, keys, only.id).error is None
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ModelUnavailable("no weights. Three ways out"), "no weights. Three ways out"),
+        (
+            ValueError("axis -1\nmore"),
+            "tiny: the network can't be run as its model.toml says (axis -1).",
+        ),
+    ],
+)
+def test_a_model_that_fails_to_load_says_why_and_stays(
+    client: redis.Redis, keys: Keys, worker: Worker, error: Exception, reason: str
+) -> None:
+    def fail() -> FakeEngine:
+        raise error
+
+    worker._load = fail
+    registry = Registry(client, keys, RedisClock())
+    serving = threading.Thread(target=worker.run)
+    serving.start()
+    eventually(lambda: registry.models(fresh=True)[MODEL].state is WorkerState.FAILED)
+    assert registry.models(fresh=True)[MODEL].reason == reason
+    worker.stopping.set()
+    serving.join(20)
+    assert registry.models(fresh=True)[MODEL].state is None
+
+
+def test_nothing_is_claimed_while_a_sibling_has_the_device(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    enqueue(client, keys, job())
+    worker._device.acquire()
+    waiting = threading.Thread(target=worker.step)
+    waiting.start()
+    waiting.join(0.3)
+    assert client.llen(keys.of(MODEL).queue) == 1
+    worker._device.release()
+    waiting.join(20)
+    assert client.llen(keys.of(MODEL).queue) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_call_is_timed_only_while_it_runs(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine, fails: bool
+) -> None:
+    began: list[float | None] = []
+
+    def on_batch(_: NDArray[np.uint8]) -> None:
+        began.append(worker.call_began)
+        if fails:
+            raise RuntimeError("boom")
+
+    engine.on_batch = on_batch
+    enqueue(client, keys, job())
+    worker.step()
+    assert began[0] is not None
+    assert worker.call_began is None
+
+
+def test_while_it_stops_it_says_that_it_drains(worker: Worker) -> None:
+    worker._say(State(WorkerState.READY, "v1"))
+    before = worker.state
+    worker.stopping.set()
+    after = worker.state
+    assert (before.state, after.state) == (WorkerState.READY, WorkerState.DRAINING)
+
+
+def test_stopping_finishes_the_batch_and_leaves(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    engine.on_batch = lambda _: worker.stopping.set()
+    running, waiting = [enqueue(client, keys, *(job() for _ in range(4))), enqueue(client, keys, job())]
+    worker.run()
+    assert all(_result(client, keys, each.id).error is None for each in running)
+    assert fakes.producer(client, keys).poll(MODEL, waiting[0].id) == Pending(deadline_passed=False)
+    score = client.zscore(keys.of(MODEL).workers, worker.lease.worker)
+    assert score is not None
+    assert score < 0
+    assert client.hgetall(keys.of(MODEL).attempts) == {}
+
+
+def test_a_restart_of_redis_between_claim_and_completion_loses_nothing(
+    own_redis: RedisServer, keys: Keys, engine: FakeEngine, tmp_path: Path
+) -> None:
+
+    client = connect(own_redis.url, timeout_s=5)
+    made = fakes.worker(client, keys, engine, tmp_path)
+    made._engine = engine
+
+    def restart(_: NDArray[np.uint8]) -> None:
+        own_redis.stop(kill=True)
+        threading.Timer(0.5, own_redis.start).start()
+
+    engine.on_batch = restart
+    jobs = enqueue(client, keys, job(), job())
+    made.step()
+    assert [_result(client, keys, each.id).attempts for each in jobs] == [0, 0]
+    client.close()

@@ -1,0 +1,90 @@
+"""Settings: defaults that work, and refusals that name variable, value and bound."""
+
+import dataclasses
+
+import pytest
+
+from settings import SettingError, Settings
+
+
+def test_the_defaults_need_no_environment() -> None:
+    settings = Settings.from_env({})
+    assert settings.port == 5000
+    assert settings.models == ("resnet50", "digits")
+    assert settings.default_model == "resnet50"
+    assert settings.redis_url == ""
+
+
+def test_the_first_model_is_the_default() -> None:
+    assert Settings.from_env({"MODELS": "digits, resnet50"}).default_model == "digits"
+    assert Settings.from_env({"MODELS": "digits", "DEFAULT_MODEL": "other"}).default_model == "other"
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert Settings.from_env({"PORT": "", "LEASE_S": "  "}) == Settings.from_env({})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "bound"),
+    [
+        ("PORT", "0", "from 1 to 65535"),
+        ("PORT", "5000.5", "whole number"),
+        ("LEASE_S", "nan", "from 0.5 to 60"),
+        ("BATCH_SIZE", "many", "from 1 to 1024"),
+        ("ENGINE", "magic", "one of auto, tensorflow"),
+        ("MODELS", "a,,b", "names"),
+        ("MODELS", "a,a", "each once"),
+        ("MODELS", "../etc", "a-z"),
+        ("DEFAULT_MODEL", "A", "a-z"),
+        ("REDIS_URL", "http://x", "redis://HOST"),
+        ("REDIS_URL", "redis://", "redis://HOST"),
+        ("LOG_LEVEL", "loud", "one of debug"),
+    ],
+)
+def test_a_bad_value_is_refused_with_variable_value_and_bound(variable: str, value: str, bound: str) -> None:
+    with pytest.raises(SettingError) as refusal:
+        Settings.from_env({variable: value})
+    assert str(refusal.value).startswith(f"{variable}='{value.strip()}'")
+    assert bound in str(refusal.value)
+
+
+def test_a_refused_url_keeps_its_password_to_itself() -> None:
+    with pytest.raises(SettingError) as refusal:
+        Settings.from_env({"REDIS_URL": "http://user:secret@host"})
+    assert "secret" not in str(refusal.value)
+
+
+def test_the_repr_keeps_the_password_to_itself() -> None:
+    settings = Settings.from_env({"REDIS_URL": "redis://:secret@host:1/0"})
+    assert "secret" not in repr(settings)
+    assert "host:1" in repr(settings)
+
+
+def test_a_child_gets_the_same_settings() -> None:
+    settings = Settings.from_env({"MODELS": "digits,b", "REQUEST_TIMEOUT_S": "2.5", "MODEL_SERVERS": "3"})
+    assert Settings.from_env(settings.environment()) == settings
+
+
+def test_keys_outlive_the_longest_deadline() -> None:
+    assert Settings.from_env({}).key_ttl_s >= 3600
+    long = Settings.from_env({"ASYNC_TIMEOUT_S": "86400", "RESULT_TTL_S": "86400"})
+    assert long.key_ttl_s > 86400 + 86400
+
+
+def test_it_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings.from_env({}).port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("bind", "listen", "url"),
+    [
+        ("127.0.0.1", "127.0.0.1:5000", "http://localhost:5000"),
+        ("0.0.0.0", "0.0.0.0:5000", "http://localhost:5000"),  # noqa: S104 - compared, not bound
+        ("127.0.0.2", "127.0.0.2:5000", "http://127.0.0.2:5000"),
+        ("::1", "[::1]:5000", "http://[::1]:5000"),
+    ],
+)
+def test_where_it_listens_and_where_it_is_found(bind: str, listen: str, url: str) -> None:
+    settings = Settings.from_env({"BIND": bind})
+    assert (settings.listen, settings.local_url) == (listen, url)

@@ -1,0 +1,75 @@
+"""The web tier over a real Redis, with a worker whose network tells dark from bright."""
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+
+from broker.keys import Keys
+from model_server.worker import Worker
+from settings import Settings
+from tests import fakes
+from tests.fakes import MODEL, FakeEngine
+from web.app import create_app
+
+
+def png(value: int, *, size: tuple[int, int] = (40, 30)) -> bytes:
+    """A grey picture as PNG."""
+    buffer = io.BytesIO()
+    Image.new("L", size, value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@dataclass
+class Service:
+    """A web tier and one worker, in this process."""
+
+    app: Flask
+    client: FlaskClient
+    engine: FakeEngine
+    worker: Worker
+    start_worker: Callable[[], None]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """Variables of the service; a test may parametrise it."""
+    return {}
+
+
+@pytest.fixture
+def service(
+    redis_url: str, client: redis.Redis, keys: Keys, tmp_path: Path, environment: dict[str, str]
+) -> Iterator[Service]:
+    """The service, its worker running."""
+    settings = Settings.from_env(
+        {"REDIS_URL": redis_url, "MODELS": f"{MODEL},never", "REQUEST_TIMEOUT_S": "20", **environment}
+    )
+    app = create_app(settings)
+    replies = app.extensions["frontend"].replies
+    replies.start()
+    assert replies.is_subscribed(20)
+    engine = FakeEngine()
+    worker = fakes.worker(client, keys, engine, tmp_path)
+    thread = threading.Thread(target=worker.run)
+    with app.test_client() as http:
+        yield Service(app, http, engine, worker, thread.start)
+    worker.stopping.set()
+    client.rpush(keys.of(MODEL).bell, "1")  # so that an idle worker looks at once
+    if thread.ident is not None:
+        thread.join()
+    replies.stop()
+
+
+@pytest.fixture
+def running(service: Service) -> Service:
+    """The service with its worker at work."""
+    service.start_worker()
+    return service

@@ -1,0 +1,106 @@
+"""Alive, ready, models, page: what each says while things are well, and while they are not."""
+
+import threading
+
+import pytest
+from werkzeug.test import TestResponse
+
+from broker.messages import State, WorkerState
+from settings import Settings
+from tests.conftest import RedisServer
+from tests.fakes import MODEL, eventually
+from tests.web.conftest import Service, png
+from web.app import create_app
+
+
+def test_all_is_well(running: Service) -> None:
+    assert running.client.get("/healthz").get_json() == {"alive": True}
+    eventually(lambda: running.client.get("/readyz").status_code == 200)
+    assert running.client.get("/readyz").get_json() == {"ready": True, "models": {MODEL: "ready"}}
+    assert running.client.get(f"/readyz?model={MODEL}").status_code == 200
+
+
+def test_a_model_that_nobody_serves_is_not_ready(running: Service) -> None:
+    response = running.client.get("/readyz?model=never")
+    assert response.status_code == 503
+    assert response.get_json()["reason"] == "no live worker serves never"
+
+
+def test_without_a_worker_it_is_alive_and_not_ready(service: Service) -> None:
+    assert service.client.get("/healthz").status_code == 200
+    assert service.client.get("/readyz").status_code == 503
+    assert service.client.get("/readyz").get_json()["models"] == {MODEL: "loading"}
+
+
+def test_models_shows_card_state_workers_and_queue(running: Service) -> None:
+    eventually(lambda: running.client.get("/readyz").status_code == 200)
+    answer = running.client.get("/models").get_json()
+    assert answer["default_model"] == MODEL
+    (model,) = answer["models"]
+    assert (model["model"], model["state"], model["queue_length"]) == (MODEL, "ready", 0)
+    assert model["input"] == {"width": 2, "height": 2, "channels": 1, "fit": "stretch"}
+    assert [each["state"] for each in model["workers"]] == ["ready"]
+
+
+def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
+    service.worker.lease.announce(State(WorkerState.FAILED, "v1", reason="no weights. Three ways out: ..."))
+    response = service.client.post("/predict")
+    assert response.status_code == 400
+    response = service.client.post("/predict", data=b"x", content_type="image/png")
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "model_unavailable")
+    assert response.get_json()["error"]["message"] == "no weights. Three ways out: ..."
+    assert "no weights" in service.client.get("/").get_data(as_text=True)
+    assert "no weights" in service.client.get(f"/readyz?model={MODEL}").get_json()["reason"]
+    assert service.client.get("/models").get_json()["models"][0]["reason"].startswith("no weights")
+
+
+def test_a_request_that_waits_for_a_model_hears_that_it_failed(service: Service) -> None:
+    answers: list[TestResponse] = []
+
+    def ask() -> None:
+        with service.app.test_client() as http:
+            answers.append(http.post("/predict", data=png(0), content_type="image/png"))
+
+    waiting = threading.Thread(target=ask)
+    waiting.start()
+    eventually(lambda: service.app.extensions["frontend"].producer.queue_length(MODEL) == 1)
+    service.worker.lease.announce(State(WorkerState.FAILED, "v1", reason="no weights"))
+    waiting.join(15)  # well before its deadline of 20 s
+    (response,) = answers
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "model_unavailable")
+
+
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.1"}])
+def test_when_none_has_lived_for_a_while_it_is_said_at_once(service: Service) -> None:
+    service.worker.lease.leave()
+    eventually(
+        lambda: (
+            service.client.post("/predict", data=b"x", content_type="image/png").get_json()["error"]["code"]
+            == "no_worker"
+        )
+    )
+
+
+def test_the_page_offers_the_models_and_forbids_scripts(running: Service) -> None:
+    eventually(lambda: running.client.get("/readyz").status_code == 200)
+    response = running.client.get("/")
+    assert f'<option value="{MODEL}" selected>' in response.get_data(as_text=True)
+    policy = response.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "script" not in policy
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_without_redis_it_is_alive_says_why_and_recovers(own_redis: RedisServer) -> None:
+    app = create_app(Settings.from_env({"REDIS_URL": own_redis.url, "MODELS": MODEL}))
+    http = app.test_client()
+    own_redis.stop(kill=True)
+    assert http.get("/healthz").status_code == 200
+    for address in ("/readyz", "/models"):
+        response = http.get(address)
+        assert (response.status_code, response.get_json()["error"]["code"]) == (503, "broker_unavailable")
+    response = http.post("/predict", data=b"x", content_type="image/png")
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "broker_unavailable")
+    assert "no connection" in http.get("/").get_data(as_text=True)
+    own_redis.start()
+    assert http.get("/models").get_json()["models"] == []

@@ -1,0 +1,1 @@
+"""Owns how the networks bundled in models/ were made; nothing that serves imports it."""

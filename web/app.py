@@ -1,0 +1,71 @@
+"""The Flask app factory. Owns how the parts of the web tier are put together; starts nothing.
+
+wsgi.py is the entry point: it reads the settings and starts the subscription.
+"""
+
+import uuid
+
+from flask import Flask, Response
+
+from broker.clock import RedisClock
+from broker.connection import connect
+from broker.keys import Keys
+from broker.producer import Limits, Producer
+from broker.registry import Registry
+from broker.replies import Replies
+from settings import Settings
+from web import errors, health, page, predict
+from web.frontend import Frontend, FrontendLimits
+
+_MB = 1024 * 1024
+
+RESERVED_THREADS = 8
+"""Threads of a process that no waiting request can take: health checks, polls and refusals use them."""
+
+REDIS_TIMEOUT_S = 0.9
+"""A client hears within a second that Redis is away; on a sound link a reply takes a few milliseconds."""
+
+
+def create_app(settings: Settings) -> Flask:
+    """The app over the Redis of `settings`. Connects to nothing before the first request."""
+    app = Flask("web")
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
+    app.config["DEFAULT_MODEL"] = settings.default_model
+    app.json.sort_keys = False  # type: ignore[attr-defined] # the JSON provider is Flask's own by default
+    app.extensions["frontend"] = frontend(settings)
+    errors.register(app)
+    for part in (predict, health, page):
+        app.register_blueprint(part.blueprint)
+
+    @app.after_request
+    def no_sniffing(response: Response) -> Response:
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    return app
+
+
+def frontend(settings: Settings) -> Frontend:
+    """This process' half of the queue, under a name of its own."""
+    keys = Keys(settings.key_prefix)
+    clock = RedisClock()
+    client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
+    limits = Limits(
+        queue_jobs=settings.queue_limit,
+        queue_bytes=settings.queue_limit_mb * _MB,
+        result_ttl_s=settings.result_ttl_s,
+        key_ttl_s=settings.key_ttl_s,
+    )
+    return Frontend(
+        Registry(client, keys, clock),
+        Producer(client, keys, limits),
+        Replies(client, keys, str(uuid.uuid4())),
+        clock,
+        models=settings.models,
+        limits=FrontendLimits(
+            max_pixels=settings.max_pixels,
+            request_timeout_s=settings.request_timeout_s,
+            async_timeout_s=settings.async_timeout_s,
+            requests=max(1, settings.web_threads - RESERVED_THREADS),
+        ),
+    )

@@ -1,0 +1,113 @@
+"""Errors as HTTP answers. The only place that knows which code has which status.
+
+Owns the table and the shape of an error's body. Every class of ServiceError has a row (a test asserts
+it), so that no error can leave as a bare 500.
+"""
+
+import logging
+from typing import Any, Final
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from broker.errors import ClientError, ServiceError, Unavailable
+
+_LOG = logging.getLogger(__name__)
+
+STATUS: Final[dict[str, int]] = {
+    "bad_request": 400,
+    "invalid_image": 400,
+    "not_found": 404,
+    "unknown_model": 404,
+    "method_not_allowed": 405,
+    "upload_timeout": 408,
+    "too_large": 413,
+    "unsupported_format": 415,
+    "internal": 500,
+    "inference_failed": 500,
+    "malformed_message": 500,
+    "lease_lost": 500,
+    "unavailable": 503,
+    "overloaded": 503,
+    "no_worker": 503,
+    "model_unavailable": 503,
+    "broker_unavailable": 503,
+    "deadline_passed": 504,
+}
+
+
+class NotFound(ClientError):
+    """Nothing is at this address (any more)."""
+
+    code = "not_found"
+
+
+class UploadTimeout(ClientError):
+    """The client stopped sending in the middle of its upload."""
+
+    code = "upload_timeout"
+
+
+class UnsupportedUpload(ClientError):
+    """The body's content type is not one of an upload."""
+
+    code = "unsupported_format"
+
+
+# Statuses that Flask and Werkzeug answer by themselves, in our codes.
+_HTTP_CODES: Final = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_format",
+}
+
+
+def body(code: str, message: str) -> dict[str, Any]:
+    """The JSON of an error."""
+    return {"success": False, "error": {"code": code, "message": message}}
+
+
+def respond(error: ServiceError) -> Response:
+    """The answer for an error: its status, its body, Retry-After where waiting helps."""
+    response = jsonify(body(error.code, error.message))
+    response.status_code = STATUS[error.code]
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def register(app: Flask) -> None:
+    """Make every error of `app` leave in this shape."""
+
+    @app.errorhandler(ServiceError)
+    def service_error(error: ServiceError) -> Response:
+        return respond(error)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        status = error.code or 500
+        code = _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal")
+        message = error.description or error.name
+        if isinstance(error, MethodNotAllowed):
+            message = (
+                f"This address takes {', '.join(sorted(error.valid_methods or ()))}, not {request.method}."
+            )
+        if status == 404:
+            message = (
+                "Nothing is at this address. There are: POST /predict, GET /, /models, /healthz, /readyz."
+            )
+        if status == 413:
+            limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)
+            message = f"The request is larger than {limit_mb:g} MB, or its form has too many fields."
+        response = jsonify(body(code, message))
+        response.status_code = status
+        response.headers.extend(
+            (name, value) for name, value in error.get_headers() if name.lower() in ("allow", "retry-after")
+        )
+        return response
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        _LOG.error("an unexpected error; this is a bug", exc_info=error)
+        return respond(ServiceError("The service failed on this request; its log says why."))

@@ -1,0 +1,31 @@
+"""Gunicorn's settings, from ours. Owns the processes, threads and time-outs of the web tier."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from settings import SettingError, Settings
+
+try:
+    _settings = Settings.from_env()
+    if not _settings.redis_url:
+        raise SettingError("REDIS_URL is not set: name a Redis, or use `make serve`, which starts one.")
+except SettingError as error:
+    sys.exit(str(error))
+
+wsgi_app = "web.wsgi:app"
+bind = _settings.listen
+worker_class = "gthread"
+workers = _settings.web_workers
+threads = _settings.web_threads
+# A drained worker may wait for the slowest answer it owes.
+graceful_timeout = int(_settings.request_timeout_s) + 2
+# Heartbeats come from the worker's own loop, not from its threads: silence means that it hangs.
+timeout = 30
+keepalive = 30
+# Heartbeats are a file's times; on a disk they would stall with it.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - memory, not a predictable name
+control_socket_disable = True
+loglevel = _settings.log_level
+proc_name = "batchwire-web"

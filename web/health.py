@@ -1,0 +1,66 @@
+"""What operators and load balancers ask: alive, ready, which models.
+
+Owns the three answers. Liveness asks nobody, so that load or a lost Redis never restarts a sound process.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from flask import Blueprint, Response, current_app, jsonify, request
+
+from broker.errors import BrokerUnavailable
+from broker.messages import WorkerState
+from broker.registry import ModelView
+from web.errors import respond
+from web.frontend import Frontend
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    """This process answers."""
+    return jsonify(alive=True)
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """Redis answers and takes writes, and a live worker serves some model (or the one of `?model=NAME`)."""
+    frontend: Frontend = current_app.extensions["frontend"]
+    try:
+        views = frontend.registry.models(fresh=True)
+        frontend.producer.check_writable()
+    except BrokerUnavailable as error:
+        return respond(error)
+    wanted = request.args.get("model")
+    states = {
+        name: view.state.value if view.state else "no worker"
+        for name, view in views.items()
+        if wanted in (None, "", name)
+    }
+    ready = WorkerState.READY in states.values()
+    reasons = [views[name].reason for name in states if views[name].reason]
+    reason = "" if ready else " ".join(reasons) or "no live worker serves " + (wanted or "any model")
+    response = jsonify(ready=ready, models=states, **({"reason": reason} if reason else {}))
+    response.status_code = 200 if ready else 503
+    return response
+
+
+@blueprint.get("/models")
+def models() -> Response:
+    """Every model that was ever announced: its card, its state, its workers, its queue."""
+    frontend: Frontend = current_app.extensions["frontend"]
+    views = frontend.registry.models(fresh=True)
+    return jsonify(
+        default_model=current_app.config["DEFAULT_MODEL"], models=[_shown(view) for view in views.values()]
+    )
+
+
+def _shown(view: ModelView) -> dict[str, Any]:
+    return {
+        **asdict(view.card),
+        "state": view.state.value if view.state else "no worker",
+        "reason": view.reason,
+        "workers": [{"id": worker, **asdict(state)} for worker, state in sorted(view.states.items())],
+        "queue_length": view.queue_length,
+    }
