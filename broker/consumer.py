@@ -20,6 +20,9 @@ from broker.scripts import lua
 DEAD_LIMIT: Final = 64
 """Entries that `dead` keeps, the newest: at 200 KB each about 13 MB a model."""
 
+DEAD_TTL_S: Final = 7 * 24 * 3600
+"""How long dead letters are kept after the last one: an operator may look after the weekend."""
+
 _FIELDS_PER_JOB: Final = 3
 
 
@@ -107,7 +110,7 @@ class Consumer:
             keys.result_prefix,
             self._result_ttl_s,
             self._channel_prefix,
-            self._key_ttl_s,
+            DEAD_TTL_S,
             DEAD_LIMIT,
         ]
         for outcome in outcomes:

@@ -15,6 +15,7 @@ import redis
 
 from broker import codec
 from broker.connection import translated
+from broker.consumer import DEAD_TTL_S
 from broker.errors import BrokerUnavailable, ClientError, MalformedMessage
 from broker.keys import Keys
 from broker.messages import Pace
@@ -50,7 +51,6 @@ class DeadLetters:
         self._redis = client
         self._model = model
         self._key = keys.of(model).dead
-        self._key_ttl_s = limits.key_ttl_s
         self._producer = Producer(client, keys, limits)
 
     def entries(self) -> list[DeadLetter]:
@@ -104,7 +104,7 @@ class DeadLetters:
         """Remove one entry by its bytes: its place may have moved, and another may have removed it."""
         with translated("remove a dead letter"), self._redis.pipeline(transaction=True) as pipe:
             pipe.lrem(self._key, 1, cast("str", entry))
-            pipe.expire(self._key, self._key_ttl_s)
+            pipe.expire(self._key, DEAD_TTL_S)
             pipe.execute()
 
     def _now(self) -> float:

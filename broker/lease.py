@@ -107,6 +107,18 @@ class Lease:
                 recovered[suspect] = int(moved[0])
         return recovered
 
+    def next_lapse_s(self) -> float | None:
+        """Seconds until a peer's lease lapses, unless it is renewed; None where there is no peer."""
+        with translated("list its workers"):
+            now = self._clock.now()
+            soonest = cast(
+                "list[tuple[bytes, float]]",
+                self._redis.zrangebyscore(self._keys.workers, now, "+inf", start=0, num=2, withscores=True),
+            )
+        return next(
+            (lapses - now for worker, lapses in soonest if str(worker, "ascii") != self._worker), None
+        )
+
     def server_uptime_s(self) -> int:
         """Seconds since the Redis process started: a young one has not heard from every live peer yet."""
         with translated("be asked for its uptime"):

@@ -27,8 +27,16 @@ def _end_process() -> None:
     os._exit(EXIT_HUNG)
 
 
+_AFTER_LAPSE_S: Final = 0.02
+"""Looked at again a little after a lease lapses: Redis judges by its own clock, ours may be ms ahead."""
+
+
 class Keeper(threading.Thread):
-    """Renews at a third of the lease, so that two renewals may fail before it lapses."""
+    """Renews at a third of the lease, so that two renewals may fail before it lapses.
+
+    Awake when a peer's lease lapses, too: looking only every third of LEASE_S left a killed worker's jobs
+    lying for up to a second more (LEASE_S=3).
+    """
 
     def __init__(
         self,
@@ -54,12 +62,15 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         """Tick until closed."""
-        while not self._closed.is_set():
-            self.tick(time.monotonic())
-            self._closed.wait(self._lease_s / 3)
+        while not self._closed.wait(self.tick(time.monotonic())):
+            pass
 
-    def tick(self, now: float) -> None:
-        """One look at the call, one renewal, one search for lost peers. `now` is monotonic seconds."""
+    def tick(self, now: float) -> float:
+        """One look at the call, one renewal, one search for lost peers. Returns the pause until the next.
+
+        `now` is monotonic seconds.
+        """
+        usual_s = self._lease_s / 3
         began = self._worker.call_began
         if began is not None and now - began > self._model_call_max_s:
             _LOG.critical(
@@ -68,19 +79,22 @@ class Keeper(threading.Thread):
                 self._model_call_max_s,
             )
             self._end_process()
-            return
+            return usual_s
         worker = self._worker.lease.worker
         if not worker or self._worker.has_left:
-            return
+            return usual_s
         try:
             self._renew(worker)
-            self._recover(now)
+            if self._recover(now):
+                lapse_s = self._worker.lease.next_lapse_s()
+                return usual_s if lapse_s is None else min(usual_s, lapse_s + _AFTER_LAPSE_S)
         except BrokerUnavailable as error:
             if self._reap_from is not None:
                 _LOG.warning("%s: %s Trying again.", self._worker.spec.name, error.message)
             self._reap_from = None
         except Exception:  # noqa: BLE001 - a keeper that dies quietly would cost a living worker its lease
             _LOG.exception("the keeper of %s failed; it goes on. This is a bug", self._worker.spec.name)
+        return usual_s
 
     def _renew(self, worker: str) -> None:
         try:
@@ -91,17 +105,18 @@ class Keeper(threading.Thread):
         if self._worker.state.state is WorkerState.READY:
             health.beat(self._worker.spec.name, lease_s=self._lease_s)
 
-    def _recover(self, now: float) -> None:
+    def _recover(self, now: float) -> bool:
         """Reap lost peers, but never in the first LEASE_S after an outage: all leases lapsed in it.
 
         A peer that lives needs that long to renew. For a worker that starts just after Redis did, Redis'
-        own age says the same.
+        own age says the same. Returns whether reaping was allowed.
         """
         if self._reap_from is None:
             self._reap_from = now + self._lease_s
         if now < self._reap_from or self._worker.lease.server_uptime_s() < self._lease_s:
-            return
+            return False
         for lost, jobs in self._worker.lease.recover_lost().items():
             _LOG.warning(
                 "%s: worker %s was lost; %d jobs go back to the queue", self._worker.spec.name, lost, jobs
             )
+        return True

@@ -1,7 +1,7 @@
 -- Write the results of a batch and take its jobs off the claims of its worker: all, or nothing.
 -- KEYS  1 workers   2 claims of this worker   3 attempts   4 dead
 -- ARGV  1 worker    2 prefix of result keys   3 TTL of results in seconds   4 prefix of channels
---       5 TTL of keys in seconds   6 how many entries `dead` keeps
+--       5 TTL of `dead` in seconds   6 how many entries it keeps
 --       then four for each claimed job, in claim order: its id, the frontend to tell or '',
 --       the reason (JSON) if it goes to `dead` or '', its result or '' if it was dropped.
 -- Returns 'ok'; 'lease' if the lease is not live; 'claims' if the claims do not begin with this batch.

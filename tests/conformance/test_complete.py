@@ -5,11 +5,11 @@ import pytest
 import redis
 
 from broker import codec
-from broker.consumer import DEAD_LIMIT, Outcome
+from broker.consumer import DEAD_LIMIT, DEAD_TTL_S, Outcome
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.messages import Failure, Result
-from tests.fakes import KEY_TTL_S, MODEL, READY, RESULT_TTL_S, consumer, enqueue, job, lapse, lease, producer
+from tests.fakes import MODEL, READY, RESULT_TTL_S, consumer, enqueue, job, lapse, lease, producer
 
 
 def _result(job_id: str) -> Result:
@@ -120,7 +120,7 @@ def test_a_poison_job_goes_to_dead_whole_with_its_reason(client: redis.Redis, ke
     dead = msgspec.json.decode(entry)
     assert dead["reason"] == 'said "no"'
     assert dead["job"]["id"] == ids[1]
-    assert 0 < client.ttl(keys.of(MODEL).dead) <= KEY_TTL_S
+    assert DEAD_TTL_S - 60 < client.ttl(keys.of(MODEL).dead) <= DEAD_TTL_S
 
 
 def test_dead_keeps_only_the_newest(client: redis.Redis, keys: Keys) -> None:

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from broker import codec
-from broker.consumer import Outcome
+from broker.consumer import DEAD_TTL_S, Outcome
 from broker.dead_letters import DeadLetter, DeadLetters
 from broker.errors import ClientError, MalformedMessage, Overloaded
 from broker.keys import Keys
@@ -16,7 +16,6 @@ from broker.messages import Job, Pace, Result
 from broker.producer import Limits
 from tests import fakes
 from tests.fakes import (
-    KEY_TTL_S,
     LIMITS,
     MODEL,
     READY,
@@ -101,7 +100,7 @@ def test_only_the_one_that_was_named_goes_and_the_others_are_kept_alive(
     client.expire(keys.of(MODEL).dead, 10)
     box(client, keys).requeue(second.id, timeout_s=TIMEOUT_S, pace=Pace())
     assert [each.id for each in box(client, keys).entries()] == [first.id, third.id]
-    assert KEY_TTL_S - 5 < client.ttl(keys.of(MODEL).dead) <= KEY_TTL_S
+    assert DEAD_TTL_S - 60 < client.ttl(keys.of(MODEL).dead) <= DEAD_TTL_S
 
 
 def test_a_requeued_job_is_claimed_run_and_polled_under_its_new_id(

@@ -37,6 +37,21 @@ def test_a_lapsed_worker_s_jobs_go_back_to_the_head_in_order_each_with_an_attemp
     assert not client.hexists(keys.of(MODEL).states, lost)
 
 
+def test_the_next_lapse_is_that_of_the_first_peer(client: redis.Redis, keys: Keys) -> None:
+    mine = lease(client, keys, lease_s=1)
+    mine.register(READY)
+    assert mine.next_lapse_s() is None
+    lease(client, keys, lease_s=30).register(READY)
+    first = lease(client, keys, lease_s=10).register(READY)
+    in_s = mine.next_lapse_s()
+    assert in_s is not None
+    assert 5 < in_s <= 10.5
+    lapse(client, keys, first)
+    in_s = mine.next_lapse_s()
+    assert in_s is not None
+    assert 20 < in_s <= 30.5
+
+
 def test_attempts_add_up(client: redis.Redis, keys: Keys) -> None:
     (only,) = enqueue(client, keys, job())
     for _ in range(3):

@@ -68,6 +68,20 @@ def test_a_tick_recovers_lost_peers(client: redis.Redis, keys: Keys, keeper: Kee
     assert client.llen(keys.of(MODEL).queue) == 1
 
 
+def test_the_keeper_is_awake_when_the_lease_of_a_peer_lapses(
+    client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lease, "server_uptime_s", lambda _: 1000)
+    keeper = Keeper(worker, lease_s=60, model_call_max_s=60)
+    assert keeper.tick(0.0) == 20
+    fakes.lease(client, keys, lease_s=60).register(READY)
+    assert keeper.tick(0.0) == 20
+    dying = fakes.lease(client, keys, lease_s=15).register(READY)
+    assert 5 < keeper.tick(0.0) < 16
+    lapse(client, keys, dying)
+    assert keeper.tick(0.0) == 20
+
+
 def test_nobody_is_reaped_in_the_first_lease_after_an_outage(
     client: redis.Redis, keys: Keys, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
