@@ -56,7 +56,7 @@ class Account:
     slowest_s: float
     recovered: int
     recovered_p99_s: float | None
-    """Of the answers that were run more than once: they were taken from a lost worker."""
+    """Of the answers that were run twice: they were taken from one lost worker."""
     keys_left: set[str]
 
 
@@ -117,7 +117,8 @@ def _account(
     proved = ledger.check(folder / "ledger.jsonl", read_label_file(str(labels)))
     lines = _lines(folder / "ledger.jsonl")
     latencies = {int(line["label"]): line["ended"] - line["due"] for line in lines if line["outcome"] == "ok"}
-    again = sorted(latencies[number] for number in latencies if executed[number] > 1)
+    # Run twice: one worker was lost. A job that meets two strikes waits for two leases.
+    again = sorted(latencies[number] for number in latencies if executed[number] == 2)
     outcomes = proved.outcomes
     other = {kind: count for kind, count in outcomes.items() if kind not in REFUSALS | CUT | {"ok"}}
     return Account(
