@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from broker.errors import ClientError
 from broker.messages import Fit, InputSpec
+from web import images
 from web.images import ImageTooLarge, InvalidImage, UnsupportedFormat, decode, fit, prepare
 
 MANY = 10_000_000
@@ -217,3 +218,50 @@ def test_a_picture_that_fits_is_left_as_it_is() -> None:
 
 def test_pillow_s_own_bound_does_not_speak_first() -> None:
     assert Image.MAX_IMAGE_PIXELS is None
+
+
+def _scene(size: tuple[int, int]) -> Image.Image:
+    """Smooth light and a few hard edges, as photos have."""
+    down, across = np.mgrid[0 : size[1], 0 : size[0]]
+    waves = 128 + 60 * np.sin(across / 97) + 60 * np.cos(down / 53)
+    pixels = np.stack([waves, 255 - waves, np.full_like(waves, 90)], axis=2)
+    pixels[size[1] // 3 : size[1] // 2, size[0] // 4 : size[0] // 2] = RED
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((1280, 720), (320, 180)),
+        ((4000, 3000), (500, 375)),
+        ((300, 200), (300, 200)),
+        ((1000, 170), (1000, 170)),
+    ],
+)
+def test_a_jpeg_larger_than_the_model_needs_is_decoded_smaller(
+    size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    upload = _bytes(_scene(size), "JPEG", quality=90)
+    image, original_size = images._decode(upload, max_pixels=MANY * 2, needed=160)
+    assert image.size == decoded
+    assert original_size == size
+
+
+@pytest.mark.parametrize("fit_", [Fit.STRETCH, Fit.CROP, Fit.PAD])
+def test_decoded_smaller_it_is_the_same_picture(fit_: Fit) -> None:
+    spec = _spec(fit_, width=96, height=80)
+    upload = _bytes(_scene((1280, 720)), "JPEG", quality=90)
+    smaller = prepare(upload, spec, max_pixels=MANY).pixels.astype(int)
+    whole = fit(decode(upload, max_pixels=MANY), spec).astype(int)
+    assert np.abs(smaller - whole).mean() < 1
+    assert np.abs(smaller - whole).max() < 48
+
+
+def test_a_large_photo_on_its_side_is_told_in_the_size_that_people_see() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    upload = _bytes(_scene((1280, 720)), "JPEG", exif=exif)
+    prepared = prepare(upload, _spec(Fit.STRETCH, width=32, height=32), max_pixels=MANY)
+    assert prepared.original_size == (720, 1280)
+    # Turned clockwise, the red box stands in columns 16 to 21 and rows 8 to 16 of 32.
+    assert np.abs(prepared.pixels[10:14, 17:20].astype(int) - RED).max() < 12
