@@ -78,7 +78,7 @@ class Consumer:
         keys = self._keys
         with translated("hand out jobs"):
             status, *fields = self._claim_script(
-                keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts],
+                keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell],
                 args=[worker, n, keys.result_prefix, self._key_ttl_s],
             )
             if status != b"ok":

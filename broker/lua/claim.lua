@@ -1,5 +1,5 @@
 -- Move up to n jobs from the queue to the claims of one worker that has a live lease.
--- KEYS  1 workers   2 queue   3 claims of this worker   4 attempts
+-- KEYS  1 workers   2 queue   3 claims of this worker   4 attempts   5 bell
 -- ARGV  1 worker    2 n       3 prefix of result keys   4 TTL of keys in seconds
 -- Returns {'lease'} if the lease is not live, else {'ok', then for each job, in claim order:
 --   its id, its attempts, 1 if its result key is still `pending` or else 0}.
@@ -26,6 +26,8 @@ for taken = 0, tonumber(ARGV[2]) - 1 do
   reply[#reply + 1] = pending and 1 or 0
   if attempts > 0 then break end
 end
+-- Each job rang: the tokens of those that came along here would only wake workers for nothing.
+if redis.call('LLEN', KEYS[2]) == 0 then redis.call('DEL', KEYS[5]) end
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 redis.call('EXPIRE', KEYS[3], ARGV[4])
 return reply

@@ -26,6 +26,16 @@ def test_an_empty_queue_gives_nothing(client: redis.Redis, keys: Keys) -> None:
     assert consumer(client, keys).claim(_register(client, keys), 3) == []
 
 
+def test_the_last_of_the_queue_silences_the_bell(client: redis.Redis, keys: Keys) -> None:
+    """Its other tokens would only wake workers for nothing; while a job waits they must stay."""
+    enqueue(client, keys, *(job() for _ in range(5)))
+    worker, taker = _register(client, keys), consumer(client, keys)
+    taker.claim(worker, 3)
+    assert client.llen(keys.of(MODEL).bell) == 5
+    taker.claim(worker, 3)
+    assert client.llen(keys.of(MODEL).bell) == 0
+
+
 def test_a_second_claim_reads_only_its_own_jobs(client: redis.Redis, keys: Keys) -> None:
     jobs = enqueue(client, keys, *(job() for _ in range(5)))
     worker, taker = _register(client, keys), consumer(client, keys)
