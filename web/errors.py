@@ -4,8 +4,10 @@ Owns the table and the shape of an error's body. Every class of ServiceError has
 it), so that no error can leave as a bare 500.
 """
 
+import json
 import logging
-from typing import Any, Final
+from http import HTTPStatus
+from typing import Any, Final, Self
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -22,7 +24,9 @@ STATUS: Final[dict[str, int]] = {
     "method_not_allowed": 405,
     "upload_timeout": 408,
     "too_large": 413,
+    "uri_too_long": 414,
     "unsupported_format": 415,
+    "header_too_large": 431,
     "internal": 500,
     "inference_failed": 500,
     "malformed_message": 500,
@@ -43,9 +47,32 @@ class NotFound(ClientError):
 
 
 class UploadTimeout(ClientError):
-    """The client stopped sending in the middle of its upload."""
+    """The client stopped sending in the middle of its request, or all but stopped."""
 
     code = "upload_timeout"
+
+
+class UploadTooLarge(ClientError):
+    """The request has more bytes than are taken."""
+
+    code = "too_large"
+
+    @classmethod
+    def than(cls, bytes_: int, how: str = "") -> Self:
+        """The refusal of more than so many."""
+        return cls(f"A request is taken up to {bytes_ / (1024 * 1024):g} MB{how and f', {how}'}.")
+
+
+class UriTooLong(ClientError):
+    """The request's first line is longer than is read."""
+
+    code = "uri_too_long"
+
+
+class HeaderTooLarge(ClientError):
+    """The request's head is larger than is read."""
+
+    code = "header_too_large"
 
 
 class UnsupportedUpload(ClientError):
@@ -75,6 +102,22 @@ def respond(error: ServiceError) -> Response:
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
+
+
+def raw(error: ServiceError) -> bytes:
+    """The same answer as bytes, for a request that never reached the app; the connection ends with it."""
+    status = HTTPStatus(STATUS[error.code])
+    content = json.dumps(body(error.code, error.message), ensure_ascii=False).encode() + b"\n"
+    head = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(content)}",
+        "X-Content-Type-Options: nosniff",
+        "Connection: close",
+    ]
+    if isinstance(error, Unavailable):
+        head.append(f"Retry-After: {error.retry_after_s}")
+    return "\r\n".join([*head, "", ""]).encode("ascii") + content
 
 
 def register(app: Flask) -> None:

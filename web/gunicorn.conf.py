@@ -16,7 +16,7 @@ except SettingError as error:
 
 wsgi_app = "web.wsgi:app"
 bind = _settings.listen
-worker_class = "gthread"
+worker_class = "web.worker.PatientWorker"
 workers = _settings.web_workers
 threads = _settings.web_threads
 # A drained worker may wait for the slowest answer it owes.
@@ -24,6 +24,8 @@ graceful_timeout = int(_settings.request_timeout_s) + 2
 # Heartbeats come from the worker's own loop, not from its threads: silence means that it hangs.
 timeout = 30
 keepalive = 30
+# sendfile waits without a bound for a client that does not read; the page is small.
+sendfile = False
 # Heartbeats are a file's times; on a disk they would stall with it.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - memory, not a predictable name
 control_socket_disable = True

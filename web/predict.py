@@ -30,11 +30,8 @@ Outcome = Accepted | Result | ServiceError
 def predict() -> Response:
     """Classify the uploaded pictures: one gives its answer, several a list of answers."""
     frontend: Frontend = current_app.extensions["frontend"]
-    try:
-        with frontend.slot():
-            outcomes = _outcomes(frontend)
-    finally:
-        uploads.finish(request.environ, at_most=current_app.config["MAX_CONTENT_LENGTH"])
+    with frontend.slot():
+        outcomes = _outcomes(frontend)
     return _one(outcomes[0]) if len(outcomes) == 1 else _several(outcomes)
 
 
@@ -168,8 +165,8 @@ def _is_uuid(text: str) -> bool:
 
 def _client_gone(environ: Mapping[str, Any]) -> bool:
     """Whether the client has closed its side: its socket has an end of file to read, and nothing else."""
-    client = uploads.client_socket(environ)
-    if client is None:
+    client = environ.get("gunicorn.socket")
+    if not isinstance(client, socket.socket):  # a test client has none
         return False
     try:
         # The socket must have no time-out of Python's: with one, this would wait for it.

@@ -1,32 +1,22 @@
 """From a request to the pictures' bytes and what is asked of them.
 
-Owns the names of form fields, content types and parameters. Decodes nothing.
+Owns the names of form fields, content types and parameters. Decodes nothing, and waits for nobody: a body
+is whole before its request gets here (worker.py).
 """
 
-import contextlib
 import re
-import socket
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from flask import Request
-from gunicorn.http.errors import ParseException
-from werkzeug.exceptions import ClientDisconnected
 
 from broker.errors import ClientError
-from web.errors import UnsupportedUpload, UploadTimeout
+from web.errors import UnsupportedUpload
 
 FIELDS: Final = ("image", "file", "img")
 """Form fields that mean the same: those of the pattern and of its best-known copies."""
 
-UPLOAD_SILENCE_S: Final = 5.0
-"""An upload that stands still for so long is given up."""
-
 MAX_PICTURES: Final = 64
 """Pictures in one request: they are decoded one after the other, and each is a job."""
-
-REFUSED_SILENCE_S: Final = 1.0
-"""The same for an upload that is refused already."""
 
 _RAW_TYPES: Final = ("image/", "application/octet-stream")
 
@@ -37,57 +27,10 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f
 def pictures(request: Request) -> list[bytes]:
     """The uploaded files in the order sent, at least one.
 
-    Raises ClientError, UnsupportedUpload or UploadTimeout.
+    Raises ClientError or UnsupportedUpload.
 
     Reading stops at MAX_CONTENT_LENGTH with Werkzeug's RequestEntityTooLarge.
     """
-    try:
-        # Gunicorn sets no time-out of its own: a client that vanishes would keep its thread for ever.
-        with _silence_limit(client_socket(request.environ), UPLOAD_SILENCE_S):
-            return _pictures(request)
-    except (ClientDisconnected, ParseException, OSError) as error:
-        if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
-            raise UploadTimeout(f"Nothing came for {UPLOAD_SILENCE_S:g} s; send it again.") from None
-        raise ClientError("The request's body is broken or was cut short.") from None
-
-
-def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
-    """The connection of a request under Gunicorn; None under a test client."""
-    client = environ.get("gunicorn.socket")
-    return client if isinstance(client, socket.socket) else None
-
-
-def finish(environ: Mapping[str, Any], *, at_most: int) -> None:
-    """Read what is left of a body whose answer is made, `at_most` bytes, so that the answer arrives.
-
-    Where nothing comes any more the reading side is shut: Gunicorn would wait for it in the one thread
-    that serves all connections, 2 s for each (30 silent uploads stopped a process for 60 s).
-    """
-    client = client_socket(environ)
-    if client is None:
-        return
-    try:
-        with _silence_limit(client, REFUSED_SILENCE_S):
-            while at_most > 0 and (chunk := environ["wsgi.input"].read(min(at_most, 65536))):
-                at_most -= len(chunk)
-    except (ParseException, OSError):
-        with contextlib.suppress(OSError):
-            client.shutdown(socket.SHUT_RD)
-
-
-@contextlib.contextmanager
-def _silence_limit(client: socket.socket | None, seconds: float) -> Iterator[None]:
-    """Bound each read from the client, and only them: the answer is sent without a limit again."""
-    if client is not None:
-        client.settimeout(seconds)
-    try:
-        yield
-    finally:
-        if client is not None:
-            client.settimeout(None)
-
-
-def _pictures(request: Request) -> list[bytes]:
     kind = request.mimetype
     if kind == "multipart/form-data":
         uploads = [
@@ -110,7 +53,7 @@ def _pictures(request: Request) -> list[bytes]:
         fields = ", ".join(sorted({*request.files, *request.form})) or "none"
         raise ClientError(
             "The form has no picture: send a file in the field `image` (or `file`, `img`). "
-            f"Fields found: {fields}."
+            f"Fields found: {fields[:200]}."
         )
     if kind.startswith(_RAW_TYPES):
         return [request.get_data(cache=False)]

@@ -361,19 +361,3 @@ def test_a_client_is_gone_once_it_has_closed_and_not_before() -> None:
         theirs.close()
         assert _client_gone({"gunicorn.socket": ours})
     assert not _client_gone({})
-
-
-def test_reading_an_upload_leaves_the_connection_without_a_time_out() -> None:
-    # With one, the look at the client would wait for it: 5 s for each slow answer.
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        uploads.finish({"gunicorn.socket": ours, "wsgi.input": io.BytesIO(b"rest")}, at_most=100)
-        assert ours.gettimeout() is None
-
-
-def test_what_is_left_of_a_body_is_read_so_far_and_no_further() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        left = io.BytesIO(b"x" * 1000)
-        uploads.finish({"gunicorn.socket": ours, "wsgi.input": left}, at_most=600)
-        assert left.tell() == 600

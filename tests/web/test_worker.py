@@ -1,0 +1,288 @@
+"""The patient worker's loop over real sockets, in this process, with an app of its own and short bounds."""
+
+import json
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from flask import Flask, request
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+
+from tests.fakes import eventually
+from web import arrival, worker
+from web.worker import PatientWorker
+
+THREADS = 2
+AT_MOST = 1_000_000
+
+GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
+HALF = b"GET /echo HTTP/1.1\r\nHost"
+
+
+def post(body: bytes, *fields: bytes) -> bytes:
+    """A request that is answered with its body's length."""
+    head = [b"POST /echo HTTP/1.1", b"Host: x", b"Content-Length: %d" % len(body), *fields, b"", b""]
+    return b"\r\n".join(head) + body
+
+
+class Client:
+    """A client that sends and reads as slowly as it likes."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address, timeout=30)
+        self._file = self.socket.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self) -> tuple[int, dict[str, object], dict[str, str]]:
+        """The next answer: its status, its JSON, its fields."""
+        status = int(self._file.readline().split()[1])
+        fields = {}
+        while line := self._file.readline().strip():
+            name, value = line.decode().split(": ", 1)
+            fields[name] = value
+        body = self._file.read(int(fields.get("Content-Length", 0)))
+        return status, json.loads(body) if body else {}, fields
+
+    def at_end(self) -> bool:
+        """Whether the other side has closed, and sent nothing more."""
+        return self._file.read(1) == b""
+
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
+
+
+class Serving:
+    """A worker in a thread; `release` lets requests of /wait go on."""
+
+    def __init__(self, connections: int) -> None:
+        self.release = threading.Event()
+        listener = socket.create_server(("127.0.0.1", 0), backlog=500)
+        self.address = listener.getsockname()
+        cfg = Config()
+        for name, value in {
+            "threads": THREADS,
+            "worker_connections": connections,
+            "keepalive": 30,
+            "graceful_timeout": 20,
+        }.items():
+            cfg.set(name, value)
+        self.worker = PatientWorker(0, os.getppid(), [listener], None, 30, cfg, Logger(cfg))
+        self.worker.wsgi = self._app()
+        self.worker.tpool = self.worker.get_thread_pool()
+        self.worker.poller = selectors.DefaultSelector()
+        self.worker.method_queue.init()
+        self._thread = threading.Thread(target=self.worker.run)
+        self._thread.start()
+        self._clients: list[Client] = []
+
+    def _app(self) -> Flask:
+        app = Flask("echo")
+        app.config["MAX_CONTENT_LENGTH"] = AT_MOST
+
+        @app.route("/echo", methods=["GET", "POST"])
+        def echo() -> dict[str, object]:
+            return {"length": len(request.get_data()), "path": request.full_path}
+
+        @app.get("/wait")
+        def wait() -> dict[str, object]:
+            assert self.release.wait(30)
+            return {}
+
+        @app.get("/much")
+        def much() -> bytes:
+            return b"x" * 20_000_000
+
+        return app
+
+    def client(self) -> Client:
+        """A new connection."""
+        self._clients.append(Client(self.address))
+        return self._clients[-1]
+
+    def answers(self) -> bool:
+        """Whether a request on a new connection is answered."""
+        client = self.client()
+        client.send(GET)
+        return client.answer()[0] == 200
+
+    def told_to_stop(self) -> None:
+        """As by SIGTERM."""
+        self.worker.handle_exit(None, None)
+
+    def ended(self) -> bool:
+        """Whether its loop has ended."""
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        self.release.set()
+        for client in self._clients:
+            client.close()
+        self.told_to_stop()
+        self._thread.join(30)
+        assert self.ended()
+        assert self.worker.nr_conns == 0
+        self.worker.tpool.shutdown()
+        self.worker.tmp.close()
+
+
+@pytest.fixture
+def connections() -> int:
+    """At most so many at once; a test may parametrise it."""
+    return 500
+
+
+@pytest.fixture
+def serving(connections: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
+    """A worker with short bounds."""
+    for name in ("HEAD_S", "SILENCE_S", "GRACE_S"):
+        monkeypatch.setattr(arrival, name, 0.5)
+    monkeypatch.setattr(worker, "LINGER_S", 0.5)
+    monkeypatch.setattr(worker, "SEND_S", 1.0)
+    running = Serving(connections)
+    yield running
+    running.close()
+
+
+def test_requests_on_one_connection_are_answered_in_order_however_they_come(serving: Serving) -> None:
+    client = serving.client()
+    chunked = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    client.send(GET + post(b"x" * 100_000) + chunked + post(b"y")[:-1])
+    lengths = [client.answer()[1]["length"] for _ in range(3)]
+    client.send(b"y" + GET)
+    lengths += [client.answer()[1]["length"] for _ in range(2)]
+    assert lengths == [0, 100_000, 3, 1, 0]
+
+
+def test_a_client_that_waits_for_100_continue_gets_it_once(serving: Serving) -> None:
+    client = serving.client()
+    client.send(post(b"abc", b"Expect: 100-continue")[:-3])
+    assert client.answer()[0] == 100
+    client.send(b"abc")
+    assert client.answer()[:2] == (200, {"length": 3, "path": "/echo?"})
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (HALF, 408, "upload_timeout"),
+        (post(b"x" * 100)[:-50], 408, "upload_timeout"),
+        (post(b"x" * (AT_MOST + 1))[:100], 413, "too_large"),
+        (b"GET /" + b"x" * 5000, 414, "uri_too_long"),
+        (b"GET / HTTP/1.1\r\nA: " + b"x" * 40_000, 431, "header_too_large"),
+        (post(b"", b"Content-Length: 3"), 400, "bad_request"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZ\r\n", 400, "bad_request"),
+        (
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHost: x\r\n\r\n",
+            400,
+            "bad_request",
+        ),
+        (b"GET / HTTP/1.1\r\nSCRIPT_NAME: /x\r\n\r\n", 400, "bad_request"),
+    ],
+)
+def test_what_never_gets_whole_is_refused_in_words_and_its_connection_closed(
+    serving: Serving, sent: bytes, status: int, code: str
+) -> None:
+    client = serving.client()
+    client.send(sent)
+    answer = client.answer()
+    assert (answer[0], answer[1]["success"]) == (status, False)
+    assert answer[1]["error"]["code"] == code  # type: ignore[index]
+    assert answer[2]["Connection"] == "close"
+    assert client.at_end()
+    eventually(lambda: serving.worker.nr_conns == 0)
+    assert serving.worker._held == 0
+
+
+def test_a_request_that_is_cut_short_is_told_so(serving: Serving) -> None:
+    client = serving.client()
+    client.send(post(b"abc")[:-1])
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.answer()[0] == 400
+    assert client.at_end()
+
+
+def test_an_answer_reaches_a_client_that_is_still_sending(serving: Serving) -> None:
+    client = serving.client()
+    client.send(post(b"x" * (AT_MOST + 1))[:-1])  # all of it before the first look at the answer
+    assert client.answer()[0] == 413
+    assert client.at_end()
+
+
+def test_clients_of_every_slow_kind_hold_no_thread(serving: Serving) -> None:
+    for _ in range(20 * THREADS):
+        serving.client().send(HALF)
+        serving.client().send(post(b"x" * 100)[:-50])
+        closing = serving.client()
+        closing.send(GET.replace(b"Host: x", b"Connection: close"))
+        serving.client()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda _: serving.answers(), range(40)))
+    assert serving.worker.tpool._work_queue.empty()
+
+
+def test_a_client_that_reads_nothing_gives_its_thread_back(serving: Serving) -> None:
+    for _ in range(THREADS):
+        reader = serving.client()
+        reader.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.send(GET.replace(b"/echo", b"/much"))
+    eventually(serving.answers)
+
+
+def test_a_client_that_never_closes_is_closed(serving: Serving) -> None:
+    client = serving.client()
+    client.send(GET.replace(b"Host: x", b"Connection: close"))
+    assert client.answer()[0] == 200
+    assert client.at_end()
+    eventually(lambda: serving.worker.nr_conns == 0)
+
+
+@pytest.mark.parametrize("connections", [10])
+@pytest.mark.parametrize("sent", [b"", HALF, GET.replace(b"Host: x", b"Connection: close")])
+def test_when_all_places_are_taken_one_that_does_nothing_gives_way(serving: Serving, sent: bytes) -> None:
+    for _ in range(30):
+        serving.client().send(sent)
+    assert serving.answers()
+    assert serving.worker.nr_conns <= 10
+
+
+def test_of_too_many_bytes_the_largest_upload_gives_way(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "SILENCE_S", 60)
+    monkeypatch.setattr(arrival, "GRACE_S", 60)
+    serving.worker._held_most = 500_000
+    first, largest, last = (serving.client() for _ in range(3))
+    for client, size in ((first, 150_000), (largest, 250_000)):
+        before = serving.worker._held
+        client.send(post(b"x" * AT_MOST)[: size - AT_MOST])
+        eventually(lambda more=before + size: serving.worker._held == more)  # type: ignore[misc]
+    last.send(post(b"x" * AT_MOST)[: 200_000 - AT_MOST])
+    refused = largest.answer()
+    assert (refused[0], refused[1]["error"]["code"]) == (503, "overloaded")  # type: ignore[index]
+    assert refused[2]["Retry-After"] == "1"
+    eventually(lambda: serving.worker._held == 350_000)
+    assert serving.answers()
+
+
+def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(serving: Serving) -> None:
+    working, half, idle = serving.client(), serving.client(), serving.client()
+    working.send(GET.replace(b"/echo", b"/wait"))
+    eventually(lambda: bool(serving.worker.tpool._threads))
+    idle.send(GET)
+    assert idle.answer()[0] == 200
+    serving.worker._stop_by = 0.0  # what the loop would reach 2 s after its order
+    half.send(post(b"abc")[:-1])
+    assert half.answer()[0] == 503
+    serving.told_to_stop()
+    assert idle.at_end()
+    serving.release.set()
+    assert working.answer()[0] == 200
+    eventually(serving.ended)

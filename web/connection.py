@@ -1,0 +1,107 @@
+"""A client's connection: its socket and the request on it.
+
+Owns what a connection remembers between the loop and the threads. Waits for nothing.
+"""
+
+import contextlib
+import enum
+import socket
+from typing import Any
+
+from gunicorn.workers.gthread import TConn
+
+from broker.errors import ServiceError
+from web import errors
+from web.arrival import Arrival
+from web.errors import UploadTimeout
+
+
+class Stage(enum.Enum):
+    """Who has a connection: the loop in all stages but one."""
+
+    IDLE = enum.auto()
+    """No byte of a (next) request has come."""
+    ARRIVING = enum.auto()
+    WORKING = enum.auto()
+    """A thread has it, or will."""
+    LINGERING = enum.auto()
+    """Answered for the last time; its client has not closed yet."""
+    CLOSED = enum.auto()
+
+
+class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
+    """What worker.py keeps of a client; `handle_request` of Gunicorn's reads sock, client and server."""
+
+    stage = Stage.WORKING
+    is_watched = False
+    """The loop's selector has it."""
+
+    discarded = 0
+    """Bytes that came after its last answer."""
+
+    _arrival: Arrival | None = None
+    _requests = 0
+
+    def __init__(self, *args: Any) -> None:  # noqa: ANN401 - Gunicorn's own
+        super().__init__(*args)
+        # The loop says at each call that it will not wait: switching the mode for each request would cost two
+        # more calls that let go of Python's lock, and have to wait for it.
+        self.sock.setblocking(True)
+
+    def read_into(self, buffer: memoryview) -> int:
+        """What is there to be read, without waiting; 0: the client has closed. Raises OSError."""
+        return int(self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT))
+
+    def begin(self, *, at_most: int, now: float) -> None:
+        """The first bytes of a request are here."""
+        self._requests += 1
+        self._arrival = Arrival(self.cfg, self.client, number=self._requests, at_most=at_most, now=now)
+
+    def feed(self, data: memoryview | bytes, now: float) -> bool:
+        """Take what came; return whether the request is whole. Raises ClientError."""
+        whole = self._current.feed(data, now)
+        if self._current.wants_continue:
+            self._current.wants_continue = False
+            with contextlib.suppress(OSError):  # the next read tells
+                self.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
+        return whole
+
+    def opened(self) -> Any:  # noqa: ANN401 - Gunicorn has no types
+        """The whole request. Raises ClientError."""
+        return self._current.opened()
+
+    def late(self) -> UploadTimeout:
+        """The refusal of a request whose deadline has passed."""
+        return self._current.late()
+
+    def done(self) -> bytes:
+        """Forget the request; return what came after it."""
+        rest = self._current.rest
+        self._arrival = None
+        return rest
+
+    def refuse(self, error: ServiceError) -> None:
+        """Send an answer that the app did not make; the connection must be closed after it."""
+        with contextlib.suppress(OSError):  # a client that is gone, or reads nothing, needs none
+            self.sock.send(errors.raw(error), socket.MSG_DONTWAIT)
+
+    def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - Gunicorn's way waits in the loop
+        """Close the socket, at once."""
+        self.stage = Stage.CLOSED
+        super().close()
+
+    @property
+    def deadline(self) -> float:
+        """When its request must have gone on."""
+        return self._current.deadline
+
+    @property
+    def held(self) -> int:
+        """Bytes of its request in memory."""
+        return self._arrival.held if self._arrival else 0
+
+    @property
+    def _current(self) -> Arrival:
+        if self._arrival is None:
+            raise RuntimeError("no request is on this connection. This is a bug")
+        return self._arrival

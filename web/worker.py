@@ -1,0 +1,265 @@
+"""Gunicorn's threaded worker with patience: a thread is given a request only once all of it is here.
+
+Owns the connections of a web process while they are idle, arriving or closing: all in the one loop thread, on
+non-blocking sockets, so that a client which sends or reads slowly costs a file descriptor and never a thread.
+(Gunicorn's own worker: 128 half heads stop a process for ever, 30 clients that do not close stop it for a
+minute.) Judges no request: arrival.py says when one is whole, Gunicorn's parser what it means. No TLS and no
+HTTP/2: a proxy in front has those.
+"""
+
+import contextlib
+import errno
+import selectors
+import socket
+import struct
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Final
+
+from gunicorn.http.errors import ConfigurationProblem
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+
+from broker.errors import ClientError, Overloaded, ServiceError
+from web.connection import Connection, Stage
+
+HELD_MB: Final = 256
+"""Requests in memory, arriving or at work; above this the largest that still arrives is refused."""
+
+SEND_S: Final = 5.0
+"""A client that reads nothing of its answer for so long is given up."""
+
+SEND_BUFFER_BYTES: Final = 256 * 1024
+"""The kernel takes an answer of this size at once, whatever its client reads; ours are smaller."""
+
+LINGER_S: Final = 2.0
+"""How long an answered connection waits for its client to close, as Gunicorn's does."""
+
+_READ_BYTES: Final = 256 * 1024
+"""At most in one read: a usual upload takes one to three."""
+
+_SWEEP_S: Final = 0.25
+
+_MB: Final = 1024 * 1024
+
+
+class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
+    """See the module. Methods run in the loop thread, but for `handle`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Gunicorn's own
+        super().__init__(*args, **options)
+        self.arriving: dict[Connection, None] = {}
+        self.lingering: dict[Connection, None] = {}
+        """Both in the order in which they came."""
+        self._held = 0
+        self._scratch = memoryview(bytearray(_READ_BYTES))
+        self._next_sweep = 0.0
+        self._stop_by = float("inf")
+        self._most_bytes = 0
+        self._held_most = 0
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        self._most_bytes = self.wsgi.config["MAX_CONTENT_LENGTH"]
+        self._held_most = max(HELD_MB * _MB, 2 * self._most_bytes)
+        for listener in self.sockets:  # what it accepts inherits these
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SEND_S), 0))
+        super().run()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a new connection; where all places are taken another gives way."""
+        try:
+            client, address = listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._make_room()
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                raise
+            return
+        self.nr_conns += 1
+        if self.nr_conns >= self.worker_connections:
+            self._make_room()
+        self._idle(Connection(self.cfg, client, address, listener.getsockname()))
+
+    def handle(self, conn: Connection) -> bool:
+        """Answer a whole request, in a thread of the pool; return whether the connection goes on."""
+        try:
+            try:
+                return bool(self.handle_request(conn.opened(), conn))
+            except ConfigurationProblem:
+                raise ClientError("The request can't be read: its SCRIPT_NAME is not its path's.") from None
+        except ServiceError as error:
+            conn.refuse(error)
+        except OSError as error:
+            self.log.debug("A client did not take its answer: %s", error)
+        except StopIteration:
+            pass
+        except Exception:
+            self.log.exception("An unexpected error; this is a bug")
+            conn.refuse(ServiceError("The service failed on this request; its log says why."))
+        return False
+
+    def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
+        """A thread has answered: on to the connection's next request, or to its end."""
+        self._held -= conn.held
+        rest = conn.done()
+        if fs.cancelled() or fs.exception() or not fs.result():
+            self._linger(conn)
+            return
+        self._idle(conn)
+        if rest:
+            self._take(conn, rest)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Serve what is ready; wait for it no longer than until something may be late."""
+        patience_s = _SWEEP_S if self.arriving or self.lingering else timeout
+        super().wait_for_and_dispatch_events(min(timeout, patience_s))
+
+    def murder_pending(self) -> None:
+        """Refuse requests that are late and close connections that lingered, a few times a second."""
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + _SWEEP_S
+        for conn in [each for each in self.arriving if min(each.deadline, self._stop_by) <= now]:
+            self._read(conn)  # what came while this loop was busy counts
+            if conn.stage is Stage.ARRIVING and self._stop_by <= now:
+                self._refuse(conn, Overloaded("This process is stopping; send it again."))
+            elif conn.stage is Stage.ARRIVING and conn.deadline <= now:
+                self._refuse(conn, conn.late())
+        for conn in [each for each in self.lingering if each.timeout <= now]:
+            self._drop(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """The process is told to stop: what has not arrived by then will not be waited for."""
+        super()._cap_keepalive(deadline)
+        self._stop_by = deadline
+
+    def _idle(self, conn: Connection) -> None:
+        conn.set_timeout()
+        if not self.alive:
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+        conn.stage = Stage.IDLE
+        self.keepalived_conns.append(conn)
+        self._watch(conn)
+
+    def _watch(self, conn: Connection) -> None:
+        if conn.is_watched:
+            return
+        conn.is_watched = True
+        wake = partial(self._on_readable, conn)
+        try:
+            self.poller.register(conn.sock, selectors.EVENT_READ, wake)
+        except KeyError:  # Gunicorn closed a socket in a thread, and this one has its number
+            self.poller.unregister(conn.sock.fileno())
+            self.poller.register(conn.sock, selectors.EVENT_READ, wake)
+
+    def _unwatch(self, conn: Connection) -> None:
+        if conn.is_watched:
+            conn.is_watched = False
+            with contextlib.suppress(KeyError, ValueError):
+                self.poller.unregister(conn.sock)
+
+    def _on_readable(self, conn: Connection, _: object) -> None:
+        """Its socket has something to read: bytes, or the end."""
+        if conn.stage is Stage.WORKING:
+            # Only now: most clients wait for their answer, and so most requests need no call to the selector.
+            self._unwatch(conn)
+        elif conn.stage is not Stage.CLOSED:  # by what was woken before it
+            self._read(conn)
+
+    def _read(self, conn: Connection) -> None:
+        try:
+            count = conn.read_into(self._scratch)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(conn)
+            return
+        if conn.stage is Stage.LINGERING:
+            self._discard(conn, count)
+        elif count:
+            self._take(conn, self._scratch[:count])
+        elif conn.stage is Stage.ARRIVING:
+            self._refuse(conn, ClientError("The request was cut short."))
+        else:
+            self._drop(conn)
+
+    def _take(self, conn: Connection, data: memoryview | bytes) -> None:
+        """Add to the connection's request, and give it to a thread once it is whole."""
+        now = time.monotonic()
+        if conn.stage is Stage.IDLE:
+            self.keepalived_conns.remove(conn)
+            self.arriving[conn] = None
+            conn.stage = Stage.ARRIVING
+            conn.begin(at_most=self._most_bytes, now=now)
+        self._held -= conn.held
+        try:
+            whole = conn.feed(data, now)
+        except ServiceError as error:
+            self._held += conn.held
+            self._refuse(conn, error)
+            return
+        self._held += conn.held
+        if whole:
+            del self.arriving[conn]
+            conn.stage = Stage.WORKING
+            self.enqueue_req(conn)
+        if self._held > self._held_most and self.arriving:
+            largest = max(self.arriving, key=lambda each: each.held)
+            self._refuse(largest, Overloaded("Too many large uploads at once; send it again."))
+
+    def _refuse(self, conn: Connection, error: ServiceError) -> None:
+        """Answer a request that still arrives."""
+        self._leave(conn)
+        conn.refuse(error)
+        self._linger(conn)
+
+    def _linger(self, conn: Connection) -> None:
+        """Close an answered connection once its client has: a reset before would take the answer away."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(conn)
+            return
+        conn.timeout = time.monotonic() + LINGER_S
+        conn.stage = Stage.LINGERING
+        self.lingering[conn] = None
+        self._watch(conn)
+
+    def _discard(self, conn: Connection, count: int) -> None:
+        """Throw away what a client sends after its answer, as much as a whole request may have."""
+        conn.discarded += count
+        if not count or conn.discarded > self._most_bytes:
+            self._drop(conn)
+
+    def _make_room(self) -> None:
+        """Close one connection: that which lingers the longest, else is idle, else arrives."""
+        for conn in (*self.lingering, *self.keepalived_conns, *self.arriving):
+            if conn.stage is Stage.ARRIVING:
+                conn.refuse(Overloaded("Too many connections; come back in 1 s."))
+            self._drop(conn)
+            return
+
+    def _drop(self, conn: Connection) -> None:
+        """Close a connection, whatever it does."""
+        if conn.stage is Stage.CLOSED:
+            return
+        self._leave(conn)
+        self._unwatch(conn)
+        self.nr_conns -= 1
+        conn.close()
+
+    def _leave(self, conn: Connection) -> None:
+        """Out of whatever the loop keeps it for."""
+        match conn.stage:
+            case Stage.IDLE:
+                self.keepalived_conns.remove(conn)
+            case Stage.ARRIVING:
+                del self.arriving[conn]
+                self._held -= conn.held
+                conn.done()
+            case Stage.LINGERING:
+                del self.lingering[conn]
+        conn.stage = Stage.WORKING
