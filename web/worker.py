@@ -26,11 +26,11 @@ from web.connection import Connection, Stage
 HELD_MB: Final = 256
 """Requests in memory, arriving or at work; above this the largest that still arrives is refused."""
 
-SEND_S: Final = 5.0
-"""A client that reads nothing of its answer for so long is given up."""
-
 SEND_BUFFER_BYTES: Final = 256 * 1024
 """The kernel takes an answer of this size at once, whatever its client reads; ours are smaller."""
+
+SEND_S: Final = 1
+"""A client that has read nothing of so much for so long is given up: meanwhile it holds a thread."""
 
 LINGER_S: Final = 2.0
 """How long an answered connection waits for its client to close, as Gunicorn's does."""
@@ -64,7 +64,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._held_most = max(HELD_MB * _MB, 2 * self._most_bytes)
         for listener in self.sockets:  # what it accepts inherits these
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SEND_S), 0))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
         super().run()
 
     def accept(self, listener: socket.socket) -> None:
@@ -229,9 +229,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._watch(conn)
 
     def _discard(self, conn: Connection, count: int) -> None:
-        """Throw away what a client sends after its answer, as much as a whole request may have."""
+        """Throw away what a client sends after its answer, up to four times what a request may have."""
         conn.discarded += count
-        if not count or conn.discarded > self._most_bytes:
+        if not count or conn.discarded > 4 * self._most_bytes:
             self._drop(conn)
 
     def _make_room(self) -> None:

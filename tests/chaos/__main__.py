@@ -1,6 +1,6 @@
-"""`python -m tests.chaos [faults|overload|memory]`: the campaigns, and the tables of docs/reliability.md.
+"""`python -m tests.chaos [faults|overload|memory|uploads]`: the campaigns, and docs/reliability.md's tables.
 
-Owns the command line and the tables. Without a name all three are run.
+Owns the command line and the tables. Without a name all are run.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.chaos import campaign, memory, overload
+from tests.chaos import campaign, memory, overload, uploads
 from tests.chaos.campaign import Account
 from tests.chaos.stack import FAULTS
 from tests.conftest import running_redis
@@ -81,6 +81,23 @@ def remembered(console: Console, options: argparse.Namespace) -> bool:
     return found.right == found.requests
 
 
+def hostile_uploads(console: Console, options: argparse.Namespace) -> bool:
+    """Send what is hostile or broken; return whether each was answered as it should be."""
+    with running_redis() as redis:
+        found = uploads.run(
+            seconds=options.seconds / 2, folder=Path(tempfile.mkdtemp(dir=options.keep)), redis=redis
+        )
+    console.print("\n| what is sent | status | code, or label | answered after, ms |\n|---|---|---|---|")
+    for case, answer in found.answers:
+        console.print(f"| {case.name} | {answer.status} | `{answer.told}` | {answer.after_ms:.0f} |")
+    console.print(
+        f"\ngood pictures refused between them: {found.good_refused}\n\n| slow clients | |\n|---|---|"
+    )
+    for name, value in dataclasses.asdict(found.crowd).items():
+        console.print(f"| {name} | {_shown(value)} |")
+    return found.sound
+
+
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}: {_shown(each)}" for name, each in value.items())
@@ -89,7 +106,7 @@ def _shown(value: object) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-CAMPAIGNS = {"faults": faults, "overload": overloaded, "memory": remembered}
+CAMPAIGNS = {"faults": faults, "overload": overloaded, "memory": remembered, "uploads": hostile_uploads}
 
 
 def main() -> int:
@@ -100,7 +117,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=50, help="requests a second (default: 50)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="part of a fault's name")
-    parser.add_argument("--seconds", type=float, default=60, help="of overload (default: 60)")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of overload, half of it of slow clients (default: 60)"
+    )
     parser.add_argument("--requests", type=int, default=50_000, help="of memory (default: 50000)")
     parser.add_argument("--keep", type=Path, help="a folder for ledgers and logs")
     options = parser.parse_args()

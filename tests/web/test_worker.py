@@ -145,7 +145,6 @@ def serving(connections: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servi
     for name in ("HEAD_S", "SILENCE_S", "GRACE_S"):
         monkeypatch.setattr(arrival, name, 0.5)
     monkeypatch.setattr(worker, "LINGER_S", 0.5)
-    monkeypatch.setattr(worker, "SEND_S", 1.0)
     running = Serving(connections)
     yield running
     running.close()
