@@ -7,17 +7,12 @@ import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Final
-from urllib.parse import urlsplit
 
-import jmespath
-import jmespath.exceptions
-
+from loadtest import target_options
 from loadtest.arguments import parser as make_parser
 from loadtest.messages import Load, Target, Traffic
 from loadtest.slo import Slo
-from loadtest.target import is_batchwire
 
 _SWEEP_S: Final = 10.0
 _SWEEP_WARM_UP_S: Final = 1.0
@@ -93,7 +88,7 @@ def _options(found: argparse.Namespace, arguments: list[str]) -> Options:
         found.duration = (60.0 if found.stable is not None else _SWEEP_S) if timed else None
     if found.warmup is None:
         found.warmup = _SWEEP_WARM_UP_S if several else 0.0
-    target = _target(found)
+    target = target_options.target(found)
     _check(found, searches, loads)
     duration = None if found.duration is None else found.duration + found.warmup
     return Options(
@@ -122,7 +117,7 @@ def _options(found: argparse.Namespace, arguments: list[str]) -> Options:
         csv=found.csv,
         report=found.report,
         ledger=found.ledger,
-        command=tuple(_without_headers(arguments)),
+        command=tuple(target_options.without_headers(arguments)),
     )
 
 
@@ -137,7 +132,7 @@ def _loads(found: argparse.Namespace, searches: bool) -> tuple[Load, ...]:
 
 def _check(found: argparse.Namespace, searches: bool, loads: tuple[Load, ...]) -> None:
     """Raise ValueError for options that contradict each other or that can't be carried out."""
-    _check_target(found)
+    target_options.check(found)
     if found.search and not (found.slo and len(loads) == 2 and loads[0].is_open):
         raise ValueError("--search needs --slo and two rates, such as --rate 10,200")
     if found.search and loads[0].value >= loads[1].value:
@@ -161,87 +156,3 @@ def _check(found: argparse.Namespace, searches: bool, loads: tuple[Load, ...]) -
             path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK)
         ):
             raise ValueError(f"--{name} {path} can't be written: is its folder there, and yours?")
-
-
-def _check_target(found: argparse.Namespace) -> None:
-    """Raise ValueError for what the service that --url names would not understand."""
-    names_model = is_batchwire(found.url) or "{model}" in found.url or "$model" in found.body
-    if found.model != (("", 1.0),) and not names_model and found.body in {"multipart", "raw"}:
-        raise ValueError(
-            "--model has no place to go: write {model} into --url, or $model into a --body template"
-        )
-    if "{model}" in found.url and found.model == (("", 1.0),):
-        raise ValueError("--url has {model}: say which with --model")
-    if found.polled and not is_batchwire(found.url):
-        raise ValueError("--async is for a Batchwire server: give its address alone as --url")
-
-
-def _target(found: argparse.Namespace) -> Target:
-    if not _is_address(found.url):
-        raise ValueError(f"--url {found.url}: write http://host:port or https://host/path")
-    if "@" in urlsplit(found.url).netloc:
-        raise ValueError("--url may not hold a user or a password: it is written down. Use --header")
-    if not found.field.isprintable():
-        raise ValueError("--field has characters that no form field may have")
-    headers = [tuple(part.strip() for part in header.split(":", 1)) for header in found.header]
-    if any(len(header) != 2 or not header[0] for header in headers):
-        raise ValueError("--header is written NAME:VALUE")
-    if not all("".join(header).isprintable() and "".join(header).isascii() for header in headers):
-        raise ValueError("--header has characters that no HTTP header may have")
-    body = found.body
-    if body not in {"multipart", "raw"}:
-        try:
-            body = Path(body).read_text("utf-8")
-            Template(body).substitute(image_base64="", name="", model="")
-            if "image_base64" not in body:
-                raise ValueError("it has no $image_base64, so no picture would be sent")
-        except (OSError, UnicodeDecodeError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"--body {found.body} is not multipart, raw or a file with a template: {error}"
-            ) from error
-    if found.label:
-        try:
-            jmespath.compile(found.label).search(None)  # only then an unknown function is told
-        except jmespath.exceptions.JMESPathTypeError:
-            pass  # of no answer at all: expected
-        except jmespath.exceptions.JMESPathError as error:
-            reason = str(error).splitlines()[0]  # without the picture of where it stands
-            raise ValueError(f"--label {found.label} is no JMESPath: {reason}") from error
-    check = "label" if found.label else "predictions" if is_batchwire(found.url) else "status"
-    if found.expect and check == "status":
-        raise ValueError("--expect needs --label: where is the label in another service's answer?")
-    return Target(
-        url=found.url,
-        field=found.field,
-        body=body,
-        headers=tuple((name, value) for name, value in headers),
-        check=check,
-        label=found.label,
-        top=found.top,
-        timeout_s=found.timeout,
-        connections=found.connections,
-        keep_alive=not found.no_keep_alive,
-    )
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # no IPv6 address, no port
-        return False
-
-
-def _without_headers(arguments: list[str]) -> list[str]:
-    """The command line as it may be written down: a header can be a secret."""
-    shown, hide = [], False
-    for argument in arguments:
-        shown.append(
-            "***"
-            if hide
-            else argument.split("=")[0] + "=***"
-            if argument.startswith("--header=")
-            else argument
-        )
-        hide = argument == "--header"
-    return shown
