@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Final, NoReturn
 
-from loadtest import slo, units
+from loadtest import faults, slo, units
 
 _EXAMPLES: Final = """\
 examples:
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_traffic(parser.add_argument_group("what is sent"))
     _add_load(parser.add_argument_group("how hard"))
+    _add_faults(parser.add_argument_group("what befalls the service meanwhile"))
     _add_target(parser.add_argument_group("where to"))
     _add_output(parser.add_argument_group("what comes out"))
     _add_reading(parser.add_argument_group("instead of a run"))
@@ -68,9 +69,12 @@ def _add_traffic(group: argparse._ArgumentGroup) -> None:
         help="send as jobs that are polled: all, or a share such as 25%%",
     )
     group.add_argument(
-        "--expect", default="", metavar="CSV", help="columns file,label[,model]: what is right"
+        "--expect",
+        default="",
+        metavar="FILE",
+        help="what is right: CSV with columns file,label[,model], or the --ledger of an earlier run",
     )
-    group.add_argument("--seed", type=int, default=0, help="of Poisson arrivals and drawn pictures")
+    group.add_argument("--seed", type=int, default=0, help="of Poisson arrivals, drawn pictures, strikes")
 
 
 def _add_load(group: argparse._ArgumentGroup) -> None:
@@ -117,6 +121,24 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--within", type=units.share, default=0.05, help="how fine a search (default: 5%%)")
     group.add_argument(
         "--processes", type=units.whole, help="client processes (default: half the cores, at most 4)"
+    )
+
+
+def _add_faults(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="COMMAND",
+        help="strike with it while the load goes on (no shell: write sh -c '...'), and account for every "
+        f"request; several are run in turn; killed after {faults.LIMIT_S:g} s",
+    )
+    group.add_argument(
+        "--every",
+        type=units.seconds,
+        default=10.0,
+        metavar="TIME",
+        help="from the end of a strike to the next, give or take a quarter, by --seed (default: 10s)",
     )
 
 

@@ -14,7 +14,8 @@ from loadtest import search, units
 from loadtest.caveats import is_tester_in_doubt
 from loadtest.columns import Columns
 from loadtest.crew import START_DELAY_S, Crew
-from loadtest.figures import Figures
+from loadtest.disturbance import Disturbance
+from loadtest.figures import FaultAccount, Figures
 from loadtest.judge import Judge
 from loadtest.ledger import Ledger
 from loadtest.lookout import Lookout
@@ -60,6 +61,8 @@ class Outcome:
     met: bool = True
     """Whether the objective, if there is one, was met."""
     interrupted: bool = False
+    faults: FaultAccount | None = None
+    """What became of the requests, where faults struck."""
 
 
 class Coordinator:
@@ -76,26 +79,33 @@ class Coordinator:
         self._judge = Judge()
         self._begun: list[list[int]] = []
         self._is_hopeless = False
+        self._disturbance = Disturbance(options, ledger, display.say)
         self.outcome = Outcome()
 
     def interrupt(self) -> None:
         """Send no more and wait for what is out; the second time, do not wait. The figures are told then."""
         if not self.outcome.interrupted:
             self._display.say("Interrupted: waiting for what is out. Once more stops at once.")
+        self._disturbance.stop(abandon=self.outcome.interrupted)
         self._crew.halt(abandon=self.outcome.interrupted)
         self.outcome.interrupted = True
 
     async def run(self) -> Outcome:
         """Apply every load, or search."""
-        with contextlib.suppress(_Ended):
-            if self._options.searches:
-                self.outcome.met = False
-                await self._search()
-            else:
-                for load in self._options.loads:
-                    await self._measured(load)
+        try:
+            with contextlib.suppress(_Ended):
+                if self._options.searches:
+                    self.outcome.met = False
+                    await self._search()
+                else:
+                    for load in self._options.loads:
+                        await self._measured(load)
+        finally:
+            self._disturbance.stop()
+            await self._disturbance.wait()
         if not self._options.searches:
             self.outcome.met = not any(point.misses for point in self.outcome.points)
+        self.outcome.faults = self._disturbance.account(self.outcome.points, self._begun)
         if self._ledger:
             self._ledger.close(self._begun)
         return self.outcome
@@ -163,13 +173,15 @@ class Coordinator:
         self, load: Load, duration_s: float | None, requests: int | None, warmup_s: float, *, slo: Slo | None
     ) -> Figures:
         columns = Columns(load, time.monotonic() + START_DELAY_S)
+        self._disturbance.begin_point(columns.start)
         self._display.begin(load.name, columns, duration_s, requests)
-        lookout = Lookout(self._options, columns, duration_s, warmup_s)
+        lookout = Lookout(self._options, columns, duration_s, warmup_s, self._disturbance.has_struck)
 
         def take(records: list[Record]) -> None:
             for record in records:
                 self._judge.judge(record)
                 columns.add(record)
+                self._disturbance.add(len(self._begun), record)
                 if self._ledger:
                     self._ledger.add(len(self._begun), record)
 

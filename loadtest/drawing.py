@@ -94,6 +94,14 @@ def crosses(axes: Axes, x: Sequence[float], label: str) -> None:
     axes.plot(x, [0.92] * len(x), "x", color=_COLOUR["failed"], transform=place, label=label)
 
 
+def strikes(axes: Axes, x: Sequence[float], label: str = "") -> None:
+    """Draw moments at which the service was struck, behind all else; those outside the axes are left out."""
+    low, high = axes.get_xlim()
+    for number, each in enumerate(each for each in x if low <= each <= high):
+        shown = label if number == 0 and label else "_"
+        axes.axvline(each, color=_COLOUR["failed"], linewidth=1, alpha=0.45, zorder=0.5, label=shown)
+
+
 def names(axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:
     """Write names above marks, the ends' first; what has no room is left out."""
     taken: list[tuple[float, float, int]] = []

@@ -73,6 +73,69 @@ class ClientFigures(msgspec.Struct):
     """How late its event loop woke: p50, p99, the largest."""
 
 
+class Strike(msgspec.Struct):
+    """One run of a fault's command; its times are seconds from the point's start, in a ledger the run's."""
+
+    fault: str
+    """The command, as it was given."""
+    began: float
+    ended: float = 0.0
+    status: int | None = None
+    """The command's exit status; negative: the signal that ended it; None: it was never started."""
+    trouble: str = ""
+    """Why the strike may not have struck, in words: its status, or that it was killed."""
+
+    def since(self, start: float) -> "Strike":
+        """Return it with its times counted from `start`."""
+        moments = {"began": round(self.began - start, 6), "ended": round(self.ended - start, 6)}
+        return msgspec.structs.replace(self, **moments)
+
+
+class OfFault(msgspec.Struct, kw_only=True):
+    """What became of the requests that belong to the strikes of one fault."""
+
+    fault: str
+    """The command; empty for the requests that ended before the first strike."""
+    strikes: int = 0
+    troubled: int = 0
+    """Strikes whose command failed."""
+    requests: int = 0
+    right: int = 0
+    refused: int = 0
+    """Answered 503 with a reason in words."""
+    cut: int = 0
+    """Their connection was cut, or refused."""
+    lost: int = 0
+    """Any other failure."""
+    wrong: int = 0
+    """Answers that are not the picture's."""
+    slowest_s: float | None = None
+    """Of the right answers, from when each was due."""
+    back_s: float | None = None
+    """From a strike until the first request was due from which on all were right again; the longest."""
+    unrecovered: int = 0
+    """Strikes after whose last failure no request came that could have been right."""
+
+
+class FaultAccount(msgspec.Struct, kw_only=True):
+    """Every request of a run with faults, accounted for."""
+
+    rows: list[OfFault]
+    requests: int
+    interrupted: int = 0
+    doubled: int = 0
+    """Requests that ended more than once."""
+    missing: int = 0
+    """Requests that never ended."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every fault struck, nothing was lost or wrong, and every request ended exactly once."""
+        struck = all(row.strikes and not row.troubled for row in self.rows if row.fault)
+        kept = not any(row.lost or row.wrong for row in self.rows)
+        return struck and kept and not self.doubled and not self.missing
+
+
 class Figures(msgspec.Struct, kw_only=True):
     """One point. Requests of the warm-up are not in it, but for `warmup_requests` and `warmup_failed`."""
 
@@ -107,6 +170,8 @@ class Figures(msgspec.Struct, kw_only=True):
     """Whether it ended because it was stable; None when that was not asked for."""
     misses: list[str] = []
     """What of the objective was missed, in words."""
+    strikes: list[Strike] = []
+    """The strikes that began in it."""
 
     @property
     def leaving_share(self) -> float:
@@ -136,3 +201,5 @@ class Report(msgspec.Struct, kw_only=True):
     interrupted: bool = False
     """Whether the user stopped it: loads that were asked for may be missing."""
     warnings: list[str] = []
+    faults: FaultAccount | None = None
+    """The account of a run with --fault."""

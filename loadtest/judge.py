@@ -15,7 +15,8 @@ class Judge:
     """Sees every record once, in the order in which they ended."""
 
     def __init__(self) -> None:
-        self._labels: dict[tuple[str, str], str] = {}
+        self.labels: dict[tuple[str, str], str] = {}
+        """The first label of each (model, picture)."""
         self._ids: set[str] = set()
 
     def judge(self, record: Record) -> None:
@@ -28,7 +29,7 @@ class Judge:
         if known:
             record.outcome, record.message = "duplicate id", record.id
             return
-        first = self._labels.setdefault((record.model, record.picture), record.label)
+        first = self.labels.setdefault((record.model, record.picture), record.label)
         if record.label != first:
             record.outcome = "label changed"
             record.message = f"{record.picture}: {record.label}, not {first}"

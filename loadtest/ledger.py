@@ -1,11 +1,11 @@
 """The ledger: a file with one line of JSON for every request, and the proof that it adds up.
 
-Owns the file's format: a header line that says what was sent, then records in the order in which they ended,
-then a closing line. A ledger without its closing line was cut off.
+Owns the file's format: a header line that says what was sent, then records and strikes in the order in which
+they ended, then a closing line. A ledger without its closing line was cut off.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import BinaryIO, Final
 
 import msgspec
 
+from loadtest.aftermath import Aftermath
+from loadtest.figures import FaultAccount, Strike
 from loadtest.judge import CONTRADICTIONS, Judge
 from loadtest.messages import INTERRUPTED, OK, Record
 
@@ -48,6 +50,10 @@ class Ledger:
                 fields[name] = round(fields[name] - self._start, 6)
         self._write(Line(point=point, **fields))
 
+    def add_strike(self, strike: Strike) -> None:
+        """Write one strike of a fault."""
+        self._write(strike.since(self._start))
+
     def close(self, begun: list[list[int]]) -> None:
         """Write the closing line: how many requests each client process began, point by point."""
         self._write(Closing(begun))
@@ -71,6 +77,11 @@ class Account:
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     """Everything that breaks the rule of one right outcome for every request, in words."""
+    labels: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What each (model, picture) was answered."""
+    faults: FaultAccount | None = None
+    """What became of the requests of each fault; None where none struck."""
+    strikes: list[Strike] = field(default_factory=list)
 
     @property
     def adds_up(self) -> bool:
@@ -86,6 +97,9 @@ def check(path: Path, expected: dict[tuple[str, str], str]) -> Account:
     """
     account = Account()
     judge = Judge()
+    account.labels = judge.labels
+    aftermath = Aftermath()
+    strikes = account.strikes
     seen: defaultdict[int, set[int]] = defaultdict(set)
     closing: Closing | None = None
     for line in _lines(path):
@@ -93,8 +107,11 @@ def check(path: Path, expected: dict[tuple[str, str], str]) -> Account:
             raise LedgerError(f"{path} goes on after its closing line")
         if isinstance(line, Closing):
             closing = line
+        elif isinstance(line, Strike):
+            strikes.append(line)
         else:
             _account_for(account, line, seen[line.point], judge, expected)
+            aftermath.add(line.point, line)
     if closing is None:
         raise LedgerError(f"{path} has no closing line: the load test did not end by itself")
     for point in sorted(seen.keys() | set(range(len(closing.begun)))):
@@ -104,18 +121,25 @@ def check(path: Path, expected: dict[tuple[str, str], str]) -> Account:
         }
         _complain(account, f"point {point}: no outcome for request", numbers - seen[point])
         _complain(account, f"point {point}: an outcome for no request", seen[point] - numbers)
+    if strikes:
+        faults = list(dict.fromkeys(strike.fault for strike in strikes))
+        account.faults = aftermath.account(faults, strikes, sum(map(sum, closing.begun)))
     return account
 
 
-def _lines(path: Path) -> Iterator[Line | Closing]:
-    decoders = msgspec.json.Decoder(Closing).decode, msgspec.json.Decoder(Line).decode
+def _lines(path: Path) -> Iterator[Line | Strike | Closing]:
+    decoders: dict[bytes, Callable[[bytes], Closing | Strike]] = {
+        b'{"begun":': msgspec.json.Decoder(Closing).decode,
+        b'{"fault":': msgspec.json.Decoder(Strike).decode,
+    }
+    usual: Callable[[bytes], Line] = msgspec.json.Decoder(Line).decode
     try:
         with path.open("rb") as file:
             header = msgspec.json.decode(file.readline())
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise LedgerError(f"{path} is no ledger of this load tester")
             for line in file:
-                yield decoders[not line.startswith(b'{"begun":')](line)
+                yield (decoders.get(line[:9]) or usual)(line)
     except (OSError, ValueError) as error:  # msgspec's own, and UnicodeDecodeError
         raise LedgerError(f"{path} can't be read as a ledger: {error}") from error
 

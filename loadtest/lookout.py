@@ -5,6 +5,7 @@ Owns those judgements, made while the records come. Ends nothing itself.
 
 import math
 import time
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -33,7 +34,15 @@ _NO_LOAD: Final = (
 class Lookout:
     """Watches one point."""
 
-    def __init__(self, options: Options, columns: Columns, duration_s: float | None, warmup_s: float) -> None:
+    def __init__(
+        self,
+        options: Options,
+        columns: Columns,
+        duration_s: float | None,
+        warmup_s: float,
+        is_struck: Callable[[], bool],
+    ) -> None:
+        self._is_struck = is_struck
         self._options = options
         self._columns = columns
         self._duration_s = duration_s
@@ -56,7 +65,12 @@ class Lookout:
         return bool(self.given_up) or self._is_settled(elapsed)
 
     def _fails_alike(self) -> bool:
-        """Every request so far has failed in one way that no load explains: what is asked is wrong."""
+        """Every request so far has failed in one way that no load explains: what is asked is wrong.
+
+        Once a fault has struck, that explains it.
+        """
+        if self._is_struck():
+            return False
         alike = self._columns.failed_alike() if len(self._columns) >= _ENOUGH_ALIKE else None
         if alike is None or not alike[0].startswith(_NO_LOAD):
             return False

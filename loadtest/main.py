@@ -1,7 +1,8 @@
 """The program: options in, a run, its results out, an exit status.
 
 Owns the exit status: 0 when every answer was right and the objective met, 1 when not, 2 for wrong usage,
-130 when interrupted.
+130 when interrupted. While faults strike, a refusal or a cut connection is no failure; what is lost or wrong
+is, and a strike that failed.
 """
 
 import asyncio
@@ -72,6 +73,7 @@ async def _run(asked: Options, console: Console) -> int:
         conclusion=outcome.conclusion,
         interrupted=outcome.interrupted,
         warnings=caveats(outcome.points),
+        faults=outcome.faults,
     )
     unwritten = _write(asked, result)  # first: a terminal can fail, too
     tables.show(console, result)
@@ -137,7 +139,9 @@ def _status(asked: Options, outcome: Outcome) -> int:
     if outcome.interrupted:
         return INTERRUPTED
     if asked.slo:
-        return int(not outcome.met)
+        return int(not outcome.met or not (outcome.faults is None or outcome.faults.is_sound))
+    if outcome.faults:
+        return int(not outcome.faults.is_sound)
     return int(any(point.failed or point.warmup_failed or not point.requests for point in outcome.points))
 
 

@@ -5,6 +5,8 @@ Owns every option, its default and its bounds. Reads and writes no file but to s
 
 import argparse
 import os
+import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,6 +41,9 @@ class Options:
     within: float
     poisson: bool
     processes: int
+    faults: tuple[str, ...]
+    """The commands that strike in turn."""
+    every_s: float
     json: Path | None
     csv: Path | None
     report: Path | None
@@ -113,6 +118,8 @@ def _options(found: argparse.Namespace, arguments: list[str]) -> Options:
         within=found.within,
         poisson=found.poisson,
         processes=found.processes or min(4, max(1, (os.cpu_count() or 1) // 2)),
+        faults=tuple(found.fault),
+        every_s=found.every,
         json=found.json,
         csv=found.csv,
         report=found.report,
@@ -143,7 +150,8 @@ def _check(found: argparse.Namespace, searches: bool, loads: tuple[Load, ...]) -
         raise ValueError("a search tries each rate for a time: use --duration, not --requests")
     if found.stable is not None and found.requests:
         raise ValueError("--stable ends by time: use --duration (the longest it may take), not --requests")
-    for name in ("duration", "timeout", "window"):
+    _check_faults(found, searches)
+    for name in ("duration", "timeout", "window", "every"):
         if getattr(found, name) == 0:
             raise ValueError(f"--{name} must be above 0")
     if found.stable == 0:
@@ -156,3 +164,18 @@ def _check(found: argparse.Namespace, searches: bool, loads: tuple[Load, ...]) -
             path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK)
         ):
             raise ValueError(f"--{name} {path} can't be written: is its folder there, and yours?")
+
+
+def _check_faults(found: argparse.Namespace, searches: bool) -> None:
+    """Raise ValueError for a command that can't be started, and where faults would spoil the result."""
+    if found.fault and (searches or found.stable is not None):
+        raise ValueError("--fault disturbs the load: it can't be searched (--slo needs a rate) nor --stable")
+    for command in found.fault:
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise ValueError(f"--fault {command}: {str(error).lower()}") from error
+        if not words or not shutil.which(words[0]):
+            raise ValueError(f"--fault {command}: there is no such program. A shell's own words need sh -c")
+    if len(set(found.fault)) < len(found.fault):
+        raise ValueError("--fault is given twice with the same command: each is struck in turn anyway")

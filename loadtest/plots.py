@@ -90,13 +90,18 @@ def _over_time(point: Figures, salt: str) -> Plot | None:
     below.set(xlabel="seconds from the start", ylim=(0, max(*rates, 0.001) * 1.35), xlim=(0, at[-1] + at[0]))
     if failed := [each.at_s for each in slices if each.failed]:
         drawing.crosses(below, failed, "requests failed")
+    struck = [each.began for each in point.strikes]
+    drawing.strikes(above, struck, "strike")
+    drawing.strikes(below, struck)
     drawing.plain_ticks(below.xaxis)
     drawing.plain_ticks(below.yaxis, most=3)
     drawing.legend(above)
     drawing.legend(below)
     told = f"p50 {_range(p50s)} ms, p99 {_range(p99s)} ms, {_range(rates)} answers a second"
-    failures = sum(each.failed for each in slices)
-    return drawing.finished(figure, "Over time", f"Over time, {point.name}: {told}, {failures} failed.", salt)
+    told += f", {sum(each.failed for each in slices)} failed"
+    if struck:
+        told += f", struck at {', '.join(map(shown, struck))} s"
+    return drawing.finished(figure, "Over time", f"Over time, {point.name}: {told}.", salt)
 
 
 def _queue(point: Figures, salt: str) -> Plot | None:
@@ -111,6 +116,7 @@ def _queue(point: Figures, salt: str) -> Plot | None:
     drawing.area(axes, at, jobs, "")
     axes.set(xlabel="seconds from the start", ylabel="jobs", ylim=(0, max(*jobs, 1) * 1.15))
     axes.set_xlim(0, max(at[-1], 0.001) * 1.02)
+    drawing.strikes(axes, [each.began for each in point.strikes])
     drawing.plain_ticks(axes.xaxis)
     drawing.plain_ticks(axes.yaxis, whole=True)
     mean = shown(fmean(jobs for _, jobs in point.queue))

@@ -10,7 +10,7 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from loadtest import plots
+from loadtest import fault_words, plots
 from loadtest.figures import Figures, Report
 from loadtest.units import shown
 
@@ -33,6 +33,9 @@ def render(report: Report) -> str:
         plots=[plots.of_point(point, str(number)) for number, point in enumerate(report.points)],
         colours=_stage_colours(report.points),
         slowest_ms=max((sum(point.stages_ms.values()) for point in report.points), default=0.0),
+        fault_heads=fault_words.HEADS,
+        fault_rows=fault_words.rows(report.faults) if report.faults else [],
+        fault_legend=fault_words.LEGEND,
         folded=len(report.points) >= FOLDED_FROM,
     )
     return page.lstrip()
@@ -56,6 +59,9 @@ def _lines(report: Report) -> list[tuple[str, str, str]]:
         lines.append(("good", "Right", f"all {right} answers"))
     else:
         lines.append(("bad", "Nothing measured", "there is no right answer"))
+    if report.faults:
+        tone, mark = ("good", "Faults") if report.faults.is_sound else ("bad", "Faults")
+        lines.append((tone, mark, fault_words.verdict(report.faults)))
     if interrupted:
         lines.append(("warn", "Interrupted", f"{interrupted} requests were stopped before they ended"))
     return lines + [("warn", "Warning", warning) for warning in report.warnings]

@@ -3,14 +3,16 @@
 Owns the text of the result.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest import units
-from loadtest.figures import Figures, Report
+from loadtest import fault_words, units
+from loadtest.figures import FaultAccount, Figures, Report, Strike
 from loadtest.ledger import Account
 
 _MOST_COLUMNS: Final = 3
@@ -28,6 +30,8 @@ def show(console: Console, report: Report) -> None:
             console.print(table)
     for warning in report.warnings:
         console.print(Text(f"! {warning}", style="yellow"), soft_wrap=True)
+    if report.faults:
+        show_faults(console, report.faults, [s for point in report.points for s in point.strikes])
     for point in report.points if report.slo and not report.conclusion else ():
         verdict = f"missed: {'; '.join(point.misses)}" if point.misses else "met"
         style = "red" if point.misses else "green"
@@ -102,6 +106,20 @@ def _errors(points: list[Figures]) -> Table:
     return table
 
 
+def show_faults(console: Console, account: FaultAccount, strikes: Iterable[Strike]) -> None:
+    """Print the account of a run with faults: a row each, then which strikes failed and the verdict."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for number, title in enumerate(fault_words.HEADS):
+        table.add_column(title, justify="right" if number else "left", overflow="fold")
+    for name, *cells in fault_words.rows(account):
+        table.add_row(Text(str(name)), *(Text(c.text, style="red" if c.is_bad else "") for c in cells))
+    console.print(table)
+    for trouble, count in Counter(f"{s.fault}: {s.trouble}" for s in strikes if s.trouble).items():
+        console.print(Text(f"! {trouble}{f' ({count} times)' * (count > 1)}", style="red"), soft_wrap=True)
+    style = "green" if account.is_sound else "red"
+    console.print(Text(fault_words.verdict(account), style=style), soft_wrap=True)
+
+
 def show_account(console: Console, name: str, account: Account) -> None:
     """Print what a ledger adds up to."""
     table = Table("outcome", title=Text(name))
@@ -117,3 +135,5 @@ def show_account(console: Console, name: str, account: Account) -> None:
     if not account.adds_up:
         verdict = f"{len(account.wrong)} things are wrong" if len(account.wrong) > 1 else "one thing is wrong"
     console.print(Text(f"{account.requests} requests: {verdict}."))
+    if account.faults:
+        show_faults(console, account.faults, account.strikes)

@@ -15,9 +15,13 @@ from typing import Final
 
 from PIL import Image, ImageDraw
 
+from loadtest import ledger
 from loadtest.messages import Traffic
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+
+_LEDGER: Final = b'{"format":'
+"""How a ledger begins."""
 
 # Multiples of these modulo 1 fill 0..1 evenly, so a share of requests is met within a few requests (five at
 # most in the first million), and never in step with the pictures' turn (Weyl's equidistribution).
@@ -101,8 +105,15 @@ def _drawn(traffic: Traffic) -> dict[str, bytes]:
 
 
 def read_label_file(path: str) -> dict[tuple[str, str], str]:
-    """Return labels by (model, picture); the empty model stands for every one."""
+    """Return labels by (model, picture); the empty model stands for every one.
+
+    Of a ledger they are the labels of its right answers.
+    """
     try:
+        with Path(path).open("rb") as content:
+            is_ledger = content.read(len(_LEDGER)) == _LEDGER
+        if is_ledger:
+            return _labels_of_ledger(path)
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -113,6 +124,13 @@ def read_label_file(path: str) -> dict[tuple[str, str], str]:
     if any(labels[row.get("model") or "", row["file"]] != row["label"] for row in rows):
         raise TrafficError(f"{path} has two labels for one file")
     return labels
+
+
+def _labels_of_ledger(path: str) -> dict[tuple[str, str], str]:
+    account = ledger.check(Path(path), {})
+    if not account.adds_up:
+        raise TrafficError(f"{path} does not add up ({account.wrong[0]}): its labels can't be relied on")
+    return account.labels
 
 
 def read_labels(traffic: Traffic, names: list[str]) -> dict[tuple[str, str], str]:

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import rc_context
 
 from loadtest import drawing
-from loadtest.figures import Slice
+from loadtest.figures import Slice, Strike
 from loadtest.messages import Load
 from loadtest.report import render
 from tests.loadtest.page import HOSTILE, Page, page, sweep
@@ -105,6 +105,16 @@ def test_small_numbers_stay_exact_in_drawings() -> None:
 
 def test_failed_requests_are_marked_over_time() -> None:
     assert page(failing(), point()).text.count("requests failed") == 1
+
+
+def test_strikes_are_marked_over_time_and_in_the_queue() -> None:
+    strikes = [Strike("kill", began) for began in (2.5, 7.25, 1000.0)]  # the last one beyond the axes
+    plain, struck = page(point()), page(point(strikes=strikes))
+    assert [text for text in struck.images if text.endswith(", struck at 2.50, 7.25, 1000 s.")]
+    assert (plain.text.count("strike"), struck.text.count("strike")) == (0, 1)  # in the legend, once
+    lines = [sum(svg.count("stroke-opacity: 0.4") for svg in drawings(render(report(each))))
+             for each in (point(), point(strikes=strikes))]  # fmt: skip
+    assert lines == [0, 7]  # two in each of the three axes over time, and the one in the legend
 
 
 def test_latencies_far_apart_are_drawn_logarithmically() -> None:
