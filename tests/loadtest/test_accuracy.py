@@ -7,10 +7,10 @@ loop is known but for its beginning, which is the earliest arrival less its plac
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from loadtest.slo import nearest_rank
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN = 0.02
-"""What the percentiles may be off."""
+"""What a figure may be off."""
+
+ATTEMPTS: Final = 3
 
 HOLDS_MS = [str(200 + 7 * n % 101 * 8) for n in range(101)]
 """200 to 1000 ms, evenly spread, in an order that repeats late."""
@@ -58,64 +60,108 @@ def seen_by(log: Path, requests: int) -> tuple[NDArray[np.float64], NDArray[np.f
     return both[:, 0], both[:, 1]
 
 
-def assert_close(figures: dict[str, Any], truth_s: NDArray[np.float64]) -> None:
+Measure = Callable[[Path], tuple[dict[str, Any], dict[str, float]]]
+"""Makes one run in a folder of its own; returns the tester's figures and the truth about some of them."""
+
+
+def agrees(measure: Measure, folder: Path) -> dict[str, Any]:
+    """Return the figures of the first of three runs that are all within 2 % of the truth; fail if none is.
+
+    On a busy machine a process is now and then not scheduled for 20 ms: that is noise, and hits one run or
+    the other. A tester that counts wrongly is wrong in each. What must hold in every run, `measure` asserts.
+    """
+    misses = []
+    for attempt in range(ATTEMPTS):
+        (place := folder / str(attempt)).mkdir()
+        figures, truth = measure(place)
+        told = figures["latency_ms"] | {"per_s": figures["per_s"]}
+        off = {name: told[name] / value - 1 for name, value in truth.items()}
+        if all(abs(share) <= WITHIN for share in off.values()):
+            return figures
+        misses.append({name: f"{share:+.1%}" for name, share in off.items()})
+    pytest.fail(f"off the truth in every run: {misses}")
+
+
+def latencies_ms(truth_s: NDArray[np.float64]) -> dict[str, float]:
     ordered = np.sort(truth_s) * 1000
-    for name in ("p50", "p90", "p95", "p99"):
-        expected = nearest_rank(ordered, float(name[1:]))
-        assert figures["latency_ms"][name] == pytest.approx(expected, rel=WITHIN), name
-    assert figures["latency_ms"]["mean"] == pytest.approx(ordered.mean(), rel=WITHIN)
+    ranks = {f"p{p}": nearest_rank(ordered, p) or 0.0 for p in (50, 90, 95, 99)}
+    return {**ranks, "mean": float(ordered.mean())}
+
+
+def since_due(log: Path, requests: int, rate: float) -> NDArray[np.float64]:
+    """The latencies of an open loop, from when each request was due."""
+    arrived, answered = seen_by(log, requests)
+    due = np.arange(requests) / rate
+    return answered - due - float((arrived - due).min())
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_open_loop_percentiles(processes: str, tmp_path: Path) -> None:
     requests, rate = 404, 80.0
-    log = tmp_path / "seen.json"
-    with known_server(log, *HOLDS_MS) as url:
-        figures = load_test(
-            url, tmp_path, "--rate", str(rate), "--requests", str(requests), "--draw-count", str(requests),
-            "--processes", processes,
-        )  # fmt: skip
-    arrived, answered = seen_by(log, requests)
-    due = np.arange(requests) / rate
-    assert_close(figures, answered - due - (arrived - due).min())
-    assert figures["right"] == requests
+
+    def measure(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        log = folder / "seen.json"
+        with known_server(log, *HOLDS_MS) as url:
+            load = ["--rate", str(rate), "--requests", str(requests), "--draw-count", str(requests)]
+            figures = load_test(url, folder, *load, "--processes", processes)
+        assert figures["right"] == requests
+        return figures, latencies_ms(since_due(log, requests, rate))
+
+    agrees(measure, tmp_path)
 
 
 def test_a_stall_is_not_omitted(tmp_path: Path) -> None:
     """Coordinated omission: what should have left during a stall waited, though it was sent after it."""
     requests, rate = 400, 50.0
-    log = tmp_path / "seen.json"
-    with known_server(log, "200", "--stall", "3", "2") as url:
-        figures = load_test(
-            url, tmp_path, "--rate", str(rate), "--requests", str(requests), "--draw-count", str(requests),
-            "--connections", "20",
-        )  # fmt: skip
-    arrived, answered = seen_by(log, requests)
-    due = np.arange(requests) / rate
-    truth = answered - due - (arrived - due).min()
-    assert_close(figures, truth)
-    # What a tester that counts from the sending would have said, far from it: the test can tell.
-    from_sending = nearest_rank(np.sort(answered - arrived), 90) or 0.0
-    assert from_sending * 1000 < figures["latency_ms"]["p90"] / 2
+
+    def measure(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        log = folder / "seen.json"
+        with known_server(log, "200", "--stall", "3", "2") as url:
+            load = ["--rate", str(rate), "--requests", str(requests), "--draw-count", str(requests)]
+            figures = load_test(url, folder, *load, "--connections", "20")
+        # What a tester that counts from the sending would have said, far from it: the test can tell.
+        arrived, answered = seen_by(log, requests)
+        from_sending = nearest_rank(np.sort(answered - arrived), 90) or 0.0
+        assert from_sending * 1000 < figures["latency_ms"]["p90"] / 2
+        return figures, latencies_ms(since_due(log, requests, rate))
+
+    agrees(measure, tmp_path)
 
 
 def test_closed_loop_rate_and_percentiles(tmp_path: Path) -> None:
     requests = 202
-    log = tmp_path / "seen.json"
-    with known_server(log, *HOLDS_MS) as url:
-        figures = load_test(
-            url, tmp_path, "--concurrency", "30", "--requests", str(requests), "--draw-count", str(requests)
-        )
-    arrived, answered = seen_by(log, requests)
-    assert_close(figures, answered - arrived)
-    assert figures["per_s"] == pytest.approx(requests / (answered.max() - arrived.min()), rel=WITHIN)
+
+    def measure(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        log = folder / "seen.json"
+        with known_server(log, *HOLDS_MS) as url:
+            load = ["--concurrency", "30", "--requests", str(requests), "--draw-count", str(requests)]
+            figures = load_test(url, folder, *load)
+        arrived, answered = seen_by(log, requests)
+        per_s = float(requests / (answered.max() - arrived.min()))
+        return figures, {**latencies_ms(answered - arrived), "per_s": per_s}
+
+    agrees(measure, tmp_path)
 
 
 def test_throughput_in_a_window_after_the_warm_up(tmp_path: Path) -> None:
-    """Thirty clients at 100 ms each: 300 answers a second, whatever the beginning and the end cost."""
-    log = tmp_path / "seen.json"
-    with known_server(log, "100") as url:
-        figures = load_test(url, tmp_path, "--concurrency", "30", "--duration", "3", "--warmup", "1")
-    hold_s = figures["latency_ms"]["mean"] / 1000
-    assert figures["per_s"] == pytest.approx(30 / hold_s, rel=WITHIN)
-    assert figures["seconds"] == pytest.approx(3, rel=WITHIN)
+    """The tester's rate is the server's own count of answers in the same window, whatever the rate was.
+
+    120 clients, each held for 200 to 1000 ms: some 200 answers a second, spread so evenly that a window moved
+    by 20 ms holds a few more at one end and as many fewer at the other.
+    """
+    clients, warmup_s, duration_s, pictures = 120, 1.0, 3.0, 1600
+
+    def measure(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        log = folder / "seen.json"
+        with known_server(log, *HOLDS_MS) as url:
+            load = ["--concurrency", str(clients), "--duration", str(duration_s), "--warmup", str(warmup_s)]
+            figures = load_test(url, folder, *load, "--draw-count", str(pictures))
+        requests = figures["requests"] + figures["warmup_requests"]
+        assert requests < pictures  # no picture twice: the server's log is by picture
+        assert figures["seconds"] == pytest.approx(duration_s)
+        arrived, answered = seen_by(log, requests)
+        begin = arrived.min() + warmup_s
+        counted = int(((answered >= begin) & (answered < begin + duration_s)).sum())
+        return figures, {"per_s": counted / duration_s}
+
+    agrees(measure, tmp_path)
