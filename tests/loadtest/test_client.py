@@ -41,7 +41,7 @@ def test_a_share_sends_only_its_own_numbers() -> None:
 
 
 def test_closed_loop_ends_by_time() -> None:
-    done, records = drive(answer, lambda client: client.run(begin(clients=2, duration_s=0.2)))
+    done, records = drive(answer, lambda client: client.run(begin(clients=2, duration_s=0.5)))
     assert records
     assert [record.number for record in records] == list(range(done.begun))
     assert all(record.outcome == OK for record in records)
@@ -49,11 +49,14 @@ def test_closed_loop_ends_by_time() -> None:
 
 def test_no_more_requests_at_once_than_connections() -> None:
     here, most, lock = [0], [0], threading.Lock()
+    three = threading.Barrier(3, timeout=20)  # each of the first three is answered when all are there
 
     def script(number: int) -> dict[str, Any]:
         with lock:
             here[0] += 1
             most[0] = max(most[0], here[0])
+        if number < 3:
+            three.wait()
         time.sleep(0.02)
         with lock:
             here[0] -= 1

@@ -17,6 +17,8 @@ from tests.loadtest.stub import answer, prediction, stub_server
 
 pytestmark = pytest.mark.slow  # each starts a client process or two: half a second
 
+SAYS_SO = "Interrupted: waiting for what is out. Once more stops at once.\n"
+
 SCRIPT = Path(__file__).resolve().parents[2] / "stress_test.py"
 
 
@@ -31,7 +33,7 @@ def test_a_label_must_not_change_between_client_processes_either(tmp_path: Path)
 
 def test_points_are_measured_one_after_another_and_written(tmp_path: Path) -> None:
     with stub_server() as server:
-        asked = ["--concurrency", "1,2", "--duration", "0.4", "--warmup", "0.2"]
+        asked = ["--concurrency", "1,2", "--duration", "1", "--warmup", "0.5"]
         asked += ["--csv", str(tmp_path / "o.csv"), "--report", str(tmp_path / "o.html")]
         status, figures = run(server, tmp_path, *asked, requests=None)
     assert status == 0
@@ -50,23 +52,26 @@ def test_an_objective_decides_the_exit_status(tmp_path: Path, slo: str, status: 
 
 
 def test_the_highest_rate_is_searched_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ten connections held for 50 ms each: 200 requests a second can't be exceeded."""
+    """Ten connections held for 200 ms each: 50 requests a second can't be exceeded.
+
+    A busy machine can serve that, and an objective of three times the hold forgives a short stall.
+    """
     here = threading.BoundedSemaphore(10)
 
     def script(number: int) -> dict[str, Any]:
         with here:
-            time.sleep(0.05)
+            time.sleep(0.2)
         return answer(number)
 
     with stub_server(script) as server:
-        asked = ["--slo", "p90=100ms", "--duration", "1", "--warmup", "0.2", "--within", "10%"]
+        asked = ["--slo", "p90=600ms", "--duration", "1", "--warmup", "0.2", "--within", "10%"]
         status, figures = run(server, tmp_path, *asked, "--concurrency", "1", requests=None)
         assert status == 0  # one client is no search
         arguments = ["--url", server.url, *asked, "--json", str(tmp_path / "search.json")]
         assert main(arguments) == 0
     found = json.loads((tmp_path / "search.json").read_text())
     rate = float(found["conclusion"].split("up to ")[1].split(" ")[0])
-    assert 120 <= rate <= 215
+    assert 30 <= rate <= 80
     assert found["conclusion"] in " ".join(capsys.readouterr().out.split())
     assert not figures["conclusion"]
 
@@ -103,11 +108,11 @@ def test_a_load_ends_when_it_is_stable(tmp_path: Path) -> None:
         return answer(number)
 
     with stub_server(script) as server:
-        asked = ["--stable", "20%", "--window", "0.3s", "--duration", "20"]
+        asked = ["--stable", "20%", "--window", "0.3s", "--duration", "40"]
         status, figures = run(server, tmp_path, *asked, "--concurrency", "2", requests=None)
     point = figures["points"][0]
     assert (status, point["stable"]) == (0, True)
-    assert 0.85 <= point["seconds"] <= 2
+    assert 0.85 <= point["seconds"] <= 5  # of the three windows, not of all
 
 
 def test_failures_within_their_budget_are_no_failure(tmp_path: Path) -> None:
@@ -137,18 +142,20 @@ def test_an_interrupt_waits_for_what_is_out_and_a_second_does_not(
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             try:
                 assert reached.wait(30)
-                for _ in range(times):
-                    process.send_signal(stop)
-                    time.sleep(0.3)  # two at once would be one
+                assert process.stdout
+                process.send_signal(stop)
+                said = list(iter(process.stdout.readline, SAYS_SO))  # two signals at once would be one
                 if times == 1:
+                    time.sleep(1)  # until the client process has heard it, too
                     release.set()
+                else:
+                    process.send_signal(stop)
                 printed, complaints = process.communicate(timeout=30)
             finally:
                 release.set()
                 process.kill()
     assert (process.returncode, complaints) == (130, "")
-    assert "1 client" in printed
-    assert "Once more stops at once" in printed
+    assert "1 client" in said[0] + printed
     assert ("requests were still out" in printed) == (times == 2)
     outcomes = [json.loads(line)["outcome"] for line in ledger.read_text().splitlines()[1:-1]]
     assert outcomes == ["ok", "ok", "ok", "ok" if times == 1 else "interrupted"]
