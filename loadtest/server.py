@@ -46,6 +46,7 @@ class Server:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._url = target.url.rstrip("/")
+        self._is_failing = False
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)
@@ -80,6 +81,8 @@ class Server:
             except NotReady:
                 continue  # the requests' own records tell of it
             if facts is None:
+                if self._is_failing:
+                    continue
                 return
             names = {name or facts.default_model for name, _ in traffic.models}
             note(time.monotonic(), sum(each.queue_length for each in facts.models if each.model in names))
@@ -98,6 +101,7 @@ class Server:
                 f"The server at {self._target.url} can't be reached: {reason}. "
                 "Is it started? --url names another."
             ) from error
+        self._is_failing = response.status >= 500
         try:
             return msgspec.json.decode(content, type=_Models) if response.status == 200 else None
         except ValueError:  # msgspec's own, and UnicodeDecodeError

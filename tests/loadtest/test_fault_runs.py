@@ -1,5 +1,6 @@
 """A run with faults as a whole: struck, accounted for, told, written, and its exit status."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from loadtest.main import main
+from loadtest.messages import Target, Traffic
 from loadtest.options import parse
+from loadtest.server import Server
 from tests.fakes import eventually
 from tests.loadtest.running import run
 from tests.loadtest.stub import Script, answer, prediction, stub_server
@@ -165,6 +168,36 @@ def test_wrong_usage(arguments: list[str], named: str, capsys: pytest.CaptureFix
         parse(arguments)
     assert caught.value.code == 2
     assert named in capsys.readouterr().err
+
+
+def test_the_queue_is_watched_again_once_a_failing_server_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadtest.server._SAMPLE_S", 0.001)
+    asked, noted = [0], []
+    facts = Server._facts
+
+    async def counted(self: Server) -> Any:  # noqa: ANN401
+        try:
+            return await facts(self)
+        finally:
+            asked[0] += 1
+
+    async def watch(url: str) -> None:
+        async with Server(Target(url)) as watcher:
+            watching = asyncio.create_task(watcher.watch(Traffic(), lambda _, jobs: noted.append(jobs)))
+            await asyncio.to_thread(eventually, lambda: asked[0] >= 2)
+            server.models = {
+                "default_model": "m",
+                "models": [{"model": "m", "state": "ready", "task": "classification", "classes": 1, "top": 1,
+                            "queue_length": 7}],
+            }  # fmt: skip
+            await asyncio.to_thread(eventually, lambda: bool(noted))
+            watching.cancel()
+
+    monkeypatch.setattr(Server, "_facts", counted)
+    with stub_server() as server:
+        server.models = {"status": 503}
+        asyncio.run(watch(server.url))
+    assert set(noted) == {7}
 
 
 def test_a_ledger_tells_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
