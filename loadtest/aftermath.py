@@ -95,8 +95,8 @@ class Aftermath:
         if not after:
             row.unrecovered += 1
             return
-        # What was due before the strike and was hit by it is no reason to be back before it.
-        back = max(0.0, min(after) - strike.began) if bad else 0.0
+        # Never below 0: what was due before the strike and hit by it is no reason to be back before it.
+        back = min(after) - strike.began if bad else 0.0
         row.back_s = max(row.back_s or 0.0, back)
 
     def _row(self, row: OfFault, mine: list[int]) -> OfFault:
