@@ -53,14 +53,14 @@ def prediction(job_id: str) -> Response:
 
 def _outcomes(frontend: Frontend) -> list[Outcome]:
     """Enqueue every picture, then wait for every result (a poller's jobs are not waited for)."""
-    pictures = uploads.pictures(request)
-    view = frontend.model(uploads.parameter(request, "model") or current_app.config["DEFAULT_MODEL"])
-    top = uploads.top(request, default=view.card.top, top_max=view.card.top_max)
+    upload = uploads.read(request)
+    view = frontend.model(upload.parameters.get("model") or current_app.config["DEFAULT_MODEL"])
+    top = uploads.top(upload, default=view.card.top, top_max=view.card.top_max)
     polled = uploads.wants_async(request)
     traceparent = uploads.traceparent(request)
     outcomes: list[Outcome] = []
     try:
-        for picture in pictures:
+        for picture in upload.pictures:
             outcomes.append(_accept(frontend, view, picture, top, polled, traceparent))
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Accepted) and not polled:

@@ -5,12 +5,15 @@ is whole before its request gets here (worker.py).
 """
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from flask import Request
 
 from broker.errors import ClientError
+from web import forms
 from web.errors import UnsupportedUpload
+from web.forms import Form
 
 FIELDS: Final = ("image", "file", "img")
 """Form fields that mean the same: those of the pattern and of its best-known copies."""
@@ -24,55 +27,61 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f
 """https://www.w3.org/TR/trace-context/#traceparent-header"""
 
 
-def pictures(request: Request) -> list[bytes]:
-    """The uploaded files in the order sent, at least one.
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What one request holds."""
 
-    Raises ClientError or UnsupportedUpload.
+    pictures: list[bytes]
+    """The files, in the order sent; at least one."""
+    parameters: dict[str, str]
+    """From the query, else from the form; none is empty."""
 
-    Reading stops at MAX_CONTENT_LENGTH with Werkzeug's RequestEntityTooLarge.
+
+def read(request: Request) -> Upload:
+    """Read a request's body and parameters.
+
+    Raises ClientError, UnsupportedUpload, or UploadTooLarge; above MAX_CONTENT_LENGTH Werkzeug's
+    RequestEntityTooLarge.
     """
+    form = Form()
     kind = request.mimetype
     if kind == "multipart/form-data":
-        uploads = [
-            file.read()
-            for name, files in request.files.lists()
-            if name in FIELDS
-            for file in files
-            if file.filename
-        ]
-        if len(uploads) > MAX_PICTURES:
-            raise ClientError(
-                f"The form has {len(uploads)} pictures; at most {MAX_PICTURES} are taken at once."
-            )
-        if uploads:
-            return uploads
-        if any(name in request.form for name in FIELDS):
-            raise ClientError(
-                "The picture's field holds text, not a file: with curl, put an @ before the name."
-            )
-        fields = ", ".join(sorted({*request.files, *request.form})) or "none"
-        raise ClientError(
-            "The form has no picture: send a file in the field `image` (or `file`, `img`). "
-            f"Fields found: {fields[:200]}."
-        )
-    if kind.startswith(_RAW_TYPES):
-        return [request.get_data(cache=False)]
-    if kind and request.content_length != 0:
+        boundary = request.mimetype_params.get("boundary")
+        if not boundary:
+            raise ClientError("The form's Content-Type names no boundary: let your client set this header.")
+        form = forms.read(request.get_data(cache=False), boundary)
+        pictures = _pictures(form)
+    elif kind.startswith(_RAW_TYPES):
+        pictures = [request.get_data(cache=False)]
+    elif kind and request.content_length != 0:
         raise UnsupportedUpload(
             f"A body of {kind} is not taken: send multipart/form-data with a file in the field `image`, "
             "or the picture itself as the body with its type, such as Content-Type: image/jpeg."
         )
-    raise ClientError("There is no picture: curl -X POST -F image=@photo.jpg http://HOST/predict")
+    else:
+        raise ClientError("There is no picture: curl -X POST -F image=@photo.jpg http://HOST/predict")
+    given = {**form.texts, **{name: text for name, text in request.args.items() if text}}
+    return Upload(pictures, {name: text for name, text in given.items() if text})
 
 
-def parameter(request: Request, name: str) -> str | None:
-    """A parameter from the query or the form; None where it is missing or empty."""
-    return request.args.get(name) or request.form.get(name) or None
+def _pictures(form: Form) -> list[bytes]:
+    pictures = [data for name, data in form.files if name in FIELDS]
+    if len(pictures) > MAX_PICTURES:
+        raise ClientError(f"The form has {len(pictures)} pictures; at most {MAX_PICTURES} are taken at once.")
+    if pictures:
+        return pictures
+    if any(name in form.texts for name in FIELDS):
+        raise ClientError("The picture's field holds text, not a file: with curl, put an @ before the name.")
+    fields = ", ".join(sorted({*form.texts, *(name for name, _ in form.files)})) or "none"
+    raise ClientError(
+        "The form has no picture: send a file in the field `image` (or `file`, `img`). "
+        f"Fields found: {fields[:200]}."
+    )
 
 
-def top(request: Request, *, default: int, top_max: int) -> int:
+def top(upload: Upload, *, default: int, top_max: int) -> int:
     """How many predictions are asked for. Raises ClientError."""
-    text = parameter(request, "top")
+    text = upload.parameters.get("top")
     if text is None:
         return default
     if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= top_max:
