@@ -1,7 +1,7 @@
 """The model server's half of the queue: wait for the bell, claim jobs, complete them.
 
-Owns the two scripts that take jobs and finish them. One thread uses it. It never decides what a job
-is worth: batching, inference and the words of results are the worker's.
+Owns the two scripts that take jobs and finish them. One thread claims, another may complete meanwhile. It
+never decides what a job is worth: batching, inference and the words of results are the worker's.
 """
 
 from collections.abc import Sequence

@@ -20,6 +20,7 @@ from broker.keys import Keys
 from broker.lease import Lease
 from model_server import engines
 from model_server.catalogue import CatalogueError, ModelSpec, read_model
+from model_server.device import Device
 from model_server.engines import Engine
 from model_server.keeper import Keeper
 from model_server.signals import StopSignals
@@ -78,7 +79,7 @@ def _await_redis(settings: Settings, signals: StopSignals) -> bool:
 
 def _serve(settings: Settings, specs: list[ModelSpec], signals: StopSignals) -> None:
     stopping = threading.Event()
-    device = threading.Lock()
+    device = Device()
     workers = [_worker(settings, spec, device, stopping) for spec in specs]
     keepers = [
         Keeper(worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s)
@@ -111,7 +112,7 @@ def _run(worker: Worker) -> None:
         os._exit(1)
 
 
-def _worker(settings: Settings, spec: ModelSpec, device: threading.Lock, stopping: threading.Event) -> Worker:
+def _worker(settings: Settings, spec: ModelSpec, device: Device, stopping: threading.Event) -> Worker:
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
     engine = engines.engine_name(settings.engine)

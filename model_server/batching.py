@@ -45,6 +45,27 @@ class Batch:
         return [entry for entry in self.entries if entry.job is not None and entry.error is None]
 
 
+@dataclass(frozen=True, slots=True)
+class Formed:
+    """A claim, decoded: it waits for the device."""
+
+    worker: str
+    """The id under which it was claimed."""
+    batch: Batch
+    claimed_at: float
+    """Redis' time."""
+    began: float
+    """Monotonic time at which the claim began."""
+
+    @property
+    def runs_alone(self) -> bool:
+        """A job that a lost worker had may be what killed it: it must not take others along."""
+        return any(entry.attempts for entry in self.batch.entries)
+
+    def __len__(self) -> int:
+        return len(self.batch.entries)
+
+
 def form(claimed: Sequence[Claimed], spec: InputSpec, *, now: float, max_attempts: int) -> Batch:
     """Decode a claim and judge each job of it. `now` is Redis' time in seconds."""
     return Batch([_judge(claim, spec, now=now, max_attempts=max_attempts) for claim in claimed])

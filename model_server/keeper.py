@@ -101,8 +101,8 @@ class Keeper(threading.Thread):
             self._worker.lease.renew()
         except LeaseLost:
             self._worker.ensure_registered(lost=worker)
-        self._worker.announce()
-        if self._worker.state.state is WorkerState.READY:
+        self._worker.standing.announce()
+        if self._worker.standing.state.state is WorkerState.READY:
             health.beat(self._worker.spec.name, lease_s=self._lease_s)
 
     def _recover(self, now: float) -> bool:

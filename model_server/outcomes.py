@@ -3,12 +3,22 @@
 Owns the making of results from outputs and errors. Pure: no Redis, no clock, no engine.
 """
 
+from dataclasses import dataclass
+
 from broker.consumer import Outcome
 from broker.errors import ServiceError
 from broker.messages import Failure, Prediction, Result, Timings
 from model_server import tasks
 from model_server.batching import Batch, Entry
 from model_server.catalogue import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A batch that ran: it waits for its completion."""
+
+    worker: str
+    outcomes: list[Outcome]
 
 
 def of(

@@ -1,21 +1,21 @@
-"""A worker: one model, one lease, one thread that claims a batch, runs it and completes it.
+"""A worker: one model, one lease; batches are claimed, run and completed.
 
-Owns the order of those steps and what happens when Redis or the lease goes away between them. The
-lease is kept alive by keeper.py, from another thread.
+Owns what those steps do, and what happens when Redis or the lease goes away between them. Which of them
+overlap is pipeline.py's; the lease is kept alive by keeper.py, from another thread.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.clock import RedisClock
-from broker.consumer import Claimed, Consumer, Outcome
+from broker.consumer import Consumer
 from broker.errors import (
     BrokerUnavailable,
     LeaseLost,
@@ -27,7 +27,10 @@ from broker.lease import Lease
 from broker.messages import State, Timings, WorkerState
 from model_server import batching, outcomes
 from model_server.catalogue import ModelSpec
+from model_server.device import Device
 from model_server.engines import Engine, Outputs
+from model_server.pipeline import Pipeline
+from model_server.standing import Standing
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,9 +38,6 @@ IDLE_S: Final = 1.0
 """An idle worker tries a claim this often even if no bell rings: what a lost wake-up costs at most."""
 
 _RECONNECT_S: Final = 0.2
-
-_SMOOTHING: Final = 0.2
-"""Weight of the newest batch in the moving averages: about the last ten batches count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Worker:
         clock: RedisClock,
         *,
         limits: WorkerLimits,
-        device: threading.Lock,
+        device: Device,
         stopping: threading.Event,
     ) -> None:
         self.spec = spec
@@ -72,22 +72,15 @@ class Worker:
         self._consumer = consumer
         self._clock = clock
         self._limits = limits
-        self._device = device
+        self._pipeline = Pipeline(spec.name, self._claim, self._run, self._complete, device=device)
+        self._ran = 0.0  # monotonic time at which the last batch had run
         self._engine: Engine | None = None
         self._version = spec.version
-        self._state = State(WorkerState.LOADING, self._version)
+        self.standing = Standing(lease, spec.name, self._version, stopping)
         self._registering = threading.Lock()
-        self._announcing = threading.Lock()
         self.has_left = False
         self._claims_uncertain = False
         self.notice = "random weights: the labels mean nothing" if spec.weights == "random" else ""
-
-    @property
-    def state(self) -> State:
-        """What this worker says of itself now."""
-        if self.stopping.is_set() and self._state.state is WorkerState.READY:
-            return replace(self._state, state=WorkerState.DRAINING)
-        return self._state
 
     def run(self) -> None:
         """Register, load, serve, leave. Returns once `stopping` is set."""
@@ -96,11 +89,11 @@ class Worker:
             return  # told to stop while Redis was away
         reason = self._failure_to_load()
         if reason:
-            self._say(State(WorkerState.FAILED, self._version, reason=reason))
+            self.standing.say(State(WorkerState.FAILED, self._version, reason=reason))
             _LOG.error("%s failed to load: %s", self.spec.name, reason)
             self.stopping.wait()
         else:
-            self._say(State(WorkerState.READY, self._version))
+            self.standing.say(State(WorkerState.READY, self._version))
             _LOG.info("%s is ready (worker %s)", self.spec.name, self.lease.worker)
             while not self.stopping.is_set():
                 self.step()
@@ -118,19 +111,19 @@ class Worker:
         return ""
 
     def step(self) -> int:
-        """One claim, run and completed, or a wait of IDLE_S at most. Returns the number of jobs claimed."""
+        """One batch run, the next claimed and the last completed meanwhile; else a wait of IDLE_S at most.
+
+        Returns the number of jobs in the batch.
+        """
         worker = self.lease.worker
         try:
             if self._claims_uncertain:
+                self._pipeline.empty()
                 self.lease.give_back()
                 self._claims_uncertain = False
-            # The device first: a batch claimed while a sibling's runs would wait where others can't take it.
-            with self._device:
-                claimed = self._consumer.claim(worker, self._limits.batch_size)
-                done = self._run_batch(claimed) if claimed else []
-            if not claimed:
+            jobs = self._pipeline.step()
+            if not jobs:
                 self._consumer.wait(IDLE_S)
-                return 0
         except LeaseLost:
             self.ensure_registered(lost=worker)
             return 0
@@ -139,8 +132,7 @@ class Worker:
             _LOG.warning("%s: %s Trying again.", self.spec.name, error.message)
             self.stopping.wait(_RECONNECT_S)
             return 0
-        self._complete(worker, done)
-        return len(claimed)
+        return jobs
 
     def ensure_registered(self, *, lost: str = "") -> None:
         """Renew the lease `lost` (empty: the first), or take one under a new id if it was reaped.
@@ -153,7 +145,7 @@ class Worker:
                     if self.has_left:
                         return
                     if self.lease.worker == lost and not self._renewed():
-                        worker = self.lease.register(self._state)
+                        worker = self.lease.register(self.standing.state)
                         _LOG.info("%s registered as worker %s", self.spec.name, worker)
                 return
             except BrokerUnavailable as error:
@@ -171,20 +163,32 @@ class Worker:
             return False
         return True
 
-    def _run_batch(self, claimed: list[Claimed]) -> list[Outcome]:
-        claimed_at = self._clock.now()
+    def _claim(self) -> batching.Formed | None:
+        if self.stopping.is_set():
+            return None
+        worker, began = self.lease.worker, time.monotonic()
+        claimed = self._consumer.claim(worker, self._limits.batch_size)
+        if not claimed:
+            return None
+        now = self._clock.now()
+        batch = batching.form(claimed, self.spec.input, now=now, max_attempts=self._limits.max_attempts)
+        return batching.Formed(worker, batch, claimed_at=now, began=began)
+
+    def _run(self, formed: batching.Formed) -> outcomes.Done:
+        if formed.worker != self.lease.worker:
+            return outcomes.Done(
+                formed.worker, []
+            )  # taken from this worker, before it began them: others run them
         began = time.monotonic()
-        batch = batching.form(
-            claimed, self.spec.input, now=claimed_at, max_attempts=self._limits.max_attempts
-        )
-        formed = time.monotonic()
-        runnable = batch.runnable
+        runnable = formed.batch.runnable
         batching.run(runnable, self._predict)
         ran = time.monotonic()
-        timings = Timings(batch=(formed - began) * 1000, model=(ran - formed) * 1000)
+        timings = Timings(batch=(began - formed.began) * 1000, model=(ran - began) * 1000)
         if runnable:
-            self._measure(len(runnable), ran - began)
-        return outcomes.of(batch, self.spec, self._version, self.notice, claimed_at, timings)
+            self.standing.measure(len(runnable), ran - max(formed.began, self._ran))
+        self._ran = ran
+        done = outcomes.of(formed.batch, self.spec, self._version, self.notice, formed.claimed_at, timings)
+        return outcomes.Done(formed.worker, done)
 
     def _predict(self, pictures: NDArray[np.uint8]) -> Outputs:
         if self._engine is None:
@@ -195,11 +199,12 @@ class Worker:
         finally:
             self.call_began = None
 
-    def _complete(self, worker: str, done: list[Outcome]) -> None:
+    def _complete(self, done: outcomes.Done) -> None:
         """Complete the batch, through an outage if need be. Dropped only when the lease is another's."""
-        while True:
+        worker = done.worker
+        while done.outcomes:
             try:
-                if not self._consumer.complete(worker, done):
+                if not self._consumer.complete(worker, done.outcomes):
                     # Done already, its reply was lost; or a killed Redis forgot its last writes and the
                     # claims begin with an older batch. Giving back what is there mends both.
                     _LOG.warning("%s: the claims do not begin with this batch", self.spec.name)
@@ -209,35 +214,15 @@ class Worker:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.
                 self.ensure_registered(lost=worker)
                 if self.lease.worker != worker:
-                    _LOG.warning("%s: a batch of %d was left to others", self.spec.name, len(done))
+                    _LOG.warning("%s: a batch of %d was left to others", self.spec.name, len(done.outcomes))
                     return
             except BrokerUnavailable as error:
                 _LOG.warning("%s: %s Trying again.", self.spec.name, error.message)
                 if self.stopping.wait(_RECONNECT_S):
                     return
 
-    def _measure(self, pictures: int, seconds: float) -> None:
-        old = self._state
-        rate, latency_ms = pictures / seconds, seconds * 1000
-        if old.rate:
-            rate = old.rate + _SMOOTHING * (rate - old.rate)
-            latency_ms = old.latency_ms + _SMOOTHING * (latency_ms - old.latency_ms)
-        self._state = replace(old, rate=round(rate, 3), latency_ms=round(latency_ms, 3))
-
-    def _say(self, state: State) -> None:
-        """Change the state and publish it; if Redis is away the keeper's next renewal does."""
-        self._state = state
-        try:
-            self.announce()
-        except BrokerUnavailable as error:
-            _LOG.warning("%s: %s", self.spec.name, error.message)
-
-    def announce(self) -> None:
-        """Publish the state as it is now. Both threads call it: the later one must not be overtaken."""
-        with self._announcing:
-            self.lease.announce(self.state)
-
     def _leave(self) -> None:
+        self._pipeline.close()
         try:
             with self._registering:
                 self.has_left = True  # from here on the keeper neither renews nor registers anew

@@ -17,6 +17,7 @@ from broker.lease import Lease
 from broker.messages import Card, Fit, InputSpec, Job, State, WorkerState
 from broker.producer import Limits, Producer
 from model_server.catalogue import KerasFile, Label, ModelSpec
+from model_server.device import Device
 from model_server.worker import Worker, WorkerLimits
 
 MODEL = "tiny"
@@ -112,11 +113,18 @@ def worker(
         consumer(client, keys),
         RedisClock(),
         limits=WorkerLimits(batch_size=4, max_attempts=3),
-        device=threading.Lock(),
+        device=Device(),
         stopping=threading.Event(),
     )
     made.ensure_registered()
     return made
+
+
+def step(worker: Worker) -> int:
+    """One batch, and until it is completed. Returns its size."""
+    jobs = worker.step()
+    worker._pipeline.settle()
+    return jobs
 
 
 def enqueue(client: redis.Redis, keys: Keys, *jobs: Job) -> list[Job]:

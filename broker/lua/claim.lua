@@ -18,6 +18,7 @@ for taken = 0, tonumber(ARGV[2]) - 1 do
   local attempts = tonumber(redis.call('HGET', KEYS[4], id) or '0')
   if attempts > 0 and held + taken > 0 then
     redis.call('LMOVE', KEYS[3], KEYS[2], 'RIGHT', 'LEFT')
+    redis.call('RPUSH', KEYS[5], '1') -- who waits for the bell next must find it
     break
   end
   local pending = redis.call('GET', ARGV[3] .. id) == 'pending'

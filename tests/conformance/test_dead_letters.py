@@ -113,18 +113,19 @@ def test_a_requeued_job_is_claimed_run_and_polled_under_its_new_id(
     worker = fakes.worker(client, keys, engine, tmp_path)
     worker._engine = engine
     (old,) = enqueue(client, keys, job(value=255))
-    assert worker.step() == 1
+    assert fakes.step(worker) == 1
     engine.on_batch = len
     (letter,) = box(client, keys).entries()
     assert (letter.id, "a bad build" in letter.reason) == (old.id, True)
     fresh_id = box(client, keys).requeue(old.id, timeout_s=TIMEOUT_S, pace=Pace())
-    assert worker.step() == 1
+    fakes.eventually(lambda: fakes.step(worker) == 1)
     polled, before = (fakes.producer(client, keys).poll(MODEL, each) for each in (fresh_id, old.id))
     assert isinstance(polled, Result)
     assert (polled.id, polled.predictions[0].label, polled.attempts) == (fresh_id, "bright", 0)
     assert isinstance(before, Result)
     assert before.error is not None
     assert client.llen(keys.of(MODEL).dead) == 0
+    worker._pipeline.close()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The worker's steps on a real Redis, with a network that is none."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from broker.registry import Registry
 from model_server.worker import Worker
 from tests import fakes
 from tests.conftest import RedisServer
-from tests.fakes import MODEL, FakeEngine, enqueue, eventually, job, lapse
+from tests.fakes import MODEL, READY, FakeEngine, enqueue, eventually, job, lapse, step
 
 
 @pytest.fixture
@@ -28,10 +29,11 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def worker(client: redis.Redis, keys: Keys, engine: FakeEngine, tmp_path: Path) -> Worker:
+def worker(client: redis.Redis, keys: Keys, engine: FakeEngine, tmp_path: Path) -> Iterator[Worker]:
     made = fakes.worker(client, keys, engine, tmp_path)
     made._engine = engine
-    return made
+    yield made
+    made._pipeline.close()
 
 
 def _result(client: redis.Redis, keys: Keys, job_id: str) -> Result:
@@ -44,7 +46,7 @@ def test_a_batch_is_claimed_run_once_and_completed(
     client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
 ) -> None:
     jobs = enqueue(client, keys, job(value=0), job(value=255), job(value=128))
-    assert worker.step() == 3
+    assert step(worker) == 3
     assert engine.batches == [3]
     labels = [_result(client, keys, each.id).predictions[0].label for each in jobs]
     assert labels == ["dark", "bright", "grey"]
@@ -52,14 +54,14 @@ def test_a_batch_is_claimed_run_once_and_completed(
     assert (first.batch_size, first.attempts, len(first.predictions)) == (3, 0, 2)
     assert first.timings_ms.waiting > 0
     assert client.llen(keys.of(MODEL).claims(worker.lease.worker)) == 0
-    assert worker.state.rate > 0
+    assert worker.standing.state.rate > 0
 
 
 def test_no_more_than_a_batch_is_claimed(
     client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
 ) -> None:
     enqueue(client, keys, *(job() for _ in range(6)))
-    assert [worker.step(), worker.step()] == [4, 2]
+    assert [step(worker), step(worker)] == [4, 2]
     assert engine.batches == [4, 2]
 
 
@@ -72,7 +74,7 @@ def test_a_bad_job_costs_only_itself(
 
     engine.on_batch = on_batch
     jobs = enqueue(client, keys, job(value=0), job(value=13), job(value=255), job(shape=(9, 9, 1)))
-    worker.step()
+    step(worker)
     results = [_result(client, keys, each.id) for each in jobs]
     assert [each.error.code if each.error else "ok" for each in results] == [
         "ok",
@@ -87,7 +89,7 @@ def test_a_job_past_its_deadline_never_reaches_the_network(
     client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
 ) -> None:
     (late,) = enqueue(client, keys, job(deadline_in_s=0.0))
-    worker.step()
+    step(worker)
     error = _result(client, keys, late.id).error
     assert error is not None
     assert error.code == "deadline_passed"
@@ -100,7 +102,7 @@ def test_a_cancelled_job_never_reaches_the_network(
 ) -> None:
     (gone,) = enqueue(client, keys, job())
     fakes.producer(client, keys).cancel(MODEL, gone.id)
-    assert worker.step() == 1
+    assert step(worker) == 1
     assert engine.batches == []
     assert not client.exists(keys.of(MODEL).result(gone.id))
 
@@ -115,7 +117,7 @@ def test_outputs_that_are_no_numbers_fail_alone(
 
     monkeypatch.setattr(engine, "predict", predict)
     bad, good = enqueue(client, keys, job(value=13), job(value=200))
-    worker.step()
+    step(worker)
     assert _result(client, keys, bad.id).error is not None
     assert _result(client, keys, good.id).error is None
 
@@ -125,8 +127,8 @@ def test_a_reaped_worker_goes_on_under_a_new_id(client: redis.Redis, keys: Keys,
     lapse(client, keys, old)
     fakes.lease(client, keys).recover_lost()
     (only,) = enqueue(client, keys, job())
-    worker.step()
-    worker.step()
+    step(worker)
+    step(worker)
     assert worker.lease.worker != old
     assert _result(client, keys, only.id).error is None
 
@@ -143,9 +145,9 @@ def test_a_batch_whose_worker_was_reaped_meanwhile_is_left_to_others(
 
     engine.on_batch = be_reaped
     (only,) = enqueue(client, keys, job())
-    worker.step()
+    step(worker)
     assert fakes.producer(client, keys).poll(MODEL, only.id) == Pending(deadline_passed=False)
-    worker.step()
+    eventually(lambda: step(worker) == 1)
     assert _result(client, keys, only.id).attempts == 1
 
 
@@ -155,7 +157,7 @@ def test_a_batch_outlives_a_lapsed_lease_that_nobody_reaped(
     worker_id = worker.lease.worker
     engine.on_batch = lambda _: lapse(client, keys, worker_id)
     (only,) = enqueue(client, keys, job())
-    worker.step()
+    step(worker)
     assert _result(client, keys, only.id).attempts == 0
     assert worker.lease.worker == worker_id
 
@@ -174,8 +176,8 @@ def test_a_claim_whose_reply_was_lost_is_given_back_and_claimed_again(
 
     monkeypatch.setattr(Consumer, "claim", lose_the_first_reply)
     jobs = enqueue(client, keys, job(), job())
-    assert worker.step() == 0
-    assert worker.step() == 2
+    assert step(worker) == 0
+    assert step(worker) == 2
     assert [_result(client, keys, each.id).attempts for each in jobs] == [0, 0]
 
 
@@ -192,10 +194,11 @@ def test_a_completion_whose_reply_was_lost_is_not_done_twice(
 
     monkeypatch.setattr(Consumer, "complete", lose_the_first_reply)
     jobs = enqueue(client, keys, *(job() for _ in range(6)))
-    worker.step()
+    step(worker)
     assert calls == [True, False]
-    assert client.llen(keys.of(MODEL).queue) == 2
-    worker.step()
+    # What was claimed ahead meanwhile went back to the queue.
+    assert step(worker) == 2
+    assert client.llen(keys.of(MODEL).claims(worker.lease.worker)) == 0
     assert all(_result(client, keys, each.id).error is None for each in jobs)
 
 
@@ -207,9 +210,25 @@ def test_what_a_killed_redis_forgot_stands_in_nobody_s_way(
     client.lmove(keys.of(MODEL).queue, keys.of(MODEL).claims(worker.lease.worker), "LEFT", "RIGHT")
     jobs = enqueue(client, keys, job(), job())
     for _ in range(3):
-        worker.step()
+        step(worker)
     assert [_result(client, keys, each.id).attempts for each in (forgotten, *jobs)] == [0, 0, 0]
     assert client.llen(keys.of(MODEL).claims(worker.lease.worker)) == 0
+
+
+def test_a_job_that_a_lost_worker_had_runs_with_nothing_else_claimed(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    lost = fakes.lease(client, keys).register(READY)
+    suspect, *others = enqueue(client, keys, *(job() for _ in range(3)))
+    fakes.consumer(client, keys).claim(lost, 1)
+    lapse(client, keys, lost)
+    worker.lease.recover_lost()
+    held: list[int] = []
+    engine.on_batch = lambda _: held.append(client.llen(keys.of(MODEL).claims(worker.lease.worker)))
+    for _ in range(3):
+        step(worker)
+    assert held == [1, 2]
+    assert [_result(client, keys, each.id).attempts for each in (suspect, *others)] == [1, 0, 0]
 
 
 def test_an_idle_worker_is_woken_by_the_bell(
@@ -222,7 +241,7 @@ def test_an_idle_worker_is_woken_by_the_bell(
     (only,) = enqueue(client, keys, job())
     idle.join(20)
     assert client.llen(keys.of(MODEL).bell) == 0
-    worker.step()
+    step(worker)
     assert _result(client, keys, only.id).error is None
 
 
@@ -257,12 +276,11 @@ def test_nothing_is_claimed_while_a_sibling_has_the_device(
     client: redis.Redis, keys: Keys, worker: Worker
 ) -> None:
     enqueue(client, keys, job())
-    worker._device.acquire()
     waiting = threading.Thread(target=worker.step)
-    waiting.start()
-    waiting.join(0.3)
-    assert client.llen(keys.of(MODEL).queue) == 1
-    worker._device.release()
+    with worker._pipeline._device:
+        waiting.start()
+        waiting.join(0.3)
+        assert client.llen(keys.of(MODEL).queue) == 1
     waiting.join(20)
     assert client.llen(keys.of(MODEL).queue) == 0
 
@@ -280,16 +298,16 @@ def test_a_call_is_timed_only_while_it_runs(
 
     engine.on_batch = on_batch
     enqueue(client, keys, job())
-    worker.step()
+    step(worker)
     assert began[0] is not None
     assert worker.call_began is None
 
 
 def test_while_it_stops_it_says_that_it_drains(worker: Worker) -> None:
-    worker._say(State(WorkerState.READY, "v1"))
-    before = worker.state
+    worker.standing.say(State(WorkerState.READY, "v1"))
+    before = worker.standing.state
     worker.stopping.set()
-    after = worker.state
+    after = worker.standing.state
     assert (before.state, after.state) == (WorkerState.READY, WorkerState.DRAINING)
 
 
@@ -321,6 +339,7 @@ def test_a_restart_of_redis_between_claim_and_completion_loses_nothing(
 
     engine.on_batch = restart
     jobs = enqueue(client, keys, job(), job())
-    made.step()
+    step(made)
     assert [_result(client, keys, each.id).attempts for each in jobs] == [0, 0]
+    made._pipeline.close()
     client.close()

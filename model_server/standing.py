@@ -1,0 +1,59 @@
+"""What a worker says of itself: its state, its version, how fast it is.
+
+Owns the state and its publication. Decides nothing: the worker says what it is, the keeper when it is said
+again.
+"""
+
+import logging
+import threading
+from dataclasses import replace
+from typing import Final
+
+from broker.errors import BrokerUnavailable
+from broker.lease import Lease
+from broker.messages import State, WorkerState
+
+_LOG = logging.getLogger(__name__)
+
+_SMOOTHING: Final = 0.2
+"""Weight of the newest batch in the moving averages: about the last ten batches count."""
+
+
+class Standing:
+    """The state of one worker. Safe to use from its threads and from the keeper's."""
+
+    def __init__(self, lease: Lease, name: str, version: str, stopping: threading.Event) -> None:
+        self._lease = lease
+        self._name = name
+        self._stopping = stopping
+        self._state = State(WorkerState.LOADING, version)
+        self._announcing = threading.Lock()
+
+    @property
+    def state(self) -> State:
+        """What this worker says of itself now."""
+        if self._stopping.is_set() and self._state.state is WorkerState.READY:
+            return replace(self._state, state=WorkerState.DRAINING)
+        return self._state
+
+    def say(self, state: State) -> None:
+        """Change the state and publish it; if Redis is away the keeper's next renewal does."""
+        self._state = state
+        try:
+            self.announce()
+        except BrokerUnavailable as error:
+            _LOG.warning("%s: %s", self._name, error.message)
+
+    def announce(self) -> None:
+        """Publish the state as it is now. Several threads call it: the later one must not be overtaken."""
+        with self._announcing:
+            self._lease.announce(self.state)
+
+    def measure(self, pictures: int, seconds: float) -> None:
+        """Add a batch to the moving averages; they are published with the next renewal."""
+        old = self._state
+        rate, latency_ms = pictures / seconds, seconds * 1000
+        if old.rate:
+            rate = old.rate + _SMOOTHING * (rate - old.rate)
+            latency_ms = old.latency_ms + _SMOOTHING * (latency_ms - old.latency_ms)
+        self._state = replace(old, rate=round(rate, 3), latency_ms=round(latency_ms, 3))
