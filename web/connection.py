@@ -5,7 +5,9 @@ Owns what a connection remembers between the loop and the threads. Waits for not
 
 import contextlib
 import enum
+import selectors
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from gunicorn.workers.gthread import TConn
@@ -51,6 +53,24 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     def read_into(self, buffer: memoryview) -> int:
         """What is there to be read, without waiting; 0: the client has closed. Raises OSError."""
         return int(self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT))
+
+    def watch(self, poller: selectors.BaseSelector, wake: Callable[..., None]) -> None:
+        """Have the selector call `wake` when there is something to read."""
+        if self.is_watched:
+            return
+        self.is_watched = True
+        try:
+            poller.register(self.sock, selectors.EVENT_READ, wake)
+        except KeyError:  # Gunicorn closed a socket in a thread, and this one has its number
+            poller.unregister(self.sock.fileno())
+            poller.register(self.sock, selectors.EVENT_READ, wake)
+
+    def unwatch(self, poller: selectors.BaseSelector) -> None:
+        """Take it from the selector, where it has it."""
+        if self.is_watched:
+            self.is_watched = False
+            with contextlib.suppress(KeyError, ValueError):  # see watch
+                poller.unregister(self.sock)
 
     def begin(self, *, at_most: int, now: float) -> None:
         """The first bytes of a request are here."""

@@ -7,9 +7,8 @@ minute.) Judges no request: arrival.py says when one is whole, Gunicorn's parser
 HTTP/2: a proxy in front has those.
 """
 
-import contextlib
 import errno
-import selectors
+import resource
 import socket
 import struct
 import time
@@ -38,6 +37,9 @@ LINGER_S: Final = 2.0
 _READ_BYTES: Final = 256 * 1024
 """At most in one read: a usual upload takes one to three."""
 
+_FILES: Final = 8192
+"""Open files: many systems begin with 1024, which a thousand connections and Redis' would exceed."""
+
 _SWEEP_S: Final = 0.25
 
 _MB: Final = 1024 * 1024
@@ -62,6 +64,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         """Serve until told to stop."""
         self._most_bytes = self.wsgi.config["MAX_CONTENT_LENGTH"]
         self._held_most = max(HELD_MB * _MB, 2 * self._most_bytes)
+        files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most_files, _FILES)), most_files))
         for listener in self.sockets:  # what it accepts inherits these
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
@@ -88,7 +92,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             try:
                 return bool(self.handle_request(conn.opened(), conn))
             except ConfigurationProblem:
-                raise ClientError("The request can't be read: its SCRIPT_NAME is not its path's.") from None
+                raise ClientError("The request's SCRIPT_NAME is not its path's.") from None
         except ServiceError as error:
             conn.refuse(error)
         except OSError as error:
@@ -142,30 +146,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
         conn.stage = Stage.IDLE
         self.keepalived_conns.append(conn)
-        self._watch(conn)
-
-    def _watch(self, conn: Connection) -> None:
-        if conn.is_watched:
-            return
-        conn.is_watched = True
-        wake = partial(self._on_readable, conn)
-        try:
-            self.poller.register(conn.sock, selectors.EVENT_READ, wake)
-        except KeyError:  # Gunicorn closed a socket in a thread, and this one has its number
-            self.poller.unregister(conn.sock.fileno())
-            self.poller.register(conn.sock, selectors.EVENT_READ, wake)
-
-    def _unwatch(self, conn: Connection) -> None:
-        if conn.is_watched:
-            conn.is_watched = False
-            with contextlib.suppress(KeyError, ValueError):
-                self.poller.unregister(conn.sock)
+        conn.watch(self.poller, partial(self._on_readable, conn))
 
     def _on_readable(self, conn: Connection, _: object) -> None:
         """Its socket has something to read: bytes, or the end."""
         if conn.stage is Stage.WORKING:
             # Only now: most clients wait for their answer, and so most requests need no call to the selector.
-            self._unwatch(conn)
+            conn.unwatch(self.poller)
         elif conn.stage is not Stage.CLOSED:  # by what was woken before it
             self._read(conn)
 
@@ -212,6 +199,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer a request that still arrives."""
+        self.log.debug("Refused a request of %s: %s", conn.client, error.code)
         self._leave(conn)
         conn.refuse(error)
         self._linger(conn)
@@ -226,7 +214,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         conn.timeout = time.monotonic() + LINGER_S
         conn.stage = Stage.LINGERING
         self.lingering[conn] = None
-        self._watch(conn)
+        conn.watch(self.poller, partial(self._on_readable, conn))
 
     def _discard(self, conn: Connection, count: int) -> None:
         """Throw away what a client sends after its answer, up to four times what a request may have."""
@@ -247,7 +235,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         if conn.stage is Stage.CLOSED:
             return
         self._leave(conn)
-        self._unwatch(conn)
+        conn.unwatch(self.poller)
         self.nr_conns -= 1
         conn.close()
 

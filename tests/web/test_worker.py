@@ -141,13 +141,18 @@ def connections() -> int:
 
 @pytest.fixture
 def serving(connections: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
-    """A worker with short bounds."""
-    for name in ("HEAD_S", "SILENCE_S", "GRACE_S"):
-        monkeypatch.setattr(arrival, name, 0.5)
-    monkeypatch.setattr(worker, "LINGER_S", 0.5)
+    """A worker that lets nobody linger for long; it is as patient as ever with what arrives."""
+    monkeypatch.setattr(worker, "LINGER_S", 0.3)
     running = Serving(connections)
     yield running
     running.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short bounds on heads and bodies, for tests that wait for their end."""
+    for name in ("HEAD_S", "SILENCE_S", "GRACE_S"):
+        monkeypatch.setattr(arrival, name, 0.3)
 
 
 def test_requests_on_one_connection_are_answered_in_order_however_they_come(serving: Serving) -> None:
@@ -168,6 +173,7 @@ def test_a_client_that_waits_for_100_continue_gets_it_once(serving: Serving) -> 
     assert client.answer()[:2] == (200, {"length": 3, "path": "/echo?"})
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
     [
@@ -196,6 +202,7 @@ def test_what_never_gets_whole_is_refused_in_words_and_its_connection_closed(
     assert answer[1]["error"]["code"] == code  # type: ignore[index]
     assert answer[2]["Connection"] == "close"
     assert client.at_end()
+    client.close()
     eventually(lambda: serving.worker.nr_conns == 0)
     assert serving.worker._held == 0
 
@@ -256,7 +263,6 @@ def test_of_too_many_bytes_the_largest_upload_gives_way(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrival, "SILENCE_S", 60)
-    monkeypatch.setattr(arrival, "GRACE_S", 60)
     serving.worker._held_most = 500_000
     first, largest, last = (serving.client() for _ in range(3))
     for client, size in ((first, 150_000), (largest, 250_000)):
@@ -271,16 +277,20 @@ def test_of_too_many_bytes_the_largest_upload_gives_way(
     assert serving.answers()
 
 
-def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(serving: Serving) -> None:
+def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     working, half, idle = serving.client(), serving.client(), serving.client()
     working.send(GET.replace(b"/echo", b"/wait"))
     eventually(lambda: bool(serving.worker.tpool._threads))
     idle.send(GET)
     assert idle.answer()[0] == 200
-    serving.worker._stop_by = 0.0  # what the loop would reach 2 s after its order
+    monkeypatch.setattr(arrival, "SILENCE_S", 60)
+    monkeypatch.setattr("gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER", 0.3)
     half.send(post(b"abc")[:-1])
-    assert half.answer()[0] == 503
+    eventually(lambda: len(serving.worker.arriving) == 1)
     serving.told_to_stop()
+    assert half.answer()[0] == 503
     assert idle.at_end()
     serving.release.set()
     assert working.answer()[0] == 200
