@@ -43,7 +43,7 @@ class Arrival:
         self.deadline = now + HEAD_S
         """When it must have gone on, by the caller's clock."""
         self.wants_continue = False
-        """The client waits for `100 Continue` before its body. The caller sends it, and clears this."""
+        """The client waits for `100 Continue` before its body; the next byte clears this."""
         self.rest = b""
         """What came after the request: the beginning of the next."""
         self._cfg = cfg

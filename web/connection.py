@@ -81,7 +81,6 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
         """Take what came; return whether the request is whole. Raises ClientError."""
         whole = self._current.feed(data, now)
         if self._current.wants_continue:
-            self._current.wants_continue = False
             with contextlib.suppress(OSError):  # the next read tells
                 self.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
         return whole

@@ -135,6 +135,7 @@ def test_what_can_not_be_is_refused_at_its_last_byte(
         b"1 \r\n",
         b"+1\r\n",
         b"1;\x00\r\n",
+        b"1;" + b"a" * bodies.MAX_CHUNK_LINE + b"\r\n",
         b"1\nab",
         b"2\r\nabc\r\n",
         b"1\r\nab\r\n0\r\n\r\n",
@@ -157,6 +158,13 @@ def test_trailers_that_can_not_be_are_refused_once_they_are_whole() -> None:
     assert coming.feed(chunked(b"a", end=b"0\r\nContent-Length: 3\r\n\r\n"), NOW)
     with pytest.raises(ClientError, match="chunks"):
         coming.opened()
+
+
+def test_bytes_that_gunicorn_s_reader_leaves_are_refused_not_kept() -> None:
+    body = bodies.ChunkedBody(object(), AT_MOST)
+    body._raw += b"1\r\na\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n"  # as if the end had been found there
+    with pytest.raises(ClientError, match="end twice"):
+        body.opened()
 
 
 def test_more_chunks_than_anybody_needs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from gunicorn.glogging import Logger
 
 from tests.fakes import eventually
 from web import arrival, worker
+from web.connection import Connection
 from web.worker import PatientWorker
 
 THREADS = 2
@@ -232,6 +233,25 @@ def test_clients_of_every_slow_kind_hold_no_thread(serving: Serving) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: serving.answers(), range(40)))
     assert serving.worker.tpool._work_queue.empty()
+
+
+def test_a_client_that_sends_ahead_does_not_keep_the_loop_awake(serving: Serving) -> None:
+    client = serving.client()
+    client.send(GET.replace(b"/echo", b"/wait"))
+    eventually(lambda: bool(serving.worker.tpool._threads))
+    client.send(GET)
+    eventually(lambda: len(serving.worker.poller.get_map()) == 2)  # the listener, and the pipe of the threads
+    serving.release.set()
+    assert [client.answer()[0] for _ in range(2)] == [200, 200]
+
+
+def test_what_was_woken_for_a_closed_connection_does_nothing(serving: Serving) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = Connection(serving.worker.cfg, ours, None, None)
+        connection.close()
+        serving.worker._on_readable(connection, ours)
+    assert serving.worker.nr_conns == 0
 
 
 def test_a_client_that_reads_nothing_gives_its_thread_back(serving: Serving) -> None:
