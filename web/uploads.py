@@ -72,7 +72,8 @@ def _pictures(form: Form) -> list[bytes]:
         return pictures
     if any(name in form.texts for name in FIELDS):
         raise ClientError("The picture's field holds text, not a file: with curl, put an @ before the name.")
-    fields = ", ".join(sorted({*form.texts, *(name for name, _ in form.files)})) or "none"
+    names = {*form.texts, *(name for name, _ in form.files)}
+    fields = ", ".join(sorted(filter(None, names))) or "none"
     raise ClientError(
         "The form has no picture: send a file in the field `image` (or `file`, `img`). "
         f"Fields found: {fields[:200]}."

@@ -130,6 +130,7 @@ _FORMS: Final = [
     _FORM[:-6] * 70 + b"--b--\r\n",
     png(3),
     b"",
+    b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n",
     b"a=b&image=c",
     b'{"image": 1}',
 ]
@@ -241,8 +242,9 @@ def _by_gunicorn(data: bytes) -> tuple[str, bytes, int]:
     unreader = IterUnreader([data])
     try:
         request: Any = Request(CFG, unreader, ("127.0.0.1", 1))
+        length = getattr(request.body.reader, "length", 0)
         body = request.body.read()
-        if getattr(request.body.reader, "length", 0):
+        if len(body) < length:
             return "incomplete", b"", 0
     except (NoMoreData, StopIteration):
         return "incomplete", b"", 0

@@ -86,6 +86,13 @@ def test_when_every_picture_fails_the_status_is_the_first_one_s(running: Service
         (EMPTY_FILE, "multipart/form-data; boundary=b", 400, "invalid_image", "empty"),
         ({"photo": (io.BytesIO(b"x"), "x.png")}, None, 400, "bad_request", "Fields found: photo"),
         ({"image": "text"}, "multipart/form-data", 400, "bad_request", "an @ before the name"),
+        (
+            b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n",
+            "multipart/form-data; boundary=b",
+            400,
+            "bad_request",
+            "Fields found: none",
+        ),
         ({}, None, 400, "bad_request", "curl"),
         (b"", "image/png", 400, "invalid_image", "empty"),
         (b"{}", "application/json", 415, "unsupported_format", "multipart/form-data"),
