@@ -22,7 +22,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 from broker.errors import ClientError, Overloaded, ServiceError
 from web.connection import Connection, Stage
 
-HELD_MB: Final = 256
+HELD_BYTES: Final = 256 * 1024 * 1024
 """Requests in memory, arriving or at work; above this the largest that still arrives is refused."""
 
 SEND_BUFFER_BYTES: Final = 256 * 1024
@@ -42,8 +42,6 @@ _FILES: Final = 8192
 
 _SWEEP_S: Final = 0.25
 
-_MB: Final = 1024 * 1024
-
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     """See the module. Methods run in the loop thread, but for `handle`."""
@@ -57,13 +55,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._scratch = memoryview(bytearray(_READ_BYTES))
         self._next_sweep = 0.0
         self._stop_by = float("inf")
-        self._most_bytes = 0
-        self._held_most = 0
+        self._most_bytes = self._held_most = 0
 
     def run(self) -> None:
         """Serve until told to stop."""
         self._most_bytes = self.wsgi.config["MAX_CONTENT_LENGTH"]
-        self._held_most = max(HELD_MB * _MB, 2 * self._most_bytes)
+        self._held_most = max(HELD_BYTES, 2 * self._most_bytes)
         files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most_files, _FILES)), most_files))
         for listener in self.sockets:  # what it accepts inherits these
