@@ -106,7 +106,16 @@ class Settings:
     """The catalogue: one folder a model."""
     resnet50_weights: str = _setting("imagenet", _TEXT)
     """`imagenet` (downloaded once), a path, or `random` (for measuring speed)."""
-    engine: str = _setting("auto", _one_of("auto", "tensorflow"))
+    engine: str = _setting("auto", _one_of("auto", "tensorflow", "openvino", "jax"))
+    """`auto`: openvino on CPUs where it is installed, on a GPU Keras' own backend."""
+    precision: str = _setting("auto", _one_of("auto", "fp32", "bf16", "fp16", "int8"))
+    """What networks compute in; `auto`: bf16 where the CPU has it (fp16 on a GPU), else fp32."""
+    keras_backend: str = _setting("tensorflow", _one_of("tensorflow", "jax"))
+    """Keras' own variable: what runs Keras networks where ENGINE=auto finds a GPU, or no OpenVINO."""
+    engine_threads: int = _setting(0, _whole(0, 1024))
+    """Threads of one call of a network; 0: one a core. Fewer leave cores to a web tier beside it."""
+    cache_dir: str = _setting(str(PROJECT / "var" / "engines"), _TEXT)
+    """Where converted networks are kept, so that only the first start needs TensorFlow."""
     batch_size: int = _setting(32, _whole(1, 1024))
     """The most pictures in one call of the network."""
     queue_limit: int = _setting(1024, _whole(1, 1_000_000))

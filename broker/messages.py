@@ -151,3 +151,7 @@ class Result:
     """Pictures in the batch that it rode in."""
     attempts: int = 0
     """How often it was recovered from a lost worker before."""
+    engine: str = ""
+    """What ran the network, as ENGINE spells it."""
+    precision: str = ""
+    """What it computed in: fp32, bf16, fp16 or int8."""

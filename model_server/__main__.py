@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,8 @@ from broker.lease import Lease
 from model_server import engines
 from model_server.catalogue import CatalogueError, ModelSpec, read_model
 from model_server.device import Device
-from model_server.engines import Engine
+from model_server.engines import Engine, EngineOptions
+from model_server.engines.choice import Choice, choose
 from model_server.keeper import Keeper
 from model_server.signals import StopSignals
 from model_server.worker import IDLE_S, Worker, WorkerLimits
@@ -36,7 +38,7 @@ def main() -> int:
     """Serve; return the exit status."""
     try:
         settings = Settings.from_env()
-        specs = [_read(settings, name) for name in settings.models]
+        specs = [read_spec(settings, name) for name in settings.models]
     except (SettingError, CatalogueError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -55,7 +57,8 @@ def main() -> int:
     return 0
 
 
-def _read(settings: Settings, name: str) -> ModelSpec:
+def read_spec(settings: Settings, name: str) -> ModelSpec:
+    """The model as the settings name it, without what runs it. Raises CatalogueError."""
     weights = settings.resnet50_weights if name == "resnet50" else None
     return read_model(Path(settings.models_dir), name, weights=weights)
 
@@ -80,7 +83,8 @@ def _await_redis(settings: Settings, signals: StopSignals) -> bool:
 def _serve(settings: Settings, specs: list[ModelSpec], signals: StopSignals) -> None:
     stopping = threading.Event()
     device = Device()
-    workers = [_worker(settings, spec, device, stopping) for spec in specs]
+    choice = choose(settings.engine, settings.precision, keras_backend=settings.keras_backend)
+    workers = [_worker(settings, spec, choice, device, stopping) for spec in specs]
     keepers = [
         Keeper(worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s)
         for worker in workers
@@ -112,15 +116,17 @@ def _run(worker: Worker) -> None:
         os._exit(1)
 
 
-def _worker(settings: Settings, spec: ModelSpec, device: Device, stopping: threading.Event) -> Worker:
+def _worker(
+    settings: Settings, spec: ModelSpec, choice: Choice, device: Device, stopping: threading.Event
+) -> Worker:
+    spec = replace(spec, engine=choice.engine, precision=choice.precision)
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
-    engine = engines.engine_name(settings.engine)
     lease = Lease(
         # Renewals must fail soon enough to be tried again before the lease lapses.
         connect(settings.redis_url, timeout_s=settings.lease_s / 3),
         keys,
-        spec.card(engine=engine, precision="fp32"),
+        spec.card(),
         lease_s=settings.lease_s,
         key_ttl_s=settings.key_ttl_s,
         clock=clock,
@@ -134,7 +140,7 @@ def _worker(settings: Settings, spec: ModelSpec, device: Device, stopping: threa
     )
     return Worker(
         spec,
-        partial(_load, spec, settings),
+        partial(_load, spec, choice, settings),
         lease,
         consumer,
         clock,
@@ -144,8 +150,11 @@ def _worker(settings: Settings, spec: ModelSpec, device: Device, stopping: threa
     )
 
 
-def _load(spec: ModelSpec, settings: Settings) -> Engine:
-    return engines.load(spec, settings.engine, batch_size=settings.batch_size)
+def _load(spec: ModelSpec, choice: Choice, settings: Settings) -> Engine:
+    options = EngineOptions(
+        settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads
+    )
+    return engines.load(spec, choice, options)
 
 
 if __name__ == "__main__":

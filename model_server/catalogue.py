@@ -87,6 +87,10 @@ class ModelSpec:
     normalise: Normalise
     labels: tuple[Label, ...]
     top: int
+    engine: str = ""
+    """What runs it in this process; empty until an entry point has chosen."""
+    precision: str = ""
+    """What it computes in; likewise."""
 
     @property
     def weights(self) -> str:
@@ -106,7 +110,7 @@ class ModelSpec:
                 digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()[:12]
 
-    def card(self, *, engine: str, precision: str) -> Card:
+    def card(self) -> Card:
         """What the web tier gets to know of it."""
         return Card(
             model=self.name,
@@ -115,8 +119,8 @@ class ModelSpec:
             classes=len(self.labels),
             top=min(self.top, len(self.labels)),
             top_max=len(self.labels),
-            engine=engine,
-            precision=precision,
+            engine=self.engine,
+            precision=self.precision,
             weights=self.weights,
         )
 

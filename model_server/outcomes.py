@@ -52,6 +52,8 @@ def _outcome(
         timings_ms=Timings(round(waiting_ms, 3), round(timings.batch, 3), round(timings.model, 3)),
         batch_size=entry.batch_size,
         attempts=entry.attempts,
+        engine=spec.engine,
+        precision=spec.precision,
     )
     reason = error.message if error is not None and entry.is_poison else ""
     return Outcome(entry.id, result, job.reply_to if job else None, reason)

@@ -49,6 +49,15 @@ SETTINGS_READERS = {
 }
 
 
+RUNTIMES = {
+    "keras": {"sources.py", "engines/keras_network.py", "engines/jax.py"},
+    "tensorflow": {"engines/tensorflow.py"},
+    "jax": {"engines/jax.py"},
+    "openvino": {"engines/openvino_runtime.py"},
+}
+"""What may import each runtime: one file of model_server, and Keras what builds and runs its networks."""
+
+
 def _imports(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -74,7 +83,17 @@ def test_imports_point_one_way(package: str) -> None:
         for name in _imports(path)
         if name.split(".")[0] in FORBIDDEN[package]
     }
-    assert breaches - {"model_server/engines/tensorflow.py imports keras"} == set()
+    assert breaches == set()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_each_runtime_has_one_place(runtime: str) -> None:
+    importers = {
+        str(path.relative_to(ROOT / "model_server"))
+        for path in _files("model_server")
+        if runtime in {name.split(".")[0] for name in _imports(path)}
+    }
+    assert importers == RUNTIMES[runtime]
 
 
 def test_only_entry_points_read_settings() -> None:
@@ -94,8 +113,8 @@ def test_only_settings_reads_the_environment() -> None:
         for path in _files(package)
         if re.search(r"os\.environ|getenv", path.read_text("utf-8"))
     }
-    # The engine writes what TensorFlow reads at import; nothing of ours is read there.
-    assert readers == {"model_server/engines/tensorflow.py"}
+    # They write what Keras and TensorFlow read at import; nothing of ours is read there.
+    assert readers == {"model_server/engines/tensorflow.py", "model_server/engines/jax.py"}
 
 
 def test_stress_test_starts_the_load_tester_and_nothing_else() -> None:
@@ -115,8 +134,9 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
 @pytest.mark.parametrize(
     ("module", "never"),
     [
-        ("web.app", ("keras", "tensorflow", "model_server")),
+        ("web.app", ("keras", "tensorflow", "openvino", "model_server")),
         ("model_server.__main__", ("flask", "PIL", "web", "tensorflow", "keras")),
+        ("model_server.engines.openvino", ("flask", "PIL", "web", "tensorflow", "keras")),
         ("model_server.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),
     ],
 )

@@ -146,6 +146,8 @@ def _answer(result: Result) -> dict[str, Any]:
     if result.notice:
         answer["notice"] = result.notice
     answer["model_version"] = result.model_version
+    answer["engine"] = result.engine
+    answer["precision"] = result.precision
     answer["batch_size"] = result.batch_size
     answer["timings_ms"] = asdict(result.timings_ms)
     return answer

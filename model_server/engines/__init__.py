@@ -1,9 +1,11 @@
 """Engines: what turns a batch of uint8 pictures into the network's outputs.
 
-Owns the interface and the choice; each engine's module owns one runtime. An engine knows nothing of
-jobs, labels or Redis.
+Owns the interface and the loading; choice.py owns the choice, each engine's module one runtime, check.py
+whether it computes what plain Keras does. An engine knows nothing of jobs, labels or Redis.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,13 +13,14 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue import ModelSpec
+from model_server.engines.choice import Choice
 
 Outputs = tuple[NDArray[np.float32], ...]
 """The network's outputs, each float32 with the batch as its first axis."""
 
 
 class Engine(Protocol):
-    """A network, compiled and ready."""
+    """A network, compiled and ready. It takes one call at a time."""
 
     @property
     def name(self) -> str:
@@ -26,7 +29,7 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> str:
-        """What the network computes in: `fp32`."""
+        """What the network computes in: fp32, bf16, fp16 or int8."""
         ...
 
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:
@@ -37,25 +40,43 @@ class Engine(Protocol):
         ...
 
 
-def load(spec: ModelSpec, name: str, *, batch_size: int) -> Engine:
-    """Load `spec` into the engine of that name (`auto`: the best there is) and warm it.
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is to run."""
+
+    batch_size: int
+    """The most pictures in one call: it is warmed up to that."""
+    cache: Path
+    """The folder that keeps converted networks (store.py)."""
+    threads: int = 0
+    """Threads of one call; 0: the engine's own choice, one a core."""
+
+
+def load(spec: ModelSpec, choice: Choice, options: EngineOptions) -> Engine:
+    """Load `spec` as chosen, check it against plain Keras, and warm it at every size it will see.
 
     Raises ModelUnavailable with the reason.
     """
-    from model_server.engines.tensorflow import TensorFlowEngine  # noqa: PLC0415 - seconds long
+    if choice.precision == "int8" and choice.engine != "openvino":
+        raise ModelUnavailable(f"{spec.name}: PRECISION=int8 needs ENGINE=openvino, not {choice.engine}.")
+    try:
+        # Imported only here: each takes from a quarter of a second to several.
+        match choice.engine:
+            case "openvino":
+                from model_server.engines.openvino import OpenVINOEngine  # noqa: PLC0415
 
-    if name not in ("auto", TensorFlowEngine.name):
-        raise ValueError(f"there is no engine {name!r}")
-    engine = TensorFlowEngine(spec, batch_size=batch_size)
-    outputs = engine.predict(np.zeros((1, *spec.input.shape), np.uint8))
-    if outputs[0].shape != (1, len(spec.labels)):
+                return OpenVINOEngine(spec, choice.precision, options)
+            case "tensorflow":
+                from model_server.engines.tensorflow import TensorFlowEngine  # noqa: PLC0415
+
+                return TensorFlowEngine(spec, choice.precision, options)
+            case "jax":
+                from model_server.engines.jax import JaxEngine  # noqa: PLC0415
+
+                return JaxEngine(spec, choice.precision, options)
+    except ModuleNotFoundError as error:
         raise ModelUnavailable(
-            f"{spec.name}: the network's output for a picture is {outputs[0].shape[1:]}, "
-            f"but there are {len(spec.labels)} labels."
-        )
-    return engine
-
-
-def engine_name(name: str) -> str:
-    """The engine that `load` would take, known before anything is loaded."""
-    return "tensorflow" if name == "auto" else name
+            f"{spec.name}: ENGINE={choice.engine} needs the Python package {error.name!r}, which is not "
+            "installed."
+        ) from error
+    raise ValueError(f"there is no engine {choice.engine!r}")

@@ -8,7 +8,7 @@ import pytest
 from settings import Settings
 from tests.compose.conftest import ROOT, compose_command, run
 
-FIXED_INSIDE = {"BIND", "PORT", "REDIS_URL"}
+FIXED_INSIDE = {"BIND", "PORT", "REDIS_URL", "CACHE_DIR"}
 NOT_FOR_CONTAINERS = {"MODEL_SERVERS", "MODELS_DIR"}
 """--scale makes model servers; the catalogue is in the image."""
 

@@ -1,0 +1,33 @@
+"""Batch sizes for engines that compile once for each shape: powers of two, and padding up to them.
+
+Owns the sizes and the padding. Pure: knows no engine.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.engines import Outputs
+
+
+def sizes(batch_size: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and batch_size itself: at most one picture in two is padding, for few compilations."""
+    powers = [1 << power for power in range(batch_size.bit_length()) if 1 << power < batch_size]
+    return (*powers, batch_size)
+
+
+def run(
+    batch: NDArray[np.uint8], buckets: Sequence[int], predict: Callable[[NDArray[np.uint8]], Outputs]
+) -> Outputs:
+    """Run uint8 (N, ...), padded with black to the least bucket that holds it; in several calls if none."""
+    largest = buckets[-1]
+    if len(batch) > largest:
+        parts = [run(batch[at : at + largest], buckets, predict) for at in range(0, len(batch), largest)]
+        return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+    size = next(bucket for bucket in buckets if bucket >= len(batch))
+    if size == len(batch):
+        return predict(batch)
+    padded = np.zeros((size, *batch.shape[1:]), np.uint8)
+    padded[: len(batch)] = batch
+    return tuple(output[: len(batch)] for output in predict(padded))

@@ -1,0 +1,142 @@
+"""Whether an engine computes what plain Keras computes, on the same pictures.
+
+Owns the measures, the tolerances and the words of a refusal. Runs no network itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server.catalogue import ModelSpec
+from model_server.engines import Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Plain Keras' `outputs`, in float32, for `pictures`, uint8 (N, height, width, channels)."""
+
+    pictures: NDArray[np.uint8]
+    outputs: Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far an engine may be from the reference: shares, so that they hold for any number of classes."""
+
+    peak: float
+    """Largest difference of an output, as a share of the picture's largest output (a probability near 1)."""
+    log: float
+    """Largest difference of a log-probability, as a share of their range over the picture's classes. A
+    network that is sure hides much from the first measure: its probabilities are 0 and 1 whatever its
+    logits."""
+
+
+TOLERANCES: Final = {
+    # Measured (peak, log) on OpenVINO: digits 8e-8 and 1e-6, ResNet50 with random weights 2e-7 and 1e-6.
+    "fp32": Tolerance(0.001, 0.001),
+    # bf16: digits 1e-4 and 0.0036, ResNet50 6e-4 and 0.0023. What must be found is far off: channels in the
+    # wrong order give 0.031 in the second on that ResNet50, a forgotten normalisation 0.4.
+    "bf16": Tolerance(0.1, 0.015),
+    "fp16": Tolerance(0.1, 0.015),
+    # int8 is compared with its own outputs of when it was made: the pictures of the user decided then whether
+    # it is good enough (quantise.py), and this finds a processor or a version that computes something else.
+    "int8": Tolerance(0.3, 0.1),
+}
+
+_LEAST_PROBABILITY: Final = 1e-30
+"""Below it logarithms are not compared; float32 itself ends at 1e-38."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison found, the worst of all pictures (see Tolerance), and what was allowed."""
+
+    pictures: int
+    same_top1: int
+    """Pictures with the same best class. A lead within the tolerance is a tie: either is right."""
+    peak: float
+    log: float
+    tolerance: Tolerance
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the engine may serve. A difference that is no number is too large."""
+        near = self.peak <= self.tolerance.peak and self.log <= self.tolerance.log
+        return near and self.same_top1 == self.pictures
+
+    def __str__(self) -> str:
+        return (
+            f"same top-1 on {self.same_top1} of {self.pictures} pictures; largest difference "
+            f"{self.peak:.2g} of the peak (at most {self.tolerance.peak:g}), "
+            f"{self.log:.2g} of the log-probabilities' range (at most {self.tolerance.log:g})"
+        )
+
+
+def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> Verdict:
+    """Compare outputs, each float32 with the pictures as first axis. Shapes that differ raise ValueError."""
+    shapes = [[each.shape for each in some] for some in (reference, outputs)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the outputs' shapes are {shapes[1]}, those of plain Keras {shapes[0]}")
+    rows = len(reference[0])
+    flat = [
+        (right.reshape(rows, -1).astype(np.float64), found.reshape(rows, -1).astype(np.float64))
+        for right, found in zip(reference, outputs, strict=True)
+    ]
+    return Verdict(
+        pictures=rows,
+        same_top1=_same_top1(*flat[0], tie=tolerance.peak),
+        # NumPy's maximum, because that of a number and NaN is NaN.
+        peak=float(np.max([_peak(*pair) for pair in flat])),
+        log=float(np.max([_log(*pair) for pair in flat])),
+        tolerance=tolerance,
+    )
+
+
+def require(
+    spec: ModelSpec,
+    engine: str,
+    precision: str,
+    reference: Reference,
+    predict: Callable[[NDArray[np.uint8]], Outputs],
+) -> Verdict:
+    """Run the reference's pictures. Raises ModelUnavailable, with the verdict, if the outputs disagree."""
+    try:
+        verdict = compare(reference.outputs, predict(reference.pictures), TOLERANCES[precision])
+    except ValueError as error:
+        verdict = None
+        reason = str(error)
+    if verdict is not None and verdict.agrees:
+        return verdict
+    reason = reason if verdict is None else str(verdict)
+    raise ModelUnavailable(
+        f"{spec.name}: {engine} in {precision} does not compute what plain Keras does, so it does not serve "
+        f"({reason}). Try another PRECISION or ENGINE."
+    )
+
+
+def _same_top1(right: NDArray[np.float64], found: NDArray[np.float64], *, tie: float) -> int:
+    rows = np.arange(len(right))
+    lead = right.max(axis=1) - right[rows, found.argmax(axis=1)]
+    return int((lead <= tie * np.abs(right).max(axis=1)).sum())
+
+
+def _peak(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    peaks = np.maximum(np.abs(right).max(axis=1), _LEAST_PROBABILITY)
+    return float((np.abs(right - found).max(axis=1) / peaks).max())
+
+
+def _log(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    """0 for outputs that are no probabilities of several classes."""
+    if right.shape[1] < 2 or right.min() < 0:
+        return 0.0
+    if not np.isfinite(found).all():
+        return np.inf
+    logs = [np.log(np.maximum(each, _LEAST_PROBABILITY)) for each in (right, found)]
+    # Softmax loses a constant, the logits' mean; so does the comparison.
+    logs = [each - each.mean(axis=1, keepdims=True) for each in logs]
+    span = np.maximum(np.ptp(logs[0], axis=1), 1.0)
+    return float((np.abs(logs[0] - logs[1]).max(axis=1) / span).max())

@@ -1,0 +1,79 @@
+"""A Keras network with its normalisation, for whichever backend Keras runs on, and plain Keras as reference.
+
+Owns the normalisation and the mixed precision. The engine that imports this has named Keras' backend before.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server import sources
+from model_server.catalogue import ModelSpec, Normalise
+from model_server.engines import Outputs, pictures
+from model_server.engines.check import Reference
+
+
+class KerasNetwork:
+    """The network of `spec`, built and its weights loaded. Raises ModelUnavailable with the reason."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.model: Any = sources.build(spec)
+        self._spec = spec
+        taken = tuple(self.model.input_shape[1:])
+        if any(size not in (None, ours) for size, ours in zip(taken, spec.input.shape, strict=True)):
+            raise ModelUnavailable(
+                f"{spec.name}: the network takes pictures of (height, width, channels) {taken}, "
+                f"but model.toml says {spec.input.shape}."
+            )
+
+    def normalised(self, batch: Any) -> Any:  # noqa: ANN401 - a tensor of the backend
+        """uint8 to what the network wants, in float32 (see ModelSpec.normalise)."""
+        return normalised(batch, self._spec.normalise)
+
+    def reference(self) -> Reference:
+        """Plain Keras, called layer by layer, on the check's pictures. Raises ModelUnavailable.
+
+        Call it before `compute_in`.
+        """
+        drawn = pictures.draw(self._spec.input)
+        outputs = self.plain(drawn)
+        if outputs[0].shape[1:] != (len(self._spec.labels),):
+            raise ModelUnavailable(
+                f"{self._spec.name}: the network's output for a picture is {outputs[0].shape[1:]}, "
+                f"but there are {len(self._spec.labels)} labels."
+            )
+        return Reference(drawn, outputs)
+
+    def plain(self, batch: NDArray[np.uint8]) -> Outputs:
+        """The network's outputs for uint8 (N, height, width, channels), compiled by nobody."""
+        found = keras.tree.flatten(self.model(self.normalised(batch), training=False))
+        return tuple(np.asarray(keras.ops.convert_to_numpy(each), np.float32) for each in found)
+
+    def compute_in(self, precision: str) -> None:
+        """Let every layer but those that give outputs compute in `precision`; weights stay float32.
+
+        Mixed precision (Micikevicius et al. 2018). Not the global policy: that reaches only layers which are
+        made after it, and a saved network names the policy of each of its layers.
+        """
+        if precision == "fp32":
+            return
+        policy = keras.DTypePolicy({"bf16": "mixed_bfloat16", "fp16": "mixed_float16"}[precision])
+        last = {id(output._keras_history.operation) for output in keras.tree.flatten(self.model.outputs)}
+        for layer in self.model._flatten_layers(include_self=False):
+            if id(layer) not in last:
+                layer.dtype_policy = policy
+
+
+def normalised(batch: Any, normalise: Normalise) -> Any:  # noqa: ANN401
+    """uint8 (N, height, width, channels) of any kind to a float32 tensor, as ModelSpec.normalise says."""
+    pixels = keras.ops.cast(batch, "float32")
+    match normalise:
+        case "none":
+            return pixels
+        case "unit":
+            return pixels / 255.0
+        case "tf" | "torch" | "caffe":
+            return keras.applications.imagenet_utils.preprocess_input(pixels, mode=normalise)

@@ -1,0 +1,77 @@
+"""What counts as the same answer, and the refusal of an engine that gives another."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server.engines import check
+from model_server.engines.check import Reference, Tolerance
+from tests.model_server.engines import tiny
+
+LOOSE = Tolerance(peak=0.1, log=0.1)
+
+
+def _rows(*rows: list[float]) -> NDArray[np.float32]:
+    return np.array(rows, np.float32)
+
+
+def test_what_is_the_same_agrees() -> None:
+    right = _rows([0.7, 0.2, 0.1], [0.1, 0.1, 0.8])
+    verdict = check.compare((right,), (right.copy(),), Tolerance(0, 0))
+    assert (verdict.agrees, verdict.same_top1, verdict.peak, verdict.log) == (True, 2, 0, 0)
+
+
+def test_the_peak_is_a_share_of_the_largest_output() -> None:
+    verdict = check.compare((_rows([4.0, -2.0]),), (_rows([4.0, -1.8]),), LOOSE)
+    assert verdict.peak == pytest.approx(0.05)
+    assert verdict.log == 0  # a negative output is no probability
+    assert verdict.agrees
+    assert not check.compare((_rows([0.004, 0.002]),), (_rows([0.004, 0.0025]),), LOOSE).agrees
+
+
+def test_what_a_sure_network_hides_shows_in_the_logarithms() -> None:
+    right, found = _rows([1.0, 1e-6, 1e-9]), _rows([1.0, 1e-9, 1e-6])
+    verdict = check.compare((right,), (found,), LOOSE)
+    assert verdict.peak < 1e-5
+    assert verdict.log > 0.3
+    assert not verdict.agrees
+
+
+def test_a_lead_within_the_tolerance_is_a_tie_and_a_larger_one_is_not() -> None:
+    right = _rows([0.36, 0.34, 0.3])
+    assert check.compare((right,), (_rows([0.34, 0.36, 0.3]),), LOOSE).agrees
+    clear = check.compare((_rows([0.50, 0.40, 0.1]),), (_rows([0.45, 0.46, 0.09]),), Tolerance(0.15, 1))
+    assert (clear.agrees, clear.same_top1, clear.peak < 0.15) == (False, 0, True)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_never_agrees(bad: float) -> None:
+    right = _rows([0.9, 0.1])
+    assert not check.compare((right, right), (right, _rows([0.9, bad])), Tolerance(1, 1)).agrees
+
+
+def test_every_output_is_compared() -> None:
+    right, wrong = _rows([0.9, 0.1]), _rows([0.1, 0.9])
+    assert not check.compare((right, right), (right, wrong), LOOSE).agrees
+
+
+def test_an_engine_that_disagrees_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    spec = tiny.spec(tmp_path)
+    pictures = np.zeros((2, 2, 2, 1), np.uint8)
+    reference = Reference(pictures, (_rows([0.7, 0.2, 0.1], [0.1, 0.1, 0.8]),))
+    assert check.require(spec, "fast", "fp32", reference, lambda _: reference.outputs).agrees
+    with pytest.raises(ModelUnavailable, match="same top-1 on 1 of 2 pictures") as refused:
+        check.require(spec, "fast", "bf16", reference, lambda _: (_rows([0.7, 0.2, 0.1], [0.8, 0.1, 0.1]),))
+    assert refused.value.message.startswith("tiny: fast in bf16 does not compute what plain Keras does")
+    assert "0.88 of the peak (at most 0.1)" in refused.value.message
+    with pytest.raises(ModelUnavailable, match=r"shapes are \[\(2, 4\)\]"):
+        check.require(spec, "fast", "fp32", reference, lambda _: (np.ones((2, 4), np.float32),))
+
+
+def test_less_precision_may_differ_more() -> None:
+    exact, half, int8 = (check.TOLERANCES[each] for each in ("fp32", "bf16", "int8"))
+    assert exact.peak < half.peak < int8.peak
+    assert exact.log < half.log < int8.log

@@ -1,0 +1,74 @@
+"""Which engine and precision `auto` means, without a GPU and with a made-up one."""
+
+from pathlib import Path
+
+import pytest
+
+from model_server.engines import choice, openvino_runtime
+from model_server.engines.choice import Choice, choose
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A CPU with bf16, OpenVINO installed, no GPU."""
+    monkeypatch.setattr(choice, "has_gpu", lambda _: False)
+    monkeypatch.setattr(choice, "_is_installed", lambda _: True)
+    monkeypatch.setattr(openvino_runtime, "capabilities", lambda: frozenset({"FP32", "BF16", "INT8"}))
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "backend", "chosen"),
+    [
+        ("auto", "auto", "tensorflow", Choice("openvino", "bf16")),
+        ("auto", "fp32", "jax", Choice("openvino", "fp32")),
+        ("auto", "int8", "tensorflow", Choice("openvino", "int8")),
+        ("tensorflow", "auto", "jax", Choice("tensorflow", "fp32")),
+        ("jax", "bf16", "tensorflow", Choice("jax", "bf16")),
+    ],
+)
+def test_on_a_cpu(
+    machine: pytest.MonkeyPatch,  # noqa: ARG001 - sets the scene
+    engine: str,
+    precision: str,
+    backend: str,
+    chosen: Choice,
+) -> None:
+    assert choose(engine, precision, keras_backend=backend) == chosen
+
+
+def test_a_cpu_without_bf16_computes_in_fp32(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(openvino_runtime, "capabilities", lambda: frozenset({"FP32", "INT8"}))
+    assert choose("auto", "auto", keras_backend="tensorflow") == Choice("openvino", "fp32")
+    assert choose("openvino", "bf16", keras_backend="tensorflow") == Choice("openvino", "bf16")
+    assert "does not compute in bf16 (it has FP32, INT8)" in openvino_runtime.lacks("bf16")
+    assert openvino_runtime.lacks("int8") == openvino_runtime.lacks("fp32") == ""
+
+
+def test_without_openvino_keras_own_backend_runs(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(choice, "_is_installed", lambda _: False)
+    assert choose("auto", "auto", keras_backend="jax") == Choice("jax", "fp32")
+    assert choose("openvino", "auto", keras_backend="jax") == Choice("openvino", "fp32")
+
+
+def test_on_a_gpu_keras_own_backend_runs_in_mixed_precision(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(choice, "has_gpu", lambda _: True)
+    assert choose("auto", "auto", keras_backend="tensorflow") == Choice("tensorflow", "fp16")
+    assert choose("auto", "auto", keras_backend="jax") == Choice("jax", "fp16")
+    assert choose("openvino", "auto", keras_backend="jax") == Choice("openvino", "bf16")
+
+
+def test_a_gpu_needs_a_device_and_a_build_that_uses_it(tmp_path: Path) -> None:
+    assert not choice.has_gpu("tensorflow", tmp_path)
+    assert choice.can_use_gpu("tensorflow", ["keras", "tensorflow"])
+    assert not choice.can_use_gpu("tensorflow", ["tensorflow_cpu"])
+    assert not choice.can_use_gpu("tensorflow", ["tensorflow", "tensorflow-cpu"])
+    assert choice.can_use_gpu("jax", ["jax", "jax_cuda12_plugin"])
+    assert not choice.can_use_gpu("jax", ["jax", "jaxlib", "tensorflow"])
+    (tmp_path / "nvidiactl").touch()
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patched:
+        patched.setattr(choice, "can_use_gpu", lambda *_: True)
+        assert not choice.has_gpu("tensorflow", tmp_path)
+        (tmp_path / "nvidia0").touch()
+        assert choice.has_gpu("tensorflow", tmp_path)
