@@ -1,5 +1,7 @@
 """`python -m model_server`: serve the models of MODELS until SIGTERM; with `--check`, only read them.
 
+`python -m model_server quantise` is another command, quantise.py, which serves nothing.
+
 Owns the process: settings, logging, signals, one thread a model. Knows no queue and no network itself.
 """
 
@@ -20,7 +22,7 @@ from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
 from model_server import engines
-from model_server.catalogue import CatalogueError, ModelSpec, read_model
+from model_server.catalogue import CatalogueError, ModelSpec, read_spec
 from model_server.device import Device
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import Choice, choose
@@ -36,9 +38,14 @@ _DRAIN_MARGIN_S: Final = 1.0
 
 def main() -> int:
     """Serve; return the exit status."""
+    if sys.argv[1:2] == ["quantise"]:
+        from model_server import quantise  # noqa: PLC0415 - it decodes pictures, which a serving process never does
+
+        return quantise.main(sys.argv[2:])
     try:
         settings = Settings.from_env()
-        specs = [read_spec(settings, name) for name in settings.models]
+        weights = {"resnet50": settings.resnet50_weights}
+        specs = [read_spec(Path(settings.models_dir), name, weights) for name in settings.models]
     except (SettingError, CatalogueError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -55,12 +62,6 @@ def main() -> int:
         return 0
     _serve(settings, specs, signals)
     return 0
-
-
-def read_spec(settings: Settings, name: str) -> ModelSpec:
-    """The model as the settings name it, without what runs it. Raises CatalogueError."""
-    weights = settings.resnet50_weights if name == "resnet50" else None
-    return read_model(Path(settings.models_dir), name, weights=weights)
 
 
 def _await_redis(settings: Settings, signals: StopSignals) -> bool:

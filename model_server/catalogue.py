@@ -5,6 +5,7 @@ Owns what a model's folder may say. Loads no network; sources.py does.
 
 import csv
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -158,6 +159,14 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         labels=_read_labels(_inside(folder, toml.labels)),
         top=toml.top,
     )
+
+
+def read_spec(models_dir: Path, name: str, weights: Mapping[str, str]) -> ModelSpec:
+    """Read models_dir/name, with the weights of the setting that is for this model alone, if there is one.
+
+    Raises CatalogueError.
+    """
+    return read_model(models_dir, name, weights=weights.get(name))
 
 
 def _inside(folder: Path, name: str) -> Path:

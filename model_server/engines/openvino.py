@@ -3,6 +3,7 @@
 Owns the serving of a converted network. Converts nothing itself; conversion.py does, at the first start.
 """
 
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -37,12 +38,9 @@ class OpenVINOEngine:
             raise ModelUnavailable(f"{spec.name}: PRECISION={precision} can't be had: {lacking}.")
         entry = find(spec, precision, Store(options.cache))
         try:
-            self._compiled = openvino_runtime.core().compile_model(
-                entry.network, "CPU", _properties(precision, options.threads)
-            )
+            self._network = CompiledNetwork(entry.network, precision, threads=options.threads)
         except RuntimeError as error:  # whatever OpenVINO's C++ raises
             raise ModelUnavailable(f"{spec.name}: OpenVINO can't run it: {first_line(error)}.") from error
-        self._request = self._compiled.create_infer_request()
         reference = entry.reference()
         # A size's first run takes 10 to 20 ms more than the next (ResNet50): every one is made before
         # serving.
@@ -53,6 +51,19 @@ class OpenVINOEngine:
 
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:
         """See Engine.predict."""
+        return self._network.predict(batch)
+
+
+class CompiledNetwork:
+    """A network's file, compiled for this CPU. Raises RuntimeError, as OpenVINO does."""
+
+    def __init__(self, path: Path, precision: str, *, threads: int = 0) -> None:
+        properties = _properties(precision, threads)
+        self._compiled = openvino_runtime.core().compile_model(path, "CPU", properties)
+        self._request = self._compiled.create_infer_request()
+
+    def predict(self, batch: NDArray[np.uint8]) -> Outputs:
+        """Outputs of uint8 (N, height, width, channels), N at least 1."""
         batch = np.ascontiguousarray(batch)
         outputs: list[NDArray[np.float32]] = []
         calls = -(-len(batch) // CHUNK)

@@ -94,7 +94,7 @@ def test_int8_is_openvino_s_alone(tmp_path: Path) -> None:
 
 
 def test_the_number_of_threads_is_heeded(load: Load) -> None:
-    assert load(threads=1)._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert load(threads=1)._network._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def test_a_conversion_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
