@@ -1,0 +1,146 @@
+"""`python -m benchmarks.engines`: the engines alone, side by side on the same pictures.
+
+Owns the rounds and the table. Each engine is a process of its own that serves nothing; they take turns, so
+that what else the machine does costs all alike: quote the ratios. Reads no settings.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+_ROOT: Final = Path(__file__).resolve().parent.parent
+_BATCHES: Final = (1, 8, 32)
+
+_CONTESTANTS: Final = (
+    ("tf.function", "tensorflow", "fp32"),
+    ("tensorflow frozen", "tensorflow", "fp32"),
+    ("openvino fp32", "openvino", "fp32"),
+    ("openvino bf16", "openvino", "bf16"),
+    ("openvino int8", "openvino", "int8"),
+)
+"""What a row is called, its engine, its precision. The first is what every other is compared with."""
+
+
+@dataclass(slots=True)
+class Contestant:
+    """An engine's process, warm, and what it told of its start."""
+
+    name: str
+    told: dict[str, Any]
+    process: "subprocess.Popen[str]"
+    per_s: dict[int, list[float]]
+
+    def measure(self, batch: int, seconds: float) -> None:
+        """One turn: images a second in batches of `batch`."""
+        answer = _ask(self.process, {"batch": batch, "seconds": seconds})
+        self.per_s.setdefault(batch, []).append(answer["per_s"])
+
+
+def main() -> int:
+    """Start all, take turns, print the table; return the exit status."""
+    asked = _arguments()
+    console = Console()
+    with contextlib.ExitStack() as stack:
+        contestants = []
+        for name, engine, precision in _CONTESTANTS:
+            command = [asked.model, asked.weights, engine, precision, name, str(asked.cache)]
+            started = stack.enter_context(_started(command))
+            if "error" in started[1]:
+                console.print(f"{name} is left out: {started[1]['error']}", soft_wrap=True)
+                continue
+            contestants.append(Contestant(name, started[1], started[0], {}))
+        for _ in range(asked.rounds):
+            for batch in _BATCHES:
+                for each in contestants:
+                    each.measure(batch, asked.seconds)
+    console.print(_table(asked, contestants))
+    return 0
+
+
+@contextlib.contextmanager
+def _started(command: list[str]) -> "Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]":
+    """An engine's process and what it says once warm; ended with the block. A second start is timed, too."""
+    line = [sys.executable, "-m", "benchmarks.engine_process", *command]
+    pipe = subprocess.PIPE
+    first: float | None = None
+    while True:
+        process = subprocess.Popen(  # noqa: S603 - ours
+            line, cwd=_ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        )
+        told = _told(process.stdout)
+        if first is not None or "error" in told:
+            break
+        first = told["start_s"]
+        _end(process)
+    try:
+        yield process, told | {"first_s": first}
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait()
+
+
+def _ask(process: "subprocess.Popen[str]", question: dict[str, Any]) -> dict[str, Any]:
+    if process.stdin is None:
+        raise RuntimeError("the process has no stdin. This is a bug")
+    process.stdin.write(f"{json.dumps(question)}\n")
+    process.stdin.flush()
+    return _told(process.stdout)
+
+
+def _told(stdout: IO[str] | None) -> dict[str, Any]:
+    line = stdout.readline() if stdout is not None else ""
+    answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
+    return answer
+
+
+def _table(asked: argparse.Namespace, contestants: list[Contestant]) -> Table:
+    title = f"{asked.model}, weights: {asked.weights or 'its own'}; images/s, medians of {asked.rounds} turns"
+    caption = "x: median ratio to the first row, turn by turn, in batches of 32. Resident: once it is warm."
+    table = Table("", title=title, caption=caption, title_justify="left", caption_justify="left")
+    for column in (*(f"batch {batch}" for batch in _BATCHES), "x", "first s", "second s", "resident MB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in contestants:
+        ratios = [own / first for own, first in zip(each.per_s[32], contestants[0].per_s[32], strict=True)]
+        table.add_row(
+            each.name,
+            *(f"{statistics.median(each.per_s[batch]):.1f}" for batch in _BATCHES),
+            f"{statistics.median(ratios):.2f}",
+            f"{each.told['first_s']:.1f}",
+            f"{each.told['start_s']:.1f}",
+            f"{each.told['resident_mb']:.0f}",
+        )
+    return table
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
+    parser.add_argument("--model", default="resnet50", help="a folder of models/ (resnet50)")
+    parser.add_argument("--weights", default="random", help="of a network of keras.applications (random)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each (7)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="a turn (2)")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=_ROOT / "var" / "engines",
+        help="where converted networks lie (var/engines); empty, it shows the first start",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
