@@ -105,6 +105,8 @@ def worker(
         normalise="none",
         labels=(Label("0", "dark"), Label("1", "grey"), Label("2", "bright")),
         top=2,
+        engine="fake",
+        precision="fp32",
     )
     made = Worker(
         spec,

@@ -38,6 +38,7 @@ def test_a_picture_is_answered(running: Service) -> None:
         {"label": "dark", "class_id": "0", "probability": 0.0},
     ]
     assert answer["batch_size"] == 1
+    assert (answer["engine"], answer["precision"]) == ("fake", "fp32")
     assert set(answer["timings_ms"]) == {"waiting", "batch", "model"}
     assert list(answer)[:4] == ["success", "model", "id", "predictions"]
 

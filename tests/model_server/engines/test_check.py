@@ -54,8 +54,9 @@ def test_what_is_no_number_never_agrees(bad: float) -> None:
 
 
 def test_every_output_is_compared() -> None:
-    right, wrong = _rows([0.9, 0.1]), _rows([0.1, 0.9])
-    assert not check.compare((right, right), (right, wrong), LOOSE).agrees
+    right, box, wrong = _rows([0.9, 0.1]), _rows([-3.0, 5.0]), _rows([-3.0, 7.0])
+    assert check.compare((right, box), (right, box), LOOSE).agrees
+    assert check.compare((right, box), (right, wrong), LOOSE).peak == pytest.approx(0.4)
 
 
 def test_an_engine_that_disagrees_is_refused_with_the_numbers(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""What the process hands to its workers: the choice of engine, for the card, the answers and the loading."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from model_server import __main__ as server
+from model_server import engines
+from model_server.engines import EngineOptions
+from model_server.engines.choice import Choice
+from settings import Settings
+from tests.model_server.engines import tiny
+
+CHOICE = Choice("some-engine", "some-precision")
+
+
+def test_the_choice_reaches_the_card_the_answers_and_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "REDIS_URL": "redis://127.0.0.1:9/0",
+        "CACHE_DIR": "kept",
+        "ENGINE_THREADS": "3",
+        "BATCH_SIZE": "5",
+    }
+    loaded: list[object] = []
+    monkeypatch.setattr(engines, "load", lambda *arguments: loaded.extend(arguments))
+    worker = server._worker(
+        Settings.from_env(given), tiny.spec(tmp_path), CHOICE, threading.Lock(), threading.Event()
+    )
+    assert (worker.spec.engine, worker.spec.precision) == (CHOICE.engine, CHOICE.precision)
+    card = worker.spec.card()
+    assert (card.engine, card.precision) == (CHOICE.engine, CHOICE.precision)
+    worker._load()
+    assert loaded[1:] == [CHOICE, EngineOptions(5, cache=Path("kept"), threads=3)]
