@@ -7,6 +7,7 @@ import pytest
 
 from model_server import __main__ as server
 from model_server import engines
+from model_server.device import Device
 from model_server.engines import EngineOptions
 from model_server.engines.choice import Choice
 from settings import Settings
@@ -27,7 +28,7 @@ def test_the_choice_reaches_the_card_the_answers_and_the_engine(
     loaded: list[object] = []
     monkeypatch.setattr(engines, "load", lambda *arguments: loaded.extend(arguments))
     worker = server._worker(
-        Settings.from_env(given), tiny.spec(tmp_path), CHOICE, threading.Lock(), threading.Event()
+        Settings.from_env(given), tiny.spec(tmp_path), CHOICE, Device(), threading.Event()
     )
     assert (worker.spec.engine, worker.spec.precision) == (CHOICE.engine, CHOICE.precision)
     card = worker.spec.card()
