@@ -141,6 +141,7 @@ def _bomb(side: int) -> bytes:
 _NOISE: Final = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 60, 3), dtype=np.uint8))
 _JPEG: Final = picture(_NOISE, "JPEG")
 _PNG: Final = picture(_NOISE)
+_NAMELESS: Final = b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n"
 GOOD: Final = Case("a good picture", _image(picture(grey(77))), 200, "77")
 
 PICTURES: Final = [
@@ -177,6 +178,7 @@ FORMS: Final = [
     Case("another field's name", form(("photo", "x.png", _PNG)), 400, "bad_request"),
     Case("text in the picture's field", form(("image", "", b"photo.png")), 400, "bad_request"),
     Case("a form with no parts", form(), 400, "bad_request"),
+    Case("a form part without a name", raw(_NAMELESS, "multipart/form-data; boundary=b"), 400, "bad_request"),
     Case("no body", http_request(), 400, "bad_request"),
     Case("65 pictures", form(*[("image", "x.png", b"x")] * 65), 400, "bad_request"),
     Case("5,000 form parts", form(*[("a", "", b"b")] * 5000), 413, "too_large"),
