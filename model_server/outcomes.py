@@ -20,6 +20,11 @@ class Done:
     worker: str
     outcomes: list[Outcome]
 
+    @property
+    def dead(self) -> list[Outcome]:
+        """Those that go to `dead`."""
+        return [outcome for outcome in self.outcomes if outcome.dead_reason]
+
 
 def of(
     batch: Batch, spec: ModelSpec, version: str, notice: str, claimed_at: float, timings: Timings

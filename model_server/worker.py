@@ -204,11 +204,14 @@ class Worker:
         worker = done.worker
         while done.outcomes:
             try:
-                if not self._consumer.complete(worker, done.outcomes):
+                completed = self._consumer.complete(worker, done.outcomes)
+                if not completed:
                     # Done already, its reply was lost; or a killed Redis forgot its last writes and the
                     # claims begin with an older batch. Giving back what is there mends both.
                     _LOG.warning("%s: the claims do not begin with this batch", self.spec.name)
                     self._claims_uncertain = True
+                for dead in done.dead if completed else ():
+                    _LOG.warning("%s: job %s is a dead letter: %s", self.spec.name, dead.id, dead.dead_reason)
                 return
             except LeaseLost:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.

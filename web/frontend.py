@@ -108,12 +108,16 @@ class Frontend:
         finally:
             self._slots.release()
 
+    def expects(self, name: str) -> bool:
+        """Whether MODELS names it: its model server may still be starting."""
+        return name in self._expected
+
     def model(self, name: str) -> ModelView:
         """The model of that name, able to answer. Raises UnknownModel, NoWorker, ModelUnavailable."""
         models = self.registry.models()
         view = models.get(name)
         if view is None:
-            if name in self._expected:
+            if self.expects(name):
                 raise NoWorker(f"No model server has announced {name} yet; it may still be starting.")
             served = (name for name, view in models.items() if view.state is not None)
             known = ", ".join(sorted({*served, *self._expected}))

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
-from broker.errors import BrokerUnavailable
+from broker.errors import BrokerUnavailable, UnknownModel
 from broker.messages import WorkerState
 from broker.registry import ModelView
 from web.errors import respond
@@ -33,6 +33,10 @@ def readyz() -> Response:
     except BrokerUnavailable as error:
         return respond(error)
     wanted = request.args.get("model")
+    if wanted and wanted not in views and not frontend.expects(wanted):
+        raise UnknownModel(
+            f"There is no model {wanted[:60]!r}. There are: {', '.join(sorted(views)) or 'none'}."
+        )
     states = {
         name: view.state.value if view.state else "no worker"
         for name, view in views.items()

@@ -42,7 +42,7 @@ def prediction(job_id: str) -> Response:
     model = request.args.get("model") or current_app.config["DEFAULT_MODEL"]
     result = frontend.poll(model, job_id) if _is_uuid(job_id) and MODEL_NAME.fullmatch(model) else None
     if result is None:
-        raise NotFound("There is no prediction with this id for this model (any more).")
+        raise NotFound(f"{model[:60]!r} has no prediction with this id (any more); ?model= names another.")
     if isinstance(result, Pending):
         response = jsonify(_pending(model, job_id))
         response.status_code = 202

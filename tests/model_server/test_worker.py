@@ -66,7 +66,7 @@ def test_no_more_than_a_batch_is_claimed(
 
 
 def test_a_bad_job_costs_only_itself(
-    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     def on_batch(pictures: NDArray[np.uint8]) -> None:
         if (pictures == 13).any():
@@ -83,6 +83,8 @@ def test_a_bad_job_costs_only_itself(
         "inference_failed",
     ]
     assert client.llen(keys.of(MODEL).dead) == 2
+    for dead in (jobs[1], jobs[3]):
+        assert f"job {dead.id} is a dead letter: " in caplog.text
 
 
 def test_a_job_past_its_deadline_never_reaches_the_network(

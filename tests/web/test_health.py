@@ -26,6 +26,12 @@ def test_a_model_that_nobody_serves_is_not_ready(running: Service) -> None:
     assert response.get_json()["reason"] == "no live worker serves never"
 
 
+def test_a_model_that_is_not_there_is_not_said_to_be_starting(running: Service) -> None:
+    response = running.client.get("/readyz?model=misspelt")
+    assert (response.status_code, response.get_json()["error"]["code"]) == (404, "unknown_model")
+    assert MODEL in response.get_json()["error"]["message"]
+
+
 def test_without_a_worker_it_is_alive_and_not_ready(service: Service) -> None:
     assert service.client.get("/healthz").status_code == 200
     assert service.client.get("/readyz").status_code == 503
