@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check format test test-compose test-browser chaos clean
+.PHONY: help serve install check format test test-compose test-browser chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -37,6 +37,9 @@ test-browser: $(VENV)/.dev ## The page in a real Chromium (Debian: apt install c
 
 chaos: $(VENV)/.dev ## Kill, stop, cut off and overload real processes; print the account (half an hour)
 	$(BIN)/python -m tests.chaos
+
+bench: $(VENV)/.serve ## Compare with the old pattern and four other servers, side by side (45 minutes; BENCH=--quick: 5)
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 clean: ## Remove the virtual environment, the caches and what `make serve` stored in var/
 	rm -rf $(VENV) var .mypy_cache .ruff_cache .pytest_cache

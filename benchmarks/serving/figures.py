@@ -1,0 +1,58 @@
+"""From the rounds' figures to those that are shown: medians, and ratios to the limit and to the best other.
+
+Pure: measures nothing, draws nothing.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.serving.load import Point
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A contender in the table: its name, which limit it has, its points by number of clients."""
+
+    name: str
+    decode: str
+    is_peer: bool
+    points: dict[int, Point]
+
+
+def median(rounds: Sequence[Point]) -> Point:
+    """One point of several: each figure's median; failures are added up."""
+    kinds = [kind for kind in rounds[0].cpu_ms if all(kind in each.cpu_ms for each in rounds)]
+    return Point(
+        per_s=statistics.median(each.per_s for each in rounds),
+        p50_ms=statistics.median(each.p50_ms for each in rounds),
+        p99_ms=statistics.median(each.p99_ms for each in rounds),
+        requests=sum(each.requests for each in rounds),
+        failed=sum(each.failed for each in rounds),
+        cpu_ms={kind: statistics.median(each.cpu_ms[kind] for each in rounds) for kind in kinds},
+    )
+
+
+def to_limit(row: Row, limits: Iterable[Row], clients: int) -> float | None:
+    """Its throughput, as a share of what the limit with the same decode gives to as many clients."""
+    same = (limit for limit in limits if limit.decode == row.decode)
+    return _ratio(row, next(same, None), clients)
+
+
+def to_best_other(row: Row, rows: Iterable[Row], clients: int) -> float | None:
+    """Its throughput, in times that of the best peer other than itself, at as many clients."""
+    others = [each for each in rows if each.is_peer and clients in each.points and each.name != row.name]
+    return _ratio(row, max(others, key=lambda each: each.points[clients].per_s, default=None), clients)
+
+
+def _ratio(row: Row, other: Row | None, clients: int) -> float | None:
+    if other is None or clients not in row.points or clients not in other.points:
+        return None
+    base = other.points[clients].per_s
+    return row.points[clients].per_s / base if base else None
+
+
+def in_turn(names: Sequence[str], number: int) -> list[str]:
+    """The order of a round: each begins with another, so that drift favours nobody."""
+    start = number % len(names) if names else 0
+    return [*names[start:], *names[:start]]

@@ -1,0 +1,47 @@
+"""Medians, ratios and the order of rounds."""
+
+import pytest
+
+from benchmarks.serving import figures
+from benchmarks.serving.figures import Row
+from benchmarks.serving.load import Point
+
+
+def point(per_s: float, *, failed: int = 0, **cpu_ms: float) -> Point:
+    return Point(per_s, p50_ms=1000 / per_s, p99_ms=2000 / per_s, requests=10, failed=failed, cpu_ms=cpu_ms)
+
+
+def row(name: str, per_s: float, *, decode: str = "full", is_peer: bool = False) -> Row:
+    return Row(name, decode, is_peer, {32: point(per_s)})
+
+
+def test_a_median_is_of_each_figure_and_failures_add_up() -> None:
+    rounds = [point(10, failed=1, web=3, redis=1), point(30, web=9, redis=2), point(20, failed=2, web=4)]
+    found = figures.median(rounds)
+    assert (found.per_s, found.p50_ms, found.requests, found.failed) == (20, 50, 30, 3)
+    assert found.cpu_ms == {"web": 4}
+
+
+def test_the_limit_is_that_of_the_same_decode() -> None:
+    limits = [row("limit", 100), row("limit, draft", 200, decode="draft")]
+    assert figures.to_limit(row("ours", 90), limits, 32) == pytest.approx(0.9)
+    assert figures.to_limit(row("ours", 90, decode="draft"), limits, 32) == pytest.approx(0.45)
+    assert figures.to_limit(row("ours", 90), [], 32) is None
+    assert figures.to_limit(row("ours", 90), limits, 8) is None
+
+
+def test_the_best_other_is_a_peer_and_not_itself() -> None:
+    rows = [row("ours", 90), row("old", 500), row("a", 60, is_peer=True), row("b", 45, is_peer=True)]
+    assert figures.to_best_other(rows[0], rows, 32) == pytest.approx(1.5)
+    assert figures.to_best_other(rows[2], rows, 32) == pytest.approx(60 / 45)
+    assert figures.to_best_other(rows[0], rows[:2], 32) is None
+
+
+def test_every_round_begins_with_another() -> None:
+    assert [figures.in_turn("abc", number) for number in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
+    assert figures.in_turn([], 1) == []
