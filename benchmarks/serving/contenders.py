@@ -28,11 +28,17 @@ class Place:
     """Where a contender runs: a short folder of its own, a port, the environments' Pythons, the network."""
 
     folder: Path
-    port: int
+    ports: tuple[int, ...]
+    """The first is where it answers."""
     pythons: dict[str, str]
     network: Path
     engine: str
     """As engine.py names it."""
+
+    @property
+    def port(self) -> int:
+        """Where the contender answers."""
+        return self.ports[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ def _mosec(place: Place, wait_ms: int) -> list[Program]:
 
 
 def _mlserver(place: Place, wait_ms: int) -> list[Program]:
-    ports = {"http_port": place.port, "grpc_port": place.port + 1, "metrics_port": place.port + 2}
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), place.ports, strict=True))
     model = {"implementation": f"{module('mlserver_runtime')}.Classifier", "name": "net"}
     batching = {"max_batch_size": 32, "max_batch_time": max(wait_ms, 0.1) / 1000}
     (place.folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "debug": False} | ports))

@@ -26,8 +26,9 @@ from benchmarks.serving.contenders import Contender, Place
 
 _START_S: Final = 120.0
 _LOOK_S: Final = 0.05
+_WRONG_S: Final = 15.0
 _WRONG: Final = (400, 415, 422)
-"""What no start explains: the request is not as the server wants it."""
+"""The request is not as the server wants it: what no start explains for long."""
 _END_S: Final = 30.0
 _MB: Final = 1e6
 
@@ -73,7 +74,7 @@ def started(contender: Contender, place: Place, picture: Path, log: Path) -> Ite
     """Start it in a folder of its own, wait for its first answer, end it. Raises BenchmarkFailed."""
     # Not below the project: a Unix socket's path has 107 bytes at most.
     folder = Path(tempfile.mkdtemp(prefix="bw-bench-"))
-    place = replace(place, folder=folder, port=_free_port())
+    place = replace(place, folder=folder, ports=_free_ports(3))
     try:
         programs = [
             {"kind": p.kind, "command": p.command, "environment": p.environment, "log": str(log)}
@@ -120,11 +121,11 @@ def _await_answer(
         except urllib.error.HTTPError as error:
             why = f"{error.code} {error.read(300)!r}"
             if error.code in _WRONG:
-                deadline = min(deadline, time.monotonic() + _START_S / 20)
+                deadline = min(deadline, time.monotonic() + _WRONG_S)
         except (OSError, ValueError) as error:
             why = str(error)
         time.sleep(_LOOK_S)
-    raise BenchmarkFailed(f"{contender.name}: no answer within {_START_S:g} s: {why}")
+    raise BenchmarkFailed(f"{contender.name}: no answer at its start: {why}")
 
 
 def request(contender: Contender, picture: bytes) -> tuple[bytes, dict[str, str]]:
@@ -154,8 +155,10 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _free_port() -> int:
-    """A port that nobody had a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> tuple[int, ...]:
+    """Ports that nobody had a moment ago."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return tuple(int(probe.getsockname()[1]) for probe in probes)
