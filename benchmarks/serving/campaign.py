@@ -183,6 +183,8 @@ class Campaign:
         told = f"p50 {point['p50_ms']:.1f}, p99 {point['p99_ms']:.1f} ms, {point['failed']} failed"
         null = " (null engine)" if part == "null" else ""
         self._say(f"  {name}{null}, {clients} clients: {point['per_s']:.1f}/s, {told}")
+        for error, count in point.get("errors", {}).items():
+            self._say(f"    {count} x {error}")
 
 
 def machine() -> dict[str, str]:

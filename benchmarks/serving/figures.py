@@ -23,12 +23,14 @@ class Row:
 def median(rounds: Sequence[Point]) -> Point:
     """One point of several: each figure's median; failures are added up."""
     kinds = [kind for kind in rounds[0].cpu_ms if all(kind in each.cpu_ms for each in rounds)]
+    failures = {kind for each in rounds for kind in each.errors}
     return Point(
         per_s=statistics.median(each.per_s for each in rounds),
         p50_ms=statistics.median(each.p50_ms for each in rounds),
         p99_ms=statistics.median(each.p99_ms for each in rounds),
         requests=sum(each.requests for each in rounds),
         failed=sum(each.failed for each in rounds),
+        errors={kind: sum(each.errors.get(kind, 0) for each in rounds) for kind in sorted(failures)},
         cpu_ms={kind: statistics.median(each.cpu_ms[kind] for each in rounds) for kind in kinds},
     )
 

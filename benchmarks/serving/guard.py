@@ -55,7 +55,8 @@ def end_all() -> None:
     me = psutil.Process()
     patience_s = _PATIENCE_S
     while left := me.children(recursive=True):
-        for process in left:
+        # The last to start first: what it talks to is still there while it goes.
+        for process in reversed(left):
             _send(process, signal.SIGTERM if patience_s else signal.SIGKILL)
         psutil.wait_procs(left, timeout=patience_s or _PATIENCE_S)
         patience_s = 0.0

@@ -6,7 +6,7 @@ Owns the load tester's command line and the reading of its JSON. Every contender
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Point:
     requests: int
     failed: int
     cpu_ms: dict[str, float]
+    errors: dict[str, int] = field(default_factory=dict)
+    """What failed, by kind."""
 
 
 def closed(clients: int, seconds: float) -> list[str]:
@@ -66,6 +68,7 @@ def point(told: dict[str, Any], spent_s: dict[str, float]) -> Point:
         requests=told["requests"],
         failed=told["failed"],
         cpu_ms=cpu_ms,
+        errors={f"{kind}: {each['example']}": each["count"] for kind, each in told["errors"].items()},
     )
 
 

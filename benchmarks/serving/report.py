@@ -33,6 +33,12 @@ def markdown(found: dict[str, Any]) -> str:
         parts.append(headline(found))
     if found["stages"]:
         parts += ["Batchwire, stage by stage:\n", tables.stages(found["stages"])]
+    parts += [
+        f"{row.name}, {count} clients: {times} x {error}\n"
+        for row in [*servers, *nulls]
+        for count, point in row.points.items()
+        for error, times in point.errors.items()
+    ]
     parts += [f"{name} was skipped: {why}\n" for name, why in found["skipped"].items()]
     return "\n".join(part for part in parts if part)
 

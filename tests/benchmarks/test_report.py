@@ -11,6 +11,7 @@ TOLD = {
     "requests": 90,
     "warmup_requests": 10,
     "failed": 1,
+    "errors": {"status 503": {"count": 1, "example": "overloaded"}},
     "per_s": 45.0,
     "latency_ms": {"p50": 12.34, "p99": 99.9},
     "client": {"cpu_ms_per_request": 0.5},
@@ -21,11 +22,12 @@ def test_a_point_counts_the_cpu_of_every_request() -> None:
     found = load.point(TOLD, {"web": 0.6, "Redis": 0.05})
     assert (found.per_s, found.p50_ms, found.failed) == (45.0, 12.34, 1)
     assert found.cpu_ms == pytest.approx({"web": 6.0, "Redis": 0.5, "client": 0.5})
+    assert found.errors == {"status 503: overloaded": 1}
     assert tables.cpu(found) == "6.50: web 6.00, Redis 0.50, client 0.50"
 
 
 def test_a_load_of_which_nothing_came_back_has_no_latency() -> None:
-    nothing: dict[str, Any] = {"requests": 0, "warmup_requests": 0, "per_s": None}
+    nothing: dict[str, Any] = {"requests": 0, "warmup_requests": 0, "per_s": None, "errors": {}}
     nothing |= {"latency_ms": {"p50": None, "p99": None}, "client": {"cpu_ms_per_request": None}}
     found = load.point(TOLD | nothing, {"web": 1.0})
     assert (found.per_s, found.cpu_ms) == (0.0, {})
