@@ -94,7 +94,7 @@ class Campaign:
             except Unavailable as error:
                 self._skip(name, str(error))
         file = network(pythons[ENGINE], self._folder, ROOT)
-        return Place(self._folder, (), pythons, file, "openvino")
+        return Place(self._folder, (0,), pythons, file, "openvino")
 
     def _python(self, name: str) -> str:
         requirements = PACKAGE / f"requirements-{name}.txt"
