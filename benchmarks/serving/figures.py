@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.serving.load import Point
+from benchmarks.serving.machine import QUIET_CORES
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +22,26 @@ class Row:
 
 
 def median(rounds: Sequence[Point]) -> Point:
-    """One point of several: each figure's median; failures are added up."""
+    """One point of several: medians of those that others did not spoil; failures are added up."""
+    every, rounds = rounds, undisturbed(rounds)
     kinds = [kind for kind in rounds[0].cpu_ms if all(kind in each.cpu_ms for each in rounds)]
-    failures = {kind for each in rounds for kind in each.errors}
+    failures = {kind for each in every for kind in each.errors}
     return Point(
         per_s=statistics.median(each.per_s for each in rounds),
         p50_ms=statistics.median(each.p50_ms for each in rounds),
         p99_ms=statistics.median(each.p99_ms for each in rounds),
         requests=sum(each.requests for each in rounds),
-        failed=sum(each.failed for each in rounds),
-        errors={kind: sum(each.errors.get(kind, 0) for each in rounds) for kind in sorted(failures)},
+        failed=sum(each.failed for each in every),
+        errors={kind: sum(each.errors.get(kind, 0) for each in every) for kind in sorted(failures)},
+        others=statistics.median(each.others for each in rounds),
         cpu_ms={kind: statistics.median(each.cpu_ms[kind] for each in rounds) for kind in kinds},
     )
+
+
+def undisturbed(rounds: Sequence[Point]) -> Sequence[Point]:
+    """Those during which other programs took little; where there is none, the least disturbed."""
+    quiet = [each for each in rounds if each.others <= QUIET_CORES]
+    return quiet or [min(rounds, key=lambda each: each.others)]
 
 
 def to_limit(row: Row, limits: Iterable[Row], clients: int) -> float | None:

@@ -6,12 +6,13 @@ Owns the load tester's command line and the reading of its JSON. Every contender
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.programs import ROOT, BenchmarkFailed
 from benchmarks.serving.contenders import Contender
+from benchmarks.serving.machine import Others
 from benchmarks.serving.running import Running
 
 
@@ -27,6 +28,8 @@ class Point:
     cpu_ms: dict[str, float]
     errors: dict[str, int] = field(default_factory=dict)
     """What failed, by kind."""
+    others: float = 0.0
+    """Cores that other programs took meanwhile: they spoil the figures."""
 
 
 def closed(clients: int, seconds: float) -> list[str]:
@@ -45,13 +48,14 @@ def run(contender: Contender, running: Running, pictures: list[Path], load: list
     figures.unlink(missing_ok=True)
     command = [sys.executable, str(ROOT / "stress_test.py"), *map(str, pictures), "--url", running.url]
     command += ["--timeout", "30s", "--json", str(figures), *_body(contender, folder), *load]
-    before = running.cpu_s()
+    others, before = Others(), running.cpu_s()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     after = running.cpu_s()
     if not figures.exists():
         raise BenchmarkFailed(f"{contender.name}: {(done.stderr or done.stdout).strip()[-500:]}")
     spent = {kind: after[kind] - before[kind] for kind in before}
-    return point(json.loads(figures.read_text())["points"][0], spent)
+    told = point(json.loads(figures.read_text())["points"][0], spent)
+    return replace(told, others=others.cores(sum(spent.values())))
 
 
 def point(told: dict[str, Any], spent_s: dict[str, float]) -> Point:

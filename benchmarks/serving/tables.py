@@ -9,8 +9,11 @@ from typing import Any, Final
 from benchmarks.serving import figures
 from benchmarks.serving.figures import Row
 from benchmarks.serving.load import Point
+from benchmarks.serving.machine import QUIET_CORES
 
 NOTHING: Final = "-"
+DISTURBED: Final = " (!)"
+"""Behind what was measured while other programs took more than a little of the machine in every round."""
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -73,7 +76,8 @@ def stages(found: dict[str, dict[str, Any]]) -> str:
 def _cell(point: Point | None) -> str:
     if point is None:
         return NOTHING
-    return f"{_number(point.per_s)}, {_number(point.p50_ms)} / {_number(point.p99_ms)}"
+    mark = DISTURBED * (point.others > QUIET_CORES)
+    return f"{_number(point.per_s)}, {_number(point.p50_ms)} / {_number(point.p99_ms)}{mark}"
 
 
 def _clients(count: int) -> str:

@@ -1,5 +1,7 @@
 """Medians, ratios and the order of rounds."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.serving import figures
@@ -20,6 +22,14 @@ def test_a_median_is_of_each_figure_and_failures_add_up() -> None:
     found = figures.median(rounds)
     assert (found.per_s, found.p50_ms, found.requests, found.failed) == (20, 50, 30, 3)
     assert found.cpu_ms == {"web": 4}
+
+
+def test_a_round_that_others_spoiled_is_left_out_where_there_is_a_quiet_one() -> None:
+    quiet, loud = point(50), replace(point(10), others=1.5, failed=3)
+    found = figures.median([loud, quiet, loud])
+    assert (found.per_s, found.failed, found.others) == (50, 6, 0)
+    least = replace(point(30), others=0.5)
+    assert figures.median([loud, least]).per_s == 30
 
 
 def test_the_limit_is_that_of_the_same_decode() -> None:

@@ -73,9 +73,15 @@ def test_the_report_has_medians_ratios_and_what_was_skipped(found: dict[str, Any
     assert "| Batchwire | 108, 296 / 593 | 0 |" in text
     assert "| Batchwire | 0.90 | 1.20 | 2.00: web 2.00 | 2.50 | 500 | 400 |" in text
     assert "| limit | 1.00 |" in text
+    assert "(!)" not in text
     assert "| Batchwire | 500 | 0 | 30 | 60 |" in text
     assert "away was skipped: no network" in text
     assert "other 1.2" in text
+
+
+def test_what_others_spoiled_is_marked(found: dict[str, Any]) -> None:
+    found["points"]["other"]["32"][0]["others"] = 0.9
+    assert "| other | 90.0, 356 / 711 (!) | 0 |" in report.markdown(found)
 
 
 def test_a_stage_in_brackets_is_an_alternative_and_not_in_the_sum(found: dict[str, Any]) -> None:
