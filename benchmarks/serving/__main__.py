@@ -38,6 +38,7 @@ def main() -> int:
         only=asked.only or [],
         parts=set(asked.part or ("serving", "null", "headline", "stages")),
         headline=60 if quick else 500,
+        network=asked.network.resolve() if asked.network else None,
         patience_s=asked.patience,
     )
     campaign = Campaign(plan, FOLDER, say=lambda text: console.print(text, markup=False))
@@ -73,6 +74,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=number, metavar="S", help="of each load (default: 8)")
     parser.add_argument(
         "--concurrency", type=_counts, metavar="N,N", help="numbers of clients (default: 1,8,32,128)"
+    )
+    parser.add_argument(
+        "--network",
+        type=Path,
+        metavar="FILE.xml",
+        help="for all but the product's own engine (default: made here)",
     )
     parser.add_argument(
         "--patience",

@@ -37,6 +37,8 @@ class Plan:
     only: list[str]
     parts: set[str]
     headline: int
+    network: Path | None
+    """OpenVINO's file of the network for all; None: converted here."""
     patience_s: float
     """How long to wait for other programs to be quiet, before each contender."""
 
@@ -92,7 +94,7 @@ class Campaign:
                 pythons[environment] = pythons[environment] or self._python(environment)
             except Unavailable as error:
                 self._skip(name, str(error))
-        file = network(pythons[ENGINE], self._folder, ROOT)
+        file = self._plan.network or network(pythons[ENGINE], self._folder, ROOT)
         return Place(self._folder, (0,), pythons, file, "openvino")
 
     def _python(self, name: str) -> str:
