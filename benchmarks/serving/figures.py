@@ -21,6 +21,14 @@ class Row:
     points: dict[int, Point]
 
 
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One throughput over another. It says nothing where other programs spoiled either (`is_disturbed`)."""
+
+    value: float
+    is_disturbed: bool
+
+
 def median(rounds: Sequence[Point]) -> Point:
     """One point of several: medians of those that others did not spoil; failures are added up."""
     every, rounds = rounds, undisturbed(rounds)
@@ -44,23 +52,24 @@ def undisturbed(rounds: Sequence[Point]) -> Sequence[Point]:
     return quiet or [min(rounds, key=lambda each: each.others)]
 
 
-def to_limit(row: Row, limits: Iterable[Row], clients: int) -> float | None:
+def to_limit(row: Row, limits: Iterable[Row], clients: int) -> Ratio | None:
     """Its throughput, as a share of what the limit with the same decode gives to as many clients."""
     same = (limit for limit in limits if limit.decode == row.decode)
     return _ratio(row, next(same, None), clients)
 
 
-def to_best_other(row: Row, rows: Iterable[Row], clients: int) -> float | None:
+def to_best_other(row: Row, rows: Iterable[Row], clients: int) -> Ratio | None:
     """Its throughput, in times that of the best peer other than itself, at as many clients."""
     others = [each for each in rows if each.is_peer and clients in each.points and each.name != row.name]
     return _ratio(row, max(others, key=lambda each: each.points[clients].per_s, default=None), clients)
 
 
-def _ratio(row: Row, other: Row | None, clients: int) -> float | None:
+def _ratio(row: Row, other: Row | None, clients: int) -> Ratio | None:
     if other is None or clients not in row.points or clients not in other.points:
         return None
-    base = other.points[clients].per_s
-    return row.points[clients].per_s / base if base else None
+    point, base = row.points[clients], other.points[clients]
+    is_disturbed = max(point.others, base.others) > QUIET_CORES
+    return Ratio(point.per_s / base.per_s, is_disturbed) if base.per_s else None
 
 
 def in_turn(names: Sequence[str], number: int) -> list[str]:

@@ -11,6 +11,7 @@ from benchmarks.serving import figures, tables
 from benchmarks.serving import plot as plots
 from benchmarks.serving.figures import Row
 from benchmarks.serving.load import Point
+from benchmarks.serving.machine import QUIET_CORES
 
 _SHOWN: Final = 32
 """Clients of the tables that show one number of them, where it was measured."""
@@ -109,7 +110,7 @@ def headline(found: dict[str, Any]) -> str:
             str(point["requests"]),
             str(point["failed"]),
             f"{point['p50_ms']:.0f}",
-            f"{point['p99_ms']:.0f}",
+            f"{point['p99_ms']:.0f}{tables.DISTURBED * (point['others'] > QUIET_CORES)}",
         ]
         for name, point in found["headline"].items()
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from benchmarks.serving import figures
-from benchmarks.serving.figures import Row
+from benchmarks.serving.figures import Ratio, Row
 from benchmarks.serving.load import Point
 from benchmarks.serving.machine import QUIET_CORES
 
@@ -46,7 +46,7 @@ def costs(rows: Sequence[Row], limits: Sequence[Row], clients: int, held: dict[s
         found.append(
             [
                 row.name,
-                *(NOTHING if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+                *map(_ratio, ratios),
                 cpu(point) if point else NOTHING,
                 *(_number(other.get(key)) for key in ("start_s", "rss_mb", "pss_mb")),
             ]
@@ -71,6 +71,10 @@ def stages(found: dict[str, dict[str, Any]]) -> str:
     total = [sum(float(cost[key]) for cost in counted) for key in ("own", "redis")]
     rows.append(["all", *map(_number, total)])
     return markdown(["CPU ms a picture", "in the process", "in Redis"], rows)
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    return NOTHING if ratio is None else f"{ratio.value:.2f}{DISTURBED * ratio.is_disturbed}"
 
 
 def _cell(point: Point | None) -> str:

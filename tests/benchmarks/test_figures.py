@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import pytest
-
 from benchmarks.serving import figures
-from benchmarks.serving.figures import Row
+from benchmarks.serving.figures import Ratio, Row
 from benchmarks.serving.load import Point
 
 
@@ -34,17 +32,22 @@ def test_a_round_that_others_spoiled_is_left_out_where_there_is_a_quiet_one() ->
 
 def test_the_limit_is_that_of_the_same_decode() -> None:
     limits = [row("limit", 100), row("limit, draft", 200, decode="draft")]
-    assert figures.to_limit(row("ours", 90), limits, 32) == pytest.approx(0.9)
-    assert figures.to_limit(row("ours", 90, decode="draft"), limits, 32) == pytest.approx(0.45)
+    assert figures.to_limit(row("ours", 90), limits, 32) == Ratio(0.9, is_disturbed=False)
+    assert figures.to_limit(row("ours", 90, decode="draft"), limits, 32) == Ratio(0.45, is_disturbed=False)
     assert figures.to_limit(row("ours", 90), [], 32) is None
     assert figures.to_limit(row("ours", 90), limits, 8) is None
 
 
 def test_the_best_other_is_a_peer_and_not_itself() -> None:
     rows = [row("ours", 90), row("old", 500), row("a", 60, is_peer=True), row("b", 45, is_peer=True)]
-    assert figures.to_best_other(rows[0], rows, 32) == pytest.approx(1.5)
-    assert figures.to_best_other(rows[2], rows, 32) == pytest.approx(60 / 45)
+    assert figures.to_best_other(rows[0], rows, 32) == Ratio(1.5, is_disturbed=False)
+    assert figures.to_best_other(rows[2], rows, 32) == Ratio(60 / 45, is_disturbed=False)
     assert figures.to_best_other(rows[0], rows[:2], 32) is None
+
+
+def test_a_ratio_to_what_others_spoiled_says_so() -> None:
+    spoiled = Row("limit", "full", False, {32: replace(point(100), others=1.0)})
+    assert figures.to_limit(row("ours", 90), [spoiled], 32) == Ratio(0.9, is_disturbed=True)
 
 
 def test_every_round_begins_with_another() -> None:

@@ -59,7 +59,9 @@ def found() -> dict[str, Any]:
         },
         "held": {"Batchwire": [{"start_s": s, "rss_mb": 500, "pss_mb": 400} for s in (20.0, 2.0, 3.0)]},
         "null": {"Batchwire": {"32": [measured(300.0)]}},
-        "headline": {"Batchwire": {"requests": 500, "failed": 0, "p50_ms": 30.0, "p99_ms": 60.4}},
+        "headline": {
+            "Batchwire": {"requests": 500, "failed": 0, "p50_ms": 30.0, "p99_ms": 60.4, "others": 0.0}
+        },
         "stages": {
             "decode": {"own": 3.0, "redis": 0.0},
             "(full)": {"own": 8.0, "redis": 0.0},
