@@ -125,7 +125,7 @@ class _Path:
         return self._app.request_class(environ)
 
     def _parse(self, request: Any) -> bytes:  # noqa: ANN401
-        return uploads.pictures(request)[0]
+        return uploads.read(request).pictures[0]
 
     def _decode(self, picture: bytes) -> NDArray[np.uint8]:
         return images.prepare(picture, self._spec.input, max_pixels=_MAX_PIXELS).pixels
