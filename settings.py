@@ -131,7 +131,7 @@ class Settings:
     lease_s: float = _setting(3.0, _number(0.5, 60))
     """A worker that was silent for so long is taken for dead. Shorter recovers sooner, but a pause of
     the machine then looks like a death."""
-    max_attempts: int = _setting(3, _whole(1, 100))
+    max_attempts: int = _setting(3, _whole(2, 100))
     """How many workers a job may cost before it is given up."""
     model_call_max_s: float = _setting(60.0, _number(1, 3600))
     """A call of the network that takes longer hangs: the process is ended and started anew."""

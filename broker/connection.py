@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -51,9 +51,14 @@ def translated(what: str) -> Iterator[None]:
 def masked(url: str) -> str:
     """`url` without its password, for messages and logs."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=re.sub(r":[^@]*@", ":***@", parts.netloc)))
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    netloc = f"{name}{colon}{'***' if colon else ''}{at}{host}"
+    # redis-py takes user and password from the query, too.
+    query = re.sub(r"(?i)(^|&)([^=&]*pass[^=&]*)=[^&]*", r"\1\2=***", parts.query)
+    # Not urlunsplit: it makes unix:/path of unix:///path.
+    shown = url.replace(parts.netloc, netloc, 1) if parts.netloc else url
+    return shown.replace(f"?{parts.query}", f"?{query}", 1)
 
 
 def server_pid(client: redis.Redis) -> int:

@@ -69,15 +69,16 @@ class Registry:
 
         One thread reads at a time. Whoever waited takes the outcome of a read that began after it
         asked, so that however many ask, nobody waits longer than two reads; a failed read is an
-        outcome as well, and for SNAPSHOT_S all others fail at once.
+        outcome as well, and for SNAPSHOT_S all others fail at once. Without `fresh` a snapshot that is a
+        little too old will do while another thread reads; one of before a pause will not.
         """
         asked_at = self._clock.monotonic()
         if not fresh and asked_at - self._began_at < SNAPSHOT_S:
             return self._outcome()
-        never_read = self._began_at == float("-inf")
-        if self._reading.acquire(blocking=fresh or never_read):
+        is_stale = asked_at - self._began_at > 2 * SNAPSHOT_S
+        if self._reading.acquire(blocking=fresh or is_stale):
             try:
-                if self._began_at <= asked_at:
+                if self._began_at <= (asked_at if fresh else self._clock.monotonic() - SNAPSHOT_S):
                     self._refresh()
             finally:
                 self._reading.release()

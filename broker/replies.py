@@ -25,6 +25,10 @@ _LOG = logging.getLogger(__name__)
 REREAD_S: Final = 1.0
 """A lost notification costs a waiter at most about this long."""
 
+DEAF_S: Final = 2.0
+"""A subscription that not even a pong has come over for so long is made anew: one that a firewall has
+forgotten looks like one on which nothing happens, and every answer would wait for REREAD_S."""
+
 _RECONNECT_S: Final = 0.2
 
 _LISTEN_S: Final = 0.25
@@ -140,8 +144,11 @@ class Replies:
         with self._redis.pubsub() as pubsub:  # type: ignore[no-untyped-call]
             pubsub.subscribe(self._channel)
             reread_at = 0.0
+            heard_at = self._monotonic()
             while not self._stopping.is_set():
                 message = pubsub.get_message(timeout=_LISTEN_S)
+                if message is not None:
+                    heard_at = self._monotonic()
                 if message is not None and message["type"] == "subscribe":
                     # What was published before now is lost; whoever waits is looked up.
                     self._reread(waiting_since=self._monotonic())
@@ -150,6 +157,11 @@ class Replies:
                     self._deliver(message["data"])
                 if self._monotonic() >= reread_at:
                     reread_at = self._monotonic() + self._reread_s / 2
+                    if self._monotonic() - heard_at > max(DEAF_S, 2 * self._reread_s):
+                        raise BrokerUnavailable(
+                            "Redis can't be heard: it answers no ping on the subscription."
+                        )
+                    pubsub.ping()
                     self._reread(waiting_since=self._monotonic() - self._reread_s)
 
     def _reread(self, *, waiting_since: float) -> None:

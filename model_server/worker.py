@@ -4,6 +4,7 @@ Owns what those steps do, and what happens when Redis or the lease goes away bet
 overlap is pipeline.py's; the lease is kept alive by keeper.py, from another thread.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -220,15 +221,17 @@ class Worker:
                     _LOG.warning("%s: a batch of %d was left to others", self.spec.name, len(done.outcomes))
                     return
             except BrokerUnavailable as error:
+                # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
                 _LOG.warning("%s: %s Trying again.", self.spec.name, error.message)
-                if self.stopping.wait(_RECONNECT_S):
-                    return
+                time.sleep(_RECONNECT_S)
 
     def _leave(self) -> None:
         self._pipeline.close()
         try:
             with self._registering:
                 self.has_left = True  # from here on the keeper neither renews nor registers anew
+                with contextlib.suppress(LeaseLost):
+                    self.lease.renew()  # lapsed but not reaped, it could not give its claims back
                 self.lease.leave()
         except ServiceError as error:
             _LOG.warning("%s: left without a word to Redis: %s", self.spec.name, error.message)

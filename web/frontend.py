@@ -130,15 +130,25 @@ class Frontend:
         return view
 
     def accept(
-        self, view: ModelView, upload: bytes, *, top: int, polled: bool, traceparent: str | None
+        self,
+        view: ModelView,
+        upload: bytes,
+        *,
+        top: int,
+        polled: bool,
+        traceparent: str | None,
+        since: float,
     ) -> Accepted:
-        """Decode, fit and enqueue one picture. Raises ClientError, Overloaded, BrokerUnavailable."""
+        """Decode, fit and enqueue one picture. Raises ClientError, Overloaded, BrokerUnavailable.
+
+        `since`: monotonic time at which the request came; its deadline counts from there.
+        """
         model = view.card.model
         timeout_s = self._limits.async_timeout_s if polled else self._limits.request_timeout_s
+        wait_until = since + timeout_s
         size = codec.job_size(view.card.input)
-        self.producer.admit(model, size=size, timeout_s=timeout_s, pace=view.pace)
-        with self._decoders:
-            prepared = images.prepare(upload, view.card.input, max_pixels=self._limits.max_pixels)
+        self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
+        prepared = self._prepare(upload, view, until=since + self._limits.request_timeout_s)
         job_id = str(uuid.uuid4())
         waiter = None if polled else self.replies.expect(model, job_id)
         now = self._clock.now()
@@ -146,7 +156,7 @@ class Frontend:
             id=job_id,
             image=prepared.pixels,
             accepted=now,
-            deadline=now + timeout_s,
+            deadline=now + wait_until - time.monotonic(),
             reply_to=None if polled else self.replies.frontend,
             original_size=prepared.original_size,
             top=top,
@@ -160,7 +170,17 @@ class Frontend:
             raise
         if waiter is not None:
             waiter.is_accepted = True
-        return Accepted(model, job, waiter, time.monotonic() + timeout_s)
+        return Accepted(model, job, waiter, wait_until)
+
+    def _prepare(self, upload: bytes, view: ModelView, *, until: float) -> images.Prepared:
+        """Decode and fit, when it is this picture's turn. Raises ClientError, or Overloaded."""
+        # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
+        if not self._decoders.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
+        try:
+            return images.prepare(upload, view.card.input, max_pixels=self._limits.max_pixels)
+        finally:
+            self._decoders.release()
 
     def wait(self, accepted: Accepted, *, client_gone: Callable[[], bool]) -> Result:
         """Sleep until the result comes. Raises DeadlinePassed, ModelUnavailable, ClientGone, and cancels."""
@@ -179,7 +199,8 @@ class Frontend:
                     self.producer.cancel(accepted.model, accepted.job_id)
                     raise ClientGone("The client hung up.")
                 reason = self._failure(accepted.model)
-            result = self.producer.take_or_cancel(accepted.model, accepted.job_id)
+            # First what came already: of several pictures the last are looked at late.
+            result = waiter.wait(0) or self.producer.take_or_cancel(accepted.model, accepted.job_id)
             if result is not None:
                 return result
             if reason:

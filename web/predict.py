@@ -4,21 +4,22 @@ Owns the shape of requests and answers. What happens between is frontend.py's.
 """
 
 import socket
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request, url_for
 
-from broker.errors import ServiceError, Unavailable
+from broker.errors import BrokerUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
 from broker.messages import Failure, Result
 from broker.producer import Pending
-from broker.registry import ModelView
 from web import errors, uploads
 from web.errors import NotFound
-from web.frontend import Accepted, Frontend
+from web.frontend import Accepted, ClientGone, Frontend
 
 blueprint = Blueprint("predict", __name__)
 
@@ -53,6 +54,7 @@ def prediction(job_id: str) -> Response:
 
 def _outcomes(frontend: Frontend) -> list[Outcome]:
     """Enqueue every picture, then wait for every result (a poller's jobs are not waited for)."""
+    since = time.monotonic()
     upload = uploads.read(request)
     view = frontend.model(upload.parameters.get("model") or current_app.config["DEFAULT_MODEL"])
     top = uploads.top(upload, default=view.card.top, top_max=view.card.top_max)
@@ -61,10 +63,17 @@ def _outcomes(frontend: Frontend) -> list[Outcome]:
     outcomes: list[Outcome] = []
     try:
         for picture in upload.pictures:
-            outcomes.append(_accept(frontend, view, picture, top, polled, traceparent))
+            if outcomes and isinstance(outcomes[-1], BrokerUnavailable):
+                outcomes.append(outcomes[-1])  # each would find out anew, 0.9 s later
+                continue
+            if outcomes and _client_gone(request.environ):
+                raise ClientGone("The client hung up.")
+            accept = partial(frontend.accept, view, picture, top=top, polled=polled, traceparent=traceparent)
+            outcomes.append(_outcome(partial(accept, since=since)))
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Accepted) and not polled:
-                outcomes[number] = _wait(frontend, outcome)
+                wait = partial(frontend.wait, outcome, client_gone=partial(_client_gone, request.environ))
+                outcomes[number] = _outcome(wait)
     except BaseException:
         for outcome in outcomes:
             if isinstance(outcome, Accepted):
@@ -73,18 +82,12 @@ def _outcomes(frontend: Frontend) -> list[Outcome]:
     return outcomes
 
 
-def _accept(
-    frontend: Frontend, view: ModelView, picture: bytes, top: int, polled: bool, traceparent: str | None
-) -> Outcome:
+def _outcome(step: Callable[[], Accepted | Result]) -> Outcome:
+    """What a step makes of one picture. Raises ClientGone: then nobody waits for the others either."""
     try:
-        return frontend.accept(view, picture, top=top, polled=polled, traceparent=traceparent)
-    except ServiceError as error:
-        return error
-
-
-def _wait(frontend: Frontend, accepted: Accepted) -> Outcome:
-    try:
-        return frontend.wait(accepted, client_gone=lambda: _client_gone(request.environ))
+        return step()
+    except ClientGone:
+        raise
     except ServiceError as error:
         return error
 

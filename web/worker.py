@@ -133,9 +133,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             self._drop(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """The process is told to stop: what has not arrived by then will not be waited for."""
+        """The process is told to stop: what arrives may go on, but not until Gunicorn ends the process."""
         super()._cap_keepalive(deadline)
-        self._stop_by = deadline
+        self._stop_by = time.monotonic() + max(0.0, self.cfg.graceful_timeout - LINGER_S)
 
     def _idle(self, conn: Connection) -> None:
         conn.set_timeout()

@@ -6,8 +6,10 @@ Owns nothing but the start: settings, logging, the subscription's thread (one in
 import logging
 
 from settings import Settings
+from web import memory
 from web.app import create_app
 
+memory.give_back_large_blocks()
 _settings = Settings.from_env()
 logging.basicConfig(
     level=_settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"

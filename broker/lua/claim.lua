@@ -18,7 +18,9 @@ for taken = 0, tonumber(ARGV[2]) - 1 do
   local attempts = tonumber(redis.call('HGET', KEYS[4], id) or '0')
   if attempts > 0 and held + taken > 0 then
     redis.call('LMOVE', KEYS[3], KEYS[2], 'RIGHT', 'LEFT')
-    redis.call('RPUSH', KEYS[5], '1') -- who waits for the bell next must find it
+    -- Who waits for the bell next must find it.
+    if redis.call('LLEN', KEYS[5]) == 0 then redis.call('RPUSH', KEYS[5], '1') end
+    redis.call('EXPIRE', KEYS[5], ARGV[4])
     break
   end
   local pending = redis.call('GET', ARGV[3] .. id) == 'pending'

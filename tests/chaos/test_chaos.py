@@ -30,6 +30,8 @@ def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis
     assert account.cut <= (STRIKES * 40 if strike is ChaosStack.web_worker_killed else 0)
     assert account.most_executions <= 1 + STRIKES
     assert account.slowest_s < campaign.REQUEST_TIMEOUT_S
+    if strike is ChaosStack.model_servers_rolled:
+        assert account.executed_again == 0  # else it did not drain: what it had begun was run again
     if strike is ChaosStack.model_server_killed:
         assert account.recovered > 0  # else nothing was struck in mid-batch
 

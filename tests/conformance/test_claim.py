@@ -36,6 +36,21 @@ def test_the_last_of_the_queue_silences_the_bell(client: redis.Redis, keys: Keys
     assert client.llen(keys.of(MODEL).bell) == 0
 
 
+def test_a_recovered_job_that_can_not_be_taken_yet_rings_once_more(client: redis.Redis, keys: Keys) -> None:
+    """Else its worker would sleep beside it; but once, however often it is tried."""
+    lost, mine = _register(client, keys), _register(client, keys)
+    enqueue(client, keys, job(), job())
+    taker = consumer(client, keys)
+    taker.claim(lost, 1)
+    taker.claim(mine, 1)
+    lapse(client, keys, lost)
+    lease(client, keys).recover_lost()
+    client.delete(keys.of(MODEL).bell)
+    assert [taker.claim(mine, 1) for _ in range(3)] == [[], [], []]
+    assert client.llen(keys.of(MODEL).bell) == 1
+    assert client.ttl(keys.of(MODEL).bell) > 0
+
+
 def test_a_second_claim_reads_only_its_own_jobs(client: redis.Redis, keys: Keys) -> None:
     jobs = enqueue(client, keys, *(job() for _ in range(5)))
     worker, taker = _register(client, keys), consumer(client, keys)

@@ -1,6 +1,7 @@
 """Registry on a real Redis: what the web tier gets to know, and how old it may be."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -118,6 +119,35 @@ def test_however_many_ask_of_a_redis_that_hangs_nobody_waits_longer_than_two_rea
     with pytest.raises(BrokerUnavailable):
         registry.models()
     assert len(reads) <= 2
+
+
+def test_after_a_pause_nobody_is_told_what_was_before_it(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(client, keys, RedisClock())
+
+    def fail(_: Registry) -> dict[str, ModelView]:
+        raise BrokerUnavailable("away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Registry, "_read", fail)
+        with pytest.raises(BrokerUnavailable):
+            registry.models()
+    registry._began_at -= 10
+    read, reading, may_read = Registry._read, threading.Event(), threading.Event()
+
+    def slowly(self: Registry) -> object:
+        reading.set()
+        assert may_read.wait(20)
+        return read(self)
+
+    monkeypatch.setattr(Registry, "_read", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(registry.models)
+        assert reading.wait(20)
+        second = pool.submit(registry.models)  # it must not be given the failure of long ago
+        may_read.set()
+        assert (first.result(20), second.result(20)) == ({}, {})
 
 
 def test_a_failed_read_is_made_good_by_the_next(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+from redis.client import PubSub
 
 from broker import codec
 from broker.connection import connect
@@ -60,6 +61,37 @@ def test_a_lost_message_is_made_good_by_the_key(
     waiter = _accepted(replies, "a")
     client.set(keys.of(MODEL).result("a"), codec.encode(_result("a")))
     assert waiter.wait(20) == _result("a")
+
+
+def test_a_subscription_that_has_gone_deaf_is_made_anew(
+    client: redis.Redis,
+    keys: Keys,
+    make: Callable[[float], Replies],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("broker.replies.DEAF_S", 0.3)
+    with monkeypatch.context() as deaf:
+        deaf.setattr("redis.client.PubSub.ping", lambda *_: None)  # as if the link had been forgotten
+        replies = make(0.1)
+        eventually(lambda: "can't be heard" in caplog.text)
+    eventually(replies.is_subscribed)
+    wanted = replies.expect(MODEL, "a")
+    client.publish(keys.results_channel("web-1"), codec.encode(_result("a")))
+    assert wanted.wait(20) == _result("a")
+
+
+def test_pings_keep_a_quiet_subscription(
+    make: Callable[[float], Replies], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("broker.replies.DEAF_S", 3.0)
+    replies = make(0.1)
+    pings: list[object] = []
+    ping = PubSub.ping
+    monkeypatch.setattr(PubSub, "ping", lambda *arguments: pings.append(ping(*arguments)))
+    eventually(lambda: len(pings) > 70)  # for longer than a deaf one is borne
+    assert "can't be heard" not in caplog.text
+    assert replies.is_subscribed()
 
 
 def test_a_pending_key_wakes_nobody(

@@ -16,6 +16,21 @@ from tests.model_server.engines import tiny
 CHOICE = Choice("some-engine", "some-precision")
 
 
+def test_a_worker_that_fails_by_a_bug_of_ours_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a model would go on without its worker, and nobody would start one."""
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+
+    class Broken:
+        spec = type("Spec", (), {"name": "broken"})
+
+        def run(self) -> None:
+            raise RuntimeError("a bug")
+
+    server._run(Broken())  # type: ignore[arg-type]
+    assert ended == [1]
+
+
 def test_the_choice_reaches_the_card_the_answers_and_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

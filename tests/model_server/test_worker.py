@@ -233,6 +233,49 @@ def test_a_job_that_a_lost_worker_had_runs_with_nothing_else_claimed(
     assert [_result(client, keys, each.id).attempts for each in (suspect, *others)] == [1, 0, 0]
 
 
+def test_what_was_taken_from_a_worker_before_it_began_is_not_run(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    enqueue(client, keys, job())
+    formed = worker._claim()
+    assert formed is not None
+    worker.lease.register(READY)  # as after it was reaped
+    assert worker._run(formed).outcomes == []
+    assert engine.batches == []
+
+
+def test_a_lapsed_lease_that_nobody_reaped_is_left_without_an_attempt(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    enqueue(client, keys, job())
+    assert worker._claim() is not None
+    lapse(client, keys, worker.lease.worker)
+    worker._leave()
+    assert client.llen(keys.of(MODEL).queue) == 1
+    assert client.hgetall(keys.of(MODEL).attempts) == {}
+
+
+def test_a_completion_is_tried_again_while_it_drains(
+    client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete, calls = Consumer.complete, []
+
+    def fail_twice(self: Consumer, *args: object) -> bool:
+        calls.append(args)
+        if len(calls) < 3:
+            raise BrokerUnavailable("away")
+        return complete(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Consumer, "complete", fail_twice)
+    (only,) = enqueue(client, keys, job())
+    formed = worker._claim()
+    assert formed is not None
+    done = worker._run(formed)
+    worker.stopping.set()
+    worker._complete(done)
+    assert _result(client, keys, only.id).error is None
+
+
 def test_an_idle_worker_is_woken_by_the_bell(
     client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

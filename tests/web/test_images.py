@@ -265,3 +265,35 @@ def test_a_large_photo_on_its_side_is_told_in_the_size_that_people_see() -> None
     assert prepared.original_size == (720, 1280)
     # Turned clockwise, the red box stands in columns 16 to 21 and rows 8 to 16 of 32.
     assert np.abs(prepared.pixels[10:14, 17:20].astype(int) - RED).max() < 12
+
+
+def _tiff(width: int, height: int, compression: int, data: bytes = b"\x00" * 8) -> bytes:
+    """A TIFF of one strip, one bit a pixel, made by hand: Pillow writes no broken ones."""
+    tags = [
+        (256, width),
+        (257, height),
+        (258, 1),
+        (259, compression),
+        (262, 0),
+        (273, 8),
+        (277, 1),
+        (278, height),
+    ]
+    tags.append((279, len(data)))
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + b"\0\0\0\0"
+
+
+@pytest.mark.parametrize("compression", [2, 3, 4])
+def test_fax_codings_are_refused_before_their_pixels_are_decoded(
+    compression: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(UnsupportedFormat, match="send it as PNG"):
+        decode(_tiff(8, 60_000, compression), max_pixels=MANY)
+
+
+def test_a_side_is_bounded_too() -> None:
+    assert decode(_bytes(Image.new("L", (images.MAX_SIDE, 1))), max_pixels=MANY).size == (images.MAX_SIDE, 1)
+    with pytest.raises(ImageTooLarge, match="65535 a side"):
+        decode(_bytes(Image.new("L", (images.MAX_SIDE + 1, 1))), max_pixels=MANY)

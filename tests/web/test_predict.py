@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import threading
+import time
 import uuid
 
 import pytest
@@ -11,6 +12,7 @@ import redis
 
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
+from broker.messages import Result
 from broker.producer import Producer
 from tests.fakes import MODEL, SPEC, eventually
 from tests.web.conftest import Service, png
@@ -302,6 +304,59 @@ def test_what_was_accepted_before_an_error_of_ours_is_cancelled(
     assert response.status_code == 500
     assert _waiters(service) == 0
     assert client.keys(keys.of(MODEL).result("*")) == []
+
+
+def test_a_redis_that_hangs_is_found_out_once_for_all_pictures(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+
+    def away(*arguments: object, **_: object) -> None:
+        tried.append(arguments)
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(Producer, "enqueue", away)
+    response = service.client.post("/predict", data=_form(*[png(0)] * 5))
+    assert [each["error"]["code"] for each in response.get_json()["results"]] == ["broker_unavailable"] * 5
+    assert len(tried) == 1
+
+
+def test_when_the_client_has_gone_none_of_its_pictures_is_waited_for(
+    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+
+    def gone(_: object) -> bool:
+        looks.append(len(looks) >= 2)  # after all three were accepted
+        return looks[-1]
+
+    monkeypatch.setattr("web.predict._client_gone", gone)
+    service.client.post("/predict", data=_form(*[png(0)] * 3))
+    assert looks == [False, False, True]
+    assert client.keys(keys.of(MODEL).result("*")) == []
+
+
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
+def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service: Service) -> None:
+    decoders = service.app.extensions["frontend"]._decoders
+    while decoders.acquire(blocking=False):
+        pass
+    response = service.client.post("/predict", data=_form(png(0)))
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
+    decoders.release()
+    assert service.client.post("/predict", data=_form(png(0))).status_code == 504
+
+
+def test_a_result_that_came_before_the_deadline_is_given_after_it(service: Service) -> None:
+    frontend = service.app.extensions["frontend"]
+    view = frontend.model(MODEL)
+    accepted = frontend.accept(
+        view, png(0), top=1, polled=False, traceparent=None, since=time.monotonic() - 19.9
+    )
+    result = Result(id=accepted.job_id, model=MODEL, model_version="v1")
+    accepted.waiter.put(result)
+    eventually(lambda: time.monotonic() > accepted.wait_until)
+    assert frontend.wait(accepted, client_gone=lambda: False) == result
 
 
 @pytest.mark.parametrize("pictures", [1, 2])

@@ -297,6 +297,22 @@ def test_of_too_many_bytes_the_largest_upload_gives_way(
     assert serving.answers()
 
 
+def test_an_upload_on_its_way_when_it_is_told_to_stop_is_answered(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER", 0.1)
+    half, idle = serving.client(), serving.client()
+    idle.send(GET)
+    assert idle.answer()[0] == 200
+    whole = post(b"abc")
+    half.send(whole[:-1])
+    eventually(lambda: len(serving.worker.arriving) == 1)
+    serving.told_to_stop()
+    assert idle.at_end()  # whoever sends nothing has had its time
+    half.send(whole[-1:])
+    assert half.answer()[0] == 200
+
+
 def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,11 +323,14 @@ def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
     assert idle.answer()[0] == 200
     monkeypatch.setattr(arrival, "SILENCE_S", 60)
     monkeypatch.setattr("gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER", 0.3)
+    serving.worker.cfg.set("graceful_timeout", 4)
+    monkeypatch.setattr(arrival, "GRACE_S", 60)
     half.send(post(b"abc")[:-1])
     eventually(lambda: len(serving.worker.arriving) == 1)
     serving.told_to_stop()
-    assert half.answer()[0] == 503
     assert idle.at_end()
+    assert half.answer()[0] == 503
+    half.close()
     serving.release.set()
     assert working.answer()[0] == 200
     eventually(serving.ended)
