@@ -18,7 +18,7 @@ def give_back_large_blocks() -> None:
     """Have blocks of LARGE_BYTES and more go back to the system when they are freed.
 
     By itself glibc raises that limit to 32 MB once a large block was freed, and then keeps uploads of 20 MB
-    for good: 40 of them left a process at 550 to 900 MB. Does nothing where there is no glibc.
+    for good: 40 of them left a process at 550 to 900 MB, and with this at 280. Does nothing without glibc.
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
