@@ -186,3 +186,13 @@ def test_nothing_is_claimed_beside_what_runs_alone(device: Device, made: list[Nu
     running.join(WAIT_S)
     assert pipeline.step() == 1
     assert steps.claimed == [[13], [2]]
+
+
+def test_empty_waits_for_what_is_being_completed(device: Device, made: list[Numbers]) -> None:
+    steps = Steps([1])
+    pipeline = _pipeline(steps, device, made)
+    steps.may_complete.clear()
+    pipeline.step()
+    threading.Timer(0.2, steps.may_complete.set).start()
+    pipeline.empty()
+    assert steps.log == ["run [1]", "completed [1]"]
