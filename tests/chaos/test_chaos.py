@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import campaign, overload
+from tests.chaos import campaign, memory, overload
 from tests.chaos.stack import FAULTS, ChaosStack
 from tests.conftest import RedisServer
 
@@ -49,3 +49,11 @@ def test_three_times_too_much_is_refused_at_once_and_the_rest_is_answered(
     assert account.executed_in_vain <= 0.02 * account.outcomes["ok"]
     before, most = account.memory_mb["Redis"]
     assert most < before + 20
+
+
+def test_two_thousand_requests_leave_memory_where_it_was(tmp_path: Path, own_redis: RedisServer) -> None:
+    account = memory.run(requests=2000, folder=tmp_path, redis=own_redis)
+    assert account.right == 2000
+    for warm_mb, end_mb in account.memory_mb.values():
+        # Coarse: 17 KB a request would show. The long run (50,000) states the slope.
+        assert end_mb < warm_mb + 20
