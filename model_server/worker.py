@@ -177,9 +177,8 @@ class Worker:
 
     def _run(self, formed: batching.Formed) -> outcomes.Done:
         if formed.worker != self.lease.worker:
-            return outcomes.Done(
-                formed.worker, []
-            )  # taken from this worker, before it began them: others run them
+            # Taken from this worker before it began them: others run them.
+            return outcomes.Done(formed.worker, [])
         began = time.monotonic()
         runnable = formed.batch.runnable
         batching.run(runnable, self._predict)
@@ -205,14 +204,16 @@ class Worker:
         worker = done.worker
         while done.outcomes:
             try:
-                completed = self._consumer.complete(worker, done.outcomes)
-                if not completed:
+                if self._consumer.complete(worker, done.outcomes):
+                    for dead in done.dead:
+                        _LOG.warning(
+                            "%s: job %s is a dead letter: %s", self.spec.name, dead.id, dead.dead_reason
+                        )
+                else:
                     # Done already, its reply was lost; or a killed Redis forgot its last writes and the
                     # claims begin with an older batch. Giving back what is there mends both.
                     _LOG.warning("%s: the claims do not begin with this batch", self.spec.name)
                     self._claims_uncertain = True
-                for dead in done.dead if completed else ():
-                    _LOG.warning("%s: job %s is a dead letter: %s", self.spec.name, dead.id, dead.dead_reason)
                 return
             except LeaseLost:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,6 +112,12 @@ class Frontend:
         """Whether MODELS names it: its model server may still be starting."""
         return name in self._expected
 
+    def unknown(self, name: str, models: Mapping[str, ModelView]) -> UnknownModel:
+        """The refusal of a name that is no model's; it names those that are served or expected."""
+        served = (known for known, view in models.items() if view.state is not None)
+        known = ", ".join(sorted({*served, *self._expected}))
+        return UnknownModel(f"There is no model {name[:60]!r}. There are: {known}.")
+
     def model(self, name: str) -> ModelView:
         """The model of that name, able to answer. Raises UnknownModel, NoWorker, ModelUnavailable."""
         models = self.registry.models()
@@ -119,9 +125,7 @@ class Frontend:
         if view is None:
             if self.expects(name):
                 raise NoWorker(f"No model server has announced {name} yet; it may still be starting.")
-            served = (name for name, view in models.items() if view.state is not None)
-            known = ", ".join(sorted({*served, *self._expected}))
-            raise UnknownModel(f"There is no model {name[:60]!r}. There are: {known}.")
+            raise self.unknown(name, models)
         if view.state is WorkerState.FAILED:
             raise ModelUnavailable(view.reason, retry_after_s=_RETRY_FAILED_S)
         silent_s = self._clock.now() - view.last_alive

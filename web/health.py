@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
-from broker.errors import BrokerUnavailable, UnknownModel
+from broker.errors import BrokerUnavailable
 from broker.messages import WorkerState
 from broker.registry import ModelView
 from web.errors import respond
@@ -34,9 +34,7 @@ def readyz() -> Response:
         return respond(error)
     wanted = request.args.get("model")
     if wanted and wanted not in views and not frontend.expects(wanted):
-        raise UnknownModel(
-            f"There is no model {wanted[:60]!r}. There are: {', '.join(sorted(views)) or 'none'}."
-        )
+        raise frontend.unknown(wanted, views)
     states = {
         name: view.state.value if view.state else "no worker"
         for name, view in views.items()
