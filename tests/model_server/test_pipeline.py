@@ -72,6 +72,15 @@ def _pipeline(steps: Steps, device: Device, made: list[Numbers]) -> Numbers:
     return made[-1]
 
 
+def _held(pipeline: Numbers, steps: Steps, log: str) -> threading.Thread:
+    """A step in a thread, its batch on the device until `may_run` is set."""
+    steps.may_run.clear()
+    running = threading.Thread(target=pipeline.step)
+    running.start()
+    eventually(lambda: steps.log == [log])
+    return running
+
+
 def test_the_next_is_claimed_while_one_runs(device: Device, made: list[Numbers]) -> None:
     steps = Steps([1], [2])
     pipeline = _pipeline(steps, device, made)
@@ -161,10 +170,7 @@ def test_a_claim_ahead_waits_until_the_call_is_about_to_end(device: Device, made
     steps = Steps([1], [2])
     pipeline = _pipeline(steps, device, made)
     pipeline._run_s = 3600.0
-    steps.may_run.clear()
-    running = threading.Thread(target=pipeline.step)
-    running.start()
-    eventually(lambda: steps.log == ["run [1]"])
+    running = _held(pipeline, steps, "run [1]")
     running.join(0.2)
     assert steps.claimed == [[1]]
     # It ends sooner than was expected: the claim goes ahead at once.
@@ -176,10 +182,7 @@ def test_a_claim_ahead_waits_until_the_call_is_about_to_end(device: Device, made
 def test_nothing_is_claimed_beside_what_runs_alone(device: Device, made: list[Numbers]) -> None:
     steps = Steps([13], [2])
     pipeline = _pipeline(steps, device, made)
-    steps.may_run.clear()
-    running = threading.Thread(target=pipeline.step)
-    running.start()
-    eventually(lambda: steps.log == ["run [13]"])
+    running = _held(pipeline, steps, "run [13]")
     running.join(0.2)
     assert steps.claimed == [[13]]
     steps.may_run.set()
