@@ -86,11 +86,14 @@ class Consumer:
             if not fields:
                 return []
             count = len(fields) // _FIELDS_PER_JOB
-            # The newest claims stand at the right end, behind what this worker may already hold.
-            payloads = cast("list[bytes]", self._redis.lrange(keys.claims(worker), -count, -1))
+            if count == 1:
+                payloads = fields[_FIELDS_PER_JOB:]
+            else:
+                # The newest claims stand at the right end, behind what this worker may already hold.
+                payloads = cast("list[bytes]", self._redis.lrange(keys.claims(worker), -count, -1))
         if len(payloads) != count:
             raise LeaseLost(f"the claims of worker {worker} were taken back while it read them")
-        ids, attempts, pending = fields[0::3], fields[1::3], fields[2::3]
+        ids, attempts, pending = (fields[at : count * _FIELDS_PER_JOB : _FIELDS_PER_JOB] for at in range(_FIELDS_PER_JOB))
         return [
             Claimed(str(ids[i], "latin-1"), int(attempts[i]), bool(pending[i]), payloads[i])
             for i in range(count)

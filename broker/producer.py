@@ -5,6 +5,8 @@ does.
 """
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +21,12 @@ from broker.messages import Job, Pace, Result
 
 MAX_RETRY_AFTER_S: Final = 60
 """A longer advice would outlive what the rate says of the future."""
+
+_TOLD_S: Final = 0.05
+"""For so long the length that the last job found at the queue's end is worth asking for nothing. It saves a
+request a round trip: 0.2 ms of its latency."""
+_TOLD_SHARE: Final = 4
+"""But only while the queue has four times as much room: more than others can put there meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +45,20 @@ class Producer:
     Every method raises BrokerUnavailable when Redis is away, fast: within the client's time-out.
     """
 
-    def __init__(self, client: redis.Redis, keys: Keys, limits: Limits) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        limits: Limits,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._redis = client
         self._keys = keys
         self._limits = limits
+        self._monotonic = monotonic
+        self._told: dict[str, tuple[float, int]] = {}
+        """When each queue was last pushed to from here, and how long it was then."""
 
     def admit(self, model: str, *, size: int, timeout_s: float, pace: Pace) -> None:
         """Refuse a job of `size` bytes that the queue has no room for, before it costs a decoding.
@@ -53,9 +71,16 @@ class Producer:
         that ask at the same moment may each be let in: the queue overshoots by one a web thread at most.
         Raises Overloaded.
         """
+        told_at, told = self._told.get(model, (-math.inf, 0))
+        if (
+            self._monotonic() - told_at < _TOLD_S
+            and self._fits(_TOLD_SHARE * told, size)
+            and pace.wait_s(told) <= timeout_s
+        ):
+            return
         waiting = self.queue_length(model)
         over_s = pace.wait_s(waiting) - timeout_s
-        fits = waiting < self._limits.queue_jobs and (waiting + 1) * size <= self._limits.queue_bytes
+        fits = self._fits(waiting, size)
         if fits and (over_s <= 0 or waiting == 0):
             return
         # A full queue has room for all again when it is empty; a slow one when the excess is worked off.
@@ -119,6 +144,9 @@ class Producer:
         with translated("measure a queue"):
             return self._redis.llen(self._keys.of(model).queue)
 
+    def _fits(self, waiting: int, size: int) -> bool:
+        return waiting < self._limits.queue_jobs and (waiting + 1) * size <= self._limits.queue_bytes
+
     def _accept(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> None:
         keys = self._keys.of(model)
         with translated("take a job"), self._redis.pipeline(transaction=True) as pipe:
@@ -128,7 +156,8 @@ class Producer:
             pipe.rpush(keys.bell, "1")
             pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
             pipe.expire(keys.bell, self._limits.key_ttl_s)
-            pipe.execute()
+            told = pipe.execute()[1]
+        self._told[model] = self._monotonic(), told
 
     def _accepted(self, model: str, job_id: str) -> bool:
         with translated("look up a job"):

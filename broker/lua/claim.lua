@@ -2,7 +2,8 @@
 -- KEYS  1 workers   2 queue   3 claims of this worker   4 attempts   5 bell
 -- ARGV  1 worker    2 n       3 prefix of result keys   4 TTL of keys in seconds
 -- Returns {'lease'} if the lease is not live, else {'ok', then for each job, in claim order:
---   its id, its attempts, 1 if its result key is still `pending` or else 0}.
+--   its id, its attempts, 1 if its result key is still `pending` or else 0; and the job itself if it is
+--   the only one}.
 -- A job with attempts against it is taken alone, and only while this worker holds nothing else.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -11,6 +12,7 @@ if lease <= now then return {'lease'} end
 
 local held = redis.call('LLEN', KEYS[3])
 local reply = {'ok'}
+local last
 for taken = 0, tonumber(ARGV[2]) - 1 do
   local job = redis.call('LMOVE', KEYS[2], KEYS[3], 'LEFT', 'RIGHT')
   if not job then break end
@@ -27,8 +29,11 @@ for taken = 0, tonumber(ARGV[2]) - 1 do
   reply[#reply + 1] = id
   reply[#reply + 1] = attempts
   reply[#reply + 1] = pending and 1 or 0
+  last = job
   if attempts > 0 then break end
 end
+-- A job that comes alone saves its worker the LRANGE (0.1 of 0.7 ms); of 8 or more a copy costs more than that.
+if #reply == 4 then reply[5] = last end
 -- Each job rang: the tokens of those that came along here would only wake workers for nothing.
 if redis.call('LLEN', KEYS[2]) == 0 then redis.call('DEL', KEYS[5]) end
 redis.call('EXPIRE', KEYS[2], ARGV[4])

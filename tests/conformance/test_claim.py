@@ -108,6 +108,17 @@ def test_a_recovered_job_comes_alone(client: redis.Redis, keys: Keys) -> None:
     assert third.id in str(client.lindex(keys.of(MODEL).queue, 0))
 
 
+def test_a_job_that_comes_alone_needs_no_second_question(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (only,) = enqueue(client, keys, job())
+    queued = client.lindex(keys.of(MODEL).queue, 0)
+    monkeypatch.setattr(redis.Redis, "lrange", None)
+    (claimed,) = consumer(client, keys).claim(_register(client, keys), 8)
+    assert (claimed.id, claimed.attempts, claimed.pending) == (only.id, 0, True)
+    assert claimed.payload == queued
+
+
 def test_tells_which_jobs_nobody_waits_for(client: redis.Redis, keys: Keys) -> None:
     wanted, cancelled = enqueue(client, keys, job(), job())
     producer(client, keys).cancel(MODEL, cancelled.id)

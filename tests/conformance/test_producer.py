@@ -61,6 +61,44 @@ def test_refuses_when_the_queue_has_as_many_jobs_as_it_may(client: redis.Redis, 
     assert refusal.value.retry_after_s == 4
 
 
+def test_asks_for_the_length_only_where_the_last_job_did_not_tell_of_much_room(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    into = Producer(client, keys, dataclasses.replace(LIMITS, queue_jobs=12), monotonic=lambda: now)
+    asked: list[str] = []
+    length = Producer.queue_length
+    monkeypatch.setattr(
+        Producer, "queue_length", lambda self, model: asked.append(model) or length(self, model)
+    )
+
+    def admitted(*, rate: float = 0.0) -> int:
+        """How often Redis was asked."""
+        asked.clear()
+        into.admit(MODEL, size=1, timeout_s=1, pace=Pace(rate))
+        return len(asked)
+
+    assert admitted() == 1  # nothing was told yet
+    into.enqueue(MODEL, job(), now=0)
+    into.enqueue(MODEL, job(), now=0)
+    assert admitted() == 0
+    enqueue(client, keys, *(job() for _ in range(20)))  # by another frontend
+    assert admitted() == 0
+    now += 0.06
+    with pytest.raises(Overloaded):
+        admitted()
+    assert len(asked) == 1
+
+    client.delete(keys.of(MODEL).queue)
+    into.enqueue(MODEL, job(), now=0)
+    client.delete(keys.of(MODEL).queue)
+    # One waits, and that would take too long: a refusal is never by what was told.
+    assert admitted(rate=0.1) == 1
+    for _ in range(3):
+        into.enqueue(MODEL, job(), now=0)
+    assert admitted() == 1  # 3 of 12: others could fill it meanwhile
+
+
 @pytest.mark.parametrize(("rate", "advice"), [(0.0, 1), (1000.0, 1), (0.001, MAX_RETRY_AFTER_S)])
 def test_the_advice_when_to_come_back_is_bounded(
     client: redis.Redis, keys: Keys, rate: float, advice: int
