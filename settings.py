@@ -44,6 +44,13 @@ def _whole(low: int, high: int) -> _Kind:
     return _Kind(lambda text: _within(int(text), low, high), f"a whole number from {low} to {high}")
 
 
+def _none_or(low: int, high: int) -> _Kind:
+    return _Kind(
+        lambda text: 0 if int(text) == 0 else _within(int(text), low, high),
+        f"0 or a whole number from {low} to {high}",
+    )
+
+
 def _within(value: float, low: float, high: float) -> float:
     if not low <= value <= high:  # so that nan is refused too
         raise ValueError
@@ -118,6 +125,9 @@ class Settings:
     """Where converted networks are kept, so that only the first start needs TensorFlow."""
     batch_size: int = _setting(32, _whole(1, 1024))
     """The most pictures in one call of the network."""
+    batch_wait_ms: float = _setting(0.0, _number(0, 1000))
+    """How long a batch that is not full waits for more pictures while the network has nothing to do. It is
+    for networks whose call takes as long for one picture as for many; any other loses by it."""
     queue_limit: int = _setting(1024, _whole(1, 1_000_000))
     """The most jobs that wait for one model; more are refused at once."""
     queue_limit_mb: int = _setting(256, _whole(1, 1_000_000))
@@ -141,10 +151,11 @@ class Settings:
     """The most pixels of a picture, judged from its header."""
     model_servers: int = _setting(1, _whole(1, 64))
     """Model server processes under `make serve`."""
-    web_workers: int = _setting(2, _whole(1, 64))
-    """Web processes."""
-    web_threads: int = _setting(128, _whole(8, 1024))
-    """Threads in each; one waits for each request in flight, a few are kept for health checks."""
+    web_workers: int = _setting(0, _whole(0, 64))
+    """Web processes; 0: one a core, from 2 to 16."""
+    web_threads: int = _setting(0, _none_or(9, 2048))
+    """Threads in each; one waits for each request in flight, a few are kept for health checks. 0: together
+    1,024 and those, in each 128 at least; they are started when they are needed."""
     log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"))
 
     @classmethod

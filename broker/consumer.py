@@ -69,6 +69,11 @@ class Consumer:
         with translated("ring"):
             self._redis.blpop([self._keys.bell], timeout=timeout_s)
 
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        with translated("measure a queue"):
+            return self._redis.llen(self._keys.queue)
+
     def claim(self, worker: str, n: int) -> list[Claimed]:
         """Move up to `n` jobs from the queue to this worker's claims and read them, in order.
 
@@ -93,7 +98,9 @@ class Consumer:
                 payloads = cast("list[bytes]", self._redis.lrange(keys.claims(worker), -count, -1))
         if len(payloads) != count:
             raise LeaseLost(f"the claims of worker {worker} were taken back while it read them")
-        ids, attempts, pending = (fields[at : count * _FIELDS_PER_JOB : _FIELDS_PER_JOB] for at in range(_FIELDS_PER_JOB))
+        ids, attempts, pending = (
+            fields[at : count * _FIELDS_PER_JOB : _FIELDS_PER_JOB] for at in range(_FIELDS_PER_JOB)
+        )
         return [
             Claimed(str(ids[i], "latin-1"), int(attempts[i]), bool(pending[i]), payloads[i])
             for i in range(count)

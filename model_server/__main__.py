@@ -145,7 +145,7 @@ def _worker(
         lease,
         consumer,
         clock,
-        limits=WorkerLimits(settings.batch_size, settings.max_attempts),
+        limits=WorkerLimits(settings.batch_size, settings.max_attempts, settings.batch_wait_ms / 1000),
         device=device,
         stopping=stopping,
     )

@@ -66,6 +66,17 @@ class Formed:
         return len(self.batch.entries)
 
 
+def wait_left_s(waiting: int, size: int, *, seen: float, now: float, wait_s: float) -> float:
+    """Seconds for which a batch should still wait to fill up; 0: cut it now.
+
+    `waiting` pictures are in the queue, the first of which was seen at `seen`; a batch holds `size`.
+    `seen` and `now` are of one clock, in seconds.
+    """
+    if waiting == 0 or waiting >= size:
+        return 0.0
+    return max(0.0, seen + wait_s - now)
+
+
 def form(claimed: Sequence[Claimed], spec: InputSpec, *, now: float, max_attempts: int) -> Batch:
     """Decode a claim and judge each job of it. `now` is Redis' time in seconds."""
     return Batch([_judge(claim, spec, now=now, max_attempts=max_attempts) for claim in claimed])

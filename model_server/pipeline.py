@@ -40,8 +40,9 @@ Done = TypeVar("Done")
 class Pipeline(Generic[Formed, Done]):
     """One claimed batch ahead, one on the device, one being completed; never more.
 
-    `claim` may raise ServiceError, which `step` raises; `run` and `complete` raise only for bugs. Batches are
-    completed in the order of their claims. `step`, `empty` and `settle` are one thread's.
+    `gather` may wait until it is worth while to claim; the device is not held meanwhile. It and `claim` may
+    raise ServiceError, which `step` raises; `run` and `complete` raise only for bugs. Batches are completed
+    in the order of their claims. `step`, `empty` and `settle` are one thread's.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Pipeline(Generic[Formed, Done]):
         complete: Callable[[Done], None],
         *,
         device: Device,
+        gather: Callable[[], None] = lambda: None,
     ) -> None:
+        self._gather = gather
         self._claim = claim
         self._run = run
         self._complete = complete
@@ -72,6 +75,8 @@ class Pipeline(Generic[Formed, Done]):
         """Run one batch, if there is one. Returns its size; 0: everything claimed is completed by now."""
         ahead, self._ahead = self._ahead, None
         was_asked, formed = ahead.result() if ahead is not None else (False, None)
+        if not was_asked:
+            self._gather()
         with self._device:
             # The device first: a batch claimed while a sibling's runs would wait where others can't take it.
             if not was_asked:
@@ -121,6 +126,7 @@ class Pipeline(Generic[Formed, Done]):
 
     def _claim_ahead(self, ends: float) -> tuple[bool, Formed | None]:
         self._is_free.wait(max(0.0, ends - _LEAD_MARGIN * self._claim_s - time.monotonic()))
+        self._gather()
         if self._sibling_is_next or self._device.is_wanted:
             return False, None  # another process may take the jobs meanwhile
         return True, self._timed_claim()

@@ -43,10 +43,11 @@ _RECONNECT_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """What a worker may do: pictures a call, attempts a job."""
+    """What a worker may do: pictures a call, attempts a job, seconds for which a batch may wait for more."""
 
     batch_size: int
     max_attempts: int
+    batch_wait_s: float = 0.0
 
 
 class Worker:
@@ -73,7 +74,9 @@ class Worker:
         self._consumer = consumer
         self._clock = clock
         self._limits = limits
-        self._pipeline = Pipeline(spec.name, self._claim, self._run, self._complete, device=device)
+        self._pipeline = Pipeline(
+            spec.name, self._claim, self._run, self._complete, device=device, gather=self._gather
+        )
         self._ran = 0.0  # monotonic time at which the last batch had run
         self._engine: Engine | None = None
         self._version = spec.version
@@ -163,6 +166,20 @@ class Worker:
             _LOG.warning("%s: %s", self.spec.name, error.message)
             return False
         return True
+
+    def _gather(self) -> None:
+        """Let a batch fill up in the queue, where others can still take it, if BATCH_WAIT_MS says so."""
+        if not self._limits.batch_wait_s:
+            return
+        seen = time.monotonic()
+        while not self.stopping.is_set():
+            waiting, now = self._consumer.waiting(), time.monotonic()
+            left_s = batching.wait_left_s(
+                waiting, self._limits.batch_size, seen=seen, now=now, wait_s=self._limits.batch_wait_s
+            )
+            if not left_s:
+                return
+            self._consumer.wait(min(left_s, IDLE_S))
 
     def _claim(self) -> batching.Formed | None:
         if self.stopping.is_set():

@@ -14,13 +14,10 @@ from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
-from web import errors, health, page, predict
+from web import errors, health, page, predict, size
 from web.frontend import Frontend, FrontendLimits
 
 _MB = 1024 * 1024
-
-RESERVED_THREADS = 8
-"""Threads of a process that no waiting request can take: health checks, polls and refusals use them."""
 
 REDIS_TIMEOUT_S = 0.9
 """A client hears within a second that Redis is away; on a sound link a reply takes a few milliseconds."""
@@ -66,6 +63,6 @@ def frontend(settings: Settings) -> Frontend:
             max_pixels=settings.max_pixels,
             request_timeout_s=settings.request_timeout_s,
             async_timeout_s=settings.async_timeout_s,
-            requests=max(1, settings.web_threads - RESERVED_THREADS),
+            requests=size.of(settings.web_workers, settings.web_threads).requests,
         ),
     )

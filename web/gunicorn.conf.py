@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from settings import SettingError, Settings
+from web import size
 
 try:
     _settings = Settings.from_env()
@@ -17,8 +18,9 @@ except SettingError as error:
 wsgi_app = "web.wsgi:app"
 bind = _settings.listen
 worker_class = "web.worker.PatientWorker"
-workers = _settings.web_workers
-threads = _settings.web_threads
+_size = size.of(_settings.web_workers, _settings.web_threads)
+workers = _size.workers
+threads = _size.threads
 # A drained worker may wait for the slowest answer it owes.
 graceful_timeout = int(_settings.request_timeout_s) + 2
 # Heartbeats come from the worker's own loop, not from its threads: silence means that it hangs.

@@ -2,8 +2,7 @@
 -- KEYS  1 workers   2 queue   3 claims of this worker   4 attempts   5 bell
 -- ARGV  1 worker    2 n       3 prefix of result keys   4 TTL of keys in seconds
 -- Returns {'lease'} if the lease is not live, else {'ok', then for each job, in claim order:
---   its id, its attempts, 1 if its result key is still `pending` or else 0; and the job itself if it is
---   the only one}.
+--   its id, its attempts, 1 if its result key is still `pending` or else 0; of a lone job itself, too}.
 -- A job with attempts against it is taken alone, and only while this worker holds nothing else.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000

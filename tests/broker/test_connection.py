@@ -1,9 +1,11 @@
 """What is said of a Redis that is away, too old or set otherwise; and what is never said."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import redis
 
-from broker.connection import check_server, connect, masked, translated
+from broker.connection import CONNECTIONS, check_server, connect, masked, translated
 from broker.errors import BrokerUnavailable
 
 
@@ -36,6 +38,21 @@ def test_each_error_is_said_in_words(error: redis.RedisError, words: str) -> Non
 def test_other_errors_pass() -> None:
     with pytest.raises(KeyError), translated("do it"):
         raise KeyError
+
+
+def test_many_threads_share_a_few_connections(redis_url: str, client: redis.Redis) -> None:
+    shared = connect(redis_url, timeout_s=5)
+    most = 0
+
+    def wait(key: int) -> None:
+        nonlocal most
+        shared.blpop([f"nothing:{key}"], timeout=0.2)
+        most = max(most, sum(each["cmd"] == "blpop" for each in client.client_list()))
+
+    with ThreadPoolExecutor(CONNECTIONS + 20) as threads:
+        list(threads.map(wait, range(CONNECTIONS + 20)))
+    assert 0 < most <= CONNECTIONS
+    shared.close()
 
 
 def test_our_own_server_is_as_it_should_be(client: redis.Redis) -> None:

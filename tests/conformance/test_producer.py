@@ -68,9 +68,12 @@ def test_asks_for_the_length_only_where_the_last_job_did_not_tell_of_much_room(
     into = Producer(client, keys, dataclasses.replace(LIMITS, queue_jobs=12), monotonic=lambda: now)
     asked: list[str] = []
     length = Producer.queue_length
-    monkeypatch.setattr(
-        Producer, "queue_length", lambda self, model: asked.append(model) or length(self, model)
-    )
+
+    def counted(self: Producer, model: str) -> int:
+        asked.append(model)
+        return length(self, model)
+
+    monkeypatch.setattr(Producer, "queue_length", counted)
 
     def admitted(*, rate: float = 0.0) -> int:
         """How often Redis was asked."""

@@ -27,6 +27,25 @@ def _form(*claimed: Claimed) -> Batch:
     return batching.form(claimed, SPEC, now=NOW, max_attempts=3)
 
 
+@pytest.mark.parametrize(
+    ("waiting", "now", "left"),
+    [
+        (0, 50.0, 0.0),  # nothing to wait with
+        (1, 50.0, 0.02),
+        (3, 50.015, 0.005),
+        (3, 50.02, 0.0),
+        (3, 60.0, 0.0),
+        (4, 50.0, 0.0),  # full
+        (9, 50.0, 0.0),
+    ],
+)
+def test_a_batch_waits_from_its_first_picture_until_it_is_full_or_its_time_is_up(
+    waiting: int, now: float, left: float
+) -> None:
+    found = batching.wait_left_s(waiting, 4, seen=50.0, now=now, wait_s=0.02)
+    assert found == pytest.approx(left, abs=1e-9)
+
+
 def _at_now(*, value: int = 0) -> Job:
     return job(now=NOW, value=value)
 

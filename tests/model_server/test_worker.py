@@ -1,7 +1,9 @@
 """The worker's steps on a real Redis, with a network that is none."""
 
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -288,6 +290,31 @@ def test_an_idle_worker_is_woken_by_the_bell(
     assert client.llen(keys.of(MODEL).bell) == 0
     step(worker)
     assert _result(client, keys, only.id).error is None
+
+
+def test_a_batch_may_wait_to_fill_up(client: redis.Redis, keys: Keys, worker: Worker) -> None:
+    worker._limits = replace(worker._limits, batch_wait_s=15)
+    enqueue(client, keys, job(), job())
+    sizes: list[int] = []
+    waiting = threading.Thread(target=lambda: sizes.append(worker.step()))
+    waiting.start()
+    waiting.join(0.3)
+    # In the queue, where others can take them, and the device is a sibling's.
+    assert client.llen(keys.of(MODEL).queue) == 2
+    assert not worker._pipeline._device._is_taken
+    enqueue(client, keys, job(), job())
+    waiting.join(10)
+    assert sizes == [4]
+
+
+def test_a_batch_that_does_not_fill_up_is_cut_in_time(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    worker._limits = replace(worker._limits, batch_wait_s=0.2)
+    began = time.monotonic()
+    enqueue(client, keys, job())
+    assert worker.step() == 1
+    assert time.monotonic() - began >= 0.2
 
 
 @pytest.mark.parametrize(
