@@ -20,9 +20,9 @@ import psutil
 import redis
 from flask import Flask
 from numpy.typing import NDArray
-from PIL import JpegImagePlugin
 from werkzeug.test import EnvironBuilder
 
+from benchmarks.whole_decode import whole_decode
 from broker import codec
 from broker.clock import RedisClock
 from broker.connection import connect
@@ -84,7 +84,7 @@ class _Path:
     def _batch(self) -> None:
         parse = self._stage("parse the form", self._parse, [self._request() for _ in range(_BATCH)])
         pixels = self._stage("decode (draft), resize", self._decode, parse)
-        with _whole_decode():
+        with whole_decode():
             self._stage("(the same, full decode)", self._decode, parse)
         jobs = [self._job(each) for each in pixels]
         self._stage(_ENCODE, codec.encode_job, jobs)
@@ -167,17 +167,6 @@ class _Path:
 
 def _null(batch: NDArray[np.uint8]) -> engines.Outputs:
     return (np.full((len(batch), 1000), 0.001, np.float32),)
-
-
-@contextlib.contextmanager
-def _whole_decode() -> Iterator[None]:
-    """Without JPEG's reduced-size decode."""
-    draft = JpegImagePlugin.JpegImageFile.draft
-    JpegImagePlugin.JpegImageFile.draft = lambda *_: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        JpegImagePlugin.JpegImageFile.draft = draft  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
