@@ -25,8 +25,8 @@ from broker.errors import (
     Overloaded,
     UnknownModel,
 )
-from broker.messages import Job, Result, WorkerState
-from broker.producer import Pending, Producer
+from broker.messages import InputSpec, Job, Result, WorkerState
+from broker.producer import TOLD_S, Pending, Producer
 from broker.registry import ModelView, Registry
 from broker.replies import Replies, Waiter
 from web import images
@@ -151,8 +151,13 @@ class Frontend:
         timeout_s = self._limits.async_timeout_s if polled else self._limits.request_timeout_s
         wait_until = since + timeout_s
         size = codec.job_size(view.card.input)
-        self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
-        prepared = self._prepare(upload, view, until=since + self._limits.request_timeout_s)
+
+        def admit() -> None:
+            self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
+
+        admit()
+        until = since + self._limits.request_timeout_s
+        prepared = self._prepare(upload, view.card.input, until=until, admit_again=admit)
         job_id = str(uuid.uuid4())
         waiter = None if polled else self.replies.expect(model, job_id)
         now = self._clock.now()
@@ -176,13 +181,19 @@ class Frontend:
             waiter.is_accepted = True
         return Accepted(model, job, waiter, wait_until)
 
-    def _prepare(self, upload: bytes, view: ModelView, *, until: float) -> images.Prepared:
+    def _prepare(
+        self, upload: bytes, spec: InputSpec, *, until: float, admit_again: Callable[[], None]
+    ) -> images.Prepared:
         """Decode and fit, when it is this picture's turn. Raises ClientError, or Overloaded."""
+        began = time.monotonic()
         # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
         if not self._decoders.acquire(timeout=max(0.0, until - time.monotonic())):
             raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
         try:
-            return images.prepare(upload, view.card.input, max_pixels=self._limits.max_pixels)
+            if time.monotonic() - began > TOLD_S:
+                # Hundreds may have waited here with it, each let in by a queue that had room for one.
+                admit_again()
+            return images.prepare(upload, spec, max_pixels=self._limits.max_pixels)
         finally:
             self._decoders.release()
 

@@ -6,9 +6,11 @@ import socket
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
+from flask.testing import FlaskClient
 
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
@@ -345,6 +347,30 @@ def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service:
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
     decoders.release()
     assert service.client.post("/predict", data=_form(png(0))).status_code == 504
+
+
+@pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "2", "REQUEST_TIMEOUT_S": "1"}])
+def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
+    service: Service,
+) -> None:
+    decoders = service.app.extensions["frontend"]._decoders
+    taken = 0
+    while decoders.acquire(blocking=False):
+        taken += 1
+    with ThreadPoolExecutor(6) as threads:
+        # The queue is empty: each of the six is let in.
+        answers = [threads.submit(_status, service.app.test_client(), png(0)) for _ in range(6)]
+        threading.Event().wait(0.2)
+        for _ in range(taken):
+            decoders.release()
+        statuses = sorted(answer.result() for answer in answers)
+    # At most one a decoder more than QUEUE_LIMIT; nobody runs them.
+    assert 2 <= statuses.count(504) <= 2 + taken
+    assert statuses.count(503) == 6 - statuses.count(504) > 0
+
+
+def _status(http: FlaskClient, picture: bytes) -> int:
+    return int(http.post("/predict", data=_form(picture)).status_code)
 
 
 def test_a_result_that_came_before_the_deadline_is_given_after_it(service: Service) -> None:
