@@ -37,6 +37,9 @@ class InputSpec:
     height: int
     channels: int
     fit: Fit
+    resize: int = 0
+    """With CROP: the length of the short side before the centre is cut out; 0: the largest centred part.
+    The cards of older model servers have none."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

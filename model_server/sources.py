@@ -33,6 +33,7 @@ def build(spec: ModelSpec) -> Any:  # noqa: ANN401 - a keras.Model; Keras ships 
             return _application(spec, source)
         case KerasFile(file=file):
             return _file(spec, spec.folder / file)
+    raise ModelUnavailable(f"{spec.name}: its source is no Keras network, so only ENGINE=openvino runs it.")
 
 
 def _application(spec: ModelSpec, source: KerasApplication) -> Any:  # noqa: ANN401

@@ -179,6 +179,7 @@ def _weights_file(spec: ModelSpec) -> Path | None:
             return None if weights in ("imagenet", "random") else Path(weights)
         case KerasFile(file=file):
             return spec.folder / file
+    return None
 
 
 def _weights_digest(spec: ModelSpec) -> str:

@@ -67,13 +67,14 @@ def test_the_version_changes_with_the_folder(tmp_path: Path) -> None:
     [
         ('task = "classification"', 'task = "guessing"', "guessing"),
         ("top = 2", "top = 0", "at least 1"),
-        ("width = 4", "width = -4", "at least 1"),
+        ("width = 4", "width = -4", "line 9, input.width"),
+        ("width = 4", "width = 4097", "a whole number from 1 to 4096"),
         ("channels = 3", "channels = 2", "channels"),
         ('fit = "pad"', 'fit = "squeeze"', "squeeze"),
         ('fit = "pad"', 'fit = "ink"', "channels must be 1"),
         ('kind = "keras_file"', 'kind = "pickle"', "pickle"),
         ('normalise = "unit"', 'normalise = "unit"\nflip = true', "flip"),
-        ('labels = "labels.csv"', 'labels = "../../etc/passwd"', "no file"),
+        ('labels = "labels.csv"', 'labels = "../../etc/passwd"', "outside this folder"),
         ('labels = "labels.csv"', 'labels = "none.csv"', "no file 'none.csv'"),
         ("top = 2", "top = two", "line"),
     ],
@@ -90,8 +91,8 @@ def test_a_wrong_model_toml_is_named_with_what_is_wrong(
 def test_a_wrong_value_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="squeeze") as refusal:
         read_model(_folder(tmp_path, TOML.replace('"pad"', '"squeeze"')), "net")
-    assert "stretch, crop, pad, ink" in str(refusal.value)
-    assert "none, unit, tf, torch, caffe" in str(refusal.value)
+    assert "net/model.toml, line 12, input.fit: " in str(refusal.value)
+    assert "Allowed: stretch, crop, pad, ink." in str(refusal.value)
 
 
 @pytest.mark.parametrize(
