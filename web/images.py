@@ -84,7 +84,7 @@ def decode(upload: bytes, *, max_pixels: int) -> Image.Image:
 
 def _needed_side(spec: InputSpec) -> int:
     """How many pixels each side of a picture needs for its model; a JPEG with more is decoded smaller."""
-    return _INK_SIDE if spec.fit is Fit.INK else max(spec.width, spec.height)
+    return _INK_SIDE if spec.fit is Fit.INK else max(spec.width, spec.height, spec.resize)
 
 
 def _decode(upload: bytes, *, max_pixels: int, needed: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -149,6 +149,8 @@ def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     match spec.fit:
         case Fit.STRETCH:
             fitted = image if image.size == target else image.resize(target, Image.Resampling.BICUBIC)
+        case Fit.CROP if spec.resize:
+            fitted = _resized_centre(image, target, spec.resize)
         case Fit.CROP:
             fitted = ImageOps.fit(image, target, Image.Resampling.BICUBIC)
         case Fit.PAD:
@@ -162,6 +164,20 @@ def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
             fitted = drawing
     pixels = np.asarray(fitted, dtype=np.uint8)
     return np.ascontiguousarray(pixels.reshape(spec.height, spec.width, spec.channels))
+
+
+def _resized_centre(image: Image.Image, target: tuple[int, int], short: int) -> Image.Image:
+    """The centre of `image` with its short side resized to `short`: torchvision's Resize, then CenterCrop.
+
+    Only what is kept is made: 65,535 x 1 pixels would be 4 gigapixels else.
+    """
+    shortest = min(image.size)
+    resized = [short if side == shortest else short * side // shortest for side in image.size]
+    starts = [round((side - kept) / 2) for side, kept in zip(resized, target, strict=True)]
+    scales = [side / after for side, after in zip(image.size, resized, strict=True)]
+    left, top = (start * scale for start, scale in zip(starts, scales, strict=True))
+    box = (left, top, left + target[0] * scales[0], top + target[1] * scales[1])
+    return image.resize(target, Image.Resampling.BICUBIC, box)
 
 
 def _unidentified(upload: bytes) -> ClientError:

@@ -102,6 +102,13 @@ def test_card_and_state_come_back_whole() -> None:
     assert codec.decode_state(codec.encode(state)) == state
 
 
+def test_the_card_of_an_older_model_server_has_no_resize() -> None:
+    card = Card("m", "classification", InputSpec(4, 4, 3, Fit.CROP), 10, 3, 10, "openvino", "fp32", "w")
+    old = codec.encode(card).replace(b',"resize":0', b"")
+    assert b"resize" not in old
+    assert codec.decode_card(old) == card
+
+
 def test_a_state_that_nobody_knows_is_refused() -> None:
     with pytest.raises(MalformedMessage):
         codec.decode_state(b'{"state":"tired","version":"1"}')
