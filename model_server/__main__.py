@@ -25,7 +25,7 @@ from model_server import engines
 from model_server.catalogue import CatalogueError, ModelSpec, read_spec
 from model_server.device import Device
 from model_server.engines import Engine, EngineOptions
-from model_server.engines.choice import Choice, choose
+from model_server.engines.choice import Choice, choose_for
 from model_server.keeper import Keeper
 from model_server.signals import StopSignals
 from model_server.worker import IDLE_S, Worker, WorkerLimits
@@ -84,8 +84,7 @@ def _await_redis(settings: Settings, signals: StopSignals) -> bool:
 def _serve(settings: Settings, specs: list[ModelSpec], signals: StopSignals) -> None:
     stopping = threading.Event()
     device = Device()
-    choice = choose(settings.engine, settings.precision, keras_backend=settings.keras_backend)
-    workers = [_worker(settings, spec, choice, device, stopping) for spec in specs]
+    workers = [_worker(settings, spec, _choice(settings, spec), device, stopping) for spec in specs]
     keepers = [
         Keeper(worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s)
         for worker in workers
@@ -155,6 +154,10 @@ def _load(spec: ModelSpec, choice: Choice, settings: Settings) -> Engine:
     options = EngineOptions(
         settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads
     )
+def _choice(settings: Settings, spec: ModelSpec) -> Choice:
+    return choose_for(spec, settings.engine, settings.precision, keras_backend=settings.keras_backend)
+
+
     return engines.load(spec, choice, options)
 
 

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from broker.keys import MODEL_NAME
 from broker.messages import Card, InputSpec
@@ -17,6 +16,7 @@ from model_server.labels import Label
 from model_server.model_toml import (
     Activation,
     FrozenGraph,
+    Imported,
     KerasApplication,
     KerasFile,
     Normalise,
@@ -25,6 +25,7 @@ from model_server.model_toml import (
     Paddle,
     SavedModel,
     Source,
+    Task,
     TFLite,
 )
 from model_server.refusal import CatalogueError
@@ -54,7 +55,7 @@ class ModelSpec:
 
     name: str
     folder: Path
-    task: Literal["classification"]
+    task: Task
     source: Source
     input: InputSpec
     normalise: Normalise
@@ -67,6 +68,11 @@ class ModelSpec:
     """What runs it in this process; empty until an entry point has chosen."""
     precision: str = ""
     """What it computes in; likewise."""
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether OpenVINO reads the network itself, so that nothing else runs it."""
+        return isinstance(self.source, Imported)
 
     @property
     def weights(self) -> str:

@@ -69,6 +69,7 @@ Imported = Onnx | TFLite | FrozenGraph | SavedModel | Paddle
 """What OpenVINO reads itself, so that nothing else runs it."""
 Source = KerasApplication | KerasFile | Imported
 
+Task = Literal["classification", "detection"]
 Named = Literal["none", "unit", "tf", "torch", "caffe"]
 Order = Literal["rgb", "bgr"]
 Activation = Literal["none", "softmax", "sigmoid"]
@@ -78,8 +79,8 @@ Size = Annotated[int, Meta(ge=1, le=4096)]
 class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """(pixel - mean) / std, a number for each channel in the network's order, in units of 0..255."""
 
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Meta(gt=0)], ...]
+    mean: tuple[Annotated[float, Meta(ge=-65536, le=65536)], ...]
+    std: tuple[Annotated[float, Meta(gt=0, le=65536)], ...]
 
 
 Normalise = Named | Normalisation

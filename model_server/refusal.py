@@ -110,7 +110,8 @@ def _word(kind: Any) -> str:  # noqa: ANN401 - each of msgspec's kinds has attri
         case inspect.IntType():
             return f"a whole number, at least {kind.ge}"
         case inspect.FloatType():
-            return "a number" if kind.gt is None else f"a number above {kind.gt:g}"
+            low = f"from {kind.ge:g}" if kind.gt is None else f"above {kind.gt:g}"
+            return f"a number {low} to {kind.le:g}"
         case inspect.VarTupleType():
             return f"a list, each {_word(kind.item_type)}"
         case inspect.StructType():

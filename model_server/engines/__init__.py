@@ -57,6 +57,11 @@ def load(spec: ModelSpec, choice: Choice, options: EngineOptions) -> Engine:
 
     Raises ModelUnavailable with the reason.
     """
+    if spec.is_imported and choice.engine != "openvino":
+        raise ModelUnavailable(
+            f"{spec.name}: ENGINE={choice.engine} runs networks of Keras; this one ({spec.weights}) is none, "
+            "and runs on OpenVINO. ENGINE=auto chooses that for such models alone."
+        )
     if choice.precision == "int8" and choice.engine != "openvino":
         raise ModelUnavailable(f"{spec.name}: PRECISION=int8 needs ENGINE=openvino, not {choice.engine}.")
     try:

@@ -1,4 +1,4 @@
-"""Whether an engine computes what plain Keras computes, on the same pictures.
+"""Whether an engine computes what plain Keras computes, or an imported network in fp32, on the same pictures.
 
 Owns the measures, the tolerances and the words of a refusal. Runs no network itself.
 """
@@ -17,7 +17,7 @@ from model_server.engines import Outputs
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Plain Keras' `outputs`, in float32, for `pictures`, uint8 (N, height, width, channels)."""
+    """The right `outputs`, in float32, for `pictures`, uint8 (N, height, width, channels)."""
 
     pictures: NDArray[np.uint8]
     outputs: Outputs
@@ -46,6 +46,9 @@ TOLERANCES: Final = {
     # it is good enough (quantise.py), and this finds a processor or a version that computes something else.
     "int8": Tolerance(0.3, 0.1),
 }
+
+_SLACK: Final = 0.01
+"""How far outside 0..1 a probability may lie: quantised networks round."""
 
 _LEAST_PROBABILITY: Final = 1e-30
 """Below it logarithms are not compared; float32 itself ends at 1e-38."""
@@ -80,7 +83,7 @@ def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> Verdi
     """Compare outputs, each float32 with the pictures as first axis. Shapes that differ raise ValueError."""
     shapes = [[each.shape for each in some] for some in (reference, outputs)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"the outputs' shapes are {shapes[1]}, those of plain Keras {shapes[0]}")
+        raise ValueError(f"the outputs' shapes are {shapes[1]}, where {shapes[0]} are right")
     rows = len(reference[0])
     flat = [
         (right.reshape(rows, -1).astype(np.float64), found.reshape(rows, -1).astype(np.float64))
@@ -112,10 +115,22 @@ def require(
     if verdict is not None and verdict.agrees:
         return verdict
     reason = reason if verdict is None else str(verdict)
+    right = "its file does in fp32" if spec.is_imported else "plain Keras does"
+    other = "PRECISION" if spec.is_imported else "PRECISION or ENGINE"
     raise ModelUnavailable(
-        f"{spec.name}: {engine} in {precision} does not compute what plain Keras does, so it does not serve "
-        f"({reason}). Try another PRECISION or ENGINE."
+        f"{spec.name}: {engine} in {precision} does not compute what {right}, so it does not serve "
+        f"({reason}). Try another {other}."
     )
+
+
+def require_probabilities(spec: ModelSpec, found: NDArray[np.float32]) -> None:
+    """Raise ModelUnavailable unless a classifier's outputs lie in 0..1."""
+    low, high = float(found.min()), float(found.max())
+    if not (low >= -_SLACK and high <= 1 + _SLACK):
+        raise ModelUnavailable(
+            f"{spec.name}: the network gives numbers from {low:.3g} to {high:.3g}, no probabilities. If it "
+            'ends in logits, say so in model.toml: [output] activation = "softmax" (or "sigmoid").'
+        )
 
 
 def _same_top1(right: NDArray[np.float64], found: NDArray[np.float64], *, tie: float) -> int:

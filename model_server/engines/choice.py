@@ -1,7 +1,7 @@
 """Which engine runs a model, and in what precision, from the settings and from what is there.
 
 Owns that decision, made once at the start, before anything is loaded: the card tells it from the first
-moment. Loads no network and neither TensorFlow nor JAX. What was asked for by name is never replaced; if it
+moment. Loads neither TensorFlow nor JAX, and no network. What was asked for by name is never replaced; if it
 can't be had, loading says why.
 """
 
@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from model_server.catalogue import ModelSpec
 
 _DEVICES: Final = Path("/dev")
 _GPU_PATTERNS: Final = ("nvidia[0-9]*", "dxg")
@@ -23,6 +25,17 @@ class Choice:
 
     engine: str
     precision: str
+
+
+def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: str) -> Choice:
+    """Resolve `auto` for a model: OpenVINO runs what is imported, in int8 if its file was made so."""
+    if spec.is_imported and engine == "auto":
+        engine = "openvino"
+    if spec.is_imported and precision == "auto" and engine == "openvino" and _is_installed("openvino"):
+        from model_server.engines import quantised  # noqa: PLC0415 - it loads OpenVINO
+
+        precision = "int8" if quantised.is_quantised(spec) else "auto"
+    return choose(engine, precision, keras_backend=keras_backend)
 
 
 def choose(engine: str, precision: str, *, keras_backend: str) -> Choice:

@@ -1,7 +1,8 @@
-"""From a Keras network to OpenVINO's files, once, in a process of its own.
+"""From a Keras network, or one that OpenVINO can read, to OpenVINO's files, once, in a process of its own.
 
 Owns the conversion and the process: TensorFlow and Keras take 1.2 GB and seconds to load, and what serves
-should never hold them. Its command line is only for `convert`. Reads no settings.
+should never hold them. What OpenVINO reads needs neither (importing.py does it), but then its weights are in
+memory several times over. Its command line is only for `converted`. Reads no settings.
 """
 
 import json
@@ -32,25 +33,28 @@ file and 150 MB less in memory (ResNet50: 274 MB resident against 424), at the s
 
 def width_of(precision: str) -> Width:
     """The width that serves a precision."""
-    return "full" if precision == "fp32" else "half"
+    return "full" if precision in ("fp32", "int8") else "half"
 
 
 def converted(spec: ModelSpec, width: Width, store: Store) -> Entry:
     """The network of `spec` from the store, or converted into it. Raises ModelUnavailable with the reason."""
-    ingredients = network_ingredients(spec) | {"width": width, "versions": _versions()}
+    packages = () if spec.is_imported else ("keras", "tensorflow", "tensorflow-cpu")
+    ingredients = network_ingredients(spec) | {"width": width, "versions": _versions(packages)}
 
     def make(folder: Path) -> dict[str, object]:
-        _LOG.info("%s is converted for OpenVINO: once, for about fifteen seconds", spec.name)
+        how = "imported: once, for some seconds"
+        how = how if spec.is_imported else "converted for OpenVINO: once, for about fifteen seconds"
+        _LOG.info("%s is %s", spec.name, how)
         _run_child(spec, width, folder)
         return {}
 
     return store.find_or_make(spec.name, ingredients, make)
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     """Of what decides the graph; read from their metadata, without loading them."""
     found = {"openvino": openvino_runtime.VERSION}
-    for package in ("keras", "tensorflow", "tensorflow-cpu"):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -81,8 +85,7 @@ def _run_child(spec: ModelSpec, width: Width, folder: Path) -> None:
         raise ModelUnavailable(str(json.loads(done.stdout.splitlines()[-1])))
     raise ModelUnavailable(
         f"{spec.name}: the network can't be converted for OpenVINO (exit status {done.returncode}; the log "
-        "has "
-        "more). ENGINE=tensorflow runs it as it is."
+        f"has more).{'' if spec.is_imported else ' ENGINE=tensorflow runs it as it is.'}"
     )
 
 
@@ -91,7 +94,12 @@ def main(arguments: list[str]) -> int:
     models_dir, name, weights, width, folder = arguments
     spec = read_model(Path(models_dir), name, weights=weights or None)
     try:
-        _convert(spec, Path(folder), half=width == "half")
+        if spec.is_imported:
+            from model_server.engines import importing  # noqa: PLC0415 - it imports openvino.py, and that this
+
+            importing.write(spec, Path(folder), half=width == "half")
+        else:
+            _convert(spec, Path(folder), half=width == "half")
     except ModelUnavailable as error:
         sys.stdout.write(f"{json.dumps(error.message)}\n")
         return _NOT_HAD

@@ -39,7 +39,7 @@ class JaxEngine:
 
         def run(weights: Any, state: Any, batch: Any) -> Any:  # noqa: ANN401
             outputs, _ = model.stateless_call(weights, state, network.normalised(batch), training=False)
-            return [output.astype("float32") for output in keras.tree.flatten(outputs)]
+            return network.activated(outputs)
 
         self._call = jax.jit(run)
         self._weights = [each.value for each in model.trainable_variables]

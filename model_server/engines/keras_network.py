@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server import sources
-from model_server.catalogue import ModelSpec, Normalise
+from model_server.catalogue import ModelSpec
 from model_server.engines import Outputs, pictures
 from model_server.engines.check import Reference
+from model_server.model_toml import Normalisation
 
 
 class KerasNetwork:
@@ -31,7 +32,18 @@ class KerasNetwork:
 
     def normalised(self, batch: Any) -> Any:  # noqa: ANN401 - a tensor of the backend
         """uint8 to what the network wants, in float32 (see ModelSpec.normalise)."""
-        return normalised(batch, self._spec.normalise)
+        return normalised(batch, self._spec)
+
+    def activated(self, outputs: Any) -> list[Any]:  # noqa: ANN401
+        """The network's outputs in float32, made probabilities where model.toml says how."""
+        numbers = [keras.ops.cast(each, "float32") for each in keras.tree.flatten(outputs)]
+        match self._spec.activation:
+            case "none":
+                return numbers
+            case "softmax":
+                return [keras.ops.softmax(each, axis=-1) for each in numbers]
+            case "sigmoid":
+                return [keras.ops.sigmoid(each) for each in numbers]
 
     def reference(self) -> Reference:
         """Plain Keras, called layer by layer, on the check's pictures. Raises ModelUnavailable.
@@ -51,7 +63,7 @@ class KerasNetwork:
 
     def plain(self, batch: NDArray[np.uint8]) -> Outputs:
         """The network's outputs for uint8 (N, height, width, channels), compiled by nobody."""
-        found = keras.tree.flatten(self.model(self.normalised(batch), training=False))
+        found = self.activated(self.model(self.normalised(batch), training=False))
         return tuple(np.asarray(keras.ops.convert_to_numpy(each), np.float32) for each in found)
 
     def compute_in(self, precision: str) -> None:
@@ -69,13 +81,17 @@ class KerasNetwork:
                 layer.dtype_policy = policy
 
 
-def normalised(batch: Any, normalise: Normalise) -> Any:  # noqa: ANN401
+def normalised(batch: Any, spec: ModelSpec) -> Any:  # noqa: ANN401
     """uint8 (N, height, width, channels) of any kind to a float32 tensor, as ModelSpec.normalise says."""
     pixels = keras.ops.cast(batch, "float32")
-    match normalise:
+    if spec.order == "bgr":
+        pixels = keras.ops.flip(pixels, axis=-1)
+    match spec.normalise:
         case "none":
             return pixels
         case "unit":
             return pixels / 255.0
         case "tf" | "torch" | "caffe":
-            return keras.applications.imagenet_utils.preprocess_input(pixels, mode=normalise)
+            return keras.applications.imagenet_utils.preprocess_input(pixels, mode=spec.normalise)
+        case Normalisation(mean=mean, std=std):
+            return (pixels - np.array(mean, np.float32)) / np.array(std, np.float32)

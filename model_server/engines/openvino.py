@@ -13,6 +13,7 @@ from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue import ModelSpec
 from model_server.engines import EngineOptions, Outputs, check, openvino_runtime
 from model_server.engines.conversion import converted, width_of
+from model_server.engines.quantised import is_quantised
 from model_server.engines.store import INT8, Entry, Store, network_ingredients
 
 CHUNK: Final = 8
@@ -61,12 +62,15 @@ class CompiledNetwork:
         properties = _properties(precision, threads)
         self._compiled = openvino_runtime.core().compile_model(path, "CPU", properties)
         self._request = self._compiled.create_infer_request()
+        batch = self._compiled.input(0).partial_shape[0]
+        self._chunk = CHUNK if batch.is_dynamic else batch.get_length()
+        """Pictures in one call: 1 for an imported network that is right only one by one."""
 
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:
         """Outputs of uint8 (N, height, width, channels), N at least 1."""
         batch = np.ascontiguousarray(batch)
         outputs: list[NDArray[np.float32]] = []
-        calls = -(-len(batch) // CHUNK)
+        calls = -(-len(batch) // self._chunk)
         # Even chunks: 9 pictures as 5 and 4, not 8 and a lone one, which costs a tenth more a picture.
         for rows in np.array_split(np.arange(len(batch)), calls):
             chunk = slice(rows[0], rows[-1] + 1)
@@ -82,7 +86,7 @@ class CompiledNetwork:
 
 def find(spec: ModelSpec, precision: str, store: Store) -> Entry:
     """The network that serves `precision`. Raises ModelUnavailable."""
-    if precision != "int8":
+    if precision != "int8" or is_quantised(spec):
         return converted(spec, width_of(precision), store)
     entry = store.find(spec.name, int8_ingredients(spec))
     if entry is None:

@@ -5,7 +5,8 @@ Owns the only import of openvino, and what this machine can do with it. Knows no
 
 import sys
 from functools import cache
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 # `import openvino` would report itself to a web analytics service over the network (openvino.tools.ovc,
 # telemetry.send_event); so would NNCF. A service does not do that behind its owner's back, and where there
@@ -13,9 +14,23 @@ from typing import Final
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # the documented way to block an import
 
 import openvino  # noqa: E402 - what stands above must come first
-from openvino import save_model  # noqa: E402
+from openvino import Layout, Model, PartialShape, Type, save_model  # noqa: E402
 
-__all__ = ["HINTS", "VERSION", "capabilities", "core", "lacks", "save_model"]
+__all__ = [
+    "HINTS",
+    "VERSION",
+    "Layout",
+    "Model",
+    "PartialShape",
+    "Type",
+    "capabilities",
+    "core",
+    "lacks",
+    "operations",
+    "preprocessor",
+    "read",
+    "save_model",
+]
 
 VERSION: Final[str] = openvino.__version__
 
@@ -30,6 +45,37 @@ _NEEDS: Final = {"bf16": "BF16", "fp16": "FP16"}
 def core() -> openvino.Core:
     """The runtime's one core."""
     return openvino.Core()
+
+
+def read(front_end: str, path: Path) -> Any:  # noqa: ANN401 - an openvino.Model
+    """Read a network by the front end of that name: onnx, tflite, tf or paddle. Raises RuntimeError."""
+    from openvino import frontend  # noqa: PLC0415 - only an import needs it
+
+    reader = frontend.FrontEndManager().load_by_framework(front_end)
+    try:
+        return reader.convert(reader.load(str(path)))
+    except (
+        frontend.GeneralFailure,
+        frontend.InitializationFailure,
+        frontend.NotImplementedFailure,
+        frontend.OpConversionFailure,
+        frontend.OpValidationFailure,
+    ) as error:  # these alone of OpenVINO's are no RuntimeError
+        raise RuntimeError(str(error)) from error
+
+
+def preprocessor(model: Any) -> Any:  # noqa: ANN401
+    """What puts steps before a model's input into its graph."""
+    from openvino.preprocess import PrePostProcessor  # noqa: PLC0415 - likewise
+
+    return PrePostProcessor(model)
+
+
+def operations() -> Any:  # noqa: ANN401
+    """The operations that graphs are built of."""
+    from openvino import opset13  # noqa: PLC0415 - likewise
+
+    return opset13
 
 
 @cache

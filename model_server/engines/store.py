@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from broker.errors import ModelUnavailable
@@ -32,6 +33,9 @@ _NETWORK: Final = "network.xml"
 _REFERENCE: Final = "reference.npz"
 _MANIFEST: Final = "manifest.json"
 INT8: Final = "int8"
+
+_WORDS: Final = (".toml", ".csv", ".txt", ".names", ".md")
+"""Suffixes of files directly in a model's folder that hold no part of a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,18 +166,27 @@ class Store:
 
 
 def network_ingredients(spec: ModelSpec) -> dict[str, object]:
-    """All of a model's folder and its weights that reaches the graph, as JSON can hold it."""
+    """All of a model's folder and its weights that reaches the graph, as JSON can hold it.
+
+    What a model.toml leaves out is left out here too: a field that is new must not cost an int8 network that
+    only the user's pictures can make again.
+    """
+    at_weights = spec.is_imported or _weights_file(spec) is not None
+    given = asdict(spec.input)
+    optional = {"order": spec.order, "activation": spec.activation}
+    unset = {"resize": 0, "order": "rgb", "activation": "none"}
     return {
-        "source": repr(spec.source) if _weights_file(spec) is None else type(spec.source).__name__,
+        "source": type(spec.source).__name__ if at_weights else repr(spec.source),
         "weights": _weights_digest(spec),
-        "input": asdict(spec.input),
-        "normalise": spec.normalise,
+        "input": {key: value for key, value in given.items() if key not in unset or value != unset[key]},
+        "normalise": msgspec.to_builtins(spec.normalise),
         "classes": len(spec.labels),
+        **{key: value for key, value in optional.items() if value != unset[key]},
     }
 
 
 def _weights_file(spec: ModelSpec) -> Path | None:
-    """The file that holds the weights, if the model names one."""
+    """The file that holds a Keras network's weights, if the model names one."""
     match spec.source:
         case KerasApplication(weights=weights):
             return None if weights in ("imagenet", "random") else Path(weights)
@@ -187,10 +200,25 @@ def _weights_digest(spec: ModelSpec) -> str:
 
     Keras checks the hash of what it downloads for `imagenet`, and sources.py fixes the seed of `random`:
     random weights are the same in every process, so what is converted from them is kept like any other.
+    An imported network may lie in several files, of which only its format knows all: every file of the
+    folder counts, but for model.toml, labels and notes.
     """
     path = _weights_file(spec)
     if path is None:
-        return spec.weights
+        return _folder_digest(spec) if spec.is_imported else spec.weights
+    return _digest(path)
+
+
+def _folder_digest(spec: ModelSpec) -> str:
+    digests = {
+        path.relative_to(spec.folder).as_posix(): _digest(path)
+        for path in sorted(spec.folder.rglob("*"))
+        if path.is_file() and not (path.parent == spec.folder and path.suffix in _WORDS)
+    }
+    return hashlib.sha256(json.dumps([spec.weights, digests]).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

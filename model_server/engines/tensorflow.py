@@ -70,8 +70,7 @@ def graph(network: KerasNetwork, spec: ModelSpec, *, jit_compile: bool = False) 
     """
 
     def run(batch: Any) -> Any:  # noqa: ANN401
-        outputs = tf.nest.flatten(network.model(network.normalised(batch), training=False))
-        return [tf.cast(output, tf.float32) for output in outputs]
+        return network.activated(network.model(network.normalised(batch), training=False))
 
     signature = tf.TensorSpec((None, *spec.input.shape), tf.uint8)
     function = tf.function(run, input_signature=[signature], autograph=False, jit_compile=jit_compile or None)

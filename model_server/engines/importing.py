@@ -1,0 +1,160 @@
+"""From a network that OpenVINO reads to the files that are served: uint8 pictures in, probabilities out.
+
+Owns what is put before and after the network, and the reference that it is checked against at each start:
+the graph as its file has it, one picture at a time in fp32, with the normalisation done by NumPy. Runs only
+in conversion.py's process.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server.catalogue import ModelSpec
+from model_server.engines import check, imported_graph, normalisation, openvino_runtime, pictures
+from model_server.engines.check import Reference
+from model_server.engines.imported_graph import ImportedGraph
+from model_server.engines.openvino import CompiledNetwork
+from model_server.engines.store import Entry, write_reference
+
+
+def write(spec: ModelSpec, folder: Path, *, half: bool) -> None:
+    """Write the network of `spec` and its reference into an entry's folder. Raises ModelUnavailable."""
+    reference, kept = _reference(spec)
+    write_reference(folder, reference)
+    served = _served(spec, reference, kept, folder)
+    openvino_runtime.save_model(served, Entry(folder).network, compress_to_fp16=half)
+
+
+def _reference(spec: ModelSpec) -> tuple[Reference, list[int]]:
+    """What the graph gives for the check's pictures, and which of its outputs are kept."""
+    graph = imported_graph.read(spec)
+    graph.reshape(spec, batch=1)
+    try:
+        run = openvino_runtime.core().compile_model(graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        drawn = pictures.draw(spec.input)
+        rows = [list(run([_given(spec, graph, picture[None])]).values()) for picture in drawn]
+    except RuntimeError as error:  # whatever OpenVINO's C++ raises
+        raise ModelUnavailable(
+            f"{spec.name}: OpenVINO can't run it: {imported_graph.reason(error)}."
+        ) from error
+    kept = _kept(spec, [each.shape for each in rows[0]])
+    found = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in kept]
+    if spec.task == "classification":
+        found = [_activated(spec, each.reshape(len(drawn), -1)) for each in found]
+        check.require_probabilities(spec, found[0])
+    return Reference(drawn, tuple(found)), kept
+
+
+def _given(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) -> NDArray[Any]:
+    """A picture as the network takes it, by NumPy."""
+    if graph.takes_bytes:
+        given: NDArray[Any] = picture[..., ::-1] if normalisation.of(spec).is_bgr else picture
+    else:
+        given = normalisation.of(spec)(picture)
+        if graph.quantised is not None:
+            integers = np.rint(given / graph.quantised.step + graph.quantised.zero)
+            given = np.clip(integers, graph.quantised.low, graph.quantised.high)
+    ordered = given if graph.layout == "NHWC" else given.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(ordered.astype(graph.dtype))
+
+
+def _kept(spec: ModelSpec, shapes: list[tuple[int, ...]]) -> list[int]:
+    """Which outputs are served: of a classifier the first that has a number for each label, else all."""
+    if spec.task != "classification":
+        return list(range(len(shapes)))
+    labels = len(spec.labels)
+    fitting = [at for at, shape in enumerate(shapes) if shape[:1] == (1,) and math.prod(shape) == labels]
+    if fitting:
+        return fitting[:1]
+    told = " and ".join(str(shape[1:] if shape[:1] == (1,) else shape) for shape in shapes)
+    raise ModelUnavailable(
+        f"{spec.name}: the network's output for a picture is {told}, but there are {labels} labels. The file "
+        "of labels needs one for each number (some networks begin with a class for the background)."
+    )
+
+
+def _activated(spec: ModelSpec, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    if spec.activation == "none":
+        return numbers
+    wide = numbers.astype(np.float64)
+    if spec.activation == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-wide)), np.float32)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def _served(spec: ModelSpec, reference: Reference, kept: list[int], folder: Path) -> Any:  # noqa: ANN401
+    """The first graph that is right: of any number of pictures, of any after mending, or of one by one."""
+    problems = []
+    for is_freed, batch in ((False, -1), (True, -1), (False, 1)):
+        try:
+            graph = imported_graph.read(spec)
+            if is_freed:
+                graph.free_batch()
+            graph.reshape(spec, batch=batch)
+            served = _with_pictures(spec, graph, _with_outputs(spec, graph, kept))
+            verdict = _verdict(served, reference, folder / "probe.xml")
+        except (RuntimeError, ValueError, ModelUnavailable) as error:
+            problems.append(imported_graph.reason(error))
+            continue
+        if verdict.agrees:
+            return served
+        problems.append(str(verdict))
+    raise ModelUnavailable(
+        f"{spec.name}: the network can't be run with pictures as its input ({'; then: '.join(problems)})."
+    )
+
+
+def _verdict(served: Any, reference: Reference, probe: Path) -> check.Verdict:  # noqa: ANN401
+    """Whether a graph gives what is right. Its file is gone afterwards; raises what running it raises."""
+    try:
+        openvino_runtime.save_model(served, probe, compress_to_fp16=False)
+        found = CompiledNetwork(probe, "fp32").predict(reference.pictures)
+        return check.compare(reference.outputs, found, check.TOLERANCES["fp32"])
+    finally:
+        for each in probe.parent.glob("probe.*"):
+            each.unlink()
+
+
+def _with_outputs(spec: ModelSpec, graph: ImportedGraph, kept: list[int]) -> Any:  # noqa: ANN401
+    """An openvino.Model with the outputs that are kept, made probabilities where model.toml says how."""
+    operations = openvino_runtime.operations()
+    outputs = [graph.model.output(at).get_node().input_value(0) for at in kept]
+    if spec.task == "classification":
+        shape = operations.constant(np.array([0, -1]))
+        outputs = [operations.reshape(each, shape, special_zero=True).output(0) for each in outputs]
+        outputs = [operations.convert(each, "f32").output(0) for each in outputs]
+    match spec.activation:
+        case "softmax":
+            outputs = [operations.softmax(each, 1).output(0) for each in outputs]
+        case "sigmoid":
+            outputs = [operations.sigmoid(each).output(0) for each in outputs]
+    return openvino_runtime.Model(outputs, graph.model.get_parameters(), spec.name)
+
+
+def _with_pictures(spec: ModelSpec, graph: ImportedGraph, model: Any) -> Any:  # noqa: ANN401
+    """The model with uint8 pictures as its input: channels, normalisation and layout go into the graph."""
+    numbers = normalisation.of(spec)
+    prepared = openvino_runtime.preprocessor(model)
+    picture = prepared.input()
+    picture.tensor().set_element_type(openvino_runtime.Type.u8)
+    picture.tensor().set_layout(openvino_runtime.Layout("NHWC"))
+    picture.model().set_layout(openvino_runtime.Layout(graph.layout))
+    steps = picture.preprocess()
+    if numbers.is_bgr:
+        steps.reverse_channels()
+    if not graph.takes_bytes:
+        steps.convert_element_type(openvino_runtime.Type.f32)
+        steps.mean(list(numbers.mean)).scale(list(numbers.std))
+    quantised = None if graph.takes_bytes else graph.quantised
+    if quantised is not None:
+        steps.mean([-quantised.zero * quantised.step] * len(numbers.mean))
+        steps.scale([quantised.step] * len(numbers.mean))
+        operations = openvino_runtime.operations()
+        bounds = (quantised.low, quantised.high)
+        steps.custom(lambda node: operations.clamp(operations.round(node, "half_to_even"), *bounds))
+    return prepared.build()

@@ -1,0 +1,55 @@
+"""ONNX files of a few hundred bytes, written field by field, so that tests need no package for it.
+
+The numbers are those of the fields in onnx.proto (ModelProto, GraphProto, NodeProto, TensorProto).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = Sequence[int | str]
+FLOAT, UINT8, INT64 = 1, 2, 7
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def _field(number: int, value: int | str | bytes) -> bytes:
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    content = value.encode() if isinstance(value, str) else value
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def node(operation: str, inputs: Sequence[str], output: str) -> bytes:
+    """A node without attributes."""
+    return b"".join(_field(1, each) for each in inputs) + _field(2, output) + _field(4, operation)
+
+
+def value(name: str, shape: Shape, kind: int = FLOAT) -> bytes:
+    """An input or an output; a size that is a text is any."""
+    sizes = b"".join(_field(1, _field(1 if isinstance(each, int) else 2, each)) for each in shape)
+    return _field(1, name) + _field(2, _field(1, _field(1, kind) + _field(2, sizes)))
+
+
+def constant(name: str, content: NDArray[np.float32] | NDArray[np.int64]) -> bytes:
+    """A constant of float32 or int64."""
+    kind = FLOAT if content.dtype == np.float32 else INT64
+    sizes = b"".join(_field(1, each) for each in content.shape)
+    return sizes + _field(2, kind) + _field(8, name) + _field(9, content.tobytes())
+
+
+def model(
+    nodes: Sequence[bytes], inputs: Sequence[bytes], outputs: Sequence[bytes], constants: Sequence[bytes]
+) -> bytes:
+    """The file's content: IR version 8, operations of version 13."""
+    graph = b"".join(_field(1, each) for each in nodes) + _field(2, "graph")
+    graph += b"".join(_field(5, each) for each in constants)
+    graph += b"".join(_field(11, each) for each in inputs) + b"".join(_field(12, each) for each in outputs)
+    return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13))
