@@ -112,7 +112,8 @@ class Settings:
     models_dir: str = _setting(str(PROJECT / "models"), _TEXT)
     """The catalogue: one folder a model."""
     resnet50_weights: str = _setting("imagenet", _TEXT)
-    """`imagenet` (downloaded once), a path, or `random` (for measuring speed)."""
+    """`imagenet` (downloaded once), a path, or `random` (for measuring speed). Each model of a
+    keras_application has such a variable: `weights`, below."""
     engine: str = _setting("auto", _one_of("auto", "tensorflow", "openvino", "jax"))
     """`auto`: openvino on CPUs where it is installed, on a GPU Keras' own backend."""
     precision: str = _setting("auto", _one_of("auto", "fp32", "bf16", "fp16", "int8"))
@@ -203,6 +204,14 @@ class Settings:
             for value in [getattr(self, each.name)]
         )
         return f"Settings({', '.join(shown)})"
+
+
+def weights(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variable -> value of RESNET50_WEIGHTS and of every other model's NAME_WEIGHTS that is set."""
+    given = {name: text.strip() for name, text in environ.items() if name.endswith("_WEIGHTS")}
+    if settings.resnet50_weights != "imagenet":
+        given["RESNET50_WEIGHTS"] = settings.resnet50_weights
+    return {name: text for name, text in given.items() if text}
 
 
 def _read(variable: str, text: str, kind: _Kind) -> object:

@@ -29,7 +29,7 @@ from model_server.engines.choice import Choice, choose_for
 from model_server.keeper import Keeper
 from model_server.signals import StopSignals
 from model_server.worker import IDLE_S, Worker, WorkerLimits
-from settings import EXIT_CONFIG, SettingError, Settings
+from settings import EXIT_CONFIG, SettingError, Settings, weights
 
 _LOG = logging.getLogger("model_server")
 
@@ -44,8 +44,8 @@ def main() -> int:
         return quantise.main(sys.argv[2:])
     try:
         settings = Settings.from_env()
-        weights = {"resnet50": settings.resnet50_weights}
-        specs = [read_spec(Path(settings.models_dir), name, weights) for name in settings.models]
+        given = weights(settings)
+        specs = [read_spec(Path(settings.models_dir), name, given) for name in settings.models]
     except (SettingError, CatalogueError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG

@@ -142,8 +142,20 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
 
 
 def read_spec(models_dir: Path, name: str, weights: Mapping[str, str]) -> ModelSpec:
-    """Read models_dir/name, with the weights of the setting that is for this model alone, if there is one.
+    """Read models_dir/name, with the weights of the variable that is for this model alone, if it is set.
 
-    Raises CatalogueError.
+    `weights` is settings.weights: RESNET50_WEIGHTS for resnet50, NAME_WEIGHTS for any other. Raises
+    CatalogueError.
     """
-    return read_model(models_dir, name, weights=weights.get(name))
+    variable = f"{name.upper().replace('-', '_')}_WEIGHTS"
+    given = weights.get(variable)
+    spec = read_model(models_dir, name, weights=given)
+    if given is None:
+        return spec
+    if not isinstance(spec.source, KerasApplication):
+        raise CatalogueError(
+            f"{variable}={given!r} is for a network of keras.applications; {name} has its own file: unset it."
+        )
+    if given not in ("imagenet", "random") and not Path(given).is_file():
+        raise CatalogueError(f"{variable}={given!r} is not imagenet, random or a file that is there.")
+    return spec

@@ -23,7 +23,7 @@ from model_server.engines.conversion import converted
 from model_server.engines.openvino import CompiledNetwork, int8_ingredients
 from model_server.engines.store import Entry, Store
 from model_server.picture_folder import FolderError, Pictures
-from settings import SettingError, Settings
+from settings import SettingError, Settings, weights
 
 DONE: Final = 0
 REFUSED: Final = 1
@@ -72,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         settings = Settings.from_env()
-        weights = {"resnet50": settings.resnet50_weights}
-        spec = read_spec(Path(settings.models_dir), options.model, weights)
+        spec = read_spec(Path(settings.models_dir), options.model, weights(settings))
         shown = picture_folder.read(
             options.pictures,
             spec,

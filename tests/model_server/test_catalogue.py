@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from broker.messages import Fit
-from model_server.catalogue import CatalogueError, KerasApplication, KerasFile, read_model
+from model_server.catalogue import (
+    CatalogueError,
+    KerasApplication,
+    KerasFile,
+    Label,
+    Source,
+    read_model,
+    read_spec,
+)
+from model_server.model_toml import FrozenGraph, Normalisation, Onnx, Paddle, SavedModel, TFLite
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -40,6 +49,10 @@ def test_the_bundled_models_are_sound() -> None:
     assert resnet50.input.shape == (224, 224, 3)
     assert len(resnet50.labels) == 1000
     assert (resnet50.labels[285].class_id, resnet50.labels[285].label) == ("n02124075", "Egyptian_cat")
+    densenet121 = read_model(MODELS, "densenet121")
+    assert densenet121.source == KerasApplication("DenseNet121")
+    assert densenet121.labels == resnet50.labels
+    assert (densenet121.input.fit, densenet121.input.resize) == (Fit.CROP, 255)
     digits = read_model(MODELS, "digits")
     assert digits.source == KerasFile("digits.keras")
     assert [label.label for label in digits.labels] == list("0123456789")
@@ -112,3 +125,101 @@ def test_wrong_labels_are_refused(tmp_path: Path, labels: str, words: str) -> No
 def test_an_unknown_model_is_named_with_those_that_there_are(tmp_path: Path, name: str) -> None:
     with pytest.raises(CatalogueError, match="There are: net"):
         read_model(_folder(tmp_path), name)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('kind = "onnx"\nfile = "net.onnx"', Onnx("net.onnx")),
+        ('kind = "tflite"\nfile = "net.tflite"', TFLite("net.tflite")),
+        ('kind = "frozen_graph"\nfile = "net.pb"', FrozenGraph("net.pb")),
+        ('kind = "saved_model"\nfolder = "net"', SavedModel("net")),
+        ('kind = "paddle"\nfile = "net.pdmodel"', Paddle("net.pdmodel")),
+    ],
+)
+def test_each_kind_of_source(tmp_path: Path, source: str, expected: Source) -> None:
+    toml = TOML.replace('kind = "keras_file"\nfile = "net.keras"', source)
+    spec = read_model(_folder(tmp_path, toml), "net")
+    assert spec.source == expected
+    assert spec.is_imported
+    assert spec.weights == source.split('"')[3]
+
+
+def test_the_optional_fields(tmp_path: Path) -> None:
+    toml = TOML.replace('fit = "pad"', 'fit = "crop"\nresize = 9\norder = "bgr"')
+    toml = toml.replace('"unit"', "{ mean = [1, 2, 3], std = [4, 5, 6] }")
+    spec = read_model(_folder(tmp_path, toml + '[output]\nactivation = "sigmoid"\n'), "net")
+    assert (spec.input.resize, spec.order, spec.activation) == (9, "bgr", "sigmoid")
+    assert spec.normalise == Normalisation((1, 2, 3), (4, 5, 6))
+    plain = read_model(_folder(tmp_path), "net")
+    assert (plain.input.resize, plain.order, plain.activation) == (0, "rgb", "none")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "allowed"),
+    [
+        ('"keras_file"', '"pickle"', "line 6, source.kind", "keras_file, onnx, tflite, frozen_graph"),
+        ('kind = "keras_file"', 'kind = "saved_model"', "line 7, source.file", "'saved_model' with folder"),
+        ('kind = "keras_file"\n', "", "line 5, source.kind", "keras_application, keras_file"),
+        ('"net.keras"', '"../x.keras"', "line 7, source.file", "outside this folder"),
+        ("width = 4\n", "", "line 8, input.width", "a whole number from 1 to 4096"),
+        ('"unit"', '"half"', "line 13, input.normalise", "or a table of mean, std"),
+        ('"unit"', "{ mean = [1, 2, 3] }", "line 13, input.normalise.std", "each a number above 0"),
+        ('"unit"', "{ mean = [1], std = [1, 1, 1] }", "line 13, input.normalise.mean", "3 channels"),
+        ('"unit"', "{ mean = [0, 0, 0], std = [1, 0, 1] }", "line 13, input.normalise.std", "above 0"),
+        ('"unit"', "{ mean = [nan, 0, 0], std = [1, 1, 1] }", "line 13, input.normalise.mean", "a number"),
+        ('"unit"', '"unit"\norder = "grb"', "line 14, input.order", "rgb"),
+        ('"unit"', '"caffe"\norder = "bgr"', "line 14, input.order", "BGR already"),
+        ('"pad"', '"pad"\nresize = 8', "line 13, input.resize", 'fit must be "crop"'),
+        ('"pad"', '"crop"\nresize = 3', "line 13, input.resize", "at least the width and the height"),
+        ('"unit"', '"unit"\n[output]\nactivation = "relu"', "line 15, output.activation", "softmax"),
+        ("top = 2", "top = 2\nbottom = 1", "line 5, bottom", "A model.toml is a table of task"),
+    ],
+)
+def test_a_refusal_names_the_line_the_key_and_what_is_allowed(
+    tmp_path: Path, old: str, new: str, where: str, allowed: str
+) -> None:
+    assert old in TOML
+    with pytest.raises(CatalogueError) as refusal:
+        read_model(_folder(tmp_path, TOML.replace(old, new)), "net")
+    assert f"net/model.toml, {where}: " in str(refusal.value)
+    assert allowed in str(refusal.value)
+
+
+def test_labels_a_line_each_have_their_index_for_an_id(tmp_path: Path) -> None:
+    for name in ("labels.txt", "coco.names"):
+        folder = _folder(tmp_path, TOML.replace("labels.csv", name))
+        (folder / "net" / name).write_bytes(b"\xef\xbb\xbfa cat\r\ndog, a good one\r\n\r\n")
+        assert read_model(folder, "net").labels == (Label("0", "a cat"), Label("1", "dog, a good one"))
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "a line for each"), ("a\n\nb\n", "line 2: is empty")])
+def test_wrong_lines_of_labels_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    folder = _folder(tmp_path, TOML.replace("labels.csv", "labels.txt"))
+    (folder / "net" / "labels.txt").write_text(text)
+    with pytest.raises(CatalogueError, match=words):
+        read_model(folder, "net")
+
+
+def test_any_keras_application_has_a_variable_for_its_weights(tmp_path: Path) -> None:
+    given = {"DENSENET121_WEIGHTS": "random", "RESNET50_WEIGHTS": "imagenet"}
+    assert read_spec(MODELS, "densenet121", given).weights == "random"
+    assert read_spec(MODELS, "resnet50", given).weights == "imagenet"
+    assert read_spec(MODELS, "digits", given).weights == "digits.keras"
+    file = tmp_path / "mine.h5"
+    file.touch()
+    assert read_spec(MODELS, "densenet121", {"DENSENET121_WEIGHTS": str(file)}).weights == "mine.h5"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("DENSENET121_WEIGHTS", "imagenett", "='imagenett' is not imagenet, random or a file"),
+        ("DIGITS_WEIGHTS", "random", "digits has its own file"),
+    ],
+)
+def test_bad_weights_are_refused_with_their_variable(variable: str, value: str, words: str) -> None:
+    model = variable.removesuffix("_WEIGHTS").lower()
+    with pytest.raises(CatalogueError, match=f"^{variable}=.*") as refusal:
+        read_spec(MODELS, model, {variable: value})
+    assert words in str(refusal.value)
