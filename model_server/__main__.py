@@ -1,6 +1,6 @@
 """`python -m model_server`: serve the models of MODELS until SIGTERM; with `--check`, only read them.
 
-`python -m model_server quantise` is another command, quantise.py, which serves nothing.
+`python -m model_server quantise` and `check` are other commands (quantise.py, trial.py), which serve nothing.
 
 Owns the process: settings, logging, signals, one thread a model. Knows no queue and no network itself.
 """
@@ -42,6 +42,10 @@ def main() -> int:
         from model_server import quantise  # noqa: PLC0415 - it decodes pictures, which a serving process never does
 
         return quantise.main(sys.argv[2:])
+    if sys.argv[1:2] == ["check"]:
+        from model_server import trial  # noqa: PLC0415 - likewise
+
+        return trial.main(sys.argv[2:])
     try:
         settings = Settings.from_env()
         given = weights(settings)
@@ -150,14 +154,14 @@ def _worker(
     )
 
 
-def _load(spec: ModelSpec, choice: Choice, settings: Settings) -> Engine:
-    options = EngineOptions(
-        settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads
-    )
 def _choice(settings: Settings, spec: ModelSpec) -> Choice:
     return choose_for(spec, settings.engine, settings.precision, keras_backend=settings.keras_backend)
 
 
+def _load(spec: ModelSpec, choice: Choice, settings: Settings) -> Engine:
+    options = EngineOptions(
+        settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads
+    )
     return engines.load(spec, choice, options)
 
 

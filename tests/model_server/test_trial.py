@@ -1,0 +1,74 @@
+"""`python -m model_server check`: what it prints of a sound folder, and what it says of others."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from model_server import trial
+from model_server.engines import conversion
+from tests.model_server.engines import test_importing as network
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of three classes; what a child process would do is done in this one."""
+    monkeypatch.setattr(conversion, "_run_child", network._in_this_process)
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PRECISION", "fp32")
+    network.write(tmp_path / "net")
+    return tmp_path / "net"
+
+
+def test_a_sound_folder_is_told_with_its_predictions(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = folder.parent / "picture.png"
+    Image.fromarray(network.PICTURES[0]).save(picture)
+    assert trial.main([str(folder), "--picture", str(picture), "--top", "1"]) == trial.SOUND
+    told = capsys.readouterr().out
+    assert "net: classification, 3 labels (one, two, three)" in told
+    assert "onnx: net.onnx" in told
+    assert "5 x 4, 3 channels (rgb), fit stretch" in told
+    assert "openvino fp32" in told
+    right = network.expected(network.PICTURES[:1])[0]
+    best = f"  {right.max():8.4f}  {('one', 'two', 'three')[right.argmax()]}  ({right.argmax()})"
+    assert [line for line in told.splitlines() if line.startswith("  ")] == [best]
+    assert told.splitlines()[-1].endswith("MODELS=net make serve")
+
+
+def test_without_a_picture_a_drawn_one_is_tried(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trial.main([str(folder)]) == trial.SOUND
+    told = capsys.readouterr().out
+    assert "a drawn one" in told
+    assert len([line for line in told.splitlines() if line.startswith("  ")]) == 2  # model.toml's top
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("model.toml", network.TOML.replace('"stretch"', '"squeeze"'), "line 11, input.fit: "),
+        ("model.toml", network.TOML.replace('"softmax"', '"none"'), "no probabilities"),
+        ("labels.txt", "one\ntwo\n", "there are 2 labels"),
+        ("net.onnx", "nothing", "OpenVINO can't read net.onnx"),
+    ],
+)
+def test_what_is_wrong_is_said_and_is_the_status(
+    folder: Path, capsys: pytest.CaptureFixture[str], file: str, content: str, words: str
+) -> None:
+    (folder / file).write_text(content)
+    assert trial.main([str(folder)]) == trial.WRONG
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "words"), [("none.png", "No such file"), ("labels.txt", "not a picture")])
+def test_a_picture_that_can_not_be_read_is_said_too(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, words: str
+) -> None:
+    assert trial.main([str(folder), "--picture", str(folder / name)]) == trial.WRONG
+    assert words in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trial.main(["models/other"]) == trial.WRONG
+    assert "There are: " in capsys.readouterr().err
