@@ -156,5 +156,5 @@ def _with_pictures(spec: ModelSpec, graph: ImportedGraph, model: Any) -> Any:  #
         steps.scale([quantised.step] * len(numbers.mean))
         operations = openvino_runtime.operations()
         bounds = (quantised.low, quantised.high)
-        steps.custom(lambda node: operations.clamp(operations.round(node, "half_to_even"), *bounds))
+        steps.custom(lambda each: operations.clamp(operations.round(each, "half_to_even"), *bounds).output(0))
     return prepared.build()
