@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check format test test-compose test-browser chaos bench clean
+.PHONY: help serve install check format test test-importers test-compose test-browser chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -20,17 +20,20 @@ check: $(VENV)/.dev ## Format, lint, types and the fast tests: under half a minu
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
-	$(BIN)/python -m pytest -q -m "not slow and not browser and not compose"
+	$(BIN)/python -m pytest -q -m "not slow and not browser and not compose and not importers"
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 test: $(VENV)/.dev ## Every test that needs nothing but Python: unit, real Redis, real processes
-	$(BIN)/python -m pytest -m "not browser and not compose"
+	$(BIN)/python -m pytest -m "not browser and not compose and not importers"
 
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
 	$(BIN)/python -m pytest -m compose
+
+test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, against those (installs 1.9 GB, once)
+	$(BIN)/python -m pytest -m importers
 
 test-browser: $(VENV)/.dev ## The page in a real Chromium (Debian: apt install chromium chromium-driver)
 	$(BIN)/python -m pytest -m browser
@@ -51,6 +54,11 @@ $(VENV)/bin/python:
 $(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.txt loadtest/requirements.txt constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV): about a minute and a half, once."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+var/importers/.installed: tests/importers/requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv --clear var/importers
+	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve

@@ -1,0 +1,1 @@
+"""Networks exported by PyTorch and PaddlePaddle, served, against those libraries themselves."""
