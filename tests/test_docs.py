@@ -8,13 +8,15 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import web.errors
 from broker.keys import Keys, ModelKeys
 from loadtest.arguments import parser
-from model_server.catalogue import read_model
+from model_server.catalogue import Source, read_model
+from model_server.model_toml import Input, ModelToml, Normalisation, Output
 from settings import PROJECT, Settings
 from tests.e2e.conftest import ROOT
 from tests.e2e.test_serve import PARTS, Serving, project
@@ -23,6 +25,7 @@ __all__ = ["project"]
 
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
 LOAD_TESTING = (ROOT / "docs" / "load-testing.md").read_text("utf-8")
 
 
@@ -92,6 +95,30 @@ def test_the_model_toml_of_the_readme_is_taken(tmp_path: Path) -> None:
     (folder / "model.toml").write_text(_blocks("toml")[0])
     (folder / "labels.csv").write_text("index,class_id,label\n0,a,cat\n")
     assert read_model(tmp_path, "mine").input.shape == (64, 64, 3)
+
+
+def test_every_model_toml_of_the_page_on_models_is_taken(tmp_path: Path) -> None:
+    kinds = []
+    for number, block in enumerate(_blocks("toml", MODELS)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "model.toml").write_text(block)
+        (folder / "labels.csv").write_text("index,class_id,label\n0,a,cat\n")
+        for name in ("labels.txt", "output_labels.txt", "imagenet_labels.txt"):
+            (folder / name).write_text("cat\n")
+        kinds.append(type(read_model(tmp_path, str(number)).source))
+    assert set(kinds) == set(get_args(Source))
+
+
+def test_every_field_is_on_the_page_on_models() -> None:
+    table = MODELS[MODELS.index("## Every field") : MODELS.index("### Labels")]
+    named = set(re.findall(r"`([a-z]+)`", table)) | {"source", "input", "output"}
+    structs = (ModelToml, Input, Output, Normalisation, *get_args(Source))
+    fields = {field for struct in structs for field in struct.__struct_fields__} - {"mean", "std"}
+    assert fields - named <= {"file", "folder", "name", "weights"}  # each kind's own, on the same page
+    assert {f"`{each.__struct_config__.tag}`" for each in get_args(Source)} <= set(
+        re.findall(r"^\| (`[a-z_]+`) \|", MODELS, re.MULTILINE)
+    )
 
 
 def test_every_make_target_that_the_readme_names_is_there() -> None:
