@@ -21,6 +21,7 @@ from model_server.engines import openvino_runtime, pictures, store
 from model_server.engines.check import Reference
 from model_server.engines.conversion import converted
 from model_server.engines.openvino import CompiledNetwork, int8_ingredients
+from model_server.engines.quantised import is_quantised
 from model_server.engines.store import Entry, Store
 from model_server.picture_folder import FolderError, Pictures
 from settings import SettingError, Settings, weights
@@ -107,6 +108,10 @@ def quantise(
 
     Raises ModelUnavailable, TooFewAgree (nothing is written then) and ModuleNotFoundError (NNCF).
     """
+    if spec.is_imported and is_quantised(spec):
+        raise ModelUnavailable(
+            f"{spec.name}: {spec.weights} is quantised already; PRECISION=auto runs it so."
+        )
     full = converted(spec, "full", kept)
     reports: list[Report] = []
 

@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"The network can't be run as its model.toml says ({first_line(error)}).")
     elsewhere = spec.folder.resolve().parent != Path(settings.models_dir).resolve()
     where = f"MODELS_DIR={spec.folder.parent} " if elsewhere else ""
+    if spec.weights == "random":
+        _say("The weights are random: the labels mean nothing.")
     _say(f"{spec.name} can be served: {where}MODELS={spec.name} make serve")
     return SOUND
 

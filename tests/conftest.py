@@ -18,7 +18,7 @@ import redis
 from broker.connection import connect
 from broker.keys import Keys
 from deploy.serve.programs import redis_binary
-from settings import Settings
+from settings import Settings, weights
 
 
 class RedisServer:
@@ -69,6 +69,8 @@ class RedisServer:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for field in dataclasses.fields(Settings):
         monkeypatch.delenv(field.name.upper(), raising=False)
+    for name in weights(Settings.from_env({})):
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)

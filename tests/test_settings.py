@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from settings import SettingError, Settings
+from settings import SettingError, Settings, weights
 
 
 def test_the_defaults_need_no_environment() -> None:
@@ -61,6 +61,20 @@ def test_the_repr_keeps_the_password_to_itself() -> None:
     settings = Settings.from_env({"REDIS_URL": "redis://:secret@host:1/0"})
     assert "secret" not in repr(settings)
     assert "host:1" in repr(settings)
+
+
+def test_each_model_s_weights_have_a_variable() -> None:
+    given = {
+        "RESNET50_WEIGHTS": "random",
+        "DENSENET121_WEIGHTS": " /a/b.h5 ",
+        "MY_NET_WEIGHTS": "",
+        "PORT": "1",
+    }
+    assert weights(Settings.from_env(given), given) == {
+        "RESNET50_WEIGHTS": "random",
+        "DENSENET121_WEIGHTS": "/a/b.h5",
+    }
+    assert weights(Settings.from_env({}), {}) == {}  # each model.toml's own
 
 
 def test_a_child_gets_the_same_settings() -> None:

@@ -74,6 +74,11 @@ def test_random_weights_need_no_network_and_answer_alike_everywhere(tmp_path: Pa
     assert first == second
 
 
+def test_densenet121_is_served_as_well(tmp_path: Path) -> None:
+    assert _build(tmp_path, "densenet121", "random")["shapes"] == [[1, 1000], [2, 1000], [3, 1000]]
+    assert "DENSENET121_WEIGHTS=random" in str(_build(tmp_path, "densenet121", "imagenet")["error"])
+
+
 def test_weights_of_the_user_s_own_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "mine.weights.h5"
     save = (
