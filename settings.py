@@ -5,6 +5,7 @@ hand out what each part needs; nothing reads a setting at import.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -74,6 +75,21 @@ def _models(text: str) -> tuple[str, ...]:
     return names
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip() for origin in text.split(","))
+    if origins == ("*",):
+        return origins
+    for origin in origins:
+        parts = urlsplit(origin)
+        # What a browser sends: nothing but scheme, host and port, in lower case.
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+            raise ValueError
+        if origin != f"{parts.scheme}://{parts.netloc}".lower() or not _HOST.fullmatch(parts.hostname):
+            raise ValueError
+        _ = parts.port  # ValueError: none that can be
+    return origins
+
+
 def _redis_url(text: str) -> str:
     parts = urlsplit(text)
     place = parts.path if parts.scheme == "unix" else parts.hostname
@@ -82,8 +98,12 @@ def _redis_url(text: str) -> str:
     return text
 
 
+_HOST: Final = re.compile(r"[a-z0-9.:-]+")
 _TEXT: Final = _Kind(str, "any text")
 _MODEL: Final = _Kind(_model, "a model's name (a-z, 0-9, _ and -)")
+_ORIGINS: Final = _Kind(
+    _origins, "* or a list of origins such as https://example.org:8080, with commas between"
+)
 _MODELS: Final = _Kind(_models, "a list of models' names (a-z, 0-9, _ and -), each once, with commas between")
 _REDIS_URL: Final = _Kind(
     _redis_url, "redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH", secret=True
@@ -146,6 +166,8 @@ class Settings:
     """How many workers a job may cost before it is given up."""
     model_call_max_s: float = _setting(60.0, _number(1, 3600))
     """A call of the network that takes longer hangs: the process is ended and started anew."""
+    cors_origins: tuple[str, ...] = _setting((), _ORIGINS)
+    """Origins whose pages may use the service from a browser; empty: only its own."""
     max_upload_mb: int = _setting(20, _whole(1, 1024))
     """The most megabytes (2^20 bytes) of a request."""
     max_pixels: int = _setting(50_000_000, _whole(1, 1_000_000_000))

@@ -20,6 +20,20 @@ def test_the_first_model_is_the_default() -> None:
     assert Settings.from_env({"MODELS": "digits", "DEFAULT_MODEL": "other"}).default_model == "other"
 
 
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", ("*",)),
+        ("https://a.example, http://localhost:3000", ("https://a.example", "http://localhost:3000")),
+        ("http://[::1]:3000", ("http://[::1]:3000",)),
+    ],
+)
+def test_origins_are_a_list_or_all(text: str, origins: tuple[str, ...]) -> None:
+    settings = Settings.from_env({"CORS_ORIGINS": text})
+    assert settings.cors_origins == origins
+    assert Settings.from_env(settings.environment()) == settings
+
+
 def test_an_empty_variable_counts_as_unset() -> None:
     assert Settings.from_env({"PORT": "", "LEASE_S": "  "}) == Settings.from_env({})
 
@@ -39,6 +53,16 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("MODELS", "a,a", "each once"),
         ("MODELS", "../etc", "a-z"),
         ("DEFAULT_MODEL", "A", "a-z"),
+        ("CORS_ORIGINS", "example.org", "origins such as"),
+        ("CORS_ORIGINS", "https://example.org/", "origins such as"),
+        ("CORS_ORIGINS", "https://example.org,", "origins such as"),
+        ("CORS_ORIGINS", "https://example.org,*", "origins such as"),
+        ("CORS_ORIGINS", "https://*.example.org", "origins such as"),
+        ("CORS_ORIGINS", "https://Example.org", "origins such as"),
+        ("CORS_ORIGINS", "https://user@example.org", "origins such as"),
+        ("CORS_ORIGINS", "https://example.org:99999", "origins such as"),
+        ("CORS_ORIGINS", "ftp://example.org", "origins such as"),
+        ("CORS_ORIGINS", "null", "origins such as"),
         ("REDIS_URL", "http://x", "redis://HOST"),
         ("REDIS_URL", "redis://", "redis://HOST"),
         ("LOG_LEVEL", "loud", "one of debug"),

@@ -14,7 +14,7 @@ from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
-from web import errors, health, page, predict, size
+from web import cors, errors, health, page, predict, size
 from web.frontend import Frontend, FrontendLimits
 
 _MB = 1024 * 1024
@@ -31,6 +31,7 @@ def create_app(settings: Settings) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined] # the JSON provider is Flask's own by default
     app.extensions["frontend"] = frontend(settings)
     errors.register(app)
+    cors.register(app, settings.cors_origins)
     for part in (predict, health, page):
         app.register_blueprint(part.blueprint)
 

@@ -46,6 +46,8 @@ class Arrival:
         """The client waits for `100 Continue` before its body; the next byte clears this."""
         self.rest = b""
         """What came after the request: the beginning of the next."""
+        self.origin = ""
+        """The site whose page sends it, as its browser says; known once the head is whole."""
         self._cfg = cfg
         self._peer = peer
         self._number = number
@@ -127,6 +129,7 @@ class Arrival:
             raise HeaderTooLarge("The request has too many header fields, or one that is too long.") from None
         except ParseException as error:
             raise ClientError(f"The request can't be read ({type(error).__name__}).") from None
+        self.origin = next((value for name, value in request.headers if name == "ORIGIN"), "")
         # Gunicorn would send it again.
         self.wants_continue, request._expected_100_continue = request._expected_100_continue, False
         reader = request.body.reader

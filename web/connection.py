@@ -8,12 +8,12 @@ import enum
 import selectors
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from gunicorn.workers.gthread import TConn
 
 from broker.errors import ServiceError
-from web import errors
+from web import cors, errors
 from web.arrival import Arrival
 from web.errors import UploadTimeout
 
@@ -34,6 +34,9 @@ class Stage(enum.Enum):
 class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     """What worker.py keeps of a client; `handle_request` of Gunicorn's reads sock, client and server."""
 
+    origins: ClassVar[tuple[str, ...]] = ()
+    """Whose pages may read what `refuse` says; see cors.py."""
+
     stage = Stage.WORKING
     is_watched = False
     """The loop's selector has it."""
@@ -42,6 +45,7 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     """Bytes that came after its last answer."""
 
     _arrival: Arrival | None = None
+    _origin = ""
     _requests = 0
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - Gunicorn's own
@@ -96,13 +100,16 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     def done(self) -> bytes:
         """Forget the request; return what came after it."""
         rest = self._current.rest
+        self._origin = self._current.origin
         self._arrival = None
         return rest
 
     def refuse(self, error: ServiceError) -> None:
         """Send an answer that the app did not make; the connection must be closed after it."""
+        origin = self._arrival.origin if self._arrival else self._origin
+        answer = errors.raw(error, *cors.headers(self.origins, origin))
         with contextlib.suppress(OSError):  # a client that is gone, or reads nothing, needs none
-            self.sock.send(errors.raw(error), socket.MSG_DONTWAIT)
+            self.sock.send(answer, socket.MSG_DONTWAIT)
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - Gunicorn's way waits in the loop
         """Close the socket, at once."""

@@ -104,7 +104,7 @@ def respond(error: ServiceError) -> Response:
     return response
 
 
-def raw(error: ServiceError) -> bytes:
+def raw(error: ServiceError, *headers: str) -> bytes:
     """The same answer as bytes, for a request that never reached the app; the connection ends with it."""
     status = HTTPStatus(STATUS[error.code])
     content = json.dumps(body(error.code, error.message), ensure_ascii=False).encode() + b"\n"
@@ -114,6 +114,7 @@ def raw(error: ServiceError) -> bytes:
         f"Content-Length: {len(content)}",
         "X-Content-Type-Options: nosniff",
         "Connection: close",
+        *headers,
     ]
     if isinstance(error, Unavailable):
         head.append(f"Retry-After: {error.retry_after_s}")

@@ -8,6 +8,7 @@ import logging
 from settings import Settings
 from web import memory
 from web.app import create_app
+from web.connection import Connection
 
 memory.give_back_large_blocks()
 _settings = Settings.from_env()
@@ -15,4 +16,5 @@ logging.basicConfig(
     level=_settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
 )
 app = create_app(_settings)
+Connection.origins = _settings.cors_origins
 app.extensions["frontend"].replies.start()
