@@ -1,24 +1,34 @@
 """The device that the models of one process share: one network runs at a time.
 
-Owns the order in which they get it. Knows nothing of models, jobs or threads' names.
+Owns the order in which they get it, and how long one may keep it from the others. Knows nothing of models,
+jobs or threads' names.
 """
 
 import collections
 import threading
+import time
 from types import TracebackType
+from typing import Final
+
+PATIENCE_S: Final = 1.0
+"""Nobody waits longer for the call of one other: then it runs beside it. Two at once cost each other time,
+but a network that takes a minute, or hangs, would hold up every other model of its process."""
 
 
 class Device:
-    """A lock that is handed on in the order of asking.
+    """A lock that is handed on in the order of asking, and past an owner who keeps it too long.
 
     A plain lock starves its other waiters when its owner takes it again right after giving it back, which
     is what a busy model does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._mutex = threading.Lock()
-        self._waiters: collections.deque[threading.Event] = collections.deque()
-        self._is_taken = False
+        self._waiters: collections.deque[tuple[int, threading.Event]] = collections.deque()
+        self._owner: int | None = None
+        """The thread that has it; None while it is free."""
+        self._since = 0.0
 
     @property
     def is_wanted(self) -> bool:
@@ -26,19 +36,33 @@ class Device:
         return bool(self._waiters)
 
     def __enter__(self) -> None:
+        me = threading.get_ident()
         with self._mutex:
-            if not self._is_taken:
-                self._is_taken = True
+            if self._owner is None:
+                self._hand_to(me)
                 return
             turn = threading.Event()
-            self._waiters.append(turn)
-        turn.wait()
+            self._waiters.append((me, turn))
+        while not turn.wait(self._patience_s):
+            with self._mutex:
+                if time.monotonic() - self._since >= self._patience_s:
+                    self._hand_on()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._mutex:
-            if self._waiters:
-                self._waiters.popleft().set()  # it stays taken, by the first that waits
-            else:
-                self._is_taken = False
+            if self._owner == threading.get_ident():  # else it was handed on past this one
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        if not self._waiters:
+            self._owner = None
+            return
+        thread, turn = self._waiters.popleft()
+        self._hand_to(thread)
+        turn.set()
+
+    def _hand_to(self, thread: int) -> None:
+        self._owner = thread
+        self._since = time.monotonic()

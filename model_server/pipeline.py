@@ -77,6 +77,10 @@ class Pipeline(Generic[Formed, Done]):
         was_asked, formed = ahead.result() if ahead is not None else (False, None)
         if not was_asked:
             self._gather()
+        if was_asked and formed is None:
+            # Nothing to run: waiting for the device, a sibling's whole call, would only delay the next job.
+            self.settle()
+            return 0
         with self._device:
             # The device first: a batch claimed while a sibling's runs would wait where others can't take it.
             if not was_asked:

@@ -64,3 +64,38 @@ def test_an_error_inside_gives_it_back() -> None:
 
     threading.Thread(target=take).start()
     assert taken.wait(20)
+
+
+def test_it_is_handed_on_past_an_owner_that_keeps_it_too_long() -> None:
+    device = Device(patience_s=0.2)
+    may_end, order = threading.Event(), list[str]()
+
+    def hang() -> None:
+        with device:
+            may_end.wait(20)
+        order.append("hung one")
+
+    def use(name: str) -> None:
+        with device:
+            order.append(name)
+
+    hung = threading.Thread(target=hang)
+    hung.start()
+    eventually(lambda: device._owner is not None)
+    others = [threading.Thread(target=use, args=(name,)) for name in ("first", "second")]
+    for number, thread in enumerate(others):
+        thread.start()
+        eventually(lambda number=number: len(device._waiters) == number + 1 or bool(order))  # type: ignore[misc]
+    for thread in others:
+        thread.join(20)
+    assert order == ["first", "second"]
+    # It is free again, and what the hung one gives back at last is not another's.
+    with device:
+        may_end.set()
+        hung.join(20)
+        late = threading.Thread(target=use, args=("late",))
+        late.start()
+        eventually(lambda: device.is_wanted)
+        assert "late" not in order
+    late.join(20)
+    assert order == ["first", "second", "hung one", "late"]

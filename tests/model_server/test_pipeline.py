@@ -199,3 +199,16 @@ def test_empty_waits_for_what_is_being_completed(device: Device, made: list[Numb
     threading.Timer(0.2, steps.may_complete.set).start()
     pipeline.empty()
     assert steps.log == ["run [1]", "completed [1]"]
+
+
+def test_a_look_ahead_that_found_nothing_waits_for_no_sibling(device: Device, made: list[Numbers]) -> None:
+    """It would wait for the sibling's whole call before it listens for the next job."""
+    pipeline = _pipeline(Steps([1]), device, made)
+    assert pipeline.step() == 1
+    assert pipeline._ahead is not None
+    assert pipeline._ahead.result() == (True, None)
+    with device:
+        stepping = threading.Thread(target=pipeline.step)
+        stepping.start()
+        stepping.join(0.9)  # the device's patience is a second
+        assert not stepping.is_alive()
