@@ -4,6 +4,7 @@ Owns the two scripts that take jobs and finish them. One thread claims, another 
 never decides what a job is worth: batching, inference and the words of results are the worker's.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast
@@ -24,6 +25,9 @@ DEAD_TTL_S: Final = 7 * 24 * 3600
 """How long dead letters are kept after the last one: an operator may look after the weekend."""
 
 _FIELDS_PER_JOB: Final = 3
+
+_FOR_OTHERS_S: Final = 0.02
+"""Between looks at a queue that begins with a job for others: the bell, which wakes them, would ring here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +55,36 @@ class Outcome:
 
 
 class Consumer:
-    """Claims and completes jobs of one model under the lease of one worker."""
+    """Claims and completes jobs of one model under the lease of one worker.
+
+    `input_tag` says which pictures that worker takes; empty: any.
+    """
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, model: str, *, key_ttl_s: int, result_ttl_s: int
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        model: str,
+        *,
+        key_ttl_s: int,
+        result_ttl_s: int,
+        input_tag: str = "",
     ) -> None:
         self._redis = client
         self._keys = keys.of(model)
         self._channel_prefix = keys.results_channel_prefix
         self._key_ttl_s = key_ttl_s
         self._result_ttl_s = result_ttl_s
+        self._input_tag = input_tag
+        self._is_for_others = False
         self._claim_script = client.register_script(lua("claim"))
         self._complete_script = client.register_script(lua("complete"))
 
     def wait(self, timeout_s: float) -> None:
         """Sleep until the bell rings, `timeout_s` at most (it must be under the client's own time-out)."""
+        if self._is_for_others:
+            time.sleep(min(timeout_s, _FOR_OTHERS_S))
+            return
         with translated("ring"):
             self._redis.blpop([self._keys.bell], timeout=timeout_s)
 
@@ -77,16 +96,18 @@ class Consumer:
     def claim(self, worker: str, n: int) -> list[Claimed]:
         """Move up to `n` jobs from the queue to this worker's claims and read them, in order.
 
-        A job that was recovered before comes alone. Raises LeaseLost, or BrokerUnavailable: then
+        A job that was recovered before comes alone; one whose picture was prepared for another input is left
+        to a live worker that takes it, if there is one. Raises LeaseLost, or BrokerUnavailable: then
         the claim may have happened, and the caller gives back what it holds before it claims again.
         """
         keys = self._keys
         with translated("hand out jobs"):
             status, *fields = self._claim_script(
-                keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell],
-                args=[worker, n, keys.result_prefix, self._key_ttl_s],
+                keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states],
+                args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag],
             )
-            if status != b"ok":
+            self._is_for_others = status == b"others"
+            if status == b"lease":
                 raise LeaseLost(f"worker {worker} has no live lease")
             if not fields:
                 return []
@@ -105,6 +126,11 @@ class Consumer:
             Claimed(str(ids[i], "latin-1"), int(attempts[i]), bool(pending[i]), payloads[i])
             for i in range(count)
         ]
+
+    def oldest(self) -> bytes | None:
+        """The job at the head of the queue, as JSON, without claiming it."""
+        with translated("show a job"):
+            return cast("bytes | None", self._redis.lindex(self._keys.queue, 0))
 
     def complete(self, worker: str, outcomes: Sequence[Outcome]) -> bool:
         """Write the results of a batch, tell the frontends, take the batch off the claims: all or nothing.

@@ -5,6 +5,7 @@ Safe to use from the renewing thread while the claiming thread uses the consumer
 """
 
 import uuid
+from dataclasses import replace
 from typing import Final, cast
 
 import redis
@@ -14,7 +15,7 @@ from broker.clock import RedisClock
 from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
-from broker.messages import Card, State
+from broker.messages import Card, State, WorkerState
 from broker.scripts import lua
 
 BELL_TOKENS: Final = 64
@@ -49,6 +50,7 @@ class Lease:
         self._ttl_s = key_ttl_s
         self._clock = clock
         self._worker = ""
+        self._since = 0.0
         self._lease_script = client.register_script(lua("lease"))
         self._recover_script = client.register_script(lua("recover"))
 
@@ -60,22 +62,30 @@ class Lease:
     def register(self, state: State) -> str:
         """Take a lease under a fresh id, publish the card and the state. Returns the id."""
         worker = str(uuid.uuid4())
-        self._run_lease(worker, "register")
+        _, now = self._run_lease(worker, "register")
         self._worker = worker
+        # Kept when it registers anew: a worker that was reaped is no newer than it was.
+        self._since = self._since or now
         self.announce(state)
         return worker
 
     def renew(self) -> None:
         """Prolong the lease to `lease_s` from now. Raises LeaseLost if a peer has reaped it."""
-        if not self._run_lease(self._worker, "renew"):
+        is_renewed, _ = self._run_lease(self._worker, "renew")
+        if not is_renewed:
             raise LeaseLost(f"worker {self._worker} was taken for dead")
 
     def announce(self, state: State) -> None:
-        """Write the state (and the card, so that it outlives a flushed Redis) and refresh their TTLs."""
+        """Write the state with the card in it, and refresh their TTLs.
+
+        The card's own key is for when no worker lives; of one that is not ready it is set only if missing.
+        """
+        state = replace(state, input=self._card.input.tag, since=self._since, card=self._card)
         with translated("take this worker's state"), self._redis.pipeline() as pipe:
             pipe.sadd(self._models_key, self._card.model)
             pipe.expire(self._models_key, self._ttl_s)
-            pipe.set(self._keys.card, codec.encode(self._card), ex=self._ttl_s)
+            pipe.set(self._keys.card, codec.encode(self._card), nx=state.state is not WorkerState.READY)
+            pipe.expire(self._keys.card, self._ttl_s)
             pipe.hset(self._keys.states, self._worker, codec.encode(state))
             pipe.expire(self._keys.states, self._ttl_s)
             pipe.execute()
@@ -107,6 +117,15 @@ class Lease:
                 recovered[suspect] = int(moved[0])
         return recovered
 
+    def peers(self) -> list[State]:
+        """What the other live workers of the model say of themselves."""
+        with translated("list its workers"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrangebyscore(self._keys.workers, self._clock.now(), "+inf")
+            pipe.hgetall(self._keys.states)
+            live, states = pipe.execute()
+        others = set(live) - {self._worker.encode()}
+        return [codec.decode_state(state) for worker, state in states.items() if worker in others]
+
     def next_lapse_s(self) -> float | None:
         """Seconds until a peer's lease lapses, unless it is renewed; None where there is no peer."""
         with translated("list its workers"):
@@ -130,14 +149,15 @@ class Lease:
             raise LeaseLost(f"worker {self._worker} was taken for dead")
         return int(moved[0])
 
-    def _run_lease(self, worker: str, verb: str) -> bool:
+    def _run_lease(self, worker: str, verb: str) -> tuple[bool, float]:
+        """Whether it was done, and Redis' time."""
         with translated("take a lease"):
             sent = self._clock.monotonic()
             status, now = self._lease_script(
                 keys=[self._keys.workers], args=[worker, self._lease_s, verb, self._ttl_s]
             )
             self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
-        return bool(status == b"ok")
+        return bool(status == b"ok"), float(now)
 
     def _run_recover(self, worker: str, why: str) -> list[bytes | int]:
         keys = self._keys

@@ -4,7 +4,7 @@ Owns what a job, a result, a card and a state hold. Encoding is codec.py's, keys
 nothing here does I/O.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 
 import numpy as np
@@ -46,6 +46,15 @@ class InputSpec:
         """The shape of one picture's array."""
         return (self.height, self.width, self.channels)
 
+    @property
+    def tag(self) -> str:
+        """Its values in one word, such as `224-224-3-crop`: pictures of one tag are prepared alike.
+
+        A value that is its default is left out, so that releases with a field more or less agree.
+        """
+        values = ((each.default, getattr(self, each.name)) for each in fields(self))
+        return "-".join(str(value) for default, value in values if default is MISSING or value != default)
+
 
 @dataclass(frozen=True, slots=True)
 class Card:
@@ -62,6 +71,8 @@ class Card:
     precision: str
     weights: str
     """Where the weights came from: `imagenet`, `random`, a file's name."""
+    model_version: str = ""
+    """Changes with the content of the model's folder; the cards of older model servers have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +82,17 @@ class State:
     state: WorkerState
     version: str
     reason: str = ""
-    """Why it failed; empty otherwise."""
+    """Why it failed, or why it has not taken up its changed folder; empty otherwise."""
     rate: float = 0.0
     """Pictures a second while busy, a moving average; 0 until measured."""
     latency_ms: float = 0.0
     """Milliseconds a batch takes, a moving average; 0 until measured."""
+    input: str = ""
+    """The tag of the pictures that it takes; this and what follows is added when it is announced."""
+    since: float = 0.0
+    """Redis' time of its first registration: of several versions the newest worker's card counts."""
+    card: Card | None = None
+    """Its own card; None from an older model server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +127,10 @@ class Job:
     """(width, height) of the upload."""
     top: int
     traceparent: str | None = None
+    input: str = ""
+    """The tag of the InputSpec that the picture was prepared for; empty from an older frontend."""
+    notice: str = ""
+    """What its answer must say, such as that another model answers than was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ reads.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,9 @@ from broker.keys import Keys
 from broker.messages import Card, Pace, State, WorkerState
 
 SNAPSHOT_S: Final = 1.0
+
+
+_BEST_FIRST: Final = (WorkerState.READY, WorkerState.LOADING, WorkerState.DRAINING, WorkerState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,15 @@ class ModelView:
     def state(self) -> WorkerState | None:
         """The best state among the live workers; None without one."""
         present = {state.state for state in self.states.values()}
-        order = (WorkerState.READY, WorkerState.LOADING, WorkerState.DRAINING, WorkerState.FAILED)
-        return next((state for state in order if state in present), None)
+        return next((state for state in _BEST_FIRST if state in present), None)
 
     @property
     def reason(self) -> str:
-        """Why it failed, where it did."""
-        return next((s.reason for s in self.states.values() if s.state is WorkerState.FAILED), "")
+        """Why it failed, where it did; else why a changed folder was not taken up, if so."""
+        reasons = sorted(
+            (s.state is not WorkerState.FAILED, s.reason) for s in self.states.values() if s.reason
+        )
+        return reasons[0][1] if reasons else ""
 
     @property
     def pace(self) -> Pace:
@@ -123,16 +128,27 @@ class Registry:
         workers: list[tuple[bytes, float]],
         queue_length: int,
     ) -> ModelView | None:
-        if card is None:
-            return None
         now = self._clock.now()
         live = {worker for worker, expiry in workers if expiry > now}
         try:
+            told = {str(w, "ascii"): codec.decode_state(s) for w, s in states.items() if w in live}
+            newest = _card(told.values()) or (codec.decode_card(card) if card is not None else None)
+            if newest is None:
+                return None
             return ModelView(
-                card=codec.decode_card(card),
-                states={str(w, "ascii"): codec.decode_state(s) for w, s in states.items() if w in live},
+                card=newest,
+                states=told,
                 last_alive=max((abs(expiry) for _, expiry in workers), default=0.0),
                 queue_length=queue_length,
             )
         except MalformedMessage:
             return None  # a newer release may write cards that this one can't read: not ours to serve
+
+
+def _card(states: Iterable[State]) -> Card | None:
+    """The card that pictures are prepared by: of the workers in the best state, that of the newest.
+
+    So two versions side by side do not take turns, and when the newest leaves the other's counts again.
+    """
+    tellers = [(-_BEST_FIRST.index(state.state), state.since, state.card) for state in states if state.card]
+    return max(tellers, key=lambda each: each[:2])[2] if tellers else None

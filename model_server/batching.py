@@ -5,7 +5,7 @@ or unreadable never reaches the network.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from broker import codec
 from broker.consumer import Claimed
 from broker.errors import DeadlinePassed, InferenceFailed, MalformedMessage, ServiceError, first_line
 from broker.messages import InputSpec, Job
+from model_server import refit
 from model_server.engines import Outputs
 
 
@@ -31,6 +32,8 @@ class Entry:
     is_poison: bool = False
     """Whether it belongs into `dead`."""
     batch_size: int = 0
+    notice: str = ""
+    """What its answer must say."""
 
 
 @dataclass(slots=True)
@@ -77,12 +80,22 @@ def wait_left_s(waiting: int, size: int, *, seen: float, now: float, wait_s: flo
     return max(0.0, seen + wait_s - now)
 
 
-def form(claimed: Sequence[Claimed], spec: InputSpec, *, now: float, max_attempts: int) -> Batch:
-    """Decode a claim and judge each job of it. `now` is Redis' time in seconds."""
-    return Batch([_judge(claim, spec, now=now, max_attempts=max_attempts) for claim in claimed])
+def form(
+    claimed: Sequence[Claimed], spec: InputSpec, *, now: float, max_attempts: int, only_places: bool = False
+) -> Batch:
+    """Decode a claim and judge each job of it. `now` is Redis' time in seconds.
+
+    `only_places`: a picture for another input is taken only if places in it stay the same when it is scaled.
+    """
+    return Batch(
+        [
+            _judge(claim, spec, now=now, max_attempts=max_attempts, only_places=only_places)
+            for claim in claimed
+        ]
+    )
 
 
-def _judge(claim: Claimed, spec: InputSpec, *, now: float, max_attempts: int) -> Entry:
+def _judge(claim: Claimed, spec: InputSpec, *, now: float, max_attempts: int, only_places: bool) -> Entry:
     entry = Entry(claim.id, claim.attempts)
     if not claim.pending:
         return entry
@@ -92,19 +105,32 @@ def _judge(claim: Claimed, spec: InputSpec, *, now: float, max_attempts: int) ->
         entry.error = InferenceFailed(f"The job can't be read: {error.message}.")
         entry.is_poison = True
         return entry
-    if job.image.shape != spec.shape:
-        entry.error = InferenceFailed(
-            f"The job's picture is {job.image.shape}; this model takes {spec.shape}."
-        )
-        entry.is_poison = True
-    elif claim.attempts >= max_attempts:
+    if claim.attempts >= max_attempts:
         entry.error = InferenceFailed(
             f"Each of {claim.attempts} model servers that ran this picture was lost."
         )
         entry.is_poison = True
     elif job.deadline <= now:
         entry.error = DeadlinePassed("The picture waited for a model server until its deadline.")
+    elif job.input not in ("", spec.tag):
+        _refit(entry, job, spec, only_places=only_places)
+    elif job.image.shape != spec.shape:
+        entry.error = InferenceFailed(
+            f"The job's picture is {job.image.shape}; this model takes {spec.shape}."
+        )
+        entry.is_poison = True
     return entry
+
+
+def _refit(entry: Entry, job: Job, spec: InputSpec, *, only_places: bool) -> None:
+    """Make a picture fit that was prepared for another version of the model, none of which is left."""
+    if only_places and not refit.keeps_places(job.input, job.image.shape, spec):
+        entry.error = InferenceFailed(
+            "The picture was prepared for an earlier version of the model, which is gone: send it again."
+        )
+        return
+    entry.job = replace(job, image=refit.refit(job.image, spec), input=spec.tag)
+    entry.notice = refit.NOTICE
 
 
 def run(entries: Sequence[Entry], predict: Callable[[NDArray[np.uint8]], Outputs]) -> None:

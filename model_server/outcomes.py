@@ -53,7 +53,7 @@ def _outcome(
         model_version=version,
         predictions=predictions,
         error=Failure(error.code, error.message) if error else None,
-        notice=notice,
+        notice="; ".join(filter(None, (job.notice if job else "", entry.notice, notice))),
         timings_ms=Timings(round(waiting_ms, 3), round(timings.batch, 3), round(timings.model, 3)),
         batch_size=entry.batch_size,
         attempts=entry.attempts,

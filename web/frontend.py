@@ -170,6 +170,7 @@ class Frontend:
             original_size=prepared.original_size,
             top=top,
             traceparent=traceparent,
+            input=view.card.input.tag,
         )
         try:
             self.producer.enqueue(model, job, now=now)

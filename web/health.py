@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from broker.errors import BrokerUnavailable
-from broker.messages import WorkerState
+from broker.messages import State, WorkerState
 from broker.registry import ModelView
 from web.errors import respond
 from web.frontend import Frontend
@@ -63,6 +63,12 @@ def _shown(view: ModelView) -> dict[str, Any]:
         **asdict(view.card),
         "state": view.state.value if view.state else "no worker",
         "reason": view.reason,
-        "workers": [{"id": worker, **asdict(state)} for worker, state in sorted(view.states.items())],
+        "workers": [_worker(worker, state) for worker, state in sorted(view.states.items())],
         "queue_length": view.queue_length,
     }
+
+
+def _worker(worker: str, state: State) -> dict[str, Any]:
+    shown = {"id": worker, **asdict(state)}
+    del shown["card"]  # the model's own, or it waits to become that
+    return shown

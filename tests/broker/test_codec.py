@@ -33,6 +33,14 @@ def test_a_job_s_bytes_are_these() -> None:
     assert codec.encode_job(JOB) == GOLDEN_JOB
 
 
+def test_the_tag_of_the_input_stands_second_and_the_notice_last() -> None:
+    job = dataclasses.replace(JOB, input="2-1-3-crop", notice="n")
+    payload = codec.encode_job(job)
+    assert payload.startswith(b'{"id":"11111111-2222-4333-8444-555555555555","input":"2-1-3-crop","image":"')
+    decoded = codec.decode_job(payload)
+    assert (decoded.input, decoded.notice) == ("2-1-3-crop", "n")
+
+
 def test_the_id_stands_where_the_scripts_read_it() -> None:
     start = codec.ID_START
     assert GOLDEN_JOB[start : start + codec.ID_LENGTH].decode() == JOB.id
@@ -97,7 +105,7 @@ def test_card_and_state_come_back_whole() -> None:
     card = Card(
         "digits", "classification", InputSpec(28, 28, 1, Fit.INK), 10, 3, 10, "tensorflow", "fp32", "w"
     )
-    state = State(WorkerState.FAILED, "abc", reason="no weights")
+    state = State(WorkerState.FAILED, "abc", reason="no weights", input="28-28-1-ink", since=1.5, card=card)
     assert codec.decode_card(codec.encode(card)) == card
     assert codec.decode_state(codec.encode(state)) == state
 
@@ -107,6 +115,14 @@ def test_the_card_of_an_older_model_server_has_no_resize() -> None:
     old = codec.encode(card).replace(b',"resize":0', b"")
     assert b"resize" not in old
     assert codec.decode_card(old) == card
+def test_cards_and_states_of_an_older_model_server_are_read() -> None:
+    card = codec.decode_card(
+        b'{"model":"m","task":"classification","input":{"width":2,"height":1,"channels":3,"fit":"crop"},'
+        b'"classes":3,"top":2,"top_max":3,"engine":"openvino","precision":"bf16","weights":"w"}'
+    )
+    assert (card.model_version, card.input.tag) == ("", "2-1-3-crop")
+    state = codec.decode_state(b'{"state":"ready","version":"1"}')
+    assert (state.card, state.input, state.since) == (None, "", 0.0)
 
 
 def test_a_state_that_nobody_knows_is_refused() -> None:

@@ -1,12 +1,30 @@
 """claim.lua through Consumer.claim, on a real Redis: what it takes, in which order, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import redis
 
 from broker import codec
+from broker.clock import RedisClock
+from broker.consumer import Consumer
 from broker.errors import LeaseLost
 from broker.keys import Keys
-from tests.fakes import MODEL, READY, consumer, enqueue, job, lapse, lease, producer
+from broker.lease import Lease
+from broker.messages import State, WorkerState
+from tests.fakes import (
+    CARD,
+    KEY_TTL_S,
+    MODEL,
+    READY,
+    SPEC,
+    consumer,
+    enqueue,
+    job,
+    lapse,
+    lease,
+    producer,
+)
 
 
 def _register(client: redis.Redis, keys: Keys) -> str:
@@ -154,3 +172,75 @@ def test_every_key_of_a_claim_has_a_ttl(client: redis.Redis, keys: Keys) -> None
     enqueue(client, keys, job(), job())
     consumer(client, keys).claim(_register(client, keys), 1)
     assert {name for name in client.keys() if client.ttl(name) < 0} == set()
+
+
+def _register_as(
+    client: redis.Redis, keys: Keys, state: State = READY, *, side: int = 2
+) -> tuple[Lease, str]:
+    """A lease whose worker takes pictures of that size; and the tag of these."""
+    input_ = replace(SPEC, width=side, height=side)
+    own = Lease(
+        client,
+        keys,
+        replace(CARD, input=input_),
+        lease_s=30,
+        key_ttl_s=KEY_TTL_S,
+        clock=RedisClock(),
+    )
+    own.register(state)
+    return own, input_.tag
+
+
+def _taker(client: redis.Redis, keys: Keys, tag: str) -> Consumer:
+    return Consumer(client, keys, MODEL, key_ttl_s=KEY_TTL_S, result_ttl_s=60, input_tag=tag)
+
+
+def test_a_job_for_another_input_is_left_to_the_worker_that_takes_it(client: redis.Redis, keys: Keys) -> None:
+    old, old_tag = _register_as(client, keys)
+    new, new_tag = _register_as(client, keys, side=4)
+    enqueue(client, keys, *(replace(job(), input=tag) for tag in (old_tag, old_tag, new_tag, old_tag)))
+    of_new, of_old = _taker(client, keys, new_tag), _taker(client, keys, old_tag)
+    client.delete(keys.of(MODEL).bell)
+    assert [of_new.claim(new.worker, 4) for _ in range(3)] == [[], [], []]
+    assert client.llen(keys.of(MODEL).bell) == 1  # for the other, once however often it was tried
+    assert len(of_old.claim(old.worker, 4)) == 2
+    assert len(of_new.claim(new.worker, 4)) == 1
+    assert client.llen(keys.of(MODEL).queue) == 1
+
+
+@pytest.mark.parametrize("end", ["lapsed", "left", "failed", "draining"])
+def test_it_is_left_only_while_that_worker_lives_and_has_not_failed(
+    client: redis.Redis, keys: Keys, end: str
+) -> None:
+    old, old_tag = _register_as(client, keys)
+    new, new_tag = _register_as(client, keys, side=4)
+    enqueue(client, keys, replace(job(), input=old_tag))
+    match end:
+        case "lapsed":
+            lapse(client, keys, old.worker)
+        case "left":
+            old.leave()
+        case "failed":
+            old.announce(State(WorkerState.FAILED, "v1", reason="no weights"))
+        case "draining":
+            old.announce(State(WorkerState.DRAINING, "v1"))
+    claimed = _taker(client, keys, new_tag).claim(new.worker, 4)
+    assert len(claimed) == (0 if end == "draining" else 1)
+
+
+def test_a_job_of_an_older_frontend_is_anybody_s(client: redis.Redis, keys: Keys) -> None:
+    _register_as(client, keys)
+    new, new_tag = _register_as(client, keys, side=4)
+    enqueue(client, keys, job())
+    assert len(_taker(client, keys, new_tag).claim(new.worker, 4)) == 1
+
+
+def test_who_left_a_job_to_others_does_not_wait_for_the_bell(client: redis.Redis, keys: Keys) -> None:
+    """It rings for the others; woken by it, this one would claim and leave without a pause."""
+    _, old_tag = _register_as(client, keys)
+    new, new_tag = _register_as(client, keys, side=4)
+    enqueue(client, keys, replace(job(), input=old_tag))
+    taker = _taker(client, keys, new_tag)
+    taker.claim(new.worker, 4)
+    taker.wait(5)
+    assert client.llen(keys.of(MODEL).bell) == 1

@@ -22,7 +22,9 @@ def test_registering_publishes_name_card_state_and_lease(client: redis.Redis, ke
     assert codec.decode_card(card) == CARD
     state = client.hget(keys.of(MODEL).states, worker)
     assert isinstance(state, bytes)
-    assert codec.decode_state(state) == READY
+    told = codec.decode_state(state)
+    assert (told.state, told.version, told.card, told.input) == (READY.state, "v1", CARD, "2-2-1-stretch")
+    assert before <= told.since <= after
     score = client.zscore(keys.of(MODEL).workers, worker)
     assert score is not None
     assert before + 5 <= score <= after + 5

@@ -128,6 +128,7 @@ def test_the_size_that_is_judged_is_that_of_a_job() -> None:
             traceparent=f"00-{'a' * 32}-{'b' * 16}-01",
             original_size=(50_000_000, 50_000_000),
             top=1000,
+            input=spec.tag,
         )
         assert codec.job_size(spec) - 300 < len(codec.encode_job(largest)) <= codec.job_size(spec)
 

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import redis
@@ -9,9 +10,10 @@ import redis
 from broker.clock import RedisClock
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
+from broker.lease import Lease
 from broker.messages import State, WorkerState
 from broker.registry import SNAPSHOT_S, ModelView, Registry
-from tests.fakes import CARD, MODEL, READY, enqueue, eventually, job, lapse, lease
+from tests.fakes import CARD, KEY_TTL_S, MODEL, READY, enqueue, eventually, job, lapse, lease
 
 
 def test_an_empty_redis_has_no_models(client: redis.Redis, keys: Keys) -> None:
@@ -165,3 +167,49 @@ def test_a_failed_read_is_made_good_by_the_next(
             registry.models()
     assert list(registry.models(fresh=True)) == [MODEL]
     assert list(registry.models()) == [MODEL]
+
+
+def _versioned(client: redis.Redis, keys: Keys, version: str) -> Lease:
+    card = replace(CARD, model_version=version)
+    return Lease(client, keys, card, lease_s=30, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+
+
+def test_the_card_is_that_of_the_newest_ready_worker_while_it_lives(client: redis.Redis, keys: Keys) -> None:
+    registry = Registry(client, keys, RedisClock())
+
+    def told() -> str:
+        return registry.models(fresh=True)[MODEL].card.model_version
+
+    old, new, next_ = (_versioned(client, keys, version) for version in ("v1", "v2", "v3"))
+    old.register(READY)
+    new.register(State(WorkerState.LOADING, "v2"))
+    assert told() == "v1"
+    new.announce(State(WorkerState.READY, "v2"))
+    assert told() == "v2"
+    old.announce(READY)  # each renewal does; they must not take turns
+    assert told() == "v2"
+    old.register(READY)  # reaped by mistake: it is no newer for that
+    assert told() == "v2"
+    next_.register(State(WorkerState.FAILED, "v3", reason="broken"))
+    assert told() == "v2"
+    lapse(client, keys, new.worker)
+    assert told() == "v1"
+
+
+def test_when_nobody_lives_the_card_is_the_last_one_s(client: redis.Redis, keys: Keys) -> None:
+    own = _versioned(client, keys, "v1")
+    own.register(READY)
+    own.leave()
+    broken = _versioned(client, keys, "v2")
+    broken.register(State(WorkerState.FAILED, "v2", reason="broken"))
+    broken.leave()
+    assert Registry(client, keys, RedisClock()).models()[MODEL].card.model_version == "v1"
+
+
+def test_a_ready_worker_s_reason_is_shown_and_a_failure_s_before_it(client: redis.Redis, keys: Keys) -> None:
+    registry = Registry(client, keys, RedisClock())
+    _versioned(client, keys, "v1").register(State(WorkerState.READY, "v1", reason="a changed folder"))
+    assert registry.models(fresh=True)[MODEL].reason == "a changed folder"
+    _versioned(client, keys, "v2").register(State(WorkerState.FAILED, "v2", reason="broken"))
+    view = registry.models(fresh=True)[MODEL]
+    assert (view.reason, view.state) == ("broken", WorkerState.READY)

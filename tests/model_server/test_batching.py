@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from broker import codec
 from broker.consumer import Claimed
 from broker.messages import Job
-from model_server import batching
+from model_server import batching, refit
 from model_server.batching import Batch
 from model_server.engines import Outputs
 from tests.fakes import SPEC, FakeEngine, job
@@ -141,3 +141,41 @@ def test_outputs_for_another_number_of_pictures_are_no_answer(rows: int) -> None
     batching.run(batch.runnable, predict)
     # One row for one picture is right again, once they stand alone.
     assert all((entry.error is None) == (rows == 1) for entry in batch.entries)
+
+
+def test_a_picture_for_another_input_is_scaled_and_its_answer_says_so() -> None:
+    (entry,) = _form(
+        _claimed(dataclasses.replace(job(now=NOW, value=77, shape=(6, 4, 3)), input="4-6-3-crop"))
+    ).entries
+    assert entry.job is not None
+    assert entry.job.image.shape == SPEC.shape
+    assert (entry.job.image == 77).all()
+    assert entry.notice == refit.NOTICE
+
+
+def test_a_picture_of_the_right_size_that_was_fitted_otherwise_says_so_too() -> None:
+    (entry,) = _form(_claimed(dataclasses.replace(_at_now(), input="2-2-1-pad"))).entries
+    assert entry.notice == refit.NOTICE
+
+
+def test_one_that_was_prepared_for_this_input_says_nothing() -> None:
+    (entry,) = _form(_claimed(dataclasses.replace(_at_now(), input=SPEC.tag))).entries
+    assert (entry.notice, entry.error) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("tag", "shape", "keeps"),
+    [
+        ("6-6-3-stretch", (6, 6, 3), True),
+        ("6-4-3-stretch", (4, 6, 3), False),
+        ("6-6-3-pad", (6, 6, 3), False),
+        ("6-6-3-stretch-255", (6, 6, 3), False),
+    ],
+)
+def test_where_places_matter_only_what_keeps_them_is_scaled(
+    tag: str, shape: tuple[int, int, int], keeps: bool
+) -> None:
+    claimed = [_claimed(dataclasses.replace(job(now=NOW, shape=shape), input=tag))]
+    (entry,) = batching.form(claimed, SPEC, now=NOW, max_attempts=3, only_places=True).entries
+    assert (entry.error is None) is keeps
+    assert not entry.is_poison
