@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,14 +27,19 @@ from model_server.catalogue import CatalogueError, ModelSpec, read_spec
 from model_server.device import Device
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import Choice, choose_for
-from model_server.keeper import Keeper
+from model_server.keeper import EXIT_HUNG, Keeper
+from model_server.serving import Means, Post, Serving
 from model_server.signals import StopSignals
+from model_server.versions import Watch
 from model_server.worker import IDLE_S, Worker, WorkerLimits
 from settings import EXIT_CONFIG, SettingError, Settings, weights
 
 _LOG = logging.getLogger("model_server")
 
 _DRAIN_MARGIN_S: Final = 1.0
+
+_CARD_MARGIN_S: Final = 3.0
+"""A frontend's snapshot of the cards is up to two seconds old; its picture may wait for a decoder besides."""
 
 
 def main() -> int:
@@ -48,8 +54,7 @@ def main() -> int:
         return trial.main(sys.argv[2:])
     try:
         settings = Settings.from_env()
-        given = weights(settings)
-        specs = [read_spec(Path(settings.models_dir), name, given) for name in settings.models]
+        models = [_read(settings, name) for name in settings.models]
     except (SettingError, CatalogueError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -64,8 +69,16 @@ def main() -> int:
         return EXIT_CONFIG
     if not _await_redis(settings, signals):
         return 0
-    _serve(settings, specs, signals)
-    return 0
+    status = _serve(settings, models, signals)
+    logging.shutdown()
+    # Not a return: threads of an engine that still loads, or hangs, would keep the process.
+    os._exit(status)
+
+
+def _read(settings: Settings, name: str) -> tuple[ModelSpec, Watch]:
+    """Raises CatalogueError."""
+    watch = Watch(Path(settings.models_dir) / name)  # before the reading, so that no change slips through
+    return read_spec(Path(settings.models_dir), name, weights(settings)), watch
 
 
 def _await_redis(settings: Settings, signals: StopSignals) -> bool:
@@ -85,31 +98,53 @@ def _await_redis(settings: Settings, signals: StopSignals) -> bool:
             return False
 
 
-def _serve(settings: Settings, specs: list[ModelSpec], signals: StopSignals) -> None:
-    stopping = threading.Event()
+def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: StopSignals) -> int:
+    """Serve until told to stop, or until a network hangs; return the exit status."""
+    hung = threading.Event()
+
+    def on_hung() -> None:
+        hung.set()
+        signals.give()
+
     device = Device()
-    workers = [_worker(settings, spec, _choice(settings, spec), device, stopping) for spec in specs]
-    keepers = [
-        Keeper(worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s)
-        for worker in workers
-    ]
-    threads = [
-        threading.Thread(target=_run, args=(worker,), name=f"worker-{worker.spec.name}", daemon=True)
-        for worker in workers
-    ]
-    for thread in [*threads, *keepers]:
-        thread.start()
+
+    def serving(spec: ModelSpec, watch: Watch) -> Serving:
+        means = Means(
+            read=partial(read_spec, Path(settings.models_dir), spec.name, weights(settings)),
+            load=partial(_load, settings),
+            staff=partial(_staff, settings, device, on_hung),
+        )
+        return Serving(spec, watch, means)
+
+    servings = [serving(*model) for model in models]
+    for each in servings:
+        each.start()
     signals.wait()
-    stopping.set()
     _LOG.info("stopping: what runs is finished, the rest goes back to the queue")
+    for each in servings:
+        each.stop(within_s=settings.request_timeout_s)
     drained_by = time.monotonic() + settings.request_timeout_s + _DRAIN_MARGIN_S
-    for thread in threads:
+    for each in servings:
         # A load can't be interrupted, a batch can take a while: what is not done by then is left to
         # others, once the lease has lapsed.
-        thread.join(max(0.0, drained_by - time.monotonic()))
-    logging.shutdown()
-    # Not a return: threads of an engine that still loads would keep the process.
-    os._exit(0)
+        each.join(drained_by)
+    return EXIT_HUNG if hung.is_set() else 0
+
+
+def _staff(
+    settings: Settings,
+    device: Device,
+    on_hung: Callable[[], None],
+    spec: ModelSpec,
+    load: Callable[[], Engine],
+) -> Post:
+    choice = _choice(settings, spec)
+    worker = _worker(settings, replace(spec, engine=choice.engine, precision=choice.precision), device, load)
+    keeper = Keeper(
+        worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s, on_hung=on_hung
+    )
+    thread = threading.Thread(target=_run, args=(worker,), name=f"worker-{spec.name}", daemon=True)
+    return Post(worker, keeper, thread)
 
 
 def _run(worker: Worker) -> None:
@@ -120,10 +155,7 @@ def _run(worker: Worker) -> None:
         os._exit(1)
 
 
-def _worker(
-    settings: Settings, spec: ModelSpec, choice: Choice, device: Device, stopping: threading.Event
-) -> Worker:
-    spec = replace(spec, engine=choice.engine, precision=choice.precision)
+def _worker(settings: Settings, spec: ModelSpec, device: Device, load: Callable[[], Engine]) -> Worker:
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
     lease = Lease(
@@ -141,28 +173,27 @@ def _worker(
         spec.name,
         key_ttl_s=settings.key_ttl_s,
         result_ttl_s=settings.result_ttl_s,
+        input_tag=spec.input.tag,
     )
-    return Worker(
-        spec,
-        partial(_load, spec, choice, settings),
-        lease,
-        consumer,
-        clock,
-        limits=WorkerLimits(settings.batch_size, settings.max_attempts, settings.batch_wait_ms / 1000),
-        device=device,
-        stopping=stopping,
+    limits = WorkerLimits(
+        settings.batch_size,
+        settings.max_attempts,
+        settings.batch_wait_ms / 1000,
+        card_s=settings.request_timeout_s + _CARD_MARGIN_S,
     )
+    return Worker(spec, load, lease, consumer, clock, limits=limits, device=device)
 
 
 def _choice(settings: Settings, spec: ModelSpec) -> Choice:
     return choose_for(spec, settings.engine, settings.precision, keras_backend=settings.keras_backend)
 
 
-def _load(spec: ModelSpec, choice: Choice, settings: Settings) -> Engine:
+def _load(settings: Settings, spec: ModelSpec) -> Engine:
+    choice = _choice(settings, spec)
     options = EngineOptions(
         settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads
     )
-    return engines.load(spec, choice, options)
+    return engines.load(replace(spec, engine=choice.engine, precision=choice.precision), choice, options)
 
 
 if __name__ == "__main__":

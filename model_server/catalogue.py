@@ -4,7 +4,6 @@ Owns what a model is, as its folder describes it. The fields of model.toml are m
 network: sources.py and engines/ do.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from model_server.model_toml import (
     TFLite,
 )
 from model_server.refusal import CatalogueError
+from model_server.versions import version_of
 
 __all__ = [
     "CatalogueError",
@@ -90,11 +90,7 @@ class ModelSpec:
     @property
     def version(self) -> str:
         """Twelve hexadecimal digits that change with the folder's content and the source."""
-        digest = hashlib.sha256(repr(self.source).encode())
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file():
-                digest.update(path.relative_to(self.folder).as_posix().encode() + path.read_bytes())
-        return digest.hexdigest()[:12]
+        return version_of(self.folder, repr(self.source))
 
     def card(self) -> Card:
         """What the web tier gets to know of it."""
@@ -108,6 +104,7 @@ class ModelSpec:
             engine=self.engine,
             precision=self.precision,
             weights=self.weights,
+            model_version=self.version,
         )
 
 

@@ -1,11 +1,9 @@
 """The keeper: a thread that renews a worker's lease while its network computes.
 
-Owns renewal, the recovery of lost peers, and the end of a process whose network hangs. It never claims
-or completes.
+Owns renewal, the recovery of lost peers, and the verdict that a network hangs. It never claims or completes.
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,12 +19,6 @@ _LOG = logging.getLogger(__name__)
 EXIT_HUNG: Final = 70
 """Exit status (EX_SOFTWARE) of a process whose network hung; the process manager starts a new one."""
 
-
-def _end_process() -> None:
-    # Not sys.exit: the hung call would never return. The claims go to peers once the lease has lapsed.
-    os._exit(EXIT_HUNG)
-
-
 _AFTER_LAPSE_S: Final = 0.02
 """Looked at again a little after a lease lapses: Redis judges by its own clock, ours may be ms ahead."""
 
@@ -35,7 +27,8 @@ class Keeper(threading.Thread):
     """Renews at a third of the lease, so that two renewals may fail before it lapses.
 
     Awake when a peer's lease lapses, too: looking only every third of LEASE_S left a killed worker's jobs
-    lying for up to a second more (LEASE_S=3).
+    lying for up to a second more (LEASE_S=3). A worker whose network hangs is renewed no more, so that its
+    jobs go to others; `on_hung` is told once, and ends the process: the call would never return.
     """
 
     def __init__(
@@ -44,13 +37,13 @@ class Keeper(threading.Thread):
         *,
         lease_s: float,
         model_call_max_s: float,
-        end_process: Callable[[], None] = _end_process,
+        on_hung: Callable[[], None],
     ) -> None:
         super().__init__(name=f"keeper-{worker.spec.name}", daemon=True)
         self._worker = worker
         self._lease_s = lease_s
         self._model_call_max_s = model_call_max_s
-        self._end_process = end_process
+        self._on_hung = on_hung
         self._closed = threading.Event()
         self._reap_from: float | None = 0.0
         """Monotonic time from which peers may be reaped; None while Redis is away."""
@@ -73,15 +66,17 @@ class Keeper(threading.Thread):
         usual_s = self._lease_s / 3
         began = self._worker.call_began
         if began is not None and now - began > self._model_call_max_s:
-            _LOG.critical(
-                "%s: a call of the network has taken over %g s; this process ends",
-                self._worker.spec.name,
-                self._model_call_max_s,
-            )
-            self._end_process()
+            if not self._worker.is_hung:
+                _LOG.critical(
+                    "%s: a call of the network has taken over %g s; this process ends",
+                    self._worker.spec.name,
+                    self._model_call_max_s,
+                )
+                self._worker.is_hung = True
+                self._on_hung()
             return usual_s
         worker = self._worker.lease.worker
-        if not worker or self._worker.has_left:
+        if not worker or self._worker.registration.has_left:
             return usual_s
         try:
             self._renew(worker)
@@ -100,7 +95,7 @@ class Keeper(threading.Thread):
         try:
             self._worker.lease.renew()
         except LeaseLost:
-            self._worker.ensure_registered(lost=worker)
+            self._worker.registration.ensure(lost=worker)
         self._worker.standing.announce()
         if self._worker.standing.state.state is WorkerState.READY:
             health.beat(self._worker.spec.name, lease_s=self._lease_s)

@@ -21,11 +21,15 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for each in STOP_SIGNALS:
             signal.signal(each, lambda *_: None)
 
     def wait(self, within_s: float | None = None) -> bool:
         """Whether one has come, waiting so long for it; without end by default."""
         return bool(select.select([self._read], [], [], within_s)[0])
+
+    def give(self) -> None:
+        """As if one had come."""
+        os.write(self._write, b"\0")

@@ -28,6 +28,7 @@ class Standing:
         self._stopping = stopping
         self._state = State(WorkerState.LOADING, version)
         self._announcing = threading.Lock()
+        self._changing = threading.Lock()
 
     @property
     def state(self) -> State:
@@ -38,7 +39,19 @@ class Standing:
 
     def say(self, state: State) -> None:
         """Change the state and publish it; if Redis is away the keeper's next renewal does."""
-        self._state = state
+        with self._changing:
+            self._state = state
+        self._publish()
+
+    def explain(self, reason: str) -> None:
+        """Give a reason beside the state that it has, or take it away."""
+        with self._changing:
+            if self._state.reason == reason:
+                return
+            self._state = replace(self._state, reason=reason)
+        self._publish()
+
+    def _publish(self) -> None:
         try:
             self.announce()
         except BrokerUnavailable as error:
@@ -51,9 +64,10 @@ class Standing:
 
     def measure(self, pictures: int, seconds: float) -> None:
         """Add a batch to the moving averages; they are published with the next renewal."""
-        old = self._state
-        rate, latency_ms = pictures / seconds, seconds * 1000
-        if old.rate:
-            rate = old.rate + _SMOOTHING * (rate - old.rate)
-            latency_ms = old.latency_ms + _SMOOTHING * (latency_ms - old.latency_ms)
-        self._state = replace(old, rate=round(rate, 3), latency_ms=round(latency_ms, 3))
+        with self._changing:
+            old = self._state
+            rate, latency_ms = pictures / seconds, seconds * 1000
+            if old.rate:
+                rate = old.rate + _SMOOTHING * (rate - old.rate)
+                latency_ms = old.latency_ms + _SMOOTHING * (latency_ms - old.latency_ms)
+            self._state = replace(old, rate=round(rate, 3), latency_ms=round(latency_ms, 3))

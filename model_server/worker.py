@@ -1,11 +1,12 @@
-"""A worker: one model, one lease; batches are claimed, run and completed.
+"""A worker: one version of a model, one lease; batches are claimed, run and completed.
 
 Owns what those steps do, and what happens when Redis or the lease goes away between them. Which of them
-overlap is pipeline.py's; the lease is kept alive by keeper.py, from another thread.
+overlap is pipeline.py's; the lease is kept alive by keeper.py, from another thread; which version when is
+serving.py's.
 """
 
-import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -31,14 +32,14 @@ from model_server.catalogue import ModelSpec
 from model_server.device import Device
 from model_server.engines import Engine, Outputs
 from model_server.pipeline import Pipeline
+from model_server.registration import RECONNECT_S, Registration
+from model_server.serving_out import Leftovers
 from model_server.standing import Standing
 
 _LOG = logging.getLogger(__name__)
 
 IDLE_S: Final = 1.0
 """An idle worker tries a claim this often even if no bell rings: what a lost wake-up costs at most."""
-
-_RECONNECT_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,12 @@ class WorkerLimits:
     batch_size: int
     max_attempts: int
     batch_wait_s: float = 0.0
+    card_s: float = 0.0
+    """For so long after another card came out jobs may come that were prepared by the last."""
 
 
 class Worker:
-    """Serves one model until `stopping` is set. `device` is held while the network runs."""
+    """Serves one version until it is told to stop. `device` is held while the network runs."""
 
     def __init__(
         self,
@@ -63,13 +66,18 @@ class Worker:
         *,
         limits: WorkerLimits,
         device: Device,
-        stopping: threading.Event,
     ) -> None:
         self.spec = spec
         self.lease = lease
-        self.stopping = stopping
+        self.stopping = threading.Event()
         self.call_began: float | None = None
         """Monotonic time at which the running call of the network began; None between calls."""
+        self.is_hung = False
+        """Its call takes so long that nobody waits for it any more."""
+        self.ready = threading.Event()
+        """Set once it serves."""
+        self._is_serving_out = False
+        self._serves_out_until = math.inf
         self._load = load
         self._consumer = consumer
         self._clock = clock
@@ -79,40 +87,35 @@ class Worker:
         )
         self._ran = 0.0  # monotonic time at which the last batch had run
         self._engine: Engine | None = None
-        self._version = spec.version
-        self.standing = Standing(lease, spec.name, self._version, stopping)
-        self._registering = threading.Lock()
-        self.has_left = False
+        self.version = spec.version
+        self.standing = Standing(lease, spec.name, self.version, self.stopping)
+        self.registration = Registration(spec.name, lease, self.standing, self.stopping)
         self._claims_uncertain = False
         self.notice = "random weights: the labels mean nothing" if spec.weights == "random" else ""
 
+    def stop(self, *, within_s: float = math.inf) -> None:
+        """Tell it to go. Jobs that only it can run are run first, for so long at most."""
+        self._serves_out_until = min(self._serves_out_until, time.monotonic() + within_s)
+        self.stopping.set()
+
     def run(self) -> None:
-        """Register, load, serve, leave. Returns once `stopping` is set."""
-        self.ensure_registered()
+        """Register, load, serve, leave. Returns once it was told to go."""
+        self.registration.ensure()
         if not self.lease.worker:
             return  # told to stop while Redis was away
-        reason = self._failure_to_load()
-        if reason:
-            self.standing.say(State(WorkerState.FAILED, self._version, reason=reason))
+        self._engine, reason = load_or_reason(self.spec.name, self._load)
+        if self._engine is None:
+            self.standing.say(State(WorkerState.FAILED, self.version, reason=reason))
             _LOG.error("%s failed to load: %s", self.spec.name, reason)
             self.stopping.wait()
         else:
-            self.standing.say(State(WorkerState.READY, self._version))
-            _LOG.info("%s is ready (worker %s)", self.spec.name, self.lease.worker)
+            self.standing.say(State(WorkerState.READY, self.version))
+            _LOG.info("%s is ready (version %s, worker %s)", self.spec.name, self.version, self.lease.worker)
+            self.ready.set()
             while not self.stopping.is_set():
                 self.step()
+            self._serve_out()
         self._leave()
-
-    def _failure_to_load(self) -> str:
-        """Load the engine. Returns why it can't be had; empty when it can."""
-        try:
-            self._engine = self._load()
-        except ModelUnavailable as error:
-            return error.message
-        except Exception as error:  # noqa: BLE001 - whatever a network raises, the other models serve on
-            _LOG.exception("%s can't be run", self.spec.name)
-            return f"{self.spec.name}: the network can't be run as its model.toml says ({first_line(error)})."
-        return ""
 
     def step(self) -> int:
         """One batch run, the next claimed and the last completed meanwhile; else a wait of IDLE_S at most.
@@ -129,43 +132,28 @@ class Worker:
             if not jobs:
                 self._consumer.wait(IDLE_S)
         except LeaseLost:
-            self.ensure_registered(lost=worker)
+            self.registration.ensure(lost=worker)
             return 0
         except BrokerUnavailable as error:
             self._claims_uncertain = True
             _LOG.warning("%s: %s Trying again.", self.spec.name, error.message)
-            self.stopping.wait(_RECONNECT_S)
+            self.stopping.wait(RECONNECT_S)
             return 0
         return jobs
 
-    def ensure_registered(self, *, lost: str = "") -> None:
-        """Renew the lease `lost` (empty: the first), or take one under a new id if it was reaped.
-
-        Called by both threads; waits for Redis. Local batches of the old id are refused from then on.
-        """
-        while True:
-            try:
-                with self._registering:
-                    if self.has_left:
-                        return
-                    if self.lease.worker == lost and not self._renewed():
-                        worker = self.lease.register(self.standing.state)
-                        _LOG.info("%s registered as worker %s", self.spec.name, worker)
-                return
-            except BrokerUnavailable as error:
-                _LOG.warning("%s: %s Trying again.", self.spec.name, error.message)
-                if self.stopping.wait(_RECONNECT_S):
-                    return
-
-    def _renewed(self) -> bool:
-        if not self.lease.worker:
-            return False
+    def _serve_out(self) -> None:
+        """Run what was prepared for this worker's input, where those that stay take another (claim.lua)."""
+        # Said before others are asked: of two that go at once, one at least hears of the other.
+        self.standing.say(self.standing.state)
+        last = self._clock.now() + self._limits.card_s
+        left = Leftovers(self.spec.input, self.lease, self._consumer, self._clock, last)
+        self._is_serving_out = True
         try:
-            self.lease.renew()
-        except LeaseLost as error:
+            while time.monotonic() < self._serves_out_until and left.may_come():
+                self.step()
+        except ServiceError as error:
             _LOG.warning("%s: %s", self.spec.name, error.message)
-            return False
-        return True
+        self._is_serving_out = False
 
     def _gather(self) -> None:
         """Let a batch fill up in the queue, where others can still take it, if BATCH_WAIT_MS says so."""
@@ -182,14 +170,21 @@ class Worker:
             self._consumer.wait(min(left_s, IDLE_S))
 
     def _claim(self) -> batching.Formed | None:
-        if self.stopping.is_set():
+        if self.stopping.is_set() and not self._is_serving_out:
             return None
         worker, began = self.lease.worker, time.monotonic()
         claimed = self._consumer.claim(worker, self._limits.batch_size)
         if not claimed:
             return None
         now = self._clock.now()
-        batch = batching.form(claimed, self.spec.input, now=now, max_attempts=self._limits.max_attempts)
+        batch = batching.form(
+            claimed,
+            self.spec.input,
+            now=now,
+            max_attempts=self._limits.max_attempts,
+            # A place in a picture that was scaled could be another place of the upload.
+            only_places=self.spec.task != "classification",
+        )
         return batching.Formed(worker, batch, claimed_at=now, began=began)
 
     def _run(self, formed: batching.Formed) -> outcomes.Done:
@@ -204,7 +199,7 @@ class Worker:
         if runnable:
             self.standing.measure(len(runnable), ran - max(formed.began, self._ran))
         self._ran = ran
-        done = outcomes.of(formed.batch, self.spec, self._version, self.notice, formed.claimed_at, timings)
+        done = outcomes.of(formed.batch, self.spec, self.version, self.notice, formed.claimed_at, timings)
         return outcomes.Done(formed.worker, done)
 
     def _predict(self, pictures: NDArray[np.uint8]) -> Outputs:
@@ -234,24 +229,26 @@ class Worker:
                 return
             except LeaseLost:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.
-                self.ensure_registered(lost=worker)
+                self.registration.ensure(lost=worker)
                 if self.lease.worker != worker:
                     _LOG.warning("%s: a batch of %d was left to others", self.spec.name, len(done.outcomes))
                     return
             except BrokerUnavailable as error:
                 # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
                 _LOG.warning("%s: %s Trying again.", self.spec.name, error.message)
-                time.sleep(_RECONNECT_S)
+                time.sleep(RECONNECT_S)
 
     def _leave(self) -> None:
         self._pipeline.close()
-        try:
-            with self._registering:
-                self.has_left = True  # from here on the keeper neither renews nor registers anew
-                with contextlib.suppress(LeaseLost):
-                    self.lease.renew()  # lapsed but not reaped, it could not give its claims back
-                self.lease.leave()
-        except ServiceError as error:
-            _LOG.warning("%s: left without a word to Redis: %s", self.spec.name, error.message)
-        else:
-            _LOG.info("%s: worker %s has left", self.spec.name, self.lease.worker)
+        self.registration.leave()
+
+
+def load_or_reason(model: str, load: Callable[[], Engine]) -> tuple[Engine | None, str]:
+    """The engine; or None, and why it can't be had."""
+    try:
+        return load(), ""
+    except ModelUnavailable as error:
+        return None, error.message
+    except Exception as error:  # noqa: BLE001 - whatever a network raises, the other models serve on
+        _LOG.exception("%s can't be run", model)
+        return None, f"{model}: the network can't be run as its model.toml says ({first_line(error)})."

@@ -18,6 +18,7 @@ from broker.messages import Card, Fit, InputSpec, Job, State, WorkerState
 from broker.producer import Limits, Producer
 from model_server.catalogue import KerasFile, Label, ModelSpec
 from model_server.device import Device
+from model_server.engines import Engine
 from model_server.worker import Worker, WorkerLimits
 
 MODEL = "tiny"
@@ -96,7 +97,14 @@ def worker(
     client: redis.Redis, keys: Keys, engine: FakeEngine, folder: Path, *, lease_s: float = 30.0
 ) -> Worker:
     """A registered worker of the tiny model; its thread is the caller's."""
-    spec = ModelSpec(
+    made = unregistered_worker(client, keys, spec(folder), lambda: engine, lease_s=lease_s)
+    made.registration.ensure()
+    return made
+
+
+def spec(folder: Path) -> ModelSpec:
+    """The tiny model, with its version from the files of `folder`."""
+    return ModelSpec(
         name=MODEL,
         folder=folder,
         task="classification",
@@ -108,18 +116,26 @@ def worker(
         engine="fake",
         precision="fp32",
     )
-    made = Worker(
+
+
+def unregistered_worker(
+    client: redis.Redis,
+    keys: Keys,
+    spec: ModelSpec,
+    load: Callable[[], Engine],
+    *,
+    lease_s: float = 30.0,
+) -> Worker:
+    """A worker of the tiny model before its `run`."""
+    return Worker(
         spec,
-        lambda: engine,
+        load,
         lease(client, keys, lease_s=lease_s),
         consumer(client, keys),
         RedisClock(),
         limits=WorkerLimits(batch_size=4, max_attempts=3),
         device=Device(),
-        stopping=threading.Event(),
     )
-    made.ensure_registered()
-    return made
 
 
 def step(worker: Worker) -> int:

@@ -39,13 +39,17 @@ def width_of(precision: str) -> Width:
 def converted(spec: ModelSpec, width: Width, store: Store) -> Entry:
     """The network of `spec` from the store, or converted into it. Raises ModelUnavailable with the reason."""
     packages = () if spec.is_imported else ("keras", "tensorflow", "tensorflow-cpu")
-    ingredients = network_ingredients(spec) | {"width": width, "versions": _versions(packages)}
+    kept = network_ingredients(spec)
+    ingredients = kept | {"width": width, "versions": _versions(packages)}
 
     def make(folder: Path) -> dict[str, object]:
         how = "imported: once, for some seconds"
         how = how if spec.is_imported else "converted for OpenVINO: once, for about fifteen seconds"
         _LOG.info("%s is %s", spec.name, how)
         _run_child(spec, width, folder)
+        if network_ingredients(spec) != kept:
+            # What the child read may not be what this entry is named by: it would be served for ever.
+            raise ModelUnavailable(f"{spec.name}: its files changed while it was converted.")
         return {}
 
     return store.find_or_make(spec.name, ingredients, make)

@@ -29,7 +29,7 @@ def ended() -> list[bool]:
 @pytest.fixture
 def keeper(worker: Worker, ended: list[bool], monkeypatch: pytest.MonkeyPatch) -> Keeper:
     monkeypatch.setattr(Lease, "server_uptime_s", lambda _: 1000)
-    return Keeper(worker, lease_s=LEASE_S, model_call_max_s=60, end_process=lambda: ended.append(True))
+    return Keeper(worker, lease_s=LEASE_S, model_call_max_s=60, on_hung=lambda: ended.append(True))
 
 
 def _lost_peer(client: redis.Redis, keys: Keys) -> str:
@@ -72,7 +72,7 @@ def test_the_keeper_is_awake_when_the_lease_of_a_peer_lapses(
     client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Lease, "server_uptime_s", lambda _: 1000)
-    keeper = Keeper(worker, lease_s=60, model_call_max_s=60)
+    keeper = Keeper(worker, lease_s=60, model_call_max_s=60, on_hung=lambda: None)
     assert keeper.tick(0.0) == 20
     fakes.lease(client, keys, lease_s=60).register(READY)
     assert keeper.tick(0.0) == 20
@@ -108,14 +108,17 @@ def test_nobody_is_reaped_while_redis_is_younger_than_a_lease(
     assert client.llen(keys.of(MODEL).claims(lost)) == 1
 
 
-def test_a_call_that_takes_too_long_ends_the_process(
-    worker: Worker, keeper: Keeper, ended: list[bool]
+def test_a_call_that_takes_too_long_is_told_once_and_its_lease_left_to_lapse(
+    client: redis.Redis, keys: Keys, worker: Worker, keeper: Keeper, ended: list[bool]
 ) -> None:
     worker.call_began = 100.0
     keeper.tick(160.0)
     assert not ended
+    lease = client.zscore(keys.of(MODEL).workers, worker.lease.worker)
     keeper.tick(160.1)
-    assert ended
+    keeper.tick(161.1)
+    assert (ended, worker.is_hung) == ([True], True)
+    assert client.zscore(keys.of(MODEL).workers, worker.lease.worker) == lease
 
 
 def test_a_worker_that_has_left_is_not_brought_back(
@@ -124,7 +127,7 @@ def test_a_worker_that_has_left_is_not_brought_back(
     worker.stopping.set()
     worker._leave()
     keeper.tick(0.0)
-    worker.ensure_registered(lost=worker.lease.worker)
+    worker.registration.ensure(lost=worker.lease.worker)
     score = client.zscore(keys.of(MODEL).workers, worker.lease.worker)
     assert score is not None
     assert score < 0

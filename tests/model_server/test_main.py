@@ -1,6 +1,6 @@
 """What the process hands to its workers: the choice of engine, for the card, the answers and the loading."""
 
-import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,11 +42,12 @@ def test_the_choice_reaches_the_card_the_answers_and_the_engine(
     }
     loaded: list[object] = []
     monkeypatch.setattr(engines, "load", lambda *arguments: loaded.extend(arguments))
-    worker = server._worker(
-        Settings.from_env(given), tiny.spec(tmp_path), CHOICE, Device(), threading.Event()
-    )
+    settings, spec = Settings.from_env(given), tiny.spec(tmp_path)
+    monkeypatch.setattr(server, "_choice", lambda *_: CHOICE)
+    load = partial(server._load, settings, spec)
+    worker = server._staff(settings, Device(), lambda: None, spec, load).worker
     assert (worker.spec.engine, worker.spec.precision) == (CHOICE.engine, CHOICE.precision)
     card = worker.spec.card()
     assert (card.engine, card.precision) == (CHOICE.engine, CHOICE.precision)
     worker._load()
-    assert loaded[1:] == [CHOICE, EngineOptions(5, cache=Path("kept"), threads=3)]
+    assert loaded == [worker.spec, CHOICE, EngineOptions(5, cache=Path("kept"), threads=3)]

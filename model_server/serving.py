@@ -1,0 +1,172 @@
+"""One model of this process through its versions: a worker, and its successor when the folder changes.
+
+Owns which version is served when: the look at the folder, the new worker beside the old, the end of the old.
+What a worker does is worker.py's, what changed versions.py's to say.
+"""
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from broker.errors import ModelUnavailable
+from broker.messages import State, WorkerState
+from model_server.catalogue import CatalogueError, ModelSpec
+from model_server.engines import Engine
+from model_server.keeper import Keeper
+from model_server.versions import Snapshot, Watch
+from model_server.worker import Worker, load_or_reason
+
+_LOG = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+"""How often the folder is looked at: a `stat` a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A worker with the threads that it has."""
+
+    worker: Worker
+    keeper: Keeper
+    thread: threading.Thread
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How a version comes to be served. Each may be called again for the next one."""
+
+    read: Callable[[], ModelSpec]
+    """Raises CatalogueError."""
+    load: Callable[[ModelSpec], Engine]
+    """Raises ModelUnavailable."""
+    staff: Callable[[ModelSpec, Callable[[], Engine]], Post]
+    """A worker with its threads, not yet started."""
+
+
+class Serving:
+    """Serves a model from `start` until `stop`. `watch` was made before `spec` was read."""
+
+    def __init__(self, spec: ModelSpec, watch: Watch, means: Means) -> None:
+        self.name = spec.name
+        self._watch = watch
+        self._means = means
+        self._stopping = threading.Event()
+        self._starting = threading.Lock()
+        self.posts: list[Post] = []
+        """The one that serves is the last; before it, one that leaves."""
+        seen = watch.settled
+        self._add(spec, lambda: self._loaded(spec, seen))
+        self._thread = threading.Thread(target=self._run, name=f"versions-{spec.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the first worker, and the look at the folder."""
+        self._start(self.posts[0])
+        self._thread.start()
+
+    def stop(self, *, within_s: float) -> None:
+        """Tell every worker to go: what runs is finished, the rest goes back to the queue."""
+        with self._starting:
+            self._stopping.set()
+        for post in self.posts:
+            post.worker.stop(within_s=within_s)
+
+    def join(self, until: float) -> None:
+        """Wait for the workers, until that monotonic time; not for one whose network hangs."""
+        for post in self.posts:
+            while post.thread.is_alive() and not post.worker.is_hung and time.monotonic() < until:
+                post.thread.join(0.05)
+
+    def look(self, now: float) -> None:
+        """One look at the folder; a change that is complete is taken up, or refused."""
+        if self.posts[-1].worker.standing.state.state is WorkerState.LOADING:
+            return
+        found = self._watch.look(now)
+        if found is not None:
+            self._take_up(found)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(LOOK_S):
+            try:
+                self.look(time.monotonic())
+            except Exception:  # noqa: BLE001 - a thread that dies quietly would never take up a version again
+                _LOG.exception("%s: the look at its folder failed; it goes on. This is a bug", self.name)
+
+    def _take_up(self, found: Snapshot) -> None:
+        worker = self.posts[-1].worker
+        try:
+            if not found:
+                raise CatalogueError(f"{self.name}: its folder is gone, or empty.")
+            spec = self._means.read()
+            is_served = spec.version == worker.version and worker.ready.is_set()
+        except (CatalogueError, OSError) as error:
+            self._refuse(found, str(error))
+            return
+        if is_served:
+            self._watch.settle(found)
+            worker.standing.explain("")
+            return
+        _LOG.info("%s: its folder has changed; version %s is loaded", self.name, spec.version)
+        engine, reason = load_or_reason(self.name, lambda: self._loaded(spec, found))
+        if engine is not None:
+            self._watch.settle(found)
+            self._succeed(spec, engine)
+        else:
+            self._refuse(found, reason)
+
+    def _loaded(self, spec: ModelSpec, seen: Snapshot) -> Engine:
+        """The engine of just what was seen. Raises ModelUnavailable."""
+        try:
+            return self._means.load(spec)
+        finally:
+            if not self._watch.is_still(seen):
+                raise ModelUnavailable(f"{self.name}: its files changed while they were loaded.")
+
+    def _refuse(self, found: Snapshot, reason: str) -> None:
+        """Say so, and serve on. What has changed meanwhile is looked at anew."""
+        if not self._watch.is_still(found):
+            return
+        self._watch.settle(found)
+        worker = self.posts[-1].worker
+        if not worker.ready.is_set():
+            _LOG.error("%s: its changed folder can't be served either: %s", self.name, reason)
+            worker.standing.say(State(WorkerState.FAILED, worker.version, reason=reason))
+            return
+        _LOG.error(
+            "%s: its changed folder is refused, version %s serves on: %s", self.name, worker.version, reason
+        )
+        worker.standing.explain(f"{reason} Version {worker.version} serves on.")
+
+    def _succeed(self, spec: ModelSpec, engine: Engine) -> None:
+        """Put a new worker beside the old one; once it serves, the old one goes."""
+        old = self.posts[-1]
+        new = self._add(spec, lambda: engine)
+        if not self._start(new):
+            return
+        while not new.worker.ready.wait(0.2):
+            if self._stopping.is_set():
+                return
+        old.worker.stop()
+        old.thread.join()
+        old.keeper.close()
+        self.posts.remove(old)
+        _LOG.info("%s: version %s has taken over from %s", self.name, new.worker.version, old.worker.version)
+        del old
+        gc.collect()  # a network and two connections go now, not when the collector comes by
+
+    def _add(self, spec: ModelSpec, load: Callable[[], Engine]) -> Post:
+        post = self._means.staff(spec, load)
+        self.posts.append(post)
+        return post
+
+    def _start(self, post: Post) -> bool:
+        """Start its threads, unless the process stops."""
+        with self._starting:
+            if self._stopping.is_set():
+                return False
+            post.thread.start()
+            post.keeper.start()
+            return True

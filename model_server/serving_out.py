@@ -1,0 +1,49 @@
+"""What a worker that is told to go still owes: jobs that were prepared for its input, and for no other's.
+
+Owns the question whether some are there or may come. Runs none: worker.py does.
+"""
+
+from dataclasses import dataclass
+
+from broker import codec
+from broker.clock import RedisClock
+from broker.consumer import Consumer
+from broker.errors import MalformedMessage
+from broker.lease import Lease
+from broker.messages import InputSpec, WorkerState
+
+
+@dataclass(slots=True)
+class Leftovers:
+    """The jobs of one input, from the moment in which their last worker is told to go."""
+
+    input: InputSpec
+    lease: Lease
+    consumer: Consumer
+    clock: RedisClock
+    last: float
+    """Redis' time after which no more are accepted: frontends have read the new card by then."""
+
+    def may_come(self) -> bool:
+        """Whether this worker is still needed. Raises ServiceError when Redis can't tell."""
+        if not self._is_the_last():
+            return False
+        return self.clock.now() <= self.last or not self._are_gone()
+
+    def _is_the_last(self) -> bool:
+        """Whether those that stay take another input; where nobody stays, a successor must see to it."""
+        tag, peers = self.input.tag, self.lease.peers()
+        if any(peer.state is WorkerState.READY and peer.input == tag for peer in peers):
+            return False
+        staying = (WorkerState.READY, WorkerState.LOADING)
+        return any(peer.state in staying and peer.input not in ("", tag) for peer in peers)
+
+    def _are_gone(self) -> bool:
+        """Whether the queue has come to what was accepted later: all before it has been claimed."""
+        oldest = self.consumer.oldest()
+        if oldest is None:
+            return True
+        try:
+            return codec.decode_job(oldest).accepted > self.last
+        except MalformedMessage:
+            return False  # the next claim takes it away

@@ -1,0 +1,95 @@
+"""A model's folder as files: has it changed, is it quiet, what does it hold.
+
+Owns the looks at the file system. Knows no model.toml: catalogue.py says what the content means.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+QUIET_S: Final = 2.0
+"""A folder that changed is taken up once nothing has changed for so long: a copy may still be on its way."""
+
+_BLOCK_BYTES: Final = 1024 * 1024
+
+_UNFINISHED: Final = ("~", ".tmp", ".part", ".swp")
+"""How the names end that editors and copying programs give to what they have not finished."""
+
+Snapshot = dict[str, tuple[int, ...]]
+"""Every file's path below the folder -> inode, size, times of change; empty: there is no folder."""
+
+
+def files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file below, in the order of their paths: that path with slashes, and the file.
+
+    Hidden and unfinished ones are left out, and what a link to a folder leads to.
+    """
+    found = [
+        (os.path.relpath(Path(place, name), folder).replace(os.sep, "/"), Path(place, name))
+        for place, _, names in os.walk(folder)
+        for name in names
+    ]
+    return ((path, file) for path, file in sorted(found) if not _is_passed_over(path))
+
+
+def version_of(folder: Path, source: str) -> str:
+    """Twelve hexadecimal digits that change with the content of the files and with `source`.
+
+    Raises OSError when a file goes meanwhile.
+    """
+    digest = hashlib.sha256(source.encode())
+    for path, file in files(folder):
+        digest.update(path.encode())
+        with file.open("rb") as content:
+            while block := content.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def snapshot(folder: Path) -> Snapshot:
+    """How its files are now, without reading them. ctime too: a copy may set the other time as it likes."""
+    seen: Snapshot = {}
+    for path, file in files(folder):
+        try:
+            status = file.stat()
+        except OSError:  # gone since it was listed, or a link that leads nowhere
+            continue
+        seen[path] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return seen
+
+
+class Watch:
+    """Tells when a folder has changed and is quiet again. One thread's. `now` is monotonic seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._settled = self._latest = snapshot(folder)
+        self._since = 0.0
+
+    def look(self, now: float) -> Snapshot | None:
+        """The snapshot of a folder that changed since it was last settled, once it is quiet; else None."""
+        found = snapshot(self._folder)
+        if found != self._latest:
+            self._latest, self._since = found, now
+        if found == self._settled or now - self._since < QUIET_S:
+            return None
+        return found
+
+    def settle(self, taken: Snapshot) -> None:
+        """This has been taken up, or refused: only another is a change."""
+        self._settled = taken
+
+    def is_still(self, taken: Snapshot) -> bool:
+        """Whether nothing has changed since."""
+        return snapshot(self._folder) == taken
+
+    @property
+    def settled(self) -> Snapshot:
+        """What was there when it was made, or settled last."""
+        return self._settled
+
+
+def _is_passed_over(path: str) -> bool:
+    return path.endswith(_UNFINISHED) or any(part.startswith(".") for part in path.split("/"))

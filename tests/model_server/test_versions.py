@@ -1,0 +1,106 @@
+"""Looks at a folder: what is a change, when it is complete, and what its version tells."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from model_server.versions import QUIET_S, Watch, version_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "model"
+    (made / "variables").mkdir(parents=True)
+    (made / "model.toml").write_text("a")
+    (made / "variables" / "weights").write_text("b")
+    return made
+
+
+def _settled(watch: Watch, now: float) -> bool:
+    """Whether a change is found complete: one look notices, one is after the quiet time."""
+    watch.look(now)
+    return watch.look(now + QUIET_S) is not None
+
+
+def test_nothing_new_is_no_change(folder: Path) -> None:
+    assert not _settled(Watch(folder), 10)
+
+
+def _rewrite_in_place(folder: Path) -> None:
+    """Same size, same time, as `cp --preserve` would."""
+    path = folder / "model.toml"
+    before = path.stat()
+    path.write_text("c")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _rename_folder(folder: Path) -> None:
+    shutil.copytree(folder, folder.with_name("new"))
+    folder.rename(folder.with_name("old"))
+    folder.with_name("new").rename(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _rewrite_in_place,
+        _rename_folder,
+        lambda folder: (folder / "variables" / "weights").write_text("longer"),
+        lambda folder: (folder / "labels.csv").write_text("new"),
+        lambda folder: (folder / "model.toml").unlink(),
+        lambda folder: (folder / "variables" / "weights").rename(folder / "weights"),
+    ],
+)
+def test_whatever_changes_is_a_change_once(folder: Path, change: Callable[[Path], object]) -> None:
+    watch = Watch(folder)
+    change(folder)
+    assert _settled(watch, 10)
+    found = watch.look(20)
+    assert found is not None
+    assert watch.is_still(found)
+    watch.settle(found)
+    assert watch.look(30) is None
+
+
+@pytest.mark.parametrize("name", [".model.toml.swp", ".git/config", "mine.keras.tmp", "a~", "b.part"])
+def test_hidden_and_unfinished_files_are_none(folder: Path, name: str) -> None:
+    watch, version = Watch(folder), version_of(folder, "")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    assert not _settled(watch, 10)
+    assert version_of(folder, "") == version
+
+
+def test_what_is_still_being_copied_is_waited_for(folder: Path) -> None:
+    watch = Watch(folder)
+    for step in range(20):
+        with (folder / "model.toml").open("a") as file:
+            file.write("x")
+        assert watch.look(10 + step * QUIET_S * 0.9) is None
+    assert watch.look(10 + 19 * QUIET_S * 0.9 + QUIET_S) is not None
+
+
+def test_a_folder_that_is_gone_is_a_change_to_nothing_and_back(folder: Path) -> None:
+    watch = Watch(folder)
+    folder.rename(folder.with_name("away"))
+    assert watch.look(10) is None
+    assert watch.look(10 + QUIET_S) == {}
+    folder.with_name("away").rename(folder)
+    # As it was: the same files, unchanged.
+    assert not _settled(watch, 20)
+
+
+def test_the_version_is_that_of_every_file_and_of_the_source(folder: Path) -> None:
+    versions = {version_of(folder, "one"), version_of(folder, "two")}
+    for change in (
+        lambda: (folder / "variables" / "weights").write_text("c"),
+        lambda: (folder / "variables" / "weights").rename(folder / "variables" / "other"),
+    ):
+        change()
+        versions.add(version_of(folder, "one"))
+    assert len(versions) == 4
+    os.utime(folder / "model.toml")
+    assert version_of(folder, "one") in versions
