@@ -75,6 +75,10 @@ def _models(text: str) -> tuple[str, ...]:
     return names
 
 
+def _model_or_none(text: str) -> str:
+    return "" if text == "none" else _model(text)
+
+
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip() for origin in text.split(","))
     if origins == ("*",):
@@ -101,6 +105,7 @@ def _redis_url(text: str) -> str:
 _HOST: Final = re.compile(r"[a-z0-9.:-]+")
 _TEXT: Final = _Kind(str, "any text")
 _MODEL: Final = _Kind(_model, "a model's name (a-z, 0-9, _ and -)")
+_MODEL_OR_NONE: Final = _Kind(_model_or_none, "a model's name (a-z, 0-9, _ and -), or none")
 _ORIGINS: Final = _Kind(
     _origins, "* or a list of origins such as https://example.org:8080, with commas between"
 )
@@ -129,6 +134,8 @@ class Settings:
     """The models that a model server loads, and that `make serve` waits for."""
     default_model: str = _setting("", _MODEL)
     """The model of a request that names none; empty: the first of MODELS."""
+    fallback_model: str = _setting("", _MODEL_OR_NONE)
+    """The model that answers for a default model which failed to load; empty: none does."""
     models_dir: str = _setting(str(PROJECT / "models"), _TEXT)
     """The catalogue: one folder a model."""
     resnet50_weights: str = _setting("imagenet", _TEXT)
@@ -195,6 +202,12 @@ class Settings:
         return cls(**{**given, "default_model": settings.models[0]})
 
     @property
+    def served(self) -> tuple[str, ...]:
+        """The models that a model server loads: MODELS, and the one that falls in for the default."""
+        extra = self.fallback_model
+        return (*self.models, extra) if extra and extra not in self.models else self.models
+
+    @property
     def key_ttl_s(self) -> int:
         """Seconds that any key outlives its last write: more than the longest deadline and a tombstone."""
         longest_s = max(self.request_timeout_s, self.async_timeout_s) + self.result_ttl_s
@@ -234,6 +247,11 @@ def weights(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict
     if settings.resnet50_weights != "imagenet":
         given["RESNET50_WEIGHTS"] = settings.resnet50_weights
     return {name: text for name, text in given.items() if text}
+
+
+def is_given(variable: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the user has set a variable, be it to nothing."""
+    return variable in environ
 
 
 def _read(variable: str, text: str, kind: _Kind) -> object:

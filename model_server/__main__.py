@@ -54,7 +54,7 @@ def main() -> int:
         return trial.main(sys.argv[2:])
     try:
         settings = Settings.from_env()
-        models = [_read(settings, name) for name in settings.models]
+        models = [_read(settings, name) for name in settings.served]
     except (SettingError, CatalogueError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG

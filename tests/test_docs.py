@@ -46,7 +46,7 @@ def test_the_table_of_settings_is_the_settings() -> None:
         said, value = rows[field.name.upper()].strip().strip("`"), getattr(defaults, field.name)
         if field.name in ("models_dir", "cache_dir"):
             assert PROJECT / said == Path(value)
-        elif field.name in ("cors_origins",):
+        elif field.name in ("fallback_model", "cors_origins"):
             assert (said, bool(value)) == ("unset", False)
         elif isinstance(value, tuple):
             assert said == ",".join(value)

@@ -20,6 +20,13 @@ def test_the_first_model_is_the_default() -> None:
     assert Settings.from_env({"MODELS": "digits", "DEFAULT_MODEL": "other"}).default_model == "other"
 
 
+def test_a_fallback_is_served_beside_the_models_and_none_is_none() -> None:
+    assert Settings.from_env({"MODELS": "a,b", "FALLBACK_MODEL": "c"}).served == ("a", "b", "c")
+    assert Settings.from_env({"MODELS": "a,b", "FALLBACK_MODEL": "b"}).served == ("a", "b")
+    for text in ("none", ""):
+        assert Settings.from_env({"FALLBACK_MODEL": text}).fallback_model == ""
+
+
 @pytest.mark.parametrize(
     ("text", "origins"),
     [
@@ -53,6 +60,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("MODELS", "a,a", "each once"),
         ("MODELS", "../etc", "a-z"),
         ("DEFAULT_MODEL", "A", "a-z"),
+        ("FALLBACK_MODEL", "A", "or none"),
         ("CORS_ORIGINS", "example.org", "origins such as"),
         ("CORS_ORIGINS", "https://example.org/", "origins such as"),
         ("CORS_ORIGINS", "https://example.org,", "origins such as"),

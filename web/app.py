@@ -16,6 +16,7 @@ from broker.replies import Replies
 from settings import Settings
 from web import cors, errors, health, page, predict, size
 from web.frontend import Frontend, FrontendLimits
+from web.models import Names
 
 _MB = 1024 * 1024
 
@@ -27,7 +28,6 @@ def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
     app = Flask("web")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
-    app.config["DEFAULT_MODEL"] = settings.default_model
     app.json.sort_keys = False  # type: ignore[attr-defined] # the JSON provider is Flask's own by default
     app.extensions["frontend"] = frontend(settings)
     errors.register(app)
@@ -59,7 +59,7 @@ def frontend(settings: Settings) -> Frontend:
         Producer(client, keys, limits),
         Replies(client, keys, str(uuid.uuid4())),
         clock,
-        models=settings.models,
+        names=Names(settings.served, settings.default_model, settings.fallback_model),
         limits=FrontendLimits(
             max_pixels=settings.max_pixels,
             request_timeout_s=settings.request_timeout_s,

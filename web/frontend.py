@@ -1,7 +1,7 @@
 """A frontend: from an upload's bytes to its result, through the queue.
 
-Owns the line's web half: which model, decode, enqueue, wait, give up. Knows no HTTP; predict.py puts
-requests in and answers out.
+Owns the line's web half: decode, enqueue, wait, give up; models.py says which model. Knows no HTTP;
+predict.py puts requests in and answers out.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,23 +21,19 @@ from broker.errors import (
     ClientError,
     DeadlinePassed,
     ModelUnavailable,
-    NoWorker,
     Overloaded,
-    UnknownModel,
 )
 from broker.messages import InputSpec, Job, Result, WorkerState
 from broker.producer import TOLD_S, Pending, Producer
 from broker.registry import ModelView, Registry
 from broker.replies import Replies, Waiter
 from web import images
+from web.models import RETRY_FAILED_S, Models, Names
 
 _LOG = logging.getLogger(__name__)
 
 LOOK_AT_CLIENT_S: Final = 0.25
 """How often a waiting request looks whether its client is still there."""
-
-_RETRY_FAILED_S: Final = 30
-"""Advice for a model that failed to load: only an operator changes that."""
 
 
 class ClientGone(ClientError):
@@ -80,14 +76,14 @@ class Frontend:
         replies: Replies,
         clock: RedisClock,
         *,
-        models: tuple[str, ...],
+        names: Names,
         limits: FrontendLimits,
     ) -> None:
         self.registry = registry
         self.producer = producer
         self.replies = replies
         self._clock = clock
-        self._expected = models
+        self.models = Models(registry, clock, names, request_timeout_s=limits.request_timeout_s)
         self._limits = limits
         self._slots = threading.BoundedSemaphore(limits.requests)
         # More at once would be no faster, and each may take a gigabyte (50 million pixels in 16 bits).
@@ -108,31 +104,6 @@ class Frontend:
         finally:
             self._slots.release()
 
-    def expects(self, name: str) -> bool:
-        """Whether MODELS names it: its model server may still be starting."""
-        return name in self._expected
-
-    def unknown(self, name: str, models: Mapping[str, ModelView]) -> UnknownModel:
-        """The refusal of a name that is no model's; it names those that are served or expected."""
-        served = (known for known, view in models.items() if view.state is not None)
-        known = ", ".join(sorted({*served, *self._expected}))
-        return UnknownModel(f"There is no model {name[:60]!r}. There are: {known}.")
-
-    def model(self, name: str) -> ModelView:
-        """The model of that name, able to answer. Raises UnknownModel, NoWorker, ModelUnavailable."""
-        models = self.registry.models()
-        view = models.get(name)
-        if view is None:
-            if self.expects(name):
-                raise NoWorker(f"No model server has announced {name} yet; it may still be starting.")
-            raise self.unknown(name, models)
-        if view.state is WorkerState.FAILED:
-            raise ModelUnavailable(view.reason, retry_after_s=_RETRY_FAILED_S)
-        silent_s = self._clock.now() - view.last_alive
-        if view.state is None and silent_s > self._limits.request_timeout_s:
-            raise NoWorker(f"No model server has served {name} for {self._limits.request_timeout_s:g} s.")
-        return view
-
     def accept(
         self,
         view: ModelView,
@@ -142,6 +113,7 @@ class Frontend:
         polled: bool,
         traceparent: str | None,
         since: float,
+        notice: str = "",
     ) -> Accepted:
         """Decode, fit and enqueue one picture. Raises ClientError, Overloaded, BrokerUnavailable.
 
@@ -150,7 +122,7 @@ class Frontend:
         model = view.card.model
         timeout_s = self._limits.async_timeout_s if polled else self._limits.request_timeout_s
         wait_until = since + timeout_s
-        size = codec.job_size(view.card.input)
+        size = codec.job_size(view.card.input) + len(notice)
 
         def admit() -> None:
             self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
@@ -171,6 +143,7 @@ class Frontend:
             top=top,
             traceparent=traceparent,
             input=view.card.input.tag,
+            notice=notice,
         )
         try:
             self.producer.enqueue(model, job, now=now)
@@ -220,7 +193,7 @@ class Frontend:
             if result is not None:
                 return result
             if reason:
-                raise ModelUnavailable(reason, retry_after_s=_RETRY_FAILED_S)
+                raise ModelUnavailable(reason, retry_after_s=RETRY_FAILED_S)
             raise DeadlinePassed(f"No answer came in {self._limits.request_timeout_s:g} s.")
         finally:
             self.replies.forget(waiter)

@@ -33,8 +33,8 @@ def readyz() -> Response:
     except BrokerUnavailable as error:
         return respond(error)
     wanted = request.args.get("model")
-    if wanted and wanted not in views and not frontend.expects(wanted):
-        raise frontend.unknown(wanted, views)
+    if wanted and wanted not in views and not frontend.models.expects(wanted):
+        raise frontend.models.unknown(wanted, views)
     states = {
         name: view.state.value if view.state else "no worker"
         for name, view in views.items()
@@ -54,7 +54,10 @@ def models() -> Response:
     frontend: Frontend = current_app.extensions["frontend"]
     views = frontend.registry.models(fresh=True)
     return jsonify(
-        default_model=current_app.config["DEFAULT_MODEL"], models=[_shown(view) for view in views.values()]
+        default_model=frontend.models.default,
+        fallback_model=frontend.models.fallback or None,
+        default_answered_by=frontend.models.answering(),
+        models=[_shown(view) for view in views.values()],
     )
 
 

@@ -22,9 +22,12 @@ def index() -> Response:
     except BrokerUnavailable as error:
         views, problem = [], error.message
     ready = [view.card.model for view in views if view.state is WorkerState.READY]
-    default = current_app.config["DEFAULT_MODEL"]
-    chosen = default if default in ready else next(iter(ready), default)
-    page = render_template("index.html", views=views, chosen=chosen, problem=problem)
+    default, answering = frontend.models.default, frontend.models.answering()
+    chosen = answering if answering in ready else next(iter(ready), default)
+    fallback = answering if answering != default else ""
+    page = render_template(
+        "index.html", views=views, chosen=chosen, problem=problem, default=default, fallback=fallback
+    )
     response = make_response(page)
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; "

@@ -13,13 +13,15 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request, url_for
 
-from broker.errors import BrokerUnavailable, ServiceError, Unavailable
+from broker.errors import BrokerUnavailable, ModelUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
 from broker.messages import Failure, Result
 from broker.producer import Pending
 from web import errors, uploads
 from web.errors import NotFound
 from web.frontend import Accepted, ClientGone, Frontend
+from web.models import Chosen
+from web.uploads import Upload
 
 blueprint = Blueprint("predict", __name__)
 
@@ -40,7 +42,7 @@ def predict() -> Response:
 def prediction(job_id: str) -> Response:
     """The result of a job that was accepted with `Prefer: respond-async`."""
     frontend: Frontend = current_app.extensions["frontend"]
-    model = request.args.get("model") or current_app.config["DEFAULT_MODEL"]
+    model = request.args.get("model") or frontend.models.default
     result = frontend.poll(model, job_id) if _is_uuid(job_id) and MODEL_NAME.fullmatch(model) else None
     if result is None:
         raise NotFound(f"{model[:60]!r} has no prediction with this id (any more); ?model= names another.")
@@ -56,30 +58,57 @@ def _outcomes(frontend: Frontend) -> list[Outcome]:
     """Enqueue every picture, then wait for every result (a poller's jobs are not waited for)."""
     since = time.monotonic()
     upload = uploads.read(request)
-    view = frontend.model(upload.parameters.get("model") or current_app.config["DEFAULT_MODEL"])
-    top = uploads.top(upload, default=view.card.top, top_max=view.card.top_max)
+    name = upload.parameters.get("model")
+    chosen = frontend.models.choose(name)
+    _top(upload, chosen)  # a request that asks for too many is refused whole
     polled = uploads.wants_async(request)
-    traceparent = uploads.traceparent(request)
+    accept = partial(_accept, frontend, upload, polled=polled, since=since)
+    client_gone = partial(_client_gone, request.environ)
     outcomes: list[Outcome] = []
     try:
         for picture in upload.pictures:
             if outcomes and isinstance(outcomes[-1], BrokerUnavailable):
                 outcomes.append(outcomes[-1])  # each would find out anew, 0.9 s later
                 continue
-            if outcomes and _client_gone(request.environ):
+            if outcomes and client_gone():
                 raise ClientGone("The client hung up.")
-            accept = partial(frontend.accept, view, picture, top=top, polled=polled, traceparent=traceparent)
-            outcomes.append(_outcome(partial(accept, since=since)))
+            outcomes.append(_outcome(partial(accept, chosen, picture)))
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Accepted) and not polled:
-                wait = partial(frontend.wait, outcome, client_gone=partial(_client_gone, request.environ))
-                outcomes[number] = _outcome(wait)
+                wait = partial(frontend.wait, client_gone=client_gone)
+                outcomes[number] = _outcome(partial(wait, outcome))
+                if not name and isinstance(outcomes[number], ModelUnavailable):
+                    # It was loading when this was accepted: who falls in for it is known only now.
+                    again = partial(accept, None, upload.pictures[number])
+                    outcomes[number] = _outcome(lambda again=again, wait=wait: wait(again()))  # type: ignore[misc]
     except BaseException:
         for outcome in outcomes:
             if isinstance(outcome, Accepted):
                 frontend.abandon(outcome)
         raise
     return outcomes
+
+
+def _accept(
+    frontend: Frontend, upload: Upload, chosen: Chosen | None, picture: bytes, *, polled: bool, since: float
+) -> Accepted:
+    """Enqueue one picture for the chosen model; None: for whoever answers requests that name none."""
+    chosen = chosen or frontend.models.choose(None)
+    return frontend.accept(
+        chosen.view,
+        picture,
+        top=_top(upload, chosen),
+        polled=polled,
+        traceparent=uploads.traceparent(request),
+        since=since,
+        notice=chosen.notice,
+    )
+
+
+def _top(upload: Upload, chosen: Chosen) -> int:
+    """Predictions in an answer. Raises ClientError for more than the model that was asked for has."""
+    asked = uploads.top(upload, default=chosen.view.card.top, top_max=chosen.asked.card.top_max)
+    return min(asked, chosen.view.card.top_max)
 
 
 def _outcome(step: Callable[[], Accepted | Result]) -> Outcome:
@@ -121,7 +150,7 @@ def _several(outcomes: list[Outcome]) -> Response:
 def _body(outcome: Outcome) -> dict[str, Any]:
     match outcome:
         case Accepted():
-            return _pending(outcome.model, outcome.job_id)
+            return _pending(outcome.model, outcome.job_id, outcome.job.notice)
         case Result():
             return _answer(outcome)
         case ServiceError():
@@ -156,9 +185,10 @@ def _answer(result: Result) -> dict[str, Any]:
     return answer
 
 
-def _pending(model: str, job_id: str) -> dict[str, Any]:
+def _pending(model: str, job_id: str, notice: str = "") -> dict[str, Any]:
     location = url_for("predict.prediction", job_id=job_id, model=model)
-    return {"success": True, "status": "pending", "model": model, "id": job_id, "location": location}
+    pending = {"success": True, "status": "pending", "model": model, "id": job_id, "location": location}
+    return pending | ({"notice": notice} if notice else {})
 
 
 def _is_uuid(text: str) -> bool:

@@ -24,9 +24,12 @@ from broker.connection import check_server, connect, masked, server_pid
 from broker.errors import BrokerUnavailable
 from deploy.serve import programs, ready
 from deploy.serve.programs import CannotStart
-from settings import PROJECT, SettingError, Settings
+from settings import PROJECT, SettingError, Settings, is_given
 
 VAR: Final = PROJECT / "var"
+
+FALLBACK: Final = "photos10"
+"""Answers for a default model that can't be loaded, such as one whose weights can't be downloaded."""
 
 _STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
@@ -35,7 +38,7 @@ def main() -> int:
     """Serve until Ctrl-C or SIGTERM; return the exit status."""
     began = time.monotonic()
     try:
-        settings = Settings.from_env()
+        settings = _with_fallback(Settings.from_env())
         with _only_one(VAR) as lock:
             _check_port(settings)
             _check_models(settings)
@@ -56,7 +59,8 @@ def main() -> int:
 
 def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> int:
     signals = _StopSignals()
-    _say(f"Starting Batchwire with the models {', '.join(settings.models)} ...")
+    _say_who_falls_in(settings)
+    _say(f"Starting Batchwire with the models {', '.join(settings.served)} ...")
     # Its own process group: Ctrl-C reaches this process alone, which then stops things in order.
     supervisor = subprocess.Popen(  # noqa: S603 - our own command, no shell
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
@@ -72,9 +76,10 @@ def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> 
         return not signals.came(within_s=0) and supervisor.poll() is None
 
     url = settings.local_url
-    cards = ready.wait(url, settings.models, say=_say, running=running)
+    cards = ready.wait(url, settings.served, say=_say, running=running)
     if cards is not None:
-        _say(ready.announcement(url, cards, seconds=time.monotonic() - began))
+        default = (settings.default_model, settings.fallback_model)
+        _say(ready.announcement(url, cards, default, seconds=time.monotonic() - began))
     programs_: list[psutil.Process] = []
     while running():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -140,6 +145,21 @@ def _only_one(var: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
+def _with_fallback(settings: Settings) -> Settings:
+    """With the fallback of `make serve`, where there is one, unless the user has set another, or none."""
+    usual = not is_given("FALLBACK_MODEL") and (Path(settings.models_dir) / FALLBACK / "model.toml").is_file()
+    return replace(settings, fallback_model=FALLBACK) if usual else settings
+
+
+def _say_who_falls_in(settings: Settings) -> None:
+    if not settings.fallback_model and not is_given("FALLBACK_MODEL"):
+        _say(
+            f"There is no model {FALLBACK} in {settings.models_dir}: should {settings.default_model} fail to "
+            "load, requests that name no model are refused. FALLBACK_MODEL=NAME names one that answers them, "
+            "FALLBACK_MODEL=none leaves it at that."
+        )
+
+
 def _check_port(settings: Settings) -> None:
     family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
     with socket.socket(family) as probe:
@@ -155,8 +175,8 @@ def _check_port(settings: Settings) -> None:
 
 def _check_models(settings: Settings) -> None:
     """Let the model server read its catalogue, which this process does not know."""
-    if settings.default_model not in settings.models:
-        served = ", ".join(settings.models)
+    if settings.default_model not in settings.served:
+        served = ", ".join(settings.served)
         raise CannotStart(f"DEFAULT_MODEL={settings.default_model!r} is not one of MODELS: {served}.")
     checked = subprocess.run(
         [sys.executable, "-m", "model_server", "--check"],

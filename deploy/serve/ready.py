@@ -38,8 +38,13 @@ def wait(
     return None
 
 
-def announcement(url: str, cards: dict[str, dict[str, Any]], *, seconds: float) -> str:
-    """What the terminal says once everything has settled: the ready line, each model, a curl to try."""
+def announcement(
+    url: str, cards: dict[str, dict[str, Any]], default: tuple[str, str], *, seconds: float
+) -> str:
+    """What the terminal says once everything has settled: the ready line, each model, a curl to try.
+
+    `default`: the default model, and the one that falls in for it or nothing.
+    """
     ready = [name for name, card in cards.items() if card["state"] == "ready"]
     width = max(len(name) for name in cards)
     lines = [f"Batchwire is ready on {url} after {seconds:.0f} s."]
@@ -51,6 +56,9 @@ def announcement(url: str, cards: dict[str, dict[str, Any]], *, seconds: float) 
         else:
             about = f"FAILED  {card['reason']}"
         lines.append(f"  {name:<{width}}  {about}")
+    model, fallback = default
+    if cards[model]["state"] == "failed" and fallback in ready:
+        lines.append(f"{fallback} answers requests that name no model, for {model} failed.")
     if ready:
         picture = _SAMPLES.get(ready[0], "photo.jpg")
         lines += ["Try it:", f"  curl -X POST -F image=@{picture} '{url}/predict?model={ready[0]}'"]

@@ -115,6 +115,8 @@ def test_the_card_of_an_older_model_server_has_no_resize() -> None:
     old = codec.encode(card).replace(b',"resize":0', b"")
     assert b"resize" not in old
     assert codec.decode_card(old) == card
+
+
 def test_cards_and_states_of_an_older_model_server_are_read() -> None:
     card = codec.decode_card(
         b'{"model":"m","task":"classification","input":{"width":2,"height":1,"channels":3,"fit":"crop"},'

@@ -76,14 +76,15 @@ CARDS = {
 
 
 def test_the_announcement_names_what_failed_and_offers_what_works() -> None:
-    said = ready.announcement("http://localhost:5000", CARDS, seconds=12.3)
+    said = ready.announcement("http://localhost:5000", CARDS, ("resnet50", ""), seconds=12.3)
     assert said.startswith("Batchwire is ready on http://localhost:5000 after 12 s.\n")
     assert "resnet50  FAILED  no weights" in said
     assert "curl -X POST -F image=@docs/digit-7.png 'http://localhost:5000/predict?model=digits'" in said
 
 
 def test_without_any_model_it_does_not_say_ready() -> None:
-    said = ready.announcement("http://localhost:5000", {"resnet50": CARDS["resnet50"]}, seconds=1)
+    cards = {"resnet50": CARDS["resnet50"]}
+    said = ready.announcement("http://localhost:5000", cards, ("resnet50", "digits"), seconds=1)
     assert "is ready" not in said
     assert "curl" not in said
 

@@ -144,7 +144,10 @@ def test_from_nothing_to_answers_through_deaths_to_a_clean_end(project: Path) ->
         assert re.search(r"digits +ready", serving.said)
         # The model that failed says the same words to its clients, and keeps no other from serving.
         refused = httpx.post(
-            f"{serving.url}/predict", files={"image": ("x.png", drawn(1))}, trust_env=False, timeout=20
+            f"{serving.url}/predict?model=resnet50",
+            files={"image": ("x.png", drawn(1))},
+            trust_env=False,
+            timeout=20,
         )
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
         assert refused.json()["error"]["message"] in serving.said
@@ -236,6 +239,39 @@ def test_a_model_that_can_not_be_run_keeps_no_other_from_serving(project: Path) 
         serving.end()
 
 
+def test_another_answers_for_a_default_that_failed(project: Path) -> None:
+    """The fallback is in no MODELS: `make serve` has it served all the same."""
+    serving = Serving(project, MODELS="resnet50", FALLBACK_MODEL="digits")
+    try:
+        serving.wait_ready()
+        assert re.search(r"digits +ready", serving.said)
+        assert "digits answers requests that name no model, for resnet50 failed." in serving.said
+        answer = httpx.post(
+            f"{serving.url}/predict", files={"image": ("x.png", drawn(3))}, trust_env=False, timeout=20
+        ).json()
+        assert (answer["model"], answer["predictions"][0]["label"]) == ("digits", "3")
+        assert "could not be downloaded" in answer["notice"]
+        ready = httpx.get(f"{serving.url}/readyz", trust_env=False)
+        assert (ready.status_code, ready.json()["models"]) == (200, {"digits": "ready", "resnet50": "failed"})
+        assert httpx.get(f"{serving.url}/readyz?model=resnet50", trust_env=False).status_code == 503
+    finally:
+        serving.end()
+
+
+@pytest.mark.parametrize("fallback", [{}, {"FALLBACK_MODEL": ""}, {"FALLBACK_MODEL": "none"}])
+def test_a_catalogue_without_the_usual_fallback_is_served_without(
+    project: Path, fallback: dict[str, str]
+) -> None:
+    shutil.rmtree(project / "models" / "photos10", ignore_errors=True)
+    serving = Serving(project, MODELS="digits", **fallback)
+    try:
+        serving.wait_ready()
+        assert ("There is no model photos10" in serving.said) is (fallback == {})
+        assert serving.digit(7) == "7"
+    finally:
+        serving.end()
+
+
 def test_a_redis_left_behind_is_said_so(project: Path) -> None:
     (project / "var" / "redis").mkdir(parents=True)
     left = subprocess.Popen(redis_command(project / "var"), stdout=subprocess.DEVNULL)
@@ -290,6 +326,7 @@ def test_the_same_over_a_redis_of_the_user_s(project: Path, own_redis: RedisServ
     ("environment", "words"),
     [
         ({"MODELS": "digits,none"}, "There is no model 'none'"),
+        ({"MODELS": "digits", "FALLBACK_MODEL": "nowhere"}, "There is no model 'nowhere'"),
         ({"MODELS": "digits", "DEFAULT_MODEL": "cat"}, "DEFAULT_MODEL='cat' is not one of MODELS: digits"),
         ({"LEASE_S": "0"}, "LEASE_S='0' is not a number from 0.5 to 60"),
         ({"REDIS_URL": "redis://:secret@127.0.0.1:9/0"}, "no connection"),

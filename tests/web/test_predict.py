@@ -375,7 +375,7 @@ def _status(http: FlaskClient, picture: bytes) -> int:
 
 def test_a_result_that_came_before_the_deadline_is_given_after_it(service: Service) -> None:
     frontend = service.app.extensions["frontend"]
-    view = frontend.model(MODEL)
+    view = frontend.models.named(MODEL)
     accepted = frontend.accept(
         view, png(0), top=1, polled=False, traceparent=None, since=time.monotonic() - 19.9
     )

@@ -1,0 +1,109 @@
+"""Which model answers a request: the one that it names, the default, or the one that falls in for that.
+
+Owns the choice and its refusals. Prepares no picture and enqueues nothing; frontend.py does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from broker.clock import RedisClock
+from broker.errors import ModelUnavailable, NoWorker, ServiceError, UnknownModel
+from broker.messages import WorkerState
+from broker.registry import ModelView, Registry
+
+RETRY_FAILED_S: Final = 30
+"""Advice for a model that failed to load: only an operator changes that."""
+
+_NOTICE_LENGTH: Final = 600
+"""Its reason is written for operators, and it travels with each picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the settings say of the models: those that are expected, the default, and its fallback."""
+
+    expected: tuple[str, ...]
+    default: str
+    fallback: str = ""
+    """Empty: nobody falls in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The model that answers a request."""
+
+    view: ModelView
+    asked: ModelView
+    """The one that was asked for, whose bounds hold: another, if that failed to load."""
+    notice: str = ""
+    """Then, why; it belongs into the answer."""
+
+
+class Models:
+    """The models as this frontend knows them."""
+
+    def __init__(
+        self, registry: Registry, clock: RedisClock, names: Names, *, request_timeout_s: float
+    ) -> None:
+        self.default = names.default
+        self.fallback = names.fallback if names.fallback != names.default else ""
+        self._expected = names.expected
+        self._registry = registry
+        self._clock = clock
+        self._request_timeout_s = request_timeout_s
+
+    def expects(self, name: str) -> bool:
+        """Whether the settings name it: its model server may still be starting."""
+        return name in self._expected
+
+    def unknown(self, name: str, models: Mapping[str, ModelView]) -> UnknownModel:
+        """The refusal of a name that is no model's; it names those that are served or expected."""
+        served = (known for known, view in models.items() if view.state is not None)
+        known = ", ".join(sorted({*served, *self._expected}))
+        return UnknownModel(f"There is no model {name[:60]!r}. There are: {known}.")
+
+    def named(self, name: str) -> ModelView:
+        """The model of that name, able to answer. Raises UnknownModel, NoWorker, ModelUnavailable."""
+        models = self._registry.models()
+        view = models.get(name)
+        if view is None:
+            if self.expects(name):
+                raise NoWorker(f"No model server has announced {name} yet; it may still be starting.")
+            raise self.unknown(name, models)
+        if view.state is WorkerState.FAILED:
+            raise ModelUnavailable(view.reason, retry_after_s=RETRY_FAILED_S)
+        silent_s = self._clock.now() - view.last_alive
+        if view.state is None and silent_s > self._request_timeout_s:
+            raise NoWorker(f"No model server has served {name} for {self._request_timeout_s:g} s.")
+        return view
+
+    def choose(self, name: str | None) -> Chosen:
+        """The model for a request that names `name`, or none. Raises as `named` does.
+
+        Only for a default that failed to load another falls in: one that loads, or whose model server is
+        away for a moment, is waited for, and one that a client names is that or nothing.
+        """
+        if name:
+            view = self.named(name)
+            return Chosen(view, view)
+        try:
+            view = self.named(self.default)
+            return Chosen(view, view)
+        except ModelUnavailable as failed:
+            asked = self._registry.models().get(self.default)
+            if not self.fallback or asked is None:
+                raise
+            try:
+                view = self.named(self.fallback)
+            except ServiceError:
+                raise failed from None
+            said = f"{self.fallback} answers for {self.default}, which failed to load: {failed.message}"
+            return Chosen(view, asked, said[:_NOTICE_LENGTH])
+
+    def answering(self) -> str:
+        """The model that answers requests which name none, as things are."""
+        try:
+            return self.choose(None).view.card.model
+        except ServiceError:
+            return self.default
