@@ -301,7 +301,7 @@ def test_a_batch_may_wait_to_fill_up(client: redis.Redis, keys: Keys, worker: Wo
     waiting.join(0.3)
     # In the queue, where others can take them, and the device is a sibling's.
     assert client.llen(keys.of(MODEL).queue) == 2
-    assert not worker._pipeline._device._is_taken
+    assert worker._pipeline._device._owner is None
     enqueue(client, keys, job(), job())
     waiting.join(10)
     assert sizes == [4]
