@@ -44,7 +44,7 @@ def test_models_shows_card_state_workers_and_queue(running: Service) -> None:
     assert answer["default_model"] == MODEL
     (model,) = answer["models"]
     assert (model["model"], model["state"], model["queue_length"]) == (MODEL, "ready", 0)
-    assert model["input"] == {"width": 2, "height": 2, "channels": 1, "fit": "stretch"}
+    assert model["input"] == {"width": 2, "height": 2, "channels": 1, "fit": "stretch", "resize": 0}
     assert [each["state"] for each in model["workers"]] == ["ready"]
 
 
