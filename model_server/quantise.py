@@ -109,9 +109,7 @@ def quantise(
     Raises ModelUnavailable, TooFewAgree (nothing is written then) and ModuleNotFoundError (NNCF).
     """
     if spec.is_imported and is_quantised(spec):
-        raise ModelUnavailable(
-            f"{spec.name}: {spec.weights} is quantised already; PRECISION=auto runs it so."
-        )
+        raise ModelUnavailable(f"{spec.name}: {spec.weights} is quantised; PRECISION=auto runs it in int8.")
     full = converted(spec, "full", kept)
     reports: list[Report] = []
 

@@ -20,6 +20,7 @@ from model_server import engines, tasks
 from model_server.catalogue import CatalogueError, ModelSpec, read_spec
 from model_server.engines import Engine, EngineOptions, Outputs, check, pictures
 from model_server.engines.choice import choose_for
+from model_server.model_toml import Normalisation
 from settings import SettingError, Settings, weights
 from web import images
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - whatever a network raises, it is this model's own
         return _complain(f"The network can't be run as its model.toml says ({first_line(error)}).")
     elsewhere = spec.folder.resolve().parent != Path(settings.models_dir).resolve()
-    where = f"MODELS_DIR={spec.folder.parent} " if elsewhere else ""
+    where = f"MODELS_DIR={spec.folder.resolve().parent} " if elsewhere else ""
     if spec.weights == "random":
         _say("The weights are random: the labels mean nothing.")
     _say(f"{spec.name} can be served: {where}MODELS={spec.name} make serve")
@@ -80,13 +81,16 @@ def _spec(model: str, settings: Settings) -> ModelSpec:
 def _described(spec: ModelSpec) -> list[str]:
     given = spec.input
     resized = f" after the short side is {given.resize}" if given.resize else ""
+    normalise = str(spec.normalise)
+    if isinstance(spec.normalise, Normalisation):
+        normalise = f"(pixel - {list(spec.normalise.mean)}) / {list(spec.normalise.std)}"
     first = ", ".join(label.label for label in spec.labels[:3])
     rest = ", ..." if len(spec.labels) > 3 else ""
     return [
         f"model       {spec.name}: {spec.task}, {len(spec.labels)} labels ({first}{rest})",
         f"source      {type(spec.source).__struct_config__.tag}: {spec.weights}",
         f"input       {given.width} x {given.height}, {given.channels} channels ({spec.order}), "
-        f"fit {given.fit}{resized}, normalise {spec.normalise}",
+        f"fit {given.fit}{resized}, normalise {normalise}",
         f"output      activation {spec.activation}",
     ]
 

@@ -1,6 +1,7 @@
 """The converted networks on disk: made once, complete or not there, found again by what they were made of."""
 
 import dataclasses
+import hashlib
 import os
 import threading
 import time
@@ -124,6 +125,25 @@ def test_all_that_reaches_the_graph_is_an_ingredient_and_no_more(tmp_path: Path)
     assert store.network_ingredients(dataclasses.replace(spec, input=wider)) != first
     (tmp_path / "tiny.keras").write_bytes(b"others")
     assert store.network_ingredients(spec) != first
+
+
+def test_what_a_model_toml_leaves_out_is_no_ingredient(tmp_path: Path) -> None:
+    """Else each new field would cost the int8 networks, which only the users' pictures can make again."""
+    spec = tiny.spec(tmp_path)
+    assert store.network_ingredients(spec) == {
+        "source": "KerasFile",
+        "weights": hashlib.sha256(b"weights").hexdigest(),
+        "input": {"width": 2, "height": 2, "channels": 1, "fit": "stretch"},
+        "normalise": "unit",
+        "classes": 3,
+    }
+    resized = dataclasses.replace(spec.input, resize=9)
+    for changed in (
+        dataclasses.replace(spec, order="bgr"),
+        dataclasses.replace(spec, activation="softmax"),
+        dataclasses.replace(spec, input=resized),
+    ):
+        assert store.network_ingredients(changed) != store.network_ingredients(spec)
 
 
 def test_weights_count_by_content_wherever_they_lie(tmp_path: Path) -> None:
