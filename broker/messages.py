@@ -1,4 +1,4 @@
-"""The nouns that travel between the tiers, as frozen dataclasses.
+"""The nouns that travel between the tiers, as frozen dataclasses (and one msgspec struct).
 
 Owns what a job, a result, a card and a state hold. Encoding is codec.py's, keys are keys.py's, and
 nothing here does I/O.
@@ -7,6 +7,7 @@ nothing here does I/O.
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -133,13 +134,20 @@ class Job:
     """What its answer must say, such as that another model answers than was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One class that the picture may show. `probability` is in 0..1."""
+Box = tuple[int, int, int, int]
+"""x, y, width, height in pixels of the photo as uploaded, upright; x and y are the upper left corner."""
+
+
+class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One class that the picture may show, and where, if the task is detection. `probability` is in 0..1.
+
+    A struct, because a dataclass can't leave a field out of its JSON: without a box there is none.
+    """
 
     label: str
     class_id: str
     probability: float
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)

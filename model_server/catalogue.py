@@ -12,12 +12,15 @@ from broker.keys import MODEL_NAME
 from broker.messages import Card, InputSpec
 from model_server import labels, model_toml
 from model_server.labels import Label
+from model_server.layout import MOST_DETECTIONS, Detection, of_darknet
 from model_server.model_toml import (
     Activation,
+    Darknet,
     FrozenGraph,
     Imported,
     KerasApplication,
     KerasFile,
+    ModelToml,
     Normalise,
     Onnx,
     Order,
@@ -32,6 +35,7 @@ from model_server.versions import version_of
 
 __all__ = [
     "CatalogueError",
+    "Darknet",
     "KerasApplication",
     "KerasFile",
     "Label",
@@ -64,6 +68,8 @@ class ModelSpec:
     order: Order = "rgb"
     activation: Activation = "none"
     """What makes the network's outputs probabilities, where it ends in logits."""
+    detection: Detection | None = None
+    """How outputs are read as detections, in the order of `Detection.outputs`; None: the task is another."""
     engine: str = ""
     """What runs it in this process; empty until an entry point has chosen."""
     precision: str = ""
@@ -82,10 +88,17 @@ class ModelSpec:
                 return weights if weights in ("imagenet", "random") else Path(weights).name
             case SavedModel(folder=folder):
                 return folder
+            case Darknet(weights=weights):
+                return weights
             case KerasFile(file=file) | Onnx(file=file) | TFLite(file=file):
                 return file
             case FrozenGraph(file=file) | Paddle(file=file):
                 return file
+
+    @property
+    def top_max(self) -> int:
+        """The most predictions that a client may ask for: each class once, but any number of detections."""
+        return len(self.labels) if self.detection is None else MOST_DETECTIONS
 
     @property
     def version(self) -> str:
@@ -99,8 +112,8 @@ class ModelSpec:
             task=self.task,
             input=self.input,
             classes=len(self.labels),
-            top=min(self.top, len(self.labels)),
-            top_max=len(self.labels),
+            top=min(self.top, self.top_max),
+            top_max=self.top_max,
             engine=self.engine,
             precision=self.precision,
             weights=self.weights,
@@ -135,6 +148,7 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         top=toml.top,
         order=given.order,
         activation=toml.output.activation,
+        detection=_detection(toml),
     )
 
 
@@ -156,3 +170,10 @@ def read_spec(models_dir: Path, name: str, weights: Mapping[str, str]) -> ModelS
     if given not in ("imagenet", "random") and not Path(given).is_file():
         raise CatalogueError(f"{variable}={given!r} is not imagenet, random or a file that is there.")
     return spec
+
+
+def _detection(toml: ModelToml) -> Detection | None:
+    if toml.task != "detection":
+        return None
+    told = toml.detection or Detection()
+    return of_darknet(told) if isinstance(toml.source, Darknet) else told

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from broker.messages import Fit
 from model_server import refusal
+from model_server.layout import LAYOUT_FIELDS, Detection
 from model_server.refusal import SEE, CatalogueError
 
 
@@ -29,6 +30,13 @@ class KerasFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     """A network saved by Keras 3 into the model's folder."""
 
     file: str
+
+
+class Darknet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="darknet"):
+    """A network of Darknet's: the layers in `cfg`, their numbers in `weights`."""
+
+    cfg: str
+    weights: str
 
 
 class Onnx(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="onnx"):
@@ -67,7 +75,7 @@ class Paddle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 Imported = Onnx | TFLite | FrozenGraph | SavedModel | Paddle
 """What OpenVINO reads itself, so that nothing else runs it."""
-Source = KerasApplication | KerasFile | Imported
+Source = KerasApplication | KerasFile | Imported | Darknet
 
 Task = Literal["classification", "detection"]
 Named = Literal["none", "unit", "tf", "torch", "caffe"]
@@ -107,12 +115,13 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ModelToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
-    task: Literal["classification"]
+    task: Task
     labels: str
     top: Annotated[int, Meta(ge=1)]
     source: Source
     input: Input
     output: Output = Output()
+    detection: Detection | None = None
 
 
 def read(path: Path) -> ModelToml:
@@ -124,7 +133,7 @@ def read(path: Path) -> ModelToml:
         raise refusal.of_value(path, text, error, ModelToml) from None
     except (OSError, ValueError) as error:  # msgspec.DecodeError and tomllib's are ValueErrors
         raise CatalogueError(f"{path}: {error}. {SEE}") from None
-    for key, problem in [*_misfits(toml.input), *_misplaced(path.parent, toml)]:
+    for key, problem in [*_misfits(toml.input), *_undetectable(toml), *_misplaced(path.parent, toml)]:
         raise refusal.of_key(path, text, key, problem)
     return toml
 
@@ -152,12 +161,29 @@ def _misfits(given: Input) -> Iterator[tuple[str, str]]:
         yield "input.order", '"bgr" is for 3 channels.'
 
 
+def _undetectable(toml: ModelToml) -> Iterator[tuple[str, str]]:
+    """Keys that do not go with the task."""
+    if toml.task == "classification":
+        if toml.detection is not None:
+            yield "detection", 'It is for task = "detection".'
+        return
+    if toml.input.fit is Fit.INK:
+        yield "input.fit", '"ink" frames a drawing, and boxes could not be found again on the photo.'
+    if toml.output.activation != "none":
+        yield "output.activation", "It is for classification: a detector's scores are taken as they are."
+    if isinstance(toml.source, Darknet) and toml.detection is not None:
+        for field in LAYOUT_FIELDS:
+            if getattr(toml.detection, field) != getattr(Detection(), field):
+                yield f"detection.{field}", "Darknet's outputs are known: leave it out."
+
+
 def _misplaced(folder: Path, toml: ModelToml) -> Iterator[tuple[str, str]]:
     """Keys that name a file outside the folder, and labels that are not there.
 
     A network that is not there costs only its own model, when it is loaded.
     """
-    named = {f"source.{key}": getattr(toml.source, key, "") for key in ("file", "folder")}
+    keys = ("cfg", "weights") if isinstance(toml.source, Darknet) else ("file", "folder")
+    named = {f"source.{key}": getattr(toml.source, key, "") for key in keys}
     for key, name in {"labels": toml.labels, **named}.items():
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             yield key, f"{name!r} is outside this folder."

@@ -43,7 +43,7 @@ def _outcome(
     error = entry.error
     if job is not None and error is None:
         try:
-            predictions = tasks.classify(entry.outputs[0], spec.labels, job.top)
+            predictions = tasks.predictions(entry.outputs, spec, original_size=job.original_size, top=job.top)
         except ServiceError as failed:
             error = failed
     waiting_ms = max(0.0, claimed_at - job.accepted) * 1000 if job else 0.0

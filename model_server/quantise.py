@@ -110,6 +110,9 @@ def quantise(
     """
     if spec.is_imported and is_quantised(spec):
         raise ModelUnavailable(f"{spec.name}: {spec.weights} is quantised; PRECISION=auto runs it in int8.")
+    if spec.detection is not None:
+        # Pictures in folders tell what is on them, not where: nobody would know what it costs.
+        raise ModelUnavailable(f"{spec.name}: a detector can't be quantised here, only a classifier.")
     full = converted(spec, "full", kept)
     reports: list[Report] = []
 

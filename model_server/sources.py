@@ -1,4 +1,4 @@
-"""Where networks come from: keras.applications with its downloads, and files saved by Keras.
+"""Where networks come from: keras.applications with its downloads, files saved by Keras, and Darknet's.
 
 Owns the download and every sentence that says why a network could not be had. It only builds Keras
 models; engines/ run them.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.errors import ModelUnavailable, first_line
-from model_server.catalogue import KerasApplication, KerasFile, ModelSpec
+from model_server.catalogue import Darknet, KerasApplication, KerasFile, ModelSpec
 
 DOWNLOAD_SILENCE_S: Final = 5.0
 """A download whose server is silent for so long has failed: without a network the service must say so
@@ -32,7 +32,9 @@ def build(spec: ModelSpec) -> Any:  # noqa: ANN401 - a keras.Model; Keras ships 
         case KerasApplication() as source:
             return _application(spec, source)
         case KerasFile(file=file):
-            return _file(spec, spec.folder / file)
+            return _picked(spec, _file(spec, spec.folder / file))
+        case Darknet() as source:
+            return _darknet(spec, source)
     raise ModelUnavailable(f"{spec.name}: its source is no Keras network, so only ENGINE=openvino runs it.")
 
 
@@ -82,6 +84,37 @@ def _file(spec: ModelSpec, path: Path) -> Any:  # noqa: ANN401
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # h5py, zipfile and Keras each raise their own
         raise ModelUnavailable(f"{spec.name}: Keras can't load {path.name}: {first_line(error)}.") from error
+
+
+def _darknet(spec: ModelSpec, source: Darknet) -> Any:  # noqa: ANN401
+    from model_server.darknet import cfg, keras_model  # noqa: PLC0415 - they load Keras
+
+    paths = (spec.folder / source.cfg, spec.folder / source.weights)
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise ModelUnavailable(f"{spec.name}: there is no file {missing[0]!r} in its folder.")
+    try:
+        return keras_model.build(*paths, spec.input.shape[:2])
+    except (cfg.DarknetError, OSError) as error:
+        raise ModelUnavailable(f"{spec.name}: {source.cfg}: {error}.") from error
+
+
+def _picked(spec: ModelSpec, model: Any) -> Any:  # noqa: ANN401
+    """A detector with the outputs that model.toml names, in that order; any other network as it is."""
+    import keras  # noqa: PLC0415
+
+    if spec.detection is None:
+        return model
+    wanted = spec.detection.outputs
+    found = dict(zip(model.output_names, model.outputs, strict=True))
+    found_at = {**found, **dict(enumerate(model.outputs))}
+    for output in wanted:
+        if output not in found_at:
+            raise ModelUnavailable(
+                f"{spec.name}: the network has no output {output!r}; it has {', '.join(found)} (or 0 to "
+                f"{len(found) - 1})."
+            )
+    return keras.Model(model.inputs, [found_at[output] for output in wanted])
 
 
 def _ways_out(spec: ModelSpec) -> str:

@@ -56,8 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engine = _engine(spec, settings)
         _say(f"engine      {engine.name} {engine.precision}, weights: {spec.weights}")
         _say(f"picture     {shown.name}, {shown.original_size[0]} x {shown.original_size[1]}")
-        for each in _predictions(spec, engine.predict(shown.pixels[None]), shown, options.top or spec.top):
-            _say(f"  {each.probability:8.4f}  {each.label}  ({each.class_id})")
+        found = _predictions(spec, engine.predict(shown.pixels[None]), shown, options.top or spec.top)
+        for each in found:
+            box = f"  {list(each.box)}" if each.box is not None else ""
+            _say(f"  {each.probability:8.4f}  {each.label}  ({each.class_id}){box}")
+        if not found:
+            _say("  nothing was found on it")
     except (SettingError, CatalogueError, OSError) as error:
         return _complain(str(error))
     except ServiceError as error:
@@ -112,9 +116,10 @@ def _engine(spec: ModelSpec, settings: Settings) -> Engine:
 
 def _predictions(spec: ModelSpec, outputs: Outputs, shown: Shown, top: int) -> tuple[Prediction, ...]:
     """What would be answered. Raises ServiceError if the outputs are no probabilities."""
-    del shown  # a task that finds places in the picture needs its size
-    check.require_probabilities(spec, outputs[0])
-    return tasks.classify(outputs[0][0], spec.labels, top)
+    if spec.detection is None:
+        check.require_probabilities(spec, outputs[0])
+    picture = tuple(output[0] for output in outputs)
+    return tasks.predictions(picture, spec, original_size=shown.original_size, top=top)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

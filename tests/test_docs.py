@@ -106,7 +106,7 @@ def test_every_model_toml_of_the_page_on_models_is_taken(tmp_path: Path) -> None
         folder.mkdir()
         (folder / "model.toml").write_text(block)
         (folder / "labels.csv").write_text("index,class_id,label\n0,a,cat\n")
-        for name in ("labels.txt", "output_labels.txt", "imagenet_labels.txt"):
+        for name in ("labels.txt", "output_labels.txt", "imagenet_labels.txt", "coco.names"):
             (folder / name).write_text("cat\n")
         kinds.append(type(read_model(tmp_path, str(number)).source))
     assert set(kinds) == set(get_args(Source))
@@ -114,10 +114,10 @@ def test_every_model_toml_of_the_page_on_models_is_taken(tmp_path: Path) -> None
 
 def test_every_field_is_on_the_page_on_models() -> None:
     table = MODELS[MODELS.index("## Every field") : MODELS.index("### Labels")]
-    named = set(re.findall(r"`([a-z]+)`", table)) | {"source", "input", "output"}
+    named = set(re.findall(r"`([a-z]+)`", table)) | {"source", "input", "output", "detection"}
     structs = (ModelToml, Input, Output, Normalisation, *get_args(Source))
     fields = {field for struct in structs for field in struct.__struct_fields__} - {"mean", "std"}
-    assert fields - named <= {"file", "folder", "name", "weights"}  # each kind's own, on the same page
+    assert fields - named <= {"file", "folder", "name", "cfg", "weights"}  # each kind's own, on the same page
     assert {f"`{each.__struct_config__.tag}`" for each in get_args(Source)} <= set(
         re.findall(r"^\| (`[a-z_]+`) \|", MODELS, re.MULTILINE)
     )

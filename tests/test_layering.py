@@ -55,7 +55,13 @@ OFFLINE = {"model_server/picture_folder.py imports web", "model_server/trial.py 
 """What an offline command, never a serving process, uses of the other side."""
 RUNTIMES = {
     "nncf": {"quantise.py"},
-    "keras": {"sources.py", "engines/keras_network.py", "engines/jax.py"},
+    "keras": {
+        "sources.py",
+        "darknet/keras_model.py",
+        "darknet/detections.py",
+        "engines/keras_network.py",
+        "engines/jax.py",
+    },
     "tensorflow": {"engines/tensorflow.py"},
     "jax": {"engines/jax.py"},
     "openvino": {"engines/openvino_runtime.py"},

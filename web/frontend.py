@@ -23,12 +23,13 @@ from broker.errors import (
     ModelUnavailable,
     Overloaded,
 )
-from broker.messages import InputSpec, Job, Result, WorkerState
+from broker.messages import Job, Prediction, Result, WorkerState
 from broker.producer import TOLD_S, Pending, Producer
 from broker.registry import ModelView, Registry
 from broker.replies import Replies, Waiter
-from web import images
+from web import drawing, images
 from web.models import RETRY_FAILED_S, Models, Names
+from web.turns import turn
 
 _LOG = logging.getLogger(__name__)
 
@@ -128,8 +129,11 @@ class Frontend:
             self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
 
         admit()
-        until = since + self._limits.request_timeout_s
-        prepared = self._prepare(upload, view.card.input, until=until, admit_again=admit)
+        with turn(self._decoders, until=since + self._limits.request_timeout_s) as waited_s:
+            if waited_s > TOLD_S:
+                # Hundreds may have waited here with it, each let in by a queue that had room for one.
+                admit()
+            prepared = images.prepare(upload, view.card.input, max_pixels=self._limits.max_pixels)
         job_id = str(uuid.uuid4())
         waiter = None if polled else self.replies.expect(model, job_id)
         now = self._clock.now()
@@ -155,21 +159,10 @@ class Frontend:
             waiter.is_accepted = True
         return Accepted(model, job, waiter, wait_until)
 
-    def _prepare(
-        self, upload: bytes, spec: InputSpec, *, until: float, admit_again: Callable[[], None]
-    ) -> images.Prepared:
-        """Decode and fit, when it is this picture's turn. Raises ClientError, or Overloaded."""
-        began = time.monotonic()
-        # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
-        if not self._decoders.acquire(timeout=max(0.0, until - time.monotonic())):
-            raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
-        try:
-            if time.monotonic() - began > TOLD_S:
-                # Hundreds may have waited here with it, each let in by a queue that had room for one.
-                admit_again()
-            return images.prepare(upload, spec, max_pixels=self._limits.max_pixels)
-        finally:
-            self._decoders.release()
+    def draw(self, upload: bytes, predictions: tuple[Prediction, ...], *, since: float) -> bytes:
+        """The picture with what was found on it, as PNG. Raises ClientError, or Overloaded."""
+        with turn(self._decoders, until=since + self._limits.request_timeout_s):
+            return drawing.annotated(upload, predictions, max_pixels=self._limits.max_pixels)
 
     def wait(self, accepted: Accepted, *, client_gone: Callable[[], bool]) -> Result:
         """Sleep until the result comes. Raises DeadlinePassed, ModelUnavailable, ClientGone, and cancels."""

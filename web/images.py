@@ -8,6 +8,7 @@ only bytes that are already here, and never decodes pixels before the header was
 import io
 import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,13 +74,27 @@ def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> Prepared:
     Raises InvalidImage, ImageTooLarge (judged from the header, before pixels are decoded) or
     UnsupportedFormat; each message says what to do.
     """
-    image, original_size = _decode(upload, max_pixels=max_pixels, needed=_needed_side(spec))
+    image, original_size = _decode(upload, max_pixels=max_pixels, needed=lambda _: _needed_side(spec))
     return Prepared(fit(image, spec), original_size)
 
 
 def decode(upload: bytes, *, max_pixels: int) -> Image.Image:
     """Return the upload's first frame, upright, in mode L or RGB. Raises as `prepare` does."""
-    return _decode(upload, max_pixels=max_pixels, needed=max_pixels)[0]
+    return _decode(upload, max_pixels=max_pixels, needed=lambda _: max_pixels)[0]
+
+
+def decode_at_most(upload: bytes, *, longest: int, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
+    """As `decode`, in RGB and with sides of at most `longest`; with the (width, height) of the whole picture.
+
+    A JPEG is decoded near that size, so that 50 megapixels take 40 MB here and not 150.
+    """
+
+    def needed(size: tuple[int, int]) -> int:
+        return min(max_pixels, -(-longest * min(size) // max(size)))
+
+    image, original_size = _decode(upload, max_pixels=max_pixels, needed=needed)
+    image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
+    return image if image.mode == "RGB" else image.convert("RGB"), original_size
 
 
 def _needed_side(spec: InputSpec) -> int:
@@ -87,11 +102,13 @@ def _needed_side(spec: InputSpec) -> int:
     return _INK_SIDE if spec.fit is Fit.INK else max(spec.width, spec.height, spec.resize)
 
 
-def _decode(upload: bytes, *, max_pixels: int, needed: int) -> tuple[Image.Image, tuple[int, int]]:
+def _decode(
+    upload: bytes, *, max_pixels: int, needed: Callable[[tuple[int, int]], int]
+) -> tuple[Image.Image, tuple[int, int]]:
     """The picture, and the (width, height) that it has upright and whole.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides keep `needed` pixels: its inverse DCT
-    then makes that many fewer pixels, and the resize after it reads fewer.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides keep `needed(size)` pixels: its inverse
+    DCT then makes that many fewer pixels, and the resize after it reads fewer.
     """
     if not upload:
         raise InvalidImage("The upload is empty: send the bytes of a picture.")
@@ -106,7 +123,7 @@ def _decode(upload: bytes, *, max_pixels: int, needed: int) -> tuple[Image.Image
                     f"and {MAX_SIDE} a side. Make it smaller and send it again."
                 )
             _refuse_fax(image)
-            image.draft(None, (needed, needed))
+            image.draft(None, (needed(image.size),) * 2)
             image.load()
             is_turned = _turn_upright(image)
             return _as_l_or_rgb(image), (height, width) if is_turned else (width, height)

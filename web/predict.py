@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import msgspec
 from flask import Blueprint, Response, current_app, jsonify, request, url_for
 
 from broker.errors import BrokerUnavailable, ModelUnavailable, ServiceError, Unavailable
@@ -31,10 +32,18 @@ Outcome = Accepted | Result | ServiceError
 
 @blueprint.post("/predict")
 def predict() -> Response:
-    """Classify the uploaded pictures: one gives its answer, several a list of answers."""
+    """Ask the model of the uploaded pictures: one gives its answer, several a list of answers.
+
+    A client that prefers image/png gets its picture, with the answer drawn on it.
+    """
     frontend: Frontend = current_app.extensions["frontend"]
     with frontend.slot():
-        outcomes = _outcomes(frontend)
+        since = time.monotonic()
+        upload = uploads.read(request)
+        is_drawn = uploads.wants_drawing(request, upload)
+        outcomes = _outcomes(frontend, upload, since=since)
+        if is_drawn:
+            return _drawn(frontend, upload.pictures[0], outcomes[0], since=since)
     return _one(outcomes[0]) if len(outcomes) == 1 else _several(outcomes)
 
 
@@ -54,10 +63,16 @@ def prediction(job_id: str) -> Response:
     return _one(result)
 
 
-def _outcomes(frontend: Frontend) -> list[Outcome]:
+@blueprint.after_request
+def vary(response: Response) -> Response:
+    """Tell caches that the answer depends on what the client takes."""
+    if request.endpoint == "predict.predict":
+        response.vary.add("Accept")
+    return response
+
+
+def _outcomes(frontend: Frontend, upload: Upload, *, since: float) -> list[Outcome]:
     """Enqueue every picture, then wait for every result (a poller's jobs are not waited for)."""
-    since = time.monotonic()
-    upload = uploads.read(request)
     name = upload.parameters.get("model")
     chosen = frontend.models.choose(name)
     _top(upload, chosen)  # a request that asks for too many is refused whole
@@ -134,6 +149,13 @@ def _one(outcome: Outcome) -> Response:
     return response
 
 
+def _drawn(frontend: Frontend, picture: bytes, outcome: Outcome, *, since: float) -> Response:
+    """The annotated picture; a failure as JSON, like any other."""
+    if not isinstance(outcome, Result) or outcome.error is not None:
+        return _one(outcome)
+    return Response(frontend.draw(picture, outcome.predictions, since=since), mimetype=uploads.PNG)
+
+
 def _several(outcomes: list[Outcome]) -> Response:
     """Answers in the order sent, with the first good one's status, else that of the first failure."""
     bodies = [_body(outcome) for outcome in outcomes]
@@ -174,7 +196,7 @@ def _answer(result: Result) -> dict[str, Any]:
     if result.error is not None:
         answer["error"] = {"code": result.error.code, "message": result.error.message}
         return answer
-    answer["predictions"] = [asdict(prediction) for prediction in result.predictions]
+    answer["predictions"] = [msgspec.to_builtins(prediction) for prediction in result.predictions]
     if result.notice:
         answer["notice"] = result.notice
     answer["model_version"] = result.model_version

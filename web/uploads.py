@@ -21,6 +21,9 @@ FIELDS: Final = ("image", "file", "img")
 MAX_PICTURES: Final = 64
 """Pictures in one request: they are decoded one after the other, and each is a job."""
 
+PNG: Final = "image/png"
+"""What an annotated picture is answered in."""
+
 _RAW_TYPES: Final = ("image/", "application/octet-stream")
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -97,6 +100,27 @@ def wants_async(request: Request) -> bool:
         for header in request.headers.getlist("Prefer")
         for preference in header.split(",")
     )
+
+
+def wants_drawing(request: Request, upload: Upload) -> bool:
+    """Whether the client would rather have the picture, annotated, than JSON (RFC 9110, section 12.5.1).
+
+    Raises ClientError where that can't be had.
+    """
+    # JSON comes first: it is the answer of a client that takes either.
+    best = request.accept_mimetypes.best_match(["application/json", PNG], default="application/json")
+    if best != PNG:
+        return False
+    if len(upload.pictures) > 1:
+        raise ClientError(
+            f"An answer of {PNG} shows one picture; {len(upload.pictures)} came. Send them one by one, or "
+            "take application/json."
+        )
+    if wants_async(request):
+        raise ClientError(
+            f"A drawn answer can't be polled: leave out Prefer: respond-async, or Accept: {PNG}."
+        )
+    return True
 
 
 def traceparent(request: Request) -> str | None:

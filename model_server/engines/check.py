@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue import ModelSpec
-from model_server.engines import Outputs
+from model_server.engines import Outputs, detection_check
+from model_server.engines.detection_check import DetectionVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +100,30 @@ def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> Verdi
     )
 
 
+def judge(
+    spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str
+) -> Verdict | DetectionVerdict:
+    """Compare by the measures and the tolerances of the model's task. Shapes that differ raise ValueError."""
+    if spec.detection is not None:
+        return detection_check.compare(spec, reference, outputs, precision)
+    return compare(reference, outputs, TOLERANCES[precision])
+
+
 def require(
     spec: ModelSpec,
     engine: str,
     precision: str,
     reference: Reference,
     predict: Callable[[NDArray[np.uint8]], Outputs],
-) -> Verdict:
+) -> Verdict | DetectionVerdict:
     """Run the reference's pictures. Raises ModelUnavailable, with the verdict, if the outputs disagree."""
     try:
-        verdict = compare(reference.outputs, predict(reference.pictures), TOLERANCES[precision])
+        verdict = judge(spec, reference.outputs, predict(reference.pictures), precision)
+        if verdict.agrees:
+            return verdict
+        reason = str(verdict)
     except ValueError as error:
-        verdict = None
         reason = str(error)
-    if verdict is not None and verdict.agrees:
-        return verdict
-    reason = reason if verdict is None else str(verdict)
     right = "its file does in fp32" if spec.is_imported else "plain Keras does"
     other = "PRECISION" if spec.is_imported else "PRECISION or ENGINE"
     raise ModelUnavailable(

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
+from model_server import layout
 from model_server.catalogue import ModelSpec
 from model_server.engines import check, imported_graph, normalisation, openvino_runtime, pictures
 from model_server.engines.check import Reference
+from model_server.engines.detection_check import DetectionVerdict
 from model_server.engines.imported_graph import ImportedGraph
 from model_server.engines.openvino import CompiledNetwork
 from model_server.engines.store import Entry, write_reference
+from model_server.layout import Detection
 
 
 def write(spec: ModelSpec, folder: Path, *, half: bool) -> None:
@@ -41,7 +44,7 @@ def _reference(spec: ModelSpec) -> tuple[Reference, list[int]]:
         raise ModelUnavailable(
             f"{spec.name}: OpenVINO can't run it: {imported_graph.reason(error)}."
         ) from error
-    kept = _kept(spec, [each.shape for each in rows[0]])
+    kept = _kept(spec, graph, [each.shape for each in rows[0]])
     found = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in kept]
     if spec.task == "classification":
         found = [_activated(spec, each.reshape(len(drawn), -1)) for each in found]
@@ -62,10 +65,13 @@ def _given(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) ->
     return np.ascontiguousarray(ordered.astype(graph.dtype))
 
 
-def _kept(spec: ModelSpec, shapes: list[tuple[int, ...]]) -> list[int]:
-    """Which outputs are served: of a classifier the first that has a number for each label, else all."""
-    if spec.task != "classification":
-        return list(range(len(shapes)))
+def _kept(spec: ModelSpec, graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> list[int]:
+    """Which outputs are served: of a classifier the first that has a number for each label.
+
+    Of a detector those that its model.toml names, in the order of Detection.outputs.
+    """
+    if spec.detection is not None:
+        return _kept_of_detector(spec, spec.detection, graph, shapes)
     labels = len(spec.labels)
     fitting = [at for at, shape in enumerate(shapes) if shape[:1] == (1,) and math.prod(shape) == labels]
     if fitting:
@@ -75,6 +81,23 @@ def _kept(spec: ModelSpec, shapes: list[tuple[int, ...]]) -> list[int]:
         f"{spec.name}: the network's output for a picture is {told}, but there are {labels} labels. The file "
         "of labels needs one for each number (some networks begin with a class for the background)."
     )
+
+
+def _kept_of_detector(
+    spec: ModelSpec, detection: Detection, graph: ImportedGraph, shapes: list[tuple[int, ...]]
+) -> list[int]:
+    names = [sorted(output.names) for output in graph.model.outputs]
+    kept = []
+    for wanted in detection.outputs:
+        at = [at for at, known in enumerate(names) if wanted == at or wanted in known]
+        if not at:
+            there = "; ".join(f"{at}: {', '.join(known)} {shapes[at]}" for at, known in enumerate(names))
+            raise ModelUnavailable(f"{spec.name}: the network has no output {wanted!r}; it has {there}.")
+        kept += at[:1]
+    problem = layout.misfit(detection, [shapes[at][1:] for at in kept], len(spec.labels))
+    if problem:
+        raise ModelUnavailable(f"{spec.name}: {problem}.")
+    return kept
 
 
 def _activated(spec: ModelSpec, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -97,7 +120,7 @@ def _served(spec: ModelSpec, reference: Reference, kept: list[int], folder: Path
                 graph.free_batch()
             graph.reshape(spec, batch=batch)
             served = _with_pictures(spec, graph, _with_outputs(spec, graph, kept))
-            verdict = _verdict(served, reference, folder / "probe.xml")
+            verdict = _verdict(spec, served, reference, folder / "probe.xml")
         except (RuntimeError, ValueError, ModelUnavailable) as error:
             problems.append(imported_graph.reason(error))
             continue
@@ -109,12 +132,17 @@ def _served(spec: ModelSpec, reference: Reference, kept: list[int], folder: Path
     )
 
 
-def _verdict(served: Any, reference: Reference, probe: Path) -> check.Verdict:  # noqa: ANN401
+def _verdict(
+    spec: ModelSpec,
+    served: Any,  # noqa: ANN401
+    reference: Reference,
+    probe: Path,
+) -> check.Verdict | DetectionVerdict:
     """Whether a graph gives what is right. Its file is gone afterwards; raises what running it raises."""
     try:
         openvino_runtime.save_model(served, probe, compress_to_fp16=False)
         found = CompiledNetwork(probe, "fp32").predict(reference.pictures)
-        return check.compare(reference.outputs, found, check.TOLERANCES["fp32"])
+        return check.judge(spec, reference.outputs, found, "fp32")
     finally:
         for each in probe.parent.glob("probe.*"):
             each.unlink()
@@ -127,7 +155,7 @@ def _with_outputs(spec: ModelSpec, graph: ImportedGraph, kept: list[int]) -> Any
     if spec.task == "classification":
         shape = operations.constant(np.array([0, -1]))
         outputs = [operations.reshape(each, shape, special_zero=True).output(0) for each in outputs]
-        outputs = [operations.convert(each, "f32").output(0) for each in outputs]
+    outputs = [operations.convert(each, "f32").output(0) for each in outputs]
     match spec.activation:
         case "softmax":
             outputs = [operations.softmax(each, 1).output(0) for each in outputs]

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue import KerasApplication, KerasFile, ModelSpec
+from model_server.catalogue import Darknet, KerasApplication, KerasFile, ModelSpec
 from model_server.engines.check import Reference
 
 _FORMAT: Final = 1
@@ -182,6 +182,7 @@ def network_ingredients(spec: ModelSpec) -> dict[str, object]:
         "normalise": msgspec.to_builtins(spec.normalise),
         "classes": len(spec.labels),
         **{key: value for key, value in optional.items() if value != unset[key]},
+        **({"outputs": spec.detection.outputs} if spec.detection is not None else {}),
     }
 
 
@@ -203,6 +204,8 @@ def _weights_digest(spec: ModelSpec) -> str:
     An imported network may lie in several files, of which only its format knows all: every file of the
     folder counts, but for model.toml, labels and notes.
     """
+    if isinstance(spec.source, Darknet):
+        return "-".join(_digest(spec.folder / name) for name in (spec.source.cfg, spec.source.weights))
     path = _weights_file(spec)
     if path is None:
         return _folder_digest(spec) if spec.is_imported else spec.weights

@@ -101,6 +101,19 @@ def test_a_result_comes_back_whole() -> None:
     assert json.loads(codec.encode(result))["timings_ms"] == {"waiting": 1.5, "batch": 0.5, "model": 20.0}
 
 
+def test_a_box_is_there_only_where_a_prediction_has_one() -> None:
+    plain, boxed = Prediction("dog", "16", 0.5), Prediction("dog", "16", 0.5, (1, 2, 30, 40))
+    result = Result(JOB.id, "yolo", "abc", predictions=(plain, boxed))
+    sent = codec.encode(result)
+    # As before there were boxes: those who wrote or read such results still can.
+    assert b'[{"label":"dog","class_id":"16","probability":0.5},' in sent
+    assert b'{"label":"dog","class_id":"16","probability":0.5,"box":[1,2,30,40]}]' in sent
+    assert codec.decode_result(sent) == result
+    for box in (b"[1,2,3]", b"[1,2,3,4,5]", b'"all"', b"[1.5,2,3,4]"):
+        with pytest.raises(MalformedMessage):
+            codec.decode_result(sent.replace(b"[1,2,30,40]", box))
+
+
 def test_card_and_state_come_back_whole() -> None:
     card = Card(
         "digits", "classification", InputSpec(28, 28, 1, Fit.INK), 10, 3, 10, "tensorflow", "fp32", "w"

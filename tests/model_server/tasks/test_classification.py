@@ -5,7 +5,7 @@ import pytest
 
 from broker.errors import InferenceFailed
 from model_server.catalogue import Label
-from model_server.tasks import classify
+from model_server.tasks.classification import classify
 
 LABELS = (Label("n0", "cat"), Label("n1", "dog"), Label("n2", "cow"), Label("n3", "hen"))
 

@@ -1,6 +1,6 @@
-"""What comes out of a network, in words: outputs to predictions, by the model's task.
+"""What a picture shows: a network's probabilities to the best classes.
 
-Owns the reading of outputs. Knows no engine and no Redis.
+Owns the reading of a classifier's output. Knows no engine and no Redis.
 """
 
 import numpy as np
