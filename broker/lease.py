@@ -81,6 +81,7 @@ class Lease:
         The card's own key is for when no worker lives; of one that is not ready it is set only if missing.
         """
         state = replace(state, input=self._card.input.tag, since=self._since, card=self._card)
+        state = replace(state, heartbeat=round(self._clock.now(), 3))
         with translated("take this worker's state"), self._redis.pipeline() as pipe:
             pipe.sadd(self._models_key, self._card.model)
             pipe.expire(self._models_key, self._ttl_s)

@@ -88,10 +88,16 @@ class State:
     """Pictures a second while busy, a moving average; 0 until measured."""
     latency_ms: float = 0.0
     """Milliseconds a batch takes, a moving average; 0 until measured."""
+    waiting_ms: float = 0.0
+    """Milliseconds a picture waits in the queue, a moving average; 0 until measured."""
+    pictures: int = 0
+    """Pictures that went through the network since its process started."""
     input: str = ""
     """The tag of the pictures that it takes; this and what follows is added when it is announced."""
     since: float = 0.0
     """Redis' time of its first registration: of several versions the newest worker's card counts."""
+    heartbeat: float = 0.0
+    """Redis' time at which it said this."""
     card: Card | None = None
     """Its own card; None from an older model server."""
 

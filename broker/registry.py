@@ -89,6 +89,10 @@ class Registry:
                 self._reading.release()
         return self._outcome()
 
+    def now(self) -> float:
+        """Redis' time, as this process keeps it."""
+        return self._clock.now()
+
     def _outcome(self) -> Mapping[str, ModelView]:
         if self._failure is not None:
             raise self._failure

@@ -65,6 +65,12 @@ class Formed:
         """A job that a lost worker had may be what killed it: it must not take others along."""
         return any(entry.attempts for entry in self.batch.entries)
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds that its pictures were in the queue, on average."""
+        waited = [self.claimed_at - entry.job.accepted for entry in self.batch.entries if entry.job]
+        return max(0.0, sum(waited) / len(waited)) if waited else 0.0
+
     def __len__(self) -> int:
         return len(self.batch.entries)
 

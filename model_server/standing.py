@@ -62,12 +62,19 @@ class Standing:
         with self._announcing:
             self._lease.announce(self.state)
 
-    def measure(self, pictures: int, seconds: float) -> None:
-        """Add a batch to the moving averages; they are published with the next renewal."""
+    def measure(self, pictures: int, seconds: float, *, waited_s: float) -> None:
+        """Add a batch, whose pictures waited so long, to the averages; the next renewal publishes them."""
         with self._changing:
             old = self._state
-            rate, latency_ms = pictures / seconds, seconds * 1000
+            rate, latency_ms, waiting_ms = pictures / seconds, seconds * 1000, waited_s * 1000
             if old.rate:
                 rate = old.rate + _SMOOTHING * (rate - old.rate)
                 latency_ms = old.latency_ms + _SMOOTHING * (latency_ms - old.latency_ms)
-            self._state = replace(old, rate=round(rate, 3), latency_ms=round(latency_ms, 3))
+                waiting_ms = old.waiting_ms + _SMOOTHING * (waiting_ms - old.waiting_ms)
+            self._state = replace(
+                old,
+                rate=round(rate, 3),
+                latency_ms=round(latency_ms, 3),
+                waiting_ms=round(waiting_ms, 3),
+                pictures=old.pictures + pictures,
+            )

@@ -197,7 +197,8 @@ class Worker:
         ran = time.monotonic()
         timings = Timings(batch=(began - formed.began) * 1000, model=(ran - began) * 1000)
         if runnable:
-            self.standing.measure(len(runnable), ran - max(formed.began, self._ran))
+            busy_s = ran - max(formed.began, self._ran)
+            self.standing.measure(len(runnable), busy_s, waited_s=formed.waited_s)
         self._ran = ran
         done = outcomes.of(formed.batch, self.spec, self.version, self.notice, formed.claimed_at, timings)
         return outcomes.Done(formed.worker, done)

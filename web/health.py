@@ -57,6 +57,7 @@ def models() -> Response:
         default_model=frontend.models.default,
         fallback_model=frontend.models.fallback or None,
         default_answered_by=frontend.models.answering(),
+        time=round(frontend.registry.now(), 3),
         models=[_shown(view) for view in views.values()],
     )
 

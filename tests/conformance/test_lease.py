@@ -1,5 +1,6 @@
 """lease.lua and the announcements, through Lease, on a real Redis."""
 
+
 import pytest
 import redis
 
@@ -25,6 +26,7 @@ def test_registering_publishes_name_card_state_and_lease(client: redis.Redis, ke
     told = codec.decode_state(state)
     assert (told.state, told.version, told.card, told.input) == (READY.state, "v1", CARD, "2-2-1-stretch")
     assert before <= told.since <= after
+    assert before <= told.heartbeat <= after
     score = client.zscore(keys.of(MODEL).workers, worker)
     assert score is not None
     assert before + 5 <= score <= after + 5

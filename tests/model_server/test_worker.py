@@ -56,7 +56,12 @@ def test_a_batch_is_claimed_run_once_and_completed(
     assert (first.batch_size, first.attempts, len(first.predictions)) == (3, 0, 2)
     assert first.timings_ms.waiting > 0
     assert client.llen(keys.of(MODEL).claims(worker.lease.worker)) == 0
-    assert worker.standing.state.rate > 0
+    state = worker.standing.state
+    assert (state.pictures, state.rate > 0) == (3, True)
+    assert state.waiting_ms == pytest.approx(first.timings_ms.waiting, rel=0.5)
+    enqueue(client, keys, job())
+    assert sum(step(worker) for _ in range(2)) == 1  # the first may have asked before it came
+    assert worker.standing.state.pictures == 4
 
 
 def test_no_more_than_a_batch_is_claimed(

@@ -46,6 +46,22 @@ def test_models_shows_card_state_workers_and_queue(running: Service) -> None:
     assert (model["model"], model["state"], model["queue_length"]) == (MODEL, "ready", 0)
     assert model["input"] == {"width": 2, "height": 2, "channels": 1, "fit": "stretch", "resize": 0}
     assert [each["state"] for each in model["workers"]] == ["ready"]
+    assert 0 <= answer["time"] - model["workers"][0]["heartbeat"] < 5
+
+
+def test_models_counts_the_pictures(running: Service) -> None:
+    eventually(lambda: running.client.get("/readyz").status_code == 200)
+    for _ in range(3):
+        assert running.client.post("/predict", data=png(0), content_type="image/png").status_code == 200
+
+    def worker() -> dict[str, float]:
+        said: dict[str, float] = running.client.get("/models").get_json()["models"][0]["workers"][0]
+        return said
+
+    first = worker()
+    running.worker.standing.announce()  # as the keeper does at each renewal
+    assert worker()["pictures"] == 3
+    assert worker()["heartbeat"] >= first["heartbeat"]
 
 
 def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
