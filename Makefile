@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check format test test-importers test-compose test-browser chaos bench clean
+.PHONY: help serve install check format test test-importers test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -35,8 +35,11 @@ test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker
 test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, against those (installs 1.9 GB, once)
 	$(BIN)/python -m pytest -m importers
 
-test-browser: $(VENV)/.dev ## The page in a real Chromium (Debian: apt install chromium chromium-driver)
+test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
 	$(BIN)/python -m pytest -m browser
+
+screenshot: $(VENV)/.dev ## docs/page.png, of the real page (SCREENS=FOLDER: every page, width, scheme and language)
+	$(BIN)/python -m tests.browser.screens $(SCREENS)
 
 chaos: $(VENV)/.dev ## Kill, stop, cut off and overload real processes; print the account (half an hour)
 	$(BIN)/python -m tests.chaos

@@ -14,7 +14,7 @@ from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
-from web import cors, errors, health, page, predict, size
+from web import cors, errors, files, health, page, predict, size
 from web.frontend import Frontend, FrontendLimits
 from web.models import Names
 
@@ -26,13 +26,13 @@ REDIS_TIMEOUT_S = 0.9
 
 def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
-    app = Flask("web")
+    app = Flask("web", static_folder=None)  # files.py has it
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
     app.json.sort_keys = False  # type: ignore[attr-defined] # the JSON provider is Flask's own by default
     app.extensions["frontend"] = frontend(settings)
     errors.register(app)
     cors.register(app, settings.cors_origins)
-    for part in (predict, health, page):
+    for part in (predict, health, page, files):
         app.register_blueprint(part.blueprint)
 
     @app.after_request

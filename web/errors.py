@@ -139,8 +139,8 @@ def register(app: Flask) -> None:
             )
         if status == 404:
             message = (
-                "Nothing is at this address. There are: POST /predict, GET /predictions/ID, /, /models, "
-                "/healthz, /readyz."
+                "Nothing is at this address. There are: POST /predict, GET /predictions/ID, /, /status, "
+                "/models, /healthz, /readyz."
             )
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)

@@ -1,37 +1,90 @@
-"""The page at `/`: an upload form that needs no script.
+"""The pages for people: `/` to try a model, `/status` to look after the service.
 
-Owns the page and the headers that keep it harmless.
+Owns which page is shown, in which language, and the headers that keep it harmless. What happens in a page is
+static/'s; without a script `/` is a plain form.
 """
 
-from flask import Blueprint, Response, current_app, make_response, render_template
+from typing import Any, Final
+
+from flask import Blueprint, Response, current_app, make_response, render_template, request, url_for
 
 from broker.errors import BrokerUnavailable
 from broker.messages import WorkerState
+from broker.registry import ModelView
+from web import languages
 from web.frontend import Frontend
 
 blueprint = Blueprint("page", __name__)
 
+_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        # No text can become markup: a browser that knows this refuses innerHTML.
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+
+_HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
 
 @blueprint.get("/")
 def index() -> Response:
-    """The form, with each model and its state; without Redis it says so."""
+    """The page with the models as they are now; without Redis it says so."""
     frontend: Frontend = current_app.extensions["frontend"]
     problem = ""
     try:
         views = list(frontend.registry.models().values())
     except BrokerUnavailable as error:
         views, problem = [], error.message
+    models = frontend.models
+    answering = models.answering() if views else models.default
+    fallback = answering if answering != models.default else ""
+    chosen = _first_choice(views, answering)
+    return _shown(
+        "index.html", views=views, chosen=chosen, problem=problem, default=models.default, fallback=fallback
+    )
+
+
+@blueprint.get("/status")
+def status() -> Response:
+    """The frame of the status page: its script fills it from /models."""
+    return _shown("status.html")
+
+
+def _first_choice(views: list[ModelView], answering: str) -> str:
+    """The model that is chosen until somebody chooses: who answers for none, or the first that can answer."""
     ready = [view.card.model for view in views if view.state is WorkerState.READY]
-    default, answering = frontend.models.default, frontend.models.answering()
-    chosen = answering if answering in ready else next(iter(ready), default)
-    fallback = answering if answering != default else ""
+    return answering if answering in ready else next(iter(ready), answering)
+
+
+def _shown(template: str, **values: Any) -> Response:  # noqa: ANN401 - what the template shows
+    language, lang = languages.of(request), languages.chosen(request) or None
     page = render_template(
-        "index.html", views=views, chosen=chosen, problem=problem, default=default, fallback=fallback
+        template,
+        language=language,
+        languages=languages.NAMES,
+        say=languages.speaker(language),
+        # A language that was chosen goes along to the other page.
+        link=lambda endpoint: url_for(endpoint, lang=lang),
+        max_bytes=current_app.config["MAX_CONTENT_LENGTH"],
+        **values,
     )
     response = make_response(page)
-    response.headers["Content-Security-Policy"] = (
-        "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
-    )
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(_HEADERS)
+    response.headers["Content-Language"] = language
+    response.vary.add("Accept-Language")
     return response

@@ -1,6 +1,5 @@
 """lease.lua and the announcements, through Lease, on a real Redis."""
 
-
 import pytest
 import redis
 

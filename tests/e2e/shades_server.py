@@ -1,8 +1,9 @@
-"""`python -m tests.e2e.shades_server LOG [DELAY_S [mended]]`: a model server whose network misbehaves.
+"""`python -m tests.e2e.shades_server LOG [DELAY_S [mended] [slow]]`: a model server whose network misbehaves.
 
 Everything but the network is the product's own process. Each shade that the network sees is appended to
 LOG, so that a test can count executions. A picture of shade ABORT kills the process, one of shade RAISE
-makes the network raise; each call takes DELAY_S. A mended one bears every shade.
+makes the network raise; each call takes DELAY_S. A mended one bears every shade; a slow one
+takes some seconds to load.
 """
 
 import os
@@ -18,6 +19,7 @@ from model_server import engines
 
 RAISE = 254
 ABORT = 255
+SLOW_S = 6.0
 
 
 class Shades:
@@ -46,5 +48,11 @@ class Shades:
 if __name__ == "__main__":
     delay_s = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
     network = Shades(Path(sys.argv[1]), delay_s, mended="mended" in sys.argv[3:])
-    engines.load = lambda *_, **__: network
+
+    def load(*_: object, **__: object) -> Shades:
+        if "slow" in sys.argv[3:]:
+            time.sleep(SLOW_S)
+        return network
+
+    engines.load = load
     sys.exit(server.main())

@@ -1,0 +1,27 @@
+"""Debian's Chromium without a window, driven by Playwright; nothing is downloaded, and nothing looked up."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+from playwright.sync_api import Browser, sync_playwright
+
+BINARY = shutil.which("chromium")
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[Browser]:
+    """A browser whose camera is a test picture."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=BINARY,
+            args=[
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+            ],
+        )
+        yield browser
+        browser.close()

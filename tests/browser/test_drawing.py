@@ -1,0 +1,82 @@
+"""The sheet of paper: what is drawn is read, by mouse, by finger and by keyboard."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import SEVEN, Visit
+from tests.browser.strokes import DIGITS, draw
+from tests.e2e.conftest import Stack
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+
+def read(page: Page, digit: str) -> None:
+    """Until the sheet's answer is this digit."""
+    expect(page.locator("#read")).to_contain_text(f"{digit} (")
+
+
+@pytest.mark.parametrize("digit", DIGITS)
+def test_a_drawn_digit_is_read_when_the_pen_rests(visit: Visit, digits: Stack, digit: str) -> None:
+    page = visit(digits.url)
+    draw(page, digit)
+    read(page, digit)
+    expect(page.locator(".card")).to_have_count(1)
+    expect(page.locator(".card .ranking .label").first).to_have_text(digit)
+
+
+def test_one_drawing_has_one_card_and_the_next_another(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    page.set_input_files("#files", SEVEN)
+    draw(page, "1")
+    read(page, "1")
+    draw(page, "3")  # over it
+    expect(page.locator("#read")).not_to_contain_text("1 (")
+    expect(page.locator(".card")).to_have_count(2)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#read")).to_be_empty()
+    expect(page.get_by_role("button", name="Recognise")).to_be_disabled()
+    draw(page, "7")
+    read(page, "7")
+    expect(page.locator(".card")).to_have_count(3)
+
+
+def test_undo_takes_the_last_stroke(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    draw(page, "1")
+    read(page, "1")
+    draw(page, "7")
+    page.get_by_role("button", name="Undo").click()
+    read(page, "1")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#read")).to_be_empty()
+
+
+def test_the_keyboard_draws(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    expect(page.locator("#draw")).to_be_visible()
+    page.focus("#paper")
+    for _ in range(4):
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    for _ in range(8):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    read(page, "1")
+
+
+def test_a_finger_draws_and_the_page_stays_where_it_is(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url, width=390, has_touch=True, is_mobile=True)
+    page.locator("#paper").scroll_into_view_if_needed()
+    box = page.locator("#paper").bounding_box()
+    assert box
+    scrolled = page.evaluate("scrollY")
+    finger = page.context.new_cdp_session(page)
+    x = box["x"] + box["width"] / 2
+    for step in range(9):
+        y = box["y"] + box["height"] * (0.15 + step * 0.08)
+        kind = "touchMove" if step else "touchStart"
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    read(page, "1")
+    assert page.evaluate("scrollY") == scrolled

@@ -1,0 +1,161 @@
+"""What goes wrong is said, with the reason and a way out; and the page goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import SEVEN, Visit
+from tests.conftest import RedisServer
+from tests.e2e.conftest import Stack, shade
+from tests.fakes import eventually
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180), pytest.mark.refusals]
+
+
+def failed(page: Page, code: str) -> str:
+    """The text of the first card that failed with this code."""
+    card = page.locator(f".card[data-code={code}] .problem").first
+    expect(card).to_be_visible(timeout=15_000)
+    return card.inner_text()
+
+
+def test_a_failed_model_says_why(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    assert page.locator("#model option").all_inner_texts() == ["digits", "resnet50 (failed)"]
+    expect(page.locator("#trouble")).to_be_empty()
+    page.select_option("#model", "resnet50")
+    expect(page.locator("#trouble")).to_contain_text("resnet50 could not be loaded.")
+    expect(page.locator("#trouble")).to_contain_text("RESNET50_WEIGHTS=random")
+    page.set_input_files("#files", SEVEN)
+    said = failed(page, "model_unavailable")
+    assert "The model could not be loaded. Choose another model. Try again in 30 seconds." in said
+    assert "RESNET50_WEIGHTS=random" in said
+    page.select_option("#model", "digits")
+    page.get_by_role("button", name="Try digit-7.png again").click()
+    expect(page.locator(".card[data-state=answered]")).to_have_count(1)
+
+
+def test_an_oversized_file_is_not_even_sent(visit: Visit, digits: Stack, tmp_path: Path) -> None:
+    (tmp_path / "big.png").write_bytes(bytes(3_000_000))
+    page = visit(digits.url)
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    page.set_input_files("#files", tmp_path / "big.png")
+    assert "The picture is too large. A request may have 1 MB." in failed(page, "too_large")
+    assert "POST" not in sent
+
+
+def test_too_many_pixels_are_refused_by_the_service(visit: Visit, digits: Stack, tmp_path: Path) -> None:
+    Image.new("L", (1000, 900)).save(tmp_path / "wide.png")
+    page = visit(digits.url)
+    page.set_input_files("#files", tmp_path / "wide.png")
+    said = failed(page, "too_large")
+    assert "The picture is too large." in said
+    assert "400,000" in said.replace("400000", "400,000")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "said"),
+    [
+        ("notes.txt", b"not a picture", "invalid_image", "This is no picture, or it is broken."),
+        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", "unsupported_format", "Save the picture as JPEG"),
+        ("cut.png", SEVEN.read_bytes()[:2000], "invalid_image", "This is no picture, or it is broken."),
+    ],
+)
+def test_what_is_no_picture(
+    visit: Visit, digits: Stack, tmp_path: Path, name: str, content: bytes, code: str, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    page = visit(digits.url)
+    page.set_input_files("#files", tmp_path / name)
+    assert said in failed(page, code)
+    if name != "cut.png":
+        expect(page.get_by_text("Your browser can't show this format.")).to_be_visible()
+
+
+def test_an_overloaded_service_says_when_to_come_back(visit: Visit, stack: Stack, tmp_path: Path) -> None:
+    stack.environment["QUEUE_LIMIT"] = "1"
+    stack.stop()
+    stack.start_web()
+    stack.start_model_server(delay_s=1.5)
+    names = [tmp_path / f"{number}.png" for number in range(8)]
+    for number, path in enumerate(names):
+        path.write_bytes(shade(number))
+    page = visit(stack.url)
+    page.set_input_files("#files", names)
+    said = failed(page, "overloaded")
+    assert "The service has more to do than it can." in said
+    assert "Try again in " in said
+    expect(page.locator(".card[data-state=waiting]")).to_have_count(0, timeout=30_000)
+    before = page.locator(".card[data-state=answered]").count()
+    assert before >= 1
+    page.locator(".card[data-code=overloaded] button", has_text="Try again").first.click()
+    expect(page.locator(".card[data-state=answered]")).to_have_count(before + 1, timeout=15_000)
+
+
+def test_a_service_that_is_gone_and_comes_back(
+    visit: Visit, stack: Stack, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(shade(7))
+    stack.start_model_server()
+    page = visit(stack.url)
+    problem = page.locator("#problem")
+    expect(problem).to_be_hidden()
+    own_redis.stop(kill=True)
+    expect(problem).to_contain_text("The service has lost its queue.", timeout=15_000)
+    own_redis.start()
+    expect(problem).to_be_hidden(timeout=30_000)
+    stack.stop()
+    expect(problem).to_contain_text("The service can't be reached.", timeout=15_000)
+    page.set_input_files("#files", tmp_path / "a.png")
+    assert "Is it running, and is this device online?" in failed(page, "unreachable")
+    stack.start_web()
+    stack.start_model_server()
+    expect(problem).to_be_hidden(timeout=15_000)
+    page.get_by_role("button", name="Try a.png again").click()
+    expect(page.locator(".card[data-state=answered]")).to_have_count(1)
+
+
+def test_a_model_that_loads_says_so_and_then_answers(visit: Visit, stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(shade(7))
+    stack.start("tests.e2e.shades_server", str(stack.executions), "0", "slow", log="model_server")
+    eventually(lambda: '"loading"' in stack.text("/models"))
+    page = visit(stack.url)
+    expect(page.locator("#trouble")).to_contain_text("shades is being loaded. Send a picture: it waits.")
+    expect(page.locator("#model option")).to_have_text("shades (loading)")
+    page.set_input_files("#files", tmp_path / "a.png")
+    expect(page.get_by_text("Waiting for shades …")).to_be_visible()
+    expect(page.locator(".card[data-state=answered]")).to_have_count(1, timeout=15_000)
+    expect(page.locator("#trouble")).to_be_empty()
+
+
+def test_a_notice_in_an_answer_is_shown(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    said = {
+        "success": True,
+        "model": "digits",
+        "predictions": [{"label": "<i>", "class_id": "7", "probability": 0.5}],
+        "notice": "digits answers for resnet50 <b>",
+        "batch_size": 3,
+        "timings_ms": {"waiting": 1, "batch": 1, "model": 1},
+    }
+    page.route("**/predict?*", lambda route: route.fulfill(body=json.dumps(said)))
+    page.set_input_files("#files", SEVEN)
+    expect(page.locator(".card .notice")).to_have_text("digits answers for resnet50 <b>")
+    expect(page.locator(".card .ranking .label")).to_have_text("<i>")
+    expect(page.get_by_text("Rode in a batch of 3 pictures")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(502, "<h1>Bad Gateway</h1>"), (200, "<h1>Please log in</h1>"), (200, "{}")]
+)
+def test_an_answer_of_something_else_in_between(visit: Visit, digits: Stack, status: int, body: str) -> None:
+    page = visit(digits.url)
+    page.route("**/predict?*", lambda route: route.fulfill(status=status, body=body))
+    page.set_input_files("#files", SEVEN)
+    said = failed(page, "unexpected")
+    assert "The answer makes no sense." in said
+    assert f"HTTP {status}" in said

@@ -1,0 +1,66 @@
+/**
+ * An answer's parts: notice, ranked labels, where the time went, how to ask again.
+ * Owns their look; asks nobody.
+ */
+
+import { element } from "./dom.js";
+import { label } from "./labels.js";
+import { colourOf } from "./palette.js";
+import { repeats } from "./repeat.js";
+import { duration, say, share } from "./text.js";
+
+/** The nodes of an answer. `elapsedMs`: from sending the picture to reading the answer. */
+export function answerParts(answer, elapsedMs, picture) {
+  return [
+    answer.notice ? element("p", { className: "notice", lang: "en" }, answer.notice) : "",
+    answer.predictions.length ? ranking(answer.predictions) : element("p", {}, say("answer.nothing")),
+    times(answer.timings_ms, elapsedMs),
+    element("p", { className: "hint" }, ridden(answer)),
+    repeats(answer, picture),
+  ];
+}
+
+/** The first label and its probability, in words. */
+export function best({ predictions: [first] }) {
+  return first ? `${label(first)} (${share(first.probability)})` : say("answer.nothing");
+}
+
+function ranking(predictions) {
+  const isBoxed = predictions.some((each) => each.box);
+  return element("ol", { className: isBoxed ? "ranking boxed" : "ranking" }, ...predictions.map(ranked));
+}
+
+function ranked(prediction) {
+  const bar = element("span", { className: "bar", ariaHidden: "true" });
+  bar.style.setProperty("--share", `${100 * prediction.probability}%`);
+  const line = element(
+    "li",
+    {},
+    element("span", { className: "label" }, label(prediction)),
+    element("span", { className: "share" }, share(prediction.probability)),
+    bar,
+  );
+  if (prediction.box) line.style.setProperty("--colour", colourOf(prediction.class_id));
+  return line;
+}
+
+/** The way of a request through the service. What no stage accounts for is the way to it and back, and decoding. */
+function times({ waiting, batch, model }, elapsedMs) {
+  const stages = { waiting, batch, model, rest: Math.max(0, elapsedMs - waiting - batch - model) };
+  const whole = Object.values(stages).reduce((sum, each) => sum + each, 0) || 1;
+  const bar = element("div", { className: "stages", ariaHidden: "true" });
+  const list = element("dl", { className: "times" });
+  for (const [stage, ms] of Object.entries(stages)) {
+    const piece = element("span", { className: `stage-${stage}` });
+    piece.style.width = `${(100 * ms) / whole}%`;
+    bar.append(piece);
+    const term = element("dt", { className: `stage-${stage}`, title: say(`time.${stage}.title`) }, say(`time.${stage}`));
+    list.append(element("div", {}, term, element("dd", {}, duration(ms))));
+  }
+  const total = say("time.total", { time: duration(elapsedMs) });
+  return element("div", { className: "timing" }, element("h4", {}, total), bar, list);
+}
+
+function ridden({ batch_size: count, model, engine, precision, model_version: version }) {
+  return `${say("answer.batch", { count })} · ${model} ${version} · ${engine} ${precision}`;
+}

@@ -1,0 +1,60 @@
+/**
+ * One picture and what became of it: it waits, it has its answer, or it failed.
+ * Owns the card's frame; the answer's parts are answer.js's, the picture is photo.js's.
+ */
+
+import { answerParts } from "./answer.js";
+import { element } from "./dom.js";
+import { explained } from "./failures.js";
+import { Photo } from "./photo.js";
+import { say } from "./text.js";
+
+/** `onRetry` and `onRemove` are called with the card. */
+export class Card {
+  constructor(picture, { onRetry, onRemove }) {
+    this.picture = picture;
+    this.photo = new Photo(picture);
+    this.title = element("h3", {}, picture.name);
+    this.body = element("div", { className: "body" });
+    this.removeButton = button("answer.remove", picture.name, "✕", () => onRemove(this));
+    this.removeButton.className = "remove";
+    this.onRetry = onRetry;
+    this.element = element(
+      "li",
+      { className: "card" },
+      this.photo.element,
+      element("div", { className: "answer" }, element("div", { className: "heading" }, this.title, this.removeButton), this.body),
+    );
+  }
+
+  waiting(model) {
+    this.element.dataset.state = "waiting";
+    this.body.replaceChildren(element("p", { className: "waiting" }, say("answer.waiting", { name: model })));
+  }
+
+  answered(answer, elapsedMs) {
+    this.element.dataset.state = "answered";
+    this.photo.draw(answer.predictions);
+    this.body.replaceChildren(...answerParts(answer, elapsedMs, this.picture));
+  }
+
+  failed(failure) {
+    this.element.dataset.state = "failed";
+    this.element.dataset.code = failure.code;
+    const again = button("answer.retry", this.picture.name, say("answer.retry_short"), () => this.onRetry(this));
+    this.body.replaceChildren(
+      element("div", { className: "problem" }, ...explained(failure)),
+      element("p", { className: "buttons" }, again),
+    );
+  }
+
+  /** Let go of the picture's memory. */
+  discard() {
+    this.photo.discard();
+    this.element.remove();
+  }
+}
+
+function button(key, name, text, onclick) {
+  return element("button", { type: "button", ariaLabel: say(key, { name }), onclick }, text);
+}

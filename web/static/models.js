@@ -1,0 +1,128 @@
+/**
+ * The list of models: kept in step with the service, and what is to be known of the chosen one.
+ * Owns the choice until somebody makes one.
+ */
+
+import { Failure, models } from "./api.js";
+import { byId, element, fill } from "./dom.js";
+import { explained } from "./failures.js";
+import { say } from "./text.js";
+
+const SETTLED_MS = 5000;
+/** While a model loads, or nobody answers. */
+const UNSETTLED_MS = 1000;
+
+export class Models {
+  constructor() {
+    this.known = [];
+    this.select = byId("model");
+    this.isChosen = false;
+    this.onChange = () => {};
+    this.select.addEventListener("change", () => {
+      this.isChosen = true;
+      this.show();
+    });
+    document.addEventListener("visibilitychange", () => document.hidden || this.look());
+    this.look();
+  }
+
+  /** The name of the chosen model. */
+  get chosen() {
+    return this.select.value;
+  }
+
+  /** The model to ask about a drawing: the chosen one, if it takes drawings, else one that does; or undefined. */
+  get reader() {
+    const readers = this.known.filter((model) => model.input.fit === "ink");
+    return (
+      readers.find((model) => model.model === this.chosen) ??
+      readers.find((model) => model.state === "ready") ??
+      readers[0]
+    );
+  }
+
+  named(name) {
+    return this.known.find((model) => model.model === name);
+  }
+
+  /** Ask the service, show what it says, and ask again later; but not for a page that nobody sees. */
+  async look() {
+    clearTimeout(this.timer);
+    let pauseMs = UNSETTLED_MS;
+    try {
+      const said = await models();
+      this.take(said);
+      byId("problem").hidden = true;
+      if (this.known.every((model) => model.state === "ready" || model.state === "failed")) pauseMs = SETTLED_MS;
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      const problem = byId("problem");
+      fill(problem, ...explained(error));
+      problem.hidden = false;
+    } finally {
+      clearTimeout(this.timer);
+      if (!document.hidden) this.timer = setTimeout(() => this.look(), pauseMs);
+    }
+  }
+
+  take(said) {
+    this.said = said;
+    this.known = said.models;
+    const chosen = this.isChosen ? this.chosen : firstChoice(said, this.chosen);
+    const options = this.known.map((model) => element("option", { value: model.model }, optionText(model)));
+    fill(this.select, ...options);
+    if (this.named(chosen)) this.select.value = chosen;
+    this.show();
+  }
+
+  show() {
+    const model = this.named(this.chosen);
+    fill(byId("about"), model ? about(model) : say("model.none"));
+    fill(byId("trouble"), ...(model ? trouble(model) : []), ...standIn(this.said));
+    this.onChange(this);
+  }
+}
+
+function firstChoice({ models, default_model, default_answered_by }, before) {
+  const isReady = (name) => models.some((model) => model.model === name && model.state === "ready");
+  const candidates = [before, default_answered_by, default_model, ...models.map((model) => model.model)];
+  return candidates.find(isReady) ?? (before || default_model);
+}
+
+const stateText = (model) => say(`state.${model.state}`);
+
+function optionText(model) {
+  return model.state === "ready" ? model.model : say("model.option", { name: model.model, state: stateText(model) });
+}
+
+function about(model) {
+  const { width, height } = model.input;
+  const parts = [
+    say(model.task === "detection" ? "task.detection" : "task.classification", { count: model.classes }),
+    say("model.input", { width, height }),
+    `${model.engine} ${model.precision}`,
+  ];
+  return parts.join(" · ");
+}
+
+/** What stands between the chosen model and an answer, as elements. */
+function trouble(model) {
+  const found = [];
+  if (model.state !== "ready") {
+    const kind = model.state === "loading" ? "notice" : "problem";
+    const text = say(`trouble.${model.state}`, { name: model.model });
+    found.push(element("p", { className: kind }, element("strong", {}, text), " ", reason(model)));
+  } else if (model.reason) {
+    found.push(element("p", { className: "notice" }, reason(model)));
+  }
+  if (model.weights === "random") found.push(element("p", { className: "notice" }, say("model.random")));
+  return found;
+}
+
+const reason = (model) => element("span", { className: "words", lang: "en" }, model.reason);
+
+function standIn(said) {
+  if (!said?.default_answered_by || said.default_answered_by === said.default_model) return [];
+  const names = { name: said.default_model, other: said.default_answered_by };
+  return [element("p", { className: "notice" }, say("model.stand_in", names))];
+}

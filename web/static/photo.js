@@ -1,0 +1,58 @@
+/**
+ * The picture of a card, upright, with boxes over it. Owns where a box is drawn: in shares of the picture,
+ * so that it stays in its place at any size.
+ */
+
+import { element } from "./dom.js";
+import { colourOf } from "./palette.js";
+import { label } from "./labels.js";
+import { number, say, size } from "./text.js";
+
+/** Boxes nearer to the upper edge than this share of the height have their label inside. */
+const NEAR_THE_TOP = 0.1;
+
+export class Photo {
+  constructor(picture) {
+    this.url = URL.createObjectURL(picture);
+    this.image = element("img", { alt: picture.name, src: this.url });
+    this.boxes = element("div", { className: "boxes", ariaHidden: "true" });
+    this.frame = element("div", { className: "frame" }, this.image, this.boxes);
+    this.caption = element("figcaption", { className: "hint" }, size(picture.size));
+    this.element = element("figure", { className: "photo" }, this.frame, this.caption);
+    this.loaded = this.image.decode().then(
+      () => this.caption.replaceChildren(this.described(picture)),
+      () => this.frame.replaceChildren(element("p", { className: "unshown" }, say("photo.unshown"))),
+    );
+  }
+
+  described(picture) {
+    const { naturalWidth: width, naturalHeight: height } = this.image;
+    return `${number(width)} × ${number(height)} · ${size(picture.size)}`;
+  }
+
+  /** Draw the boxes that predictions have, numbered in their order. */
+  async draw(predictions) {
+    await this.loaded;
+    const { naturalWidth: width, naturalHeight: height } = this.image;
+    if (!width) return;
+    const boxed = predictions.map((each, index) => [each, index]).filter(([each]) => each.box);
+    this.boxes.replaceChildren(...boxed.map(([each, index]) => box(each, index, width, height)));
+  }
+
+  discard() {
+    URL.revokeObjectURL(this.url);
+  }
+}
+
+function box(prediction, index, width, height) {
+  const [left, top, across, down] = prediction.box;
+  const tag = element("span", {}, `${index + 1} ${label(prediction)}`);
+  const made = element("div", { className: top / height < NEAR_THE_TOP ? "box inside" : "box" }, tag);
+  made.dataset.index = index;
+  made.style.left = `${(100 * left) / width}%`;
+  made.style.top = `${(100 * top) / height}%`;
+  made.style.width = `${(100 * across) / width}%`;
+  made.style.height = `${(100 * down) / height}%`;
+  made.style.setProperty("--colour", colourOf(prediction.class_id));
+  return made;
+}

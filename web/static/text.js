@@ -1,0 +1,47 @@
+/**
+ * The page's words and numbers in its language. Owns no word itself: they are in text/.
+ */
+
+export const language = document.documentElement.lang;
+
+const response = await fetch(new URL(`text/${language}.json`, import.meta.url));
+const words = await response.json();
+
+/** The phrase of a key with its {names} filled in. A certain `count` may have a form of its own: key.1. */
+export function say(key, values = {}) {
+  const counted = "count" in values ? words[`${key}.${values.count}`] : undefined;
+  const phrase = counted ?? words[key];
+  if (phrase === undefined) throw new Error(`No phrase ${key}. This is a bug`);
+  return phrase.replace(/\{(\w+)\}/g, (_, name) => shown(values[name]));
+}
+
+const shown = (value) => (typeof value === "number" ? number(value) : String(value));
+
+/** Whether there is a phrase of this key. */
+export const knows = (key) => key in words;
+
+/** A number with at most so many decimals. */
+export function number(value, decimals = 0) {
+  return new Intl.NumberFormat(language, { maximumFractionDigits: decimals }).format(value);
+}
+
+/** Milliseconds, as short as their size allows. */
+export function duration(ms) {
+  if (ms >= 1000) return `${number(ms / 1000, 2)} s`;
+  return `${number(ms, ms < 10 ? 1 : 0)} ms`;
+}
+
+/** A probability; what is not quite nothing or everything does not look as if it were. */
+export function share(probability) {
+  const percent = (value) => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 }).format(value);
+  if (probability > 0.9995 && probability < 1) return `> ${percent(0.999)}`;
+  if (probability < 0.0005 && probability > 0) return `< ${percent(0.001)}`;
+  return percent(probability);
+}
+
+/** A file's size. */
+export function size(bytes) {
+  if (bytes < 1024) return `${number(bytes)} B`;
+  if (bytes < 1024 * 1024) return `${number(bytes / 1024)} KB`;
+  return `${number(bytes / 1024 / 1024, 1)} MB`;
+}
