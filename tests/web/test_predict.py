@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.messages import Result
-from broker.producer import Producer
+from broker.producer import TOLD_S, Producer
 from tests.fakes import MODEL, SPEC, eventually
 from tests.web.conftest import Service, png
 from web import images, uploads
@@ -360,7 +360,8 @@ def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
     with ThreadPoolExecutor(6) as threads:
         # The queue is empty: each of the six is let in.
         answers = [threads.submit(_status, service.app.test_client(), png(0)) for _ in range(6)]
-        threading.Event().wait(0.2)
+        eventually(lambda: len(decoders._cond._waiters) == 6)
+        threading.Event().wait(TOLD_S)
         for _ in range(taken):
             decoders.release()
         statuses = sorted(answer.result() for answer in answers)
