@@ -24,6 +24,20 @@ def test_a_drawn_digit_is_read_when_the_pen_rests(visit: Visit, digits: Stack, d
     expect(page.locator(".card .ranking .label").first).to_have_text(digit)
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_ink_is_where_the_pen_was(visit: Visit, digits: Stack, width: int) -> None:
+    page = visit(digits.url, width=width)
+    expect(page.locator("#draw")).to_be_visible()
+    box = page.locator("#paper").bounding_box()
+    assert box
+    page.mouse.click(box["x"] + 0.85 * box["width"], box["y"] + 0.3 * box["height"])
+    inked = page.locator("#paper").evaluate(
+        """paper => [[0.85, 0.3], [0.6, 0.21], [0.75, 0.3]].map(([x, y]) =>
+            paper.getContext('2d').getImageData(x * paper.width, y * paper.height, 1, 1).data[0] < 128)"""
+    )
+    assert inked == [True, False, False]
+
+
 def test_one_drawing_has_one_card_and_the_next_another(visit: Visit, digits: Stack) -> None:
     page = visit(digits.url)
     page.set_input_files("#files", SEVEN)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import SEVEN, Visit
 from tests.conftest import RedisServer
@@ -117,6 +117,23 @@ def test_a_service_that_is_gone_and_comes_back(
     expect(problem).to_be_hidden(timeout=15_000)
     page.get_by_role("button", name="Try a.png again").click()
     expect(page.locator(".card[data-state=answered]")).to_have_count(1)
+
+
+def test_words_that_do_not_come_at_once_are_asked_for_again(visit: Visit, digits: Stack) -> None:
+    page = visit("about:blank")
+    refused: list[str] = []
+
+    def once(route: Route) -> None:
+        if refused:
+            route.continue_()
+        else:
+            refused.append(route.request.url)
+            route.abort()
+
+    page.route("**/text/en.json", once)
+    page.goto(digits.url)
+    expect(page.locator("#draw")).to_be_visible()
+    assert refused
 
 
 def test_a_model_that_loads_says_so_and_then_answers(visit: Visit, stack: Stack, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import SEVEN, Visit
 from tests.e2e.conftest import Stack
@@ -36,6 +36,23 @@ def test_a_picture_is_chosen_and_answered(visit: Visit, digits: Stack) -> None:
     )
     assert bars[0] > 99
     assert max(bars[1:]) < 1
+
+
+def test_a_picture_that_is_chosen_before_the_script_is_there_counts(visit: Visit, digits: Stack) -> None:
+    page = visit("about:blank")
+    scripts: list[Route] = []
+
+    def hold(route: Route) -> None:
+        scripts.append(route)
+
+    page.route("**/page*.js*", hold)
+    page.goto(digits.url, wait_until="commit")
+    page.set_input_files("#files", SEVEN)
+    assert page.locator(".card").count() == 0
+    for script in scripts:
+        script.continue_()
+    answers(page)
+    assert first_label(page) == "7"
 
 
 def test_the_time_is_split_and_the_batch_is_told(visit: Visit, digits: Stack) -> None:

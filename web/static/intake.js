@@ -8,11 +8,13 @@ import { say } from "./text.js";
 /** `onPictures` gets the files, `onNothing` what to tell where there was none. */
 export function catchPictures({ onPictures, onNothing }) {
   for (const input of [byId("files"), byId("snap")]) {
-    input.addEventListener("change", () => {
+    const take = () => {
       const files = [...input.files];
       if (files.length) onPictures(files);
       input.value = ""; // so that the same picture can be chosen again
-    });
+    };
+    input.addEventListener("change", take);
+    take(); // what was chosen before this script was there
   }
   catchDropped({ onPictures, onNothing });
   addEventListener("paste", (event) => {

@@ -4,8 +4,20 @@
 
 export const language = document.documentElement.lang;
 
-const response = await fetch(new URL(`text/${language}.json`, import.meta.url));
-const words = await response.json();
+const RETRY_MS = 1000;
+
+const words = await loaded(new URL(`text/${language}.json`, import.meta.url));
+
+/** Without words there is no page, not even one that says what is wrong: tried until it works. */
+async function loaded(url) {
+  for (;;) {
+    try {
+      return await (await fetch(url)).json();
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+  }
+}
 
 /** The phrase of a key with its {names} filled in. A certain `count` may have a form of its own: key.1. */
 export function say(key, values = {}) {
