@@ -64,7 +64,7 @@ def _application(spec: ModelSpec, source: KerasApplication) -> Any:  # noqa: ANN
 
 
 def _with_imagenet_weights(spec: ModelSpec, constructor: Any) -> Any:  # noqa: ANN401
-    with _one_download_at_a_time(), _silence_limit(DOWNLOAD_SILENCE_S):
+    with download():
         try:
             return constructor(weights="imagenet")
         except Exception as error:  # keras.utils.get_file raises Exception itself
@@ -124,6 +124,13 @@ def _ways_out(spec: ModelSpec) -> str:
         f"{variable}=PATH for a file of weights that you have; "
         f"{variable}=random to measure speed only."
     )
+
+
+@contextmanager
+def download() -> Iterator[None]:
+    """Around what makes Keras download weights: one process at a time, and a silent server fails soon."""
+    with _one_download_at_a_time(), _silence_limit(DOWNLOAD_SILENCE_S):
+        yield
 
 
 @contextmanager
