@@ -1,0 +1,83 @@
+"""Labelled folders: what is found, what is left out and why, and that a .zip is as good."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from broker.messages import Fit, InputSpec
+from tests.training.folders import fill, picture
+from training import labelled
+from training.labelled import FolderError
+from web.images import prepare
+
+SPEC = InputSpec(width=16, height=16, channels=3, fit=Fit.CROP)
+
+
+def test_a_folder_a_class_in_order_of_their_names_and_what_is_below_them(tmp_path: Path) -> None:
+    fill(tmp_path, each=3)
+    (tmp_path / "sea" / "deep").mkdir()
+    (tmp_path / "sea" / "1.jpg").rename(tmp_path / "sea" / "deep" / "1.jpg")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "grass" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "read me.txt").write_text("beside the folders")
+    classes, files = labelled.files_of(tmp_path)
+    assert classes == ("grass", "sea", "wine")
+    assert [file.label for file in files] == [0] * 3 + [1] * 3 + [2] * 3
+    assert str(tmp_path / "sea" / "deep" / "1.jpg") in {file.name for file in files}
+
+
+def test_a_zip_holds_what_its_folder_holds(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "f", each=3)
+    archive = Path(shutil.make_archive(str(tmp_path / "f"), "zip", folder))
+    read = [labelled.read(labelled.files_of(labelled.opened(path))[1], SPEC) for path in (folder, archive)]
+    assert (read[0].pictures.pixels == read[1].pictures.pixels).all()
+    assert read[0].pictures.labels.tolist() == read[1].pictures.labels.tolist()
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_pictures_are_those_that_the_web_tier_makes(tmp_path: Path, is_kept: bool) -> None:
+    files = labelled.files_of(fill(tmp_path / "f", each=2))[1]
+    read = labelled.read(files, SPEC, tmp_path / "kept.npy" if is_kept else None)
+    for row, file in enumerate(read.files):
+        assert isinstance(file.place, Path)
+        served = prepare(file.place.read_bytes(), SPEC, max_pixels=10**6).pixels
+        assert (read.pictures.pixels[row] == served).all()
+    assert read.pictures.labels.tolist() == [file.label for file in read.files]
+    assert (tmp_path / "kept.npy").exists() == is_kept
+
+
+def test_what_is_no_picture_is_named_and_the_rest_keeps_its_labels(tmp_path: Path) -> None:
+    fill(tmp_path, each=2)
+    (tmp_path / "grass" / "0.jpg").write_bytes(picture("grass", 0)[:200])
+    (tmp_path / "sea" / "notes.txt").write_text("waves")
+    read = labelled.read(labelled.files_of(tmp_path)[1], SPEC)
+    reasons = {skipped.file.name: skipped.reason for skipped in read.skipped}
+    assert set(reasons) == {str(tmp_path / "grass" / "0.jpg"), str(tmp_path / "sea" / "notes.txt")}
+    assert "cut short" in reasons[str(tmp_path / "grass" / "0.jpg")]
+    assert read.pictures.labels.tolist() == [0, 1, 1, 2, 2]
+    assert len(read.pictures) == len(read.files) == 5
+    blue = read.pictures.pixels[1:3].astype(np.float64).mean(axis=(0, 1, 2))
+    assert blue.argmax() == 2
+
+
+def test_a_folder_that_is_none_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="there is no folder"):
+        labelled.opened(tmp_path / "none")
+    (tmp_path / "text").write_text("no archive")
+    with pytest.raises(FolderError, match=r"neither a folder nor a \.zip"):
+        labelled.opened(tmp_path / "text")
+    (tmp_path / "only").mkdir()
+    with pytest.raises(FolderError, match="holds 1 folders; it takes one for each class, two at least"):
+        labelled.files_of(tmp_path)
+
+
+def test_a_disk_without_room_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    files = labelled.files_of(fill(tmp_path / "f", each=2))[1]
+    with pytest.raises(FolderError, match="has no room for 6 pictures"):
+        labelled.read(files, SPEC, tmp_path / "kept.npy")
