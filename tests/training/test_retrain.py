@@ -1,0 +1,230 @@
+"""Retraining from end to end, as a user runs it: labelled folders in, a served model out.
+
+The base is a small network of the test's own, so that nothing is downloaded; TensorFlow is only ever loaded
+by processes of their own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+from PIL import Image
+
+from model_server.catalogue import read_model
+from tests.conftest import RedisServer
+from tests.e2e.conftest import ROOT, Stack
+from tests.fakes import eventually
+from tests.training.folders import COLOURS, fill, picture
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# A network that names shades of grey and colour badly, for it was never trained: a base all the same.
+_BASE: Final = """
+import sys, keras
+keras.utils.set_random_seed(1)
+layers = keras.layers
+model = keras.Sequential([
+    keras.Input((16, 16, 3)), layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization(),
+    layers.GlobalAveragePooling2D(), layers.Dense(5, activation="softmax"),
+])
+model.save(sys.argv[1])
+"""
+
+# Prints the largest difference between a .keras and the .pb made of it, on random pictures.
+_COMPARE: Final = """
+import sys, keras, numpy as np, tensorflow as tf
+network = keras.saving.load_model(sys.argv[1])
+graph = tf.compat.v1.GraphDef.FromString(open(sys.argv[2], "rb").read())
+assert not any(node.op == "ReadVariableOp" for node in graph.node)
+run = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
+run = run.prune("input:0", "final_result:0")
+pictures = np.random.default_rng(0).normal(size=(5, *network.input_shape[1:])).astype("float32")
+print(abs(run(tf.constant(pictures)).numpy() - network(pictures).numpy()).max())
+"""
+
+
+def _python(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    # Nobody listens there: every download fails, on a machine with a network too.
+    environment = os.environ | {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    environment["HOME"] = environment["KERAS_HOME"] = "/nonexistent"
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or not check, done.stdout + done.stderr
+    return done
+
+
+def _retrain(
+    folder: Path, models: Path, name: str, *options: str, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    command = ("-m", "training.retrain", str(folder), "--models", str(models), "--name", name, *options)
+    return _python(*command, check=check)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base") / "small.keras"
+    _python("-c", _BASE, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled folders, with a broken picture and what is none."""
+    folder = fill(tmp_path_factory.mktemp("pictures"), each=40)
+    (folder / "sea" / "broken.jpg").write_bytes(picture("sea", 99)[:300])
+    (folder / "wine" / "list.txt").write_text("red, white")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(
+    base: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of models with one retrained, `places`, and what was printed."""
+    models = tmp_path_factory.mktemp("models")
+    options = (
+        "--weights",
+        str(base),
+        "--normalise",
+        "tf",
+        "--epochs",
+        "150",
+        "--batch",
+        "8",
+        "--frozen-graph",
+    )
+    return models, _retrain(folder, models, "places", *options)
+
+
+def test_it_says_what_it_did(made: tuple[Path, subprocess.CompletedProcess[str]], folder: Path) -> None:
+    models, done = made
+    assert f"left out: {folder / 'sea' / 'broken.jpg'}: The picture is broken or cut short" in done.stdout
+    assert f"left out: {folder / 'wine' / 'list.txt'}: The upload is not a picture" in done.stdout
+    assert "84 pictures to learn from, 12 that tell when to stop, 24 held out" in done.stdout
+    assert "val_accuracy" in done.stdout  # Keras' own bar
+    assert "held-out accuracy: 100.00%" in done.stdout
+    assert f"Written to {models / 'places'}. MODELS=places serves it." in done.stdout
+    report = json.loads((models / "places" / "report.json").read_text("utf-8"))
+    assert report["held_out_accuracy"] == 1.0
+    assert {Path(name).name for name in report["left_out"]} == {"broken.jpg", "list.txt"}
+    with Image.open(models / "places" / "confusion.png") as image:
+        assert image.format == "PNG"
+
+
+def test_the_folder_is_a_model_of_the_catalogue(
+    made: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    spec = read_model(made[0], "places")
+    assert [label.label for label in spec.labels] == sorted(COLOURS)
+    assert (spec.input.shape, spec.input.fit, spec.normalise) == ((16, 16, 3), "crop", "tf")
+
+
+def test_the_frozen_graph_computes_what_the_keras_network_does(
+    made: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder = made[0] / "places"
+    done = _python("-c", _COMPARE, str(folder / "places.keras"), str(folder / "places.pb"))
+    assert float(done.stdout.splitlines()[-1]) < 1e-5
+    assert (folder / "labels.txt").read_text() == "grass\nsea\nwine\n"
+
+
+def test_it_is_served_and_names_pictures_that_it_never_saw(
+    made: tuple[Path, subprocess.CompletedProcess[str]], own_redis: RedisServer, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path, own_redis.url, "places")
+    stack.environment |= {"MODELS_DIR": str(made[0]), "CACHE_DIR": str(tmp_path / "engines")}
+    try:
+        stack.start_web()
+        stack.start("model_server", log="model_server")
+        eventually(lambda: stack.answers("/readyz?model=places"), within_s=90)
+        for name in COLOURS:
+            files = {"image": ("a.jpg", picture(name, 1000, size=(640, 480)))}
+            answer = httpx.post(f"{stack.url}/predict", files=files, trust_env=False, timeout=30).json()
+            assert answer["predictions"][0]["label"] == name, answer
+    finally:
+        stack.stop()
+
+
+def _weights(models: Path, name: str) -> bytes:
+    return (models / name / f"{name}.pb").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_network_and_another_does_not(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    options = ("--weights", str(base), "--normalise", "tf", "--epochs", "3", "--fine-tune", "2")
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        done = _retrain(folder, tmp_path, name, *options, "--seed", seed, "--frozen-graph")
+        assert "The whole network learns." in done.stdout
+    assert _weights(tmp_path, "a") == _weights(tmp_path, "b")
+    assert _weights(tmp_path, "a") != _weights(tmp_path, "c")
+
+
+def test_what_was_retrained_can_be_retrained_and_replaced(
+    made: tuple[Path, subprocess.CompletedProcess[str]], folder: Path, tmp_path: Path
+) -> None:
+    network = str(made[0] / "places" / "places.keras")
+    _retrain(folder, tmp_path, "again", "--weights", network, "--epochs", "2")
+    assert read_model(tmp_path, "again").normalise == "tf"  # from the model.toml beside it
+    before = read_model(tmp_path, "again").version
+    refused = _retrain(folder, tmp_path, "again", "--weights", network, check=False)
+    assert refused.returncode == 2
+    assert "is there already: --replace" in refused.stderr
+    assert read_model(tmp_path, "again").version == before
+    _retrain(folder, tmp_path, "again", "--weights", network, "--epochs", "3", "--replace")
+    assert read_model(tmp_path, "again").version != before
+
+
+def test_from_scratch_it_learns_too(folder: Path, tmp_path: Path) -> None:
+    options = ("--weights", "none", "--base", "MobileNetV2", "--size", "32", "--epochs", "40")
+    _retrain(folder, tmp_path, "scratch", *options)
+    report = json.loads((tmp_path / "scratch" / "report.json").read_text("utf-8"))
+    assert report["held_out_accuracy"] >= 0.8
+    assert read_model(tmp_path, "scratch").normalise == "tf"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--base", "MobileNetV9"), "keras.applications has no network 'MobileNetV9'; it has "),
+        (("--weights", "/nonexistent.keras"), "Keras can't load /nonexistent.keras"),
+        (("--weights", "/nonexistent.h5"), "does not give the weights of MobileNetV2 without its top"),
+        (("--weights", "none", "--size", "8"), "MobileNetV2 can't be built for 8 x 8"),
+        (("--weights", "none", "--normalise", "caffe"), "MobileNetV2 takes pictures normalised as 'tf'"),
+    ],
+)
+def test_what_can_t_be_done_is_said_and_changes_nothing(
+    options: tuple[str, ...], reason: str, folder: Path, tmp_path: Path
+) -> None:
+    done = _retrain(folder, tmp_path, "no", *options, check=False)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_the_weights_are_missed_at_once_with_the_ways_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    done = _retrain(folder, tmp_path, "no", check=False)
+    assert done.returncode == 2
+    assert "the ImageNet weights of MobileNetV2 could not be downloaded (" in done.stderr
+    for way_out in ("let this machine download them", "--weights PATH", "--weights none"):
+        assert way_out in done.stderr
+    assert time.monotonic() - began < 60
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_keras_file_alone_must_have_its_normalisation_named(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    done = _retrain(folder, tmp_path, "no", "--weights", str(base), check=False)
+    assert done.returncode == 2
+    assert "name --normalise" in done.stderr

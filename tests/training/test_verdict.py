@@ -1,0 +1,50 @@
+"""The figures of a retrained network, from outputs whose right answers are known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from training import verdict
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 2], np.int64)
+NAMED = [0, 0, 0, 1, 1, 0, 1]
+OUTPUTS = np.eye(3, dtype=np.float32)[NAMED]
+
+
+def test_figures_are_those_that_a_hand_finds() -> None:
+    found = verdict.judge(("cat", "dog", "frog"), LABELS, OUTPUTS)
+    assert found.matrix.tolist() == [[3, 1, 0], [1, 1, 0], [0, 1, 0]]
+    assert found.accuracy == 4 / 7
+    assert found.by_class() == {
+        "cat": {"held_out": 4, "recall": 0.75, "precision": 0.75},
+        "dog": {"held_out": 2, "recall": 0.5, "precision": 0.3333},
+        "frog": {"held_out": 1, "recall": 0.0, "precision": 0.0},
+    }
+    assert [line.split()[0] for line in found.lines()] == ["class", "frog", "dog", "cat"]
+
+
+def test_the_report_and_the_picture_are_written(tmp_path: Path) -> None:
+    found = verdict.judge(("cat", "dog", "frog"), LABELS, OUTPUTS)
+    verdict.write_report(tmp_path / "report.json", found, {"base": "a network"})
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert report["base"] == "a network"
+    assert report["held_out_accuracy"] == 0.5714
+    assert report["confusion"]["dog"] == {"cat": 1, "dog": 1, "frog": 0}
+    verdict.draw_confusion(tmp_path / "confusion.png", found, "pets")
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) >= 400
+
+
+def test_a_picture_of_many_classes_stays_small_enough_to_be_opened(tmp_path: Path) -> None:
+    count = 200
+    found = verdict.judge(
+        [f"class {number}" for number in range(count)],
+        np.arange(count),
+        np.eye(count, dtype=np.float32),
+    )
+    verdict.draw_confusion(tmp_path / "confusion.png", found, "many")
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert max(image.size) < 5000

@@ -1,0 +1,88 @@
+"""How good a retrained network is on the pictures that were held out: figures, a table and a picture.
+
+Owns the measures and their words. matplotlib draws; nothing here trains.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+_NUMBERED: Final = 30
+"""Classes up to which the picture has a number in each cell; beyond that they would be unreadable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`matrix` is int64 (classes, classes): pictures of a class (row) that are named a class (column)."""
+
+    classes: Sequence[str]
+    matrix: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the pictures that are told rightly."""
+        return float(self.matrix.trace() / self.matrix.sum())
+
+    def by_class(self) -> dict[str, dict[str, float | int]]:
+        """Of each class: how many were held out, the share found, and the share of finds that is right."""
+        right, held_out, found = self.matrix.diagonal(), self.matrix.sum(axis=1), self.matrix.sum(axis=0)
+        return {
+            name: {
+                "held_out": int(held_out[label]),
+                "recall": round(float(right[label] / held_out[label]), 4),
+                "precision": round(float(right[label] / max(1, found[label])), 4),
+            }
+            for label, name in enumerate(self.classes)
+        }
+
+    def lines(self) -> list[str]:
+        """A table of the classes, the worst first."""
+        width = max(5, *map(len, self.classes))
+        told = [f"{'class':{width}}  held out  recall  precision"]
+        for name, of in sorted(self.by_class().items(), key=lambda pair: pair[1]["recall"]):
+            told.append(f"{name:{width}}  {of['held_out']:8}  {of['recall']:6.4f}  {of['precision']:9.4f}")
+        return told
+
+
+def judge(classes: Sequence[str], labels: NDArray[np.int64], outputs: NDArray[np.float32]) -> Verdict:
+    """Compare float32 (N, classes) with the labels of the pictures they are of."""
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(matrix, (labels, outputs.argmax(axis=1)), 1)
+    return Verdict(tuple(classes), matrix)
+
+
+def write_report(path: Path, verdict: Verdict, told: dict[str, Any]) -> None:
+    """The figures as JSON, after what is `told` of how the network came to be."""
+    figures = {
+        "held_out_accuracy": round(verdict.accuracy, 4),
+        "classes": verdict.by_class(),
+        "confusion": {
+            name: dict(zip(verdict.classes, row, strict=True))
+            for name, row in zip(verdict.classes, verdict.matrix.tolist(), strict=True)
+        },
+    }
+    path.write_text(json.dumps(told | figures, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def draw_confusion(path: Path, verdict: Verdict, title: str) -> None:
+    """A PNG of the confusion matrix, each row as shares of its class."""
+    count = len(verdict.classes)
+    side = max(4.0, 0.5 * min(count, 60))
+    figure = Figure(figsize=(side + 2, side + 1), layout="constrained")
+    axes = figure.subplots()
+    shares = verdict.matrix / verdict.matrix.sum(axis=1, keepdims=True)
+    figure.colorbar(axes.imshow(shares, cmap="Blues", vmin=0, vmax=1), label="share of the class")
+    axes.set(title=title, xlabel="named", ylabel="is")
+    axes.set_xticks(range(count), verdict.classes, rotation=90)
+    axes.set_yticks(range(count), verdict.classes)
+    if count <= _NUMBERED:
+        for (row, column), number in np.ndenumerate(verdict.matrix):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(number), ha="center", va="center", color=colour)
+    figure.savefig(path)
