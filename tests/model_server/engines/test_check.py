@@ -40,6 +40,15 @@ def test_what_a_sure_network_hides_shows_in_the_logarithms() -> None:
     assert not verdict.agrees
 
 
+def test_a_picture_that_leaves_the_network_unsure_counts_by_the_others() -> None:
+    right = _rows([0.45, 0.1, 0.45], [0.995, 0.0003, 0.0047])
+    found = _rows([0.4455, 0.1, 0.4545], [0.995, 0.0003, 0.0047])
+    verdict = check.compare((right,), (found,), check.TOLERANCES["bf16"])
+    assert verdict.log == pytest.approx(0.01 / 8.1, rel=0.1)
+    # Alone it has nothing to be compared with but its own range.
+    assert check.compare((right[:1],), (found[:1],), LOOSE).log > 0.006
+
+
 def test_a_lead_within_the_tolerance_is_a_tie_and_a_larger_one_is_not() -> None:
     right = _rows([0.36, 0.34, 0.3])
     assert check.compare((right,), (_rows([0.34, 0.36, 0.3]),), LOOSE).agrees
