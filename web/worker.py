@@ -21,6 +21,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from broker.errors import ClientError, Overloaded, ServiceError
 from web.connection import Connection, Stage
+from web.neighbours import Neighbours
 
 HELD_BYTES: Final = 256 * 1024 * 1024
 """Requests in memory, arriving or at work; above this the largest that still arrives is refused."""
@@ -54,6 +55,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._held = 0
         self._scratch = memoryview(bytearray(_READ_BYTES))
         self._next_sweep = 0.0
+        self._neighbours = Neighbours(self.age)
         self._stop_by = float("inf")
         self._most_bytes = self._held_most = 0
 
@@ -69,7 +71,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         super().run()
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a new connection; where all places are taken another gives way."""
+        """Take a new connection, or leave it to another process; where all places are taken one gives way."""
+        if self._neighbours.leave(self.nr_conns):
+            self.set_accept_enabled(False)
+            return
         try:
             client, address = listener.accept()
         except OSError as error:
@@ -81,7 +86,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self.nr_conns += 1
         if self.nr_conns >= self.worker_connections:
             self._make_room()
+        self._neighbours.tell(self.nr_conns)
         self._idle(Connection(self.cfg, client, address, listener.getsockname()))
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Listen for new connections, or not: not while they are left to the others."""
+        super().set_accept_enabled(enabled and not self._neighbours.left_s())
 
     def handle(self, conn: Connection) -> bool:
         """Answer a whole request, in a thread of the pool; return whether the connection goes on."""
@@ -114,7 +124,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Serve what is ready; wait for it no longer than until something may be late."""
+        self._neighbours.tell(self.nr_conns)
         patience_s = _SWEEP_S if self.arriving or self.lingering else timeout
+        patience_s = self._neighbours.left_s() or patience_s
         super().wait_for_and_dispatch_events(min(timeout, patience_s))
 
     def murder_pending(self) -> None:
@@ -135,6 +147,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     def _cap_keepalive(self, deadline: float) -> None:
         """The process is told to stop: what arrives may go on, but not until Gunicorn ends the process."""
         super()._cap_keepalive(deadline)
+        self._neighbours.end()
         self._stop_by = time.monotonic() + max(0.0, self.cfg.graceful_timeout - LINGER_S)
 
     def _idle(self, conn: Connection) -> None:
