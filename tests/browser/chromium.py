@@ -4,9 +4,12 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 BINARY = shutil.which("chromium")
+
+# What is waited for comes in milliseconds; on a machine that is busy with other things, in seconds.
+expect.set_options(timeout=20_000)
 
 
 @contextlib.contextmanager

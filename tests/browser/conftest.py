@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import chromium as debian
 from tests.conftest import RedisServer, running_redis
@@ -29,9 +29,37 @@ def chromium() -> Iterator[Browser]:
         yield browser
 
 
+def has_started(page: Page) -> None:
+    """Until what only works with the script is there."""
+    expect(page.locator(".starting")).to_have_count(0)
+
+
+def holding(page: Page, address: str) -> list[Route]:
+    """Requests for this address, as they come: each waits until the test lets it go on."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(address, hold)
+    return held
+
+
+def until(page: Page, condition: Callable[[], bool]) -> None:
+    """Wait for something that is told to the test and not to be seen in the page."""
+
+    def held() -> bool:
+        page.evaluate("0")  # what was told meanwhile arrives with the answer
+        return condition()
+
+    eventually(held)
+
+
 @pytest.fixture
 def visit(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """Open a page. What Chromium complains of (a policy that is broken, a script that failed) fails the test.
+    """Open a page, and wait until its script has taken over. Nothing scrolls or turns while it is measured.
+
+    What Chromium complains of (a policy that is broken, a script that failed) fails the test.
 
     Except for answers that are errors, where the test is marked to get some.
     """
@@ -40,7 +68,12 @@ def visit(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
 
     def opened(url: str, *, width: int = 1280, height: int = 900, **options: Any) -> Page:  # noqa: ANN401
         context = chromium.new_context(
-            **{"locale": "en-US", "viewport": {"width": width, "height": height}, **options}
+            **{
+                "locale": "en-US",
+                "viewport": {"width": width, "height": height},
+                "reduced_motion": "reduce",
+                **options,
+            }
         )
         contexts.append(context)
         context.set_default_timeout(20_000)
@@ -48,6 +81,8 @@ def visit(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
         page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(url)
+        if options.get("java_script_enabled", True):
+            has_started(page)
         return page
 
     yield opened
@@ -72,8 +107,8 @@ def start(service: Stack) -> None:
     """Start its processes, and wait until each model is ready or has failed."""
     service.start_web()
     service.start("model_server", log="model_server")
-    eventually(lambda: service.answers("/readyz?model=digits"), within_s=90)
-    eventually(lambda: "could not be downloaded" in service.text("/"), within_s=90)
+    eventually(lambda: service.answers("/readyz?model=digits"), within_s=150)
+    eventually(lambda: "could not be downloaded" in service.text("/"), within_s=150)
 
 
 @pytest.fixture(scope="session")

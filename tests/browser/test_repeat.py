@@ -19,6 +19,7 @@ def copied(page: Page, what: str) -> str:
     """What the copy button of a command puts on the clipboard."""
     if not page.locator(".card details[open]").count():
         page.get_by_text("Repeat this request").click()
+    page.evaluate("document.getElementById('said').textContent = ''")  # what was copied before
     page.get_by_role("button", name=f"Copy: {what}").click()
     expect(page.locator("#said")).to_have_text("Copied")
     return str(page.evaluate("navigator.clipboard.readText()"))

@@ -23,6 +23,8 @@ __all__ = ["environment", "service"]
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "shades"
+START_S = 60.0
+"""A process starts in two or three seconds, but in thirty where others have the cores."""
 
 
 def free_port() -> int:
@@ -83,7 +85,7 @@ class Stack:
     def start_web(self) -> subprocess.Popen[bytes]:
         """Start Gunicorn and wait until it answers."""
         process = self.start("gunicorn", "-c", "web/gunicorn.conf.py", log="web")
-        eventually(lambda: self.answers("/healthz"))
+        eventually(lambda: self.answers("/healthz"), within_s=START_S)
         return process
 
     def start_model_server(self, *, delay_s: float = 0.0) -> subprocess.Popen[bytes]:
@@ -93,7 +95,7 @@ class Stack:
             "tests.e2e.shades_server", str(self.executions), str(delay_s), log="model_server"
         )
         # By id: one that was counted before may lapse meanwhile.
-        eventually(lambda: bool(self.ready_workers() - before))
+        eventually(lambda: bool(self.ready_workers() - before), within_s=START_S)
         return process
 
     def answers(self, path: str) -> bool:

@@ -1,9 +1,9 @@
-"""`python -m tests.e2e.shades_server LOG [DELAY_S [mended] [slow]]`: a model server whose network misbehaves.
+"""`python -m tests.e2e.shades_server LOG [DELAY_S [mended] [held]]`: a model server whose network misbehaves.
 
 Everything but the network is the product's own process. Each shade that the network sees is appended to
 LOG, so that a test can count executions. A picture of shade ABORT kills the process, one of shade RAISE
-makes the network raise; each call takes DELAY_S. A mended one bears every shade; a slow one
-takes some seconds to load.
+makes the network raise; each call takes DELAY_S. A mended one bears every shade; a held one
+loads until there is a file LOG.go.
 """
 
 import os
@@ -19,7 +19,6 @@ from model_server import engines
 
 RAISE = 254
 ABORT = 255
-SLOW_S = 6.0
 
 
 class Shades:
@@ -50,8 +49,8 @@ if __name__ == "__main__":
     network = Shades(Path(sys.argv[1]), delay_s, mended="mended" in sys.argv[3:])
 
     def load(*_: object, **__: object) -> Shades:
-        if "slow" in sys.argv[3:]:
-            time.sleep(SLOW_S)
+        while "held" in sys.argv[3:] and not Path(sys.argv[1]).with_suffix(".go").exists():
+            time.sleep(0.05)
         return network
 
     engines.load = load
