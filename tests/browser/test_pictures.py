@@ -158,6 +158,50 @@ def by_keyboard(page: Page) -> None:
     opened.value.set_files(SEVEN)
 
 
+def test_the_camera_is_switched_on_once_and_off_again(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url, permissions=["camera"])
+    page.evaluate(
+        """() => {
+            const devices = navigator.mediaDevices, real = devices.getUserMedia.bind(devices);
+            window.streams = [];
+            devices.getUserMedia = async wanted => {
+                const stream = await real(wanted);
+                streams.push(stream);
+                return stream;
+            };
+        }"""
+    )
+    button = page.get_by_role("button", name="Use the camera")
+    button.evaluate("button => { button.click(); button.click(); }")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    states = "streams.map(stream => stream.getTracks().map(track => track.readyState)).flat()"
+    assert page.evaluate(states) == ["ended"]
+    button.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert page.evaluate(states) == ["ended", "live"]
+
+
+def test_nothing_is_taken_before_there_is_something_to_see(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    page.evaluate("() => { navigator.mediaDevices.getUserMedia = async () => new MediaStream(); }")
+    page.get_by_role("button", name="Use the camera").click()
+    page.get_by_role("button", name="Take the picture").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator(".card")).to_have_count(0)
+
+
+def test_without_a_camera_the_page_says_so(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    page.evaluate("() => { navigator.mediaDevices.getUserMedia = async () => { throw new Error('none'); }; }")
+    for _ in range(2):
+        page.get_by_role("button", name="Use the camera").click()
+        expect(page.locator("#said.seen")).to_have_text("There is no camera that this page may use.")
+        expect(page.locator("#said.seen")).to_have_count(0)
+
+
 def by_mouse(page: Page) -> None:
     """Press the button."""
     with page.expect_file_chooser() as opened:
