@@ -9,7 +9,7 @@ from typing import Any, Final
 from flask import Blueprint, Response, current_app, make_response, render_template, request, url_for
 
 from broker.errors import BrokerUnavailable
-from broker.messages import WorkerState
+from broker.messages import Fit, WorkerState
 from broker.registry import ModelView
 from web import languages
 from web.frontend import Frontend
@@ -55,7 +55,13 @@ def index() -> Response:
     fallback = answering if answering != models.default else ""
     chosen = _first_choice(views, answering)
     return _shown(
-        "index.html", views=views, chosen=chosen, problem=problem, default=models.default, fallback=fallback
+        "index.html",
+        views=views,
+        chosen=chosen,
+        problem=problem,
+        default=models.default,
+        fallback=fallback,
+        has_reader=any(view.card.input.fit is Fit.INK for view in views),
     )
 
 

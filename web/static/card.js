@@ -14,7 +14,7 @@ export class Card {
   constructor(picture, { onRetry, onRemove }) {
     this.picture = picture;
     this.photo = new Photo(picture);
-    this.title = element("h3", {}, picture.name);
+    this.title = element("h3", { tabIndex: -1 }, picture.name);
     this.body = element("div", { className: "body" });
     this.removeButton = button("answer.remove", picture.name, "✕", () => onRemove(this));
     this.removeButton.className = "remove";
@@ -29,6 +29,8 @@ export class Card {
 
   waiting(model) {
     this.element.dataset.state = "waiting";
+    // The button that asked again goes away with what it stands in.
+    if (this.body.contains(document.activeElement)) this.title.focus();
     this.body.replaceChildren(element("p", { className: "waiting" }, say("answer.waiting", { name: model })));
   }
 

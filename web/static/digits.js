@@ -42,10 +42,13 @@ export class Digits {
   /** There is a sheet where a model reads drawings. */
   offer() {
     byId("draw").hidden = !this.models.reader;
+    byId("draw").classList.remove("starting");
   }
 
   changed() {
     clearTimeout(this.timer);
+    // A button that is switched off loses the focus: whoever undoes the last stroke goes on at the paper.
+    if (this.sheet.isEmpty && this.buttons.includes(document.activeElement)) byId("paper").focus({ preventScroll: true });
     for (const button of this.buttons) button.disabled = this.sheet.isEmpty;
     if (!this.sheet.isEmpty) return;
     this.drawing += 1; // an answer that is on its way is to a drawing of before

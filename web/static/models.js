@@ -16,7 +16,8 @@ export class Models {
   constructor() {
     this.known = [];
     this.select = byId("model");
-    this.isChosen = false;
+    // Somebody may have been faster than this script.
+    this.isChosen = [...this.select.options].some((option) => option.selected !== option.defaultSelected);
     this.onChange = () => {};
     this.select.addEventListener("change", () => {
       this.isChosen = true;

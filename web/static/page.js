@@ -23,9 +23,9 @@ const cards = new Set();
 const digits = new Digits(models, askOfDrawing);
 models.onChange = () => digits.offer();
 
-/** Show a card for a picture before the node `next`, and ask the model that `chooseModel` names. */
-async function ask(picture, chooseModel, next) {
-  const card = new Card(picture, { onRetry: () => answerInto(card, chooseModel()), onRemove: remove });
+/** Show a card for a picture before the node `next`, and ask the model that `choose` chooses: Models' `choice`. */
+async function ask(picture, choose, next) {
+  const card = new Card(picture, { onRetry: () => answerInto(card, choose()), onRemove: removeOne });
   card.stop = new AbortController();
   byId("cards").insertBefore(card.element, next);
   cards.add(card);
@@ -71,6 +71,13 @@ function remove(card) {
   card.discard();
   cards.delete(card);
   byId("answers").hidden = cards.size === 0;
+}
+
+/** Whoever removes cards by keyboard goes on at the next one, or at the last; without any, where pictures come in. */
+function removeOne(card) {
+  const next = card.element.nextElementSibling ?? card.element.previousElementSibling;
+  (next?.querySelector(".remove") ?? byId("files")).focus();
+  remove(card);
 }
 
 catchPictures({ onPictures: askAll, onNothing: tell });

@@ -12,10 +12,12 @@ const words = await loaded(new URL(`text/${language}.json`, import.meta.url));
 async function loaded(url) {
   for (;;) {
     try {
-      return await (await fetch(url)).json();
+      const response = await fetch(url);
+      if (response.ok) return await response.json();
     } catch {
-      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      // nobody answered, or something in between did
     }
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }
 
