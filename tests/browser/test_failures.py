@@ -1,18 +1,32 @@
 """What goes wrong is said, with the reason and a way out; and the page goes on."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import SEVEN, Visit
-from tests.conftest import RedisServer
+from tests.browser.conftest import SEVEN, Visit, digits_stack, start
+from tests.conftest import RedisServer, running_redis
 from tests.e2e.conftest import Stack, shade
 from tests.fakes import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180), pytest.mark.refusals]
+
+
+@pytest.fixture(scope="module")
+def falling_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A service where digits falls in for the default."""
+    with running_redis() as redis:
+        made = digits_stack(tmp_path_factory.mktemp("falling-in"), redis, FALLBACK_MODEL="digits")
+        try:
+            start(made)
+            yield made
+        finally:
+            made.stop()
 
 
 def failed(page: Page, code: str) -> str:
@@ -146,6 +160,24 @@ def test_a_notice_in_an_answer_is_shown(visit: Visit, digits: Stack) -> None:
     }
     page.route("**/predict?*", lambda route: route.fulfill(body=json.dumps(said)))
     page.set_input_files("#files", SEVEN)
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_who_falls_in_for_a_default_that_failed_says_so(visit: Visit, falling_in: Stack, locale: str) -> None:
+    page = visit(falling_in.url, locale=locale)
+    expect(page.locator("#model")).to_have_value("digits")
+    said = "digits answers requests that name no model, because resnet50 failed."
+    expect(page.locator("#trouble")).to_have_text(said if locale == "en-US" else re.compile("由 digits 应答"))
+    page.set_input_files("#files", SEVEN)
+    notice = page.locator(".card .notice")
+    expect(notice).to_contain_text(
+        "digits answers for resnet50, which failed to load: resnet50: the ImageNet"
+    )
+    assert notice.get_attribute("lang") == "en"
+    page.select_option("#model", "digits")  # a choice, not a makeshift
+    page.set_input_files("#files", SEVEN)
+    expect(page.locator(".card[data-state=answered]")).to_have_count(2)
+    expect(notice).to_have_count(1)
+
+
     expect(page.locator(".card .notice")).to_have_text("digits answers for resnet50 <b>")
     expect(page.locator(".card .ranking .label")).to_have_text("<i>")
     expect(page.get_by_text("Rode in a batch of 3 pictures")).to_be_visible()

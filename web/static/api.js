@@ -18,10 +18,10 @@ export class Failure extends Error {
   }
 }
 
-/** The absolute address of a prediction by this model. */
+/** The absolute address of a prediction by this model; without a name, by whoever answers for the default. */
 export function predictUrl(model) {
   const url = new URL(PREDICT, location.href);
-  url.searchParams.set("model", model);
+  if (model) url.searchParams.set("model", model);
   return url.href;
 }
 

@@ -32,6 +32,14 @@ export class Models {
     return this.select.value;
   }
 
+  /** Whom to ask about a picture, and the name to ask by: none while nobody has chosen and another model falls in
+   * for the default, for then the answer says why. */
+  get choice() {
+    const { default_model, default_answered_by } = this.said ?? {};
+    const fallsIn = this.chosen === default_answered_by && this.chosen !== default_model;
+    return { model: this.chosen, name: fallsIn && !this.isChosen ? "" : this.chosen };
+  }
+
   /** The model to ask about a drawing: the chosen one, if it takes drawings, else one that does; or undefined. */
   get reader() {
     const readers = this.known.filter((model) => model.input.fit === "ink");

@@ -30,14 +30,14 @@ async function ask(picture, choose, next) {
   byId("cards").insertBefore(card.element, next);
   cards.add(card);
   byId("answers").hidden = false;
-  return { card, ...(await answerInto(card, chooseModel())) };
+  return { card, ...(await answerInto(card, choose())) };
 }
 
-async function answerInto(card, model) {
+async function answerInto(card, { model, name: asked }) {
   const { name } = card.picture;
   card.waiting(model);
   try {
-    const { answer, elapsedMs } = await turns.take(() => predict(card.picture, model, card.stop.signal));
+    const { answer, elapsedMs } = await turns.take(() => predict(card.picture, asked, card.stop.signal));
     card.answered(answer, elapsedMs);
     announce(`${name}: ${best(answer)}`);
     return { answer };
@@ -53,7 +53,7 @@ async function answerInto(card, model) {
 /** New cards go on top, in the order of their pictures. */
 function askAll(pictures) {
   const next = byId("cards").firstChild;
-  for (const picture of pictures) ask(picture, () => models.chosen, next);
+  for (const picture of pictures) ask(picture, () => models.choice, next);
   const { matches: isStill } = matchMedia("(prefers-reduced-motion: reduce)");
   byId("cards").firstChild.scrollIntoView({ block: "nearest", behavior: isStill ? "auto" : "smooth" });
 }
@@ -63,7 +63,7 @@ async function askOfDrawing(picture, before) {
   const isThere = cards.has(before);
   const next = isThere ? before.element.nextSibling : byId("cards").firstChild;
   if (isThere) remove(before);
-  return ask(picture, () => models.reader.model, next);
+  return ask(picture, () => ({ model: models.reader.model, name: models.reader.model }), next);
 }
 
 function remove(card) {
