@@ -54,6 +54,22 @@ def test_curl_and_python_say_the_same_again(visit: Visit, digits: Stack, tmp_pat
     assert json.loads(copied(page, "JSON"))["predictions"][0]["label"] == "7"
 
 
+def test_the_python_can_be_pasted_into_an_interactive_one(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url, permissions=["clipboard-read", "clipboard-write"])
+    page.set_input_files("#files", SEVEN)
+    program = copied(page, "Python")
+    done = subprocess.run(
+        [sys.executable, "-i"],
+        input=program,
+        cwd=SEVEN.parent,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert "'label': '7'" in done.stdout, done.stderr
+
+
 def test_a_drawing_can_be_saved_for_the_command(visit: Visit, digits: Stack, tmp_path: Path) -> None:
     page = visit(digits.url, permissions=["clipboard-read", "clipboard-write"])
     draw(page, "7")

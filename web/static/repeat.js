@@ -24,10 +24,11 @@ export function curl(name, url, ...options) {
 /** A program in Python that sends this file. JSON's strings are Python's. */
 export function python(name, url) {
   return [
-    "import requests",
+    "import requests  # pip install requests",
     "",
     `with open(${JSON.stringify(name)}, "rb") as picture:`,
     `    answer = requests.post(${JSON.stringify(url)}, files={"image": picture}, timeout=60)`,
+    "", // without it an interactive Python takes no more
     "print(answer.json())",
     "",
   ].join("\n");
