@@ -104,6 +104,10 @@ def test_boxes_are_numbered_like_their_labels_and_have_their_colours(
     assert frame
     assert tag
     assert tag["y"] >= frame["y"]
+    # The second is on the right: its label grows to the left.
+    assert page.locator(".box span").last.evaluate(
+        "tag => tag.getBoundingClientRect().right - tag.parentElement.getBoundingClientRect().right"
+    ) == pytest.approx(0, abs=1)
     page.get_by_text("Repeat this request").click()
     assert "-H 'Accept: image/png' -o annotated.png" in page.locator(".piece", has_text="boxes").inner_text()
 

@@ -47,7 +47,10 @@ export class Photo {
 function box(prediction, index, width, height) {
   const [left, top, across, down] = prediction.box;
   const tag = element("span", {}, `${index + 1} ${label(prediction)}`);
-  const made = element("div", { className: top / height < NEAR_THE_TOP ? "box inside" : "box" }, tag);
+  const made = element("div", { className: "box" }, tag);
+  made.classList.toggle("inside", top / height < NEAR_THE_TOP);
+  // A label has at least half of the width to grow into.
+  made.classList.toggle("leftward", left + across / 2 > width / 2);
   made.dataset.index = index;
   made.style.left = `${(100 * left) / width}%`;
   made.style.top = `${(100 * top) / height}%`;
