@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SEVEN, Visit
+from tests.browser.conftest import SEVEN, Visit, holding, until
 from tests.browser.strokes import DIGITS, draw
 from tests.e2e.conftest import Stack
 
@@ -65,10 +65,22 @@ def test_undo_takes_the_last_stroke(visit: Visit, digits: Stack) -> None:
     expect(page.locator("#read")).to_be_empty()
 
 
+def test_an_answer_to_what_was_wiped_is_not_told(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    asked = holding(page, "**/predict?*")
+    draw(page, "1")
+    page.get_by_role("button", name="Recognise").click()
+    until(page, lambda: bool(asked))
+    page.get_by_role("button", name="Clear").click()
+    asked[0].continue_()
+    expect(page.locator(".card[data-state=answered]")).to_have_count(1)
+    expect(page.locator("#read")).to_be_empty()
+
+
 def test_the_keyboard_draws(visit: Visit, digits: Stack) -> None:
     page = visit(digits.url)
-    expect(page.locator("#draw")).to_be_visible()
-    page.focus("#paper")
+    paper = page.get_by_role("application", name="Paper to draw a digit on")
+    paper.focus()
     for _ in range(4):
         page.keyboard.press("ArrowUp")
     page.keyboard.press("Space")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import SEVEN, Visit, digits_stack, start
 from tests.conftest import RedisServer, running_redis
@@ -50,6 +50,17 @@ def test_a_failed_model_says_why(visit: Visit, digits: Stack) -> None:
     page.select_option("#model", "digits")
     page.get_by_role("button", name="Try digit-7.png again").click()
     expect(page.locator(".card[data-state=answered]")).to_have_count(1)
+
+
+def test_a_choice_stays_and_a_list_that_is_open_is_left_alone(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    page.select_option("#model", "resnet50")
+    page.evaluate("document.querySelectorAll('option').forEach(option => option.isTheSame = true)")
+    for _ in range(2):
+        with page.expect_response("**/models"):
+            pass
+    expect(page.locator("#model")).to_have_value("resnet50")
+    assert page.locator("option").evaluate_all("all => all.every(option => option.isTheSame)")
 
 
 def test_an_oversized_file_is_not_even_sent(visit: Visit, digits: Stack, tmp_path: Path) -> None:
@@ -141,6 +152,7 @@ def test_a_model_that_loads_says_so_and_then_answers(visit: Visit, stack: Stack,
     page = visit(stack.url)
     expect(page.locator("#trouble")).to_contain_text("shades is being loaded. Send a picture: it waits.")
     expect(page.locator("#model option")).to_have_text("shades (loading)")
+    expect(page.locator("#draw")).to_be_hidden()  # nobody here reads drawings
     page.set_input_files("#files", tmp_path / "a.png")
     expect(page.get_by_text("Waiting for shades …")).to_be_visible()
     stack.executions.with_suffix(".go").touch()
@@ -148,18 +160,6 @@ def test_a_model_that_loads_says_so_and_then_answers(visit: Visit, stack: Stack,
     expect(page.locator("#trouble")).to_be_empty()
 
 
-def test_a_notice_in_an_answer_is_shown(visit: Visit, digits: Stack) -> None:
-    page = visit(digits.url)
-    said = {
-        "success": True,
-        "model": "digits",
-        "predictions": [{"label": "<i>", "class_id": "7", "probability": 0.5}],
-        "notice": "digits answers for resnet50 <b>",
-        "batch_size": 3,
-        "timings_ms": {"waiting": 1, "batch": 1, "model": 1},
-    }
-    page.route("**/predict?*", lambda route: route.fulfill(body=json.dumps(said)))
-    page.set_input_files("#files", SEVEN)
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 def test_who_falls_in_for_a_default_that_failed_says_so(visit: Visit, falling_in: Stack, locale: str) -> None:
     page = visit(falling_in.url, locale=locale)
@@ -178,6 +178,18 @@ def test_who_falls_in_for_a_default_that_failed_says_so(visit: Visit, falling_in
     expect(notice).to_have_count(1)
 
 
+def test_a_notice_in_an_answer_is_shown(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url)
+    said = {
+        "success": True,
+        "model": "digits",
+        "predictions": [{"label": "<i>", "class_id": "7", "probability": 0.5}],
+        "notice": "digits answers for resnet50 <b>",
+        "batch_size": 3,
+        "timings_ms": {"waiting": 1, "batch": 1, "model": 1},
+    }
+    page.route("**/predict?*", lambda route: route.fulfill(body=json.dumps(said)))
+    page.set_input_files("#files", SEVEN)
     expect(page.locator(".card .notice")).to_have_text("digits answers for resnet50 <b>")
     expect(page.locator(".card .ranking .label")).to_have_text("<i>")
     expect(page.get_by_text("Rode in a batch of 3 pictures")).to_be_visible()
@@ -185,7 +197,6 @@ def test_who_falls_in_for_a_default_that_failed_says_so(visit: Visit, falling_in
 
 @pytest.mark.parametrize(
     ("status", "body"), [(502, "<h1>Bad Gateway</h1>"), (200, "<h1>Please log in</h1>"), (200, "{}")]
-    expect(page.locator("#draw")).to_be_hidden()  # nobody here reads drawings
 )
 def test_an_answer_of_something_else_in_between(visit: Visit, digits: Stack, status: int, body: str) -> None:
     page = visit(digits.url)
