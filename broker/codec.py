@@ -22,8 +22,8 @@ ID_START: Final = len('{"id":"')
 """Where a job's id begins in its JSON (0-based); the Lua scripts read 36 characters from here."""
 ID_LENGTH: Final = 36
 
-_JOB_REST: Final = 512
-"""More than all of a job's JSON but its image and its notice takes (about 350 bytes)."""
+_JOB_REST: Final = 640
+"""More than all of a job's JSON but its image and its notice takes (about 350 bytes, and a request's id)."""
 
 _Message = TypeVar("_Message")
 
@@ -46,6 +46,7 @@ class _WireJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     top: int
     traceparent: str | None
     notice: str = ""
+    request_id: str = ""
 
 
 def job_size(spec: InputSpec) -> int:
@@ -68,6 +69,7 @@ def encode_job(job: Job) -> bytes:
         top=job.top,
         traceparent=job.traceparent,
         notice=job.notice,
+        request_id=job.request_id,
     )
     return msgspec.json.encode(wire)
 
@@ -90,6 +92,7 @@ def decode_job(payload: bytes) -> Job:
         traceparent=wire.traceparent,
         input=wire.input,
         notice=wire.notice,
+        request_id=wire.request_id,
     )
 
 

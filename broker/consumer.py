@@ -52,6 +52,8 @@ class Outcome:
     result: Result | None = None
     reply_to: str | None = None
     dead_reason: str = ""
+    request_id: str = ""
+    """The job's, for the log."""
 
 
 class Consumer:

@@ -138,6 +138,8 @@ class Job:
     """The tag of the InputSpec that the picture was prepared for; empty from an older frontend."""
     notice: str = ""
     """What its answer must say, such as that another model answers than was asked for."""
+    request_id: str = ""
+    """Of the request that it came with, 128 characters at most: for the logs."""
 
 
 Box = tuple[int, int, int, int]

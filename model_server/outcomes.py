@@ -61,4 +61,6 @@ def _outcome(
         precision=spec.precision,
     )
     reason = error.message if error is not None and entry.is_poison else ""
-    return Outcome(entry.id, result, job.reply_to if job else None, reason)
+    if job is None:
+        return Outcome(entry.id, result, dead_reason=reason)
+    return Outcome(entry.id, result, job.reply_to, reason, job.request_id)

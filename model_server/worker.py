@@ -220,7 +220,8 @@ class Worker:
                 if self._consumer.complete(worker, done.outcomes):
                     for dead in done.dead:
                         _LOG.warning(
-                            "%s: job %s is a dead letter: %s", self.spec.name, dead.id, dead.dead_reason
+                            "%s: job %s is a dead letter: %s (request %s)",
+                            *(self.spec.name, dead.id, dead.dead_reason, dead.request_id or "unknown"),
                         )
                 else:
                     # Done already, its reply was lost; or a killed Redis forgot its last writes and the

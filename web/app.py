@@ -14,7 +14,7 @@ from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
-from web import cors, errors, files, health, page, predict, size
+from web import cors, errors, files, health, page, predict, request_ids, size
 from web.frontend import Frontend, FrontendLimits
 from web.models import Names
 
@@ -28,8 +28,8 @@ def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
     app = Flask("web", static_folder=None)  # files.py has it
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
-    app.json.sort_keys = False  # type: ignore[attr-defined] # the JSON provider is Flask's own by default
     app.extensions["frontend"] = frontend(settings)
+    request_ids.register(app)
     errors.register(app)
     cors.register(app, settings.cors_origins)
     for part in (predict, health, page, files):

@@ -6,6 +6,7 @@ is Gunicorn's parser's to say, which reads it once, as soon as it is whole; two 
 
 import io
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 from gunicorn.http.body import ChunkedReader
@@ -36,6 +37,18 @@ MAX_LINE_BYTES: Final = 4094
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a head says that a refusal must know."""
+
+    origin: str = ""
+    """The site whose page sends the request, as its browser says."""
+    request_id: str = ""
+    """As the client gave it."""
+    is_head: bool = False
+    """The answer has no body."""
+
+
 class Arrival:
     """A request that is on its way. `number`: which one of its connection it is."""
 
@@ -46,8 +59,8 @@ class Arrival:
         """The client waits for `100 Continue` before its body; the next byte clears this."""
         self.rest = b""
         """What came after the request: the beginning of the next."""
-        self.origin = ""
-        """The site whose page sends it, as its browser says; known once the head is whole."""
+        self.asked = Asked()
+        """Known once the head is whole."""
         self._cfg = cfg
         self._peer = peer
         self._number = number
@@ -129,7 +142,10 @@ class Arrival:
             raise HeaderTooLarge("The request has too many header fields, or one that is too long.") from None
         except ParseException as error:
             raise ClientError(f"The request can't be read ({type(error).__name__}).") from None
-        self.origin = next((value for name, value in request.headers if name == "ORIGIN"), "")
+        fields = dict(reversed(request.headers))  # the first of each name
+        self.asked = Asked(
+            fields.get("ORIGIN", ""), fields.get("X-REQUEST-ID", ""), is_head=request.method == "HEAD"
+        )
         # Gunicorn would send it again.
         self.wants_continue, request._expected_100_continue = request._expected_100_continue, False
         reader = request.body.reader

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from gunicorn.workers.gthread import TConn
 
 from broker.errors import ServiceError
-from web import cors, errors
-from web.arrival import Arrival
+from web import cors, errors, request_ids
+from web.arrival import Arrival, Asked
 from web.errors import UploadTimeout
 
 
@@ -45,7 +45,7 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     """Bytes that came after its last answer."""
 
     _arrival: Arrival | None = None
-    _origin = ""
+    _asked = Asked()
     _requests = 0
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - Gunicorn's own
@@ -100,16 +100,22 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     def done(self) -> bytes:
         """Forget the request; return what came after it."""
         rest = self._current.rest
-        self._origin = self._current.origin
+        self._asked = self._current.asked
         self._arrival = None
         return rest
 
-    def refuse(self, error: ServiceError) -> None:
-        """Send an answer that the app did not make; the connection must be closed after it."""
-        origin = self._arrival.origin if self._arrival else self._origin
-        answer = errors.raw(error, *cors.headers(self.origins, origin))
+    def refuse(self, error: ServiceError) -> str:
+        """Send an answer that the app did not make, and return the request's id.
+
+        The connection must be closed after it.
+        """
+        asked = self._arrival.asked if self._arrival else self._asked
+        request_id = request_ids.chosen(asked.request_id)
+        fields = cors.headers(self.origins, asked.origin)
+        answer = errors.raw(error, *fields, request_id=request_id, with_body=not asked.is_head)
         with contextlib.suppress(OSError):  # a client that is gone, or reads nothing, needs none
             self.sock.send(answer, socket.MSG_DONTWAIT)
+        return request_id
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - Gunicorn's way waits in the loop
         """Close the socket, at once."""

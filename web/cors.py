@@ -10,7 +10,7 @@ from typing import Final
 from flask import Flask
 from flask_cors import CORS
 
-_EXPOSED: Final = ("Location", "Preference-Applied", "Retry-After")
+_EXPOSED: Final = ("Location", "Preference-Applied", "Retry-After", "X-Request-ID")
 """What a page may read besides the body."""
 
 _PREFLIGHT_S: Final = 600

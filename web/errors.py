@@ -4,15 +4,18 @@ Owns the table and the shape of an error's body. Every class of ServiceError has
 it), so that no error can leave as a bare 500.
 """
 
-import json
 import logging
 from http import HTTPStatus
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from flask import Flask, Response, jsonify, request
+import msgspec
+from flask import Flask, Response, request
+from msgspec import UNSET, UnsetType
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from broker.errors import ClientError, ServiceError, Unavailable
+from web import answers, request_ids
+from web.answers import ErrorSaid, Failed
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,35 +93,36 @@ _HTTP_CODES: Final = {
 }
 
 
-def body(code: str, message: str) -> dict[str, Any]:
+def body(code: str, message: str, request_id: str | UnsetType = UNSET) -> Failed:
     """The JSON of an error."""
-    return {"success": False, "error": {"code": code, "message": message}}
+    return Failed(success=False, error=ErrorSaid(code, message), request_id=request_id)
 
 
 def respond(error: ServiceError) -> Response:
     """The answer for an error: its status, its body, Retry-After where waiting helps."""
-    response = jsonify(body(error.code, error.message))
-    response.status_code = STATUS[error.code]
+    said = body(error.code, error.message, request_ids.current())
+    response = answers.respond(said, STATUS[error.code])
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
 
 
-def raw(error: ServiceError, *headers: str) -> bytes:
+def raw(error: ServiceError, *headers: str, request_id: str, with_body: bool = True) -> bytes:
     """The same answer as bytes, for a request that never reached the app; the connection ends with it."""
     status = HTTPStatus(STATUS[error.code])
-    content = json.dumps(body(error.code, error.message), ensure_ascii=False).encode() + b"\n"
+    content = msgspec.json.encode(body(error.code, error.message, request_id)) + b"\n"
     head = [
         f"HTTP/1.1 {status.value} {status.phrase}",
         "Content-Type: application/json",
         f"Content-Length: {len(content)}",
         "X-Content-Type-Options: nosniff",
+        f"{request_ids.HEADER}: {request_id}",
         "Connection: close",
         *headers,
     ]
     if isinstance(error, Unavailable):
         head.append(f"Retry-After: {error.retry_after_s}")
-    return "\r\n".join([*head, "", ""]).encode("ascii") + content
+    return "\r\n".join([*head, "", ""]).encode("ascii") + (content if with_body else b"")
 
 
 def register(app: Flask) -> None:
@@ -145,8 +149,7 @@ def register(app: Flask) -> None:
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)
             message = f"The request is larger than {limit_mb:g} MB, or its form has too many fields."
-        response = jsonify(body(code, message))
-        response.status_code = status
+        response = answers.respond(body(code, message, request_ids.current()), status)
         response.headers.extend(
             (name, value) for name, value in error.get_headers() if name.lower() in ("allow", "retry-after")
         )

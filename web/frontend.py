@@ -115,6 +115,7 @@ class Frontend:
         traceparent: str | None,
         since: float,
         notice: str = "",
+        request_id: str = "",
     ) -> Accepted:
         """Decode, fit and enqueue one picture. Raises ClientError, Overloaded, BrokerUnavailable.
 
@@ -148,6 +149,7 @@ class Frontend:
             traceparent=traceparent,
             input=view.card.input.tag,
             notice=notice,
+            request_id=request_id,
         )
         try:
             self.producer.enqueue(model, job, now=now)
@@ -157,6 +159,7 @@ class Frontend:
             raise
         if waiter is not None:
             waiter.is_accepted = True
+        _LOG.debug("job %s of %s is accepted", job_id, model)
         return Accepted(model, job, waiter, wait_until)
 
     def draw(self, upload: bytes, predictions: tuple[Prediction, ...], *, since: float) -> bytes:

@@ -3,14 +3,16 @@
 Owns the three answers. Liveness asks nobody, so that load or a lost Redis never restarts a sound process.
 """
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import fields
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, current_app, request
+from msgspec import UNSET
 
 from broker.errors import BrokerUnavailable
-from broker.messages import State, WorkerState
+from broker.messages import Card, State, WorkerState
 from broker.registry import ModelView
+from web import answers
+from web.answers import Alive, Models, ModelShown, Ready, WorkerShown
 from web.errors import respond
 from web.frontend import Frontend
 
@@ -20,7 +22,7 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 def healthz() -> Response:
     """This process answers."""
-    return jsonify(alive=True)
+    return answers.respond(Alive())
 
 
 @blueprint.get("/readyz")
@@ -43,9 +45,7 @@ def readyz() -> Response:
     ready = WorkerState.READY in states.values()
     reasons = [views[name].reason for name in states if views[name].reason]
     reason = "" if ready else " ".join(reasons) or "no live worker serves " + (wanted or "any model")
-    response = jsonify(ready=ready, models=states, **({"reason": reason} if reason else {}))
-    response.status_code = 200 if ready else 503
-    return response
+    return answers.respond(Ready(ready=ready, models=states, reason=reason or UNSET), 200 if ready else 503)
 
 
 @blueprint.get("/models")
@@ -53,26 +53,28 @@ def models() -> Response:
     """Every model that was ever announced: its card, its state, its workers, its queue."""
     frontend: Frontend = current_app.extensions["frontend"]
     views = frontend.registry.models(fresh=True)
-    return jsonify(
-        default_model=frontend.models.default,
-        fallback_model=frontend.models.fallback or None,
-        default_answered_by=frontend.models.answering(),
-        time=round(frontend.registry.now(), 3),
-        models=[_shown(view) for view in views.values()],
+    return answers.respond(
+        Models(
+            default_model=frontend.models.default,
+            fallback_model=frontend.models.fallback or None,
+            default_answered_by=frontend.models.answering(),
+            time=round(frontend.registry.now(), 3),
+            models=[_shown(view) for view in views.values()],
+        )
     )
 
 
-def _shown(view: ModelView) -> dict[str, Any]:
-    return {
-        **asdict(view.card),
-        "state": view.state.value if view.state else "no worker",
-        "reason": view.reason,
-        "workers": [_worker(worker, state) for worker, state in sorted(view.states.items())],
-        "queue_length": view.queue_length,
-    }
+def _shown(view: ModelView) -> ModelShown:
+    return ModelShown(
+        **{each.name: getattr(view.card, each.name) for each in fields(Card)},
+        state=view.state.value if view.state else "no worker",
+        reason=view.reason,
+        workers=[_worker(worker, state) for worker, state in sorted(view.states.items())],
+        queue_length=view.queue_length,
+    )
 
 
-def _worker(worker: str, state: State) -> dict[str, Any]:
-    shown = {"id": worker, **asdict(state)}
-    del shown["card"]  # the model's own, or it waits to become that
-    return shown
+def _worker(worker: str, state: State) -> WorkerShown:
+    # Without its card: that is the model's own, or waits to become it.
+    shown = {each.name: getattr(state, each.name) for each in fields(State) if each.name != "card"}
+    return WorkerShown(id=worker, **shown)

@@ -7,18 +7,19 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Response, current_app, jsonify, request, url_for
+from flask import Blueprint, Response, current_app, request, url_for
+from msgspec import UNSET
 
 from broker.errors import BrokerUnavailable, ModelUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
 from broker.messages import Failure, Result
-from broker.producer import Pending
-from web import errors, uploads
+from broker.producer import Pending as JobPending
+from web import answers, errors, request_ids, uploads
+from web.answers import Answer, Each, ErrorSaid, Failed, Pending, Several
 from web.errors import NotFound
 from web.frontend import Accepted, ClientGone, Frontend
 from web.models import Chosen
@@ -55,9 +56,8 @@ def prediction(job_id: str) -> Response:
     result = frontend.poll(model, job_id) if _is_uuid(job_id) and MODEL_NAME.fullmatch(model) else None
     if result is None:
         raise NotFound(f"{model[:60]!r} has no prediction with this id (any more); ?model= names another.")
-    if isinstance(result, Pending):
-        response = jsonify(_pending(model, job_id))
-        response.status_code = 202
+    if isinstance(result, JobPending):
+        response = answers.respond(_pending(model, job_id), 202)
         response.headers["Retry-After"] = "1"
         return response
     return _one(result)
@@ -117,6 +117,7 @@ def _accept(
         traceparent=uploads.traceparent(request),
         since=since,
         notice=chosen.notice,
+        request_id=request_ids.current(),
     )
 
 
@@ -141,10 +142,11 @@ def _one(outcome: Outcome) -> Response:
     if isinstance(outcome, ServiceError):
         raise outcome
     body = _body(outcome)
-    response = jsonify(body)
-    response.status_code = _status(outcome)
-    if isinstance(outcome, Accepted):
-        response.headers["Location"] = body["location"]
+    if isinstance(body, Failed):
+        body = msgspec.structs.replace(body, request_id=request_ids.current())
+    response = answers.respond(body, _status(outcome))
+    if isinstance(body, Pending):
+        response.headers["Location"] = body.location
         response.headers["Preference-Applied"] = "respond-async"
     return response
 
@@ -159,9 +161,11 @@ def _drawn(frontend: Frontend, picture: bytes, outcome: Outcome, *, since: float
 def _several(outcomes: list[Outcome]) -> Response:
     """Answers in the order sent, with the first good one's status, else that of the first failure."""
     bodies = [_body(outcome) for outcome in outcomes]
-    deciding = next((o for o, body in zip(outcomes, bodies, strict=True) if body["success"]), outcomes[0])
-    response = jsonify(success=all(body["success"] for body in bodies), results=bodies)
-    response.status_code = _status(deciding)
+    deciding = next((o for o, body in zip(outcomes, bodies, strict=True) if body.success), outcomes[0])
+    success = all(body.success for body in bodies)
+    request_id = UNSET if success else request_ids.current()
+    several = Several(success=success, results=bodies, request_id=request_id)
+    response = answers.respond(several, _status(deciding))
     if isinstance(deciding, Accepted):
         response.headers["Preference-Applied"] = "respond-async"
     if isinstance(deciding, Unavailable):
@@ -169,7 +173,7 @@ def _several(outcomes: list[Outcome]) -> Response:
     return response
 
 
-def _body(outcome: Outcome) -> dict[str, Any]:
+def _body(outcome: Outcome) -> Each:
     match outcome:
         case Accepted():
             return _pending(outcome.model, outcome.job_id, outcome.job.notice)
@@ -190,27 +194,30 @@ def _status(outcome: Outcome) -> int:
     raise TypeError(f"{outcome!r} is no outcome. This is a bug")
 
 
-def _answer(result: Result) -> dict[str, Any]:
+def _answer(result: Result) -> Answer | Failed:
     """A result as its client sees it."""
-    answer: dict[str, Any] = {"success": result.error is None, "model": result.model, "id": result.id}
     if result.error is not None:
-        answer["error"] = {"code": result.error.code, "message": result.error.message}
-        return answer
-    answer["predictions"] = [msgspec.to_builtins(prediction) for prediction in result.predictions]
-    if result.notice:
-        answer["notice"] = result.notice
-    answer["model_version"] = result.model_version
-    answer["engine"] = result.engine
-    answer["precision"] = result.precision
-    answer["batch_size"] = result.batch_size
-    answer["timings_ms"] = asdict(result.timings_ms)
-    return answer
+        said = ErrorSaid(result.error.code, result.error.message)
+        return Failed(success=False, model=result.model, id=result.id, error=said)
+    return Answer(
+        success=True,
+        model=result.model,
+        id=result.id,
+        predictions=result.predictions,
+        notice=result.notice or UNSET,
+        model_version=result.model_version,
+        engine=result.engine,
+        precision=result.precision,
+        batch_size=result.batch_size,
+        timings_ms=result.timings_ms,
+    )
 
 
-def _pending(model: str, job_id: str, notice: str = "") -> dict[str, Any]:
+def _pending(model: str, job_id: str, notice: str = "") -> Pending:
     location = url_for("predict.prediction", job_id=job_id, model=model)
-    pending = {"success": True, "status": "pending", "model": model, "id": job_id, "location": location}
-    return pending | ({"notice": notice} if notice else {})
+    return Pending(
+        success=True, status="pending", model=model, id=job_id, location=location, notice=notice or UNSET
+    )
 
 
 def _is_uuid(text: str) -> bool:

@@ -107,8 +107,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         except StopIteration:
             pass
         except Exception:
-            self.log.exception("An unexpected error; this is a bug")
-            conn.refuse(ServiceError("The service failed on this request; its log says why."))
+            request_id = conn.refuse(ServiceError("The service failed on this request; its log says why."))
+            self.log.exception("Request %s: an unexpected error; this is a bug", request_id)
         return False
 
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
@@ -209,9 +209,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer a request that still arrives."""
-        self.log.debug("Refused a request of %s: %s", conn.client, error.code)
         self._leave(conn)
-        conn.refuse(error)
+        request_id = conn.refuse(error)
+        self.log.debug("Request %s of %s was refused: %s", request_id, conn.client, error.code)
         self._linger(conn)
 
     def _linger(self, conn: Connection) -> None:

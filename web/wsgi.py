@@ -6,15 +6,15 @@ Owns nothing but the start: settings, logging, the subscription's thread (one in
 import logging
 
 from settings import Settings
-from web import memory
+from web import memory, request_ids
 from web.app import create_app
 from web.connection import Connection
 
 memory.give_back_large_blocks()
 _settings = Settings.from_env()
-logging.basicConfig(
-    level=_settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
-)
+logging.basicConfig(level=_settings.log_level.upper(), format=request_ids.LOG_FORMAT)
+for _handler in logging.getLogger().handlers:
+    _handler.addFilter(request_ids.Stamp())
 app = create_app(_settings)
 Connection.origins = _settings.cors_origins
 app.extensions["frontend"].replies.start()

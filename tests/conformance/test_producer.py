@@ -129,6 +129,7 @@ def test_the_size_that_is_judged_is_that_of_a_job() -> None:
             original_size=(50_000_000, 50_000_000),
             top=1000,
             input=spec.tag,
+            request_id="r" * 128,
         )
         assert codec.job_size(spec) - 300 < len(codec.encode_job(largest)) <= codec.job_size(spec)
 

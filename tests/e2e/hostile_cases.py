@@ -65,7 +65,7 @@ def talk(address: tuple[str, int], case: Case) -> Answer:
     if response.status == 200:
         return Answer(200, body["predictions"][0]["label"], after_ms)
     shape = (body.get("success"), set(body), set(body.get("error", {})), response.headers.get_content_type())
-    sound = (False, {"success", "error"}, {"code", "message"}, "application/json")
+    sound = (False, {"success", "error", "request_id"}, {"code", "message"}, "application/json")
     return Answer(response.status, body["error"]["code"], after_ms, "" if shape == sound else str(body))
 
 

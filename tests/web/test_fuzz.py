@@ -178,6 +178,7 @@ def test_no_body_is_answered_by_a_500(
     assert 400 <= response.status_code < 500, response.status_code
     for each in answer.get("results", [answer]):
         assert (each["success"], set(each["error"])) == (False, {"code", "message"})
+    assert answer["request_id"] == response.headers["X-Request-ID"]
 
 
 _LINES: Final = st.sampled_from(

@@ -1,0 +1,155 @@
+"""What the service answers in JSON: a type each, which the routes fill and /openapi.json describes.
+
+Owns the names of fields and their order. Knows no route and no status.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from flask import Response
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from broker.messages import Card, Prediction, Timings
+
+MIMETYPE: Final = "application/json"
+
+_YES = Annotated[bool, Meta(extra_json_schema={"const": True})]
+_NO = Annotated[bool, Meta(extra_json_schema={"const": False})]
+
+JobId = Annotated[str, Meta(description="The job's UUID.", extra_json_schema={"format": "uuid"})]
+RequestId = Annotated[str, Meta(description="As in the field X-Request-ID; the service's log has it.")]
+Notice = Annotated[
+    str,
+    Meta(description="What to know of the answer, such as that another model answers than was asked for."),
+]
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """The predictions for one picture, the most probable first."""
+
+    success: _YES
+    model: str
+    id: JobId
+    predictions: tuple[Prediction, ...]
+    notice: Notice | UnsetType = UNSET
+    model_version: str
+    engine: str
+    precision: str
+    batch_size: Annotated[int, Meta(ge=0, description="Pictures that went through the network together.")]
+    timings_ms: Timings
+
+
+class Pending(Struct, frozen=True, kw_only=True):
+    """A job that waits for its result."""
+
+    success: _YES
+    status: Literal["pending"]
+    model: str
+    id: JobId
+    location: Annotated[str, Meta(description="Where its result is polled.")]
+    notice: Notice | UnsetType = UNSET
+
+
+class ErrorSaid(Struct, frozen=True):
+    """What went wrong: a stable code for programs, and for people what to do."""
+
+    code: str
+    message: str
+
+
+class Failed(Struct, frozen=True, kw_only=True):
+    """A failure. Of a job that was accepted it has the model and the id."""
+
+    success: _NO
+    model: str | UnsetType = UNSET
+    id: JobId | UnsetType = UNSET
+    error: ErrorSaid
+    request_id: RequestId | UnsetType = UNSET
+
+
+Each = Answer | Pending | Failed
+"""What becomes of one picture."""
+
+
+class Several(Struct, frozen=True, kw_only=True):
+    """What became of each picture, in the order sent; `success`: of all."""
+
+    success: bool
+    results: Annotated[
+        Sequence[Any],
+        Meta(
+            extra_json_schema={
+                "items": {
+                    "anyOf": [
+                        {"$ref": f"#/components/schemas/{each.__name__}"}
+                        for each in (Answer, Pending, Failed)
+                    ]
+                }
+            }
+        ),
+    ]
+    request_id: RequestId | UnsetType = UNSET
+
+
+class Alive(Struct, frozen=True):
+    """This process answers."""
+
+    alive: _YES = True
+
+
+Condition = Annotated[
+    str, Meta(extra_json_schema={"enum": ["ready", "loading", "failed", "draining", "no worker"]})
+]
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    """Whether a model can be used, and the state of each."""
+
+    ready: bool
+    models: dict[str, Condition]
+    reason: str | UnsetType = UNSET
+    """Why none is ready."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerShown:
+    """One worker: a version of a model in a model server's process."""
+
+    id: str
+    state: Condition
+    version: str
+    reason: str
+    rate: Annotated[float, Meta(description="Pictures a second while busy; 0 until measured.")]
+    latency_ms: Annotated[float, Meta(description="What a batch takes; 0 until measured.")]
+    waiting_ms: Annotated[float, Meta(description="What a picture waits in the queue; 0 until measured.")]
+    pictures: Annotated[int, Meta(description="Through the network since its process started.")]
+    input: Annotated[str, Meta(description="How the pictures that it takes are prepared, in one word.")]
+    since: Annotated[float, Meta(description="Redis' time at which it came, in seconds since 1970.")]
+    heartbeat: Annotated[float, Meta(description="Redis' time at which it said this.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShown(Card):
+    """A model as it is now."""
+
+    state: Condition
+    reason: Annotated[str, Meta(description="Why it failed, or serves an older version; else empty.")]
+    workers: list[WorkerShown]
+    queue_length: int
+
+
+class Models(Struct, frozen=True, kw_only=True):
+    """Every model that was ever announced, and who answers a request that names none."""
+
+    default_model: str
+    fallback_model: str | None
+    default_answered_by: str
+    time: Annotated[float, Meta(description="Redis' time, in seconds since 1970.")]
+    models: list[ModelShown]
+
+
+def respond(body: Struct, status: int = 200) -> Response:
+    """An answer as JSON, with a line end for terminals."""
+    return Response(msgspec.json.encode(body) + b"\n", status, mimetype=MIMETYPE)

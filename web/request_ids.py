@@ -1,0 +1,67 @@
+"""An id for each request: the client's own X-Request-ID where it is sane, else a fresh one.
+
+Owns which ids are taken, and where they go: into the answer, into every line of the log that the request's
+thread writes. The job takes it along (frontend.py), so that a model server can name it.
+"""
+
+import logging
+import re
+import uuid
+from contextvars import ContextVar
+from typing import Final
+
+from flask import Flask, Response, request
+
+HEADER: Final = "X-Request-ID"
+
+NONE: Final = "-"
+"""What the log has where a line belongs to no request."""
+
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s[%(process)d] %(request_id)s %(message)s"
+
+_LOG: Final = logging.getLogger(__name__)
+
+_SANE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
+"""UUIDs, ULIDs and what proxies make; nothing that could forge a line of a log or a field of a head."""
+
+_CURRENT: Final[ContextVar[str]] = ContextVar("request_id", default=NONE)
+
+
+def chosen(given: str) -> str:
+    """The id of a request whose client gave this one; empty: none."""
+    return given if _SANE.fullmatch(given) else str(uuid.uuid4())
+
+
+def current() -> str:
+    """The id of the request that this thread answers."""
+    return _CURRENT.get()
+
+
+def register(app: Flask) -> None:
+    """Give each request of `app` its id. Before all else, so that whatever fails has one."""
+
+    @app.before_request
+    def begin() -> None:
+        _CURRENT.set(chosen(request.headers.get(HEADER, "")))
+
+    @app.after_request
+    def stamp(response: Response) -> Response:
+        response.headers[HEADER] = current()
+        # Refusals for lack of room come by the thousand, when there is no time for them.
+        is_failure = response.status_code >= 500 and response.status_code != 503
+        level = logging.INFO if is_failure else logging.DEBUG
+        _LOG.log(level, "%s %s: %d", request.method, request.path, response.status_code)
+        return response
+
+    @app.teardown_request
+    def end(_: BaseException | None) -> None:
+        _CURRENT.set(NONE)  # the thread goes on to another request
+
+
+class Stamp(logging.Filter):
+    """Puts the id into each record, for LOG_FORMAT."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
+        record.request_id = current()
+        return True
