@@ -14,7 +14,7 @@ import msgspec
 from flask import Blueprint, Response, current_app, request, url_for
 from msgspec import UNSET
 
-from broker.errors import BrokerUnavailable, ModelUnavailable, ServiceError, Unavailable
+from broker.errors import BrokerUnavailable, ClientError, ModelUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
 from broker.messages import Failure, Result
 from broker.producer import Pending as JobPending
@@ -23,7 +23,7 @@ from web.answers import Answer, Each, ErrorSaid, Failed, Pending, Several
 from web.errors import NotFound
 from web.frontend import Accepted, ClientGone, Frontend
 from web.models import Chosen
-from web.uploads import Upload
+from web.uploads import Picture, Upload
 
 blueprint = Blueprint("predict", __name__)
 
@@ -45,7 +45,7 @@ def predict() -> Response:
         outcomes = _outcomes(frontend, upload, since=since)
         if is_drawn:
             return _drawn(frontend, upload.pictures[0], outcomes[0], since=since)
-    return _one(outcomes[0]) if len(outcomes) == 1 else _several(outcomes)
+    return _several(outcomes) if upload.is_list else _one(outcomes[0])
 
 
 @blueprint.get("/predictions/<job_id>")
@@ -105,9 +105,11 @@ def _outcomes(frontend: Frontend, upload: Upload, *, since: float) -> list[Outco
 
 
 def _accept(
-    frontend: Frontend, upload: Upload, chosen: Chosen | None, picture: bytes, *, polled: bool, since: float
+    frontend: Frontend, upload: Upload, chosen: Chosen | None, picture: Picture, *, polled: bool, since: float
 ) -> Accepted:
     """Enqueue one picture for the chosen model; None: for whoever answers requests that name none."""
+    if isinstance(picture, ClientError):
+        raise picture
     chosen = chosen or frontend.models.choose(None)
     return frontend.accept(
         chosen.view,
@@ -151,9 +153,9 @@ def _one(outcome: Outcome) -> Response:
     return response
 
 
-def _drawn(frontend: Frontend, picture: bytes, outcome: Outcome, *, since: float) -> Response:
+def _drawn(frontend: Frontend, picture: Picture, outcome: Outcome, *, since: float) -> Response:
     """The annotated picture; a failure as JSON, like any other."""
-    if not isinstance(outcome, Result) or outcome.error is not None:
+    if not isinstance(outcome, Result) or outcome.error is not None or isinstance(picture, ClientError):
         return _one(outcome)
     return Response(frontend.draw(picture, outcome.predictions, since=since), mimetype=uploads.PNG)
 

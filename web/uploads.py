@@ -1,30 +1,32 @@
 """From a request to the pictures' bytes and what is asked of them.
 
-Owns the names of form fields, content types and parameters. Decodes nothing, and waits for nobody: a body
-is whole before its request gets here (worker.py).
+Owns the names of form fields and content types. Decodes no picture, and waits for nobody: a body is whole
+before its request gets here (worker.py).
 """
 
 import re
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from flask import Request
 
 from broker.errors import ClientError
-from web import forms
+from web import forms, json_bodies
 from web.errors import UnsupportedUpload
 from web.forms import Form
+from web.parameters import MAX_PICTURES, Top
 
 FIELDS: Final = ("image", "file", "img")
 """Form fields that mean the same: those of the pattern and of its best-known copies."""
-
-MAX_PICTURES: Final = 64
-"""Pictures in one request: they are decoded one after the other, and each is a job."""
 
 PNG: Final = "image/png"
 """What an annotated picture is answered in."""
 
 _RAW_TYPES: Final = ("image/", "application/octet-stream")
+
+Picture = bytes | ClientError
+"""The bytes of a file; or why there are none, where the others of the request are sound."""
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 """https://www.w3.org/TR/trace-context/#traceparent-header"""
@@ -34,10 +36,14 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f
 class Upload:
     """What one request holds."""
 
-    pictures: list[bytes]
-    """The files, in the order sent; at least one."""
+    pictures: list[Picture]
+    """In the order sent; at least one."""
     parameters: dict[str, str]
-    """From the query, else from the form; none is empty."""
+    """From the query, else from the body; none is empty."""
+    tops: list[str]
+    """Each `top` that was given, that of the query first: one that can't be is no better for another."""
+    is_list: bool = False
+    """The answer is a list, of whatever length."""
 
 
 def read(request: Request) -> Upload:
@@ -46,29 +52,38 @@ def read(request: Request) -> Upload:
     Raises ClientError, UnsupportedUpload, or UploadTooLarge; above MAX_CONTENT_LENGTH Werkzeug's
     RequestEntityTooLarge.
     """
-    form = Form()
     kind = request.mimetype
+    parameters: dict[str, str] = {}
+    is_list = False
+    pictures: list[Picture]
     if kind == "multipart/form-data":
         boundary = request.mimetype_params.get("boundary")
         if not boundary:
             raise ClientError("The form's Content-Type names no boundary: let your client set this header.")
         form = forms.read(request.get_data(cache=False), boundary)
-        pictures = _pictures(form)
+        pictures, parameters = _pictures(form), form.texts
+        is_list = len(pictures) > 1
     elif kind.startswith(_RAW_TYPES):
         pictures = [request.get_data(cache=False)]
+    elif kind == json_bodies.MIMETYPE:
+        json = json_bodies.read(request.get_data(cache=False))
+        pictures, parameters, is_list = json.pictures, json.parameters, json.is_list
     elif kind and request.content_length != 0:
         raise UnsupportedUpload(
             f"A body of {kind} is not taken: send multipart/form-data with a file in the field `image`, "
-            "or the picture itself as the body with its type, such as Content-Type: image/jpeg."
+            "the picture itself as the body with its type, such as Content-Type: image/jpeg, or "
+            'application/json: {"image": "BASE64"}.'
         )
     else:
         raise ClientError("There is no picture: curl -X POST -F image=@photo.jpg http://HOST/predict")
-    given = {**form.texts, **{name: text for name, text in request.args.items() if text}}
-    return Upload(pictures, {name: text for name, text in given.items() if text})
+    sources = (request.args, parameters)
+    tops = [source["top"] for source in sources if source.get("top")]
+    given = {name: text for source in reversed(sources) for name, text in source.items() if text}
+    return Upload(pictures, given, tops, is_list)
 
 
-def _pictures(form: Form) -> list[bytes]:
-    pictures = [data for name, data in form.files if name in FIELDS]
+def _pictures(form: Form) -> list[Picture]:
+    pictures: list[Picture] = [data for name, data in form.files if name in FIELDS]
     if len(pictures) > MAX_PICTURES:
         raise ClientError(f"The form has {len(pictures)} pictures; at most {MAX_PICTURES} are taken at once.")
     if pictures:
@@ -85,12 +100,18 @@ def _pictures(form: Form) -> list[bytes]:
 
 def top(upload: Upload, *, default: int, top_max: int) -> int:
     """How many predictions are asked for. Raises ClientError."""
-    text = upload.parameters.get("top")
-    if text is None:
-        return default
-    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= top_max:
+    asked = [_number(text, top_max) for text in upload.tops]
+    return asked[0] if asked else default
+
+
+def _number(text: str, top_max: int) -> int:
+    try:
+        number = msgspec.convert(text, Top, strict=False)
+    except msgspec.ValidationError:
+        number = 0
+    if not 1 <= number <= top_max:
         raise ClientError(f"top={text[:20]!r} is not a whole number from 1 to {top_max}.")
-    return int(text)
+    return number
 
 
 def wants_async(request: Request) -> bool:
@@ -111,10 +132,10 @@ def wants_drawing(request: Request, upload: Upload) -> bool:
     best = request.accept_mimetypes.best_match(["application/json", PNG], default="application/json")
     if best != PNG:
         return False
-    if len(upload.pictures) > 1:
+    if upload.is_list:
         raise ClientError(
-            f"An answer of {PNG} shows one picture; {len(upload.pictures)} came. Send them one by one, or "
-            "take application/json."
+            f"An answer of {PNG} shows one picture; {len(upload.pictures)} came in a list. Send them one by "
+            "one, or take application/json."
         )
     if wants_async(request):
         raise ClientError(

@@ -125,7 +125,10 @@ class _Path:
         return self._app.request_class(environ)
 
     def _parse(self, request: Any) -> bytes:  # noqa: ANN401
-        return uploads.read(request).pictures[0]
+        (picture,) = uploads.read(request).pictures
+        if not isinstance(picture, bytes):
+            raise picture
+        return picture
 
     def _decode(self, picture: bytes) -> NDArray[np.uint8]:
         return images.prepare(picture, self._spec.input, max_pixels=_MAX_PIXELS).pixels

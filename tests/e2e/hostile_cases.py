@@ -4,6 +4,7 @@ Used by the test, and by the campaign that prints docs/reliability.md's table. F
 label is the grey of the upright picture's corner) that takes MAX_UPLOAD_MB.
 """
 
+import base64
 import contextlib
 import http.client
 import io
@@ -141,6 +142,8 @@ def _bomb(side: int) -> bytes:
 _NOISE: Final = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 60, 3), dtype=np.uint8))
 _JPEG: Final = picture(_NOISE, "JPEG")
 _PNG: Final = picture(_NOISE)
+_JSON: Final = "application/json"
+_IN_JSON: Final = json.dumps({"image": base64.b64encode(picture(grey(40))).decode()}).encode()
 _NAMELESS: Final = b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n"
 GOOD: Final = Case("a good picture", _image(picture(grey(77))), 200, "77")
 
@@ -171,7 +174,10 @@ PICTURES: Final = [
 
 FORMS: Final = [
     Case("a picture as text/plain", raw(_PNG, "text/plain"), 415, "unsupported_format"),
-    Case("a picture as application/json", raw(_PNG, "application/json"), 415, "unsupported_format"),
+    Case("a picture as application/json", raw(_PNG, "application/json"), 400, "bad_request"),
+    Case("JSON 100,000 lists deep", raw(b'{"image": ' + b"[" * 100_000, _JSON), 400, "bad_request"),
+    Case("an address in JSON", raw(b'{"image": "file:///etc/passwd"}', _JSON), 400, "invalid_image"),
+    Case("a picture in JSON", raw(_IN_JSON, _JSON), 200, "40"),
     Case("a PNG as image/jpeg", raw(picture(grey(40)), "image/jpeg"), 200, "40"),
     Case("no Content-Type", http_request("Content-Length: 3", body=b"abc"), 400, "bad_request"),
     Case("a form without its boundary", raw(_PNG, "multipart/form-data"), 400, "bad_request"),

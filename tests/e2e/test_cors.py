@@ -86,7 +86,9 @@ def test_answers_and_refusals_of_every_kind_may_be_read(web: Stack, origins: str
         200: httpx.get(f"{web.url}/healthz", headers=head, trust_env=False),
         404: httpx.get(f"{web.url}/nothing", headers=head, trust_env=False),
         405: httpx.get(f"{web.url}/predict", headers=head, trust_env=False),
-        415: httpx.post(f"{web.url}/predict", headers=head, json={}, trust_env=False),
+        415: httpx.post(
+            f"{web.url}/predict", headers={**head, "Content-Type": "a/b"}, content="x", trust_env=False
+        ),
         400: httpx.post(f"{web.url}/predict", headers=head, trust_env=False),
         503: httpx.post(f"{web.url}/predict", headers=head, files=picture, trust_env=False, timeout=20),
     }

@@ -75,7 +75,7 @@ def test_a_picture_on_which_the_network_fails_is_json_too(running: Service) -> N
 def test_several_pictures_are_refused_before_any_is_run(running: Service) -> None:
     response = _post(running, "image/png", png(0), png(255))
     assert response.status_code == 400
-    assert "shows one picture; 2 came" in response.get_json()["error"]["message"]
+    assert "shows one picture; 2 came in a list" in response.get_json()["error"]["message"]
     assert running.engine.batches == []
 
 

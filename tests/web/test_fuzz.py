@@ -133,6 +133,8 @@ _FORMS: Final = [
     b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n",
     b"a=b&image=c",
     b'{"image": 1}',
+    b'{"image": "iVBORw0KGgo=", "top": 2}',
+    b'{"image": ["", "data:;base64,AAAA"], "model": "x"}',
 ]
 _TYPES: Final = st.sampled_from(
     [

@@ -18,8 +18,9 @@ from broker.messages import Result
 from broker.producer import TOLD_S, Producer
 from tests.fakes import MODEL, SPEC, eventually
 from tests.web.conftest import Service, png
-from web import images, uploads
+from web import images
 from web.frontend import Frontend
+from web.parameters import MAX_PICTURES
 from web.predict import _client_gone
 
 # By hand: Werkzeug's test client leaves out a line break where a file is empty.
@@ -100,7 +101,8 @@ def test_when_every_picture_fails_the_status_is_the_first_one_s(running: Service
         ),
         ({}, None, 400, "bad_request", "curl"),
         (b"", "image/png", 400, "invalid_image", "empty"),
-        (b"{}", "application/json", 415, "unsupported_format", "multipart/form-data"),
+        (b"<x/>", "text/xml", 415, "unsupported_format", "multipart/form-data"),
+        (b"{}", "application/json", 400, "bad_request", "missing required field `image`"),
         (_form(b"%PDF-1.4"), None, 415, "unsupported_format", "PNG"),
         (_form(png(0, size=(400, 300))), None, 413, "too_large", "400 x 300"),
         (b"x" * 1_200_000, "image/png", 413, "too_large", "1 MB"),
@@ -140,7 +142,7 @@ def test_a_model_that_is_still_starting_is_no_unknown_one(running: Service) -> N
 
 
 def test_too_many_pictures_at_once_are_refused(running: Service) -> None:
-    response = running.client.post("/predict", data=_form(*[png(0)] * (uploads.MAX_PICTURES + 1)))
+    response = running.client.post("/predict", data=_form(*[png(0)] * (MAX_PICTURES + 1)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (400, "bad_request")
     assert running.engine.batches == []
 
