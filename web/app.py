@@ -14,7 +14,7 @@ from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
-from web import compression, cors, errors, files, health, page, predict, request_ids, size
+from web import compression, cors, docs, errors, files, health, page, predict, request_ids, size
 from web.frontend import Frontend, FrontendLimits
 from web.models import Names
 
@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> Flask:
     errors.register(app)
     cors.register(app, settings.cors_origins)
     compression.register(app)
-    for part in (predict, health, page, files):
+    for part in (predict, health, page, docs, files):
         app.register_blueprint(part.blueprint)
 
     @app.after_request

@@ -144,7 +144,7 @@ def register(app: Flask) -> None:
         if status == 404:
             message = (
                 "Nothing is at this address. There are: POST /predict, GET /predictions/ID, /, /status, "
-                "/models, /healthz, /readyz."
+                "/models, /healthz, /readyz, /docs, /openapi.json."
             )
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)

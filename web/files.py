@@ -5,6 +5,7 @@ its neighbours by relative imports, and so at the same address.
 """
 
 import hashlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,9 @@ from web.errors import NotFound
 blueprint = Blueprint("files", __name__)
 
 FOLDER: Final = Path(__file__).resolve().parent / "static"
+
+_SWAGGER_UI: Final = ("swagger-ui.css", "swagger-ui-bundle.js")
+"""What /docs needs of flask-swagger-ui; its own page, which has a script within, is not used."""
 
 _TYPES: Final = {
     ".css": "text/css",
@@ -77,14 +81,24 @@ def _answer(name: str) -> Response:
 
 @cache
 def _files() -> Mapping[str, _File]:
-    """Every file by its path in static/; 60 KB in all."""
+    """Every file by its path in static/, 70 KB in all; and Swagger UI's, 1.9 MB."""
+    own = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rglob("*"))}
+    paths = own | {f"swagger-ui/{name}": _swagger_ui() / name for name in _SWAGGER_UI}
     found = {}
-    for path in sorted(FOLDER.rglob("*")):
+    for name, path in paths.items():
         if path.suffix in _TYPES:
             content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()[:16]
-            found[path.relative_to(FOLDER).as_posix()] = _File(content, _TYPES[path.suffix], digest)
+            found[name] = _File(content, _TYPES[path.suffix], digest)
     return found
+
+
+def _swagger_ui() -> Path:
+    """The folder with its files. The package is found, not imported: that has routes of its own."""
+    spec = importlib.util.find_spec("flask_swagger_ui")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("flask-swagger-ui is not installed: see web/requirements.txt")
+    return Path(spec.submodule_search_locations[0]) / "dist"
 
 
 @cache

@@ -16,24 +16,28 @@ from web.frontend import Frontend
 
 blueprint = Blueprint("page", __name__)
 
-_POLICY: Final = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' blob:",
-        "connect-src 'self'",
-        "form-action 'self'",
-        "base-uri 'none'",
-        "frame-ancestors 'none'",
-        # No text can become markup: a browser that knows this refuses innerHTML.
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
-)
+_POLICY: Final = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' blob:",
+    "connect-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+    # No text can become markup: a browser that knows this refuses innerHTML.
+    "require-trusted-types-for": "'script'",
+    "trusted-types": "'none'",
+}
 
-_HEADERS: Final = {
-    "Content-Security-Policy": _POLICY,
+
+def policy(**changes: str | None) -> str:
+    """The Content-Security-Policy of a page, with what one of them needs else; None: left out."""
+    return "; ".join(f"{name} {value}" for name, value in {**_POLICY, **changes}.items() if value)
+
+
+HEADERS: Final = {
+    "Content-Security-Policy": policy(),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
@@ -90,7 +94,7 @@ def _shown(template: str, **values: Any) -> Response:  # noqa: ANN401 - what the
         **values,
     )
     response = make_response(page)
-    response.headers.update(_HEADERS)
+    response.headers.update(HEADERS)
     response.headers["Content-Language"] = language
     response.vary.add("Accept-Language")
     return response

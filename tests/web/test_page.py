@@ -31,6 +31,21 @@ def test_a_page_allows_its_own_files_and_nothing_else(running: Service, address:
     assert re.search(r"<script(?![^>]* src=)|<style| style=| on[a-z]+=|https?://", text) is None
 
 
+def test_the_description_s_page_may_show_pictures_and_nothing_else_besides(running: Service) -> None:
+    response = running.client.get("/docs")
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-store")
+    policy = dict(part.split(" ", 1) for part in response.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert "unsafe" not in str(policy)
+    text = response.get_data(as_text=True)
+    assert re.search(r"<script(?![^>]* src=)|<style| style=| on[a-z]+=|https?://", text) is None
+    for address in re.findall(r'"(/static/[^"]+)"', text):
+        file = running.client.get(address)
+        assert (file.status_code, file.headers["Cache-Control"][:6]) == (200, "public")
+    assert 'href="/docs"' in running.client.get("/").get_data(as_text=True)
+
+
 def test_the_page_offers_the_models(running: Service) -> None:
     eventually(lambda: running.client.get("/readyz").status_code == 200)
     assert f'<option value="{MODEL}" selected>' in running.client.get("/").get_data(as_text=True)

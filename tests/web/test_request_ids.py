@@ -1,6 +1,5 @@
 """X-Request-ID: which are kept, and everywhere that one must be found again."""
 
-import io
 import logging
 import uuid
 
@@ -35,7 +34,7 @@ def test_any_other_is_replaced(given: str) -> None:
     assert is_fresh(request_ids.chosen(given))
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/", "/nothing", "/predict"])
+@pytest.mark.parametrize("path", ["/healthz", "/", "/nothing", "/openapi.json", "/predict"])
 def test_every_answer_has_it(service: Service, path: str) -> None:
     assert service.client.get(path, headers={"X-Request-ID": GIVEN}).headers["X-Request-ID"] == GIVEN
     fresh = service.client.get(path).headers["X-Request-ID"]
@@ -49,7 +48,7 @@ def test_failures_say_it_in_their_body_too(running: Service) -> None:
         running.client.post("/predict", data=b"x", content_type="text/plain", headers=head),
         running.client.get("/predict", headers=head),
         running.client.get("/nothing", headers=head),
-        running.client.post("/predict", data={"image": [(io.BytesIO(b"x"), "x.png")] * 2}, headers=head),
+        running.client.post("/predict", json={"image": ["", ""]}, headers=head),
     ):
         assert response.status_code >= 400
         assert response.get_json()["request_id"] == GIVEN
