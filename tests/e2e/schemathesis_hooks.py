@@ -1,0 +1,34 @@
+"""What Schemathesis sends where the description says `a picture`: real ones, in each format.
+
+That a body of image/png is a PNG can't be said in JSON Schema; that random bytes are refused is tested in
+tests/web/test_fuzz.py.
+"""
+
+import base64
+import io
+
+import schemathesis
+from hypothesis import strategies as st
+from PIL import Image
+
+from web.images import FORMATS
+from web.operations import RAW_TYPES
+
+
+def _pictures(formats: tuple[str, ...]) -> st.SearchStrategy[bytes]:
+    made = []
+    for kind in formats:
+        for size, shade in (((1, 1), 0), ((9, 7), 200)):
+            buffer = io.BytesIO()
+            Image.new("L", size, shade).save(buffer, kind)
+            made.append(buffer.getvalue())
+    return st.sampled_from(made)
+
+
+_ANY = _pictures(FORMATS)
+
+for _type in RAW_TYPES:
+    _format = _type.removeprefix("image/").upper()
+    schemathesis.openapi.media_type(_type, _pictures((_format,)) if _format in FORMATS else _ANY)
+schemathesis.openapi.format("binary", _ANY)
+schemathesis.openapi.format("byte", _ANY.map(lambda picture: base64.b64encode(picture).decode()))

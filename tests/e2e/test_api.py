@@ -1,0 +1,62 @@
+"""The API as it is described, against the running service: Schemathesis asks, the whole stack answers.
+
+It makes requests from /openapi.json, sound ones and broken ones, follows a polled job to its result, and
+checks every answer: status, types, headers, schema; that what is sound is taken and what is not is refused.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
+
+CONFIG = ROOT / "tests" / "e2e" / "schemathesis.toml"
+
+CHECKS = {
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "positive_data_acceptance",
+    "missing_required_header",
+    "unsupported_method",
+    "allow_header_conformance",
+    "use_after_free",
+    "ensure_resource_availability",
+    "ignored_auth",
+}
+
+
+def ask(stack: Stack) -> subprocess.CompletedProcess[str]:
+    """Have Schemathesis ask the stack, as schemathesis.toml says."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", f"--config-file={CONFIG}", "run"),
+            *(f"{stack.url}/openapi.json", "--no-color"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_service_keeps_what_its_description_promises(stack: Stack) -> None:
+    stack.start_model_server()
+    done = ask(stack)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 selected / 5 total" in done.stdout
+    # The link from a job that was accepted to its result was followed.
+    assert re.search(r"API Links: +1 covered / 1 selected / 1 total", done.stdout), done.stdout
+    assert int(re.findall(r"(\d+) generated", done.stdout)[0]) > 100
+    assert stack.answers("/readyz?model=shades")
+    log = (stack._folder / "web.log").read_text()
+    assert "this is a bug" not in log
