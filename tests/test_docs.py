@@ -6,11 +6,13 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from playwright._impl._driver import compute_driver_executable
 
 import web.errors
 from broker.keys import Keys, ModelKeys
@@ -26,11 +28,17 @@ __all__ = ["project"]
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
+CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
 LOAD_TESTING = (ROOT / "docs" / "load-testing.md").read_text("utf-8")
 
 
 def _blocks(kind: str, document: str = README) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+
+
+def told(kind: str, document: str) -> list[tuple[str, str]]:
+    """Each block of a kind, with the block of text after it: what it prints."""
+    return re.findall(rf"^```{kind}\n(.*?)^```\n\n```text\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
 
 
 def _commands(document: str) -> list[str]:
@@ -85,6 +93,11 @@ def test_the_load_tester_s_options_are_those_of_its_page() -> None:
     assert known - named - {"-h", "--help", "--seed", "--timeout", "--no-keep-alive"} == set()
 
 
+def test_every_block_of_the_page_on_clients_is_of_a_kind_that_is_run() -> None:
+    kinds = set(re.findall(r"^```(\w+)$", CLIENTS, re.MULTILINE))
+    assert kinds == {"python", "js", "mjs", "sh", "text"}
+
+
 def test_every_file_that_the_readme_names_is_there() -> None:
     named = set(re.findall(r"\]\(([^)#:]+)\)", README)) | {"docker-compose.yml", "docker-compose.gpu.yml"}
     named |= set(re.findall(r"@([\w./-]+\.png)", README))
@@ -130,7 +143,7 @@ def test_every_make_target_that_the_readme_names_is_there() -> None:
 
 @pytest.fixture
 def serving(project: Path) -> Iterator[Serving]:
-    for part in ("docs", "loadtest", "stress_test.py"):
+    for part in ("docs", "loadtest", "stress_test.py", "README.md"):
         assert part not in PARTS
         source = ROOT / part
         if source.is_dir():
@@ -170,3 +183,25 @@ def test_the_commands_run_and_answer_as_the_documents_say(serving: Serving, proj
             assert answer["model_version"] == said["model_version"]
             assert list(answer["predictions"][0]) == list(said["predictions"][0])
             assert list(answer["timings_ms"]) == list(said["timings_ms"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_clients_print_what_their_page_says(serving: Serving, project: Path) -> None:
+    """Python by this one, JavaScript by Playwright's Node; that of a page is run by tests/browser."""
+    node = compute_driver_executable()[0]
+    (shell,) = _blocks("sh", CLIENTS)
+    ways = [
+        ("python", [sys.executable, "-W", "ignore::ResourceWarning", "-c"], told("python", CLIENTS), 3),
+        ("mjs", [node, "--input-type=module", "-e"], told("mjs", CLIENTS), 1),
+        ("sh", ["bash", "-euc"], [(shell, "")], 1),
+    ]
+    for kind, way, blocks, count in ways:
+        assert len(blocks) == len(_blocks(kind, CLIENTS)) == count
+        for block, printed in blocks:
+            words = [*way, block.replace("http://localhost:5000", serving.url)]
+            done = subprocess.run(words, cwd=project, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            answers = [json.loads(line) for line in done.stdout.splitlines()] if kind == "sh" else []
+            assert [each["predictions"][0]["label"] for each in answers] == ["7"] * 3 * (kind == "sh")
+            assert kind == "sh" or done.stdout == printed
