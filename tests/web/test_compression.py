@@ -14,7 +14,7 @@ from web.compression import LEAST_BYTES
 def test_what_is_long_is_compressed_for_those_who_take_it(service: Service, path: str, coding: str) -> None:
     plain = service.client.get(path)
     assert "Content-Encoding" not in plain.headers
-    assert "Accept-Encoding" in plain.headers["Vary"]
+    assert ("Accept-Encoding" in plain.headers.get("Vary", "")) is (len(plain.data) >= LEAST_BYTES)
     packed = service.client.get(path, headers={"Accept-Encoding": coding})
     if len(plain.data) < LEAST_BYTES:
         assert "Content-Encoding" not in packed.headers
@@ -29,7 +29,7 @@ def test_an_answer_to_a_picture_is_not_worth_it(running: Service) -> None:
     head = {"Accept-Encoding": "gzip, br"}
     answer = running.client.post("/predict", data=png(0), content_type="image/png", headers=head)
     assert "Content-Encoding" not in answer.headers
-    assert {"Accept", "Accept-Encoding"} <= set(answer.headers["Vary"].split(", "))
+    assert answer.headers["Vary"] == "Accept"
 
 
 def test_a_picture_is_not_compressed_again(running: Service) -> None:

@@ -334,3 +334,24 @@ def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
     serving.release.set()
     assert working.answer()[0] == 200
     eventually(serving.ended)
+
+
+@pytest.mark.parametrize("given", [b"X-Request-ID: mine-1\r\n", b"X-Request-ID: a b\r\n", b""])
+def test_a_refusal_says_the_request_s_id_as_answers_do(serving: Serving, given: bytes) -> None:
+    client = serving.client()
+    client.send(b"POST /echo HTTP/1.1\r\n" + given + b"Content-Length: 9999999999\r\n\r\n")
+    status, body, fields = client.answer()
+    assert (status, body["request_id"]) == (413, fields["X-Request-ID"])
+    assert (fields["X-Request-ID"] == "mine-1") is (b"mine-1" in given)
+    assert len(fields["X-Request-ID"]) in (6, 36)
+
+
+def test_the_refusal_of_a_head_has_no_body(serving: Serving) -> None:
+    client = serving.client()
+    client.send(b"HEAD /echo HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n")
+    raw = b""
+    while more := client.socket.recv(65536):
+        raw += more
+    assert raw.startswith(b"HTTP/1.1 413 ")
+    assert raw.endswith(b"\r\n\r\n")
+    assert b"success" not in raw
