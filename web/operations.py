@@ -127,7 +127,7 @@ _STROKE: Final = (
 _POLL: Final = {
     "operationId": "prediction",
     "parameters": {"path.job_id": "$response.body#/id", "query.model": "$response.body#/model"},
-    "description": "Poll the result.",
+    "description": "Poll the result of one picture; in a list each has a location of its own.",
 }
 
 _MODEL_ERRORS: Final = ("unknown_model", "no_worker", "model_unavailable", "broker_unavailable")

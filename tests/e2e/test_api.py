@@ -58,8 +58,8 @@ def test_the_service_keeps_what_its_description_promises(stack: Stack) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 selected / 5 total" in done.stdout
     # The link from a job that was accepted to its result was followed.
-    assert re.search(r"API Links: +1 covered / 1 selected / 1 total", done.stdout), done.stdout
-    assert int(re.findall(r"(\d+) generated", done.stdout)[0]) > 100
+    assert int(re.findall(r"API Links: +(\d+) covered", done.stdout)[0]) >= 1, done.stdout
+    assert int(re.findall(r"(\d+) generated", done.stdout)[0]) > 100, done.stdout
     assert stack.answers("/readyz?model=shades")
     log = (stack._folder / "web.log").read_text()
     assert "this is a bug" not in log
