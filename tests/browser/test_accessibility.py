@@ -8,7 +8,7 @@ from tests.browser.conftest import SEVEN, Visit
 from tests.browser.strokes import draw
 from tests.e2e.conftest import Stack
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180), pytest.mark.refusals]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True), pytest.mark.refusals]
 
 SCREENS = pytest.mark.parametrize(
     ("width", "scheme", "locale"),

@@ -7,7 +7,7 @@ from tests.browser.conftest import SEVEN, Visit, holding, until
 from tests.browser.strokes import DIGITS, draw
 from tests.e2e.conftest import Stack
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 
 
 def read(page: Page, digit: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,21 +10,45 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SEVEN, Visit, digits_stack, start
+from tests.browser.conftest import SEVEN, Visit, digits_stack
 from tests.conftest import RedisServer, running_redis
-from tests.e2e.conftest import Stack, shade
+from tests.e2e.conftest import ROOT, START_S, Stack, shade
 from tests.fakes import eventually
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180), pytest.mark.refusals]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True), pytest.mark.refusals]
+
+
+BROKEN = """task = "classification"
+labels = "labels.txt"
+top = 1
+[source]
+kind = "onnx"
+file = "net.onnx"
+[input]
+width = 8
+height = 8
+channels = 3
+fit = "stretch"
+normalise = "unit"
+"""
 
 
 @pytest.fixture(scope="module")
 def falling_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A service where digits falls in for the default."""
+    """A service where digits falls in for the default, whose file is none of a network."""
+    folder = tmp_path_factory.mktemp("falling-in")
+    shutil.copytree(ROOT / "models" / "digits", folder / "models" / "digits")
+    (folder / "models" / "broken").mkdir()
+    for name, content in (("model.toml", BROKEN), ("labels.txt", "a\nb\n"), ("net.onnx", "no network")):
+        (folder / "models" / "broken" / name).write_text(content)
     with running_redis() as redis:
-        made = digits_stack(tmp_path_factory.mktemp("falling-in"), redis, FALLBACK_MODEL="digits")
+        made = digits_stack(folder, redis, MODELS="broken,digits", FALLBACK_MODEL="digits")
+        made.environment["MODELS_DIR"] = str(folder / "models")
         try:
-            start(made)
+            made.start_web()
+            made.start("model_server", log="model_server")
+            eventually(lambda: made.answers("/readyz?model=digits"), within_s=150)
+            eventually(lambda: '"default_answered_by":"digits"' in made.text("/models"), within_s=30)
             yield made
         finally:
             made.stop()
@@ -148,7 +173,7 @@ def test_a_service_that_is_gone_and_comes_back(
 def test_a_model_that_loads_says_so_and_then_answers(visit: Visit, stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(shade(7))
     stack.start("tests.e2e.shades_server", str(stack.executions), "0", "held", log="model_server")
-    eventually(lambda: '"loading"' in stack.text("/models"))
+    eventually(lambda: '"loading"' in stack.text("/models"), within_s=START_S)
     page = visit(stack.url)
     expect(page.locator("#trouble")).to_contain_text("shades is being loaded. Send a picture: it waits.")
     expect(page.locator("#model option")).to_have_text("shades (loading)")
@@ -164,13 +189,11 @@ def test_a_model_that_loads_says_so_and_then_answers(visit: Visit, stack: Stack,
 def test_who_falls_in_for_a_default_that_failed_says_so(visit: Visit, falling_in: Stack, locale: str) -> None:
     page = visit(falling_in.url, locale=locale)
     expect(page.locator("#model")).to_have_value("digits")
-    said = "digits answers requests that name no model, because resnet50 failed."
+    said = "digits answers requests that name no model, because broken failed."
     expect(page.locator("#trouble")).to_have_text(said if locale == "en-US" else re.compile("由 digits 应答"))
     page.set_input_files("#files", SEVEN)
     notice = page.locator(".card .notice")
-    expect(notice).to_contain_text(
-        "digits answers for resnet50, which failed to load: resnet50: the ImageNet"
-    )
+    expect(notice).to_contain_text("digits answers for broken, which failed to load: broken")
     assert notice.get_attribute("lang") == "en"
     page.select_option("#model", "digits")  # a choice, not a makeshift
     page.set_input_files("#files", SEVEN)

@@ -12,7 +12,7 @@ from tests.browser.conftest import SEVEN, Visit
 from tests.browser.strokes import draw
 from tests.e2e.conftest import Stack
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 
 
 def copied(page: Page, what: str) -> str:

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, Route, expect
 from tests.browser.conftest import SEVEN, Visit, has_started, holding
 from tests.e2e.conftest import Stack
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 
 PLACES = ("h1", "#model", "#about", "#drop", ".button:has(#files)", "#camera", "#draw", "#paper")
 

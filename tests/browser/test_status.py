@@ -17,7 +17,7 @@ from tests.conftest import RedisServer
 from tests.e2e.conftest import Stack, shade
 from tests.fakes import eventually
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_what_was_not_watched_is_a_gap_and_what_is_old_is_gone(visit: Visit, dig
     page.goto(digits.url + "/status")
     line = page.locator("[data-model=digits] .plot", has_text="Queue").locator("path.line")
     # Two minutes ago and one minute ago, each a stretch of two points, and now: a dash.
-    expect(line).to_have_attribute("d", re.compile(r"M[\d. ]+L[\d. ]+M[\d. ]+L[\d. ]+M[\d. ]+h2"))
+    expect(line).to_have_attribute("d", re.compile(r"M[\d. ]+L[\d. ]+M[\d. ]+L[\d. ]+M[\d. ]+h-3"))
 
 
 def test_a_model_that_is_gone_leaves_the_page(visit: Visit, digits: Stack) -> None:
