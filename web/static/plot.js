@@ -32,9 +32,9 @@ export class Plot {
     const most = Math.max(0, ...values);
     const last = points.at(-1)?.[1] ?? null;
     fill(this.now, last === null ? "–" : this.format(last));
-    fill(this.most, say("status.most", { most: values.length ? this.format(most) : "–" }));
-    const label = { title: this.title, now: this.now.textContent, most: this.most.textContent };
-    this.svg.setAttribute("aria-label", say("status.plot", label));
+    const bound = say("status.most", { most: values.length ? this.format(most) : "–" });
+    fill(this.most, values.length ? bound : "");
+    this.svg.setAttribute("aria-label", say("status.plot", { title: this.title, now: this.now.textContent, most: bound }));
     const x = (at) => WIDTH * (1 - (now - at) / this.windowMs);
     const y = (value) => HEIGHT - 2 - (HEIGHT - 6) * (most ? value / most : 0);
     const stretches = unbroken(points).map((stretch) => stretch.map(([at, value]) => [x(at), y(value)]));
@@ -67,7 +67,7 @@ function unbroken(points) {
 
 const spot = ([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`;
 
-/** A line through points; a single one is a short dash. */
-const path = (points) => `M${points.map(spot).join("L")}${points.length === 1 ? "h2" : ""}`;
+/** A line through points; a single one is a short dash, towards the past, where there is always room. */
+const path = (points) => `M${points.map(spot).join("L")}${points.length === 1 ? "h-3" : ""}`;
 
 const closed = (points) => `M${points[0][0].toFixed(1)} ${HEIGHT}L${points.map(spot).join("L")}V${HEIGHT}Z`;

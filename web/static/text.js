@@ -47,7 +47,8 @@ export function duration(ms) {
 
 /** A probability; what is not quite nothing or everything does not look as if it were. */
 export function share(probability) {
-  const percent = (value) => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 }).format(value);
+  const percents = new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+  const percent = (value) => percents.format(value);
   if (probability > 0.9995 && probability < 1) return `> ${percent(0.999)}`;
   if (probability < 0.0005 && probability > 0) return `< ${percent(0.001)}`;
   return percent(probability);
