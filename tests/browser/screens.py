@@ -36,7 +36,7 @@ def main(folder: Path | None) -> None:
     if BINARY is None:
         sys.exit("Debian's chromium is not installed: apt install chromium fonts-noto-cjk")
     with tempfile.TemporaryDirectory() as scratch, running_redis() as redis, launched() as browser:
-        stack = digits_stack(Path(scratch), redis)
+        stack = digits_stack(Path(scratch), redis, LEASE_S="10")  # nobody lapses because the machine is busy
         if folder is not None and PHOTOS:
             _add_networks(stack, Path(scratch) / "models")
         try:
@@ -105,8 +105,13 @@ def _opened(browser: Browser, url: str, width: int, scheme: str, locale: str) ->
 
 def _shoot(page: Page, path: Path) -> None:
     page.evaluate("scrollTo(0, 0)")
+    # Not by full_page: for that a telephone becomes a desktop, mouse and all.
+    size = page.viewport_size
+    height = page.evaluate("document.documentElement.scrollHeight")
+    assert size is not None
+    page.set_viewport_size({"width": size["width"], "height": height})
     page.wait_for_timeout(500)  # fonts, and what still moves
-    page.screenshot(path=path, full_page=True)
+    page.screenshot(path=path)
     page.context.close()
 
 
