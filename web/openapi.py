@@ -38,7 +38,7 @@ def document(routes: Map, *, root: str, top_max: int | None) -> Json:
 
     `top_max`: the most predictions that any model gives, None while none is known.
     """
-    servers = {"servers": [{"url": root}]} if root else {}
+    servers: Json = {"servers": [{"url": root}]} if root else {}
     spec = APISpec(TITLE, VERSION, "3.1.0", info={"description": _ABOUT}, **servers)
     for name, schema in _schemas().items():
         spec.components.schema(name, schema)
