@@ -107,7 +107,7 @@ class Stack:
 
     def text(self, path: str) -> str:
         """The body of a GET."""
-        return httpx.get(self.url + path, trust_env=False, timeout=5).text
+        return httpx.get(self.url + path, trust_env=False, timeout=START_S).text
 
     def ready_workers(self) -> set[str]:
         """The ids of the live workers of the model that are ready, as /models shows them."""
