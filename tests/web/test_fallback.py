@@ -159,7 +159,7 @@ def test_the_models_and_the_page_say_who_answers(running: Service) -> None:
     told = (models["default_model"], models["fallback_model"], models["default_answered_by"])
     assert told == ("big", MODEL, MODEL)
     page = running.client.get("/").get_data(as_text=True)
-    assert f"{MODEL} answers requests that name no model, because big failed to load." in page
+    assert f"{MODEL} answers requests that name no model, because big failed." in page
     assert f'<option value="{MODEL}" selected>' in page
     ready = running.client.get("/readyz")
     assert (ready.status_code, ready.json) == (
