@@ -27,7 +27,7 @@ from broker.messages import InputSpec
 from model_server import engines
 from model_server.catalogue import CatalogueError, read_model
 from model_server.engines import Engine, EngineOptions
-from model_server.engines.choice import choose
+from model_server.engines.choice import choose_for
 from web import images
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -77,18 +77,18 @@ def main() -> int:
     asked = parser.parse_args()
     try:
         spec = read_model(asked.models_dir, asked.model)
-        choice = choose("auto", "auto", keras_backend="tensorflow")
+        choice = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
         engine = engines.load(spec, choice, EngineOptions(2, asked.cache))
     except (CatalogueError, ModelUnavailable) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    table = Table("size", "variants", "full ms", "draft ms", "mean", "most", "same top-1", "probability")
+    table = Table("size", "variants", "full ms", "draft ms", "mean", "most", "top-1", "prob.")
     for size in _SIZES:
         row = Row()
         for upload in _variants(asked.pictures, size, asked.crops):
             row.add(upload, spec.input, engine)
         table.add_row(
-            f"{size[0]} x {size[1]}",
+            f"{size[0]}x{size[1]}",
             str(len(row.mean)),
             f"{statistics.median(row.full_ms):.1f}",
             f"{statistics.median(row.draft_ms):.1f}",
