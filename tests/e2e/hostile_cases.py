@@ -139,6 +139,13 @@ def _bomb(side: int) -> bytes:
     )
 
 
+def painted_over(side: int, scans: int) -> bytes:
+    """A grey progressive JPEG with its last scan, of 75 bytes or fewer, so many times more."""
+    jpeg = picture(grey(40, (side, side)), "JPEG", progressive=True)
+    last = jpeg.rindex(b"\xff\xda")
+    return jpeg[:last] + jpeg[last:-2] * (scans + 1) + jpeg[-2:]
+
+
 _NOISE: Final = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 60, 3), dtype=np.uint8))
 _JPEG: Final = picture(_NOISE, "JPEG")
 _PNG: Final = picture(_NOISE)
@@ -156,6 +163,7 @@ PICTURES: Final = [
     Case("an SVG", _image(b'<svg xmlns="http://www.w3.org/2000/svg"/>'), 415, "unsupported_format"),
     Case("a HEIC photo", _image(b"\0\0\0\x18ftypheic" + b"\0" * 50), 415, "unsupported_format"),
     Case("a PNG of 100 bytes and 3.6 gigapixels", _image(_bomb(60_000)), 413, "too_large"),
+    Case("a JPEG that paints over itself 400 times", _image(painted_over(6000, 400)), 400, "invalid_image"),
     Case("a GIF named .png", _image(picture(grey(40), "GIF")), 200, "40"),
     Case(
         "an animated GIF: its first frame",
