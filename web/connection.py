@@ -16,6 +16,7 @@ from broker.errors import ServiceError
 from web import cors, errors, request_ids
 from web.arrival import Arrival, Asked
 from web.errors import UploadTimeout
+from web.sending import AnswerSocket
 
 
 class Stage(enum.Enum):
@@ -26,6 +27,8 @@ class Stage(enum.Enum):
     ARRIVING = enum.auto()
     WORKING = enum.auto()
     """A thread has it, or will."""
+    SENDING = enum.auto()
+    """Answered; its client has not read all of it yet."""
     LINGERING = enum.auto()
     """Answered for the last time; its client has not closed yet."""
     CLOSED = enum.auto()
@@ -41,6 +44,12 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     is_watched = False
     """The loop's selector has it."""
 
+    goes_on = False
+    """Once its answer is sent, it may have a next request."""
+
+    rest = b""
+    """What came after its request, until the answer is sent."""
+
     discarded = 0
     """Bytes that came after its last answer."""
 
@@ -50,6 +59,7 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - Gunicorn's own
         super().__init__(*args)
+        self.sock: AnswerSocket = AnswerSocket(self.sock)
         # The loop says at each call that it will not wait: switching the mode for each request would cost two
         # more calls that let go of Python's lock, and have to wait for it.
         self.sock.setblocking(True)
@@ -58,16 +68,18 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
         """What is there to be read, without waiting; 0: the client has closed. Raises OSError."""
         return int(self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT))
 
-    def watch(self, poller: selectors.BaseSelector, wake: Callable[..., None]) -> None:
-        """Have the selector call `wake` when there is something to read."""
+    def watch(
+        self, poller: selectors.BaseSelector, wake: Callable[..., None], event: int = selectors.EVENT_READ
+    ) -> None:
+        """Have the selector call `wake` when there is something to read, or room to write."""
         if self.is_watched:
             return
         self.is_watched = True
         try:
-            poller.register(self.sock, selectors.EVENT_READ, wake)
+            poller.register(self.sock, event, wake)
         except KeyError:  # Gunicorn closed a socket in a thread, and this one has its number
             poller.unregister(self.sock.fileno())
-            poller.register(self.sock, selectors.EVENT_READ, wake)
+            poller.register(self.sock, event, wake)
 
     def unwatch(self, poller: selectors.BaseSelector) -> None:
         """Take it from the selector, where it has it."""

@@ -1,7 +1,7 @@
 """Gunicorn's threaded worker with patience: a thread is given a request only once all of it is here.
 
-Owns the connections of a web process while they are idle, arriving or closing: all in the one loop thread, on
-non-blocking sockets, so that a client which sends or reads slowly costs a file descriptor and never a thread.
+Owns the connections of a web process while they are idle, arriving, slow to read or closing: all in its one
+loop thread, so that a client which sends or reads slowly costs a descriptor and never a thread.
 (Gunicorn's own worker: 128 half heads stop a process for ever, 30 clients that do not close stop it for a
 minute.) Judges no request: arrival.py says when one is whole, Gunicorn's parser what it means. No TLS and no
 HTTP/2: a proxy in front has those.
@@ -9,8 +9,8 @@ HTTP/2: a proxy in front has those.
 
 import errno
 import resource
+import selectors
 import socket
-import struct
 import time
 from concurrent.futures import Future
 from functools import partial
@@ -24,13 +24,11 @@ from web.connection import Connection, Stage
 from web.neighbours import Neighbours
 
 HELD_BYTES: Final = 256 * 1024 * 1024
-"""Requests in memory, arriving or at work; above this the largest that still arrives is refused."""
+"""Requests in memory, arriving or at work; above this the largest that still arrives is refused. As much of
+answers that wait for their clients; above it the client with the most is given up."""
 
 SEND_BUFFER_BYTES: Final = 256 * 1024
-"""The kernel takes an answer of this size at once, whatever its client reads; ours are smaller."""
-
-SEND_S: Final = 1
-"""A client that has read nothing of so much for so long is given up: meanwhile it holds a thread."""
+"""The kernel takes an answer of this size at once, whatever its client reads; most are smaller."""
 
 LINGER_S: Final = 2.0
 """How long an answered connection waits for its client to close, as Gunicorn's does."""
@@ -51,8 +49,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         super().__init__(*args, **options)
         self.arriving: dict[Connection, None] = {}
         self.lingering: dict[Connection, None] = {}
-        """Both in the order in which they came."""
-        self._held = 0
+        self.sending: dict[Connection, None] = {}
+        """Each in the order in which they came."""
+        self._held = self._unsent = 0
         self._scratch = memoryview(bytearray(_READ_BYTES))
         self._next_sweep = 0.0
         self._neighbours = Neighbours(self.age)
@@ -65,9 +64,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._held_most = max(HELD_BYTES, 2 * self._most_bytes)
         files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most_files, _FILES)), most_files))
-        for listener in self.sockets:  # what it accepts inherits these
+        for listener in self.sockets:  # what it accepts inherits it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
         super().run()
 
     def accept(self, listener: socket.socket) -> None:
@@ -112,10 +110,43 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         return False
 
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
-        """A thread has answered: on to the connection's next request, or to its end."""
+        """A thread has answered: what its client has not read yet is sent from here."""
         self._held -= conn.held
-        rest = conn.done()
-        if fs.cancelled() or fs.exception() or not fs.result():
+        conn.goes_on = not (fs.cancelled() or fs.exception()) and fs.result()
+        conn.rest = conn.done()
+        if not conn.sock.left or conn.sock.fileno() < 0:  # Gunicorn closes it where an answer breaks off
+            self._answered(conn)
+            return
+        conn.unwatch(self.poller)
+        conn.sock.begin(time.monotonic())
+        conn.stage = Stage.SENDING
+        self.sending[conn] = None
+        self._unsent += conn.sock.left
+        conn.watch(self.poller, partial(self._on_writable, conn), selectors.EVENT_WRITE)
+        if self._unsent > self._held_most:
+            self._drop(max(self.sending, key=lambda each: each.sock.left))
+
+    def _on_writable(self, conn: Connection, _: object) -> None:
+        """Its client has read some of its answer, or is gone."""
+        if conn.stage is not Stage.SENDING:  # closed by what was woken before it
+            return
+        self._unsent -= conn.sock.left
+        try:
+            conn.sock.go_on(time.monotonic())
+        except OSError:
+            self._unsent += conn.sock.left
+            self._drop(conn)
+            return
+        self._unsent += conn.sock.left
+        if not conn.sock.left:
+            self._leave(conn)
+            conn.unwatch(self.poller)
+            self._answered(conn)
+
+    def _answered(self, conn: Connection) -> None:
+        """All of an answer is sent: on to the connection's next request, or to its end."""
+        rest, conn.rest = conn.rest, b""
+        if not conn.goes_on:
             self._linger(conn)
             return
         self._idle(conn)
@@ -125,7 +156,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Serve what is ready; wait for it no longer than until something may be late."""
         self._neighbours.tell(self.nr_conns)
-        patience_s = _SWEEP_S if self.arriving or self.lingering else timeout
+        patience_s = _SWEEP_S if self.arriving or self.sending or self.lingering else timeout
         patience_s = self._neighbours.left_s() or patience_s
         super().wait_for_and_dispatch_events(min(timeout, patience_s))
 
@@ -143,6 +174,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
                 self._refuse(conn, conn.late())
         for conn in [each for each in self.lingering if each.timeout <= now]:
             self._drop(conn)
+        for conn in [each for each in self.sending if each.sock.deadline <= now]:
+            self._on_writable(
+                conn, None
+            )  # the selector is silent until a third of the kernel's buffer is free
+            if conn.stage is Stage.SENDING and conn.sock.deadline <= now:
+                self._drop(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """The process is told to stop: what arrives may go on, but not until Gunicorn ends the process."""
@@ -233,8 +270,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             self._drop(conn)
 
     def _make_room(self) -> None:
-        """Close one connection: that which lingers the longest, else is idle, else arrives."""
-        for conn in (*self.lingering, *self.keepalived_conns, *self.arriving):
+        """Close one connection: that which lingers the longest, else is idle, sends, arrives."""
+        for conn in (*self.lingering, *self.keepalived_conns, *self.sending, *self.arriving):
             if conn.stage is Stage.ARRIVING:
                 conn.refuse(Overloaded("Too many connections; come back in 1 s."))
             self._drop(conn)
@@ -258,6 +295,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
                 del self.arriving[conn]
                 self._held -= conn.held
                 conn.done()
+            case Stage.SENDING:
+                del self.sending[conn]
+                self._unsent -= conn.sock.left
             case Stage.LINGERING:
                 del self.lingering[conn]
         conn.stage = Stage.WORKING

@@ -14,12 +14,13 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from tests.fakes import eventually
-from web import arrival, worker
+from web import arrival, sending, worker
 from web.connection import Connection
 from web.worker import PatientWorker
 
 THREADS = 2
 AT_MOST = 1_000_000
+MUCH = 5_000_000
 
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
 HALF = b"GET /echo HTTP/1.1\r\nHost"
@@ -43,13 +44,20 @@ class Client:
 
     def answer(self) -> tuple[int, dict[str, object], dict[str, str]]:
         """The next answer: its status, its JSON, its fields."""
+        status, body, fields = self._next()
+        return status, json.loads(body) if body else {}, fields
+
+    def raw(self) -> tuple[int, bytes]:
+        """The next answer: its status and its bytes."""
+        return self._next()[:2]
+
+    def _next(self) -> tuple[int, bytes, dict[str, str]]:
         status = int(self._file.readline().split()[1])
         fields = {}
         while line := self._file.readline().strip():
             name, value = line.decode().split(": ", 1)
             fields[name] = value
-        body = self._file.read(int(fields.get("Content-Length", 0)))
-        return status, json.loads(body) if body else {}, fields
+        return status, self._file.read(int(fields.get("Content-Length", 0))), fields
 
     def at_end(self) -> bool:
         """Whether the other side has closed, and sent nothing more."""
@@ -99,7 +107,7 @@ class Serving:
 
         @app.get("/much")
         def much() -> bytes:
-            return b"x" * 20_000_000
+            return b"x" * MUCH
 
         return app
 
@@ -254,12 +262,57 @@ def test_what_was_woken_for_a_closed_connection_does_nothing(serving: Serving) -
     assert serving.worker.nr_conns == 0
 
 
-def test_a_client_that_reads_nothing_gives_its_thread_back(serving: Serving) -> None:
-    for _ in range(THREADS):
-        reader = serving.client()
-        reader.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        reader.send(GET.replace(b"/echo", b"/much"))
-    eventually(serving.answers)
+def much(serving: Serving, *, buffer: int = 4096) -> Client:
+    """A client that has asked for more than the kernel takes, and reads nothing yet."""
+    reader = serving.client()
+    reader.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    reader.send(GET.replace(b"/echo", b"/much"))
+    return reader
+
+
+def test_clients_that_read_slowly_hold_no_thread(serving: Serving) -> None:
+    readers = [much(serving) for _ in range(10 * THREADS)]
+    eventually(lambda: len(serving.worker.sending) == len(readers))
+    assert serving.worker._unsent > 0
+    assert all(serving.answers() for _ in range(20))
+    assert readers[0].socket.recv(1000)  # they trickle, and are still being answered
+    assert len(serving.worker.sending) == len(readers)
+    for reader in readers:
+        reader.close()
+    eventually(lambda: serving.worker._unsent == 0)
+    eventually(lambda: not serving.worker.sending)
+
+
+def test_a_client_that_reads_late_gets_all_of_its_answer_and_the_next_one(serving: Serving) -> None:
+    reader = much(serving, buffer=65536)
+    reader.send(GET)
+    eventually(lambda: len(serving.worker.sending) == 1)
+    assert reader.raw() == (200, b"x" * MUCH)
+    assert reader.answer()[0] == 200
+    assert serving.worker._unsent == 0
+
+
+@pytest.mark.parametrize("name", ["SILENCE_S", "GRACE_S"])
+def test_a_client_that_reads_nothing_or_too_slowly_is_given_up(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(sending, "PACE_BYTES_PER_S", 1e12)
+    monkeypatch.setattr(sending, name, 0.3)
+    monkeypatch.setattr(sending, {"SILENCE_S": "GRACE_S", "GRACE_S": "SILENCE_S"}[name], 60)
+    reader = much(serving)
+    # One who must only read something now and then does so; the other reads on, and never comes to an end.
+    eventually(lambda: serving.worker.nr_conns == 0 or (name == "GRACE_S" and not reader.socket.recv(1000)))
+    assert not serving.worker.sending
+    assert serving.worker._unsent == 0
+
+
+def test_of_too_much_that_is_unread_the_client_with_the_most_is_given_up(serving: Serving) -> None:
+    serving.worker._held_most = 3 * MUCH // 2
+    readers = [much(serving) for _ in range(2)]
+    eventually(lambda: serving.worker.nr_conns == 1)
+    assert serving.worker._unsent <= MUCH
+    for reader in readers:
+        reader.close()
 
 
 def test_a_client_that_never_closes_is_closed(serving: Serving) -> None:

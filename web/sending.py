@@ -1,0 +1,67 @@
+"""A client's socket that an answer never waits for, and the answers that their clients have not read yet.
+
+Owns what is left of an answer: the thread that made it hands over what the kernel does not take at once, and
+the loop sends it as its client reads. Closes nothing; worker.py does, when a client is too slow.
+"""
+
+import socket
+from collections import deque
+from typing import Final
+
+GRACE_S: Final = 5.0
+PACE_BYTES_PER_S: Final = 16 * 1024
+"""An answer must be read as fast as an upload must come (arrival.py)."""
+
+SILENCE_S: Final = 5.0
+"""A client must not read nothing for so long."""
+
+
+class AnswerSocket(socket.socket):
+    """A socket whose `sendall` returns at once: what can't be sent yet is kept in `left`."""
+
+    def __init__(self, taken: socket.socket) -> None:
+        family, kind, protocol = taken.family, taken.type, taken.proto
+        super().__init__(family, kind, protocol, fileno=taken.detach())
+        self.deadline = float("inf")
+        """When its client must have read more, by the clock of `begin`."""
+        self._parts: deque[memoryview] = deque()
+        self._by = float("inf")
+
+    def sendall(self, data: bytes, flags: int = 0, /) -> None:  # type: ignore[override] # only bytes come
+        """Send what the kernel takes; keep the rest, and all that comes after it. Raises OSError."""
+        rest = memoryview(data)
+        if not self._parts:
+            rest = rest[self._sent(rest, flags) :]
+        if rest:
+            self._parts.append(rest)
+
+    @property
+    def left(self) -> int:
+        """Bytes of the answer that are still here."""
+        return sum(map(len, self._parts))
+
+    def begin(self, now: float) -> None:
+        """The answer is whole; its client is to read it from now on."""
+        self._by = now + GRACE_S + self.left / PACE_BYTES_PER_S
+        self.deadline = min(now + SILENCE_S, self._by)
+
+    def go_on(self, now: float) -> None:
+        """Send more, without waiting. Raises OSError."""
+        while self._parts:
+            part = self._parts.popleft()
+            try:
+                count = self._sent(part)
+            except OSError:
+                self._parts.appendleft(part)
+                raise
+            if count:
+                self.deadline = min(now + SILENCE_S, self._by)
+            if count < len(part):
+                self._parts.appendleft(part[count:])
+                return
+
+    def _sent(self, data: memoryview, flags: int = 0) -> int:
+        try:
+            return self.send(data, flags | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
