@@ -128,9 +128,13 @@ def wants_drawing(request: Request, upload: Upload) -> bool:
 
     Raises ClientError where that can't be had.
     """
+    accepted = request.accept_mimetypes
     # JSON comes first: it is the answer of a client that takes either.
-    best = request.accept_mimetypes.best_match(["application/json", PNG], default="application/json")
-    if best != PNG:
+    if accepted.best_match(["application/json", PNG], default="application/json") != PNG:
+        return False
+    # Firefox 128 to 131 names image/png for every page that it asks for, the answer of a form included.
+    page = max((quality for kind, quality in accepted if kind.lower() == "text/html"), default=0)
+    if page and page >= accepted.quality(PNG):
         return False
     if upload.is_list:
         raise ClientError(

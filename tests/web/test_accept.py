@@ -30,6 +30,8 @@ def _post(service: Service, accept: str | None, *pictures: bytes, **headers: str
         "image/*;q=0.1, */*;q=0.9",
         # What Chromium sends with a form.
         "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8",
+        # And Firefox 128 to 131.
+        "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/png,image/svg+xml,*/*;q=0.8",
     ],
 )
 def test_a_client_that_takes_anything_gets_json(running: Service, accept: str | None) -> None:
@@ -41,7 +43,14 @@ def test_a_client_that_takes_anything_gets_json(running: Service, accept: str | 
 
 @pytest.mark.parametrize(
     "accept",
-    ["image/png", "image/*", "IMAGE/PNG", "image/png, */*;q=0.1", "application/json;q=0.2, image/png"],
+    [
+        "image/png",
+        "image/*",
+        "IMAGE/PNG",
+        "image/png, */*;q=0.1",
+        "application/json;q=0.2, image/png",
+        "text/html;q=0.5, image/png",
+    ],
 )
 def test_a_client_that_would_rather_have_a_picture_gets_it(running: Service, accept: str) -> None:
     response = _post(running, accept, png(255, size=(600, 400)))
