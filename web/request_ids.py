@@ -9,6 +9,7 @@ import re
 import uuid
 from contextvars import ContextVar
 from typing import Final
+from urllib.parse import quote
 
 from flask import Flask, Response, request
 
@@ -23,6 +24,9 @@ _LOG: Final = logging.getLogger(__name__)
 
 _SANE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
 """UUIDs, ULIDs and what proxies make; nothing that could forge a line of a log or a field of a head."""
+
+_PATH_MOST: Final = 200
+"""Characters of a path in the log."""
 
 _CURRENT: Final[ContextVar[str]] = ContextVar("request_id", default=NONE)
 
@@ -50,7 +54,9 @@ def register(app: Flask) -> None:
         # Refusals for lack of room come by the thousand, when there is no time for them.
         is_failure = response.status_code >= 500 and response.status_code != 503
         level = logging.INFO if is_failure else logging.DEBUG
-        _LOG.log(level, "%s %s: %d", request.method, request.path, response.status_code)
+        if _LOG.isEnabledFor(level):
+            path = quote(request.path)[:_PATH_MOST]  # it may hold line feeds
+            _LOG.log(level, "%s %s: %d", request.method, path, response.status_code)
         return response
 
     @app.teardown_request

@@ -99,3 +99,11 @@ def test_an_unexpected_error_is_logged_with_the_id_that_its_client_has(
     assert (
         record.__dict__["request_id"] == response.get_json()["request_id"] == response.headers["X-Request-ID"]
     )
+
+
+def test_a_path_forges_no_line_of_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "web")
+    service.client.get("/x%0a2026-01-01%20ERROR%20forged")
+    service.client.get("/" + "y" * 3000)
+    messages = [record.getMessage() for record in caplog.records if record.name == request_ids.__name__]
+    assert messages == ["GET /x%0A2026-01-01%20ERROR%20forged: 404", f"GET /{'y' * 199}: 404"]
