@@ -29,6 +29,9 @@ _FIELDS_PER_JOB: Final = 3
 _FOR_OTHERS_S: Final = 0.02
 """Between looks at a queue that begins with a job for others: the bell, which wakes them, would ring here."""
 
+_LEAST_WAIT_S: Final = 0.01
+"""Redis 6.2 takes a time-out of 0.001 s or less for one without end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
@@ -83,12 +86,12 @@ class Consumer:
         self._complete_script = client.register_script(lua("complete"))
 
     def wait(self, timeout_s: float) -> None:
-        """Sleep until the bell rings, `timeout_s` at most (it must be under the client's own time-out)."""
+        """Sleep until the bell rings, for about `timeout_s` at most, which is under the client's time-out."""
         if self._is_for_others:
             time.sleep(min(timeout_s, _FOR_OTHERS_S))
             return
         with translated("ring"):
-            self._redis.blpop([self._keys.bell], timeout=timeout_s)
+            self._redis.blpop([self._keys.bell], timeout=max(timeout_s, _LEAST_WAIT_S))
 
     def waiting(self) -> int:
         """Jobs in the queue."""

@@ -41,6 +41,9 @@ _LOG = logging.getLogger(__name__)
 IDLE_S: Final = 1.0
 """An idle worker tries a claim this often even if no bell rings: what a lost wake-up costs at most."""
 
+_LOOK_S: Final = 0.002
+"""Between looks at a queue that fills up; Redis 6.2's BLPOP can't wait so briefly (0.003 s: up to 150 ms)."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
@@ -167,7 +170,7 @@ class Worker:
             )
             if not left_s:
                 return
-            self._consumer.wait(min(left_s, IDLE_S))
+            self.stopping.wait(min(left_s, _LOOK_S))
 
     def _claim(self) -> batching.Formed | None:
         if self.stopping.is_set() and not self._is_serving_out:

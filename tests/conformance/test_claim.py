@@ -174,6 +174,12 @@ def test_every_key_of_a_claim_has_a_ttl(client: redis.Redis, keys: Keys) -> None
     assert {name for name in client.keys() if client.ttl(name) < 0} == set()
 
 
+@pytest.mark.parametrize("timeout_s", [0.0005, 0.001])
+def test_a_wait_ends_however_short_it_is(client: redis.Redis, keys: Keys, timeout_s: float) -> None:
+    """Redis 6.2 would wait for ever, and the client's own time-out would raise."""
+    consumer(client, keys).wait(timeout_s)
+
+
 def _register_as(
     client: redis.Redis, keys: Keys, state: State = READY, *, side: int = 2
 ) -> tuple[Lease, str]:

@@ -322,6 +322,18 @@ def test_a_batch_that_does_not_fill_up_is_cut_in_time(
     assert time.monotonic() - began >= 0.2
 
 
+@pytest.mark.parametrize("wait_s", [0.001, 0.003])
+def test_a_short_wait_is_not_left_to_redis(
+    client: redis.Redis, keys: Keys, worker: Worker, wait_s: float
+) -> None:
+    """BLPOP of Redis 6.2 waits for ever where it is told 1 ms, and 60 to 150 ms where it is told 3."""
+    worker._limits = replace(worker._limits, batch_wait_s=wait_s)
+    enqueue(client, keys, job())
+    client.config_resetstat()
+    assert worker.step() == 1
+    assert "cmdstat_blpop" not in client.info("commandstats")
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
