@@ -138,7 +138,10 @@ def _staff(
     spec: ModelSpec,
     load: Callable[[], Engine],
 ) -> Post:
-    choice = _choice(settings, spec)
+    try:
+        choice = _choice(settings, spec)
+    except Exception:  # noqa: BLE001 - it reads the network's files, and so does `load`, which says why it failed
+        choice = Choice("", "")
     worker = _worker(settings, replace(spec, engine=choice.engine, precision=choice.precision), device, load)
     keeper = Keeper(
         worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s, on_hung=on_hung

@@ -6,15 +6,17 @@ What a worker does is worker.py's, what changed versions.py's to say.
 
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
-from broker.errors import ModelUnavailable
+from broker.errors import ModelUnavailable, first_line
 from broker.messages import State, WorkerState
-from model_server.catalogue import CatalogueError, ModelSpec
+from model_server.catalogue import CatalogueError, KerasFile, ModelSpec
 from model_server.engines import Engine
 from model_server.keeper import Keeper
 from model_server.versions import Snapshot, Watch
@@ -59,7 +61,11 @@ class Serving:
         self.posts: list[Post] = []
         """The one that serves is the last; before it, one that leaves."""
         seen = watch.settled
-        self._add(spec, lambda: self._loaded(spec, seen))
+        try:
+            self._add(spec, lambda: self._loaded(spec, seen))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other models serve on
+            _LOG.exception("%s can't be served", spec.name)
+            self._add_failed(spec, _staffless(spec.name, error))
         self._thread = threading.Thread(target=self._run, name=f"versions-{spec.name}", daemon=True)
 
     def start(self) -> None:
@@ -111,11 +117,17 @@ class Serving:
             return
         _LOG.info("%s: its folder has changed; version %s is loaded", self.name, spec.version)
         engine, reason = load_or_reason(self.name, lambda: self._loaded(spec, found))
-        if engine is not None:
-            self._watch.settle(found)
-            self._succeed(spec, engine)
-        else:
+        if engine is None:
             self._refuse(found, reason)
+            return
+        try:
+            new = self._add(spec, lambda: engine)
+        except Exception as error:  # noqa: BLE001 - likewise, and the old version does
+            _LOG.exception("%s can't be served", self.name)
+            self._refuse(found, _staffless(self.name, error))
+            return
+        self._watch.settle(found)
+        self._succeed(new)
 
     def _loaded(self, spec: ModelSpec, seen: Snapshot) -> Engine:
         """The engine of just what was seen. Raises ModelUnavailable."""
@@ -140,10 +152,9 @@ class Serving:
         )
         worker.standing.explain(f"{reason} Version {worker.version} serves on.")
 
-    def _succeed(self, spec: ModelSpec, engine: Engine) -> None:
-        """Put a new worker beside the old one; once it serves, the old one goes."""
-        old = self.posts[-1]
-        new = self._add(spec, lambda: engine)
+    def _succeed(self, new: Post) -> None:
+        """Start the new worker beside the old one; once it serves, the old one goes."""
+        old = self.posts[-2]
         if not self._start(new):
             return
         while not new.worker.ready.wait(0.2):
@@ -162,6 +173,15 @@ class Serving:
         self.posts.append(post)
         return post
 
+    def _add_failed(self, spec: ModelSpec, reason: str) -> None:
+        """A worker that only says why there is none: the other models of this process serve on."""
+
+        def fail() -> Engine:
+            raise ModelUnavailable(reason)
+
+        # Without its folder and its source: what is in them may be why.
+        self._add(replace(spec, folder=Path(os.devnull), source=KerasFile("none")), fail)
+
     def _start(self, post: Post) -> bool:
         """Start its threads, unless the process stops."""
         with self._starting:
@@ -170,3 +190,7 @@ class Serving:
             post.thread.start()
             post.keeper.start()
             return True
+
+
+def _staffless(model: str, error: Exception) -> str:
+    return f"{model} can't be served ({first_line(error)})."

@@ -5,6 +5,7 @@ Owns the looks at the file system. Knows no model.toml: catalogue.py says what t
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,9 @@ QUIET_S: Final = 2.0
 """A folder that changed is taken up once nothing has changed for so long: a copy may still be on its way."""
 
 _BLOCK_BYTES: Final = 1024 * 1024
+
+_UNREADABLE: Final = b"\0unreadable"
+"""Digested in the place of a file's content."""
 
 _UNFINISHED: Final = ("~", ".tmp", ".part", ".swp")
 """How the names end that editors and copying programs give to what they have not finished."""
@@ -37,15 +41,26 @@ def files(folder: Path) -> Iterator[tuple[str, Path]]:
 def version_of(folder: Path, source: str) -> str:
     """Twelve hexadecimal digits that change with the content of the files and with `source`.
 
-    Raises OSError when a file goes meanwhile.
+    No file stops it: what can't be read may not even belong to the model.
     """
     digest = hashlib.sha256(source.encode())
     for path, file in files(folder):
-        digest.update(path.encode())
+        digest.update(os.fsencode(path))
+        for block in _blocks(file):
+            digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    """What it holds; nothing of a pipe, whose reading would wait for a writer, or a device."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return
         with file.open("rb") as content:
             while block := content.read(_BLOCK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()[:12]
+                yield block
+    except OSError:  # gone since it was listed, a link that leads nowhere, another user's
+        yield _UNREADABLE
 
 
 def snapshot(folder: Path) -> Snapshot:

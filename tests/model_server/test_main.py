@@ -51,3 +51,19 @@ def test_the_choice_reaches_the_card_the_answers_and_the_engine(
     assert (card.engine, card.precision) == (CHOICE.engine, CHOICE.precision)
     worker._load()
     assert loaded == [worker.spec, CHOICE, EngineOptions(5, cache=Path("kept"), threads=3)]
+
+
+def test_a_network_whose_file_can_t_be_looked_into_gets_a_worker_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice of int8 reads the file; its failure must not end the process and the other models."""
+
+    def fail(*_: object) -> Choice:
+        raise RuntimeError("no graph")
+
+    settings, spec = Settings.from_env({"REDIS_URL": "redis://127.0.0.1:9/0"}), tiny.spec(tmp_path)
+    monkeypatch.setattr(server, "_choice", fail)
+    load = partial(server._load, settings, spec)
+    worker = server._staff(settings, Device(), lambda: None, spec, load).worker
+    with pytest.raises(RuntimeError, match="no graph"):
+        worker._load()

@@ -26,7 +26,7 @@ class Model:
         self.folder = folder
         self.on_load: Callable[[], object] = lambda: None
         self.on_read: Callable[[], object] = lambda: None
-        self.loads = 0
+        self.loads = self.staffings = 0
         self.now = 0.0
         self._registry = Registry(client, keys, RedisClock())
         (folder / "weights").write_text("one")
@@ -42,12 +42,25 @@ class Model:
             return FakeEngine()
 
         def staff(spec: ModelSpec, load: Callable[[], Engine]) -> Post:
+            self.staffings += 1
+            self.on_staff()
             worker = fakes.unregistered_worker(client, keys, spec, load)
             keeper = Keeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
             return Post(worker, keeper, threading.Thread(target=worker.run))
 
         self.serving = Serving(read(), watch, Means(read, load, staff))
         self.serving._start(self.serving.posts[0])  # without its own looks
+
+    def on_staff(self) -> None:
+        """Called before a worker is made."""
+
+    def end(self, client: redis.Redis, keys: Keys) -> None:
+        for post in self.serving.posts:
+            post.worker.stop()
+        client.rpush(keys.of(MODEL).bell, "1")
+        self.serving.join(float("inf"))
+        for post in self.serving.posts:
+            post.keeper.close()
 
     def change(self, text: str) -> None:
         (self.folder / "weights").write_text(text)
@@ -67,7 +80,8 @@ class Model:
         return self._registry.models(fresh=True)[MODEL].reason
 
     def is_settled(self) -> bool:
-        return self.serving.posts[-1].worker.standing.state.state != "loading"
+        worker = self.serving.posts[-1].worker
+        return worker.ready.is_set() or worker.standing.state.state == "failed"
 
 
 @pytest.fixture
@@ -75,12 +89,7 @@ def model(client: redis.Redis, keys: Keys, tmp_path: Path) -> Iterator[Model]:
     made = Model(tmp_path, client, keys)
     eventually(made.is_settled)
     yield made
-    for post in made.serving.posts:
-        post.worker.stop()
-    client.rpush(keys.of(MODEL).bell, "1")
-    made.serving.join(float("inf"))
-    for post in made.serving.posts:
-        post.keeper.close()
+    made.end(client, keys)
 
 
 def test_a_change_is_loaded_once_and_the_old_worker_has_left(model: Model) -> None:
@@ -90,6 +99,36 @@ def test_a_change_is_loaded_once_and_the_old_worker_has_left(model: Model) -> No
     model.look()
     assert model.version != first
     assert (model.loads, len(model.serving.posts)) == (2, 1)
+
+
+def test_a_model_that_can_t_even_be_staffed_fails_alone_and_is_taken_up_once_it_can(
+    client: redis.Redis, keys: Keys, tmp_path: Path
+) -> None:
+    def fail_once(self: Model) -> None:
+        if self.staffings == 1:
+            raise ValueError("no such precision")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "on_staff", fail_once)
+        made = Model(tmp_path, client, keys)
+    eventually(made.is_settled)
+    assert made.reason == "tiny can't be served (no such precision)."
+    made.change("two")
+    made.look()
+    assert (made.reason, made.version) == ("", fakes.spec(tmp_path).version)
+    made.end(client, keys)
+
+
+def test_a_change_that_can_t_be_staffed_is_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Model) -> None:
+        raise ValueError("no such precision")
+
+    first = model.version
+    monkeypatch.setattr(Model, "on_staff", fail)
+    model.change("two")
+    model.look()
+    assert model.reason == f"tiny can't be served (no such precision). Version {first} serves on."
+    assert (model.version, len(model.serving.posts)) == (first, 1)
 
 
 def test_files_that_were_only_touched_are_not_loaded_again(model: Model) -> None:

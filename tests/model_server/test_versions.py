@@ -93,6 +93,26 @@ def test_a_folder_that_is_gone_is_a_change_to_nothing_and_back(folder: Path) -> 
     assert not _settled(watch, 20)
 
 
+def _pipe(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        lambda folder: (folder / "old.csv").symlink_to("nowhere"),
+        lambda folder: (folder / os.fsdecode(b"\xff.txt")).touch(),
+        _pipe,
+    ],
+)
+@pytest.mark.timeout(20)
+def test_a_file_that_is_no_use_stops_nothing(folder: Path, stray: Callable[[Path], object]) -> None:
+    stray(folder)
+    before = version_of(folder, "")
+    (folder / "variables" / "weights").write_text("c")
+    assert version_of(folder, "") != before
+
+
 def test_the_version_is_that_of_every_file_and_of_the_source(folder: Path) -> None:
     versions = {version_of(folder, "one"), version_of(folder, "two")}
     for change in (
