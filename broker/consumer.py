@@ -82,7 +82,7 @@ class Consumer:
         self._result_ttl_s = result_ttl_s
         self._input_tag = input_tag
         self._is_for_others = False
-        self._claim_script = client.register_script(lua("claim"))
+        self._claim_script = client.register_script(lua("others", "claim"))
         self._complete_script = client.register_script(lua("complete"))
 
     def wait(self, timeout_s: float) -> None:

@@ -185,7 +185,8 @@ class Replies:
         try:
             result = codec.decode_result(payload)
         except MalformedMessage as error:
-            _LOG.error("a result that can't be read was ignored: %s", error.message)
+            _LOG.error("a result that can't be read: %s", error.message)
+            self._fail(payload)
             return
         with self._lock:
             waiter = self._waiters.get(result.id)

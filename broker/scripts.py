@@ -6,6 +6,6 @@ from typing import Final
 _FOLDER: Final = Path(__file__).parent / "lua"
 
 
-def lua(name: str) -> str:
-    """The text of the script of that name."""
-    return (_FOLDER / f"{name}.lua").read_text("utf-8")
+def lua(*names: str) -> str:
+    """The text of the script that the files of those names make, one after the other."""
+    return "".join((_FOLDER / f"{name}.lua").read_text("utf-8") for name in names)

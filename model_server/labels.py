@@ -33,15 +33,24 @@ def read(path: Path) -> tuple[Label, ...]:
 
 def _table(path: Path, text: str) -> tuple[Label, ...]:
     """With a header: index,class_id,label; the indices are 0, 1, 2, ..."""
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    if not rows or not {"index", "class_id", "label"} <= set(rows[0]):
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise CatalogueError(f"{path}, line {reader.line_num}: is no CSV ({error}).") from None
+    if not rows or not {"index", "class_id", "label"} <= set(rows[0][1]):
         raise CatalogueError(f"{path}: needs the columns index,class_id,label and a row for each class")
-    for number, row in enumerate(rows):
+    for number, (line, row) in enumerate(rows):
+        if None in row or None in row.values():
+            raise CatalogueError(
+                f"{path}, line {line}: must have as many columns as the first line; a comma in a label needs "
+                'quotes around it: "tench, Tinca tinca"'
+            )
         if row["index"] != str(number):
             raise CatalogueError(
-                f"{path}, line {number + 2}: the index must be {number}, not {row['index']!r}"
+                f"{path}, line {line}: the index must be {number}, not {row['index']!r}"
             )
-    return tuple(Label(row["class_id"], row["label"]) for row in rows)
+    return tuple(Label(row["class_id"], row["label"]) for _, row in rows)
 
 
 def _lines(path: Path, text: str) -> tuple[Label, ...]:

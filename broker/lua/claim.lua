@@ -4,19 +4,9 @@
 -- Returns {'lease'} if the lease is not live; {'others'} if the first job is left to others; else {'ok',
 --   for each job, in claim order: its id, its attempts, 1 if its result key is `pending` or else 0; of a lone
 --   job itself, too}.
--- A job with attempts is taken alone, while this worker holds nothing else; one for an input that another
---   live worker takes, unless that has failed, is left to it.
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
-local function live(worker) return tonumber(redis.call('ZSCORE', KEYS[1], worker) or '0') > now end
+-- A job with attempts is taken alone, while this worker holds nothing else; one that `others_take` (others.lua,
+--   which stands before this text) is left to them, if anybody waits for it.
 if not live(ARGV[1]) then return {'lease'} end
-local function others_take(input)
-  local states = input and ARGV[5] ~= '' and input ~= ARGV[5] and redis.call('HGETALL', KEYS[6]) or {}
-  for i = 2, #states, 2 do
-    local says = function(text) return string.find(states[i], text, 1, true) end
-    if says('"input":"' .. input .. '"') and not says('"state":"failed"') and live(states[i - 1]) then return true end
-  end
-end
 
 local held, reply, last = redis.call('LLEN', KEYS[3]), {'ok'}, nil
 for taken = 0, tonumber(ARGV[2]) - 1 do
@@ -24,14 +14,14 @@ for taken = 0, tonumber(ARGV[2]) - 1 do
   if not job then break end
   local id = string.sub(job, 8, 43)
   local attempts = tonumber(redis.call('HGET', KEYS[4], id) or '0')
-  local for_others = others_take(string.match(job, '^{"id":"[^"]*","input":"([^"]+)"'))
+  local pending = redis.call('GET', ARGV[3] .. id) == 'pending' and 1 or 0
+  local for_others = pending == 1 and others_take(job)
   if for_others or (attempts > 0 and held + taken > 0) then
     redis.call('LMOVE', KEYS[3], KEYS[2], 'RIGHT', 'LEFT')
     if redis.call('LLEN', KEYS[5]) == 0 then redis.call('RPUSH', KEYS[5], '1') end -- who waits next must find it
     if for_others and taken == 0 then reply[1] = 'others' end
     break
   end
-  local pending = redis.call('GET', ARGV[3] .. id) == 'pending' and 1 or 0
   for _, value in ipairs({id, attempts, pending}) do reply[#reply + 1] = value end
   last = job
   if attempts > 0 then break end

@@ -234,6 +234,31 @@ def test_it_is_left_only_while_that_worker_lives_and_has_not_failed(
     assert len(claimed) == (0 if end == "draining" else 1)
 
 
+@pytest.mark.parametrize("end", ["cancelled", "late"])
+def test_a_job_that_nobody_waits_for_is_left_to_nobody(client: redis.Redis, keys: Keys, end: str) -> None:
+    """Its worker may be long in coming, and what stands behind it would wait for nothing."""
+    _, old_tag = _register_as(client, keys)
+    new, new_tag = _register_as(client, keys, side=4)
+    dead = replace(job(deadline_in_s=0.0 if end == "late" else 60.0), input=old_tag)
+    enqueue(client, keys, dead, replace(job(), input=new_tag))
+    if end == "cancelled":
+        producer(client, keys).cancel(MODEL, dead.id)
+    claimed = _taker(client, keys, new_tag).claim(new.worker, 4)
+    assert [each.pending for each in claimed] == [end == "late", True]
+
+
+@pytest.mark.parametrize("mine", [WorkerState.READY, WorkerState.DRAINING])
+def test_who_is_ready_leaves_nothing_to_one_that_still_loads(
+    client: redis.Redis, keys: Keys, mine: WorkerState
+) -> None:
+    """One that drains does: the other takes its place."""
+    _, loading_tag = _register_as(client, keys, State(WorkerState.LOADING, "v1"))
+    own, own_tag = _register_as(client, keys, State(mine, "v1"), side=4)
+    enqueue(client, keys, *(replace(job(), input=tag) for tag in (loading_tag, own_tag)))
+    claimed = _taker(client, keys, own_tag).claim(own.worker, 4)
+    assert len(claimed) == (2 if mine is WorkerState.READY else 0)
+
+
 def test_a_job_of_an_older_frontend_is_anybody_s(client: redis.Redis, keys: Keys) -> None:
     _register_as(client, keys)
     new, new_tag = _register_as(client, keys, side=4)
