@@ -16,9 +16,9 @@ import redis
 
 from broker import codec
 from broker.connection import translated
-from broker.errors import BrokerUnavailable, MalformedMessage
+from broker.errors import BrokerUnavailable, InferenceFailed, MalformedMessage
 from broker.keys import Keys
-from broker.messages import Result
+from broker.messages import Failure, Result
 
 _LOG = logging.getLogger(__name__)
 
@@ -179,16 +179,31 @@ class Replies:
                     # Pending keys outlive their deadline: a killed Redis came back without its last writes.
                     waiter.mark_forgotten()
                 elif isinstance(value, bytes) and value != codec.PENDING:
-                    self._deliver(value)
+                    self._deliver(value, waiter)
 
-    def _deliver(self, payload: bytes) -> None:
+    def _deliver(self, payload: bytes, waiter: Waiter | None = None) -> None:
+        """Hand a result to `waiter`, or to whom its id names; one that can't be read ends the wait as well."""
+        result: Result | None = None
         try:
             result = codec.decode_result(payload)
         except MalformedMessage as error:
-            _LOG.error("a result that can't be read: %s", error.message)
-            self._fail(payload)
-            return
-        with self._lock:
-            waiter = self._waiters.get(result.id)
+            _LOG.error("a result can't be read: %s", error.message)
+        if waiter is None:
+            job_id = result.id if result else str(_id_in(payload), "latin-1")
+            with self._lock:
+                waiter = self._waiters.get(job_id)
         if waiter is not None:
-            waiter.put(result)
+            waiter.put(result or _unreadable(waiter))
+
+
+def _id_in(payload: bytes) -> bytes:
+    """The id that a result's JSON begins with, whatever comes after it."""
+    return payload[codec.ID_START : codec.ID_START + codec.ID_LENGTH + 1].partition(b'"')[0]
+
+
+def _unreadable(waiter: Waiter) -> Result:
+    """Nothing better will come: at its deadline the waiter would find the same."""
+    failure = Failure(
+        InferenceFailed.code, "The model server's answer can't be read; this service's log says why."
+    )
+    return Result(id=waiter.job_id, model=waiter.model, model_version="", error=failure)

@@ -37,7 +37,7 @@ def _table(path: Path, text: str) -> tuple[Label, ...]:
     try:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise CatalogueError(f"{path}, line {reader.line_num}: is no CSV ({error}).") from None
+        raise CatalogueError(f"{path}, line {reader.line_num + 1}: is no CSV ({error}).") from None
     if not rows or not {"index", "class_id", "label"} <= set(rows[0][1]):
         raise CatalogueError(f"{path}: needs the columns index,class_id,label and a row for each class")
     for number, (line, row) in enumerate(rows):
@@ -47,9 +47,7 @@ def _table(path: Path, text: str) -> tuple[Label, ...]:
                 'quotes around it: "tench, Tinca tinca"'
             )
         if row["index"] != str(number):
-            raise CatalogueError(
-                f"{path}, line {line}: the index must be {number}, not {row['index']!r}"
-            )
+            raise CatalogueError(f"{path}, line {line}: the index must be {number}, not {row['index']!r}")
     return tuple(Label(row["class_id"], row["label"]) for _, row in rows)
 
 

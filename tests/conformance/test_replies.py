@@ -1,5 +1,6 @@
 """Replies on a real Redis: a waiter is woken by the message, and by the key where the message is lost."""
 
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -121,6 +122,26 @@ def test_rubbish_on_the_channel_does_not_end_the_thread(
     client.publish(keys.results_channel("web-1"), b"\xff{")
     client.publish(keys.results_channel("web-1"), codec.encode(_result("a")))
     assert waiter.wait(20) == _result("a")
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_result_that_can_t_be_read_ends_its_wait(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies], is_lost: bool
+) -> None:
+    """By its message, or by its key where that is lost."""
+    replies = make(0.1 if is_lost else 4.0)
+    job_id = str(uuid.uuid4())
+    waiter = replies.expect(MODEL, job_id)
+    waiter.is_accepted = is_lost
+    unreadable = codec.encode(_result(job_id)).replace(b'"v1"', b"null")
+    if is_lost:
+        client.set(keys.of(MODEL).result(job_id), unreadable)
+    else:
+        client.publish(keys.results_channel("web-1"), unreadable)
+    result = waiter.wait(20)
+    assert result is not None
+    assert result.error is not None
+    assert (result.id, result.error.code) == (job_id, "inference_failed")
 
 
 def test_after_a_restart_of_redis_all_that_wait_are_looked_up(own_redis: RedisServer, keys: Keys) -> None:
