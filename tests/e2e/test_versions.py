@@ -60,6 +60,11 @@ def _shown(stack: Stack) -> dict[str, Any]:
     return dict(shown)
 
 
+def _states(stack: Stack) -> dict[str, str]:
+    """Of each version that has a worker."""
+    return {each["version"]: each["state"] for each in _shown(stack)["workers"]}
+
+
 def _served(stack: Stack) -> str:
     """The version that the card names."""
     return str(_shown(stack)["model_version"])
@@ -194,8 +199,8 @@ def test_another_input_is_taken_up_and_what_was_prepared_for_the_old_is_answered
         write(folder, mark=100, delay_s=0.1, **change)
         new = _version(folder)
         eventually(lambda: _served(told) == new, within_s=30)
-        both = {each["version"]: each["state"] for each in _shown(told)["workers"]}
-        assert both == {old: "draining", new: "ready"}
+        # The new one serves a moment before the old one says that it goes.
+        eventually(lambda: _states(told) == {old: "draining", new: "ready"})
         for value in range(60, 70):
             answer = _post(told, value, Prefer="respond-async")
             polled.append((value, told.url + answer.headers["Location"]))
