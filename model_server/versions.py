@@ -28,14 +28,36 @@ Snapshot = dict[str, tuple[int, ...]]
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file below, in the order of their paths: that path with slashes, and the file.
 
-    Hidden and unfinished ones are left out, and what a link to a folder leads to.
+    Hidden and unfinished ones are left out.
     """
-    found = [
-        (os.path.relpath(Path(place, name), folder).replace(os.sep, "/"), Path(place, name))
-        for place, _, names in os.walk(folder)
-        for name in names
-    ]
-    return ((path, file) for path, file in sorted(found) if not _is_passed_over(path))
+    found = ((path, file) for path, file in every_file(folder) if not _is_passed_over(path))
+    return iter(sorted(found))
+
+
+def every_file(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file below, hidden ones too, in no order: its path with slashes, and the file.
+
+    A linked folder is followed, for it may be the network (`current`), but neither out of `folder` nor in a
+    circle: then the link itself is told.
+    """
+    return _below(folder, "", os.path.realpath(folder), ())
+
+
+def _below(place: Path, path: str, top: str, above: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    real = os.path.realpath(place)
+    if real in above or os.path.commonpath([real, top]) != top:
+        yield path, place
+        return
+    try:
+        names = os.listdir(place)
+    except OSError:  # gone, or another user's
+        return
+    for name in names:
+        each, at = place / name, f"{path}/{name}" if path else name
+        if os.path.isdir(each):
+            yield from _below(each, at, top, (*above, real))
+        else:
+            yield at, each
 
 
 def version_of(folder: Path, source: str) -> str:
@@ -55,6 +77,8 @@ def _blocks(file: Path) -> Iterator[bytes]:
     """What it holds; nothing of a pipe, whose reading would wait for a writer, or a device."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
+            if file.is_symlink():
+                yield os.fsencode(os.readlink(file))
             return
         with file.open("rb") as content:
             while block := content.read(_BLOCK_BYTES):

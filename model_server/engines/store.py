@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ import numpy as np
 from broker.errors import ModelUnavailable
 from model_server.catalogue import Darknet, KerasApplication, KerasFile, ModelSpec
 from model_server.engines.check import Reference
+from model_server.versions import every_file
 
 _FORMAT: Final = 1
 """Raised when conversion itself changes, so that no older entry is taken for one of today's."""
@@ -214,9 +216,9 @@ def _weights_digest(spec: ModelSpec) -> str:
 
 def _folder_digest(spec: ModelSpec) -> str:
     digests = {
-        path.relative_to(spec.folder).as_posix(): _digest(path)
-        for path in sorted(spec.folder.rglob("*"))
-        if path.is_file() and not (path.parent == spec.folder and path.suffix in _WORDS)
+        path: _digest(file)
+        for path, file in sorted(every_file(spec.folder), key=itemgetter(1))
+        if file.is_file() and not (file.parent == spec.folder and file.suffix in _WORDS)
     }
     return hashlib.sha256(json.dumps([spec.weights, digests]).encode()).hexdigest()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_server.versions import QUIET_S, Watch, version_of
+from model_server.versions import QUIET_S, Watch, files, version_of
 
 
 @pytest.fixture
@@ -110,6 +110,40 @@ def test_a_file_that_is_no_use_stops_nothing(folder: Path, stray: Callable[[Path
     stray(folder)
     before = version_of(folder, "")
     (folder / "variables" / "weights").write_text("c")
+    assert version_of(folder, "") != before
+
+
+def _flip(link: Path, target: str) -> None:
+    link.with_name("new").symlink_to(target)
+    link.with_name("new").rename(link)
+
+
+@pytest.mark.parametrize("hidden", ["", "."])
+def test_a_linked_folder_is_followed_and_another_is_a_change(folder: Path, hidden: str) -> None:
+    for name in ("v1", "v2"):
+        (folder / f"{hidden}{name}").mkdir()
+        (folder / f"{hidden}{name}" / "network").write_text(name)
+    (folder / "current").symlink_to(f"{hidden}v1")
+    versions, watch = {version_of(folder, "")}, Watch(folder)
+    _flip(folder / "current", f"{hidden}v2")
+    versions.add(version_of(folder, ""))
+    assert _settled(watch, 10)
+    (folder / f"{hidden}v2" / "network").write_text("newer")
+    versions.add(version_of(folder, ""))
+    assert len(versions) == 3
+
+
+@pytest.mark.timeout(20)
+def test_a_linked_folder_leads_neither_outside_nor_in_circles(folder: Path) -> None:
+    (folder.parent / "outside").mkdir()
+    (folder.parent / "outside" / "file").touch()
+    (folder / "away").symlink_to("../outside")
+    (folder / "variables" / "up").symlink_to("..")
+    (folder / "self").symlink_to("self")
+    paths = [path for path, _ in files(folder)]
+    assert paths == ["away", "model.toml", "self", "variables/up", "variables/weights"]
+    before = version_of(folder, "")
+    _flip(folder / "away", "..")
     assert version_of(folder, "") != before
 
 

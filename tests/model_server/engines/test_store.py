@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue import KerasApplication
+from model_server.catalogue import KerasApplication, SavedModel
 from model_server.engines import store
 from model_server.engines.check import Reference
 from model_server.engines.store import Store
@@ -157,3 +157,16 @@ def test_weights_count_by_content_wherever_they_lie(tmp_path: Path) -> None:
     )
     assert first["weights"] == second["weights"] != third["weights"]
     assert random["weights"] == "random"
+
+
+def test_a_network_behind_a_link_is_an_ingredient(tmp_path: Path) -> None:
+    spec = dataclasses.replace(tiny.spec(tmp_path), source=SavedModel("current"))
+    for name in ("v1", "v2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").write_text(name)
+    found = []
+    for name in ("v1", "v2"):
+        (tmp_path / "current").unlink(missing_ok=True)
+        (tmp_path / "current").symlink_to(name)
+        found.append(store.network_ingredients(spec))
+    assert found[0] != found[1]
