@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.labelled import File, FolderError, Skipped
+from training.labelled import UNREADABLE, File, FolderError, Skipped
 
 LEAST: Final = 5
 """Pictures of a class, below which shares of it mean nothing."""
@@ -49,7 +49,7 @@ def without_repeats(files: Sequence[File]) -> tuple[dict[File, str], list[Skippe
     for file in files:
         try:
             equal[hashlib.sha256(file.place.read_bytes()).hexdigest()].append(file)
-        except OSError as error:
+        except UNREADABLE as error:
             skipped.append(Skipped(file, str(error)))
     kept: dict[File, str] = {}
     for digest, same in equal.items():

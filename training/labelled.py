@@ -6,6 +6,7 @@ with its reason and left out. Pure of Keras.
 
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ MAX_PIXELS: Final = 50_000_000
 """As MAX_PIXELS of the service has it by default: what it refuses is no use in training."""
 
 Place = Path | zipfile.Path
+
+UNREADABLE: Final = (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError)
+"""What reading a file may raise; all but the first in a .zip: damaged, encrypted, packed in another way."""
 
 
 class FolderError(ValueError):
@@ -84,16 +88,31 @@ def opened(path: Path) -> Place:
 def files_of(folder: Place) -> tuple[tuple[str, ...], list[File]]:
     """Return the classes, in order of their names, and every file below each class's folder.
 
-    What begins with a dot is passed over. Raises FolderError if there are no two classes.
+    What begins with a dot is passed over, and what macOS adds to a .zip; where all lies in one folder, that
+    folder counts. Raises FolderError if there are no two classes, or a name is no text.
     """
-    places = [place for place in _places_in(folder) if place.is_dir()]
+    found = _places_in(folder)
+    while len(found) == 1 and found[0].is_dir() and any(place.is_dir() for place in _places_in(found[0])):
+        found = _places_in(found[0])
+    places = [place for place in found if place.is_dir()]
     if len(places) < 2:
         raise FolderError(
             f"{folder} holds {len(places)} folders; it takes one for each class, two at least, named by the "
             "class and with its pictures in it"
         )
+    for place in places:
+        if not _is_text(place.name):
+            raise FolderError(f"{place.name!r} is a folder whose name is not UTF-8, so no label: rename it")
     files = [File(place, label) for label, each in enumerate(places) for place in _files_below(each)]
     return tuple(place.name for place in places), files
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _files_below(folder: Place) -> list[Place]:
@@ -121,7 +140,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def _places_in(folder: Place) -> list[Place]:
-    found: list[Place] = [place for place in folder.iterdir() if not place.name.startswith(".")]
+    found: list[Place] = [place for place in folder.iterdir() if not place.name.startswith((".", "__MACOSX"))]
     return sorted(found, key=lambda place: place.name)
 
 
@@ -146,7 +165,7 @@ def read(files: Sequence[File], spec: InputSpec, keep_in: Path | None = None) ->
             used.append(file)
         except ClientError as error:
             skipped.append(Skipped(file, error.message))
-        except OSError as error:
+        except UNREADABLE as error:
             skipped.append(Skipped(file, str(error)))
     labels = np.array([file.label for file in used], np.int64)
     return Read(Pictures(pixels[: len(used)], labels), used, skipped)

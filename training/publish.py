@@ -54,6 +54,10 @@ def published(folder: Path, *, replace: bool) -> Iterator[Path]:
         else:
             draft.rename(folder)
         _sync(folder.parent)
+    except PublishError:
+        raise
+    except OSError as error:  # such as a disk that is full
+        raise PublishError(f"{folder} can't be written ({error})") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # after an exchange: what was there before
 

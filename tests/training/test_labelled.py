@@ -1,6 +1,8 @@
 """Labelled folders: what is found, what is left out and why, and that a .zip is as good."""
 
+import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from broker.messages import Fit, InputSpec
 from tests.training.folders import fill, picture
 from training import labelled
+from training.division import without_repeats
 from training.labelled import FolderError
 from web.images import prepare
 
@@ -81,3 +84,44 @@ def test_a_disk_without_room_is_said_so(tmp_path: Path, monkeypatch: pytest.Monk
     files = labelled.files_of(fill(tmp_path / "f", each=2))[1]
     with pytest.raises(FolderError, match="has no room for 6 pictures"):
         labelled.read(files, SPEC, tmp_path / "kept.npy")
+
+
+def test_a_zip_with_its_folder_on_top_and_what_macos_adds_is_as_good(tmp_path: Path) -> None:
+    fill(tmp_path / "f" / "pets", each=3)
+    (tmp_path / "f" / "__MACOSX" / "pets").mkdir(parents=True)
+    (tmp_path / "f" / "__MACOSX" / "pets" / "._0.jpg").write_bytes(b"x")
+    archive = Path(shutil.make_archive(str(tmp_path / "f"), "zip", tmp_path / "f"))
+    for place in (labelled.opened(archive), tmp_path / "f"):
+        classes, files = labelled.files_of(place)
+        assert classes == ("grass", "sea", "wine")
+        assert len(files) == 9
+
+
+@pytest.mark.parametrize("damage", ["content", "encrypted", "packing"])
+def test_what_can_t_be_read_in_a_zip_is_named_and_left_out(tmp_path: Path, damage: str) -> None:
+    archive = tmp_path / "f.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for name in ("a", "b"):
+            made.writestr(f"{name}/1.jpg", picture("grass", 0))
+    raw = bytearray(archive.read_bytes())
+    entry = raw.index(b"PK\x01\x02")
+    if damage == "content":
+        raw[100] ^= 0xFF
+    elif damage == "encrypted":
+        raw[6] |= 1
+        raw[entry + 8] |= 1
+    else:
+        raw[8] = raw[entry + 10] = 98
+    archive.write_bytes(raw)
+    files = labelled.files_of(labelled.opened(archive))[1]
+    read = labelled.read(files, SPEC)
+    kept, repeated = without_repeats(files)
+    assert [each.file.name for each in read.skipped] == [each.file.name for each in repeated]
+    assert (len(read.pictures), len(kept), len(repeated)) == (1, 1, 1)
+
+
+def test_a_class_whose_name_is_no_text_is_refused_before_anything_is_learnt(tmp_path: Path) -> None:
+    fill(tmp_path, each=1)
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    with pytest.raises(FolderError, match="name is not UTF-8"):
+        labelled.files_of(tmp_path)

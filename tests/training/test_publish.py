@@ -94,3 +94,14 @@ def test_a_place_that_can_t_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PublishError, match="can't be written"):
         _put(tmp_path / "file" / "dogs", ("a", "b"))
+
+
+def test_a_disk_that_fills_up_is_said_so(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        with publish.published(folder, replace=False) as draft:
+            (draft / "half").touch()
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(PublishError, match=r"dogs can't be written .*No space left"):
+        fail(tmp_path / "dogs")
+    assert list(tmp_path.iterdir()) == []
