@@ -128,8 +128,13 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
     """
     folder = models_dir / name
     path = folder / "model.toml"
-    if not MODEL_NAME.fullmatch(name) or not path.is_file():
-        known = sorted(found.parent.name for found in models_dir.glob("*/model.toml"))
+    if not MODEL_NAME.fullmatch(name):
+        raise CatalogueError(
+            f"{name!r} can't be a model's name: that has only a-z, 0-9, _ and -, and so has its folder's."
+        )
+    if not path.is_file():
+        folders = sorted(found.parent.name for found in models_dir.glob("*/model.toml"))
+        known = [each for each in folders if MODEL_NAME.fullmatch(each)]
         raise CatalogueError(
             f"There is no model {name!r}: no file {path}. There are: {', '.join(known) or 'none'}."
         )

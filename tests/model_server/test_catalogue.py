@@ -67,6 +67,17 @@ def test_weights_can_be_replaced_and_the_card_says_so() -> None:
     assert spec.version != read_model(MODELS, "resnet50").version
 
 
+@pytest.mark.parametrize("name", ["Net", "my net", "../net"])
+def test_a_name_that_is_none_is_not_called_missing(tmp_path: Path, name: str) -> None:
+    models = _folder(tmp_path)
+    (models / "Net").mkdir()
+    (models / "Net" / "model.toml").touch()
+    with pytest.raises(CatalogueError, match="can't be a model's name: that has only a-z"):
+        read_model(models, name)
+    with pytest.raises(CatalogueError, match=r"There are: net\."):
+        read_model(models, "none")
+
+
 def test_the_version_changes_with_the_folder(tmp_path: Path) -> None:
     models = _folder(tmp_path)
     first = read_model(models, "net").version
@@ -121,10 +132,9 @@ def test_wrong_labels_are_refused(tmp_path: Path, labels: str, words: str) -> No
         read_model(_folder(tmp_path, labels=labels), "net")
 
 
-@pytest.mark.parametrize("name", ["other", "../net", "Net"])
-def test_an_unknown_model_is_named_with_those_that_there_are(tmp_path: Path, name: str) -> None:
+def test_an_unknown_model_is_named_with_those_that_there_are(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="There are: net"):
-        read_model(_folder(tmp_path), name)
+        read_model(_folder(tmp_path), "other")
 
 
 @pytest.mark.parametrize(
