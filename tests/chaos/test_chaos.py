@@ -41,7 +41,7 @@ def test_three_times_too_much_is_refused_at_once_and_the_rest_is_answered(
 ) -> None:
     account = overload.run(seconds=8, folder=tmp_path, redis=own_redis)
     assert set(account.outcomes) == {"ok", "http 503 overloaded"}
-    # Two thirds on a machine whose speed stays; one that was busy when its best was measured takes more later.
+    # Two thirds where the speed stays; a machine that was busy when its best was measured takes more later.
     assert account.outcomes["http 503 overloaded"] > account.requests / 6
     assert account.unhealthy == 0
     assert account.slowest_answer_s < campaign.REQUEST_TIMEOUT_S
