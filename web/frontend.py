@@ -6,7 +6,6 @@ predict.py puts requests in and answers out.
 
 import contextlib
 import logging
-import os
 import threading
 import time
 import uuid
@@ -27,7 +26,7 @@ from broker.messages import Job, Prediction, Result, WorkerState
 from broker.producer import TOLD_S, Pending, Producer
 from broker.registry import ModelView, Registry
 from broker.replies import Replies, Waiter
-from web import drawing, images
+from web import drawing, images, size
 from web.models import RETRY_FAILED_S, Models, Names
 from web.turns import turn
 
@@ -88,7 +87,7 @@ class Frontend:
         self._limits = limits
         self._slots = threading.BoundedSemaphore(limits.requests)
         # More at once would be no faster, and each may take a gigabyte (50 million pixels in 16 bits).
-        self._decoders = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._decoders = threading.BoundedSemaphore(size.usable_cores())
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
@@ -124,10 +123,12 @@ class Frontend:
         model = view.card.model
         timeout_s = self._limits.async_timeout_s if polled else self._limits.request_timeout_s
         wait_until = since + timeout_s
-        size = codec.job_size(view.card.input) + len(notice)
+        job_bytes = codec.job_size(view.card.input) + len(notice)
 
         def admit() -> None:
-            self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
+            self.producer.admit(
+                model, size=job_bytes, timeout_s=wait_until - time.monotonic(), pace=view.pace
+            )
 
         admit()
         with turn(self._decoders, until=since + self._limits.request_timeout_s) as waited_s:

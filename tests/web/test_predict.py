@@ -16,9 +16,11 @@ from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.messages import Result
 from broker.producer import TOLD_S, Producer
+from settings import Settings
 from tests.fakes import MODEL, SPEC, eventually
 from tests.web.conftest import Service, png
 from web import images
+from web.app import create_app
 from web.frontend import Frontend
 from web.parameters import MAX_PICTURES
 from web.predict import _client_gone
@@ -457,3 +459,11 @@ def test_a_client_is_gone_once_it_has_closed_and_not_before() -> None:
         theirs.close()
         assert _client_gone({"gunicorn.socket": ours})
     assert not _client_gone({})
+
+
+def test_a_container_decodes_on_the_cores_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.size.usable_cores", lambda: 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    settings = Settings.from_env({"REDIS_URL": "redis://localhost", "MODELS": MODEL})
+    decoders = create_app(settings).extensions["frontend"]._decoders
+    assert [decoders.acquire(blocking=False) for _ in range(4)] == [True, True, True, False]
