@@ -176,3 +176,14 @@ def test_every_script_names_its_keys_its_arguments_and_its_reply() -> None:
         text = script.read_text("utf-8")
         assert all(word in text for word in ("-- KEYS", "-- ARGV", "-- Returns")), script.name
         assert len(text.splitlines()) <= 40, script.name
+
+
+def test_no_function_has_more_than_fifty_lines() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for package in [*FORBIDDEN, "training"]
+        for path in _files(package)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 50
+    ]
+    assert long == []

@@ -22,11 +22,12 @@ from broker.errors import (
     ModelUnavailable,
     Overloaded,
 )
-from broker.messages import Job, Prediction, Result, WorkerState
+from broker.messages import InputSpec, Job, Prediction, Result, WorkerState
 from broker.producer import TOLD_S, Pending, Producer
 from broker.registry import ModelView, Registry
 from broker.replies import Replies, Waiter
 from web import drawing, images, size
+from web.images import Prepared
 from web.models import RETRY_FAILED_S, Models, Names
 from web.turns import turn
 
@@ -131,11 +132,7 @@ class Frontend:
             )
 
         admit()
-        with turn(self._decoders, until=since + self._limits.request_timeout_s) as waited_s:
-            if waited_s > TOLD_S:
-                # Hundreds may have waited here with it, each let in by a queue that had room for one.
-                admit()
-            prepared = images.prepare(upload, view.card.input, max_pixels=self._limits.max_pixels)
+        prepared = self._prepared(upload, view.card.input, since=since, admit_again=admit)
         job_id = str(uuid.uuid4())
         waiter = None if polled else self.replies.expect(model, job_id)
         now = self._clock.now()
@@ -152,16 +149,29 @@ class Frontend:
             notice=notice,
             request_id=request_id,
         )
+        self._enqueue(model, job, waiter)
+        _LOG.debug("job %s of %s is accepted", job_id, model)
+        return Accepted(model, job, waiter, wait_until)
+
+    def _prepared(
+        self, upload: bytes, spec: InputSpec, *, since: float, admit_again: Callable[[], None]
+    ) -> Prepared:
+        """Decode and fit, when it is its turn."""
+        with turn(self._decoders, until=since + self._limits.request_timeout_s) as waited_s:
+            if waited_s > TOLD_S:
+                # Hundreds may have waited here with it, each let in by a queue that had room for one.
+                admit_again()
+            return images.prepare(upload, spec, max_pixels=self._limits.max_pixels)
+
+    def _enqueue(self, model: str, job: Job, waiter: Waiter | None) -> None:
         try:
-            self.producer.enqueue(model, job, now=now)
+            self.producer.enqueue(model, job, now=job.accepted)
         except BaseException:
             if waiter is not None:
                 self.replies.forget(waiter)
             raise
         if waiter is not None:
             waiter.is_accepted = True
-        _LOG.debug("job %s of %s is accepted", job_id, model)
-        return Accepted(model, job, waiter, wait_until)
 
     def draw(self, upload: bytes, predictions: tuple[Prediction, ...], *, since: float) -> bytes:
         """The picture with what was found on it, as PNG. Raises ClientError, or Overloaded."""
