@@ -21,7 +21,7 @@ from web.models import Names
 _MB = 1024 * 1024
 
 REDIS_TIMEOUT_S = 0.9
-"""A client hears within one to two seconds that Redis is away; on a sound link a reply takes a few milliseconds."""
+"""A client hears within 1 to 2 s that Redis is away; on a sound link a reply takes a few milliseconds."""
 
 
 def create_app(settings: Settings) -> Flask:
