@@ -4,6 +4,8 @@ import gzip
 
 import brotli
 import pytest
+from flask import Flask
+from flask_compress import flask_compress
 
 from tests.web.conftest import Service, png
 from web.compression import LEAST_BYTES
@@ -56,3 +58,27 @@ def test_the_compressed_kind_of_a_file_is_revalidated_by_its_own_etag(service: S
 def test_gzip_q_0_is_a_no(service: Service) -> None:
     answer = service.client.get("/openapi.json", headers={"Accept-Encoding": "gzip;q=0, br;q=0"})
     assert "Content-Encoding" not in answer.headers
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+def test_a_file_is_compressed_once_and_other_answers_each_time(
+    service: Service, coding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    compress = flask_compress._compress_data
+
+    def counted(app: Flask, data: bytes, algorithm: str) -> bytes:
+        done.append(algorithm)
+        return compress(app, data, algorithm)
+
+    monkeypatch.setattr(flask_compress, "_compress_data", counted)
+    head = {"Accept-Encoding": coding}
+    files = ["/static/x/style.css", "/static/x/swagger-ui/swagger-ui.css"]
+    answers = [service.client.get(path, headers=head) for path in files * 3]
+    assert done == [coding, coding]
+    for path, answer in zip(files * 3, answers, strict=True):
+        unpacked = (gzip.decompress if coding == "gzip" else brotli.decompress)(answer.data)
+        assert unpacked == service.client.get(path).data
+    for _ in range(2):
+        service.client.get("/openapi.json", headers=head)
+    assert done == [coding] * 4
