@@ -182,7 +182,7 @@ class Replies:
                     self._deliver(value, waiter)
 
     def _deliver(self, payload: bytes, waiter: Waiter | None = None) -> None:
-        """Hand a result to `waiter`, or to whom its id names; one that can't be read ends the wait as well."""
+        """Hand a result to `waiter`, or to whom its id names; one that can't be read ends the wait too."""
         result: Result | None = None
         try:
             result = codec.decode_result(payload)
