@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue import KerasApplication, SavedModel
+from model_server.catalogue import KerasApplication
 from model_server.engines import store
 from model_server.engines.check import Reference
 from model_server.engines.store import Store
+from model_server.model_toml import SavedModel
 from tests.model_server.engines import tiny
 
 WHAT: dict[str, object] = {"weights": "abc", "width": "full"}
