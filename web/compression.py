@@ -16,7 +16,7 @@ LEAST_BYTES: Final = 1400
 
 
 class _Kept:
-    """Compressed files, by coding and content: Swagger UI's took 27 ms each time. No other is kept."""
+    """Compressed files, by coding and content: Swagger UI's took 27 ms each time. No name, not kept."""
 
     def __init__(self) -> None:
         self._kept: dict[str, bytes] = {}
