@@ -134,6 +134,16 @@ def test_what_was_not_watched_is_a_gap_and_what_is_old_is_gone(visit: Visit, dig
     expect(line).to_have_attribute("d", re.compile(r"M[\d. ]+L[\d. ]+M[\d. ]+L[\d. ]+M[\d. ]+h-3"))
 
 
+def test_the_points_of_a_model_that_is_gone_are_forgotten(visit: Visit, digits: Stack) -> None:
+    page = visit("about:blank")
+    page.add_init_script("""sessionStorage.setItem('batchwire.status', '{"points": {"gone": []}}')""")
+    page.goto(digits.url + "/status")
+    expect(page.locator("[data-model=digits]")).to_be_visible()
+    kept = page.evaluate("Object.keys(JSON.parse(sessionStorage.getItem('batchwire.status')).points)")
+    assert "digits" in kept
+    assert "gone" not in kept
+
+
 def test_a_model_that_is_gone_leaves_the_page(visit: Visit, digits: Stack) -> None:
     page = visit("about:blank")
     said = httpx.get(digits.url + "/models", trust_env=False).json()

@@ -25,6 +25,8 @@ export class History {
       points.push({ at: now, queue: model.queue_length, ...together(model.workers, paces) });
       this.points.set(model.model, points);
     }
+    const names = new Set(models.map(({ model }) => model));
+    for (const gone of this.points.keys()) if (!names.has(gone)) this.points.delete(gone);
     this.workers = workers;
     saved({ points: Object.fromEntries(this.points), workers });
   }
