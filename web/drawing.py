@@ -6,8 +6,10 @@ bounded size, so that a large upload costs no more than its decoding; knows no H
 
 import colorsys
 import io
+import unicodedata
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
@@ -111,7 +113,8 @@ class _Page:
 
     def _measured(self, prediction: Prediction) -> tuple[str, int, int]:
         """The text of a label that fits into the picture, with its width and height."""
-        name, share = " ".join(prediction.label.split())[:_LONGEST_NAME], f" {prediction.probability:.0%}"
+        label = _legible(prediction.label, prediction.class_id)
+        name, share = " ".join(label.split())[:_LONGEST_NAME], f" {prediction.probability:.0%}"
         while True:
             text = name + share
             # One height for all, so that lines of a list stand evenly.
@@ -121,6 +124,30 @@ class _Page:
             name = name.rstrip("…")[:-1] + "…"
         bottom = self.font.getbbox("Ágj")[3]
         return text, width, round(bottom) + 3 * self.line
+
+
+def _legible(label: str, class_id: str) -> str:
+    """The label in letters that the font has: without accents, else the class's id."""
+    for text in (label, class_id):
+        written = "".join(map(_written, text))
+        if all(map(_is_in_font, written)):
+            return written
+    return "".join(each if _is_in_font(each) else "?" for each in written)
+
+
+def _written(character: str) -> str:
+    """A letter without its accents, where only so it is in the font."""
+    if _is_in_font(character):
+        return character
+    return "".join(
+        part for part in unicodedata.normalize("NFKD", character) if not unicodedata.combining(part)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _is_in_font(character: str) -> bool:
+    font = ImageFont.load_default(16)
+    return character.isspace() or bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
 
 
 def _page(picture: Image.Image, original_size: tuple[int, int]) -> _Page:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from broker.messages import Prediction
 from settings import PROJECT
-from web import images
+from web import drawing, images
 from web.drawing import LONGEST, SHORTEST, annotated, colour
 
 MANY = 50_000_000
@@ -39,6 +39,23 @@ def _is(pixels: NDArray[np.int16], wanted: tuple[int, int, int]) -> NDArray[np.b
 def _extent(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+@pytest.mark.parametrize(
+    ("label", "class_id", "written"),
+    [
+        ("dog", "16", "dog"),
+        ("Bär, über Café", "n1", "Bar, uber Cafe"),
+        ("熊", "n02131653", "n02131653"),
+        ("Bär 熊", "n2", "n2"),
+        ("熊", "熊 bär", "? bar"),
+    ],
+)
+def test_a_label_is_written_in_letters_that_the_font_has(label: str, class_id: str, written: str) -> None:
+    assert drawing._legible(label, class_id) == written
+    upload, area = _upload((800, 600)), (200, 150, 20, 250)
+    told, plain = (_drawn(upload, Prediction(each, class_id, 0.5, area)) for each in (label, written))
+    assert _extent(~_is(told, PAPER)) == _extent(~_is(plain, PAPER))
 
 
 def test_a_box_is_drawn_where_it_is_with_its_label_above() -> None:
