@@ -82,7 +82,8 @@ class Models:
         """The model for a request that names `name`, or none. Raises as `named` does.
 
         Only for a default that failed to load another falls in: one that loads, or whose model server is
-        away for a moment, is waited for, and one that a client names is that or nothing.
+        away for a moment, is waited for, and one that a client names is that or nothing. Nor does one that
+        answers in another form, a classifier for a detector.
         """
         if name:
             view = self.named(name)
@@ -98,6 +99,8 @@ class Models:
                 view = self.named(self.fallback)
             except ServiceError:
                 raise failed from None
+            if view.card.task != asked.card.task:  # who waits for boxes can do nothing with classes
+                raise
             said = f"{self.fallback} answers for {self.default}, which failed to load: {failed.message}"
             return Chosen(view, asked, said[:_NOTICE_LENGTH])
 

@@ -66,6 +66,19 @@ def test_who_names_the_failed_model_gets_its_failure(running: Service) -> None:
     assert running.client.get("/readyz?model=big").status_code == 503
 
 
+def test_a_classifier_does_not_fall_in_for_a_detector(
+    running: Service, client: redis.Redis, keys: Keys
+) -> None:
+    card = replace(CARD, model="big", task="detection")
+    own = Lease(client, keys, card, lease_s=30, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+    own.register(State(WorkerState.FAILED, "v1", reason=REASON))
+    eventually(lambda: running.client.get(f"/readyz?model={MODEL}").status_code == 200)
+    eventually(lambda: running.client.get("/readyz?model=big").status_code == 503)
+    answer = _post(running)
+    assert (answer.status_code, answer.json["error"]["message"]) == (503, REASON)
+    assert running.client.get("/models").get_json()["default_answered_by"] == "big"
+
+
 @pytest.mark.usefixtures("failed")
 def test_who_names_the_fallback_is_told_nothing(running: Service) -> None:
     assert "notice" not in _post(running, f"?model={MODEL}").json
