@@ -77,12 +77,12 @@ class Serving:
         """Tell every worker to go: what runs is finished, the rest goes back to the queue."""
         with self._starting:
             self._stopping.set()
-        for post in self.posts:
+        for post in list(self.posts):  # the versions thread may take one away meanwhile
             post.worker.stop(within_s=within_s)
 
     def join(self, until: float) -> None:
         """Wait for the workers, until that monotonic time; not for one whose network hangs."""
-        for post in self.posts:
+        for post in list(self.posts):
             while post.thread.is_alive() and not post.worker.is_hung and time.monotonic() < until:
                 post.thread.join(0.05)
 

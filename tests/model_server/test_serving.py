@@ -211,6 +211,36 @@ def test_no_worker_begins_once_the_process_stops(model: Model) -> None:
     model.serving.posts.pop()
 
 
+@pytest.mark.parametrize("verb", ["stop", "join"])
+def test_every_worker_is_told_though_one_leaves_meanwhile(model: Model, verb: str) -> None:
+    """The versions thread takes the old one away: the one behind it must not be passed over."""
+    told: list[str] = []
+
+    class Leaving:
+        def __init__(self, name: str) -> None:
+            self.worker = self.thread = self
+            self.is_hung = False
+            self.name = name
+
+        def stop(self, **_: float) -> None:
+            told.append(self.name)
+            posts.pop(0)
+
+        def is_alive(self) -> bool:
+            told.append(self.name)
+            posts.pop(0)
+            return False
+
+    posts = [Leaving("old"), Leaving("new")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.serving, "posts", posts)
+        if verb == "stop":
+            model.serving.stop(within_s=0)
+        else:
+            model.serving.join(float("inf"))
+    assert told == ["old", "new"]
+
+
 def test_a_batch_of_the_old_version_names_it(client: redis.Redis, keys: Keys, model: Model) -> None:
     first = model.version
     (before,) = enqueue(client, keys, job())
