@@ -6,7 +6,7 @@ Reads no other file and loads no network. docs/models.md describes every field.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -106,6 +106,10 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: Order = "rgb"
 
 
+_DARKNET_STRIDE: Final = 32
+"""Pixels of the picture that a cell of a detector's coarsest grid has."""
+
+
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[output]: what is done with what the network gives."""
 
@@ -171,10 +175,21 @@ def _undetectable(toml: ModelToml) -> Iterator[tuple[str, str]]:
         yield "input.fit", '"ink" frames a drawing, and boxes could not be found again on the photo.'
     if toml.output.activation != "none":
         yield "output.activation", "It is for classification: a detector's scores are taken as they are."
+    if isinstance(toml.source, Darknet):
+        yield from _misfits_of_darknet(toml.input)
     if isinstance(toml.source, Darknet) and toml.detection is not None:
         for field in LAYOUT_FIELDS:
             if getattr(toml.detection, field) != getattr(Detection(), field):
                 yield f"detection.{field}", "Darknet's outputs are known: leave it out."
+
+
+def _misfits_of_darknet(given: Input) -> Iterator[tuple[str, str]]:
+    """What a detector of Darknet would take without a word, or refuse in words of its layers."""
+    if isinstance(given.normalise, str) and given.normalise != "unit":
+        yield "input.normalise", 'Darknet\'s networks take 0..1. Use "unit".'
+    for side in ("width", "height"):
+        if getattr(given, side) % _DARKNET_STRIDE:
+            yield f"input.{side}", f"It is a multiple of {_DARKNET_STRIDE}, whatever the cfg says."
 
 
 def _misplaced(folder: Path, toml: ModelToml) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect
 
 SEE: Final = "docs/models.md describes every field."
+_SEE_DETECTION: Final = "docs/detection.md describes [detection]."
 
 
 class CatalogueError(ValueError):
@@ -21,7 +22,8 @@ class CatalogueError(ValueError):
 def of_key(path: Path, text: str, key: str, problem: str) -> CatalogueError:
     """The error for a key such as `input.fit`; `text` is what the file holds."""
     where = f"{path}, line {_line(text, key.split('.'))}"
-    return CatalogueError(f"{where}, {key}: {problem} {SEE}")
+    see = _SEE_DETECTION if key.split(".")[0] == "detection" else SEE
+    return CatalogueError(f"{where}, {key}: {problem} {see}")
 
 
 def of_value(path: Path, text: str, error: msgspec.ValidationError, kind: type) -> CatalogueError:

@@ -76,6 +76,10 @@ REFUSED = {
     TOML.replace("a.cfg", "../a.cfg"): r"source\.cfg: '\.\./a\.cfg' is outside this folder",
     TOML.replace("a.weights", "/a.weights"): r"source\.weights: '/a\.weights' is outside",
     TOML.replace('cfg = "a.cfg"\n', ""): r"required field `cfg`",
+    TOML.replace('"unit"', '"none"'): r"line 15, input\.normalise: Darknet's networks take 0\.\.1",
+    TOML.replace("width = 320", "width = 300"): r"line 11, input\.width: It is a multiple of 32",
+    TOML.replace("height = 320", "height = 300"): r"line 12, input\.height: It is a multiple of 32",
+    TOML + "[detection]\nnms = 2\n": r"docs/detection\.md describes \[detection\]",
     TOML.replace('"detection"', '"segmentation"'): r"line 1, task: .*classification, detection",
 }
 
