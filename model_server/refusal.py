@@ -22,7 +22,7 @@ class CatalogueError(ValueError):
 def of_key(path: Path, text: str, key: str, problem: str) -> CatalogueError:
     """The error for a key such as `input.fit`; `text` is what the file holds."""
     where = f"{path}, line {_line(text, key.split('.'))}"
-    see = _SEE_DETECTION if key.split(".")[0] == "detection" else SEE
+    see = _SEE_DETECTION if key.split(".", maxsplit=1)[0] == "detection" else SEE
     return CatalogueError(f"{where}, {key}: {problem} {see}")
 
 
