@@ -112,6 +112,7 @@ def _shoot(page: Page, path: Path) -> None:
     page.set_viewport_size({"width": size["width"], "height": height})
     page.wait_for_timeout(500)  # fonts, and what still moves
     page.screenshot(path=path)
+    page.unroute_all(behavior="ignoreErrors")  # one may wait for ever
     page.context.close()
 
 
