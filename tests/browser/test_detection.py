@@ -41,7 +41,7 @@ def photo(folder: Path, *, orientation: int) -> Path:
 
 def answer(*boxes: tuple[int, int, int, int]) -> str:
     """What a detection model says of it."""
-    labels = ("traffic_light", "dog")
+    labels = ("great_white_shark", "dog")
     found = [
         {"label": label, "class_id": str(number), "probability": 0.9 - number / 10, "box": box}
         for number, (label, box) in enumerate(zip(labels, boxes, strict=False))
@@ -91,8 +91,8 @@ def test_boxes_are_numbered_like_their_labels_and_have_their_colours(
     page.route("**/predict?*", lambda route: route.fulfill(body=body, content_type="application/json"))
     page.set_input_files("#files", photo(tmp_path, orientation=1))
     expect(page.locator(".box")).to_have_count(2)
-    assert page.locator(".box span").all_inner_texts() == ["1 traffic light", "2 dog"]
-    assert page.locator(".ranking .label").all_inner_texts() == ["traffic light", "dog"]
+    assert page.locator(".box span").all_inner_texts() == ["1 great white shark", "2 dog"]
+    assert page.locator(".ranking .label").all_inner_texts() == ["great white shark", "dog"]
     colours = [
         page.locator(each).evaluate_all("all => all.map(one => one.style.getPropertyValue('--colour'))")
         for each in (".box", ".ranking li")
