@@ -66,7 +66,7 @@ def test_a_failed_model_says_why(visit: Visit, digits: Stack) -> None:
     assert page.locator("#model option").all_inner_texts() == ["digits", "resnet50 (failed)"]
     expect(page.locator("#trouble")).to_be_empty()
     page.select_option("#model", "resnet50")
-    expect(page.locator("#trouble")).to_contain_text("resnet50 could not be loaded.")
+    expect(page.locator("#trouble .problem")).to_contain_text("resnet50 could not be loaded.")
     expect(page.locator("#trouble")).to_contain_text("RESNET50_WEIGHTS=random")
     page.set_input_files("#files", SEVEN)
     said = failed(page, "model_unavailable")
@@ -175,7 +175,8 @@ def test_a_model_that_loads_says_so_and_then_answers(visit: Visit, stack: Stack,
     stack.start("tests.e2e.shades_server", str(stack.executions), "0", "held", log="model_server")
     eventually(lambda: '"loading"' in stack.text("/models"), within_s=START_S)
     page = visit(stack.url)
-    expect(page.locator("#trouble")).to_contain_text("shades is being loaded. Send a picture: it waits.")
+    loading = "shades is being loaded. Send a picture: it waits."
+    expect(page.locator("#trouble .notice")).to_contain_text(loading)
     expect(page.locator("#model option")).to_have_text("shades (loading)")
     expect(page.locator("#draw")).to_be_hidden()  # nobody here reads drawings
     page.set_input_files("#files", tmp_path / "a.png")

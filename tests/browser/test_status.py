@@ -159,6 +159,7 @@ def test_a_failed_model_has_its_reason(visit: Visit, digits: Stack) -> None:
     page = visit(digits.url + "/status")
     failed = page.locator("[data-model=resnet50]")
     expect(failed.locator(".badge")).to_have_text("failed")
+    expect(failed.locator(".problem")).to_be_visible()
     expect(failed.locator(".problem")).to_contain_text("RESNET50_WEIGHTS=random")
     expect(failed.locator(".hint").first).to_contain_text("the default model")
     expect(page.locator("[data-model=digits] .problem")).to_be_hidden()
