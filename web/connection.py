@@ -7,10 +7,11 @@ import contextlib
 import enum
 import selectors
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from gunicorn.workers.gthread import TConn
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn
 
 from broker.errors import ServiceError
 from web import cors, errors, request_ids
@@ -50,6 +51,9 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     rest = b""
     """What came after its request, until the answer is sent."""
 
+    timeout: float
+    """When it has been idle, or has lingered, for long enough."""
+
     discarded = 0
     """Bytes that came after its last answer."""
 
@@ -87,6 +91,13 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
             self.is_watched = False
             with contextlib.suppress(KeyError, ValueError):  # see watch
                 poller.unregister(self.sock)
+
+    def idle(self, *, is_stopping: bool) -> None:
+        """Wait for a (next) request, but not for long where the process is told to stop."""
+        self.set_timeout()
+        if is_stopping:
+            self.timeout = min(self.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+        self.stage = Stage.IDLE
 
     def begin(self, *, at_most: int, now: float) -> None:
         """The first bytes of a request are here."""

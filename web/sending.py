@@ -6,11 +6,15 @@ the loop sends it as its client reads. Closes nothing; worker.py does, when a cl
 
 import socket
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 GRACE_S: Final = 5.0
 PACE_BYTES_PER_S: Final = 16 * 1024
 """An answer must be read as fast as an upload must come (arrival.py)."""
+
+BUFFER_BYTES: Final = 256 * 1024
+"""The kernel takes an answer of this size at once, whatever its client reads; most are smaller."""
 
 SILENCE_S: Final = 5.0
 """A client must not read nothing for so long."""
@@ -65,3 +69,9 @@ class AnswerSocket(socket.socket):
             return self.send(data, flags | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return 0
+
+
+def widen(listeners: Iterable[socket.socket]) -> None:
+    """Give the kernel that much room for answers on every connection that these accept."""
+    for listener in listeners:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)

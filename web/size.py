@@ -1,10 +1,12 @@
 """How many processes and threads the web tier has where the settings leave it to the machine.
 
-Owns the rule, and the count of cores that this process may really use. Starts nothing.
+Owns the rule, the count of cores that this process may really use, and its limit of open files. Starts
+nothing.
 """
 
 import math
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,9 @@ ms of the web tier, with 32 clients 8 (a network of 0.4 s a call)."""
 _LEAST_THREADS: Final = 128
 _WORKERS: Final = (2, 16)
 """Two, so that one can be killed; sixteen decode 2,000 photos of 720p a second, and a process takes 60 MB."""
+
+_FILES: Final = 8192
+"""Open files: many systems begin with 1024, which a thousand connections and Redis' would exceed."""
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -63,3 +68,9 @@ def _quota(cgroup: Path) -> float | None:
         return float(quota) / float(period) if float(quota) > 0 else None
     except (OSError, ValueError):  # no such file; `max`, which is no number
         return None
+
+
+def open_files() -> None:
+    """Let this process have as many files open as it needs, where it may."""
+    files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most_files, _FILES)), most_files))

@@ -17,14 +17,26 @@ from model_server.worker import Worker
 from settings import Settings
 from tests import fakes
 from tests.fakes import MODEL, FakeEngine
+from tests.web.serving import Serving
+from web import arrival, transit
 from web.app import create_app
 
 
 def png(value: int, *, size: tuple[int, int] = (40, 30)) -> bytes:
     """A grey picture as PNG."""
+    return encoded(Image.new("L", size, value))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:
+    """A picture as a file of that kind."""
     buffer = io.BytesIO()
-    Image.new("L", size, value).save(buffer, "PNG")
+    image.save(buffer, kind, **how)
     return buffer.getvalue()
+
+
+def form(*pictures: bytes, field: str = "image") -> dict[str, object]:
+    """A form with these pictures, as the test client takes it."""
+    return {field: [(io.BytesIO(each), f"{number}.png") for number, each in enumerate(pictures)]}
 
 
 @dataclass
@@ -73,3 +85,25 @@ def running(service: Service) -> Service:
     """The service with its worker at work."""
     service.start_worker()
     return service
+
+
+@pytest.fixture
+def connections() -> int:
+    """At most so many at once; a test may parametrise it."""
+    return 500
+
+
+@pytest.fixture
+def serving(connections: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
+    """A worker that lets nobody linger for long; it is as patient as ever with what arrives."""
+    monkeypatch.setattr(transit, "LINGER_S", 0.3)
+    running = Serving(connections)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short bounds on heads and bodies, for tests that wait for their end."""
+    for name in ("HEAD_S", "SILENCE_S", "GRACE_S"):
+        monkeypatch.setattr(arrival, name, 0.3)

@@ -1,5 +1,6 @@
 """How many processes and threads a machine gets, and how many cores it has for us."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,13 @@ def test_control_groups_1(tmp_path: Path) -> None:
 def test_control_groups_1_without_a_limit(tmp_path: Path) -> None:
     _version_1(tmp_path, "-1", "100000")
     assert size.usable_cores(tmp_path) == 8
+
+
+def test_as_many_files_as_are_needed_may_be_open() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, before[1]))
+        size.open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(before[1], 8192), before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

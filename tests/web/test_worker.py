@@ -1,167 +1,14 @@
 """The patient worker's loop over real sockets, in this process, with an app of its own and short bounds."""
 
-import json
-import os
-import selectors
 import socket
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from flask import Flask, request
-from gunicorn.config import Config
-from gunicorn.glogging import Logger
 
 from tests.fakes import eventually
-from web import arrival, sending, worker
+from tests.web.serving import AT_MOST, GET, HALF, MUCH, THREADS, Client, Serving, post
+from web import arrival, sending
 from web.connection import Connection
-from web.worker import PatientWorker
-
-THREADS = 2
-AT_MOST = 1_000_000
-MUCH = 5_000_000
-
-GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
-HALF = b"GET /echo HTTP/1.1\r\nHost"
-
-
-def post(body: bytes, *fields: bytes) -> bytes:
-    """A request that is answered with its body's length."""
-    head = [b"POST /echo HTTP/1.1", b"Host: x", b"Content-Length: %d" % len(body), *fields, b"", b""]
-    return b"\r\n".join(head) + body
-
-
-class Client:
-    """A client that sends and reads as slowly as it likes."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, timeout=30)
-        self._file = self.socket.makefile("rb")
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def answer(self) -> tuple[int, dict[str, object], dict[str, str]]:
-        """The next answer: its status, its JSON, its fields."""
-        status, body, fields = self._next()
-        return status, json.loads(body) if body else {}, fields
-
-    def raw(self) -> tuple[int, bytes]:
-        """The next answer: its status and its bytes."""
-        return self._next()[:2]
-
-    def _next(self) -> tuple[int, bytes, dict[str, str]]:
-        status = int(self._file.readline().split()[1])
-        fields = {}
-        while line := self._file.readline().strip():
-            name, value = line.decode().split(": ", 1)
-            fields[name] = value
-        return status, self._file.read(int(fields.get("Content-Length", 0))), fields
-
-    def at_end(self) -> bool:
-        """Whether the other side has closed, and sent nothing more."""
-        return self._file.read(1) == b""
-
-    def close(self) -> None:
-        self._file.close()
-        self.socket.close()
-
-
-class Serving:
-    """A worker in a thread; `release` lets requests of /wait go on."""
-
-    def __init__(self, connections: int) -> None:
-        self.release = threading.Event()
-        listener = socket.create_server(("127.0.0.1", 0), backlog=500)
-        self.address = listener.getsockname()
-        cfg = Config()
-        for name, value in {
-            "threads": THREADS,
-            "worker_connections": connections,
-            "keepalive": 30,
-            "graceful_timeout": 20,
-        }.items():
-            cfg.set(name, value)
-        self.worker = PatientWorker(0, os.getppid(), [listener], None, 30, cfg, Logger(cfg))
-        self.worker.wsgi = self._app()
-        self.worker.tpool = self.worker.get_thread_pool()
-        self.worker.poller = selectors.DefaultSelector()
-        self.worker.method_queue.init()
-        self._thread = threading.Thread(target=self.worker.run)
-        self._thread.start()
-        self._clients: list[Client] = []
-
-    def _app(self) -> Flask:
-        app = Flask("echo")
-        app.config["MAX_CONTENT_LENGTH"] = AT_MOST
-
-        @app.route("/echo", methods=["GET", "POST"])
-        def echo() -> dict[str, object]:
-            return {"length": len(request.get_data()), "path": request.full_path}
-
-        @app.get("/wait")
-        def wait() -> dict[str, object]:
-            assert self.release.wait(30)
-            return {}
-
-        @app.get("/much")
-        def much() -> bytes:
-            return b"x" * MUCH
-
-        return app
-
-    def client(self) -> Client:
-        """A new connection."""
-        self._clients.append(Client(self.address))
-        return self._clients[-1]
-
-    def answers(self) -> bool:
-        """Whether a request on a new connection is answered."""
-        client = self.client()
-        client.send(GET)
-        return client.answer()[0] == 200
-
-    def told_to_stop(self) -> None:
-        """As by SIGTERM."""
-        self.worker.handle_exit(None, None)
-
-    def ended(self) -> bool:
-        """Whether its loop has ended."""
-        return not self._thread.is_alive()
-
-    def close(self) -> None:
-        self.release.set()
-        for client in self._clients:
-            client.close()
-        self.told_to_stop()
-        self._thread.join(30)
-        assert self.ended()
-        assert self.worker.nr_conns == 0
-        self.worker.tpool.shutdown()
-        self.worker.tmp.close()
-
-
-@pytest.fixture
-def connections() -> int:
-    """At most so many at once; a test may parametrise it."""
-    return 500
-
-
-@pytest.fixture
-def serving(connections: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
-    """A worker that lets nobody linger for long; it is as patient as ever with what arrives."""
-    monkeypatch.setattr(worker, "LINGER_S", 0.3)
-    running = Serving(connections)
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short bounds on heads and bodies, for tests that wait for their end."""
-    for name in ("HEAD_S", "SILENCE_S", "GRACE_S"):
-        monkeypatch.setattr(arrival, name, 0.3)
 
 
 def test_requests_on_one_connection_are_answered_in_order_however_they_come(serving: Serving) -> None:
@@ -213,7 +60,7 @@ def test_what_never_gets_whole_is_refused_in_words_and_its_connection_closed(
     assert client.at_end()
     client.close()
     eventually(lambda: serving.worker.nr_conns == 0)
-    assert serving.worker._held == 0
+    assert serving.worker.arriving.held == 0
 
 
 def test_a_request_that_is_cut_short_is_told_so(serving: Serving) -> None:
@@ -273,14 +120,14 @@ def much(serving: Serving, *, buffer: int = 4096) -> Client:
 def test_clients_that_read_slowly_hold_no_thread(serving: Serving) -> None:
     readers = [much(serving) for _ in range(10 * THREADS)]
     eventually(lambda: len(serving.worker.sending) == len(readers))
-    assert serving.worker._unsent > 0
+    assert serving.worker.sending.unsent > 0
     assert all(serving.answers() for _ in range(20))
     assert readers[0].socket.recv(1000)  # they trickle, and are still being answered
     assert len(serving.worker.sending) == len(readers)
     for reader in readers:
         reader.close()
-    eventually(lambda: serving.worker._unsent == 0)
-    eventually(lambda: not serving.worker.sending)
+    eventually(lambda: serving.worker.sending.unsent == 0)
+    eventually(lambda: len(serving.worker.sending) == 0)
 
 
 def test_a_client_that_reads_late_gets_all_of_its_answer_and_the_next_one(serving: Serving) -> None:
@@ -289,7 +136,7 @@ def test_a_client_that_reads_late_gets_all_of_its_answer_and_the_next_one(servin
     eventually(lambda: len(serving.worker.sending) == 1)
     assert reader.raw() == (200, b"x" * MUCH)
     assert reader.answer()[0] == 200
-    assert serving.worker._unsent == 0
+    assert serving.worker.sending.unsent == 0
 
 
 @pytest.mark.parametrize("name", ["SILENCE_S", "GRACE_S"])
@@ -302,15 +149,15 @@ def test_a_client_that_reads_nothing_or_too_slowly_is_given_up(
     reader = much(serving)
     # One who must only read something now and then does so; the other reads on, and never comes to an end.
     eventually(lambda: serving.worker.nr_conns == 0 or (name == "GRACE_S" and not reader.socket.recv(1000)))
-    assert not serving.worker.sending
-    assert serving.worker._unsent == 0
+    assert len(serving.worker.sending) == 0
+    assert serving.worker.sending.unsent == 0
 
 
 def test_of_too_much_that_is_unread_the_client_with_the_most_is_given_up(serving: Serving) -> None:
-    serving.worker._held_most = 3 * MUCH // 2
+    serving.worker.sending.unsent_most = 3 * MUCH // 2
     readers = [much(serving) for _ in range(2)]
     eventually(lambda: serving.worker.nr_conns == 1)
-    assert serving.worker._unsent <= MUCH
+    assert serving.worker.sending.unsent <= MUCH
     for reader in readers:
         reader.close()
 
@@ -336,17 +183,17 @@ def test_of_too_many_bytes_the_largest_upload_gives_way(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrival, "SILENCE_S", 60)
-    serving.worker._held_most = 500_000
+    serving.worker.arriving.held_most = 500_000
     first, largest, last = (serving.client() for _ in range(3))
     for client, size in ((first, 150_000), (largest, 250_000)):
-        before = serving.worker._held
+        before = serving.worker.arriving.held
         client.send(post(b"x" * AT_MOST)[: size - AT_MOST])
-        eventually(lambda more=before + size: serving.worker._held == more)  # type: ignore[misc]
+        eventually(lambda more=before + size: serving.worker.arriving.held == more)  # type: ignore[misc]
     last.send(post(b"x" * AT_MOST)[: 200_000 - AT_MOST])
     refused = largest.answer()
     assert (refused[0], refused[1]["error"]["code"]) == (503, "overloaded")  # type: ignore[index]
     assert refused[2]["Retry-After"] == "1"
-    eventually(lambda: serving.worker._held == 350_000)
+    eventually(lambda: serving.worker.arriving.held == 350_000)
     assert serving.answers()
 
 
