@@ -72,7 +72,7 @@ async def _run(asked: Options, console: Console) -> int:
         points=outcome.points,
         conclusion=outcome.conclusion,
         interrupted=outcome.interrupted,
-        warnings=caveats(outcome.points),
+        warnings=[*filter(None, [server.caveat]), *caveats(outcome.points)],
         faults=outcome.faults,
     )
     unwritten = _write(asked, result)  # first: a terminal can fail, too

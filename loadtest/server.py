@@ -38,6 +38,13 @@ class ModelFacts(msgspec.Struct):
 class _Models(msgspec.Struct):
     default_model: str
     models: list[ModelFacts]
+    default_answered_by: str = ""
+    """Another model, where the default failed and one falls in for it."""
+
+    @property
+    def answering(self) -> str:
+        """The model of a request that names none."""
+        return self.default_answered_by or self.default_model
 
 
 class Server:
@@ -47,6 +54,8 @@ class Server:
         self._target = target
         self._url = target.url.rstrip("/")
         self._is_failing = False
+        self.caveat = ""
+        """Of a load that names no model: which other one answers it; known once `counts` has returned."""
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)
@@ -67,7 +76,12 @@ class Server:
             return {}
         known = {each.model: each for each in facts.models}
         for name, _ in traffic.models:
-            _check(known, name or facts.default_model, facts.default_model)
+            _check(known, name or facts.answering, facts.answering)
+        if facts.answering != facts.default_model and any(not name for name, _ in traffic.models):
+            self.caveat = (
+                f"The server's default model, {facts.default_model}, failed to load: the figures are of "
+                f"{facts.answering}, which answers for it. --model names one."
+            )
         return {name: _bounds(each, self._target.top) for name, each in known.items() if each.classes}
 
     async def watch(self, traffic: Traffic, note: Callable[[float, int], None]) -> None:
@@ -84,7 +98,7 @@ class Server:
                 if self._is_failing:
                     continue
                 return
-            names = {name or facts.default_model for name, _ in traffic.models}
+            names = {name or facts.answering for name, _ in traffic.models}
             note(time.monotonic(), sum(each.queue_length for each in facts.models if each.model in names))
 
     async def _facts(self) -> _Models | None:

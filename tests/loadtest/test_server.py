@@ -115,6 +115,39 @@ def test_models_that_are_ready_pass() -> None:
     assert counts(models(model("a"), model("b"), default="gone"), "a", "b") == {"a": (5, 5), "b": (5, 5)}
 
 
+def test_who_falls_in_for_the_default_is_measured_and_told() -> None:
+    said = models(model("no", state="failed", reason="lost"), model("b", top=2), default="no")
+    said["default_answered_by"] = "b"
+
+    async def counted(server: Server) -> tuple[object, str]:
+        return await server.counts(Traffic(models=(("", 1.0),))), server.caveat
+
+    bounds, caveat = ask(said, counted)
+    assert bounds == {"no": (5, 5), "b": (2, 2)}
+    assert caveat.startswith("The server's default model, no, failed to load: the figures are of b,")
+
+    async def named(server: Server) -> str:
+        await server.counts(Traffic(models=(("b", 1.0),)))
+        return server.caveat
+
+    assert ask(said, named) == ""
+
+
+def test_the_queue_of_who_falls_in_is_watched() -> None:
+    said = models(model("no", state="failed", queue_length=7), model("b", queue_length=3), default="no")
+    said["default_answered_by"] = "b"
+    seen: list[int] = []
+
+    async def watched(server: Server) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(
+                server.watch(Traffic(models=(("", 1.0),)), lambda _, length: seen.append(length)), 1.2
+            )
+
+    ask(said, watched)
+    assert set(seen) == {3}
+
+
 def test_no_model_is_ready() -> None:
     with pytest.raises(NotReady, match=r"default model, m, is not known to the server\. No model is ready\."):
         counts(models(default="m"))
