@@ -3,17 +3,30 @@
 Owns the names of fields and their order. Knows no route and no status.
 """
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
 
 import msgspec
 from flask import Response
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.messages import Card, Prediction, Timings
+from broker.messages import Card, Prediction, Result, Timings
 
 MIMETYPE: Final = "application/json"
+
+PNG: Final = "image/png"
+"""What an annotated picture is answered in."""
+
+MODEL_FIELD: Final = "X-Model"
+VERSION_FIELD: Final = "X-Model-Version"
+NOTICE_FIELD: Final = "X-Notice"
+"""What such an answer says in its head, for it has no other place."""
+
+_PRINTED: Final = string.punctuation.replace("%", "") + " "
+"""Characters that stand for themselves in NOTICE_FIELD, besides letters and digits."""
 
 _YES = Annotated[bool, Meta(extra_json_schema={"const": True})]
 _NO = Annotated[bool, Meta(extra_json_schema={"const": False})]
@@ -153,3 +166,14 @@ class Models(Struct, frozen=True, kw_only=True):
 def respond(body: Struct, status: int = 200) -> Response:
     """An answer as JSON, with a line end for terminals."""
     return Response(msgspec.json.encode(body) + b"\n", status, mimetype=MIMETYPE)
+
+
+def drawn(png: bytes, result: Result) -> Response:
+    """The annotated picture of a good result, with what JSON would say of who answered in its head."""
+    response = Response(png, mimetype=PNG)
+    response.headers[MODEL_FIELD] = result.model
+    response.headers[VERSION_FIELD] = result.model_version
+    if result.notice:
+        # A field holds ASCII, and no line feed (RFC 9110, section 5.5).
+        response.headers[NOTICE_FIELD] = quote(result.notice, safe=_PRINTED)
+    return response

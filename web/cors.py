@@ -10,7 +10,17 @@ from typing import Final
 from flask import Flask
 from flask_cors import CORS
 
-_EXPOSED: Final = ("Location", "Preference-Applied", "Retry-After", "X-Request-ID")
+from web import answers, request_ids
+
+_EXPOSED: Final = (
+    "Location",
+    "Preference-Applied",
+    "Retry-After",
+    request_ids.HEADER,
+    answers.MODEL_FIELD,
+    answers.VERSION_FIELD,
+    answers.NOTICE_FIELD,
+)
 """What a page may read besides the body."""
 
 _PREFLIGHT_S: Final = 600

@@ -64,6 +64,8 @@ def read(body: bytes) -> JsonUpload:
         wanted = msgspec.json.decode(body, type=PredictBody)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         said = str(error) if isinstance(error, msgspec.ValidationError) else ""
+        if said.endswith("at `$.top`"):  # as in the query, not in the library's words of numbers
+            said = '"top" is a whole number from 1 to the model\'s `top_max` of /models, without quotes'
         raise ClientError(
             f"The JSON body can't be taken ({said or 'it is not sound JSON'}): send "
             '{"image": "BASE64"}, or {"image": ["BASE64", ...]} with '

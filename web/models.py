@@ -63,6 +63,12 @@ class Models:
         known = ", ".join(sorted({*served, *self._expected}))
         return UnknownModel(f"There is no model {name[:60]!r}. There are: {known}.")
 
+    def require(self, name: str) -> None:
+        """Raise UnknownModel where no model of that name was announced or is expected."""
+        models = self._registry.models()
+        if name not in models and not self.expects(name):
+            raise self.unknown(name, models)
+
     def named(self, name: str) -> ModelView:
         """The model of that name, able to answer. Raises UnknownModel, NoWorker, ModelUnavailable."""
         models = self._registry.models()

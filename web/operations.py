@@ -60,6 +60,15 @@ REQUEST_ID: Final = Header(
 )
 RETRY_AFTER: Final = Header("Retry-After", "Seconds.", {"type": "integer", "minimum": 1})
 LOCATION: Final = Header("Location", "Where the result is polled.", is_always=False)
+DRAWN: Final = (
+    Header("X-Model", "Of an annotated picture: the model that answered.", is_always=False),
+    Header("X-Model-Version", "Of an annotated picture: its version.", is_always=False),
+    Header(
+        "X-Notice",
+        "Of an annotated picture: the `notice`, where there is one; percent-encoded where it is not ASCII.",
+        is_always=False,
+    ),
+)
 APPLIED: Final = Header("Preference-Applied", "`respond-async`.")
 TRACEPARENT: Final = Header("traceparent", "The W3C trace that the request belongs to; its job takes it.")
 PREFER: Final = Header("Prefer", "`respond-async`: answer 202 at once, to be polled.")
@@ -148,7 +157,7 @@ OPERATIONS: Final = {
         example={"image": _STROKE},
         body={"multipart/form-data": _FORM, JSON: PredictBody, **dict.fromkeys(RAW_TYPES, FILE)},
         answers={
-            200: Said("The predictions.", {JSON: (Answer, Several), "image/png": FILE}),
+            200: Said("The predictions.", {JSON: (Answer, Several), "image/png": FILE}, DRAWN),
             202: Said(
                 "Accepted, as `Prefer: respond-async` asked.",
                 {JSON: (Pending, Several)},
@@ -171,7 +180,7 @@ OPERATIONS: Final = {
             200: Said("The predictions.", {JSON: Answer}),
             202: Said("It waits for its result.", {JSON: Pending}, (RETRY_AFTER,)),
         },
-        errors=("not_found", "broker_unavailable", *_JOB_ERRORS),
+        errors=("not_found", "unknown_model", "broker_unavailable", *_JOB_ERRORS),
     ),
     "health.models": Operation(
         "models",

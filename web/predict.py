@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import msgspec
 from flask import Blueprint, Response, current_app, request, url_for
 from msgspec import UNSET
 
 from broker.errors import BrokerUnavailable, ClientError, ModelUnavailable, ServiceError, Unavailable
-from broker.keys import MODEL_NAME
 from broker.messages import Failure, Result
 from broker.producer import Pending as JobPending
 from web import answers, errors, request_ids, uploads
@@ -53,9 +51,10 @@ def prediction(job_id: str) -> Response:
     """The result of a job that was accepted with `Prefer: respond-async`."""
     frontend: Frontend = current_app.extensions["frontend"]
     model = request.args.get("model") or frontend.models.default
-    result = frontend.poll(model, job_id) if _is_uuid(job_id) and MODEL_NAME.fullmatch(model) else None
+    frontend.models.require(model)
+    result = frontend.poll(model, job_id) if _is_uuid(job_id) else None
     if result is None:
-        raise NotFound(f"{model[:60]!r} has no prediction with this id (any more); ?model= names another.")
+        raise NotFound(f"{model!r} has no prediction with this id (any more); ?model= names another.")
     if isinstance(result, JobPending):
         response = answers.respond(_pending(model, job_id), 202)
         response.headers["Retry-After"] = "1"
@@ -144,8 +143,6 @@ def _one(outcome: Outcome) -> Response:
     if isinstance(outcome, ServiceError):
         raise outcome
     body = _body(outcome)
-    if isinstance(body, Failed):
-        body = msgspec.structs.replace(body, request_id=request_ids.current())
     response = answers.respond(body, _status(outcome))
     if isinstance(body, Pending):
         response.headers["Location"] = body.location
@@ -157,7 +154,7 @@ def _drawn(frontend: Frontend, picture: Picture, outcome: Outcome, *, since: flo
     """The annotated picture; a failure as JSON, like any other."""
     if not isinstance(outcome, Result) or outcome.error is not None or isinstance(picture, ClientError):
         return _one(outcome)
-    return Response(frontend.draw(picture, outcome.predictions, since=since), mimetype=uploads.PNG)
+    return answers.drawn(frontend.draw(picture, outcome.predictions, since=since), outcome)
 
 
 def _several(outcomes: list[Outcome]) -> Response:
@@ -182,7 +179,7 @@ def _body(outcome: Outcome) -> Each:
         case Result():
             return _answer(outcome)
         case ServiceError():
-            return errors.body(outcome.code, outcome.message)
+            return errors.body(outcome.code, outcome.message, request_ids.current())
 
 
 def _status(outcome: Outcome) -> int:
@@ -200,7 +197,9 @@ def _answer(result: Result) -> Answer | Failed:
     """A result as its client sees it."""
     if result.error is not None:
         said = ErrorSaid(result.error.code, result.error.message)
-        return Failed(success=False, model=result.model, id=result.id, error=said)
+        return Failed(
+            success=False, model=result.model, id=result.id, error=said, request_id=request_ids.current()
+        )
     return Answer(
         success=True,
         model=result.model,

@@ -13,15 +13,13 @@ from flask import Request
 
 from broker.errors import ClientError
 from web import forms, json_bodies
+from web.answers import PNG
 from web.errors import UnsupportedUpload
 from web.forms import Form
 from web.parameters import MAX_PICTURES, Top
 
 FIELDS: Final = ("image", "file", "img")
 """Form fields that mean the same: those of the pattern and of its best-known copies."""
-
-PNG: Final = "image/png"
-"""What an annotated picture is answered in."""
 
 _RAW_TYPES: Final = ("image/", "application/octet-stream")
 

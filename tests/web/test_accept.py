@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from werkzeug.test import TestResponse
 
+from tests.fakes import MODEL
 from tests.web.conftest import Service, png
 
 
@@ -59,6 +60,11 @@ def test_a_client_that_would_rather_have_a_picture_gets_it(running: Service, acc
     with Image.open(io.BytesIO(response.data)) as image:
         assert (image.format, image.size) == ("PNG", (600, 400))
         assert len(image.getcolors(100_000) or ()) > 2  # labels were written on the plain one
+    assert (response.headers["X-Model"], response.headers["X-Model-Version"]) == (
+        MODEL,
+        running.worker.version,
+    )
+    assert "X-Notice" not in response.headers
 
 
 def test_failures_stay_json(running: Service) -> None:

@@ -3,6 +3,7 @@
 import io
 import threading
 from dataclasses import replace
+from urllib.parse import unquote
 
 import pytest
 import redis
@@ -54,6 +55,18 @@ def test_it_answers_under_its_own_name_and_says_why(running: Service) -> None:
     assert answer.status_code == 200
     assert (answer.json["model"], answer.json["predictions"][0]["label"]) == (MODEL, "bright")
     assert answer.json["notice"] == f"{MODEL} answers for big, which failed to load: {REASON}"
+
+
+def test_an_annotated_picture_says_it_in_its_head(running: Service, failed: Lease) -> None:
+    failed.announce(State(WorkerState.FAILED, "v1", reason="big: 100 % of größe\nis missing"))
+    eventually(lambda: "größe" in running.client.get("/models").text)
+    answer = _post(running, Accept="image/png")
+    assert (answer.status_code, answer.mimetype) == (200, "image/png")
+    assert answer.headers["X-Model"] == MODEL
+    said = answer.headers["X-Notice"]
+    assert said.isascii()
+    assert said.startswith(f"{MODEL} answers for big, which failed to load: big: 100 %25 of gr")
+    assert unquote(said) == f"{MODEL} answers for big, which failed to load: big: 100 % of größe\nis missing"
 
 
 @pytest.mark.usefixtures("failed")

@@ -99,9 +99,9 @@ def test_what_is_no_base64_is_refused(text: str, words: str) -> None:
         (b'{"image": "", "images": ""}', "unknown field `images`"),
         (b'{"image": "", "model": 1}', "`$.model`"),
         (b'{"image": "", "model": "A"}', "`$.model`"),
-        (b'{"image": "", "top": 0}', "`$.top`"),
-        (b'{"image": "", "top": "1"}', "`$.top`"),
-        (b'{"image": "", "top": 1.5}', "`$.top`"),
+        (b'{"image": "", "top": 0}', '"top" is a whole number from 1'),
+        (b'{"image": "", "top": "1"}', '"top" is a whole number from 1'),
+        (b'{"image": "", "top": 1.5}', "without quotes"),
         (b'{"image": ' + b"[" * 100_000, "`$.image[0]`"),
     ],
 )

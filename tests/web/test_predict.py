@@ -2,39 +2,29 @@
 
 import io
 import json
-import socket
 import threading
-import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
-from flask.testing import FlaskClient
 
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
-from broker.messages import Result
-from broker.producer import TOLD_S, Producer
+from broker.producer import Producer
 from settings import Settings
 from tests.fakes import MODEL, SPEC, eventually
-from tests.web.conftest import Service, png
+from tests.web.conftest import Service, form, png
 from web import images
 from web.app import create_app
 from web.frontend import Frontend
 from web.parameters import MAX_PICTURES
-from web.predict import _client_gone
 
 # By hand: Werkzeug's test client leaves out a line break where a file is empty.
 EMPTY_FILE = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n\r\n--b--\r\n'
 
 
-def _form(*pictures: bytes, field: str = "image") -> dict[str, object]:
-    return {field: [(io.BytesIO(each), f"{number}.png") for number, each in enumerate(pictures)]}
-
-
 def test_a_picture_is_answered(running: Service) -> None:
-    response = running.client.post("/predict", data=_form(png(255)))
+    response = running.client.post("/predict", data=form(png(255)))
     assert response.status_code == 200
     answer = response.get_json()
     assert answer["success"] is True
@@ -52,7 +42,7 @@ def test_a_picture_is_answered(running: Service) -> None:
 
 @pytest.mark.parametrize("field", ["image", "file", "img"])
 def test_three_field_names_mean_the_same(running: Service, field: str) -> None:
-    answer = running.client.post("/predict", data=_form(png(0), field=field)).get_json()
+    answer = running.client.post("/predict", data=form(png(0), field=field)).get_json()
     assert answer["predictions"][0]["label"] == "dark"
 
 
@@ -62,26 +52,27 @@ def test_a_raw_body_is_taken(running: Service, kind: str) -> None:
     assert answer["predictions"][0]["label"] == "grey"
 
 
-def test_model_and_top_come_from_the_query_or_the_form(running: Service) -> None:
-    by_query = running.client.post(f"/predict?model={MODEL}&top=3", data=_form(png(0)))
+def test_model_and_top_come_from_the_query_or_theform(running: Service) -> None:
+    by_query = running.client.post(f"/predict?model={MODEL}&top=3", data=form(png(0)))
     assert len(by_query.get_json()["predictions"]) == 3
-    by_form = running.client.post("/predict", data={**_form(png(0)), "model": MODEL, "top": "1"})
+    by_form = running.client.post("/predict", data={**form(png(0)), "model": MODEL, "top": "1"})
     assert len(by_form.get_json()["predictions"]) == 1
 
 
 def test_several_pictures_are_answered_in_order_each_failing_alone(running: Service) -> None:
-    response = running.client.post("/predict", data=_form(png(0), b"no picture", png(255)))
+    response = running.client.post("/predict", data=form(png(0), b"no picture", png(255)))
     assert response.status_code == 200
     answer = response.get_json()
     assert answer["success"] is False
     first, second, third = answer["results"]
     assert first["predictions"][0]["label"] == "dark"
     assert second["error"]["code"] == "invalid_image"
+    assert second["request_id"] == answer["request_id"] == response.headers["X-Request-ID"]
     assert third["predictions"][0]["label"] == "bright"
 
 
 def test_when_every_picture_fails_the_status_is_the_first_one_s(running: Service) -> None:
-    response = running.client.post("/predict", data=_form(b"no", b"neither"))
+    response = running.client.post("/predict", data=form(b"no", b"neither"))
     assert response.status_code == 400
     assert [each["error"]["code"] for each in response.get_json()["results"]] == ["invalid_image"] * 2
 
@@ -89,8 +80,8 @@ def test_when_every_picture_fails_the_status_is_the_first_one_s(running: Service
 @pytest.mark.parametrize(
     ("data", "kind", "status", "code", "words"),
     [
-        (_form(b"no picture"), None, 400, "invalid_image", "not a picture"),
-        (_form(png(0)[:40]), None, 400, "invalid_image", "broken or cut short"),
+        (form(b"no picture"), None, 400, "invalid_image", "not a picture"),
+        (form(png(0)[:40]), None, 400, "invalid_image", "broken or cut short"),
         (EMPTY_FILE, "multipart/form-data; boundary=b", 400, "invalid_image", "empty"),
         ({"photo": (io.BytesIO(b"x"), "x.png")}, None, 400, "bad_request", "Fields found: photo"),
         ({"image": "text"}, "multipart/form-data", 400, "bad_request", "an @ before the name"),
@@ -105,8 +96,8 @@ def test_when_every_picture_fails_the_status_is_the_first_one_s(running: Service
         (b"", "image/png", 400, "invalid_image", "empty"),
         (b"<x/>", "text/xml", 415, "unsupported_format", "multipart/form-data"),
         (b"{}", "application/json", 400, "bad_request", "missing required field `image`"),
-        (_form(b"%PDF-1.4"), None, 415, "unsupported_format", "PNG"),
-        (_form(png(0, size=(400, 300))), None, 413, "too_large", "400 x 300"),
+        (form(b"%PDF-1.4"), None, 415, "unsupported_format", "PNG"),
+        (form(png(0, size=(400, 300))), None, 413, "too_large", "400 x 300"),
         (b"x" * 1_200_000, "image/png", 413, "too_large", "1 MB"),
     ],
 )
@@ -125,46 +116,34 @@ def test_bad_input_costs_one_clear_4xx(
     "top", ["0", "4", "-1", "x", "1.5", "٣", "9" * 400, "000000001" + "9" * 5000, "00000000199"]
 )
 def test_a_top_that_can_not_be_is_refused(running: Service, top: str) -> None:
-    response = running.client.post("/predict", data={**_form(png(0)), "top": top})
+    response = running.client.post("/predict", data={**form(png(0)), "top": top})
     assert response.status_code == 400
     assert "from 1 to 3" in response.get_json()["error"]["message"]
 
 
 def test_an_unknown_model_is_refused_with_those_that_there_are(running: Service) -> None:
-    response = running.client.post("/predict?model=other", data=_form(png(0)))
+    response = running.client.post("/predict?model=other", data=form(png(0)))
     assert response.status_code == 404
     assert response.get_json()["error"]["code"] == "unknown_model"
     assert f"never, {MODEL}" in response.get_json()["error"]["message"]
 
 
 def test_a_model_that_is_still_starting_is_no_unknown_one(running: Service) -> None:
-    response = running.client.post("/predict?model=never", data=_form(png(0)))
+    response = running.client.post("/predict?model=never", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "no_worker")
     assert int(response.headers["Retry-After"]) >= 1
 
 
 def test_too_many_pictures_at_once_are_refused(running: Service) -> None:
-    response = running.client.post("/predict", data=_form(*[png(0)] * (MAX_PICTURES + 1)))
+    response = running.client.post("/predict", data=form(*[png(0)] * (MAX_PICTURES + 1)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (400, "bad_request")
     assert running.engine.batches == []
 
 
 def test_a_failed_picture_is_told_its_client(running: Service) -> None:
     running.engine.on_batch = lambda _: 1 / 0
-    response = running.client.post("/predict", data=_form(png(0)))
+    response = running.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (500, "inference_failed")
-
-
-@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
-def test_at_the_deadline_the_client_has_its_504_and_the_job_is_cancelled(
-    service: Service, client: redis.Redis, keys: Keys
-) -> None:
-    response = service.client.post("/predict", data=_form(png(0)))
-    assert (response.status_code, response.get_json()["error"]["code"]) == (504, "deadline_passed")
-    assert client.keys(keys.of(MODEL).result("*")) == []
-    service.start_worker()
-    eventually(lambda: client.llen(keys.of(MODEL).queue) == 0)
-    assert service.engine.batches == []
 
 
 @pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "2", "ASYNC_TIMEOUT_S": "60"}])
@@ -172,8 +151,8 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
     service: Service, client: redis.Redis, keys: Keys
 ) -> None:
     for _ in range(2):
-        service.client.post("/predict", data=_form(png(0)), headers={"Prefer": "respond-async"})
-    response = service.client.post("/predict", data=_form(png(0)))
+        service.client.post("/predict", data=form(png(0)), headers={"Prefer": "respond-async"})
+    response = service.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
     assert int(response.headers["Retry-After"]) >= 1
     assert client.llen(keys.of(MODEL).queue) == 2
@@ -183,7 +162,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
 def test_a_frontend_keeps_threads_for_health_checks(service: Service) -> None:
     waiting = [
         threading.Thread(
-            target=service.app.test_client().post, args=("/predict",), kwargs={"data": _form(png(0))}
+            target=service.app.test_client().post, args=("/predict",), kwargs={"data": form(png(0))}
         )
         for _ in range(2)
     ]
@@ -191,204 +170,19 @@ def test_a_frontend_keeps_threads_for_health_checks(service: Service) -> None:
         thread.start()
     frontend: Frontend = service.app.extensions["frontend"]
     eventually(lambda: len(frontend.replies._waiters) == 2)
-    response = service.client.post("/predict", data=_form(png(0)))
+    response = service.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
     assert service.client.get("/healthz").status_code == 200
     service.start_worker()
     for thread in waiting:
         thread.join(20)
-    assert service.client.post("/predict", data=_form(png(0))).status_code == 200
-
-
-def test_a_job_can_be_polled_for(service: Service) -> None:
-    accepted = service.client.post(
-        f"/predict?model={MODEL}&top=1", data=_form(png(255)), headers={"Prefer": "respond-async, wait=5"}
-    )
-    assert accepted.status_code == 202
-    address = accepted.headers["Location"]
-    job_id = accepted.get_json()["id"]
-    assert address == f"/predictions/{job_id}?model={MODEL}"
-    pending = service.client.get(address)
-    assert (pending.status_code, pending.get_json()["status"]) == (202, "pending")
-    service.start_worker()
-    eventually(lambda: service.client.get(address).status_code == 200)
-    answer = service.client.get(address).get_json()
-    assert answer["id"] == job_id
-    assert [each["label"] for each in answer["predictions"]] == ["bright"]
-
-
-def test_several_jobs_can_be_polled_for(running: Service) -> None:
-    response = running.client.post(
-        "/predict", data=_form(png(0), b"bad", png(255)), headers={"Prefer": "respond-async"}
-    )
-    assert response.status_code == 202
-    first, bad, third = response.get_json()["results"]
-    assert bad["error"]["code"] == "invalid_image"
-    for each, label in ((first, "dark"), (third, "bright")):
-        eventually(lambda at=each["location"]: running.client.get(at).status_code == 200)  # type: ignore[misc]
-        assert running.client.get(each["location"]).get_json()["predictions"][0]["label"] == label
-
-
-@pytest.mark.parametrize("environment", [{"ASYNC_TIMEOUT_S": "0.2"}])
-def test_a_polled_job_that_nobody_runs_ends_at_its_deadline(service: Service) -> None:
-    accepted = service.client.post("/predict", data=_form(png(0)), headers={"Prefer": "respond-async"})
-    address = accepted.headers["Location"]
-    seen: list[tuple[int, str]] = []
-
-    def ended() -> bool:
-        response = service.client.get(address)
-        seen.append((response.status_code, response.get_json().get("error", {}).get("code", "")))
-        return response.status_code != 202
-
-    eventually(ended)
-    assert seen[-1] == (504, "deadline_passed")
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        f"/predictions/{uuid.uuid4()}",
-        "/predictions/x",
-        "/predictions/x?model=../a",
-        "/predictions/",
-        "/nothing",
-    ],
-)
-def test_what_is_not_there_is_404(running: Service, address: str) -> None:
-    response = running.client.get(address)
-    assert (response.status_code, response.get_json()["error"]["code"]) == (404, "not_found")
-
-
-def test_a_result_is_polled_under_its_own_model_only(running: Service) -> None:
-    answer = running.client.post("/predict", data=_form(png(0))).get_json()
-    assert running.client.get(f"/predictions/{answer['id']}?model={MODEL}").status_code == 200
-    assert running.client.get(f"/predictions/{answer['id']}?model=other").status_code == 404
+    assert service.client.post("/predict", data=form(png(0))).status_code == 200
 
 
 def test_the_wrong_verb_is_405_and_names_the_right_one(running: Service) -> None:
     response = running.client.get("/predict")
     assert (response.status_code, response.get_json()["error"]["code"]) == (405, "method_not_allowed")
     assert "POST" in response.headers["Allow"]
-
-
-def _waiters(service: Service) -> int:
-    return len(service.app.extensions["frontend"].replies._waiters)
-
-
-def test_nobody_waits_on_after_an_answer(running: Service) -> None:
-    running.client.post("/predict", data=_form(png(0), png(255), b"bad"))
-    assert _waiters(running) == 0
-
-
-@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.1"}])
-def test_nobody_waits_on_after_a_deadline(service: Service) -> None:
-    assert service.client.post("/predict", data=_form(png(0))).status_code == 504
-    assert _waiters(service) == 0
-
-
-def test_nobody_waits_on_after_a_refusal(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(*_: object, **__: object) -> None:
-        raise BrokerUnavailable("away")
-
-    monkeypatch.setattr(Producer, "enqueue", away)
-    response = service.client.post("/predict", data=_form(png(0)))
-    assert response.status_code == 503
-    assert _waiters(service) == 0
-
-
-def test_what_was_accepted_before_an_error_of_ours_is_cancelled(
-    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare, calls = images.prepare, []
-
-    def fail_the_second(*args: object, **how: object) -> object:
-        calls.append(args)
-        return prepare(*args, **how) if len(calls) == 1 else 1 / 0  # type: ignore[arg-type]
-
-    monkeypatch.setattr(images, "prepare", fail_the_second)
-    response = service.client.post("/predict", data=_form(png(0), png(1)))
-    assert response.status_code == 500
-    assert _waiters(service) == 0
-    assert client.keys(keys.of(MODEL).result("*")) == []
-
-
-def test_a_redis_that_hangs_is_found_out_once_for_all_pictures(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[object] = []
-
-    def away(*arguments: object, **_: object) -> None:
-        tried.append(arguments)
-        raise BrokerUnavailable("away")
-
-    monkeypatch.setattr(Producer, "enqueue", away)
-    response = service.client.post("/predict", data=_form(*[png(0)] * 5))
-    assert [each["error"]["code"] for each in response.get_json()["results"]] == ["broker_unavailable"] * 5
-    assert len(tried) == 1
-
-
-def test_when_the_client_has_gone_none_of_its_pictures_is_waited_for(
-    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[bool] = []
-
-    def gone(_: object) -> bool:
-        looks.append(len(looks) >= 2)  # after all three were accepted
-        return looks[-1]
-
-    monkeypatch.setattr("web.predict._client_gone", gone)
-    service.client.post("/predict", data=_form(*[png(0)] * 3))
-    assert looks == [False, False, True]
-    assert client.keys(keys.of(MODEL).result("*")) == []
-
-
-@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
-def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service: Service) -> None:
-    decoders = service.app.extensions["frontend"]._decoders
-    while decoders.acquire(blocking=False):
-        pass
-    response = service.client.post("/predict", data=_form(png(0)))
-    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
-    decoders.release()
-    assert service.client.post("/predict", data=_form(png(0))).status_code == 504
-
-
-@pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "2", "REQUEST_TIMEOUT_S": "4"}])
-def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
-    service: Service,
-) -> None:
-    decoders = service.app.extensions["frontend"]._decoders
-    taken = 0
-    while decoders.acquire(blocking=False):
-        taken += 1
-    sent = 4 * taken + 4
-    with ThreadPoolExecutor(sent) as threads:
-        # The queue is empty: each of them is let in.
-        answers = [threads.submit(_status, service.app.test_client(), png(0)) for _ in range(sent)]
-        eventually(lambda: len(decoders._cond._waiters) == sent)
-        threading.Event().wait(TOLD_S)
-        for _ in range(taken):
-            decoders.release()
-        statuses = sorted(answer.result() for answer in answers)
-    # Nobody runs them. Beyond QUEUE_LIMIT at most those that are decoded, or on their way, at that moment.
-    assert 2 <= statuses.count(504) <= 2 + 2 * taken
-    assert statuses.count(503) == sent - statuses.count(504)
-
-
-def _status(http: FlaskClient, picture: bytes) -> int:
-    return int(http.post("/predict", data=_form(picture)).status_code)
-
-
-def test_a_result_that_came_before_the_deadline_is_given_after_it(service: Service) -> None:
-    frontend = service.app.extensions["frontend"]
-    view = frontend.models.named(MODEL)
-    accepted = frontend.accept(
-        view, png(0), top=1, polled=False, traceparent=None, since=time.monotonic() - 19.9
-    )
-    result = Result(id=accepted.job_id, model=MODEL, model_version="v1")
-    accepted.waiter.put(result)
-    eventually(lambda: time.monotonic() > accepted.wait_until)
-    assert frontend.wait(accepted, client_gone=lambda: False) == result
 
 
 @pytest.mark.parametrize("pictures", [1, 2])
@@ -400,7 +194,7 @@ def test_every_503_says_when_to_come_back(
 
     monkeypatch.setattr(Producer, "take_or_cancel", away)
     monkeypatch.setattr(Frontend, "_failure", lambda *_: "away")
-    response = service.client.post("/predict", data=_form(*[png(0)] * pictures))
+    response = service.client.post("/predict", data=form(*[png(0)] * pictures))
     assert (response.status_code, response.headers["Retry-After"]) == (503, "7")
 
 
@@ -408,18 +202,9 @@ def test_every_503_says_when_to_come_back(
 def test_what_the_queue_has_no_room_for_is_not_decoded(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.client.post("/predict", data=_form(png(0)), headers={"Prefer": "respond-async"})
+    service.client.post("/predict", data=form(png(0)), headers={"Prefer": "respond-async"})
     monkeypatch.setattr(images, "prepare", lambda *_, **__: pytest.fail("it was decoded"))
-    assert service.client.post("/predict", data=_form(png(0))).status_code == 503
-
-
-@pytest.mark.parametrize("environment", [{"ASYNC_TIMEOUT_S": "0.2"}])
-def test_a_deadline_that_a_poller_was_told_of_stands(
-    service: Service, client: redis.Redis, keys: Keys
-) -> None:
-    accepted = service.client.post("/predict", data=_form(png(0)), headers={"Prefer": "respond-async"})
-    eventually(lambda: service.client.get(accepted.headers["Location"]).status_code == 504)
-    assert client.keys(keys.of(MODEL).result("*")) == []
+    assert service.client.post("/predict", data=form(png(0))).status_code == 503
 
 
 def test_the_job_in_redis_is_a_fitted_uint8_picture(
@@ -427,7 +212,7 @@ def test_the_job_in_redis_is_a_fitted_uint8_picture(
 ) -> None:
     service.client.post(
         "/predict",
-        data=_form(png(7)),
+        data=form(png(7)),
         headers={"Prefer": "respond-async", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"},
     )
     queued = client.lindex(keys.of(MODEL).queue, 0)
@@ -444,21 +229,9 @@ def test_an_unexpected_error_is_a_500_in_the_same_shape(
     running: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Frontend, "accept", lambda *_, **__: 1 / 0)
-    response = running.client.post("/predict", data=_form(png(0)))
+    response = running.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (500, "internal")
     assert "division" not in response.get_data(as_text=True)
-
-
-def test_a_client_is_gone_once_it_has_closed_and_not_before() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        assert not _client_gone({"gunicorn.socket": ours})
-        theirs.sendall(b"the next request")
-        assert not _client_gone({"gunicorn.socket": ours})
-        assert ours.recv(100) == b"the next request"
-        theirs.close()
-        assert _client_gone({"gunicorn.socket": ours})
-    assert not _client_gone({})
 
 
 def test_a_container_decodes_on_the_cores_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,130 @@
+"""Fitting a picture to a network's input, and decoding it no larger than that needs."""
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from broker.messages import Fit, InputSpec
+from tests.web.conftest import encoded
+from web import images
+from web.images import decode, fit, prepare
+
+MANY = 10_000_000
+RED = (250, 10, 20)
+
+
+def _spec(fit_: Fit, *, width: int = 6, height: int = 4, channels: int = 3) -> InputSpec:
+    return InputSpec(width, height, channels, fit_)
+
+
+def _scene(size: tuple[int, int]) -> Image.Image:
+    """Smooth light and a few hard edges, as photos have."""
+    down, across = np.mgrid[0 : size[1], 0 : size[0]]
+    waves = 128 + 60 * np.sin(across / 97) + 60 * np.cos(down / 53)
+    pixels = np.stack([waves, 255 - waves, np.full_like(waves, 90)], axis=2)
+    pixels[size[1] // 3 : size[1] // 2, size[0] // 4 : size[0] // 2] = RED
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (20000, 1)])
+@pytest.mark.parametrize("how", [Fit.STRETCH, Fit.CROP, Fit.PAD])
+def test_any_size_fits(size: tuple[int, int], how: Fit) -> None:
+    spec = _spec(how)
+    pixels = prepare(encoded(Image.new("RGB", size, RED)), spec, max_pixels=MANY).pixels
+    assert pixels.shape == spec.shape
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+
+
+def test_stretch_takes_all_crop_the_middle_pad_the_whole_with_the_border_s_colour() -> None:
+    picture = Image.new("RGB", (30, 10), "blue")
+    picture.paste((255, 255, 255), (10, 0, 20, 10))
+    square = {"width": 12, "height": 12}
+    stretched = fit(picture, _spec(Fit.STRETCH, **square))
+    assert stretched[6, 0].tolist() == [0, 0, 255]
+    assert stretched[6, 6].tolist() == [255, 255, 255]
+    cropped = fit(picture, _spec(Fit.CROP, **square))
+    assert (cropped > 230).all()
+    padded = fit(picture, _spec(Fit.PAD, **square))
+    assert padded[0, 6].tolist() == [0, 0, 255]
+    assert padded[6, 6].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("size", [(120, 75), (75, 120), (61, 61), (40, 200), (300, 41), (10, 7)])
+def test_crop_with_resize_is_the_centre_of_the_picture_with_its_short_side_resized(
+    size: tuple[int, int],
+) -> None:
+    noise = Image.fromarray(np.random.default_rng(2).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    # torchvision.transforms.functional: resize and center_crop.
+    after = (40, int(40 * size[1] / size[0])) if size[0] <= size[1] else (int(40 * size[0] / size[1]), 40)
+    whole = noise.resize(after, Image.Resampling.BICUBIC)
+    left, top = (round((side - kept) / 2) for side, kept in zip(after, (36, 32), strict=True))
+    expected = np.asarray(whole.crop((left, top, left + 36, top + 32)), int)
+    found = fit(noise, InputSpec(36, 32, 3, Fit.CROP, resize=40)).astype(int)
+    # Pillow rounds a little otherwise in a box: 0.2 on average at one of these sizes, 0 at the others.
+    assert np.abs(found - expected).mean() < 0.5
+    assert np.abs(found - expected).max() <= 8
+
+
+def test_a_long_thin_picture_is_cropped_without_being_made_whole() -> None:
+    thin = Image.new("L", (images.MAX_SIDE, 1), 77)
+    found = fit(thin, InputSpec(224, 224, 1, Fit.CROP, resize=255))  # 4 gigapixels, if it were
+    assert (found == 77).all()
+
+
+def test_a_jpeg_is_not_decoded_smaller_than_the_resize_before_the_crop() -> None:
+    upload = encoded(_scene((1000, 520)), "JPEG", quality=90)
+    spec = InputSpec(224, 224, 3, Fit.CROP, resize=300)
+    assert images._needed_side(spec) == 300
+    assert images._decode(upload, max_pixels=MANY, needed=lambda _: 300)[0].size == (1000, 520)
+    smaller = prepare(upload, spec, max_pixels=MANY).pixels
+    assert np.array_equal(smaller, fit(decode(upload, max_pixels=MANY), spec))
+
+
+def test_stretch_is_pillow_s_bicubic() -> None:
+    noise = Image.fromarray(np.random.default_rng(2).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    expected = np.asarray(noise.resize((6, 4), Image.Resampling.BICUBIC))
+    assert np.array_equal(fit(noise, _spec(Fit.STRETCH)), expected)
+
+
+def test_a_picture_that_fits_is_left_as_it_is() -> None:
+    pixels = np.random.default_rng(3).integers(0, 255, (4, 6, 3), dtype=np.uint8)
+    assert np.array_equal(fit(Image.fromarray(pixels), _spec(Fit.STRETCH)), pixels)
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((1280, 720), (320, 180)),
+        ((1440, 1296), (180, 162)),
+        ((300, 200), (300, 200)),
+        ((1000, 170), (1000, 170)),
+    ],
+)
+def test_a_jpeg_larger_than_the_model_needs_is_decoded_smaller(
+    size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    upload = encoded(_scene(size), "JPEG", quality=90)
+    image, original_size = images._decode(upload, max_pixels=MANY * 2, needed=lambda _: 160)
+    assert image.size == decoded
+    assert original_size == size
+
+
+@pytest.mark.parametrize("fit_", [Fit.STRETCH, Fit.CROP, Fit.PAD])
+def test_decoded_smaller_it_is_the_same_picture(fit_: Fit) -> None:
+    spec = _spec(fit_, width=96, height=80)
+    upload = encoded(_scene((1280, 720)), "JPEG", quality=90)
+    smaller = prepare(upload, spec, max_pixels=MANY).pixels.astype(int)
+    whole = fit(decode(upload, max_pixels=MANY), spec).astype(int)
+    assert np.abs(smaller - whole).mean() < 1
+    assert np.abs(smaller - whole).max() < 48
+
+
+def test_a_large_photo_on_its_side_is_told_in_the_size_that_people_see() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    upload = encoded(_scene((1280, 720)), "JPEG", exif=exif)
+    prepared = prepare(upload, _spec(Fit.STRETCH, width=32, height=32), max_pixels=MANY)
+    assert prepared.original_size == (720, 1280)
+    # Turned clockwise, the red box stands in columns 16 to 21 and rows 8 to 16 of 32.
+    assert np.abs(prepared.pixels[10:14, 17:20].astype(int) - RED).max() < 12

@@ -1,0 +1,72 @@
+"""Progressive JPEGs: what decoding costs is judged before it is paid."""
+
+import struct
+
+import pytest
+from PIL import Image
+
+from tests.e2e.hostile_cases import painted_over
+from tests.web.conftest import encoded
+from web import scans
+from web.images import InvalidImage, decode
+
+MANY = 10_000_000
+
+
+def _tiff_of(jpeg: bytes, *, side: int) -> bytes:
+    """A TIFF of one strip, which is a JPEG."""
+    start = 8 + 2 + 12 * 9 + 4
+    tags = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, 7), (262, 3, 1), (273, 4, start)]
+    tags += [(277, 3, 1), (278, 4, side), (279, 4, len(jpeg))]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0\0\0\0" + jpeg
+
+
+@pytest.mark.parametrize(("more", "max_pixels"), [(200, MANY), (12, 4000)])
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(
+    more: int, max_pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(InvalidImage, match="too many scans"):
+        decode(painted_over(60, more), max_pixels=max_pixels)
+
+
+@pytest.mark.parametrize("more", [0, 8])
+def test_a_progressive_jpeg_is_sound_whatever_comes_within_and_after_it(more: int) -> None:
+    jpeg = painted_over(60, more)
+    thumbnail = b"\xff\xe1" + (2 + 600).to_bytes(2) + b"\xff\xda" * 300
+    film = b"\xff\xda" * 5000  # what a phone's moving photo has after its picture
+    assert decode(jpeg[:2] + thumbnail + jpeg[2:] + film, max_pixels=4000).size == (60, 60)
+
+
+@pytest.mark.parametrize(
+    "hidden", [b"\xff\x02\xff\xff", b"\xff\xd0", b"\xff\xff", b"\xff\x00\xff\x01", b"\xff\xfe\x00\x00"]
+)
+def test_no_other_bytes_hide_a_scan(hidden: bytes) -> None:
+    jpeg = painted_over(60, 0)
+    last = jpeg.rindex(b"\xff\xda")
+    many = jpeg[:last] + (hidden + jpeg[last:-2]) * 200 + jpeg[-2:]
+    assert scans.too_many(many, pixels=3600, max_pixels=MANY)
+
+
+def test_a_jpeg_of_nothing_but_markers_is_not_read_to_its_end() -> None:
+    assert scans.too_many(b"\xff\xd8" + b"\xff\xfe\x00\x02" * 10_000, pixels=1, max_pixels=MANY)
+    assert not scans.too_many(b"\xff\xd8", pixels=0, max_pixels=MANY)
+
+
+@pytest.mark.parametrize("kind", ["MPO", "TIFF"])
+def test_what_holds_a_jpeg_is_no_way_around_it(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    jpeg = painted_over(60, 400)
+    other = encoded(Image.new("L", (60, 60)), "JPEG")
+    if kind == "MPO":
+        index = encoded(
+            Image.new("L", (60, 60)), "MPO", save_all=True, append_images=[Image.new("L", (60, 60))]
+        )
+        at = index.index(b"\xff\xe2")
+        segment = index[at : at + 2 + int.from_bytes(index[at + 2 : at + 4])]
+        upload = jpeg[:2] + segment + jpeg[2:] + other
+    else:
+        upload = _tiff_of(jpeg, side=60)
+    with pytest.raises(InvalidImage):
+        decode(upload, max_pixels=MANY)
+    capfd.readouterr()  # libtiff, whose own bound is a hundred, says so
