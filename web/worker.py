@@ -24,9 +24,7 @@ from web.connection import Connection, Stage
 from web.neighbours import Neighbours
 from web.transit import LINGER_S, Arriving, Lingering, Sending
 
-_READ_BYTES: Final = 256 * 1024
-"""At most in one read: a usual upload takes one to three."""
-
+_READ_BYTES: Final = 256 * 1024  # at most at once: a usual upload takes one read to three
 _SWEEP_S: Final = 0.25
 
 
@@ -111,30 +109,28 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         if conn.stage is not Stage.SENDING:  # closed by what was woken before it
             return
         try:
-            is_read = self.sending.go_on(conn, time.monotonic())
-        except OSError:
-            self._drop(conn)
-        else:
-            if is_read:
+            if self.sending.go_on(conn, time.monotonic()):
                 self._leave(conn)
                 conn.unwatch(self.poller)
                 self._answered(conn)
+        except OSError:
+            self._drop(conn)
 
     def _answered(self, conn: Connection) -> None:
         """All of an answer is sent: on to the connection's next request, or to its end."""
         rest, conn.rest = conn.rest, b""
-        if not conn.goes_on:
+        if conn.goes_on:
+            self._idle(conn)
+            if rest:
+                self._take(conn, rest)
+        else:
             self._linger(conn)
-            return
-        self._idle(conn)
-        if rest:
-            self._take(conn, rest)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Serve what is ready; wait for it no longer than until something may be late."""
         self._neighbours.tell(self.nr_conns)
-        is_patient = not (self.arriving or self.sending or self.lingering)
-        patience_s = self._neighbours.left_s() or (timeout if is_patient else _SWEEP_S)
+        has_bounds = self.arriving or self.sending or self.lingering
+        patience_s = self._neighbours.left_s() or (_SWEEP_S if has_bounds else timeout)
         super().wait_for_and_dispatch_events(min(timeout, patience_s))
 
     def murder_pending(self) -> None:
@@ -156,6 +152,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             self._on_writable(conn, None)
             if conn.stage is Stage.SENDING and conn.sock.deadline <= now:
                 self._drop(conn)
+
+    def is_parent_alive(self) -> bool:
+        """Whether Gunicorn's master is there: without it this process stops, as on SIGTERM."""
+        if not (is_there := bool(super().is_parent_alive())):
+            self.alive = False
+        return is_there
 
     def _cap_keepalive(self, deadline: float) -> None:
         """The process is told to stop: what arrives may go on, but not until Gunicorn ends the process."""
@@ -200,12 +202,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             self.keepalived_conns.remove(conn)
             self.arriving.begin(conn, now)
         try:
-            whole = self.arriving.feed(conn, data, now)
+            if self.arriving.feed(conn, data, now):
+                self.enqueue_req(conn)
         except ServiceError as error:
             self._refuse(conn, error)
-            return
-        if whole:
-            self.enqueue_req(conn)
         if largest := self.arriving.too_much():
             self._refuse(largest, Overloaded("Too many large uploads at once; send it again."))
 

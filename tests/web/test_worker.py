@@ -236,6 +236,21 @@ def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
     eventually(serving.ended)
 
 
+def test_when_gunicorn_s_master_is_gone_it_keeps_no_connection(serving: Serving) -> None:
+    busy = serving.client()
+    busy.send(GET)
+    assert busy.answer()[2]["Connection"] == "keep-alive"
+    serving.worker.ppid = -1
+
+    def is_closed() -> bool:
+        busy.send(GET)
+        return busy.answer()[2]["Connection"] == "close"
+
+    eventually(is_closed)
+    assert busy.at_end()
+    eventually(serving.ended)
+
+
 @pytest.mark.parametrize("given", [b"X-Request-ID: mine-1\r\n", b"X-Request-ID: a b\r\n", b""])
 def test_a_refusal_says_the_request_s_id_as_answers_do(serving: Serving, given: bytes) -> None:
     client = serving.client()
