@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from rich.console import Console
 
-from loadtest.figures import LEAVING, Errors, Figures, OfModel, Report
+from loadtest.figures import LEAVING, Errors, FaultAccount, Figures, OfFault, OfModel, Report
 from loadtest.ledger import Account
 from loadtest.messages import Load
 from loadtest.tables import show, show_account
@@ -163,3 +163,14 @@ def test_a_ledger_that_does_not_add_up() -> None:
     assert account(wrong=wrong)[-22:] == [*wrong[:20], "and 5 more", "5 requests: 25 things are wrong."]
     assert account(wrong=wrong[:2])[-1] == "5 requests: 2 things are wrong."
     assert account(wrong=wrong[:1])[-2:] == [wrong[0], "5 requests: one thing is wrong."]
+
+
+def test_a_long_command_does_not_break_the_table_of_faults() -> None:
+    command = "sh -c 'docker-compose kill -s SIGKILL model_server; docker-compose up -d model_server'"
+    of = [OfFault(fault="", requests=375, right=375), OfFault(fault=command, strikes=2, requests=1063)]
+    text = shown(quiet(), width=80, faults=FaultAccount(rows=of, requests=1438))
+    lines = text.splitlines()
+    assert f"1: {command}" in lines
+    cells = [line.split() for line in lines]
+    assert ["before", "-", "375", "375", "0", "0", "0", "0", "-", "-"] in cells
+    assert ["1", "2", "1063", "0", "0", "0", "0", "0", "-", "-"] in cells
