@@ -19,7 +19,6 @@ from broker.errors import (
     BrokerUnavailable,
     ClientError,
     DeadlinePassed,
-    ModelUnavailable,
     Overloaded,
 )
 from broker.messages import InputSpec, Job, Prediction, Result, WorkerState
@@ -28,7 +27,7 @@ from broker.registry import ModelView, Registry
 from broker.replies import Replies, Waiter
 from web import drawing, images, size
 from web.images import Prepared
-from web.models import RETRY_FAILED_S, Models, Names
+from web.models import Models, Names, unavailable
 from web.turns import turn
 
 _LOG = logging.getLogger(__name__)
@@ -200,7 +199,7 @@ class Frontend:
             if result is not None:
                 return result
             if reason:
-                raise ModelUnavailable(reason, retry_after_s=RETRY_FAILED_S)
+                raise unavailable(reason)
             raise DeadlinePassed(f"No answer came in {self._limits.request_timeout_s:g} s.")
         finally:
             self.replies.forget(waiter)

@@ -12,8 +12,10 @@ from broker.errors import ModelUnavailable, NoWorker, ServiceError, UnknownModel
 from broker.messages import WorkerState
 from broker.registry import ModelView, Registry
 
-RETRY_FAILED_S: Final = 30
-"""Advice for a model that failed to load: only an operator changes that."""
+_RETRY_FAILED_S: Final = 30
+"""For programs that ask again whatever they are told: only an operator changes that a model failed to load."""
+
+_MENDED_FIRST: Final = "Asking again helps only once its operator has mended it."
 
 _NOTICE_LENGTH: Final = 600
 """Its reason is written for operators, and it travels with each picture."""
@@ -38,6 +40,12 @@ class Chosen:
     """The one that was asked for, whose bounds hold: another, if that failed to load."""
     notice: str = ""
     """Then, why; it belongs into the answer."""
+
+
+def unavailable(reason: str) -> ModelUnavailable:
+    """The refusal of a model that failed to load, for `reason`."""
+    end = "" if reason.endswith(".") else "."
+    return ModelUnavailable(f"{reason}{end} {_MENDED_FIRST}", retry_after_s=_RETRY_FAILED_S)
 
 
 class Models:
@@ -78,7 +86,7 @@ class Models:
                 raise NoWorker(f"No model server has announced {name} yet; it may still be starting.")
             raise self.unknown(name, models)
         if view.state is WorkerState.FAILED:
-            raise ModelUnavailable(view.reason, retry_after_s=RETRY_FAILED_S)
+            raise unavailable(view.reason)
         silent_s = self._clock.now() - view.last_alive
         if view.state is None and silent_s > self._request_timeout_s:
             raise NoWorker(f"No model server has served {name} for {self._request_timeout_s:g} s.")
@@ -107,7 +115,7 @@ class Models:
                 raise failed from None
             if view.card.task != asked.card.task:  # who waits for boxes can do nothing with classes
                 raise
-            said = f"{self.fallback} answers for {self.default}, which failed to load: {failed.message}"
+            said = f"{self.fallback} answers for {self.default}, which failed to load: {asked.reason}"
             return Chosen(view, asked, said[:_NOTICE_LENGTH])
 
     def answering(self) -> str:

@@ -17,6 +17,7 @@ from tests.fakes import CARD, KEY_TTL_S, MODEL, eventually, lapse
 from tests.web.conftest import Service, png
 
 REASON = "big: no weights. Three ways out: ..."
+REFUSED = f"{REASON} Asking again helps only once its operator has mended it."
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_an_annotated_picture_says_it_in_its_head(running: Service, failed: Leas
 def test_who_names_the_failed_model_gets_its_failure(running: Service) -> None:
     for query in ("?model=big", "?model=big&top=3"):
         answer = _post(running, query)
-        assert (answer.status_code, answer.json["error"]["message"]) == (503, REASON)
+        assert (answer.status_code, answer.json["error"]["message"]) == (503, REFUSED)
     by_form = running.client.post("/predict", data={"image": (io.BytesIO(png(0)), "x.png"), "model": "big"})
     assert by_form.status_code == 503
     assert running.client.get("/readyz?model=big").status_code == 503
@@ -88,7 +89,7 @@ def test_a_classifier_does_not_fall_in_for_a_detector(
     eventually(lambda: running.client.get(f"/readyz?model={MODEL}").status_code == 200)
     eventually(lambda: running.client.get("/readyz?model=big").status_code == 503)
     answer = _post(running)
-    assert (answer.status_code, answer.json["error"]["message"]) == (503, REASON)
+    assert (answer.status_code, answer.json["error"]["message"]) == (503, REFUSED)
     assert running.client.get("/models").get_json()["default_answered_by"] == "big"
 
 
@@ -202,7 +203,7 @@ def test_without_a_fallback_the_default_s_failure_is_the_answer(
     own = Lease(client, keys, card, lease_s=30, key_ttl_s=KEY_TTL_S, clock=RedisClock())
     own.register(State(WorkerState.FAILED, "v1", reason=REASON))
     eventually(lambda: _post(running).status_code == 503)
-    assert _post(running).json["error"]["message"] == REASON
+    assert _post(running).json["error"]["message"] == REFUSED
     models = running.client.get("/models").get_json()
     assert (models["fallback_model"], models["default_answered_by"]) == (None, "big")
     assert "answers requests that name no model" not in running.client.get("/").get_data(as_text=True)

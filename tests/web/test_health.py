@@ -70,7 +70,9 @@ def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
     assert response.status_code == 400
     response = service.client.post("/predict", data=b"x", content_type="image/png")
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "model_unavailable")
-    assert response.get_json()["error"]["message"] == "no weights. Three ways out: ..."
+    said = "no weights. Three ways out: ... Asking again helps only once its operator has mended it."
+    assert response.get_json()["error"]["message"] == said
+    assert response.headers["Retry-After"] == "30"
     assert "no weights" in service.client.get("/").get_data(as_text=True)
     assert "no weights" in service.client.get(f"/readyz?model={MODEL}").get_json()["reason"]
     assert service.client.get("/models").get_json()["models"][0]["reason"].startswith("no weights")
@@ -90,6 +92,7 @@ def test_a_request_that_waits_for_a_model_hears_that_it_failed(service: Service)
     waiting.join(15)  # well before its deadline of 20 s
     (response,) = answers
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "model_unavailable")
+    assert "only once its operator has mended it" in response.get_json()["error"]["message"]
 
 
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.1"}])
