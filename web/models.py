@@ -13,7 +13,7 @@ from broker.messages import WorkerState
 from broker.registry import ModelView, Registry
 
 _RETRY_FAILED_S: Final = 30
-"""For programs that ask again whatever they are told: only an operator changes that a model failed to load."""
+"""For programs that ask again whatever they are told: only an operator changes that a model failed."""
 
 _MENDED_FIRST: Final = "Asking again helps only once its operator has mended it."
 

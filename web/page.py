@@ -11,7 +11,7 @@ from flask import Blueprint, Response, current_app, make_response, render_templa
 from broker.errors import BrokerUnavailable
 from broker.messages import Fit, WorkerState
 from broker.registry import ModelView
-from web import languages
+from web import languages, reasons
 from web.frontend import Frontend
 
 blueprint = Blueprint("page", __name__)
@@ -90,6 +90,7 @@ def _shown(template: str, **values: Any) -> Response:  # noqa: ANN401 - what the
         say=languages.speaker(language),
         # A language that was chosen goes along to the other page.
         link=lambda endpoint: url_for(endpoint, lang=lang),
+        told=reasons.told,
         max_bytes=current_app.config["MAX_CONTENT_LENGTH"],
         **values,
     )

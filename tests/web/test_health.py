@@ -73,7 +73,10 @@ def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
     said = "no weights. Three ways out: ... Asking again helps only once its operator has mended it."
     assert response.get_json()["error"]["message"] == said
     assert response.headers["Retry-After"] == "30"
-    assert "no weights" in service.client.get("/").get_data(as_text=True)
+    page = service.client.get("/").get_data(as_text=True)
+    assert '<span class="words" lang="en">no weights.</span>' in page
+    assert '<p lang="en">no weights. Three ways out: ...</p>' in page
+    assert "Only the operator of this service can mend that; choose another model." in page
     assert "no weights" in service.client.get(f"/readyz?model={MODEL}").get_json()["reason"]
     assert service.client.get("/models").get_json()["models"][0]["reason"].startswith("no weights")
 

@@ -40,12 +40,12 @@ export class Card {
     this.body.replaceChildren(...answerParts(answer, elapsedMs, this.picture));
   }
 
-  failed(failure) {
+  failed(failure, model) {
     this.element.dataset.state = "failed";
     this.element.dataset.code = failure.code;
     const again = button("answer.retry", this.picture.name, say("answer.retry_short"), () => this.onRetry(this));
     this.body.replaceChildren(
-      element("div", { className: "problem" }, ...explained(failure)),
+      element("div", { className: "problem" }, ...explained(failure, model)),
       element("p", { className: "buttons" }, again),
     );
   }

@@ -65,10 +65,10 @@ export class Digits {
     clearTimeout(this.timer);
     const drawing = ++this.drawing;
     const picture = made(await this.sheet.png(), "drawing.png");
-    const { card, answer, failure } = await this.ask(picture, this.result);
+    const { card, answer, failure, model } = await this.ask(picture, this.result);
     if (drawing !== this.drawing) return;
     this.result = card;
     if (answer) fill(this.read, best(answer));
-    else if (failure) fill(this.read, heading(failure));
+    else if (failure) fill(this.read, heading(failure, model));
   }
 }

@@ -4,20 +4,23 @@
 
 import { Failure, mostBytes } from "./api.js";
 import { element } from "./dom.js";
+import { why } from "./reason.js";
 import { knows, say, size } from "./text.js";
 
-/** A failure as nodes: what happened, what to do, and what the service itself said of it. */
-export function explained(failure) {
-  const nodes = [element("strong", {}, heading(failure))];
+/** A failure as nodes: what happened, what to do, and what the service itself said of it. `model`: who was asked. */
+export function explained(failure, model) {
+  const nodes = [element("strong", {}, heading(failure, model))];
   const advice = `advice.${failure.code}`;
   if (knows(advice)) nodes.push(" ", element("span", {}, say(advice, { size: size(mostBytes) })));
+  // Waiting mends no model; and why it failed is told once, beside its name.
+  if (failure.code === "model_unavailable") return nodes;
   if (failure.retryAfterS) nodes.push(" ", element("span", {}, say("error.retry_after", { count: failure.retryAfterS })));
-  if (failure.message) nodes.push(" ", element("span", { className: "words", lang: "en" }, failure.message));
-  return nodes;
+  return [...nodes, " ", ...why(failure.message)];
 }
 
 /** What happened, in a few words. */
-export function heading(failure) {
+export function heading(failure, model) {
+  if (failure.code === "model_unavailable" && model) return say("trouble.failed", { name: model });
   const key = `error.${failure.code}`;
   return say(failure instanceof Failure && knows(key) ? key : "error.unexpected");
 }

@@ -6,6 +6,7 @@
 import { Failure, models } from "./api.js";
 import { byId, element, fill } from "./dom.js";
 import { explained } from "./failures.js";
+import { why } from "./reason.js";
 import { say } from "./text.js";
 
 const SETTLED_MS = 5000;
@@ -119,16 +120,15 @@ function trouble(model) {
   const found = [];
   if (model.state !== "ready") {
     const kind = model.state === "loading" ? "notice" : "problem";
-    const text = say(`trouble.${model.state}`, { name: model.model });
-    found.push(element("p", { className: kind }, element("strong", {}, text), " ", reason(model)));
+    const text = element("strong", {}, say(`trouble.${model.state}`, { name: model.model }));
+    const advice = model.state === "failed" ? say("advice.model_unavailable") : null;
+    found.push(element("div", { className: kind }, text, " ", advice, ...why(model.reason)));
   } else if (model.reason) {
-    found.push(element("p", { className: "notice" }, reason(model)));
+    found.push(element("div", { className: "notice" }, ...why(model.reason)));
   }
   if (model.weights === "random") found.push(element("p", { className: "notice" }, say("model.random")));
   return found;
 }
-
-const reason = (model) => element("span", { className: "words", lang: "en" }, model.reason);
 
 function standIn(said) {
   if (!said?.default_answered_by || said.default_answered_by === said.default_model) return [];

@@ -44,9 +44,9 @@ async function answerInto(card, { model, name: asked }) {
   } catch (failure) {
     if (card.stop.signal.aborted) return {};
     if (!(failure instanceof Failure)) throw failure;
-    card.failed(failure);
-    announce(`${name}: ${heading(failure)}`);
-    return { failure };
+    card.failed(failure, model);
+    announce(`${name}: ${heading(failure, model)}`);
+    return { failure, model };
   }
 }
 
