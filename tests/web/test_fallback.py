@@ -186,7 +186,8 @@ def test_the_models_and_the_page_say_who_answers(running: Service) -> None:
     told = (models["default_model"], models["fallback_model"], models["default_answered_by"])
     assert told == ("big", MODEL, MODEL)
     page = running.client.get("/").get_data(as_text=True)
-    assert f"{MODEL} answers requests that name no model, because big failed." in page
+    assert f"{MODEL} answers instead of big, which could not be loaded." in page
+    assert "big: no weights." in page
     assert f'<option value="{MODEL}" selected>' in page
     ready = running.client.get("/readyz")
     assert (ready.status_code, ready.json) == (
@@ -206,4 +207,4 @@ def test_without_a_fallback_the_default_s_failure_is_the_answer(
     assert _post(running).json["error"]["message"] == REFUSED
     models = running.client.get("/models").get_json()
     assert (models["fallback_model"], models["default_answered_by"]) == (None, "big")
-    assert "answers requests that name no model" not in running.client.get("/").get_data(as_text=True)
+    assert "answers instead of" not in running.client.get("/").get_data(as_text=True)

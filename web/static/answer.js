@@ -6,18 +6,26 @@
 import { element } from "./dom.js";
 import { label } from "./labels.js";
 import { colourOf } from "./palette.js";
+import { inFull, told, why } from "./reason.js";
 import { repeats } from "./repeat.js";
 import { duration, say, share } from "./text.js";
 
-/** The nodes of an answer. `elapsedMs`: from sending the picture to reading the answer. */
-export function answerParts(answer, elapsedMs, picture) {
+/** The nodes of an answer. `elapsedMs`: from sending the picture to reading the answer; `replaced`: the model
+ * that another was to fall in for. */
+export function answerParts(answer, elapsedMs, picture, replaced) {
   return [
-    answer.notice ? element("p", { className: "notice", lang: "en" }, answer.notice) : "",
+    answer.notice ? element("div", { className: "notice" }, ...noticed(answer, replaced)) : "",
     answer.predictions.length ? ranking(answer.predictions) : element("p", {}, say("answer.nothing")),
     times(answer.timings_ms, elapsedMs),
     element("p", { className: "hint" }, ridden(answer)),
     repeats(answer, picture),
   ];
+}
+
+/** What the service says of an answer; that another model gave it in the page's own words, before the reason. */
+function noticed({ notice, model }, replaced) {
+  if (!replaced || replaced === model) return why(notice);
+  return [say("model.stand_in", { name: replaced, other: model }), inFull(told(notice).whole)];
 }
 
 /** The first label and its probability, in words. */

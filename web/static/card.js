@@ -34,10 +34,11 @@ export class Card {
     this.body.replaceChildren(element("p", { className: "waiting" }, say("answer.waiting", { name: model })));
   }
 
-  answered(answer, elapsedMs) {
+  /** `replaced`: the model that another was to fall in for. */
+  answered(answer, elapsedMs, replaced) {
     this.element.dataset.state = "answered";
     this.photo.draw(answer.predictions);
-    this.body.replaceChildren(...answerParts(answer, elapsedMs, this.picture));
+    this.body.replaceChildren(...answerParts(answer, elapsedMs, this.picture, replaced));
   }
 
   failed(failure, model) {

@@ -33,12 +33,18 @@ export class Models {
     return this.select.value;
   }
 
-  /** Whom to ask about a picture, and the name to ask by: none while nobody has chosen and another model falls in
-   * for the default, for then the answer says why. */
-  get choice() {
+  /** The default model, while another falls in for it and nobody has chosen any. */
+  get replaced() {
     const { default_model, default_answered_by } = this.said ?? {};
     const fallsIn = this.chosen === default_answered_by && this.chosen !== default_model;
-    return { model: this.chosen, name: fallsIn && !this.isChosen ? "" : this.chosen };
+    return fallsIn && !this.isChosen ? this.named(default_model) : undefined;
+  }
+
+  /** Whom to ask about a picture, and the name to ask by: none where that model falls in for `replaced`, for
+   * then the answer says so. */
+  get choice() {
+    const replaced = this.replaced?.model;
+    return { model: this.chosen, name: replaced ? "" : this.chosen, replaced };
   }
 
   /** The model to ask about a drawing: the chosen one, if it takes drawings, else one that does; or undefined. */
@@ -88,7 +94,7 @@ export class Models {
   show() {
     const model = this.named(this.chosen);
     fill(byId("about"), model ? about(model) : say("model.none"));
-    fill(byId("trouble"), ...(model ? trouble(model) : []), ...standIn(this.said));
+    fill(byId("trouble"), ...(model ? trouble(model) : []), ...standIn(this.chosen, this.replaced));
     this.onChange(this);
   }
 }
@@ -130,8 +136,8 @@ function trouble(model) {
   return found;
 }
 
-function standIn(said) {
-  if (!said?.default_answered_by || said.default_answered_by === said.default_model) return [];
-  const names = { name: said.default_model, other: said.default_answered_by };
-  return [element("p", { className: "notice" }, say("model.stand_in", names))];
+function standIn(other, replaced) {
+  if (!replaced) return [];
+  const text = say("model.stand_in", { name: replaced.model, other });
+  return [element("div", { className: "notice" }, text, ...why(replaced.reason))];
 }

@@ -33,12 +33,12 @@ async function ask(picture, choose, next) {
   return { card, ...(await answerInto(card, choose())) };
 }
 
-async function answerInto(card, { model, name: asked }) {
+async function answerInto(card, { model, name: asked, replaced }) {
   const { name } = card.picture;
   card.waiting(model);
   try {
     const { answer, elapsedMs } = await turns.take(() => predict(card.picture, asked, card.stop.signal));
-    card.answered(answer, elapsedMs);
+    card.answered(answer, elapsedMs, replaced);
     announce(`${name}: ${best(answer)}`);
     return { answer };
   } catch (failure) {
