@@ -137,6 +137,14 @@ def test_every_error_and_every_state_has_its_words() -> None:
         assert state == "ready" or f"trouble.{state}" in words
 
 
+def test_what_is_final_is_a_failure_of_the_request_and_every_such_failure_is() -> None:
+    """But for a model that there is not, where another may be chosen, and for a slow line."""
+    text = (FOLDER / "failures.js").read_text("utf-8")
+    (final,) = re.findall(r"FINAL = new Set\(\[(.*?)\]\)", text, re.DOTALL)
+    of_the_request = {code for code, status in errors.STATUS.items() if status < 500}
+    assert set(re.findall(r'"(\w+)"', final)) == of_the_request - {"unknown_model", "upload_timeout"}
+
+
 def test_no_script_makes_markup_of_text() -> None:
     for path in SCRIPTS:
         text = path.read_text("utf-8")

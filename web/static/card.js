@@ -5,7 +5,7 @@
 
 import { answerParts } from "./answer.js";
 import { element } from "./dom.js";
-import { explained } from "./failures.js";
+import { explained, mayPass } from "./failures.js";
 import { Photo } from "./photo.js";
 import { say } from "./text.js";
 
@@ -44,11 +44,10 @@ export class Card {
   failed(failure, model) {
     this.element.dataset.state = "failed";
     this.element.dataset.code = failure.code;
+    this.body.replaceChildren(element("div", { className: "problem" }, ...explained(failure, model)));
+    if (!mayPass(failure)) return;
     const again = button("answer.retry", this.picture.name, say("answer.retry_short"), () => this.onRetry(this));
-    this.body.replaceChildren(
-      element("div", { className: "problem" }, ...explained(failure, model)),
-      element("p", { className: "buttons" }, again),
-    );
+    this.body.append(element("p", { className: "buttons" }, again));
   }
 
   /** Let go of the picture's memory. */

@@ -7,6 +7,21 @@ import { element } from "./dom.js";
 import { why } from "./reason.js";
 import { knows, say, size } from "./text.js";
 
+/** Codes of what stays wrong however often, and by whatever model, it is asked. */
+const FINAL = new Set([
+  "bad_request",
+  "header_too_large",
+  "invalid_image",
+  "method_not_allowed",
+  "not_found",
+  "too_large",
+  "unsupported_format",
+  "uri_too_long",
+]);
+
+/** Whether the same picture may be answered another time. */
+export const mayPass = ({ code }) => !FINAL.has(code);
+
 /** A failure as nodes: what happened, what to do, and what the service itself said of it. `model`: who was asked. */
 export function explained(failure, model) {
   const nodes = [element("strong", {}, heading(failure, model))];
