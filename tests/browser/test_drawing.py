@@ -106,3 +106,18 @@ def test_a_finger_draws_and_the_page_stays_where_it_is(visit: Visit, digits: Sta
     finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     read(page, "1")
     assert page.evaluate("scrollY") == scrolled
+
+
+def test_the_buttons_stand_right_below_the_paper_and_stay_there(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url, width=390, height=844)
+    page.locator("#paper").scroll_into_view_if_needed()
+    edges = """() => [
+        document.querySelector('#paper').getBoundingClientRect().bottom,
+        document.querySelector('#recognise').getBoundingClientRect().top,
+    ].map((edge) => Math.round(edge + scrollY))"""
+    paper, buttons = page.evaluate(edges)
+    assert 0 < buttons - paper < 24
+    draw(page, "7")
+    read(page, "7")
+    assert page.evaluate(edges) == [paper, buttons]  # where the answer stands there was room for it
+    expect(page.locator("#read")).to_be_in_viewport()

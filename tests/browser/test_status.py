@@ -165,6 +165,40 @@ def test_a_failed_model_has_its_reason(visit: Visit, digits: Stack) -> None:
     expect(page.locator("[data-model=digits] .problem")).to_be_hidden()
 
 
+def test_workers_are_counted_by_what_they_do(visit: Visit, digits: Stack) -> None:
+    page = visit("about:blank")
+    said = json.loads(digits.text("/models"))
+    page.route("**/models", lambda route: route.fulfill(json=said))
+    page.goto(digits.url + "/status")
+    workers = page.locator(".totals div", has_text="Workers ready").locator("dd")
+    expect(workers).to_have_text(["1", "1 failed"])
+    (worker,) = next(model["workers"] for model in said["models"] if model["model"] == "digits")
+    said["models"][0]["workers"] = [
+        {**worker, "id": f"{number}", "state": state}
+        for number, state in enumerate(("ready", "loading", "ready", "draining", "ready", "loading"))
+    ]
+    said["models"][1]["workers"] = []
+    expect(workers).to_have_text(["3", "2 loading", "1 stopping"])
+
+
+@pytest.mark.parametrize(("width", "is_beneath"), [(390, True), (1280, False)])
+def test_no_column_of_the_workers_is_cut_off(
+    visit: Visit, digits: Stack, width: int, *, is_beneath: bool
+) -> None:
+    page = visit(digits.url + "/status", width=width)
+    table = page.locator("[data-model=digits] table")
+    expect(table.locator("tbody td")).to_have_count(7)
+    titles = [
+        "getComputedStyle(cell, '::before').content.replaceAll('\"', '')",
+        "cell.getBoundingClientRect().right <= innerWidth",
+    ]
+    shown = table.locator("tbody td").evaluate_all(f"cells => cells.map(cell => [{', '.join(titles)}])")
+    named = ["Worker", "State", "Heartbeat", "Pictures", "Rate while busy", "A batch takes", "Version"]
+    assert shown == [[name if is_beneath else "none", True] for name in named]
+    assert table.locator("xpath=..").evaluate("scroller => scroller.scrollWidth <= scroller.clientWidth")
+    expect(page.get_by_role("table", name="Workers of digits").get_by_role("cell")).to_have_count(7)
+
+
 @pytest.mark.refusals
 def test_without_redis_and_without_the_service(visit: Visit, stack: Stack, own_redis: RedisServer) -> None:
     stack.start_model_server()

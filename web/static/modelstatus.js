@@ -20,8 +20,9 @@ export class ModelStatus {
       latency: new Plot(say("status.latency"), duration, WINDOW_MS),
       queue: new Plot(say("status.queue"), (jobs) => number(jobs), WINDOW_MS),
     };
-    this.rows = element("tbody");
-    this.table = element("table", {}, element("caption", { className: "unseen" }, say("status.workers_of", { name })), heads(), this.rows);
+    // Roles are spelled out: a narrow window lays the table out as blocks, which are no table's by themselves.
+    this.rows = element("tbody", { role: "rowgroup" });
+    this.table = element("table", { role: "table" }, element("caption", { className: "unseen" }, say("status.workers_of", { name })), heads(), this.rows);
     this.drawn = element("div", { className: "plots" }, ...Object.values(this.plots).map((plot) => plot.element));
     const scroller = element("div", { className: "scroller", tabIndex: 0, role: "region", ariaLabel: say("status.workers_of", { name }) }, this.table);
     const heading = element("div", { className: "heading" }, element("h2", {}, name), this.badge);
@@ -50,9 +51,11 @@ export class ModelStatus {
 
 const COLUMNS = ["worker", "state", "heartbeat", "pictures", "rate", "call", "version"];
 
+const title = (column) => say(`status.column.${column}`);
+
 function heads() {
-  const cells = COLUMNS.map((column) => element("th", { scope: "col" }, say(`status.column.${column}`)));
-  return element("thead", {}, element("tr", {}, ...cells));
+  const cells = COLUMNS.map((column) => element("th", { scope: "col", role: "columnheader" }, title(column)));
+  return element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...cells));
 }
 
 function row(worker, time) {
@@ -66,7 +69,15 @@ function row(worker, time) {
     worker.latency_ms ? duration(worker.latency_ms) : "–",
     element("code", {}, worker.version),
   ];
-  return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
+  return element("tr", { role: "row" }, ...cells.map((cell, at) => titled(title(COLUMNS[at]), cell)));
 }
 
-const nobody = () => element("tr", {}, element("td", { colSpan: COLUMNS.length }, say("status.nobody")));
+/** A cell that has its column's title with it, for windows where it stands beneath that. */
+function titled(text, cell) {
+  const made = element("td", { role: "cell" }, cell);
+  made.dataset.title = text;
+  return made;
+}
+
+const nobody = () =>
+  element("tr", { role: "row" }, element("td", { role: "cell", colSpan: COLUMNS.length }, say("status.nobody")));

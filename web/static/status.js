@@ -59,18 +59,32 @@ function tell({ model, state }) {
 
 function totals({ models: all }) {
   const ready = all.filter((model) => model.state === "ready").length;
-  const workers = all.reduce((sum, model) => sum + model.workers.length, 0);
+  const workers = all.flatMap((model) => model.workers.map((worker) => worker.state));
   const queue = all.reduce((sum, model) => sum + model.queue_length, 0);
   const rate = all.reduce((sum, model) => sum + (history.latest(model.model)?.throughput ?? 0), 0);
-  const figures = {
-    "status.models_ready": `${number(ready)} / ${number(all.length)}`,
-    "status.workers": number(workers),
-    "status.queue": number(queue),
-    "status.throughput": say("status.per_s", { rate: number(rate, 1) }),
-  };
-  return Object.entries(figures).map(([key, text]) =>
-    element("div", {}, element("dt", {}, say(key)), element("dd", {}, text)),
-  );
+  return [
+    total("status.models_ready", `${number(ready)} / ${number(all.length)}`),
+    total("status.workers", number(count(workers, "ready")), ...others(workers)),
+    total("status.queue", number(queue)),
+    total("status.throughput", say("status.per_s", { rate: number(rate, 1) })),
+  ];
 }
+
+const count = (states, state) => states.filter((each) => each === state).length;
+
+/** Workers that take nothing now, by what they do instead. */
+function others(states) {
+  const there = ["loading", "draining", "failed"].filter((state) => states.includes(state));
+  return there.map((state) => say("status.others", { count: count(states, state), state: say(`state.${state}`) }));
+}
+
+const total = (key, figure, ...notes) =>
+  element(
+    "div",
+    {},
+    element("dt", {}, say(key)),
+    element("dd", {}, figure),
+    ...notes.map((note) => element("dd", { className: "hint" }, note)),
+  );
 
 look();
