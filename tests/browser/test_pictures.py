@@ -245,6 +245,11 @@ def test_without_scripts_it_is_a_form(visit: Visit, digits: Stack) -> None:
     expect(page.locator(".starting")).to_have_count(2)
     for each in page.locator(".starting").all():
         expect(each).to_be_hidden()
+    said = page.locator("main").inner_text()
+    for impossible in ("Drop", "paste", "camera", "draw", "Take a photo"):
+        assert impossible not in said
+    expect(page.locator("#drop")).to_have_css("border-style", "solid")  # it does not look like a place to drop
+    expect(page.locator("noscript .hint")).to_contain_text("Choose pictures, then send them.")
     page.select_option("#model", "digits")
     page.set_input_files("#files", SEVEN)
     page.get_by_role("button", name="Send").click()

@@ -199,6 +199,14 @@ def test_no_column_of_the_workers_is_cut_off(
     expect(page.get_by_role("table", name="Workers of digits").get_by_role("cell")).to_have_count(7)
 
 
+def test_without_scripts_it_leads_to_the_figures(visit: Visit, digits: Stack) -> None:
+    page = visit(digits.url + "/status", java_script_enabled=False)
+    expect(page.locator("noscript .problem")).to_contain_text("This page needs scripts")
+    expect(page.get_by_text("The plots show")).to_be_hidden()
+    page.locator("noscript a").click()
+    expect(page.locator("body")).to_contain_text('"default_answered_by"')
+
+
 @pytest.mark.refusals
 def test_without_redis_and_without_the_service(visit: Visit, stack: Stack, own_redis: RedisServer) -> None:
     stack.start_model_server()
