@@ -1,7 +1,7 @@
 """`/openapi.json`, and `/docs`, where it can be read and tried out in a browser: Swagger UI.
 
-Owns how long the description may be kept, and what the page may do. Swagger UI's files come with
-flask-swagger-ui and are served as the page's own are; nothing is fetched from elsewhere.
+Owns how long the description may be kept, and what the page may do; its frame is that of all pages. Swagger
+UI's files come with flask-swagger-ui and are served as the page's own are; nothing is fetched from elsewhere.
 """
 
 import hashlib
@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
-from flask import Blueprint, Response, current_app, make_response, render_template, request
+from flask import Blueprint, Response, current_app, request
 
 from broker.errors import BrokerUnavailable
 from web import openapi
 from web.frontend import Frontend
-from web.page import HEADERS, policy
+from web.page import policy, shown
 
 blueprint = Blueprint("docs", __name__)
 
@@ -32,8 +32,8 @@ _POLICY: Final = policy(
 @blueprint.get("/docs")
 def page() -> Response:
     """Swagger UI over /openapi.json."""
-    response = make_response(render_template("docs.html"))
-    response.headers.update({**HEADERS, "Content-Security-Policy": _POLICY})
+    response = shown("docs.html")
+    response.headers["Content-Security-Policy"] = _POLICY
     return response
 
 

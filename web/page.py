@@ -58,7 +58,7 @@ def index() -> Response:
     answering = models.answering() if views else models.default
     fallback = answering if answering != models.default else ""
     chosen = _first_choice(views, answering)
-    return _shown(
+    return shown(
         "index.html",
         views=views,
         chosen=chosen,
@@ -72,7 +72,7 @@ def index() -> Response:
 @blueprint.get("/status")
 def status() -> Response:
     """The frame of the status page: its script fills it from /models."""
-    return _shown("status.html")
+    return shown("status.html")
 
 
 def _first_choice(views: list[ModelView], answering: str) -> str:
@@ -81,14 +81,15 @@ def _first_choice(views: list[ModelView], answering: str) -> str:
     return answering if answering in ready else next(iter(ready), answering)
 
 
-def _shown(template: str, **values: Any) -> Response:  # noqa: ANN401 - what the template shows
+def shown(template: str, **values: Any) -> Response:  # noqa: ANN401 - what the template shows
+    """A page in the language of the request, with its headers."""
     language, lang = languages.of(request), languages.chosen(request) or None
     page = render_template(
         template,
         language=language,
         languages=languages.NAMES,
         say=languages.speaker(language),
-        # A language that was chosen goes along to the other page.
+        # A language that was chosen goes along to the other pages.
         link=lambda endpoint: url_for(endpoint, lang=lang),
         told=reasons.told,
         max_bytes=current_app.config["MAX_CONTENT_LENGTH"],

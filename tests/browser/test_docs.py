@@ -1,6 +1,9 @@
 """/docs in a real Chromium: Swagger UI under the page's policy, and a picture sent from it."""
 
+import re
+
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import SEVEN, Visit
@@ -36,6 +39,30 @@ def test_a_picture_is_sent_from_it(visit: Visit, digits: Stack) -> None:
     expect(answer.locator("tbody .response-col_status").first).to_contain_text("200")
     expect(answer.locator(".highlight-code").first).to_contain_text('"label": "7"')
     expect(answer).to_contain_text("x-request-id")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light"), (1280, "dark")])
+@pytest.mark.parametrize(("locale", "title", "back"), [("en", "API", "Try it"), ("zh-CN", "接口", "试一试")])
+def test_it_is_in_the_frame_of_the_other_pages(
+    visit: Visit, digits: Stack, width: int, scheme: str, locale: str, title: str, back: str
+) -> None:
+    page = visit(f"{digits.url}/docs", width=width, color_scheme=scheme, locale=locale)
+    expect(page.locator("#title")).to_have_text(title)
+    expect(page).to_have_title(re.compile(f"^{title} . Batchwire$"))
+    expect(page.locator(".opblock")).to_have_count(5)
+    found = Axe().run(page, context={"exclude": [["#docs"]]}).response["violations"]
+    assert found == []
+    colour = """place => {
+        const [red, green, blue] = getComputedStyle(place).color.match(/[0-9]+/g);
+        return Number(red) + Number(green) + Number(blue);
+    }"""
+    is_bright = page.locator(".opblock-summary-path").first.evaluate(colour) > 384
+    assert is_bright is (scheme == "dark")
+    header = page.locator("header").inner_text()
+    page.get_by_role("link", name=back).click()
+    expect(page.locator("#drop")).to_be_visible()
+    assert page.locator("header").inner_text() == header
+    assert page.locator("html").get_attribute("lang") == locale
 
 
 def test_the_example_in_json_can_be_sent_as_it_is(visit: Visit, digits: Stack) -> None:

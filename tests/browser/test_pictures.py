@@ -248,7 +248,9 @@ def test_without_scripts_it_is_a_form(visit: Visit, digits: Stack) -> None:
     said = page.locator("main").inner_text()
     for impossible in ("Drop", "paste", "camera", "draw", "Take a photo"):
         assert impossible not in said
-    expect(page.locator("#drop")).to_have_css("border-style", "solid")  # it does not look like a place to drop
+    expect(page.locator("#drop")).to_have_css(
+        "border-style", "solid"
+    )  # it does not look like a place to drop
     expect(page.locator("noscript .hint")).to_contain_text("Choose pictures, then send them.")
     page.select_option("#model", "digits")
     page.set_input_files("#files", SEVEN)

@@ -64,6 +64,9 @@ def test_the_page_offers_the_models(running: Service) -> None:
         ("/?lang=zh-CN", "en", "zh-CN"),
         ("/?lang=en", "zh-CN", "en"),
         ("/?lang=%3Cb%3E", "zh-CN", "zh-CN"),
+        ("/status", "zh-CN", "zh-CN"),
+        ("/docs", "zh-CN", "zh-CN"),
+        ("/docs?lang=zh-CN", "en", "zh-CN"),
     ],
 )
 def test_a_browser_gets_its_language(service: Service, address: str, accepted: str, lang: str) -> None:
@@ -75,7 +78,7 @@ def test_a_browser_gets_its_language(service: Service, address: str, accepted: s
 
 def test_files_are_kept_for_good_and_revalidated_by_their_etag(service: Service) -> None:
     found = re.findall(r'"(/static/[^"]+)"', service.client.get("/").get_data(as_text=True))
-    assert {Path(address).name for address in found} == {"icon.svg", "style.css", "page.js"}
+    assert {Path(address).name for address in found} == {"icon.svg", "frame.css", "style.css", "page.js"}
     for address in found:
         response = service.client.get(address)
         assert response.status_code == 200

@@ -2,9 +2,16 @@
  * Starts Swagger UI on /docs. Owns its options; knows nothing of the service but where its description is.
  */
 
+const place = document.getElementById("docs");
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", follow);
+follow();
+
 window.SwaggerUIBundle({
-  url: document.body.dataset.document,
-  dom_id: "#docs",
+  url: place.dataset.document,
+  domNode: place,
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
