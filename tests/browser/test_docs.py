@@ -41,6 +41,21 @@ def test_a_picture_is_sent_from_it(visit: Visit, digits: Stack) -> None:
     expect(answer).to_contain_text("x-request-id")
 
 
+def test_its_console_stays_empty(visit: Visit, digits: Stack) -> None:
+    page = visit("about:blank")
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(f"{digits.url}/docs")
+    for block in page.locator(".opblock").all():
+        block.locator(".opblock-summary-control").click()
+        block.get_by_role("button", name="Try it out").click()
+    files = page.locator("#operations-predictions-predict input[type=file]")
+    expect(files).to_have_count(1)
+    page.get_by_role("button", name="Add string item").click()
+    expect(files).to_have_count(2)
+    assert said == []
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light"), (1280, "dark")])
 @pytest.mark.parametrize(("locale", "title", "back"), [("en", "API", "Try it"), ("zh-CN", "接口", "试一试")])
 def test_it_is_in_the_frame_of_the_other_pages(

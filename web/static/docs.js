@@ -4,6 +4,14 @@
 
 const place = document.getElementById("docs");
 
+/** It asks for the field of a file in a list by this name, says in the console that there is none, and takes a
+ * field for files. What asks for it otherwise gets a field for text, as before. */
+const fileField = ({ React }) => ({
+  components: {
+    JsonSchema_string_binary: (props) => React.createElement(props.getComponent("JsonSchema_string"), props),
+  },
+});
+
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
 dark.addEventListener("change", follow);
@@ -12,6 +20,7 @@ follow();
 window.SwaggerUIBundle({
   url: place.dataset.document,
   domNode: place,
+  plugins: [fileField],
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
