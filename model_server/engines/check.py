@@ -53,6 +53,9 @@ TOLERANCES: Final = {
 _SLACK: Final = 0.01
 """How far outside 0..1 a probability may lie: quantised networks round."""
 
+_SUM_SLACK: Final = 0.01
+"""How far from 1 the sum of a picture's probabilities may be: those of a network in int8 are rounded."""
+
 _LEAST_PROBABILITY: Final = 1e-30
 """Below it logarithms are not compared; float32 itself ends at 1e-38."""
 
@@ -141,6 +144,27 @@ def require_probabilities(spec: ModelSpec, found: NDArray[np.float32]) -> None:
         raise ModelUnavailable(
             f"{spec.name}: the network gives numbers from {low:.3g} to {high:.3g}, no probabilities. If it "
             'ends in logits, say so in model.toml: [output] activation = "softmax" (or "sigmoid").'
+        )
+
+
+def require_logits(spec: ModelSpec, numbers: NDArray[np.float32]) -> None:
+    """Raise ModelUnavailable if what model.toml would make probabilities are probabilities already.
+
+    Twice through a softmax the best of a thousand classes has 0.0027 at most, the others 0.001. `numbers` is
+    float32 (pictures, classes), of several different pictures: logits lie within 0..1 for all of them by no
+    chance, but those of a single class may.
+    """
+    if spec.activation == "none" or numbers.shape[1] < 2:
+        return
+    wide = numbers.astype(np.float64)
+    within = bool(((wide >= 0) & (wide <= 1 + _SUM_SLACK)).all())
+    add_up = bool((np.abs(wide.sum(axis=1) - 1) <= _SUM_SLACK).all())
+    apart = spec.activation == "sigmoid" and float(wide.max()) > 0
+    if within and (add_up or apart):
+        raise ModelUnavailable(
+            f"{spec.name}: the network gives probabilities already, and activation = "
+            f'"{spec.activation}" would make nearly equal ones of them. Remove that line from [output] in '
+            "model.toml."
         )
 
 

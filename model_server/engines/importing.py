@@ -47,7 +47,9 @@ def _reference(spec: ModelSpec) -> tuple[Reference, list[int]]:
     kept = _kept(spec, graph, [each.shape for each in rows[0]])
     found = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in kept]
     if spec.task == "classification":
-        found = [_activated(spec, each.reshape(len(drawn), -1)) for each in found]
+        numbers = found[0].reshape(len(drawn), -1)
+        check.require_logits(spec, numbers)
+        found = [_activated(spec, numbers)]
         check.require_probabilities(spec, found[0])
     return Reference(drawn, tuple(found)), kept
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from model_server import layout, sources
 from model_server.catalogue import ModelSpec
-from model_server.engines import Outputs, pictures
+from model_server.engines import Outputs, check, pictures
 from model_server.engines.check import Reference
 from model_server.model_toml import Normalisation
 
@@ -53,16 +53,20 @@ class KerasNetwork:
         drawn = pictures.draw(self._spec.input)
         # By twos: ten at once leave 1.2 GB more resident (ResNet50, eager TensorFlow).
         parts = [self.plain(drawn[at : at + 2]) for at in range(0, len(drawn), 2)]
-        outputs = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
-        problem = _misfit(self._spec, [output.shape[1:] for output in outputs])
+        numbers = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+        problem = _misfit(self._spec, [each.shape[1:] for each in numbers])
         if problem:
             raise ModelUnavailable(f"{self._spec.name}: {problem}.")
+        if self._spec.task == "detection":
+            return Reference(drawn, numbers)
+        check.require_logits(self._spec, numbers[0])
+        outputs = _arrays(self.activated(numbers))
+        check.require_probabilities(self._spec, outputs[0])
         return Reference(drawn, outputs)
 
     def plain(self, batch: NDArray[np.uint8]) -> Outputs:
-        """The network's outputs for uint8 (N, height, width, channels), compiled by nobody."""
-        found = self.activated(self.model(self.normalised(batch), training=False))
-        return tuple(np.asarray(keras.ops.convert_to_numpy(each), np.float32) for each in found)
+        """The network's outputs for uint8 (N, height, width, channels), compiled by nobody, not activated."""
+        return _arrays(keras.tree.flatten(self.model(self.normalised(batch), training=False)))
 
     def compute_in(self, precision: str) -> None:
         """Let the layers compute in `precision`, but not those that give outputs; weights stay float32.
@@ -80,6 +84,11 @@ class KerasNetwork:
         for layer in self.model._flatten_layers(include_self=False):
             if id(layer) not in last and not getattr(layer, "is_head", False):
                 layer.dtype_policy = policy
+
+
+def _arrays(tensors: list[Any]) -> Outputs:
+    """Tensors of the backend as float32 arrays."""
+    return tuple(np.asarray(keras.ops.convert_to_numpy(each), np.float32) for each in tensors)
 
 
 def _misfit(spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:

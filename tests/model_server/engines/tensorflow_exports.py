@@ -58,6 +58,9 @@ def main(folder: Path) -> None:
         path = folder / f"{kind}.tflite"
         path.write_bytes(_quantised(folder / "saved", numbers, getattr(tf, kind)))
         np.save(folder / f"{kind}.npy", _tflite(path, numbers))
+    model.layers[-1].activation = keras.activations.linear
+    model.save(folder / "logits.keras")
+    np.save(folder / "logits.npy", model(numbers, training=False).numpy())
 
 
 def _saved_model(folder: Path, numbers: Array) -> Array:

@@ -1,5 +1,6 @@
 """What counts as the same answer, and the refusal of an engine that gives another."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,36 @@ def test_less_precision_may_differ_more() -> None:
     exact, half, int8 = (check.TOLERANCES[each] for each in ("fp32", "bf16", "int8"))
     assert exact.peak < half.peak < int8.peak
     assert exact.log < half.log < int8.log
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_an_activation_on_top_of_probabilities_is_refused(tmp_path: Path, activation: str) -> None:
+    spec = replace(tiny.spec(tmp_path), activation=activation)
+    rounded = _rows([0.7, 0.2, 0.095], [0.1, 0.1, 0.8], [1, 0, 0])
+    words = rf'probabilities already, and activation = "{activation}".*Remove that line from \[output\]'
+    with pytest.raises(ModelUnavailable, match=words):
+        check.require_logits(spec, rounded)
+
+
+def test_a_sigmoid_on_top_of_one_is_refused_though_no_row_adds_up(tmp_path: Path) -> None:
+    spec = replace(tiny.spec(tmp_path), activation="sigmoid")
+    with pytest.raises(ModelUnavailable, match="probabilities already"):
+        check.require_logits(spec, _rows([0.7, 0.9, 0.1], [0.1, 0.1, 0.2]))
+
+
+@pytest.mark.parametrize(
+    ("activation", "numbers"),
+    [
+        ("none", _rows([0.7, 0.2, 0.1], [0.1, 0.1, 0.8])),
+        ("softmax", _rows([0.7, 0.2, 0.1], [0.1, 0.1, 0.2])),  # the one adds up by chance
+        ("softmax", _rows([1.5, -0.3, -0.2], [0.1, 0.1, 0.8])),
+        ("softmax", _rows([0, 0, 0], [0, 0, 0])),
+        ("sigmoid", _rows([0, 0, 0], [0, 0, 0])),
+        ("sigmoid", _rows([0.7, 0.9, 1.1], [0.1, 0.1, 0.2])),
+        ("softmax", _rows([1], [1])),
+        ("sigmoid", _rows([0.4], [0.6])),  # one class: a little logit is no surprise
+        ("softmax", _rows([np.nan, 0.5, 0.5], [0.1, 0.1, 0.8])),
+    ],
+)
+def test_logits_are_taken_for_logits(tmp_path: Path, activation: str, numbers: NDArray[np.float32]) -> None:
+    check.require_logits(replace(tiny.spec(tmp_path), activation=activation), numbers)

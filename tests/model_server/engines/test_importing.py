@@ -61,6 +61,7 @@ def content(
     *,
     flat: tuple[int, ...] = (-1, MANY),
     second_input: bool = False,
+    ends_in_softmax: bool = False,
 ) -> bytes:
     """One layer's ONNX; `flat` is written into its reshape."""
     nodes = [
@@ -72,7 +73,10 @@ def content(
     if second_input:
         nodes.append(onnx_file.node("Add", ["logits", "more"], "sum"))
         inputs.append(onnx_file.value("more", (1, 3)))
-    outputs = [onnx_file.value("sum" if second_input else "logits", (shape[0], 3))]
+    if ends_in_softmax:
+        nodes.append(onnx_file.node("Softmax", ["logits"], "shares"))
+    last = "sum" if second_input else "shares" if ends_in_softmax else "logits"
+    outputs = [onnx_file.value(last, (shape[0], 3))]
     constants = [
         onnx_file.constant("flat", np.array(flat, np.int64)),
         onnx_file.constant("rows", np.array((1, 3) if shape[0] == 1 else (-1, 3), np.int64)),
@@ -170,6 +174,7 @@ def test_a_file_that_can_only_take_one_picture_runs_them_one_by_one(load: Load) 
             "1\n2\n3",
             r'no probabilities.*activation = "softmax"',
         ),
+        (content(ends_in_softmax=True), TOML, "1\n2\n3", "probabilities already.*Remove that line"),
         (content(second_input=True), TOML, "1\n2\n3", r"2 inputs \(more, picture\)"),
         (content(), TOML.replace("width = 5", "width = 6"), "1\n2\n3", r"takes \[\?,3,4,5\].*6 x 4"),
         (content(("batch", 3, HEIGHT)), TOML, "1\n2\n3", r"takes \[\?,3,4\], but model.toml says"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from broker.errors import ModelUnavailable
 from model_server import engines
 from model_server.catalogue import ModelSpec, read_model
 from model_server.engines import EngineOptions, quantised
@@ -18,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SOURCES = {
     "keras": 'kind = "keras_file"\nfile = "net.keras"',
+    "logits": 'kind = "keras_file"\nfile = "logits.keras"',
     "saved_model": 'kind = "saved_model"\nfolder = "saved"',
     "frozen_graph": 'kind = "frozen_graph"\nfile = "net.pb"',
     "tflite": 'kind = "tflite"\nfile = "net.tflite"',
@@ -86,15 +88,34 @@ def test_only_what_is_quantised_is_taken_for_quantised(exports: Path, tmp_path: 
     assert not any(quantised.is_quantised(_spec(exports, tmp_path, kind)) for kind in kinds)
 
 
+def _activated_spec(exports: Path, models: Path, kind: str, activation: str) -> ModelSpec:
+    path = _spec(exports, models, kind).folder / "model.toml"
+    path.write_text(path.read_text() + f'order = "bgr"\n[output]\nactivation = "{activation}"\n')
+    return read_model(models, kind)
+
+
 def test_keras_networks_take_the_same_normalisation_order_and_activation(
     exports: Path, tmp_path: Path
 ) -> None:
-    spec = _spec(exports, tmp_path, "keras")
-    path = spec.folder / "model.toml"
-    path.write_text(path.read_text() + 'order = "bgr"\n[output]\nactivation = "sigmoid"\n')
-    spec = read_model(tmp_path, "keras")
+    spec = _activated_spec(exports, tmp_path, "logits", "sigmoid")
     engine = engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
     pictures = np.load(exports / "pictures.npy")
     found = engine.predict(np.ascontiguousarray(pictures[..., ::-1]))[0]
-    right = 1 / (1 + np.exp(-np.load(exports / "keras.npy")))
+    right = 1 / (1 + np.exp(-np.load(exports / "logits.npy")))
     np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "words"),
+    [
+        ("keras", "softmax", r'gives probabilities already.*"softmax".*Remove that line from \[output\]'),
+        ("uint8", "softmax", r'gives probabilities already.*"softmax".*Remove that line from \[output\]'),
+        ("logits", "none", r'no probabilities.*\[output\] activation = "softmax"'),
+    ],
+)
+def test_an_activation_too_many_or_too_few_is_refused(
+    exports: Path, tmp_path: Path, kind: str, activation: str, words: str
+) -> None:
+    spec = _activated_spec(exports, tmp_path, kind, activation)
+    with pytest.raises(ModelUnavailable, match=words):
+        engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
