@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.errors import ModelUnavailable, first_line
+from model_server import formats
 from model_server.catalogue import Darknet, KerasApplication, KerasFile, ModelSpec
 
 DOWNLOAD_SILENCE_S: Final = 5.0
@@ -31,8 +32,8 @@ def build(spec: ModelSpec) -> Any:  # noqa: ANN401 - a keras.Model; Keras ships 
     match spec.source:
         case KerasApplication() as source:
             return _application(spec, source)
-        case KerasFile(file=file):
-            return _picked(spec, _file(spec, spec.folder / file))
+        case KerasFile(file=file) as source:
+            return _picked(spec, _file(spec, source, spec.folder / file))
         case Darknet() as source:
             return _darknet(spec, source)
     raise ModelUnavailable(f"{spec.name}: its source is no Keras network, so only ENGINE=openvino runs it.")
@@ -74,16 +75,21 @@ def _with_imagenet_weights(spec: ModelSpec, constructor: Any) -> Any:  # noqa: A
             ) from error
 
 
-def _file(spec: ModelSpec, path: Path) -> Any:  # noqa: ANN401
+def _file(spec: ModelSpec, source: KerasFile, path: Path) -> Any:  # noqa: ANN401
     import keras  # noqa: PLC0415
 
     if not path.is_file():
-        raise ModelUnavailable(f"{spec.name}: there is no file {path.name!r} in its folder.")
+        there = (
+            f"{path.name!r} is a folder" if path.is_dir() else f"there is no file {path.name!r} in its folder"
+        )
+        raise ModelUnavailable(f"{spec.name}: {there}.{formats.hint(path, source)}")
     try:
         with _DRAWING:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # h5py, zipfile and Keras each raise their own
-        raise ModelUnavailable(f"{spec.name}: Keras can't load {path.name}: {first_line(error)}.") from error
+        raise ModelUnavailable(
+            f"{spec.name}: Keras can't load {path.name}: {first_line(error)}.{formats.hint(path, source)}"
+        ) from error
 
 
 def _darknet(spec: ModelSpec, source: Darknet) -> Any:  # noqa: ANN401

@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from broker.errors import ModelUnavailable, first_line
+from model_server import formats
 from model_server.catalogue import ModelSpec
-from model_server.engines import openvino_runtime
+from model_server.engines import normalisation, openvino_runtime
 from model_server.engines.quantised import Quantised, quantised_input, with_outputs_in_numbers
 from model_server.model_toml import FrozenGraph, Imported, Onnx, Paddle, SavedModel, TFLite
 
@@ -85,21 +86,47 @@ def read(spec: ModelSpec) -> ImportedGraph:
     try:
         model = openvino_runtime.read(_FRONT_ENDS[type(source)], path)
     except RuntimeError as error:  # whatever OpenVINO's C++ raises
-        raise ModelUnavailable(f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}.") from error
+        raise ModelUnavailable(
+            f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}.{formats.hint(path, source)}"
+        ) from error
     if len(model.inputs) != 1:
         names = ", ".join(sorted(each.any_name for each in model.inputs))
         raise ModelUnavailable(
             f"{spec.name}: the network has {len(model.inputs)} inputs ({names}). Export it again with the "
             "picture as the only one."
         )
-    kind, quantised = model.input(0).element_type, quantised_input(model)
-    takes_bytes = kind.get_type_name() == "u8" and spec.normalise == "none"
-    if kind.is_integral() and quantised is None and not takes_bytes:
-        raise ModelUnavailable(
-            f"{spec.name}: the network takes pixels as {kind.get_type_name()}, so it normalises them itself: "
-            'normalise = "none" in model.toml, and u8 in the network.'
-        )
+    quantised = quantised_input(model)
+    takes_bytes = _takes_bytes(spec, model.input(0).element_type, quantised)
     return ImportedGraph(with_outputs_in_numbers(model), _layout(spec, model), quantised, takes_bytes)
+
+
+def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantised | None) -> bool:  # noqa: ANN401
+    """Whether pixels go in as they are. Raises ModelUnavailable if model.toml normalises otherwise."""
+    is_bytes = kind.get_type_name() == "u8"
+    if not kind.is_integral() or (is_bytes and spec.normalise == "none"):
+        return is_bytes
+    if quantised is None and not is_bytes:
+        raise ModelUnavailable(
+            f"{spec.name}: the network takes pixels as {kind.get_type_name()}, which nothing here makes. "
+            "Export it again with an input of float32, or of uint8."
+        )
+    if quantised is not None:
+        pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], spec.input.channels, axis=1)
+        numbers = normalisation.of(spec)(pixels[None, None])
+        if is_bytes and quantised.is_identity(numbers):
+            return True
+        if quantised.covers(float(numbers.min()), float(numbers.max())):
+            return False
+    if not is_bytes:
+        raise ModelUnavailable(
+            f"{spec.name}: the network takes numbers {quantised}, and normalise in model.toml makes others "
+            f"of a picture, {numbers.min():.4g} to {numbers.max():.4g}. Say there what it was trained with."
+        )
+    raise ModelUnavailable(
+        f"{spec.name}: the network takes bytes, 0 to 255, as they are, and normalises them itself. "
+        'Write normalise = "none" in [input] of model.toml, and remove the normalise that is there (with its '
+        "mean and std, if it has them)."
+    )
 
 
 def _path(spec: ModelSpec, source: Imported) -> Path:
@@ -107,13 +134,21 @@ def _path(spec: ModelSpec, source: Imported) -> Path:
     if isinstance(source, SavedModel):
         path = spec.folder / source.folder
         if not (path / "saved_model.pb").is_file():
-            raise ModelUnavailable(f"{spec.name}: there is no file saved_model.pb in {source.folder!r}.")
+            raise ModelUnavailable(
+                f"{spec.name}: there is no file saved_model.pb in {source.folder!r}."
+                f"{formats.hint(path, source)}"
+            )
         return path
     path = spec.folder / source.file
     if isinstance(source, Paddle):
         path = _paddle(spec, path)
     if not path.is_file() and not isinstance(source, Paddle):
-        raise ModelUnavailable(f"{spec.name}: there is no file {source.file!r} in its folder.")
+        there = (
+            f"{source.file!r} is a folder"
+            if path.is_dir()
+            else f"there is no file {source.file!r} in its folder"
+        )
+        raise ModelUnavailable(f"{spec.name}: {there}.{formats.hint(path, source)}")
     return path
 
 
@@ -126,7 +161,8 @@ def _paddle(spec: ModelSpec, path: Path) -> Path:
         if not found and (path / "__model__").is_file():
             return path
         raise ModelUnavailable(
-            f"{spec.name}: {path.name!r} has {len(found)} files *.pdmodel, where one is taken. {_PADDLE_3}"
+            f"{spec.name}: {path.name!r} has {len(found)} files *.pdmodel, where one is taken."
+            f"{formats.hint(path, spec.source) or ' ' + _PADDLE_3}"
         )
     if path.suffix == ".json" or not path.is_file():
         there = "is PaddlePaddle 3's new format" if path.is_file() else "is not there"

@@ -61,8 +61,7 @@ def _given(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) ->
     else:
         given = normalisation.of(spec)(picture)
         if graph.quantised is not None:
-            integers = np.rint(given / graph.quantised.step + graph.quantised.zero)
-            given = np.clip(integers, graph.quantised.low, graph.quantised.high)
+            given = graph.quantised.integers(given)
     ordered = given if graph.layout == "NHWC" else given.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(ordered.astype(graph.dtype))
 

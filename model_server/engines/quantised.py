@@ -23,6 +23,11 @@ _MARKS: Final[dict[type, bytes]] = {
 """Operations that only a quantised network has, as their names stand in its file."""
 
 
+_NEAR: Final = 0.25
+"""Of what a quantised input can hold: its file was calibrated with pictures, which need not have every pixel.
+What must be found is far off: 0 to 1 for -1 to 1 is half, ImageNet's mean and deviation for it 0.8."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quantised:
     """How a quantised input's integers stand for numbers: number = (integer - zero) * step."""
@@ -31,6 +36,26 @@ class Quantised:
     zero: float
     low: int
     high: int
+
+    def __str__(self) -> str:
+        return f"from {self._number(self.low):.4g} to {self._number(self.high):.4g}"
+
+    def integers(self, numbers: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Numbers as the network takes them."""
+        return np.asarray(np.clip(np.rint(numbers / self.step + self.zero), self.low, self.high), np.float64)
+
+    def is_identity(self, numbers: NDArray[np.float32]) -> bool:
+        """Whether what a normalisation makes of 0 to 255, in the third axis, becomes just these bytes."""
+        bytes_ = np.arange(256)[:, None]
+        return bool(np.abs(self.integers(numbers) - bytes_).max() <= 1)
+
+    def covers(self, least: float, most: float) -> bool:
+        """Whether it was made for about these numbers: both ends within a quarter of its own span."""
+        low, high = self._number(self.low), self._number(self.high)
+        return max(abs(least - low), abs(most - high)) <= _NEAR * (high - low)
+
+    def _number(self, integer: int) -> float:
+        return (integer - self.zero) * self.step
 
 
 def is_quantised(spec: ModelSpec) -> bool:

@@ -1,5 +1,6 @@
 """What TensorFlow exports, served without TensorFlow: the same answers as by TensorFlow itself, unserved."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from broker.errors import ModelUnavailable
 from model_server import engines
 from model_server.catalogue import ModelSpec, read_model
-from model_server.engines import EngineOptions, quantised
+from model_server.engines import EngineOptions, imported_graph, quantised
 from model_server.engines.choice import Choice, choose_for
 from settings import PROJECT
 
@@ -119,3 +120,25 @@ def test_an_activation_too_many_or_too_few_is_refused(
     spec = _activated_spec(exports, tmp_path, kind, activation)
     with pytest.raises(ModelUnavailable, match=words):
         engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "normalise", "words"),
+    [
+        ("uint8", '"unit"', r'bytes, 0 to 255, as they are.*normalise = "none" in \[input\].*mean and std'),
+        ("uint8", "{ mean = [0, 0, 0], std = [1, 1, 1] }", "bytes, 0 to 255, as they are"),
+        (
+            "int8",
+            '"none"',
+            "takes numbers from -2.5 to 3.875, and normalise .* others of a picture, 0 to 255",
+        ),
+        ("int8", '"unit"', "takes numbers from -2.5 to 3.875, and normalise .* others of a picture, 0 to 1"),
+    ],
+)
+def test_a_normalisation_that_a_quantised_file_was_not_made_for_is_refused(
+    exports: Path, tmp_path: Path, kind: str, normalise: str, words: str
+) -> None:
+    path = _spec(exports, tmp_path, kind).folder / "model.toml"
+    path.write_text(re.sub("normalise = .*", f"normalise = {normalise}", path.read_text()))
+    with pytest.raises(ModelUnavailable, match=words):
+        imported_graph.read(read_model(tmp_path, kind))
