@@ -112,7 +112,7 @@ class ModelSpec:
             task=self.task,
             input=self.input,
             classes=len(self.labels),
-            top=min(self.top, self.top_max),
+            top=self.top,
             top_max=self.top_max,
             engine=self.engine,
             precision=self.precision,
@@ -142,7 +142,7 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
     source, given = toml.source, toml.input
     if weights is not None and isinstance(source, KerasApplication):
         source = KerasApplication(name=source.name, weights=weights)
-    return ModelSpec(
+    spec = ModelSpec(
         name=name,
         folder=folder,
         task=toml.task,
@@ -155,6 +155,13 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         activation=toml.output.activation,
         detection=_detection(toml),
     )
+    many = (
+        f"{spec.top_max} label{'s' if spec.top_max > 1 else ''}"
+        if spec.detection is None
+        else f"{spec.top_max} detections at most"
+    )
+    model_toml.require_top(path, spec.top, spec.top_max, many)
+    return spec
 
 
 def read_spec(models_dir: Path, name: str, weights: Mapping[str, str]) -> ModelSpec:

@@ -131,15 +131,25 @@ class ModelToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read(path: Path) -> ModelToml:
     """Read a model.toml. Raises CatalogueError with the file, the line and what is allowed there."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogueError(f"{path}: can't be read as UTF-8 ({error}). {SEE}") from None
+    try:
         toml = msgspec.toml.decode(text, type=ModelToml)
     except msgspec.ValidationError as error:
         raise refusal.of_value(path, text, error, ModelToml) from None
-    except (OSError, ValueError) as error:  # msgspec.DecodeError and tomllib's are ValueErrors
-        raise CatalogueError(f"{path}: {error}. {SEE}") from None
+    except ValueError as error:  # msgspec.DecodeError and tomllib's are ValueErrors
+        raise refusal.of_syntax(path, text, error) from None
     for key, problem in [*_misfits(toml.input), *_undetectable(toml), *_misplaced(path.parent, toml)]:
         raise refusal.of_key(path, text, key, problem)
     return toml
+
+
+def require_top(path: Path, top: int, most: int, many: str) -> None:
+    """Raise CatalogueError if `top` asks for more predictions than there can be: `most`, which are `many`."""
+    if top > most:
+        problem = f"An answer can't have {top} predictions: there are {many}. Write {most}, or fewer."
+        raise refusal.of_key(path, path.read_text("utf-8-sig"), "top", problem)
 
 
 def _misfits(given: Input) -> Iterator[tuple[str, str]]:

@@ -104,11 +104,14 @@ def test_every_file_that_the_readme_names_is_there() -> None:
     assert {name for name in named if not (ROOT / name).is_file()} == set()
 
 
+_LABELS = "index,class_id,label\n" + "".join(f"{index},{index},class {index}\n" for index in range(5))
+
+
 def test_the_model_toml_of_the_readme_is_taken(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "model.toml").write_text(_blocks("toml")[0])
-    (folder / "labels.csv").write_text("index,class_id,label\n0,a,cat\n")
+    (folder / "labels.csv").write_text(_LABELS)
     assert read_model(tmp_path, "mine").input.shape == (64, 64, 3)
 
 
@@ -118,9 +121,9 @@ def test_every_model_toml_of_the_page_on_models_is_taken(tmp_path: Path) -> None
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "model.toml").write_text(block)
-        (folder / "labels.csv").write_text("index,class_id,label\n0,a,cat\n")
+        (folder / "labels.csv").write_text(_LABELS)
         for name in ("labels.txt", "output_labels.txt", "imagenet_labels.txt", "coco.names"):
-            (folder / name).write_text("cat\n")
+            (folder / name).write_text("a\nb\nc\nd\ne\n")
         kinds.append(type(read_model(tmp_path, str(number)).source))
     assert set(kinds) == set(get_args(Source))
 

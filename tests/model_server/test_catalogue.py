@@ -1,5 +1,6 @@
 """What a model's folder may say, and what is said of one that is wrong."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,6 @@ def test_the_version_changes_with_the_folder(tmp_path: Path) -> None:
         ('normalise = "unit"', 'normalise = "unit"\nflip = true', "flip"),
         ('labels = "labels.csv"', 'labels = "../../etc/passwd"', "outside this folder"),
         ('labels = "labels.csv"', 'labels = "none.csv"', "no file 'none.csv'"),
-        ("top = 2", "top = two", "line"),
     ],
 )
 def test_a_wrong_model_toml_is_named_with_what_is_wrong(
@@ -183,6 +183,7 @@ def test_the_optional_fields(tmp_path: Path) -> None:
         ('"pad"', '"pad"\nresize = 8', "line 13, input.resize", 'fit must be "crop"'),
         ('"pad"', '"crop"\nresize = 3', "line 13, input.resize", "at least the width and the height"),
         ('"unit"', '"unit"\n[output]\nactivation = "relu"', "line 15, output.activation", "softmax"),
+        ("top = 2", "top = 3", "line 4, top", "there are 2 labels. Write 2, or fewer."),
         ("top = 2", "top = 2\nbottom = 1", "line 5, bottom", "A model.toml is a table of task"),
     ],
 )
@@ -194,6 +195,53 @@ def test_a_refusal_names_the_line_the_key_and_what_is_allowed(
         read_model(_folder(tmp_path, TOML.replace(old, new)), "net")
     assert f"net/model.toml, {where}: " in str(refusal.value)
     assert allowed in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("top = 2", "top = two", 4, "a text needs straight quotes"),
+        ('"unit"', "", 13, "a text needs straight quotes"),
+        ('"pad"', "“pad”", 12, "a text needs straight quotes"),
+        ('"pad"', '"pad', 12, "no quote at its end"),
+        ('"unit"', '"unit', 13, "no quote at its end"),
+        ('"pad"', "'pad", 12, "no quote at its end"),
+        ('"net.keras"', '"nets\\mine.keras"', 7, "write \\\\ for each"),
+        ("top = 2", "top: 2", 4, 'no "=" after the key'),
+        ("top = 2", "top = 2 3", 4, "something stands after the value"),
+        ("[source]", "[source", 5, 'no "]" after it'),
+        ('"unit"', "{ mean = [1, 2", 13, 'a list has no "]"'),
+        ('"unit"', "{ mean = [1, 2, 3]", 13, 'a table has no "}"'),
+        ("height = 3", "width = 3", 10, "a key is there twice"),
+        ("[input]", "[source]", 8, "a [table] is there twice"),
+        ("top = 2", "= 2", 4, "key = value, [table] or # a comment"),
+    ],
+)
+def test_what_is_no_toml_is_refused_with_its_line_in_plain_words(
+    tmp_path: Path, old: str, new: str, line: int, words: str
+) -> None:
+    assert old in TOML
+    toml = TOML.replace(old, new)
+    with pytest.raises(tomllib.TOMLDecodeError) as said:
+        tomllib.loads(toml)
+    with pytest.raises(CatalogueError, match=f"net/model.toml, line {line}: ") as refusal:
+        read_model(_folder(tmp_path, toml), "net")
+    assert words in str(refusal.value)
+    assert f"({said.value}). docs/models.md" in str(refusal.value)
+
+
+def test_what_tomllib_may_say_besides_is_told_as_it_says_it(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match=r"line 5: this is not TOML \(Invalid initial character"):
+        read_model(_folder(tmp_path, TOML.replace("[source]", "[]")), "net")
+
+
+def test_a_model_toml_of_another_coding_is_refused_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:
+    path = _folder(tmp_path) / "net" / "model.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + TOML.encode())
+    assert read_model(tmp_path, "net").top == 2
+    path.write_bytes(TOML.replace("net.keras", "Büro.keras").encode("latin-1"))
+    with pytest.raises(CatalogueError, match="can't be read as UTF-8"):
+        read_model(tmp_path, "net")
 
 
 def test_labels_a_line_each_have_their_index_for_an_id(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ REFUSED = {
     TOML.replace("width = 320", "width = 300"): r"line 11, input\.width: It is a multiple of 32",
     TOML.replace("height = 320", "height = 300"): r"line 12, input\.height: It is a multiple of 32",
     TOML + "[detection]\nnms = 2\n": r"docs/detection\.md describes \[detection\]",
+    TOML.replace("top = 100", "top = 1001"): r"line 3, top: .*there are 1000 detections at most\. Write 1000",
     TOML.replace('"detection"', '"segmentation"'): r"line 1, task: .*classification, detection",
 }
 
