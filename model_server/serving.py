@@ -19,6 +19,7 @@ from broker.messages import State, WorkerState
 from model_server.catalogue import CatalogueError, KerasFile, ModelSpec
 from model_server.engines import Engine
 from model_server.keeper import Keeper
+from model_server.reasons import public
 from model_server.versions import Snapshot, Watch
 from model_server.worker import Worker, load_or_reason
 
@@ -54,6 +55,7 @@ class Serving:
 
     def __init__(self, spec: ModelSpec, watch: Watch, means: Means) -> None:
         self.name = spec.name
+        self._folder = spec.folder
         self._watch = watch
         self._means = means
         self._stopping = threading.Event()
@@ -65,7 +67,7 @@ class Serving:
             self._add(spec, lambda: self._loaded(spec, seen))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other models serve on
             _LOG.exception("%s can't be served", spec.name)
-            self._add_failed(spec, _staffless(spec.name, error))
+            self._add_failed(spec, public(_staffless(spec.name, error), spec.folder))
         self._thread = threading.Thread(target=self._run, name=f"versions-{spec.name}", daemon=True)
 
     def start(self) -> None:
@@ -116,6 +118,11 @@ class Serving:
             worker.standing.explain("")
             return
         _LOG.info("%s: its folder has changed; version %s is loaded", self.name, spec.version)
+        # What was wrong with the folder is no longer in it, and who asks for a model that failed waits now.
+        if worker.ready.is_set():
+            worker.standing.explain("")
+        else:
+            worker.standing.say(State(WorkerState.LOADING, spec.version))
         engine, reason = load_or_reason(self.name, lambda: self._loaded(spec, found))
         if engine is None:
             self._refuse(found, reason)
@@ -139,18 +146,21 @@ class Serving:
 
     def _refuse(self, found: Snapshot, reason: str) -> None:
         """Say so, and serve on. What has changed meanwhile is looked at anew."""
-        if not self._watch.is_still(found):
-            return
-        self._watch.settle(found)
-        worker = self.posts[-1].worker
+        worker, told = self.posts[-1].worker, public(reason, self._folder)
+        is_still = self._watch.is_still(found)
+        if is_still:
+            self._watch.settle(found)
         if not worker.ready.is_set():
             _LOG.error("%s: its changed folder can't be served either: %s", self.name, reason)
-            worker.standing.say(State(WorkerState.FAILED, worker.version, reason=reason))
-            return
-        _LOG.error(
-            "%s: its changed folder is refused, version %s serves on: %s", self.name, worker.version, reason
-        )
-        worker.standing.explain(f"{reason} Version {worker.version} serves on.")
+            worker.standing.say(State(WorkerState.FAILED, worker.version, reason=told))
+        elif is_still:
+            _LOG.error(
+                "%s: its changed folder is refused, version %s serves on: %s",
+                self.name,
+                worker.version,
+                reason,
+            )
+            worker.standing.explain(f"{told} Version {worker.version} serves on.")
 
     def _succeed(self, new: Post) -> None:
         """Start the new worker beside the old one; once it serves, the old one goes."""

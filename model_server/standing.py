@@ -32,9 +32,9 @@ class Standing:
 
     @property
     def state(self) -> State:
-        """What this worker says of itself now."""
+        """What this worker says of itself now. One that drains has no say in what becomes of the folder."""
         if self._stopping.is_set() and self._state.state is WorkerState.READY:
-            return replace(self._state, state=WorkerState.DRAINING)
+            return replace(self._state, state=WorkerState.DRAINING, reason="")
         return self._state
 
     def say(self, state: State) -> None:

@@ -32,6 +32,7 @@ from model_server.catalogue import ModelSpec
 from model_server.device import Device
 from model_server.engines import Engine, Outputs
 from model_server.pipeline import Pipeline
+from model_server.reasons import public
 from model_server.registration import RECONNECT_S, Registration
 from model_server.serving_out import Leftovers
 from model_server.standing import Standing
@@ -108,7 +109,8 @@ class Worker:
             return  # told to stop while Redis was away
         self._engine, reason = load_or_reason(self.spec.name, self._load)
         if self._engine is None:
-            self.standing.say(State(WorkerState.FAILED, self.version, reason=reason))
+            told = public(reason, self.spec.folder)
+            self.standing.say(State(WorkerState.FAILED, self.version, reason=told))
             _LOG.error("%s failed to load: %s", self.spec.name, reason)
             self.stopping.wait()
         else:

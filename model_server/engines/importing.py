@@ -128,9 +128,8 @@ def _served(spec: ModelSpec, reference: Reference, kept: list[int], folder: Path
         if verdict.agrees:
             return served
         problems.append(str(verdict))
-    raise ModelUnavailable(
-        f"{spec.name}: the network can't be run with pictures as its input ({'; then: '.join(problems)})."
-    )
+    told = "; then: ".join(dict.fromkeys(problems))
+    raise ModelUnavailable(f"{spec.name}: the network can't be run with pictures as its input ({told}).")
 
 
 def _verdict(

@@ -392,12 +392,15 @@ def test_a_call_is_timed_only_while_it_runs(
     assert worker.call_began is None
 
 
-def test_while_it_stops_it_says_that_it_drains(worker: Worker) -> None:
-    worker.standing.say(State(WorkerState.READY, "v1"))
+def test_while_it_stops_it_says_that_it_drains_and_no_longer_why_a_change_was_refused(
+    worker: Worker,
+) -> None:
+    worker.standing.say(State(WorkerState.READY, "v1", reason="broken. Version v1 serves on."))
     before = worker.standing.state
     worker.stopping.set()
     after = worker.standing.state
     assert (before.state, after.state) == (WorkerState.READY, WorkerState.DRAINING)
+    assert (before.reason, after.reason) == ("broken. Version v1 serves on.", "")
 
 
 def test_stopping_finishes_the_batch_and_leaves(
