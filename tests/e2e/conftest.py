@@ -16,6 +16,7 @@ from PIL import Image
 from broker.connection import connect
 from broker.keys import Keys
 from tests.conftest import RedisServer
+from tests.e2e import told_server
 from tests.fakes import eventually
 from tests.web.conftest import environment, service
 
@@ -140,6 +141,19 @@ class Stack:
 def stack(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
     """A stack with its web tier up and no model server yet."""
     made = Stack(tmp_path, own_redis.url)
+    try:
+        made.start_web()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def told(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
+    """A stack with a model `told` of this folder's own: its web tier up, no model server yet."""
+    made = Stack(tmp_path, own_redis.url, "told")
+    made.environment["MODELS_DIR"] = str(tmp_path / "models")
+    told_server.write(tmp_path / "models" / "told")
     try:
         made.start_web()
         yield made
