@@ -19,6 +19,7 @@ from broker.connection import translated
 from broker.errors import BrokerUnavailable, InferenceFailed, MalformedMessage
 from broker.keys import Keys
 from broker.messages import Failure, Result
+from broker.outage import Outage
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Replies:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._subscribed = threading.Event()
+        self._outage = Outage(monotonic=monotonic)
         self._thread = threading.Thread(target=self._run, name="replies", daemon=True)
         self.frontend = frontend
 
@@ -132,8 +134,7 @@ class Replies:
                 with translated("be listened to"):
                     self._listen()
             except BrokerUnavailable as error:
-                if self._subscribed.is_set():
-                    _LOG.warning("%s Trying again.", error.message)
+                self._outage.failed(error.message)
                 self._subscribed.clear()
                 self._stopping.wait(_RECONNECT_S)
             except Exception:  # noqa: BLE001 - a thread that dies quietly would leave requests to their deadlines
@@ -153,6 +154,7 @@ class Replies:
                     # What was published before now is lost; whoever waits is looked up.
                     self._reread(waiting_since=self._monotonic())
                     self._subscribed.set()
+                    self._outage.succeeded()
                 elif message is not None and message["type"] == "message" and message["data"]:
                     self._deliver(message["data"])
                 if self._monotonic() >= reread_at:

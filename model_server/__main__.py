@@ -22,6 +22,7 @@ from broker.consumer import Consumer
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
+from broker.outage import Outage
 from model_server import engines
 from model_server.catalogue import CatalogueError, ModelSpec, read_spec
 from model_server.device import Device
@@ -106,13 +107,13 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
         hung.set()
         signals.give()
 
-    device = Device()
+    device, outage = Device(), Outage()
 
     def serving(spec: ModelSpec, watch: Watch) -> Serving:
         means = Means(
             read=partial(read_spec, Path(settings.models_dir), spec.name, weights(settings)),
             load=partial(_load, settings),
-            staff=partial(_staff, settings, device, on_hung),
+            staff=partial(_staff, settings, device, outage, on_hung),
         )
         return Serving(spec, watch, means)
 
@@ -134,6 +135,7 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
 def _staff(
     settings: Settings,
     device: Device,
+    outage: Outage,
     on_hung: Callable[[], None],
     spec: ModelSpec,
     load: Callable[[], Engine],
@@ -142,7 +144,8 @@ def _staff(
         choice = _choice(settings, spec)
     except Exception:  # noqa: BLE001 - it reads the network's files, and so does `load`, which says why it failed
         choice = Choice("", "")
-    worker = _worker(settings, replace(spec, engine=choice.engine, precision=choice.precision), device, load)
+    chosen = replace(spec, engine=choice.engine, precision=choice.precision)
+    worker = _worker(settings, chosen, device, outage, load)
     keeper = Keeper(
         worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s, on_hung=on_hung
     )
@@ -158,7 +161,9 @@ def _run(worker: Worker) -> None:
         os._exit(1)
 
 
-def _worker(settings: Settings, spec: ModelSpec, device: Device, load: Callable[[], Engine]) -> Worker:
+def _worker(
+    settings: Settings, spec: ModelSpec, device: Device, outage: Outage, load: Callable[[], Engine]
+) -> Worker:
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
     lease = Lease(
@@ -184,7 +189,7 @@ def _worker(settings: Settings, spec: ModelSpec, device: Device, load: Callable[
         settings.batch_wait_ms / 1000,
         card_s=settings.request_timeout_s + _CARD_MARGIN_S,
     )
-    return Worker(spec, load, lease, consumer, clock, limits=limits, device=device)
+    return Worker(spec, load, lease, consumer, clock, limits=limits, device=device, outage=outage)
 
 
 def _choice(settings: Settings, spec: ModelSpec) -> Choice:

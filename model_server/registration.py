@@ -11,6 +11,7 @@ from typing import Final
 
 from broker.errors import BrokerUnavailable, LeaseLost, ServiceError
 from broker.lease import Lease
+from broker.outage import Outage
 from model_server.standing import Standing
 
 _LOG = logging.getLogger(__name__)
@@ -22,12 +23,15 @@ RECONNECT_S: Final = 0.2
 class Registration:
     """The registration of one worker. `stopping` ends its waiting for Redis."""
 
-    def __init__(self, model: str, lease: Lease, standing: Standing, stopping: threading.Event) -> None:
+    def __init__(
+        self, model: str, lease: Lease, standing: Standing, stopping: threading.Event, outage: Outage
+    ) -> None:
         self.has_left = False
         self._model = model
         self._lease = lease
         self._standing = standing
         self._stopping = stopping
+        self._outage = outage
         self._registering = threading.Lock()
 
     def ensure(self, *, lost: str = "") -> None:
@@ -43,9 +47,10 @@ class Registration:
                     if self._lease.worker == lost and not self._renewed():
                         worker = self._lease.register(self._standing.state)
                         _LOG.info("%s registered as worker %s", self._model, worker)
+                self._outage.succeeded()
                 return
             except BrokerUnavailable as error:
-                _LOG.warning("%s: %s Trying again.", self._model, error.message)
+                self._outage.failed(error.message)
                 if self._stopping.wait(RECONNECT_S):
                     return
 

@@ -1,8 +1,8 @@
 """A worker: one version of a model, one lease; batches are claimed, run and completed.
 
-Owns what those steps do, and what happens when Redis or the lease goes away between them. Which of them
-overlap is pipeline.py's; the lease is kept alive by keeper.py, from another thread; which version when is
-serving.py's.
+Owns what those steps do, and what happens when Redis or the lease goes away between them (completion.py in
+the last). Which of them overlap is pipeline.py's; the lease is kept alive by keeper.py, from another thread;
+which version when is serving.py's.
 """
 
 import logging
@@ -27,8 +27,10 @@ from broker.errors import (
 )
 from broker.lease import Lease
 from broker.messages import State, Timings, WorkerState
+from broker.outage import Outage
 from model_server import batching, outcomes
 from model_server.catalogue import ModelSpec
+from model_server.completion import Completion
 from model_server.device import Device
 from model_server.engines import Engine, Outputs
 from model_server.pipeline import Pipeline
@@ -70,9 +72,12 @@ class Worker:
         *,
         limits: WorkerLimits,
         device: Device,
+        outage: Outage | None = None,
     ) -> None:
         self.spec = spec
         self.lease = lease
+        self.outage = outage or Outage()
+        """The process', so that all its workers tell of it together."""
         self.stopping = threading.Event()
         self.call_began: float | None = None
         """Monotonic time at which the running call of the network began; None between calls."""
@@ -86,14 +91,15 @@ class Worker:
         self._consumer = consumer
         self._clock = clock
         self._limits = limits
-        self._pipeline = Pipeline(
-            spec.name, self._claim, self._run, self._complete, device=device, gather=self._gather
-        )
         self._ran = 0.0  # monotonic time at which the last batch had run
         self._engine: Engine | None = None
         self.version = spec.version
         self.standing = Standing(lease, spec.name, self.version, self.stopping)
-        self.registration = Registration(spec.name, lease, self.standing, self.stopping)
+        self.registration = Registration(spec.name, lease, self.standing, self.stopping, self.outage)
+        self._completion = Completion(spec.name, lease, consumer, self.registration, self.outage)
+        self._pipeline = Pipeline(
+            spec.name, self._claim, self._run, self._completion.complete, device=device, gather=self._gather
+        )
         self._claims_uncertain = False
         self.notice = "random weights: the labels mean nothing" if spec.weights == "random" else ""
 
@@ -129,10 +135,10 @@ class Worker:
         """
         worker = self.lease.worker
         try:
-            if self._claims_uncertain:
+            if self._claims_uncertain or self._completion.left_claims:
                 self._pipeline.empty()
                 self.lease.give_back()
-                self._claims_uncertain = False
+                self._claims_uncertain = self._completion.left_claims = False
             jobs = self._pipeline.step()
             if not jobs:
                 self._consumer.wait(IDLE_S)
@@ -141,9 +147,10 @@ class Worker:
             return 0
         except BrokerUnavailable as error:
             self._claims_uncertain = True
-            _LOG.warning("%s: %s Trying again.", self.spec.name, error.message)
+            self.outage.failed(error.message)
             self.stopping.wait(RECONNECT_S)
             return 0
+        self.outage.succeeded()
         return jobs
 
     def _serve_out(self) -> None:
@@ -216,34 +223,6 @@ class Worker:
             return self._engine.predict(pictures)
         finally:
             self.call_began = None
-
-    def _complete(self, done: outcomes.Done) -> None:
-        """Complete the batch, through an outage if need be. Dropped only when the lease is another's."""
-        worker = done.worker
-        while done.outcomes:
-            try:
-                if self._consumer.complete(worker, done.outcomes):
-                    for dead in done.dead:
-                        _LOG.warning(
-                            "%s: job %s is a dead letter: %s (request %s)",
-                            *(self.spec.name, dead.id, dead.dead_reason, dead.request_id or "unknown"),
-                        )
-                else:
-                    # Done already, its reply was lost; or a killed Redis forgot its last writes and the
-                    # claims begin with an older batch. Giving back what is there mends both.
-                    _LOG.warning("%s: the claims do not begin with this batch", self.spec.name)
-                    self._claims_uncertain = True
-                return
-            except LeaseLost:
-                # Lapsed but not reaped: the claims are still this worker's, and so is the batch.
-                self.registration.ensure(lost=worker)
-                if self.lease.worker != worker:
-                    _LOG.warning("%s: a batch of %d was left to others", self.spec.name, len(done.outcomes))
-                    return
-            except BrokerUnavailable as error:
-                # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
-                _LOG.warning("%s: %s Trying again.", self.spec.name, error.message)
-                time.sleep(RECONNECT_S)
 
     def _leave(self) -> None:
         self._pipeline.close()

@@ -14,7 +14,7 @@ from broker.clock import RedisClock
 from broker.consumer import Consumer
 from broker.keys import Keys
 from broker.lease import Lease
-from broker.messages import Card, Fit, InputSpec, Job, State, WorkerState
+from broker.messages import Card, Fit, InputSpec, Job, Result, State, WorkerState
 from broker.producer import Limits, Producer
 from model_server.catalogue import KerasFile, Label, ModelSpec
 from model_server.device import Device
@@ -150,6 +150,13 @@ def enqueue(client: redis.Redis, keys: Keys, *jobs: Job) -> list[Job]:
     for each in jobs:
         producer(client, keys).enqueue(MODEL, each, now=each.accepted)
     return list(jobs)
+
+
+def result(client: redis.Redis, keys: Keys, job_id: str) -> Result:
+    """The result of a job of the tiny model, which must be there."""
+    found = producer(client, keys).poll(MODEL, job_id)
+    assert isinstance(found, Result)
+    return found
 
 
 def lapse(client: redis.Redis, keys: Keys, worker: str) -> None:

@@ -102,7 +102,7 @@ def read(spec: ModelSpec) -> ImportedGraph:
 
 def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantised | None) -> bool:  # noqa: ANN401
     """Whether pixels go in as they are. Raises ModelUnavailable if model.toml normalises otherwise."""
-    is_bytes = kind.get_type_name() == "u8"
+    is_bytes = bool(kind.get_type_name() == "u8")
     if not kind.is_integral() or (is_bytes and spec.normalise == "none"):
         return is_bytes
     if quantised is None and not is_bytes:

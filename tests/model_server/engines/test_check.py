@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from model_server.engines import check
 from model_server.engines.check import Reference, Tolerance
+from model_server.model_toml import Activation
 from tests.model_server.engines import tiny
 
 LOOSE = Tolerance(peak=0.1, log=0.1)
@@ -89,7 +90,7 @@ def test_less_precision_may_differ_more() -> None:
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_an_activation_on_top_of_probabilities_is_refused(tmp_path: Path, activation: str) -> None:
+def test_an_activation_on_top_of_probabilities_is_refused(tmp_path: Path, activation: Activation) -> None:
     spec = replace(tiny.spec(tmp_path), activation=activation)
     rounded = _rows([0.7, 0.2, 0.095], [0.1, 0.1, 0.8], [1, 0, 0])
     words = rf'probabilities already, and activation = "{activation}".*Remove that line from \[output\]'
@@ -117,5 +118,7 @@ def test_a_sigmoid_on_top_of_one_is_refused_though_no_row_adds_up(tmp_path: Path
         ("softmax", _rows([np.nan, 0.5, 0.5], [0.1, 0.1, 0.8])),
     ],
 )
-def test_logits_are_taken_for_logits(tmp_path: Path, activation: str, numbers: NDArray[np.float32]) -> None:
+def test_logits_are_taken_for_logits(
+    tmp_path: Path, activation: Activation, numbers: NDArray[np.float32]
+) -> None:
     check.require_logits(replace(tiny.spec(tmp_path), activation=activation), numbers)

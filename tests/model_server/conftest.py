@@ -1,0 +1,25 @@
+"""What the tests of the model server share: a worker on a real Redis, with a network that is none."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from broker.keys import Keys
+from model_server.worker import Worker
+from tests import fakes
+from tests.fakes import FakeEngine
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def worker(client: redis.Redis, keys: Keys, engine: FakeEngine, tmp_path: Path) -> Iterator[Worker]:
+    made = fakes.worker(client, keys, engine, tmp_path)
+    made._engine = engine
+    yield made
+    made._pipeline.close()
