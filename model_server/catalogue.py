@@ -102,8 +102,12 @@ class ModelSpec:
 
     @property
     def version(self) -> str:
-        """Twelve hexadecimal digits that change with the folder's content and the source."""
-        return version_of(self.folder, repr(self.source))
+        """Twelve hexadecimal digits that change with the folder's content, the source and its weights."""
+        source = self.source
+        if isinstance(source, KerasApplication) and source.weights not in ("imagenet", "random"):
+            # By its content: another file at the same path is another version, the same elsewhere is not.
+            return version_of(self.folder, repr(KerasApplication(source.name, "")), Path(source.weights))
+        return version_of(self.folder, repr(source))
 
     def card(self) -> Card:
         """What the web tier gets to know of it."""

@@ -60,12 +60,16 @@ def _below(place: Path, path: str, top: str, above: tuple[str, ...]) -> Iterator
             yield at, each
 
 
-def version_of(folder: Path, source: str) -> str:
+def version_of(folder: Path, source: str, elsewhere: Path | None = None) -> str:
     """Twelve hexadecimal digits that change with the content of the files and with `source`.
 
-    No file stops it: what can't be read may not even belong to the model.
+    `elsewhere` is a file that belongs to the model and lies at a place that does not matter. No file stops
+    it: what can't be read may not even belong to the model.
     """
     digest = hashlib.sha256(source.encode())
+    if elsewhere is not None:
+        for block in _blocks(elsewhere):
+            digest.update(block)
     for path, file in files(folder):
         digest.update(os.fsencode(path))
         for block in _blocks(file):

@@ -68,6 +68,18 @@ def test_weights_can_be_replaced_and_the_card_says_so() -> None:
     assert spec.version != read_model(MODELS, "resnet50").version
 
 
+def test_weights_from_elsewhere_are_in_the_version_by_their_content(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.h5", tmp_path / "other.h5"
+    one.write_bytes(b"weights")
+    other.write_bytes(b"weights")
+    versions = {str(path): read_model(MODELS, "resnet50", weights=str(path)).version for path in (one, other)}
+    assert versions[str(one)] == versions[str(other)]
+    assert versions[str(one)] != read_model(MODELS, "resnet50").version
+    one.write_bytes(b"WEIGHTS")
+    assert read_model(MODELS, "resnet50", weights=str(one)).version != versions[str(other)]
+    assert read_model(MODELS, "densenet121", weights=str(other)).version != versions[str(other)]
+
+
 @pytest.mark.parametrize("name", ["Net", "my net", "../net"])
 def test_a_name_that_is_none_is_not_called_missing(tmp_path: Path, name: str) -> None:
     models = _folder(tmp_path)
