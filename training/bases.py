@@ -15,18 +15,14 @@ import numpy as np
 from broker.errors import first_line
 from broker.messages import Fit, InputSpec
 from model_server import sources
-from model_server.catalogue import CatalogueError, ModelSpec, read_model
 from model_server.model_toml import Named
 from training.taken import Taken
+from training.wanted import BaseError, Wanted, toml_beside
 
 SIZE: Final = 224
 """Of a network of keras.applications, where none is named: what most of them learnt ImageNet at."""
 
 _NAMED: Final[tuple[Named, ...]] = ("none", "unit", "tf", "torch", "caffe")
-
-
-class BaseError(ValueError):
-    """The base can't be had or used; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +35,6 @@ class Base:
     network: Any
     """A keras.Model."""
     taken: Taken
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the user says of the base; None: as the base has it."""
-
-    name: str
-    weights: str
-    """`imagenet`, `none` or a path."""
-    size: int | None = None
-    fit: Fit | None = None
-    normalise: Named | None = None
 
 
 def load(wanted: Wanted) -> Base:
@@ -120,7 +104,7 @@ def _saved(wanted: Wanted, path: Path) -> Base:
     features = _features(network)
     if features is None:
         raise BaseError(f"{path} does not end in a Dense layer, which is what a new head would replace")
-    beside = _toml_beside(path)
+    beside = toml_beside(path)
     normalise = wanted.normalise or (beside.normalise if beside else None)
     if normalise is None:
         raise BaseError(f"no model.toml beside {path} says how its pictures are normalised: name --normalise")
@@ -143,11 +127,3 @@ def _features(network: Any) -> Any | None:  # noqa: ANN401
         return None
     before = network.layers[-2]
     return before.input if isinstance(before, keras.layers.Dropout) else last.input
-
-
-def _toml_beside(path: Path) -> ModelSpec | None:
-    folder = path.resolve().parent
-    try:
-        return read_model(folder.parent, folder.name)
-    except CatalogueError:
-        return None

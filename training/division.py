@@ -5,8 +5,8 @@ whatever they are called, and no picture is in two. Pure: reads bytes, decodes n
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +61,17 @@ def without_repeats(files: Sequence[File]) -> tuple[dict[File, str], list[Skippe
     return kept, skipped
 
 
+def refuse_too_few(classes: Sequence[str], labels: Iterable[int], *, which: str) -> None:
+    """Raise FolderError if a class has too few of the pictures, which are `which` (they can be used)."""
+    counts = Counter(labels)
+    for label, name in enumerate(classes):
+        if counts[label] < LEAST:
+            raise FolderError(
+                f"{name} has {counts[label]} {which}; a class takes {LEAST} at least, and a hundred to be "
+                "told well"
+            )
+
+
 def divide(
     digests: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str], shares: Shares
 ) -> Division:
@@ -71,13 +82,9 @@ def divide(
     training: list[int] = []
     validation: list[int] = []
     held_out: list[int] = []
-    for label, name in enumerate(classes):
+    refuse_too_few(classes, labels.tolist(), which="pictures that can be used")
+    for label in range(len(classes)):
         own = sorted(np.flatnonzero(labels == label).tolist(), key=digests.__getitem__)
-        if len(own) < LEAST:
-            raise FolderError(
-                f"{name} has {len(own)} pictures that can be used; a class takes {LEAST} at least, "
-                "and a hundred to be told well"
-            )
         judge = max(1, round(len(own) * shares.held_out))
         stop = judge + max(1, round(len(own) * shares.validation))
         held_out += own[:judge]

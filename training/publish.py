@@ -31,6 +31,26 @@ def refuse_existing(folder: Path, *, replace: bool) -> None:
         raise PublishError(f"{folder} is there already: --replace puts the new model in its place")
 
 
+def refuse_unwritable(folder: Path, *, replace: bool) -> None:
+    """Raise PublishError if the model could not be put there: tried with empty folders, which go again."""
+    place = folder.parent
+    while not place.exists():
+        place = place.parent
+    drafts: list[Path] = []
+    try:
+        for _ in range(2 if replace and folder.exists() else 1):
+            drafts.append(Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=place)))
+        if len(drafts) == 2:
+            _exchange(*drafts, named=folder)
+    except PublishError:
+        raise
+    except OSError as error:
+        raise PublishError(f"{folder} can't be written ({error}): --models names another place") from error
+    finally:
+        for draft in drafts:
+            draft.rmdir()
+
+
 @contextmanager
 def published(folder: Path, *, replace: bool) -> Iterator[Path]:
     """A context: an empty folder to write the model into. At its end it is `folder`, whole, or nothing is.
@@ -50,7 +70,7 @@ def published(folder: Path, *, replace: bool) -> Iterator[Path]:
         for path in [*draft.iterdir(), draft]:
             _sync(path)
         if folder.exists():
-            _exchange(draft, folder)
+            _exchange(draft, folder, named=folder)
         else:
             draft.rename(folder)
         _sync(folder.parent)
@@ -62,13 +82,13 @@ def published(folder: Path, *, replace: bool) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)  # after an exchange: what was there before
 
 
-def _exchange(one: Path, other: Path) -> None:
+def _exchange(one: Path, other: Path, *, named: Path) -> None:
     """Let two folders change places in one step, which Python's functions can't (Linux 3.15, glibc 2.28)."""
     libc = ctypes.CDLL(None, use_errno=True)
     names = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
     if libc.renameat2(*names, _RENAME_EXCHANGE) != 0:
         code = ctypes.get_errno()
-        raise PublishError(code, f"{other} can't be replaced ({os.strerror(code)}): choose another --name")
+        raise PublishError(code, f"{named} can't be replaced ({os.strerror(code)}): choose another --name")
 
 
 def write_labels(folder: Path, classes: Sequence[str]) -> None:

@@ -1,159 +1,48 @@
 """Makes a served model of your labelled folders: python -m training.retrain FOLDER --name NAME.
 
-Owns the order of the steps, its words and its exit status; each step is a module's. Pictures are
-decoded and fitted as the web tier will do it, so that what is learnt is what is served.
+Owns its words of refusal and its exit status: whatever can be refused is, before TensorFlow is loaded or a
+picture is read. The work itself is steps.py's.
 """
 
-import argparse
 import os
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is loaded
-
-import keras
-import tensorflow as tf
-
-from training import bases, frozen, labelled, publish, verdict
+from model_server.engines.quiet import quiet
+from training import labelled, publish, wanted
 from training.arguments import parser
-from training.bases import Base, BaseError, Wanted
-from training.division import Division, Shares, divide, without_repeats
-from training.labelled import FolderError, Read, Skipped
+from training.division import refuse_too_few
+from training.labelled import FolderError
 from training.publish import PublishError
-from training.stages import Learner, Plan
+from training.wanted import BaseError, Wanted
 
 DONE: Final = 0
 IMPOSSIBLE: Final = 2
 """As argparse has it for a command line that it can't read."""
 
-_SHOWN: Final = 20
-"""Files that are left out and named one by one; the report names them all."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     options = parser().parse_args(arguments)
+    base = Wanted(options.base, options.weights, options.size, options.fit, options.normalise)
+    folder: Path = options.models / options.name
     try:
-        _retrain(options)
+        publish.refuse_existing(folder, replace=options.replace)
+        publish.refuse_unwritable(folder, replace=options.replace)
+        wanted.refuse_early(base)
+        classes, files = labelled.files_of(labelled.opened(options.folder))
+        refuse_too_few(classes, (file.label for file in files), which="files")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        with quiet():
+            from training import steps  # noqa: PLC0415 - it loads TensorFlow, for seconds
+
+        steps.run(options, base, folder, classes, files)
     except (FolderError, BaseError, PublishError) as error:
         sys.stderr.write(f"{error}.\n")
         return IMPOSSIBLE
     return DONE
-
-
-def _retrain(options: argparse.Namespace) -> None:
-    folder: Path = options.models / options.name
-    publish.refuse_existing(folder, replace=options.replace)
-    classes, files = labelled.files_of(labelled.opened(options.folder))
-    keras.utils.set_random_seed(options.seed)
-    tf.config.experimental.enable_op_determinism()
-    base = bases.load(Wanted(options.base, options.weights, options.size, options.fit, options.normalise))
-    print(
-        f"{base.name} (weights: {base.weights}) takes {base.taken.input.width} x {base.taken.input.height}",
-        flush=True,
-    )
-    with tempfile.TemporaryDirectory(prefix="batchwire-") as scratch:
-        digests, repeated = without_repeats(files)
-        read = labelled.read(list(digests), base.taken.input, Path(scratch) / "pictures.npy")
-        skipped = repeated + read.skipped
-        _say_skipped(skipped)
-        shares = Shares(options.held_out, options.validation)
-        division = divide([digests[file] for file in read.files], read.pictures.labels, classes, shares)
-        _say_division(classes, division)
-        learner = _learnt(base, read, len(classes), division, options)
-        labels = read.pictures.labels[division.held_out]
-        found = verdict.judge(classes, labels, learner.outputs(division.held_out))
-    told = _told(options, base, division, skipped, learner)
-    _write(folder, learner, base, found, told, options)
-    print(f"held-out accuracy: {found.accuracy:.2%}", *found.lines(), sep="\n")
-    print(f"Written to {folder}. MODELS={options.name} serves it.")
-
-
-def _learnt(base: Base, read: Read, classes: int, division: Division, options: argparse.Namespace) -> Learner:
-    plan = Plan(options.epochs, options.fine_tune, options.batch, options.seed)
-    learner = Learner(base, read.pictures, classes, division, plan)
-    if base.weights == "none":
-        print("The whole network learns, from nothing.", flush=True)
-        learner.learn_from_scratch()
-        return learner
-    print("The base looks at every picture once; then a new head learns from what it saw.", flush=True)
-    learner.learn_head()
-    if options.fine_tune:
-        print("The whole network learns.", flush=True)
-        learner.fine_tune()
-    return learner
-
-
-def _say_skipped(skipped: Sequence[Skipped]) -> None:
-    for each in skipped[:_SHOWN]:
-        print(f"left out: {each.file.name}: {each.reason}")
-    if len(skipped) > _SHOWN:
-        print(f"left out: {len(skipped) - _SHOWN} more; the report names them")
-
-
-def _say_division(classes: Sequence[str], division: Division) -> None:
-    print(
-        f"{len(classes)} classes; {len(division.training)} pictures to learn from, "
-        f"{len(division.validation)} that tell when to stop, {len(division.held_out)} held out",
-        flush=True,
-    )
-
-
-def _told(
-    options: argparse.Namespace,
-    base: Base,
-    division: Division,
-    skipped: Sequence[Skipped],
-    learner: Learner,
-) -> dict[str, Any]:
-    return {
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "base": base.name,
-        "weights": base.weights,
-        "seed": options.seed,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
-        "epochs": learner.epochs,
-        "pictures": {
-            "training": len(division.training),
-            "validation": len(division.validation),
-            "held_out": len(division.held_out),
-        },
-        "left_out": {each.file.name: each.reason for each in skipped},
-    }
-
-
-def _write(
-    folder: Path,
-    learner: Learner,
-    base: Base,
-    found: verdict.Verdict,
-    told: dict[str, Any],
-    options: argparse.Namespace,
-) -> None:
-    file = f"{options.name}.keras"
-    comment = (
-        f"Retrained from {base.name} (weights: {base.weights}) by `python -m training.retrain`; "
-        f"held-out accuracy {found.accuracy:.4f}."
-    )
-    with publish.published(folder, replace=options.replace) as draft:
-        learner.network.save(draft / file)
-        if options.frozen_graph:
-            frozen.write(draft, options.name, learner.network, found.classes)
-        verdict.write_report(draft / "report.json", found, told)
-        verdict.draw_confusion(draft / "confusion.png", found, f"{options.name}: {found.accuracy:.2%}")
-        publish.write_labels(draft, found.classes)
-        publish.write_model_toml(
-            draft,
-            network=file,
-            taken=base.taken,
-            top=min(options.top, len(found.classes)),
-            comment=comment,
-        )
 
 
 if __name__ == "__main__":

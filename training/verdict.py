@@ -4,6 +4,7 @@ Owns the measures and their words. matplotlib draws; nothing here trains.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,25 @@ class Verdict:
             }
             for label, name in enumerate(self.classes)
         }
+
+    def warning(self) -> str:
+        """What to say of a network that tells the classes no better than chance; else empty.
+
+        Judged by how much it finds of a class, for where one class has most of the pictures a good network
+        may be right less often than who always names that one. Few pictures allow for a standard error.
+        """
+        held_out = self.matrix.sum(axis=1)
+        recall = float((self.matrix.diagonal() / held_out).mean())
+        chance = 1 / len(self.classes)
+        if recall > chance + math.sqrt(chance * (1 - chance) / held_out.sum()):
+            return ""
+        guessing = held_out.max() / held_out.sum()
+        return (
+            f"Warning: held-out accuracy of {self.accuracy:.2%} is no better than guessing (to name the most "
+            f"frequent class each time gives {guessing:.2%}): the network can't tell the classes apart. "
+            "Try more pictures of each class, --weights imagenet or a .keras network to start from, or more "
+            "--epochs."
+        )
 
     def lines(self) -> list[str]:
         """A table of the classes, the worst first."""

@@ -16,6 +16,7 @@ from typing import Final, Literal
 from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue import KerasApplication, ModelSpec, read_model
 from model_server.engines import openvino_runtime
+from model_server.engines.quiet import quiet
 from model_server.engines.store import Entry, Store, network_ingredients, write_reference
 
 _LOG = logging.getLogger(__name__)
@@ -114,7 +115,8 @@ def _convert(spec: ModelSpec, folder: Path, *, half: bool) -> None:
     """Freeze, read by OpenVINO's TensorFlow front end, save, with the reference of plain Keras."""
     try:
         # TensorFlow first: it names Keras' backend.
-        from model_server.engines import tensorflow  # noqa: PLC0415 - only this process pays for it
+        with quiet():
+            from model_server.engines import tensorflow  # noqa: PLC0415 - only this process pays for it
         from model_server.engines.keras_network import KerasNetwork  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ModelUnavailable(

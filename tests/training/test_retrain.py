@@ -36,6 +36,14 @@ model = keras.Sequential([
 model.save(sys.argv[1])
 """
 
+# The same, blind: whatever it is shown, it sees the same.
+_BLIND: Final = """
+import sys, keras, numpy
+network = keras.saving.load_model(sys.argv[1])
+network.layers[0].set_weights([numpy.zeros_like(each) for each in network.layers[0].get_weights()])
+network.save(sys.argv[2])
+"""
+
 # Prints the largest difference between a .keras and the .pb made of it, on random pictures.
 _COMPARE: Final = """
 import sys, keras, numpy as np, tensorflow as tf
@@ -193,8 +201,8 @@ def test_from_scratch_it_learns_too(folder: Path, tmp_path: Path) -> None:
     ("options", "reason"),
     [
         (("--base", "MobileNetV9"), "keras.applications has no network 'MobileNetV9'; it has "),
-        (("--weights", "/nonexistent.keras"), "Keras can't load /nonexistent.keras"),
-        (("--weights", "/nonexistent.h5"), "does not give the weights of MobileNetV2 without its top"),
+        (("--weights", "{}/broken.keras", "--normalise", "tf"), "/broken.keras: "),
+        (("--weights", "{}/broken.h5"), "does not give the weights of MobileNetV2 without its top"),
         (("--weights", "none", "--size", "8"), "MobileNetV2 can't be built for 8 x 8"),
         (("--weights", "none", "--normalise", "caffe"), "MobileNetV2 takes pictures normalised as 'tf'"),
     ],
@@ -202,11 +210,38 @@ def test_from_scratch_it_learns_too(folder: Path, tmp_path: Path) -> None:
 def test_what_can_t_be_done_is_said_and_changes_nothing(
     options: tuple[str, ...], reason: str, folder: Path, tmp_path: Path
 ) -> None:
-    done = _retrain(folder, tmp_path, "no", *options, check=False)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for suffix in ("keras", "h5"):
+        (broken / f"broken.{suffix}").write_text("no network")
+    options = tuple(option.format(broken) for option in options)
+    done = _retrain(folder, tmp_path / "models", "no", *options, check=False)
     assert done.returncode == 2
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "models").exists()
+
+
+def test_pictures_that_are_all_the_same_are_refused_before_they_are_decoded(
+    base: Path, tmp_path: Path
+) -> None:
+    folder = fill(tmp_path / "pictures", each=8)
+    for number in range(1, 8):
+        (folder / "sea" / f"{number}.jpg").write_bytes((folder / "sea" / "0.jpg").read_bytes())
+    options = ("--weights", str(base), "--normalise", "tf")
+    done = _retrain(folder, tmp_path / "models", "no", *options, check=False)
+    assert done.returncode == 2
+    assert "sea has 1 different files; a class takes 5 at least" in done.stderr
+
+
+def test_a_network_that_learns_nothing_is_warned_of_and_stderr_is_left_to_what_matters(
+    base: Path, folder: Path, tmp_path: Path
+) -> None:
+    _python("-c", _BLIND, str(base), str(tmp_path / "blind.keras"))
+    options = ("--weights", str(tmp_path / "blind.keras"), "--normalise", "tf", "--epochs", "2")
+    done = _retrain(folder, tmp_path, "blind", *options)
+    assert "Warning: held-out accuracy of 33.33% is no better than guessing" in done.stdout
+    assert done.stderr == ""
 
 
 def test_without_a_network_the_weights_are_missed_at_once_with_the_ways_out(

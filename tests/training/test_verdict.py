@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from training import verdict
@@ -23,6 +24,43 @@ def test_figures_are_those_that_a_hand_finds() -> None:
         "frog": {"held_out": 1, "recall": 0.0, "precision": 0.0},
     }
     assert [line.split()[0] for line in found.lines()] == ["class", "frog", "dog", "cat"]
+
+
+def _verdict(*rows: list[int]) -> verdict.Verdict:
+    return verdict.Verdict([f"class {number}" for number in range(len(rows))], np.array(rows, np.int64))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ([0, 0, 2], [0, 0, 2], [0, 0, 2]),  # the same for every picture
+        ([1, 1], [1, 1]),
+        ([60, 0], [30, 0]),
+        ([51, 49], [50, 50]),  # a point above chance is none, of 200 pictures
+    ],
+)
+def test_a_network_that_guesses_is_warned_of_with_what_to_try(rows: tuple[list[int], ...]) -> None:
+    found = _verdict(*rows)
+    words = found.warning()
+    assert f"held-out accuracy of {found.accuracy:.2%} is no better than guessing" in words
+    for way_out in ("more pictures", "--weights imagenet", "--epochs"):
+        assert way_out in words.lower()
+
+
+def test_guessing_is_to_name_the_most_frequent_class() -> None:
+    assert "each time gives 66.67%" in _verdict([60, 0], [30, 0]).warning()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ([2, 0, 0], [0, 2, 0], [0, 1, 1]),
+        ([75, 25], [30, 70]),
+        ([780, 120], [10, 90]),  # right less often than who always names the first, and yet it knows both
+    ],
+)
+def test_a_network_that_has_learnt_something_is_not(rows: tuple[list[int], ...]) -> None:
+    assert _verdict(*rows).warning() == ""
 
 
 def test_the_report_and_the_picture_are_written(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Loads TensorFlow without the lines that its C++ writes about itself, whatever TF_CPP_MIN_LOG_LEVEL says.
+
+Owns which lines those are. For a command, or a process of its own: in one that serves, what other threads
+write to stderr would go the same way round.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+_NOISE: Final = ("^WARNING: All log messages before absl::InitializeLog", "^I0000 .*oneDNN custom operations")
+"""What TensorFlow 2.21 writes at each import, twice."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Around `import tensorflow`: what else comes on stderr is written all the same.
+
+    By grep, not by this process, which TensorFlow may end (a processor without AVX) with only a line of why.
+    """
+    ends = os.pipe()
+    patterns = [word for pattern in _NOISE for word in ("-e", pattern)]
+    try:
+        grep = subprocess.Popen(["grep", "--line-buffered", "-v", *patterns], stdin=ends[0], stdout=2)  # noqa: S603, S607
+    except OSError:  # no grep: then they are seen
+        os.close(ends[1])
+        yield
+        return
+    finally:
+        os.close(ends[0])
+    sys.stderr.flush()
+    kept = os.dup(2)
+    os.dup2(ends[1], 2)
+    os.close(ends[1])
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        grep.wait()
