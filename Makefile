@@ -6,13 +6,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check format test test-importers test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve look install check format test test-importers test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-serve: $(VENV)/.serve ## Serve on http://localhost:5000: Redis, model servers and web, until Ctrl-C
+serve: look $(VENV)/.serve ## Serve on http://localhost:5000: Redis, model servers and web, until Ctrl-C
 	@exec $(BIN)/python -m deploy.serve
+
+# What the settings name must be there before minutes go into installing; Python alone can tell.
+LOOK := $(or $(wildcard $(BIN)/python),$(PYTHON))
+look:
+	@test -z "$(LOOK)" || $(LOOK) -m deploy.serve.look --models-dir "$$MODELS_DIR" --models "$$MODELS" --fallback "$$FALLBACK_MODEL" --weights "$$RESNET50_WEIGHTS"
 
 install: $(VENV)/.serve ## Make the virtual environment and install what `make serve` needs
 

@@ -22,7 +22,7 @@ import psutil
 
 from broker.connection import check_server, connect, masked, server_pid
 from broker.errors import BrokerUnavailable
-from deploy.serve import programs, ready
+from deploy.serve import look, programs, ready
 from deploy.serve.programs import CannotStart
 from settings import PROJECT, SettingError, Settings, is_given
 
@@ -39,6 +39,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         settings = _with_fallback(Settings.from_env())
+        _check_files(settings)
         with _only_one(VAR) as lock:
             _check_port(settings)
             _check_models(settings)
@@ -158,6 +159,18 @@ def _say_who_falls_in(settings: Settings) -> None:
             "load, requests that name no model are refused. FALLBACK_MODEL=NAME names one that answers them, "
             "FALLBACK_MODEL=none leaves it at that."
         )
+
+
+def _check_files(settings: Settings) -> None:
+    """What the Makefile has looked for as well, before it installed anything."""
+    missing = look.missing(
+        models_dir=settings.models_dir,
+        models=settings.models,
+        fallback=settings.fallback_model,
+        weights=settings.resnet50_weights,
+    )
+    if missing:
+        raise CannotStart(missing)
 
 
 def _check_port(settings: Settings) -> None:
