@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with quiet():
             from training import steps  # noqa: PLC0415 - it loads TensorFlow, for seconds
 
-        steps.run(options, base, folder, classes, files)
+            steps.run(options, base, folder, classes, files)
     except (FolderError, BaseError, PublishError) as error:
         sys.stderr.write(f"{error}.\n")
         return IMPOSSIBLE

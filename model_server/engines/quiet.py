@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_NOISE: Final = ("^WARNING: All log messages before absl::InitializeLog", "^I0000 .*oneDNN custom operations")
-"""What TensorFlow 2.21 writes at each import, twice."""
+_NOISE: Final = (
+    "^WARNING: All log messages before absl::InitializeLog",
+    "^I0000 .*oneDNN custom operations",
+    "^E0000 .*NodeDef mentions attribute use_unbounded_threadpool",
+)
+"""What TensorFlow 2.21 writes: the first two at each import, twice; the last wherever its own tf.data runs."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Around `import tensorflow`: what else comes on stderr is written all the same.
+    """Around what imports TensorFlow, or trains: what else comes on stderr is written all the same.
 
     By grep, not by this process, which TensorFlow may end (a processor without AVX) with only a line of why.
     """
