@@ -88,15 +88,21 @@ def _described(spec: ModelSpec) -> list[str]:
     normalise = str(spec.normalise)
     if isinstance(spec.normalise, Normalisation):
         normalise = f"(pixel - {list(spec.normalise.mean)}) / {list(spec.normalise.std)}"
-    first = ", ".join(label.label for label in spec.labels[:3])
+    # In quotes: ImageNet's labels have commas in them.
+    first = ", ".join(f'"{label.label}"' for label in spec.labels[:3])
     rest = ", ..." if len(spec.labels) > 3 else ""
+    colours = "grey" if given.channels == 1 else spec.order
     return [
-        f"model       {spec.name}: {spec.task}, {len(spec.labels)} labels ({first}{rest})",
+        f"model       {spec.name}: {spec.task}, {_many(len(spec.labels), 'label')} ({first}{rest})",
         f"source      {type(spec.source).__struct_config__.tag}: {spec.weights}",
-        f"input       {given.width} x {given.height}, {given.channels} channels ({spec.order}), "
+        f"input       {given.width} x {given.height}, {_many(given.channels, 'channel')} ({colours}), "
         f"fit {given.fit}{resized}, normalise {normalise}",
         f"output      activation {spec.activation}",
     ]
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _shown(spec: ModelSpec, path: Path | None, settings: Settings) -> Shown:

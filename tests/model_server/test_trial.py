@@ -1,12 +1,15 @@
 """`python -m model_server check`: what it prints of a sound folder, and what it says of others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from model_server import trial
+from model_server.catalogue import Label, read_model
 from model_server.engines import conversion
+from settings import PROJECT
 from tests.model_server.engines import test_importing as network
 
 
@@ -27,7 +30,7 @@ def test_a_sound_folder_is_told_with_its_predictions(
     Image.fromarray(network.PICTURES[0]).save(picture)
     assert trial.main([str(folder), "--picture", str(picture), "--top", "1"]) == trial.SOUND
     told = capsys.readouterr().out
-    assert "net: classification, 3 labels (one, two, three)" in told
+    assert 'net: classification, 3 labels ("one", "two", "three")' in told
     assert "onnx: net.onnx" in told
     assert "5 x 4, 3 channels (rgb), fit stretch" in told
     assert "openvino fp32" in told
@@ -35,6 +38,16 @@ def test_a_sound_folder_is_told_with_its_predictions(
     best = f"  {right.max():8.4f}  {('one', 'two', 'three')[right.argmax()]}  ({right.argmax()})"
     assert [line for line in told.splitlines() if line.startswith("  ")] == [best]
     assert told.splitlines()[-1].endswith("MODELS=net make serve")
+
+
+def test_labels_with_commas_are_told_apart_and_one_channel_is_grey() -> None:
+    spec = read_model(PROJECT / "models", "digits")
+    labels = tuple(Label(str(at), name) for at, name in enumerate(("tench, Tinca tinca", "cock", "a", "b")))
+    model, _, taken, _ = trial._described(replace(spec, labels=labels))
+    assert model.endswith('4 labels ("tench, Tinca tinca", "cock", "a", ...)')
+    assert "28 x 28, 1 channel (grey), fit ink" in taken
+    (model, *_) = trial._described(replace(spec, labels=labels[:1]))
+    assert model.endswith('1 label ("tench, Tinca tinca")')
 
 
 def test_without_a_picture_a_drawn_one_is_tried(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
