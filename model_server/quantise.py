@@ -5,6 +5,7 @@ that serves: it loads NNCF and decodes pictures. What it writes, PRECISION=int8 
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from model_server.engines.openvino import CompiledNetwork, int8_ingredients
 from model_server.engines.quantised import is_quantised
 from model_server.engines.store import Entry, Store
 from model_server.picture_folder import FolderError, Pictures
-from settings import SettingError, Settings, weights
+from settings import PROJECT, SettingError, Settings, weights
 
 DONE: Final = 0
 REFUSED: Final = 1
@@ -91,8 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelUnavailable as error:
         return _complain(error.message, IMPOSSIBLE)
     except ModuleNotFoundError as error:
-        missing = f"The Python package {error.name!r} is not installed"
-        return _complain(f"{missing}: pip install -r model_server/requirements-quantise.txt", IMPOSSIBLE)
+        return _complain(
+            f"The Python package {error.name!r} is not installed. Install what this command takes beside the "
+            f"service: {_install_command()}",
+            IMPOSSIBLE,
+        )
     except TooFewAgree as error:
         return _complain(str(error), REFUSED)
     for line in report.lines():
@@ -190,6 +194,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--least-agreement", metavar="SHARE", type=_share, default=0.95, help="refuse below this (0.95)"
     )
     return parser.parse_args(arguments)
+
+
+def _install_command() -> str:
+    """The command that installs it into the environment that runs this, whatever `pip` on the path is."""
+    python, needed = Path(sys.executable), PROJECT / "model_server" / "requirements-quantise.txt"
+    return shlex.join([_shown(python), "-m", "pip", "install", "-r", _shown(needed)])
+
+
+def _shown(path: Path) -> str:
+    """From here, if it is below."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _count(text: str) -> int:

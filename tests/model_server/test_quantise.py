@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,7 +117,23 @@ def test_without_nncf_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "nncf", None)
     said = run("--pictures", str(fill(tmp_path / "p")), real=True)
     assert said.status == 2
-    assert "'nncf' is not installed: pip install -r model_server/requirements-quantise.txt" in said.err
+    assert "'nncf' is not installed. Install" in said.err
+    python, *words, needed = shlex.split(said.err.partition("beside the service: ")[2])
+    assert words == ["-m", "pip", "install", "-r"]
+    assert (Path.cwd() / python) == Path(sys.executable)
+    assert "nncf" in (Path.cwd() / needed).read_text("utf-8").splitlines()
+
+
+def test_the_command_that_installs_is_short_from_the_project_s_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr(sys, "executable", str(PROJECT / ".venv" / "bin" / "python"))
+    right = ".venv/bin/python -m pip install -r model_server/requirements-quantise.txt"
+    assert quantise._install_command() == right
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", "/opt/a python/bin/python3")
+    assert quantise._install_command().startswith("'/opt/a python/bin/python3' -m pip install -r /")
 
 
 def test_it_is_a_command_of_the_model_server() -> None:
