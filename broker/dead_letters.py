@@ -42,6 +42,8 @@ class DeadLetter:
     """(width, height) of the upload."""
     accepted: float | None = None
     """Redis' time, in seconds since 1970."""
+    request_id: str = ""
+    """Of the request that the job came with; empty: of none that is known."""
 
 
 class DeadLetters:
@@ -130,7 +132,15 @@ def _letter(entry: bytes) -> DeadLetter:
         job = codec.decode_job(payload)
     except MalformedMessage:
         return DeadLetter(_id(payload), reason, len(payload))
-    return DeadLetter(_id(payload), reason, len(payload), job.image.shape, job.original_size, job.accepted)
+    return DeadLetter(
+        _id(payload),
+        reason,
+        len(payload),
+        shape=job.image.shape,
+        original_size=job.original_size,
+        accepted=job.accepted,
+        request_id=job.request_id,
+    )
 
 
 def _id(payload: bytes) -> str:

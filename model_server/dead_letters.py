@@ -143,7 +143,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, about in (
-        ("list", "print one line for each: model, id, accepted, picture, upload, bytes, reason"),
+        ("list", "print one line for each: model, id, accepted, picture, upload, bytes, request, reason"),
         ("requeue", "put jobs back into the queue and print where each is polled"),
         ("drop", "remove jobs for good"),
     ):
@@ -168,10 +168,16 @@ def _line(model: str, letter: DeadLetter) -> str:
         height, width, channels = letter.shape
         picture = f"{width}x{height}x{channels}"
         upload = "{}x{}".format(*letter.original_size)
-    # A reason may hold what a network's own error says: one line, and nothing that moves a cursor.
-    reason = "".join(each if each.isprintable() else " " for each in letter.reason)
+    # A reason may hold what a network's own error says.
+    reason, request = _printable(letter.reason), _printable(letter.request_id).replace(" ", "")
     accepted = _when(letter.accepted)
-    return f"{model}  {letter.id}  {accepted}  {picture}  {upload}  {letter.size}  {reason or '-'}"
+    place = f"{model}  {letter.id}  {accepted}  {picture}  {upload}  {letter.size}"
+    return f"{place}  {request or '-'}  {reason or '-'}"
+
+
+def _printable(text: str) -> str:
+    """One line, and nothing that moves a cursor."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def _when(accepted: float | None) -> str:

@@ -63,10 +63,20 @@ def test_a_line_for_each_of_every_model(run: Callable[..., Said], client: redis.
     assert (said.status, said.err) == (0, "")
     unread, first, second = said.out.splitlines()
     size = len(codec.encode_job(known))
-    assert re.fullmatch(r"digits  entry-[0-9a-f]{12}  -  -  -  8  The job can't be read\.", unread)
-    assert first == f"tiny  {known.id}  2023-11-14T22:13:20+00:00  2x2x1  20x10  {size}  it said  [2Jno"
+    assert re.fullmatch(r"digits  entry-[0-9a-f]{12}  -  -  -  8  -  The job can't be read\.", unread)
+    assert first == f"tiny  {known.id}  2023-11-14T22:13:20+00:00  2x2x1  20x10  {size}  -  it said  [2Jno"
     assert second.startswith(f"tiny  {huge.id}  -  4x3x1  20x10  ")
     assert run("list", "--model", MODEL).out.splitlines() == [first, second]
+
+
+def test_the_request_that_a_job_came_with_is_told(
+    run: Callable[..., Said], client: redis.Redis, keys: Keys
+) -> None:
+    known, odd = replace(job(), request_id="web-7:a/b"), replace(job(), request_id="a\n b\x1b[2J")
+    bury(client, keys, known, odd, reason="boom")
+    first, second = run("list").out.splitlines()
+    assert re.fullmatch(rf"tiny  {known.id}  \S+  2x2x1  20x10  \d+  web-7:a/b  boom", first)
+    assert re.fullmatch(rf"tiny  {odd.id}  \S+  2x2x1  20x10  \d+  ab\[2J  boom", second)
 
 
 def test_requeue_prints_where_each_is_polled(
