@@ -16,7 +16,7 @@ _NOISE: Final = (
     "^I0000 .*oneDNN custom operations",
     "^E0000 .*NodeDef mentions attribute use_unbounded_threadpool",
 )
-"""What TensorFlow 2.21 writes: the first two at each import, twice; the last wherever its own tf.data runs."""
+"""What TensorFlow 2.21 writes: the first two at each import, twice; the last wherever tf.data runs."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from settings import PROJECT
 _NOISE = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
     "I0000 00:00:1795297855.825540    4933 port.cc:153] oneDNN custom operations are on. You may see more.\n"
-    "E0000 00:00:1795298273.204639 8 node_def_util.cc:682] NodeDef mentions attribute use_unbounded_threadpool.\n"
+    "E0000 00:00:1795298273.204639 8 node.cc:682] NodeDef mentions attribute use_unbounded_threadpool.\n"
 )
 
 _RUN = """
