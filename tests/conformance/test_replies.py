@@ -144,7 +144,9 @@ def test_a_result_that_can_t_be_read_ends_its_wait(
     assert (result.id, result.error.code) == (job_id, "inference_failed")
 
 
-def test_after_a_restart_of_redis_all_that_wait_are_looked_up(own_redis: RedisServer, keys: Keys) -> None:
+def test_after_a_restart_of_redis_all_that_wait_are_looked_up_and_both_ends_of_it_are_told(
+    own_redis: RedisServer, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
     replies = Replies(connect(own_redis.url, timeout_s=5), keys, "web-1", reread_s=4.0)
     replies.start()
     try:
@@ -156,6 +158,10 @@ def test_after_a_restart_of_redis_all_that_wait_are_looked_up(own_redis: RedisSe
         eventually(lambda: not replies.is_subscribed())
         own_redis.start()
         assert waiter.wait(20) == _result("a")
+        eventually(lambda: "Redis is back, after " in caplog.text)
+        said = [record.getMessage() for record in caplog.records if record.name == "broker.outage"]
+        assert said[0].endswith(" Trying again.")
+        assert said[-1].startswith("Redis is back, after ")
     finally:
         replies.stop()
 
