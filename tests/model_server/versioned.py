@@ -47,7 +47,7 @@ class Model:
             self.on_staff()
             worker = fakes.unregistered_worker(client, keys, spec, load)
             keeper = Keeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
-            return Post(worker, keeper, threading.Thread(target=worker.run))
+            return Post(worker, keeper, threading.Thread(target=worker.run, daemon=True))
 
         self.serving = Serving(read(), watch, Means(read, load, staff))
         self.serving._start(self.serving.posts[0])  # without its own looks
