@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env()
         spec = _spec(options.model, settings)
+        if options.top and options.top > spec.top_max:
+            return _complain(f"--top {options.top} is too many: {spec.name} can give {spec.top_max} at most.")
         for line in _described(spec):
             _say(line)
         shown = _shown(spec, options.picture, settings)

@@ -50,6 +50,13 @@ def test_labels_with_commas_are_told_apart_and_one_channel_is_grey() -> None:
     assert model.endswith('1 label ("tench, Tinca tinca")')
 
 
+def test_more_predictions_than_there_are_labels_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trial.main([str(folder), "--top", "4"]) == trial.WRONG
+    assert capsys.readouterr().err == "--top 4 is too many: net can give 3 at most.\n"
+
+
 def test_without_a_picture_a_drawn_one_is_tried(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert trial.main([str(folder)]) == trial.SOUND
     told = capsys.readouterr().out
