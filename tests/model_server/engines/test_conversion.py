@@ -72,6 +72,6 @@ def test_a_network_that_can_t_be_had_says_why(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"no file 'digits\.keras'"):
         conversion.converted(read_model(tmp_path, "digits"), "full", Store(tmp_path / "cache"))
     (folder / "digits.keras").write_bytes((DIGITS.folder / "digits.keras").read_bytes())
-    (folder / "labels.csv").write_text("index,class_id,label\n0,0,zero\n")
-    with pytest.raises(ModelUnavailable, match=r"output for a picture is \(10,\), but there are 1 labels"):
+    (folder / "labels.csv").write_text("index,class_id,label\n0,0,zero\n1,1,one\n2,2,two\n")
+    with pytest.raises(ModelUnavailable, match=r"output for a picture is \(10,\), but there are 3 labels"):
         conversion.converted(read_model(tmp_path, "digits"), "full", Store(tmp_path / "cache"))
