@@ -17,7 +17,7 @@ serve: look $(VENV)/.serve ## Serve on http://localhost:5000: Redis, model serve
 # What the settings name must be there before minutes go into installing; Python alone can tell.
 LOOK := $(or $(wildcard $(BIN)/python),$(PYTHON))
 look:
-	@test -z "$(LOOK)" || $(LOOK) -m deploy.serve.look --models-dir "$$MODELS_DIR" --models "$$MODELS" --fallback "$$FALLBACK_MODEL" --weights "$$RESNET50_WEIGHTS"
+	@test -z "$(LOOK)" || $(LOOK) -m deploy.serve.look --models-dir="$$MODELS_DIR" --models="$$MODELS" --fallback="$$FALLBACK_MODEL" --weights="$$RESNET50_WEIGHTS"
 
 install: $(VENV)/.serve ## Make the virtual environment and install what `make serve` needs
 

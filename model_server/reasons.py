@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-_QUOTED: Final = re.compile(r"""(['"])/[^'"]*/([^'"/]+)\1""")
-_BARE: Final = re.compile(r"""(?<![\w/.:~-])/(?:[^\s/'"():,;]+/)+([^\s/'"():,;]+)""")
+_QUOTED: Final = re.compile(r"""(['"])/(?:(?!\1).)*/((?:(?!\1)[^/])+)\1""")
+_BARE: Final = re.compile(r"""(?<![\w/.~-])(?:file://)?/(?!/)(?:[^\s/'"():,;]+/)+([^\s/'"():,;]+)""")
 """An absolute path, but no part of an address, of a relative path or of a type such as image/png."""
 
 

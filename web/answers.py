@@ -25,6 +25,8 @@ VERSION_FIELD: Final = "X-Model-Version"
 NOTICE_FIELD: Final = "X-Notice"
 """What such an answer says in its head, for it has no other place."""
 
+_NOTICE_LETTERS: Final = 200
+
 _PRINTED: Final = string.punctuation.replace("%", "") + " "
 """Characters that stand for themselves in NOTICE_FIELD, besides letters and digits."""
 
@@ -174,6 +176,8 @@ def drawn(png: bytes, result: Result) -> Response:
     response.headers[MODEL_FIELD] = result.model
     response.headers[VERSION_FIELD] = result.model_version
     if result.notice:
-        # A field holds ASCII, and no line feed (RFC 9110, section 5.5).
-        response.headers[NOTICE_FIELD] = quote(result.notice, safe=_PRINTED)
+        # A field holds ASCII, and no line feed (RFC 9110, section 5.5). Encoded a character takes up to
+        # twelve: proxies have some 4 KB for a head.
+        said = result.notice if result.notice.isascii() else result.notice[:_NOTICE_LETTERS]
+        response.headers[NOTICE_FIELD] = quote(said, safe=_PRINTED)
     return response

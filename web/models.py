@@ -115,7 +115,8 @@ class Models:
                 raise failed from None
             if view.card.task != asked.card.task:  # who waits for boxes can do nothing with classes
                 raise
-            said = f"{self.fallback} answers for {self.default}, which failed to load: {asked.reason}"
+            reason = asked.reason.removeprefix(f"{self.default}: ")
+            said = f"{self.fallback} answers for {self.default}, which failed to load: {reason}"
             return Chosen(view, asked, said[:_NOTICE_LENGTH])
 
     def answering(self) -> str:

@@ -14,6 +14,7 @@ from flask import Blueprint, Response, current_app, request, url_for
 from msgspec import UNSET
 
 from broker.errors import BrokerUnavailable, ClientError, ModelUnavailable, ServiceError, Unavailable
+from broker.keys import MODEL_NAME
 from broker.messages import Failure, Result
 from broker.producer import Pending as JobPending
 from web import answers, errors, request_ids, uploads
@@ -51,9 +52,10 @@ def prediction(job_id: str) -> Response:
     """The result of a job that was accepted with `Prefer: respond-async`."""
     frontend: Frontend = current_app.extensions["frontend"]
     model = request.args.get("model") or frontend.models.default
-    frontend.models.require(model)
-    result = frontend.poll(model, job_id) if _is_uuid(job_id) else None
+    # The key first: a model that another process has just accepted this job for may be news to this one.
+    result = frontend.poll(model, job_id) if _is_uuid(job_id) and MODEL_NAME.fullmatch(model) else None
     if result is None:
+        frontend.models.require(model)
         raise NotFound(f"{model!r} has no prediction with this id (any more); ?model= names another.")
     if isinstance(result, JobPending):
         response = answers.respond(_pending(model, job_id), 202)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 MOST: Final = 200
 """Characters of a first sentence; some libraries never come to its end."""
 
-_FOLDERS: Final = re.compile(r"(?<![\w:/.~-])/(?:[^\s/'\"`(),:;]+/)+")
+_FOLDERS: Final = re.compile(r"(?<![\w/.~-])(?:file://)?/(?!/)(?:[^\s/'\"`(),:;]+/)+")
 _FIRST: Final = re.compile(r".*?[.!?](?=\s+[A-Z])", re.DOTALL)
 
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+_USUAL: Final = ("resnet50", "digits")
+_UNSET: Final = " (unset it names resnet50 and digits)"
+
 _NO_FILES: Final = ("", "imagenet", "random")
 
 
@@ -30,7 +33,7 @@ def missing(*, models_dir: str, models: Sequence[str], fallback: str, weights: s
     there = f"MODELS_DIR={models_dir!r} has {', '.join(known)}"
     for name in models:
         if name not in known:
-            return f"There is no model {name!r}, which MODELS names: {there}."
+            return f"There is no model {name!r}, which MODELS names{_UNSET * (name in _USUAL)}: {there}."
     if fallback and fallback not in known:
         return (
             f"There is no model {fallback!r}, which FALLBACK_MODEL names: {there}. FALLBACK_MODEL=none does "
@@ -46,13 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.serve.look", description=__doc__)
     for option, usual in (("models-dir", "models"), ("models", ""), ("fallback", ""), ("weights", "")):
         parser.add_argument(f"--{option}", default="", metavar=usual.upper() or "TEXT")
-    given = parser.parse_args(arguments)
-    models = [name.strip() for name in given.models.split(",") if name.strip()]
+    given = {
+        name: text.strip() for name, text in vars(parser.parse_args(arguments)).items()
+    }  # as settings.py
+    models = [name.strip() for name in given["models"].split(",") if name.strip()]
     found = missing(
-        models_dir=given.models_dir or "models",
-        models=models or ["resnet50"],
-        fallback="" if given.fallback == "none" else given.fallback,
-        weights=given.weights,
+        models_dir=given["models_dir"] or "models",
+        models=models or _USUAL,
+        fallback="" if given["fallback"] == "none" else given["fallback"],
+        weights=given["weights"],
     )
     if found:
         sys.stderr.write(f"Batchwire can't start: {found}\n")

@@ -88,6 +88,8 @@ def test_it_needs_nothing_but_python(models: Path) -> None:
         ({"MODELS": "digits,dog"}, "There is no model 'dog'"),
         ({"FALLBACK_MODEL": "dog"}, "FALLBACK_MODEL names"),
         ({"RESNET50_WEIGHTS": "/gone.h5"}, "RESNET50_WEIGHTS='/gone.h5'"),
+        ({"MODELS": "-x"}, "There is no model '-x'"),
+        ({"FALLBACK_MODEL": " none", "RESNET50_WEIGHTS": "imagenet ", "MODELS_DIR": " "}, ""),
         ({"FALLBACK_MODEL": "none"}, ""),
         ({}, ""),
     ],

@@ -33,6 +33,8 @@ def test_a_link_to_the_models_folder_is_as_good(tmp_path: Path) -> None:
             "can't be kept ([Errno 13] Permission denied: 'x')",
         ),
         ("filepath=/srv/a/b.h5 (is none)", "filepath=b.h5 (is none)"),
+        ("OSError:/srv/a/b.h5, file:///srv/a/c.h5", "OSError:b.h5, c.h5"),
+        ("no '/srv/a \"b\"/c.h5' there", "no 'c.h5' there"),
         ("failure on https://a.example/b/c.h5: None", "failure on https://a.example/b/c.h5: None"),
         (
             "see docs/models.md, image/png or models/a/b.csv",

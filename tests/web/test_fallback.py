@@ -16,7 +16,8 @@ from broker.messages import State, WorkerState
 from tests.fakes import CARD, KEY_TTL_S, MODEL, eventually, lapse
 from tests.web.conftest import Service, png
 
-REASON = "big: no weights. Three ways out: ..."
+WHY = "no weights. Three ways out: ..."
+REASON = f"big: {WHY}"
 REFUSED = f"{REASON} Asking again helps only once its operator has mended it."
 
 
@@ -55,7 +56,7 @@ def test_it_answers_under_its_own_name_and_says_why(running: Service) -> None:
     answer = _post(running)
     assert answer.status_code == 200
     assert (answer.json["model"], answer.json["predictions"][0]["label"]) == (MODEL, "bright")
-    assert answer.json["notice"] == f"{MODEL} answers for big, which failed to load: {REASON}"
+    assert answer.json["notice"] == f"{MODEL} answers for big, which failed to load: {WHY}"
 
 
 def test_an_annotated_picture_says_it_in_its_head(running: Service, failed: Lease) -> None:
@@ -66,8 +67,16 @@ def test_an_annotated_picture_says_it_in_its_head(running: Service, failed: Leas
     assert answer.headers["X-Model"] == MODEL
     said = answer.headers["X-Notice"]
     assert said.isascii()
-    assert said.startswith(f"{MODEL} answers for big, which failed to load: big: 100 %25 of gr")
-    assert unquote(said) == f"{MODEL} answers for big, which failed to load: big: 100 % of größe\nis missing"
+    assert said.startswith(f"{MODEL} answers for big, which failed to load: 100 %25 of gr")
+    assert unquote(said) == f"{MODEL} answers for big, which failed to load: 100 % of größe\nis missing"
+
+
+def test_a_long_notice_does_not_outgrow_the_head_of_an_answer(running: Service, failed: Lease) -> None:
+    failed.announce(State(WorkerState.FAILED, "v1", reason="größe 图" * 200))
+    eventually(lambda: "图" in running.client.get("/models").text)
+    said = _post(running, Accept="image/png").headers["X-Notice"]
+    assert len(said) < 2500
+    assert "\ufffd" not in unquote(said)
 
 
 @pytest.mark.usefixtures("failed")
@@ -120,8 +129,8 @@ def test_each_of_several_pictures_says_so(running: Service) -> None:
     answer = _post(running, "", png(0), b"no picture", png(255))
     first, second, third = answer.json["results"]
     assert (first["model"], third["model"]) == (MODEL, MODEL)
-    assert REASON in first["notice"]
-    assert REASON in third["notice"]
+    assert WHY in first["notice"]
+    assert WHY in third["notice"]
     assert second["error"]["code"] == "invalid_image"
 
 
@@ -129,12 +138,12 @@ def test_each_of_several_pictures_says_so(running: Service) -> None:
 def test_a_job_that_is_polled_is_the_fallback_s_and_says_so_twice(running: Service) -> None:
     accepted = _post(running, Prefer="respond-async")
     assert accepted.status_code == 202
-    assert (accepted.json["model"], REASON in accepted.json["notice"]) == (MODEL, True)
+    assert (accepted.json["model"], WHY in accepted.json["notice"]) == (MODEL, True)
     location = accepted.headers["Location"]
     assert location.endswith(f"?model={MODEL}")
     eventually(lambda: running.client.get(location).status_code == 200)
     answer = running.client.get(location).get_json()
-    assert (answer["model"], REASON in answer["notice"]) == (MODEL, True)
+    assert (answer["model"], WHY in answer["notice"]) == (MODEL, True)
 
 
 def test_a_default_that_still_loads_is_waited_for_and_replaced_if_it_then_fails(
@@ -149,7 +158,7 @@ def test_a_default_that_still_loads_is_waited_for_and_replaced_if_it_then_fails(
     asking.join(20)
     (answer,) = answers
     assert (answer.status_code, answer.json["model"]) == (200, MODEL)
-    assert REASON in answer.json["notice"]
+    assert WHY in answer.json["notice"]
     assert client.keys(keys.of("big").result("*")) == []
 
 

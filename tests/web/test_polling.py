@@ -6,8 +6,10 @@ import pytest
 import redis
 
 from broker.keys import Keys
+from broker.registry import Registry
 from tests.fakes import MODEL, eventually
 from tests.web.conftest import Service, form, png
+from web.models import Models
 
 
 def test_a_job_can_be_polled_for(service: Service) -> None:
@@ -74,6 +76,15 @@ def test_a_result_is_polled_under_its_own_model_only(running: Service) -> None:
     assert running.client.get(f"/predictions/{answer['id']}?model={MODEL}").status_code == 200
     other = running.client.get(f"/predictions/{answer['id']}?model=never")
     assert (other.status_code, other.get_json()["error"]["code"]) == (404, "not_found")
+
+
+def test_a_job_of_a_model_that_is_news_to_this_process_is_found(
+    running: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = running.client.post("/predict", data=form(png(0))).get_json()["id"]
+    monkeypatch.setattr(Registry, "models", lambda _: {})
+    monkeypatch.setattr(Models, "expects", lambda *_: False)
+    assert running.client.get(f"/predictions/{job_id}?model={MODEL}").status_code == 200
 
 
 @pytest.mark.parametrize("model", ["other", "../a", "x" * 200])

@@ -15,6 +15,7 @@ from web.reasons import MOST, told
         ("m: path=/srv/m/n.h5, '/srv/x'", "m: path=n.h5, 'x'", "m: path=n.h5, 'x'"),
         ("m: version 1.5 of models/n.h5", "m: version 1.5 of models/n.h5", "m: version 1.5 of models/n.h5"),
         (f"{'x' * 300}. End", f"{'x' * MOST} …", f"{'x' * 300}. End"),
+        ("OSError:/srv/a/b.h5 file:///srv/c.h5", "OSError:b.h5 c.h5", "OSError:b.h5 c.h5"),
         ("m: https://example.org/a/b.h5", "m: https://example.org/a/b.h5", "m: https://example.org/a/b.h5"),
     ],
 )

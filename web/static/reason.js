@@ -8,7 +8,7 @@ import { say } from "./text.js";
 
 /** Characters of a first sentence; some libraries never come to its end. */
 const MOST = 200;
-const FOLDERS = /(?<![\w:/.~-])\/(?:[^\s/'"`(),:;]+\/)+/g;
+const FOLDERS = /(?<![\w/.~-])(?:file:\/\/)?\/(?!\/)(?:[^\s/'"`(),:;]+\/)+/g;
 const FIRST = /^.*?[.!?](?=\s+[A-Z])/s;
 
 /** A reason in short, and whole; the same where it is short. */
