@@ -13,6 +13,8 @@ from web.connection import Connection
 memory.give_back_large_blocks()
 _settings = Settings.from_env()
 logging.basicConfig(level=_settings.log_level.upper(), format=request_ids.LOG_FORMAT)
+# At debug Pillow tells what is in a photo: who took it, where, and with what.
+logging.getLogger("PIL").setLevel(max(logging.INFO, logging.getLogger().level))
 for _handler in logging.getLogger().handlers:
     _handler.addFilter(request_ids.Stamp())
 app = create_app(_settings)
