@@ -166,6 +166,10 @@ def _misfits(given: Input) -> Iterator[tuple[str, str]]:
                 if len(numbers) != given.channels:
                     problem = f"It has {len(numbers)} numbers, but there are {given.channels} channels."
                     yield f"input.normalise.{key}", problem
+            if min(std) < 1:
+                # Nobody divides 0..255 by less; and no check of ours would notice.
+                problem = "It is in units of 0..255: multiply mean and std by 255 where they are of 0..1."
+                yield "input.normalise.std", problem
         case "torch" | "caffe" if given.channels != 3:
             problem = f'"{given.normalise}" is for 3 channels. Use "unit", or a table of mean and std.'
             yield "input.normalise", problem

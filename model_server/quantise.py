@@ -129,7 +129,8 @@ def quantise(
             raise TooFewAgree(
                 "\n".join(report.lines())
                 + f"\n{spec.name}: fp32 and int8 agree on less than {least:g} of the pictures, so nothing "
-                "was written. More or better pictures may help; --least-agreement takes it as it is."
+                "was written. Where it is a little less, more pictures may help; a network that falls to "
+                "guessing can't be quantised so. --least-agreement takes it as it is."
             )
         reports.append(report)
         drawn = pictures.draw(spec.input)

@@ -117,11 +117,11 @@ class Serving:
             self._watch.settle(found)
             worker.standing.explain("")
             return
-        _LOG.info("%s: its folder has changed; version %s is loaded", self.name, spec.version)
+        _LOG.info("%s: its folder has changed; version %s is being loaded", self.name, spec.version)
         # What was wrong with the folder is no longer in it. A model that failed has failed until it serves:
         # another may answer for it, and to load one takes longer than its clients would wait.
         worker.standing.explain(
-            "" if worker.ready.is_set() else f"{self.name}: its changed folder is loaded now."
+            "" if worker.ready.is_set() else f"{self.name}: its changed folder is being loaded."
         )
         engine, reason = load_or_reason(self.name, lambda: self._loaded(spec, found))
         if engine is None:

@@ -7,6 +7,7 @@ models; engines/ run them.
 import fcntl
 import socket
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any, Final
 from broker.errors import ModelUnavailable, first_line
 from model_server import formats
 from model_server.catalogue import Darknet, KerasApplication, KerasFile, ModelSpec
+
+_OWN_CODE: Final = ("lambda", "safe_mode", "could not locate class", "get_config")
+"""In what Keras says of a file whose layers are not all its own."""
 
 DOWNLOAD_SILENCE_S: Final = 5.0
 """A download whose server is silent for so long has failed: without a network the service must say so
@@ -88,8 +92,22 @@ def _file(spec: ModelSpec, source: KerasFile, path: Path) -> Any:  # noqa: ANN40
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # h5py, zipfile and Keras each raise their own
         raise ModelUnavailable(
-            f"{spec.name}: Keras can't load {path.name}: {first_line(error)}.{formats.hint(path, source)}"
+            f"{spec.name}: Keras can't load {path.name}: {first_line(error)}."
+            f"{formats.hint(path, source) or _cure(path, error)}"
         ) from error
+
+
+def _cure(path: Path, error: Exception) -> str:
+    """What to do with a file of Keras' that Keras refuses."""
+    said = str(error).lower()
+    if any(word in said for word in _OWN_CODE):
+        return (
+            " It needs Python code of its own (a Lambda, a layer of yours), which is not run here: export it "
+            'where that code is, model.export("exported"), and serve that folder with kind = "saved_model".'
+        )
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        return " A .keras file is a zip, and this is none: it was cut short, or it is a Git LFS pointer."
+    return ""
 
 
 def _darknet(spec: ModelSpec, source: Darknet) -> Any:  # noqa: ANN401

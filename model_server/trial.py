@@ -80,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _spec(model: str, settings: Settings) -> ModelSpec:
     """By the path of its folder, or by its name in MODELS_DIR."""
-    folder = Path(model).absolute() if Path(model).is_dir() else Path(settings.models_dir) / model
+    path = Path(model)
+    is_path = path.is_dir() or len(path.parts) > 1
+    folder = path.absolute() if is_path else Path(settings.models_dir) / model
     return read_spec(folder.parent, folder.name, weights(settings))
 
 

@@ -3,6 +3,7 @@
 Owns the measures, the tolerances and the words of a refusal. Runs no network itself.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -135,6 +136,22 @@ def require(
         f"{spec.name}: {engine} in {precision} does not compute what {right}, so it does not serve "
         f"({reason}). Try another {other}."
     )
+
+
+def is_of_second(spec: ModelSpec, shape: tuple[int, ...]) -> bool:
+    """Whether a picture's output of this shape is one number for two labels: the second's probability.
+
+    So end networks of two classes that were trained by binary cross-entropy. Raises ModelUnavailable for one
+    whose model.toml makes it 1 whatever it is.
+    """
+    if spec.task != "classification" or len(spec.labels) != 2 or math.prod(shape) != 1:
+        return False
+    if spec.activation == "softmax":
+        raise ModelUnavailable(
+            f"{spec.name}: the network gives one number for a picture, and a softmax of one is always 1. "
+            'Write activation = "sigmoid" in model.toml if it ends in a logit, or leave the line out.'
+        )
+    return True
 
 
 def require_probabilities(spec: ModelSpec, found: NDArray[np.float32]) -> None:

@@ -6,6 +6,7 @@ in conversion.py's process.
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ from model_server.engines.store import Entry, write_reference
 from model_server.layout import Detection
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Which of a network's outputs are served."""
+
+    outputs: list[int]
+    is_of_second: bool = False
+    """A number for a picture: see check.is_of_second."""
+
+
 def write(spec: ModelSpec, folder: Path, *, half: bool) -> None:
     """Write the network of `spec` and its reference into an entry's folder. Raises ModelUnavailable."""
     reference, kept = _reference(spec)
@@ -32,7 +42,7 @@ def write(spec: ModelSpec, folder: Path, *, half: bool) -> None:
     openvino_runtime.save_model(served, Entry(folder).network, compress_to_fp16=half)
 
 
-def _reference(spec: ModelSpec) -> tuple[Reference, list[int]]:
+def _reference(spec: ModelSpec) -> tuple[Reference, Kept]:
     """What the graph gives for the check's pictures, and which of its outputs are kept."""
     graph = imported_graph.read(spec)
     graph.reshape(spec, batch=1)
@@ -45,11 +55,13 @@ def _reference(spec: ModelSpec) -> tuple[Reference, list[int]]:
             f"{spec.name}: OpenVINO can't run it: {imported_graph.reason(error)}."
         ) from error
     kept = _kept(spec, graph, [each.shape for each in rows[0]])
-    found = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in kept]
+    found = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in kept.outputs]
     if spec.task == "classification":
         numbers = found[0].reshape(len(drawn), -1)
         check.require_logits(spec, numbers)
         found = [_activated(spec, numbers)]
+        if kept.is_of_second:
+            found = [np.concatenate([1 - found[0], found[0]], axis=1)]
         check.require_probabilities(spec, found[0])
     return Reference(drawn, tuple(found)), kept
 
@@ -66,21 +78,26 @@ def _given(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) ->
     return np.ascontiguousarray(ordered.astype(graph.dtype))
 
 
-def _kept(spec: ModelSpec, graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> list[int]:
+def _kept(spec: ModelSpec, graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> Kept:
     """Which outputs are served: of a classifier the first that has a number for each label.
 
     Of a detector those that its model.toml names, in the order of Detection.outputs.
     """
     if spec.detection is not None:
-        return _kept_of_detector(spec, spec.detection, graph, shapes)
+        return Kept(_kept_of_detector(spec, spec.detection, graph, shapes))
     labels = len(spec.labels)
     fitting = [at for at, shape in enumerate(shapes) if shape[:1] == (1,) and math.prod(shape) == labels]
     if fitting:
-        return fitting[:1]
+        return Kept(fitting[:1])
+    of_second = [at for at, shape in enumerate(shapes) if check.is_of_second(spec, shape)]
+    if of_second:
+        return Kept(of_second[:1], is_of_second=True)
     told = " and ".join(str(shape[1:] if shape[:1] == (1,) else shape) for shape in shapes)
     raise ModelUnavailable(
         f"{spec.name}: the network's output for a picture is {told}, but there are {labels} labels. The file "
         "of labels needs one for each number (some networks begin with a class for the background)."
+        + ' A network that gives boxes is task = "detection".'
+        * (len(shapes[0]) == 3 or len(shapes) > 1)
     )
 
 
@@ -93,7 +110,16 @@ def _kept_of_detector(
         at = [at for at, known in enumerate(names) if wanted == at or wanted in known]
         if not at:
             there = "; ".join(f"{at}: {', '.join(known)} {shapes[at]}" for at, known in enumerate(names))
-            raise ModelUnavailable(f"{spec.name}: the network has no output {wanted!r}; it has {there}.")
+            cure = ""
+            if len(shapes) == 1:
+                rows = 4 + len(spec.labels)
+                cure = (
+                    f' A detector of one output ({rows}, n) is layout = "ultralytics"; a classifier is '
+                    'task = "classification".'
+                )
+            raise ModelUnavailable(
+                f"{spec.name}: the network has no output {wanted!r}; it has {there}.{cure}"
+            )
         kept += at[:1]
     problem = layout.misfit(detection, [shapes[at][1:] for at in kept], len(spec.labels))
     if problem:
@@ -111,7 +137,7 @@ def _activated(spec: ModelSpec, numbers: NDArray[np.float32]) -> NDArray[np.floa
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def _served(spec: ModelSpec, reference: Reference, kept: list[int], folder: Path) -> Any:  # noqa: ANN401
+def _served(spec: ModelSpec, reference: Reference, kept: Kept, folder: Path) -> Any:  # noqa: ANN401
     """The first graph that is right: of any number of pictures, of any after mending, or of one by one."""
     problems = []
     for is_freed, batch in ((False, -1), (True, -1), (False, 1)):
@@ -148,10 +174,10 @@ def _verdict(
             each.unlink()
 
 
-def _with_outputs(spec: ModelSpec, graph: ImportedGraph, kept: list[int]) -> Any:  # noqa: ANN401
+def _with_outputs(spec: ModelSpec, graph: ImportedGraph, kept: Kept) -> Any:  # noqa: ANN401
     """An openvino.Model with the outputs that are kept, made probabilities where model.toml says how."""
     operations = openvino_runtime.operations()
-    outputs = [graph.model.output(at).get_node().input_value(0) for at in kept]
+    outputs = [graph.model.output(at).get_node().input_value(0) for at in kept.outputs]
     if spec.task == "classification":
         shape = operations.constant(np.array([0, -1]))
         outputs = [operations.reshape(each, shape, special_zero=True).output(0) for each in outputs]
@@ -161,6 +187,9 @@ def _with_outputs(spec: ModelSpec, graph: ImportedGraph, kept: list[int]) -> Any
             outputs = [operations.softmax(each, 1).output(0) for each in outputs]
         case "sigmoid":
             outputs = [operations.sigmoid(each).output(0) for each in outputs]
+    if kept.is_of_second:
+        rest = operations.subtract(operations.constant(np.float32(1)), outputs[0]).output(0)
+        outputs = [operations.concat([rest, outputs[0]], 1).output(0)]
     return openvino_runtime.Model(outputs, graph.model.get_parameters(), spec.name)
 
 

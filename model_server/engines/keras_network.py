@@ -24,6 +24,15 @@ class KerasNetwork:
         self.model: Any = sources.build(spec)
         self._spec = spec
         taken = tuple(self.model.input_shape[1:])
+        self._is_flat = len(taken) == 2 and spec.input.channels == 1
+        if self._is_flat:
+            taken = (*taken, 1)
+        if len(taken) != 3:
+            raise ModelUnavailable(
+                f"{spec.name}: the network takes {taken} and not pictures of (height, width, channels). Save "
+                f"it with the step between: keras.Sequential([keras.Input({spec.input.shape}), "
+                f"keras.layers.Reshape({taken}), network])."
+            )
         if any(size not in (None, ours) for size, ours in zip(taken, spec.input.shape, strict=True)):
             raise ModelUnavailable(
                 f"{spec.name}: the network takes pictures of (height, width, channels) {taken}, "
@@ -32,18 +41,20 @@ class KerasNetwork:
 
     def normalised(self, batch: Any) -> Any:  # noqa: ANN401 - a tensor of the backend
         """uint8 to what the network wants, in float32 (see ModelSpec.normalise)."""
-        return normalised(batch, self._spec)
+        pixels = normalised(batch, self._spec)
+        return keras.ops.squeeze(pixels, axis=-1) if self._is_flat else pixels
 
     def activated(self, outputs: Any) -> list[Any]:  # noqa: ANN401
         """The network's outputs in float32, made probabilities where model.toml says how."""
         numbers = [keras.ops.cast(each, "float32") for each in keras.tree.flatten(outputs)]
         match self._spec.activation:
-            case "none":
-                return numbers
             case "softmax":
-                return [keras.ops.softmax(each, axis=-1) for each in numbers]
+                numbers = [keras.ops.softmax(each, axis=-1) for each in numbers]
             case "sigmoid":
-                return [keras.ops.sigmoid(each) for each in numbers]
+                numbers = [keras.ops.sigmoid(each) for each in numbers]
+        if check.is_of_second(self._spec, tuple(numbers[0].shape[1:])):
+            return [keras.ops.concatenate([1 - numbers[0], numbers[0]], axis=-1)]
+        return numbers
 
     def reference(self) -> Reference:
         """Plain Keras, called layer by layer, on the check's pictures. Raises ModelUnavailable.
@@ -96,7 +107,7 @@ def _misfit(spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:
     classes = len(spec.labels)
     if spec.detection is not None:
         return layout.misfit(spec.detection, shapes, classes)
-    if shapes[0] == (classes,):
+    if shapes[0] == (classes,) or check.is_of_second(spec, shapes[0]):
         return ""
     return f"the network's output for a picture is {shapes[0]}, but there are {classes} labels"
 

@@ -189,6 +189,12 @@ def test_the_optional_fields(tmp_path: Path) -> None:
         ('"unit"', "{ mean = [1, 2, 3] }", "line 13, input.normalise.std", "each a number above 0"),
         ('"unit"', "{ mean = [1], std = [1, 1, 1] }", "line 13, input.normalise.mean", "3 channels"),
         ('"unit"', "{ mean = [0, 0, 0], std = [1, 0, 1] }", "line 13, input.normalise.std", "above 0"),
+        (
+            '"unit"',
+            "{ mean = [0.5, 0.5, 0.5], std = [0.2, 0.2, 1] }",
+            "line 13, input.normalise.std",
+            "by 255",
+        ),
         ('"unit"', "{ mean = [nan, 0, 0], std = [1, 1, 1] }", "line 13, input.normalise.mean", "a number"),
         ('"unit"', '"unit"\norder = "grb"', "line 14, input.order", "rgb"),
         ('"unit"', '"caffe"\norder = "bgr"', "line 14, input.order", "BGR already"),

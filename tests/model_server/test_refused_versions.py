@@ -113,7 +113,7 @@ def test_while_a_mended_folder_is_loaded_the_old_reason_is_no_longer_told(
     made.change("two")
     made.on_load = lambda: seen.append((made.state, made.reason))
     made.look()
-    assert seen == [("failed", "tiny: its changed folder is loaded now.")]
+    assert seen == [("failed", "tiny: its changed folder is being loaded.")]
     assert (made.state, made.reason) == ("ready", "")
     made.end(client, keys)
 

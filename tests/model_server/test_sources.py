@@ -108,4 +108,64 @@ def test_a_keras_file_that_is_none_is_said_so(tmp_path: Path) -> None:
         (folder / name).write_bytes((ROOT / "models" / "digits" / name).read_bytes())
     assert "no file 'digits.keras'" in str(_build(tmp_path, "digits", "", tmp_path / "models")["error"])
     (folder / "digits.keras").write_bytes(b"PK no zip")
-    assert "can't load digits.keras" in str(_build(tmp_path, "digits", "", tmp_path / "models")["error"])
+    error = str(_build(tmp_path, "digits", "", tmp_path / "models")["error"])
+    assert "can't load digits.keras" in error
+    assert "cut short, or it is a Git LFS pointer" in error
+
+
+_GREY = """
+import sys, keras
+keras.utils.set_random_seed(3)
+shape, units, last, path = eval(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+layers = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(units, activation=last)]
+if "lambda" in sys.argv:
+    layers.append(keras.layers.Lambda(lambda x: x * 1))
+keras.Sequential(layers).save(path)
+"""
+
+_GREY_TOML = """task = "classification"
+labels = "labels.txt"
+top = 2
+[source]
+kind = "keras_file"
+file = "net.keras"
+[input]
+width = 28
+height = 28
+channels = 1
+fit = "stretch"
+normalise = "unit"
+"""
+
+
+def _grey(tmp_path: Path, shape: str, units: int, last: str, labels: str, *more: str) -> dict[str, object]:
+    """Build a Keras network of grey pictures."""
+    folder = tmp_path / "models" / "grey"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text(_GREY_TOML)
+    (folder / "labels.txt").write_text(labels)
+    command = [sys.executable, "-c", _GREY, shape, str(units), last, str(folder / "net.keras"), *more]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=240)
+    return _build(tmp_path, "grey", "", tmp_path / "models")
+
+
+def test_a_network_of_grey_pictures_may_leave_out_their_channel(tmp_path: Path) -> None:
+    found = _grey(tmp_path, "(28, 28)", 3, "softmax", "a\nb\nc\n")
+    assert found["shapes"] == [[1, 3], [2, 3], [3, 3]]
+
+
+def test_one_number_for_two_labels_is_the_probability_of_the_second(tmp_path: Path) -> None:
+    found = _grey(tmp_path, "(28, 28, 1)", 1, "sigmoid", "a\nb\n")
+    assert found["shapes"] == [[1, 2], [2, 2], [3, 2]]
+    assert found["sum"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_network_of_rows_is_refused_with_the_layer_that_it_needs(tmp_path: Path) -> None:
+    error = str(_grey(tmp_path, "(784,)", 3, "softmax", "a\nb\nc\n")["error"])
+    assert "takes (784,) and not pictures" in error
+    assert "keras.Input((28, 28, 1)), keras.layers.Reshape((784,)), network])" in error
+
+
+def test_a_file_with_code_of_its_own_is_refused_with_the_way_to_export_it(tmp_path: Path) -> None:
+    error = str(_grey(tmp_path, "(28, 28, 1)", 3, "softmax", "a\nb\nc\n", "lambda")["error"])
+    assert 'model.export("exported"), and serve that folder with kind = "saved_model"' in error

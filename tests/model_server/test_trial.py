@@ -92,3 +92,13 @@ def test_a_picture_that_can_not_be_read_is_said_too(
 def test_a_model_that_is_not_there_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert trial.main(["models/other"]) == trial.WRONG
     assert "There are: " in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_there_is_looked_for_where_it_points(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nets" / "cats").mkdir(parents=True)
+    (tmp_path / "nets" / "cats" / "model.toml").touch()
+    assert trial.main([str(tmp_path / "nets" / "dogs")]) == trial.WRONG
+    told = capsys.readouterr().err
+    assert f"no file {tmp_path}/nets/dogs/model.toml. There are: cats." in told

@@ -62,6 +62,7 @@ def content(
     flat: tuple[int, ...] = (-1, MANY),
     second_input: bool = False,
     ends_in_softmax: bool = False,
+    classes: int = 3,
 ) -> bytes:
     """One layer's ONNX; `flat` is written into its reshape."""
     nodes = [
@@ -76,11 +77,11 @@ def content(
     if ends_in_softmax:
         nodes.append(onnx_file.node("Softmax", ["logits"], "shares"))
     last = "sum" if second_input else "shares" if ends_in_softmax else "logits"
-    outputs = [onnx_file.value(last, (shape[0], 3))]
+    outputs = [onnx_file.value(last, (shape[0], classes))]
     constants = [
         onnx_file.constant("flat", np.array(flat, np.int64)),
-        onnx_file.constant("rows", np.array((1, 3) if shape[0] == 1 else (-1, 3), np.int64)),
-        onnx_file.constant("weights", WEIGHTS),
+        onnx_file.constant("rows", np.array((1 if shape[0] == 1 else -1, classes), np.int64)),
+        onnx_file.constant("weights", np.ascontiguousarray(WEIGHTS[:, :classes])),
     ]
     return onnx_file.model(nodes, inputs, outputs, constants)
 
@@ -245,3 +246,23 @@ def test_importing_needs_neither_tensorflow_nor_keras(
     engine = OpenVINOEngine(spec, "fp32", EngineOptions(4, tmp_path / "cache"))
     assert len(ran) == 1
     np.testing.assert_allclose(engine.predict(PICTURES)[0], expected(PICTURES), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", ["batch", 1])
+def test_one_number_for_two_labels_is_the_probability_of_the_second(load: Load, batch: int | str) -> None:
+    onnx = content((batch, 3, HEIGHT, WIDTH), flat=(1 if batch == 1 else -1, MANY), classes=1)
+    engine = load(onnx, TOML.replace('"softmax"', '"sigmoid"'), "cat\ndog\n")
+    second = expected(PICTURES, last=lambda logits: 1 / (1 + np.exp(-logits[:, :1])))
+    (found,) = engine.predict(PICTURES)
+    np.testing.assert_allclose(found, np.concatenate([1 - second, second], axis=1), atol=1e-5)
+
+
+def test_a_softmax_of_one_number_is_refused(load: Load) -> None:
+    with pytest.raises(ModelUnavailable, match="a softmax of one is always 1"):
+        load(content(classes=1), labels="cat\ndog\n")
+
+
+def test_a_detector_without_its_layout_is_refused_with_it(load: Load) -> None:
+    toml = TOML.replace('task = "classification"', 'task = "detection"').split("[output]")[0]
+    with pytest.raises(ModelUnavailable, match=r'\(7, n\) is layout = "ultralytics"; a classifier is task'):
+        load(toml=toml)
