@@ -68,7 +68,7 @@ def of_syntax(path: Path, text: str, error: ValueError) -> CatalogueError:
 
 
 def _line_of_syntax(text: str, said: str) -> int:
-    """The line that tomllib names; of a text that runs to the file.s end, that in which it begins."""
+    """The line that tomllib names; of a text that runs to the file's end, that in which it begins."""
     told = re.search(r"at line (\d+)", said)
     if told:
         return int(told[1])
