@@ -77,8 +77,11 @@ def _is_keras(path: Path) -> bool:
     """Whether it is the .zip that Keras 3 writes."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return {"config.json", "metadata.json"} <= set(archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"config.json", "metadata.json"} <= set(archive.namelist())
+    except Exception:  # noqa: BLE001 - damaged in any way: a hint must not stand before the reason it goes with
+        return False
 
 
 _NAMES: Final = {

@@ -44,6 +44,29 @@ def test_the_zip_that_keras_writes_is_known_from_others(tmp_path: Path) -> None:
     assert [formats.kind_of(tmp_path / name) for name in ("one", "other")] == ["keras_file", ""]
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "by"),
+    [
+        (b"PK\x01\x02", b"XXXX"),  # BadZipFile
+        (b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xff"),  # NotImplementedError
+    ],
+)
+def test_of_a_damaged_zip_the_name_counts(tmp_path: Path, spoilt: bytes, by: bytes) -> None:
+    path = tmp_path / "net.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("metadata.json", "{}")
+    sound = path.read_bytes()
+    at = sound.find(spoilt)
+    path.write_bytes(sound[:at] + by + sound[at + len(by) :])
+    assert path.read_bytes() != sound
+    assert zipfile.is_zipfile(path)
+    with pytest.raises((zipfile.BadZipFile, NotImplementedError)):
+        zipfile.ZipFile(path).close()
+    assert formats.hint(path, KerasFile("net.keras")) == ""
+    assert 'kind = "keras_file", not "onnx"' in formats.hint(path, Onnx("net.keras"))
+
+
 def test_folders_are_known_by_what_is_in_them(tmp_path: Path) -> None:
     for name, member in (("a", "saved_model.pb"), ("b", "inference.pdmodel"), ("c", "__model__"), ("d", "x")):
         (tmp_path / name).mkdir()
