@@ -3,6 +3,7 @@
 Owns the hint that goes with a file which could not be read as the kind that model.toml names. Loads nothing.
 """
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Final
@@ -34,8 +35,11 @@ _FOREIGN: Final = {
 _SEE: Final = "docs/models.md has an example of each kind."
 
 
-def hint(path: Path, source: Source) -> str:
-    """A sentence, after a space, on what the file looks like if that is not `source`'s kind; else empty."""
+def hint(path: Path, source: Source, *, within: Path) -> str:
+    """A sentence, after a space, on what the file looks like if that is not `source`'s kind; else empty.
+
+    `within` is the model's folder, from which model.toml names its files.
+    """
     written = str(type(source).__struct_config__.tag)
     foreign = _FOREIGN.get(path.suffix.lower())
     if foreign is not None and path.is_file():
@@ -45,8 +49,8 @@ def hint(path: Path, source: Source) -> str:
         return ""
     what = f'write kind = "{kind}", not "{written}", in [source] of model.toml'
     if kind == "saved_model":
-        name = path.name if path.is_dir() else path.parent.name
-        what += f', and folder = "{name}"'
+        folder = os.path.relpath(path if path.is_dir() else path.parent, within)
+        what += f', and folder = "{folder}"'
     return f" It looks like {_NAMES[kind]}: {what}. {_SEE}"
 
 

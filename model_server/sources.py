@@ -86,14 +86,14 @@ def _file(spec: ModelSpec, source: KerasFile, path: Path) -> Any:  # noqa: ANN40
         there = (
             f"{path.name!r} is a folder" if path.is_dir() else f"there is no file {path.name!r} in its folder"
         )
-        raise ModelUnavailable(f"{spec.name}: {there}.{formats.hint(path, source)}")
+        raise ModelUnavailable(f"{spec.name}: {there}.{formats.hint(path, source, within=spec.folder)}")
     try:
         with _DRAWING:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # h5py, zipfile and Keras each raise their own
         raise ModelUnavailable(
             f"{spec.name}: Keras can't load {path.name}: {first_line(error)}."
-            f"{formats.hint(path, source) or _cure(path, error)}"
+            f"{formats.hint(path, source, within=spec.folder) or _cure(path, error)}"
         ) from error
 
 

@@ -87,7 +87,8 @@ def read(spec: ModelSpec) -> ImportedGraph:
         model = openvino_runtime.read(_FRONT_ENDS[type(source)], path)
     except RuntimeError as error:  # whatever OpenVINO's C++ raises
         raise ModelUnavailable(
-            f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}.{formats.hint(path, source)}"
+            f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}."
+            f"{formats.hint(path, source, within=spec.folder)}"
         ) from error
     if len(model.inputs) != 1:
         names = ", ".join(sorted(each.any_name for each in model.inputs))
@@ -136,7 +137,7 @@ def _path(spec: ModelSpec, source: Imported) -> Path:
         if not (path / "saved_model.pb").is_file():
             raise ModelUnavailable(
                 f"{spec.name}: there is no file saved_model.pb in {source.folder!r}."
-                f"{formats.hint(path, source)}"
+                f"{formats.hint(path, source, within=spec.folder)}"
             )
         return path
     path = spec.folder / source.file
@@ -148,7 +149,7 @@ def _path(spec: ModelSpec, source: Imported) -> Path:
             if path.is_dir()
             else f"there is no file {source.file!r} in its folder"
         )
-        raise ModelUnavailable(f"{spec.name}: {there}.{formats.hint(path, source)}")
+        raise ModelUnavailable(f"{spec.name}: {there}.{formats.hint(path, source, within=spec.folder)}")
     return path
 
 
@@ -162,7 +163,7 @@ def _paddle(spec: ModelSpec, path: Path) -> Path:
             return path
         raise ModelUnavailable(
             f"{spec.name}: {path.name!r} has {len(found)} files *.pdmodel, where one is taken."
-            f"{formats.hint(path, spec.source) or ' ' + _PADDLE_3}"
+            f"{formats.hint(path, spec.source, within=spec.folder) or ' ' + _PADDLE_3}"
         )
     if path.suffix == ".json" or not path.is_file():
         there = "is PaddlePaddle 3's new format" if path.is_file() else "is not there"

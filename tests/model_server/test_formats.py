@@ -63,8 +63,8 @@ def test_of_a_damaged_zip_the_name_counts(tmp_path: Path, spoilt: bytes, by: byt
     assert zipfile.is_zipfile(path)
     with pytest.raises((zipfile.BadZipFile, NotImplementedError)):
         zipfile.ZipFile(path).close()
-    assert formats.hint(path, KerasFile("net.keras")) == ""
-    assert 'kind = "keras_file", not "onnx"' in formats.hint(path, Onnx("net.keras"))
+    assert formats.hint(path, KerasFile("net.keras"), within=tmp_path) == ""
+    assert 'kind = "keras_file", not "onnx"' in formats.hint(path, Onnx("net.keras"), within=tmp_path)
 
 
 def test_folders_are_known_by_what_is_in_them(tmp_path: Path) -> None:
@@ -83,23 +83,30 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
 def test_the_hint_names_the_kind_to_write(tmp_path: Path) -> None:
     path = tmp_path / "net.tflite"
     path.write_bytes(b"\x1c\0\0\0TFL3")
-    assert formats.hint(path, TFLite("net.tflite")) == ""
-    assert formats.hint(path, Onnx("net.tflite")) == (
+    assert formats.hint(path, TFLite("net.tflite"), within=tmp_path) == ""
+    assert formats.hint(path, Onnx("net.tflite"), within=tmp_path) == (
         ' It looks like a network of TensorFlow Lite: write kind = "tflite", not "onnx", in [source] of '
         "model.toml. docs/models.md has an example of each kind."
     )
 
 
-def test_of_a_saved_model_the_folder_is_told_as_well(tmp_path: Path) -> None:
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"")
-    for path in (tmp_path / "saved", tmp_path / "saved" / "saved_model.pb"):
-        told = formats.hint(path, KerasFile("saved"))
-        assert 'kind = "saved_model", not "keras_file"' in told
-        assert 'folder = "saved"' in told
-    assert formats.hint(tmp_path / "saved", SavedModel("saved")) == ""
+@pytest.mark.parametrize("folder", ["saved", "a/b", ".", "../beside"])
+def test_of_a_saved_model_the_folder_is_told_as_model_toml_names_it(tmp_path: Path, folder: str) -> None:
+    model = tmp_path / "net"
+    saved = model / folder
+    saved.mkdir(parents=True, exist_ok=True)
+    (saved / "saved_model.pb").write_bytes(b"")
+    for path in (saved, saved / "saved_model.pb"):
+        told = formats.hint(path, KerasFile("net.keras"), within=model)
+        assert (
+            f'kind = "saved_model", not "keras_file", in [source] of model.toml, and folder = "{folder}".'
+            in told
+        )
+    assert formats.hint(saved, SavedModel(folder), within=model) == ""
 
 
 def test_what_no_kind_takes_is_to_be_exported(tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(b"PK")
-    assert "PyTorch's: export it to ONNX." in formats.hint(tmp_path / "net.pt", Paddle("net.pt"))
+    assert "PyTorch's: export it to ONNX." in formats.hint(
+        tmp_path / "net.pt", Paddle("net.pt"), within=tmp_path
+    )
