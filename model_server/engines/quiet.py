@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 _NOISE: Final = (
@@ -17,6 +17,12 @@ _NOISE: Final = (
     "^E0000 .*NodeDef mentions attribute use_unbounded_threadpool",
 )
 """What TensorFlow 2.21 writes: the first two at each import, twice; the last wherever tf.data runs."""
+
+_GREP: Final = ("grep", "-a", "--line-buffered", "-v")
+"""-a, as text: after a byte that is no UTF-8 it would swallow all that follows ("binary file matches")."""
+
+_LAST_LINES_S: Final = 2.0
+"""How long the last lines are waited for, so that they stand before what is written next."""
 
 
 @contextmanager
@@ -28,7 +34,7 @@ def quiet() -> Iterator[None]:
     ends = os.pipe()
     patterns = [word for pattern in _NOISE for word in ("-e", pattern)]
     try:
-        grep = subprocess.Popen(["grep", "--line-buffered", "-v", *patterns], stdin=ends[0], stdout=2)  # noqa: S603, S607
+        grep = subprocess.Popen([*_GREP, *patterns], stdin=ends[0], stdout=2)  # noqa: S603
     except OSError:  # no grep: then they are seen
         os.close(ends[1])
         yield
@@ -45,4 +51,5 @@ def quiet() -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
-        grep.wait()
+        with suppress(subprocess.TimeoutExpired):  # a process that was started within may hold its input open
+            grep.wait(_LAST_LINES_S)

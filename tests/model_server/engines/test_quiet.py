@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 from settings import PROJECT
 
@@ -23,16 +24,26 @@ print("after", file=sys.stderr)
 """
 
 
-def _run(last: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def _run(last: str, **how: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
     command = [sys.executable, "-c", _RUN.format(noise=_NOISE, last=last)]
-    return subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, check=False, env=environment or None
-    )
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, **how)
 
 
 def test_the_noise_goes_and_the_rest_comes_in_order() -> None:
     done = _run("pass")
     assert (done.returncode, done.stderr) == (0, "before\nE0000 something is wrong\nafter\n")
+
+
+def test_a_byte_that_is_no_utf_8_swallows_nothing() -> None:
+    done = _run(r"os.write(2, b'caf\xe9 \0 is wrong\nand more\n')", errors="backslashreplace")
+    assert done.stderr == "before\nE0000 something is wrong\ncaf\\xe9 \0 is wrong\nand more\nafter\n"
+
+
+def test_a_process_that_outlives_it_does_not_hold_it_up() -> None:
+    # Until its stdin is closed, which is when the one that started it ends.
+    done = _run("import subprocess; child = subprocess.Popen(['cat'], stdin=subprocess.PIPE)", timeout=30)
+    assert done.returncode == 0
+    assert sorted(done.stderr.splitlines()) == ["E0000 something is wrong", "after", "before"]
 
 
 def test_what_is_said_before_a_crash_is_not_lost() -> None:
@@ -47,7 +58,7 @@ def test_an_error_comes_through() -> None:
 
 
 def test_without_grep_all_is_shown() -> None:
-    done = _run("pass", PATH="/nonexistent")
+    done = _run("pass", env={"PATH": "/nonexistent"})
     assert (done.returncode, done.stderr) == (
         0,
         f"before\n{_NOISE}E0000 something is wrong\nafter\n",
