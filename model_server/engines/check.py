@@ -156,6 +156,11 @@ def is_of_second(spec: ModelSpec, shape: tuple[int, ...]) -> bool:
 
 def require_probabilities(spec: ModelSpec, found: NDArray[np.float32]) -> None:
     """Raise ModelUnavailable unless a classifier's outputs lie in 0..1."""
+    if np.isnan(found).any():
+        raise ModelUnavailable(
+            f"{spec.name}: the network gives NaN (not a number) for some pictures. Its weights are wrong, or "
+            "normalise in model.toml is not what it was trained with."
+        )
     low, high = float(found.min()), float(found.max())
     if not (low >= -_SLACK and high <= 1 + _SLACK):
         raise ModelUnavailable(

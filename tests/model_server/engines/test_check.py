@@ -89,6 +89,19 @@ def test_less_precision_may_differ_more() -> None:
     assert exact.log < half.log < int8.log
 
 
+def test_nan_is_told_as_what_it_is(tmp_path: Path) -> None:
+    words = r"^tiny: the network gives NaN .* Its weights are wrong, or normalise in model\.toml"
+    with pytest.raises(ModelUnavailable, match=words) as refused:
+        check.require_probabilities(tiny.spec(tmp_path), _rows([0.7, 0.2, 0.1], [np.nan, 0.1, 0.8]))
+    assert "logits" not in refused.value.message
+
+
+def test_what_lies_outside_is_told_with_the_way_out(tmp_path: Path) -> None:
+    for numbers, told in ((_rows([-2, 7.5, 1]), "from -2 to 7.5"), (_rows([0, 1, np.inf]), "from 0 to inf")):
+        with pytest.raises(ModelUnavailable, match=rf'{told}, no probabilities.*activation = "softmax"'):
+            check.require_probabilities(tiny.spec(tmp_path), numbers)
+
+
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_an_activation_on_top_of_probabilities_is_refused(tmp_path: Path, activation: Activation) -> None:
     spec = replace(tiny.spec(tmp_path), activation=activation)
