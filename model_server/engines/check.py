@@ -3,6 +3,7 @@
 Owns the measures, the tolerances and the words of a refusal. Runs no network itself.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from broker.errors import ModelUnavailable
 from model_server.catalogue import ModelSpec
 from model_server.engines import Outputs, detection_check
 from model_server.engines.detection_check import DetectionVerdict
+from model_server.engines.ending import Ending
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,24 +173,31 @@ def require_probabilities(spec: ModelSpec, found: NDArray[np.float32]) -> None:
         )
 
 
-def require_logits(spec: ModelSpec, numbers: NDArray[np.float32]) -> None:
+def require_logits(spec: ModelSpec, numbers: NDArray[np.float32], ends_in: Ending) -> None:
     """Raise ModelUnavailable if what model.toml would make probabilities are probabilities already.
 
     Twice through a softmax the best of a thousand classes has 0.0027 at most, the others 0.001. `numbers` is
-    float32 (pictures, classes), of several different pictures: logits lie within 0..1 for all of them by no
-    chance, but those of a single class may.
+    float32 (pictures, classes), of several different pictures: those of a softmax add up to 1 for each of
+    them, whatever graph gives them. Only the graph tells a sigmoid's from small logits; where it tells
+    nothing, that is only warned of.
     """
-    if spec.activation == "none" or numbers.shape[1] < 2:
+    if spec.activation == "none":
         return
     wide = numbers.astype(np.float64)
-    within = bool(((wide >= 0) & (wide <= 1 + _SUM_SLACK)).all())
+    several_within = wide.shape[1] > 1 and bool(((wide >= 0) & (wide <= 1 + _SUM_SLACK)).all())
     add_up = bool((np.abs(wide.sum(axis=1) - 1) <= _SUM_SLACK).all())
-    apart = spec.activation == "sigmoid" and float(wide.max()) > 0
-    if within and (add_up or apart):
+    if ends_in == "probabilities" or (several_within and add_up and spec.activation == "softmax"):
         raise ModelUnavailable(
             f"{spec.name}: the network gives probabilities already, and activation = "
             f'"{spec.activation}" would make nearly equal ones of them. Remove that line from [output] in '
             "model.toml."
+        )
+    if ends_in == "unknown" and several_within and wide.any():
+        _LOG.warning(
+            "%s: the network gives numbers from 0 to 1 for all pictures that it was tried with. If they are "
+            'probabilities already, remove activation = "%s" from [output] in model.toml.',
+            spec.name,
+            spec.activation,
         )
 
 

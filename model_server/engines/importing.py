@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from model_server import layout
 from model_server.catalogue import ModelSpec
-from model_server.engines import check, imported_graph, normalisation, openvino_runtime, pictures
+from model_server.engines import check, ending, imported_graph, normalisation, openvino_runtime, pictures
 from model_server.engines.check import Reference
 from model_server.engines.detection_check import DetectionVerdict
 from model_server.engines.imported_graph import ImportedGraph
@@ -58,7 +58,7 @@ def _reference(spec: ModelSpec) -> tuple[Reference, Kept]:
     found = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in kept.outputs]
     if spec.task == "classification":
         numbers = found[0].reshape(len(drawn), -1)
-        check.require_logits(spec, numbers)
+        check.require_logits(spec, numbers, ending.of_graph(graph.model.output(kept[0]).get_node()))
         found = [_activated(spec, numbers)]
         if kept.is_of_second:
             found = [np.concatenate([1 - found[0], found[0]], axis=1)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from model_server import layout, sources
 from model_server.catalogue import ModelSpec
-from model_server.engines import Outputs, check, pictures
+from model_server.engines import Outputs, check, ending, pictures
 from model_server.engines.check import Reference
 from model_server.model_toml import Normalisation
 
@@ -70,7 +70,7 @@ class KerasNetwork:
             raise ModelUnavailable(f"{self._spec.name}: {problem}.")
         if self._spec.task == "detection":
             return Reference(drawn, numbers)
-        check.require_logits(self._spec, numbers[0])
+        check.require_logits(self._spec, numbers[0], ending.of_keras(self.model.outputs[0]))
         outputs = _arrays(self.activated(numbers))
         check.require_probabilities(self._spec, outputs[0])
         return Reference(drawn, outputs)

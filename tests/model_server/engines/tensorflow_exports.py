@@ -61,6 +61,13 @@ def main(folder: Path) -> None:
     model.layers[-1].activation = keras.activations.linear
     model.save(folder / "logits.keras")
     np.save(folder / "logits.npy", model(numbers, training=False).numpy())
+    model.layers[-1].activation = keras.activations.sigmoid
+    model.save(folder / "sigmoid.keras")
+    model.layers[-1].activation = keras.activations.linear
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel / 100, bias + 0.4])
+    model.save(folder / "small.keras")
+    np.save(folder / "small.npy", model(numbers, training=False).numpy())
 
 
 def _saved_model(folder: Path, numbers: Array) -> Array:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from model_server.engines import check
 from model_server.engines.check import Reference, Tolerance
+from model_server.engines.ending import Ending
 from model_server.model_toml import Activation
 from tests.model_server.engines import tiny
 
@@ -108,13 +109,35 @@ def test_an_activation_on_top_of_probabilities_is_refused(tmp_path: Path, activa
     rounded = _rows([0.7, 0.2, 0.095], [0.1, 0.1, 0.8], [1, 0, 0])
     words = rf'probabilities already, and activation = "{activation}".*Remove that line from \[output\]'
     with pytest.raises(ModelUnavailable, match=words):
-        check.require_logits(spec, rounded)
+        check.require_logits(spec, rounded, "probabilities")
 
 
-def test_a_sigmoid_on_top_of_one_is_refused_though_no_row_adds_up(tmp_path: Path) -> None:
-    spec = replace(tiny.spec(tmp_path), activation="sigmoid")
+@pytest.mark.parametrize("ends_in", ["logits", "unknown"])
+def test_a_softmax_is_known_by_its_sums_whatever_the_graph_tells(tmp_path: Path, ends_in: Ending) -> None:
+    spec = replace(tiny.spec(tmp_path), activation="softmax")
     with pytest.raises(ModelUnavailable, match="probabilities already"):
-        check.require_logits(spec, _rows([0.7, 0.9, 0.1], [0.1, 0.1, 0.2]))
+        check.require_logits(spec, _rows([0.7, 0.2, 0.095], [0.1, 0.1, 0.8]), ends_in)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("numbers", [_rows([0.7, 0.9, 0.1], [0.1, 0.1, 0.2]), _rows([0.4], [0.6])])
+def test_a_sigmoid_is_known_by_the_graph_though_no_row_adds_up(
+    tmp_path: Path, activation: Activation, numbers: NDArray[np.float32]
+) -> None:
+    spec = replace(tiny.spec(tmp_path), activation=activation)
+    with pytest.raises(ModelUnavailable, match="probabilities already"):
+        check.require_logits(spec, numbers, "probabilities")
+
+
+@pytest.mark.parametrize(("ends_in", "warnings"), [("logits", 0), ("unknown", 1)])
+def test_small_logits_are_at_most_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ends_in: Ending, warnings: int
+) -> None:
+    spec = replace(tiny.spec(tmp_path), activation="sigmoid")
+    # Of two questions that are answered by yes for 60 and 65 of 100 pictures: their logits happen to add up.
+    check.require_logits(spec, _rows([0.4, 0.6], [0.41, 0.59], [0.39, 0.6]), ends_in)
+    assert [each.levelname for each in caplog.records] == ["WARNING"] * warnings
+    assert all('remove activation = "sigmoid" from [output]' in each.message for each in caplog.records)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +150,7 @@ def test_a_sigmoid_on_top_of_one_is_refused_though_no_row_adds_up(tmp_path: Path
         ("sigmoid", _rows([0, 0, 0], [0, 0, 0])),
         ("sigmoid", _rows([0.7, 0.9, 1.1], [0.1, 0.1, 0.2])),
         ("softmax", _rows([1], [1])),
+        ("sigmoid", _rows([0.7, 0.2, 0.1], [0.1, 0.1, 0.8])),
         ("sigmoid", _rows([0.4], [0.6])),  # one class: a little logit is no surprise
         ("softmax", _rows([np.nan, 0.5, 0.5], [0.1, 0.1, 0.8])),
     ],
@@ -134,4 +158,4 @@ def test_a_sigmoid_on_top_of_one_is_refused_though_no_row_adds_up(tmp_path: Path
 def test_logits_are_taken_for_logits(
     tmp_path: Path, activation: Activation, numbers: NDArray[np.float32]
 ) -> None:
-    check.require_logits(replace(tiny.spec(tmp_path), activation=activation), numbers)
+    check.require_logits(replace(tiny.spec(tmp_path), activation=activation), numbers, "logits")

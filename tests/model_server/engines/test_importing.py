@@ -22,6 +22,7 @@ from tests.model_server.engines import onnx_file
 HEIGHT, WIDTH = 4, 5
 MANY = HEIGHT * WIDTH * 3
 WEIGHTS = np.random.default_rng(8).normal(0, 0.3, (MANY, 3)).astype(np.float32)
+FIRST = np.ascontiguousarray(WEIGHTS[:, :1])
 PICTURES = np.random.default_rng(9).integers(0, 256, (21, HEIGHT, WIDTH, 3), dtype=np.uint8)
 MEAN, STD = [120.0, 110.0, 100.0], [60.0, 50.0, 40.0]
 
@@ -61,8 +62,8 @@ def content(
     *,
     flat: tuple[int, ...] = (-1, MANY),
     second_input: bool = False,
-    ends_in_softmax: bool = False,
-    classes: int = 3,
+    ends_in: str = "",
+    weights: NDArray[np.float32] = WEIGHTS,
 ) -> bytes:
     """One layer's ONNX; `flat` is written into its reshape."""
     nodes = [
@@ -74,14 +75,15 @@ def content(
     if second_input:
         nodes.append(onnx_file.node("Add", ["logits", "more"], "sum"))
         inputs.append(onnx_file.value("more", (1, 3)))
-    if ends_in_softmax:
-        nodes.append(onnx_file.node("Softmax", ["logits"], "shares"))
-    last = "sum" if second_input else "shares" if ends_in_softmax else "logits"
+    if ends_in:
+        nodes.append(onnx_file.node(ends_in, ["logits"], "shares"))
+    last = "sum" if second_input else "shares" if ends_in else "logits"
+    classes = weights.shape[1]
     outputs = [onnx_file.value(last, (shape[0], classes))]
     constants = [
         onnx_file.constant("flat", np.array(flat, np.int64)),
         onnx_file.constant("rows", np.array((1 if shape[0] == 1 else -1, classes), np.int64)),
-        onnx_file.constant("weights", np.ascontiguousarray(WEIGHTS[:, :classes])),
+        onnx_file.constant("weights", weights),
     ]
     return onnx_file.model(nodes, inputs, outputs, constants)
 
@@ -152,6 +154,14 @@ def test_sigmoid_is_for_classes_that_go_together(load: Load) -> None:
     np.testing.assert_allclose(engine.predict(PICTURES)[0], right, atol=1e-5)
 
 
+def test_logits_that_lie_within_0_and_1_are_no_probabilities(load: Load) -> None:
+    weights = np.full((MANY, 3), [0.001, 0.002, 0.003], np.float32)
+    toml = TOML.replace('"softmax"', '"sigmoid"').replace("[120, 110, 100]", "[-60, -60, -60]")
+    found = load(content(weights=weights), toml).predict(PICTURES)[0]
+    logits = np.log(found / (1 - found))
+    assert 0 < logits.min() < logits.max() < 1
+
+
 @pytest.mark.parametrize("flat", [(1, MANY), (1, -1)])
 def test_a_file_made_for_one_picture_takes_many(load: Load, flat: tuple[int, ...]) -> None:
     engine = load(content((1, 3, HEIGHT, WIDTH), flat=flat))
@@ -175,7 +185,14 @@ def test_a_file_that_can_only_take_one_picture_runs_them_one_by_one(load: Load) 
             "1\n2\n3",
             r'no probabilities.*activation = "softmax"',
         ),
-        (content(ends_in_softmax=True), TOML, "1\n2\n3", "probabilities already.*Remove that line"),
+        (content(ends_in="Softmax"), TOML, "1\n2\n3", "probabilities already.*Remove that line"),
+        (content(ends_in="Sigmoid"), TOML, "1\n2\n3", "probabilities already.*Remove that line"),
+        (
+            content(ends_in="Sigmoid"),
+            TOML.replace('"softmax"', '"sigmoid"'),
+            "1\n2\n3",
+            'already, and activation = "sigmoid"',
+        ),
         (content(second_input=True), TOML, "1\n2\n3", r"2 inputs \(more, picture\)"),
         (content(), TOML.replace("width = 5", "width = 6"), "1\n2\n3", r"takes \[\?,3,4,5\].*6 x 4"),
         (content(("batch", 3, HEIGHT)), TOML, "1\n2\n3", r"takes \[\?,3,4\], but model.toml says"),
@@ -250,7 +267,7 @@ def test_importing_needs_neither_tensorflow_nor_keras(
 
 @pytest.mark.parametrize("batch", ["batch", 1])
 def test_one_number_for_two_labels_is_the_probability_of_the_second(load: Load, batch: int | str) -> None:
-    onnx = content((batch, 3, HEIGHT, WIDTH), flat=(1 if batch == 1 else -1, MANY), classes=1)
+    onnx = content((batch, 3, HEIGHT, WIDTH), flat=(1 if batch == 1 else -1, MANY), weights=FIRST)
     engine = load(onnx, TOML.replace('"softmax"', '"sigmoid"'), "cat\ndog\n")
     second = expected(PICTURES, last=lambda logits: 1 / (1 + np.exp(-logits[:, :1])))
     (found,) = engine.predict(PICTURES)
@@ -259,7 +276,7 @@ def test_one_number_for_two_labels_is_the_probability_of_the_second(load: Load, 
 
 def test_a_softmax_of_one_number_is_refused(load: Load) -> None:
     with pytest.raises(ModelUnavailable, match="a softmax of one is always 1"):
-        load(content(classes=1), labels="cat\ndog\n")
+        load(content(weights=FIRST), labels="cat\ndog\n")
 
 
 def test_a_detector_without_its_layout_is_refused_with_it(load: Load) -> None:

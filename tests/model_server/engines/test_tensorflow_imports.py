@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SOURCES = {
     "keras": 'kind = "keras_file"\nfile = "net.keras"',
     "logits": 'kind = "keras_file"\nfile = "logits.keras"',
+    "sigmoid": 'kind = "keras_file"\nfile = "sigmoid.keras"',
+    "small": 'kind = "keras_file"\nfile = "small.keras"',
     "saved_model": 'kind = "saved_model"\nfolder = "saved"',
     "frozen_graph": 'kind = "frozen_graph"\nfile = "net.pb"',
     "tflite": 'kind = "tflite"\nfile = "net.tflite"',
@@ -95,14 +97,17 @@ def _activated_spec(exports: Path, models: Path, kind: str, activation: str) -> 
     return read_model(models, kind)
 
 
+@pytest.mark.parametrize("kind", ["logits", "small"])
 def test_keras_networks_take_the_same_normalisation_order_and_activation(
-    exports: Path, tmp_path: Path
+    exports: Path, tmp_path: Path, kind: str
 ) -> None:
-    spec = _activated_spec(exports, tmp_path, "logits", "sigmoid")
+    logits = np.load(exports / f"{kind}.npy")
+    assert bool(0 < logits.min() < logits.max() < 1) is (kind == "small")
+    spec = _activated_spec(exports, tmp_path, kind, "sigmoid")
     engine = engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
     pictures = np.load(exports / "pictures.npy")
     found = engine.predict(np.ascontiguousarray(pictures[..., ::-1]))[0]
-    right = 1 / (1 + np.exp(-np.load(exports / "logits.npy")))
+    right = 1 / (1 + np.exp(-logits))
     np.testing.assert_allclose(found, right, atol=1e-5)
 
 
@@ -111,6 +116,7 @@ def test_keras_networks_take_the_same_normalisation_order_and_activation(
     [
         ("keras", "softmax", r'gives probabilities already.*"softmax".*Remove that line from \[output\]'),
         ("uint8", "softmax", r'gives probabilities already.*"softmax".*Remove that line from \[output\]'),
+        ("sigmoid", "sigmoid", r'gives probabilities already.*"sigmoid".*Remove that line from \[output\]'),
         ("logits", "none", r'no probabilities.*\[output\] activation = "softmax"'),
     ],
 )
