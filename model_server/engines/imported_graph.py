@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable, first_line
 from model_server import formats
@@ -40,6 +41,8 @@ class ImportedGraph:
     quantised: Quantised | None
     takes_bytes: bool
     """Whether pixels go in as they are: the network takes integers, and model.toml normalises by none."""
+    doubt: str
+    """A sentence to warn with where that normalisation may be another than the file was made for."""
 
     @property
     def dtype(self) -> Any:  # noqa: ANN401
@@ -98,7 +101,8 @@ def read(spec: ModelSpec) -> ImportedGraph:
         )
     quantised = quantised_input(model)
     takes_bytes = _takes_bytes(spec, model.input(0).element_type, quantised)
-    return ImportedGraph(with_outputs_in_numbers(model), _layout(spec, model), quantised, takes_bytes)
+    doubt = "" if takes_bytes else _doubt(spec, quantised)
+    return ImportedGraph(with_outputs_in_numbers(model), _layout(spec, model), quantised, takes_bytes, doubt)
 
 
 def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantised | None) -> bool:  # noqa: ANN401
@@ -112,11 +116,10 @@ def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantised | None) -> boo
             "Export it again with an input of float32, or of uint8."
         )
     if quantised is not None:
-        pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], spec.input.channels, axis=1)
-        numbers = normalisation.of(spec)(pixels[None, None])
+        numbers = _numbers(spec)
         if is_bytes and quantised.is_identity(numbers):
             return True
-        if quantised.covers(float(numbers.min()), float(numbers.max())):
+        if quantised.fits(float(numbers.min()), float(numbers.max())) != "wrong":
             return False
     if not is_bytes:
         raise ModelUnavailable(
@@ -127,6 +130,26 @@ def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantised | None) -> boo
         f"{spec.name}: the network takes bytes, 0 to 255, as they are, and normalises them itself. "
         'Write normalise = "none" in [input] of model.toml, and remove the normalise that is there (with its '
         "mean and std, if it has them)."
+    )
+
+
+def _numbers(spec: ModelSpec) -> NDArray[np.float32]:
+    """What model.toml's normalisation makes of every byte, the channels last."""
+    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], spec.input.channels, axis=1)
+    return normalisation.of(spec)(pixels[None, None])
+
+
+def _doubt(spec: ModelSpec, quantised: Quantised | None) -> str:
+    """What is not sure of numbers that a quantised input takes."""
+    if quantised is None:
+        return ""
+    least, most = float(_numbers(spec).min()), float(_numbers(spec).max())
+    if quantised.fits(least, most) == "right":
+        return ""
+    return (
+        f"the network takes numbers {quantised}, and normalise in model.toml makes {least:.4g} to {most:.4g} "
+        "of a picture. Both may be right (it was calibrated with dim pictures, say). If its answers are not, "
+        "write there what it was trained with."
     )
 
 

@@ -5,6 +5,7 @@ the graph as its file has it, one picture at a time in fp32, with the normalisat
 in conversion.py's process.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from model_server.engines.imported_graph import ImportedGraph
 from model_server.engines.openvino import CompiledNetwork
 from model_server.engines.store import Entry, write_reference
 from model_server.layout import Detection
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ def write(spec: ModelSpec, folder: Path, *, half: bool) -> None:
 def _reference(spec: ModelSpec) -> tuple[Reference, Kept]:
     """What the graph gives for the check's pictures, and which of its outputs are kept."""
     graph = imported_graph.read(spec)
+    if graph.doubt:
+        _LOG.warning("%s: %s", spec.name, graph.doubt)
     graph.reshape(spec, batch=1)
     try:
         run = openvino_runtime.core().compile_model(graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

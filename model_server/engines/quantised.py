@@ -6,7 +6,7 @@ Owns the reading of FakeQuantize, in which OpenVINO keeps a quantisation. Runs n
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,23 @@ _MARKS: Final[dict[type, bytes]] = {
 
 
 _NEAR: Final = 0.25
-"""Of what a quantised input can hold: its file was calibrated with pictures, which need not have every pixel.
-What must be found is far off: 0 to 1 for -1 to 1 is half, ImageNet's mean and deviation for it 0.8."""
+"""Both ends within this share of a quantised input's span: nothing to warn of."""
+
+_MOST: Final = 10
+"""Times its span, what a picture's numbers may reach: a file that was calibrated with dim pictures clips
+brighter ones, as it was made to. 0 to 255 for -2.1 to 2.6 is 54 times."""
+
+_LEAST: Final = 0.6
+"""Of its span, what they must reach: calibration saw it all, but for a resampling's overshoot, a tenth. 0 to 1 for -1 to 1 is 0.5, and -1 to 1 for ImageNet's mean and deviation 0.42."""
+
+_LEAST_OF_SYMMETRIC: Final = 0.25
+"""The same where zero is in the middle: half of it may be there for nothing (0 to 1 as -1 to 1)."""
+
+_NEGATIVE: Final = (0.1, 0.25)
+"""The shares below zero of its span and of what a picture's numbers reach: where the one is less and the other
+more, they have another sign. No pictures are so bright that every pixel of them is above the middle."""
+
+Fit = Literal["right", "doubtful", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +64,20 @@ class Quantised:
         bytes_ = np.arange(256)[:, None]
         return bool(np.abs(self.integers(numbers) - bytes_).max() <= 1)
 
-    def covers(self, least: float, most: float) -> bool:
-        """Whether it was made for about these numbers: both ends within a quarter of its own span."""
+    def fits(self, least: float, most: float) -> Fit:
+        """Whether it was made for a normalisation that makes these numbers of 0 and 255.
+
+        Doubtful is what calibration with too few pictures, or a symmetric range, may have left.
+        """
         low, high = self._number(self.low), self._number(self.high)
-        return max(abs(least - low), abs(most - high)) <= _NEAR * (high - low)
+        span, given = high - low, most - least
+        reached = (min(high, most) - max(low, least)) / span
+        symmetric = abs(self.zero - (self.low + self.high + 1) / 2) < 0.01
+        another_sign = -low < _NEGATIVE[0] * span and -least > _NEGATIVE[1] * given
+        part = _LEAST_OF_SYMMETRIC if symmetric else _LEAST
+        if given > _MOST * span or reached < part or another_sign:
+            return "wrong"
+        return "right" if max(abs(least - low), abs(most - high)) <= _NEAR * span else "doubtful"
 
     def _number(self, integer: int) -> float:
         return (integer - self.zero) * self.step

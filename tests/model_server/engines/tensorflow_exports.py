@@ -58,6 +58,9 @@ def main(folder: Path) -> None:
         path = folder / f"{kind}.tflite"
         path.write_bytes(_quantised(folder / "saved", numbers, getattr(tf, kind)))
         np.save(folder / f"{kind}.npy", _tflite(path, numbers))
+    units = (pictures / 255).astype(np.float32)
+    (folder / "dim.tflite").write_bytes(_quantised(folder / "saved", units * np.float32(0.75), tf.int8))
+    np.save(folder / "dim.npy", _tflite(folder / "dim.tflite", units))
     model.layers[-1].activation = keras.activations.linear
     model.save(folder / "logits.keras")
     np.save(folder / "logits.npy", model(numbers, training=False).numpy())

@@ -27,6 +27,7 @@ SOURCES = {
     "frozen_graph": 'kind = "frozen_graph"\nfile = "net.pb"',
     "tflite": 'kind = "tflite"\nfile = "net.tflite"',
     "int8": 'kind = "tflite"\nfile = "int8.tflite"',
+    "dim": 'kind = "tflite"\nfile = "dim.tflite"',
     "uint8": 'kind = "tflite"\nfile = "uint8.tflite"',
 }
 TOML = """task = "classification"
@@ -86,9 +87,27 @@ def test_a_quantised_file_runs_in_int8_as_tensorflow_lite_runs_it(
     assert (found.argmax(axis=1) == right.argmax(axis=1)).mean() >= 0.9
 
 
+def test_a_file_calibrated_with_dim_pictures_clips_and_is_warned_of(
+    exports: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = _normalised_spec(exports, tmp_path, "dim", '"unit"')
+    engine = engines.load(spec, Choice("openvino", "int8"), EngineOptions(32, tmp_path / "cache"))
+    found = engine.predict(np.load(exports / "pictures.npy"))[0]
+    assert np.abs(found - np.load(exports / "dim.npy")).max() < 0.06
+    told = capfd.readouterr().err
+    assert told.count("dim: the network takes numbers from 0 to 0.75, and normalise") == 1
+    assert "makes 0 to 1 of a picture" in told
+
+
 def test_only_what_is_quantised_is_taken_for_quantised(exports: Path, tmp_path: Path) -> None:
     kinds = ("saved_model", "frozen_graph", "tflite")
     assert not any(quantised.is_quantised(_spec(exports, tmp_path, kind)) for kind in kinds)
+
+
+def _normalised_spec(exports: Path, models: Path, kind: str, normalise: str) -> ModelSpec:
+    path = _spec(exports, models, kind).folder / "model.toml"
+    path.write_text(re.sub("normalise = .*", f"normalise = {normalise}", path.read_text()))
+    return read_model(models, kind)
 
 
 def _activated_spec(exports: Path, models: Path, kind: str, activation: str) -> ModelSpec:
@@ -144,7 +163,6 @@ def test_an_activation_too_many_or_too_few_is_refused(
 def test_a_normalisation_that_a_quantised_file_was_not_made_for_is_refused(
     exports: Path, tmp_path: Path, kind: str, normalise: str, words: str
 ) -> None:
-    path = _spec(exports, tmp_path, kind).folder / "model.toml"
-    path.write_text(re.sub("normalise = .*", f"normalise = {normalise}", path.read_text()))
+    spec = _normalised_spec(exports, tmp_path, kind, normalise)
     with pytest.raises(ModelUnavailable, match=words):
-        imported_graph.read(read_model(tmp_path, kind))
+        imported_graph.read(spec)
