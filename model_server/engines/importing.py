@@ -63,7 +63,7 @@ def _reference(spec: ModelSpec) -> tuple[Reference, Kept]:
     found = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in kept.outputs]
     if spec.task == "classification":
         numbers = found[0].reshape(len(drawn), -1)
-        check.require_logits(spec, numbers, ending.of_graph(graph.model.output(kept[0]).get_node()))
+        check.require_logits(spec, numbers, ending.of_graph(graph.model.output(kept.outputs[0]).get_node()))
         found = [_activated(spec, numbers)]
         if kept.is_of_second:
             found = [np.concatenate([1 - found[0], found[0]], axis=1)]

@@ -283,3 +283,11 @@ def test_a_detector_without_its_layout_is_refused_with_it(load: Load) -> None:
     toml = TOML.replace('task = "classification"', 'task = "detection"').split("[output]")[0]
     with pytest.raises(ModelUnavailable, match=r'\(7, n\) is layout = "ultralytics"; a classifier is task'):
         load(toml=toml)
+
+
+def test_a_sigmoid_on_the_one_number_of_a_sigmoid_is_refused(load: Load) -> None:
+    onnx = content(weights=FIRST, ends_in="Sigmoid")
+    (found,) = load(onnx, TOML.split("[output]")[0], "cat\ndog\n").predict(PICTURES)
+    assert found.sum(axis=1) == pytest.approx(1)
+    with pytest.raises(ModelUnavailable, match="gives probabilities already"):
+        load(onnx, TOML.replace('"softmax"', '"sigmoid"'), "cat\ndog\n")
