@@ -153,10 +153,11 @@ class ModelShown(Card):
     reason: Annotated[str, Meta(description="Why it failed, or serves an older version; else empty.")]
     workers: list[WorkerShown]
     queue_length: int
+    expected: Annotated[bool, Meta(description="Whether the settings name it: it stays without a worker.")]
 
 
 class Models(Struct, frozen=True, kw_only=True):
-    """Every model that was ever announced, and who answers a request that names none."""
+    """Every model that is served, expected or was served a moment ago, and who answers for none named."""
 
     default_model: str
     fallback_model: str | None

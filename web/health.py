@@ -37,11 +37,8 @@ def readyz() -> Response:
     wanted = request.args.get("model")
     if wanted and wanted not in views and not frontend.models.expects(wanted):
         raise frontend.models.unknown(wanted, views)
-    states = {
-        name: view.state.value if view.state else "no worker"
-        for name, view in views.items()
-        if wanted in (None, "", name)
-    }
+    there = [views[wanted]] if wanted in views else [] if wanted else frontend.models.shown(views)
+    states = {view.card.model: view.state.value if view.state else "no worker" for view in there}
     ready = WorkerState.READY in states.values()
     reasons = [views[name].reason for name in states if views[name].reason]
     reason = "" if ready else " ".join(reasons) or "no live worker serves " + (wanted or "any model")
@@ -50,27 +47,28 @@ def readyz() -> Response:
 
 @blueprint.get("/models")
 def models() -> Response:
-    """Every model that was ever announced: its card, its state, its workers, its queue."""
+    """Every model that is served, expected or was served a moment ago: card, state, workers, queue."""
     frontend: Frontend = current_app.extensions["frontend"]
-    views = frontend.registry.models(fresh=True)
+    views = frontend.models.shown(frontend.registry.models(fresh=True))
     return answers.respond(
         Models(
             default_model=frontend.models.default,
             fallback_model=frontend.models.fallback or None,
             default_answered_by=frontend.models.answering(),
             time=round(frontend.registry.now(), 3),
-            models=[_shown(view) for view in views.values()],
+            models=[_shown(view, frontend) for view in views],
         )
     )
 
 
-def _shown(view: ModelView) -> ModelShown:
+def _shown(view: ModelView, frontend: Frontend) -> ModelShown:
     return ModelShown(
         **{each.name: getattr(view.card, each.name) for each in fields(Card)},
         state=view.state.value if view.state else "no worker",
         reason=view.reason,
         workers=[_worker(worker, state) for worker, state in sorted(view.states.items())],
         queue_length=view.queue_length,
+        expected=frontend.models.expects(view.card.model),
     )
 
 

@@ -17,6 +17,9 @@ _RETRY_FAILED_S: Final = 30
 
 _MENDED_FIRST: Final = "Asking again helps only once its operator has mended it."
 
+_AWAY_S: Final = 60.0
+"""So long beyond REQUEST_TIMEOUT_S a model that nobody expects is still shown: its host may start anew."""
+
 _NOTICE_LENGTH: Final = 600
 """Its reason is written for operators, and it travels with each picture."""
 
@@ -64,6 +67,15 @@ class Models:
     def expects(self, name: str) -> bool:
         """Whether the settings name it: its model server may still be starting."""
         return name in self._expected
+
+    def shown(self, models: Mapping[str, ModelView]) -> list[ModelView]:
+        """Those of `models` that people should see: not what nobody serves any more, or expects."""
+        gone_at = self._clock.now() - self._request_timeout_s - _AWAY_S
+        return [
+            view
+            for name, view in models.items()
+            if view.state is not None or self.expects(name) or view.last_alive > gone_at
+        ]
 
     def unknown(self, name: str, models: Mapping[str, ModelView]) -> UnknownModel:
         """The refusal of a name that is no model's; it names those that are served or expected."""

@@ -51,7 +51,7 @@ def index() -> Response:
     frontend: Frontend = current_app.extensions["frontend"]
     problem = ""
     try:
-        views = list(frontend.registry.models().values())
+        views = frontend.models.shown(frontend.registry.models())
     except BrokerUnavailable as error:
         views, problem = [], error.message
     models = frontend.models
@@ -65,7 +65,10 @@ def index() -> Response:
         problem=problem,
         default=models.default,
         fallback=fallback,
-        has_reader=any(view.card.input.fit is Fit.INK for view in views),
+        has_reader=any(
+            view.card.input.fit is Fit.INK and (view.state is not None or models.expects(view.card.model))
+            for view in views
+        ),
     )
 
 

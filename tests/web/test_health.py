@@ -1,14 +1,21 @@
 """Alive, ready, models, page: what each says while things are well, and while they are not."""
 
+import re
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import redis
 from werkzeug.test import TestResponse
 
-from broker.messages import State, WorkerState
+from broker.clock import RedisClock
+from broker.keys import Keys
+from broker.lease import Lease
+from broker.messages import Fit, State, WorkerState
 from settings import Settings
 from tests.conftest import RedisServer
-from tests.fakes import MODEL, eventually
+from tests.fakes import CARD, KEY_TTL_S, MODEL, READY, eventually
 from tests.web.conftest import Service, png
 from web.app import create_app
 
@@ -62,6 +69,64 @@ def test_models_counts_the_pictures(running: Service) -> None:
     running.worker.standing.announce()  # as the keeper does at each renewal
     assert worker()["pictures"] == 3
     assert worker()["heartbeat"] >= first["heartbeat"]
+
+
+Away = Callable[[str, float], None]
+
+
+@pytest.fixture
+def away(service: Service, client: redis.Redis, keys: Keys) -> Away:
+    """Has a model that reads drawings, whose only worker left so many seconds ago (of 20 + 60)."""
+
+    def leave(name: str, ago_s: float) -> None:
+        card = replace(CARD, model=name, input=replace(CARD.input, fit=Fit.INK))
+        lease = Lease(client, keys, card, lease_s=30, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+        worker = lease.register(READY)
+        lease.leave()
+        tombstone = client.zscore(keys.of(name).workers, worker)
+        assert tombstone is not None
+        client.zadd(keys.of(name).workers, {worker: tombstone + ago_s})
+        service.client.get("/models")  # the page shows what was read last
+
+    return leave
+
+
+def _states(service: Service) -> dict[str, str]:
+    return {each["model"]: each["state"] for each in service.client.get("/models").get_json()["models"]}
+
+
+def test_a_model_that_left_a_moment_ago_is_shown_without_a_paper_to_draw_on(
+    service: Service, away: Away
+) -> None:
+    away("added", 10)
+    assert _states(service) == {MODEL: "loading", "added": "no worker"}
+    assert service.client.get("/readyz").get_json()["models"] == _states(service)
+    page = service.client.get("/").get_data(as_text=True)
+    assert 'value="added"' in page
+    assert re.search(r'<section id="draw"[^>]* hidden>', page)
+
+
+def test_a_model_that_nobody_serves_any_more_is_not_shown(
+    service: Service, away: Away, client: redis.Redis, keys: Keys
+) -> None:
+    away("added", 600)
+    away("forgotten", 10)
+    client.delete(keys.of("forgotten").workers)
+    assert _states(service) == {MODEL: "loading"}
+    assert service.client.get("/readyz").get_json()["models"] == {MODEL: "loading"}
+    assert 'value="added"' not in service.client.get("/").get_data(as_text=True)
+    # Who asks for it by name hears of it.
+    assert service.client.get("/readyz?model=added").get_json()["models"] == {"added": "no worker"}
+
+
+def test_a_model_that_is_expected_is_shown_however_long_it_is_away(service: Service, away: Away) -> None:
+    away("never", 600)
+    models = service.client.get("/models").get_json()["models"]
+    assert {each["model"]: each["expected"] for each in models} == {MODEL: True, "never": True}
+    assert _states(service)["never"] == "no worker"
+    page = service.client.get("/").get_data(as_text=True)
+    assert re.search(r'<section id="draw"[^>]*>', page)
+    assert not re.search(r'<section id="draw"[^>]* hidden>', page)
 
 
 def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:

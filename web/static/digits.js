@@ -39,9 +39,9 @@ export class Digits {
     });
   }
 
-  /** There is a sheet where a model reads drawings. */
+  /** There is a sheet where a model reads drawings, or will. */
   offer() {
-    byId("draw").hidden = !this.models.reader;
+    byId("draw").hidden = !this.models.canRead;
     byId("draw").classList.remove("starting");
   }
 

@@ -57,6 +57,11 @@ export class Models {
     );
   }
 
+  /** Whether a drawing can be asked about, now or soon. */
+  get canRead() {
+    return this.known.some(({ input, state, expected }) => input.fit === "ink" && (state !== "no worker" || expected));
+  }
+
   named(name) {
     return this.known.find((model) => model.model === name);
   }

@@ -63,7 +63,12 @@ async function askOfDrawing(picture, before) {
   const isThere = cards.has(before);
   const next = isThere ? before.element.nextSibling : byId("cards").firstChild;
   if (isThere) remove(before);
-  return ask(picture, () => ({ model: models.reader.model, name: models.reader.model }), next);
+  let name = models.chosen;
+  const choose = () => {
+    name = models.reader?.model ?? name; // its reader may have left for good by the time it is tried again
+    return { model: name, name };
+  };
+  return ask(picture, choose, next);
 }
 
 function remove(card) {
