@@ -37,8 +37,10 @@ def create_app(settings: Settings) -> Flask:
         app.register_blueprint(part.blueprint)
 
     @app.after_request
-    def no_sniffing(response: Response) -> Response:
+    def of_its_type(response: Response) -> Response:
         response.headers["X-Content-Type-Options"] = "nosniff"
+        if response.is_sequence and not response.calculate_content_length():
+            del response.headers["Content-Type"]  # there is nothing to be of a type: OPTIONS
         return response
 
     return app
