@@ -46,19 +46,26 @@ class Verdict:
         """What to say of a network that tells the classes no better than chance; else empty.
 
         Judged by how much it finds of a class, for where one class has most of the pictures a good network
-        may be right less often than who always names that one. Few pictures allow for a standard error.
+        may be right less often than who always names that one. Few pictures allow for a standard error, and
+        within it nothing can be said of a network that is right more often than who guesses.
         """
         held_out = self.matrix.sum(axis=1)
         recall = float((self.matrix.diagonal() / held_out).mean())
         chance = 1 / len(self.classes)
         if recall > chance + math.sqrt(chance * (1 - chance) / held_out.sum()):
             return ""
-        guessing = held_out.max() / held_out.sum()
+        guessing = float(held_out.max() / held_out.sum())
+        given = f"(to name the most frequent class each time gives {guessing:.2%})"
+        if self.accuracy > guessing:
+            judged = (
+                f"is hardly better than guessing {given}: {held_out.sum()} held-out pictures are too few to tell "
+                "whether the network can tell the classes apart."
+            )
+        else:
+            judged = f"is no better than guessing {given}: the network can't tell the classes apart."
         return (
-            f"Warning: held-out accuracy of {self.accuracy:.2%} is no better than guessing (to name the most "
-            f"frequent class each time gives {guessing:.2%}): the network can't tell the classes apart. "
-            "Try more pictures of each class, --weights imagenet or a .keras network to start from, or more "
-            "--epochs."
+            f"Warning: held-out accuracy of {self.accuracy:.2%} {judged} Try more pictures of each class, "
+            "--weights imagenet or a .keras network to start from, or more --epochs."
         )
 
     def lines(self) -> list[str]:

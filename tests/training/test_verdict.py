@@ -36,7 +36,6 @@ def _verdict(*rows: list[int]) -> verdict.Verdict:
         ([0, 0, 2], [0, 0, 2], [0, 0, 2]),  # the same for every picture
         ([1, 1], [1, 1]),
         ([60, 0], [30, 0]),
-        ([51, 49], [50, 50]),  # a point above chance is none, of 200 pictures
     ],
 )
 def test_a_network_that_guesses_is_warned_of_with_what_to_try(rows: tuple[list[int], ...]) -> None:
@@ -45,6 +44,26 @@ def test_a_network_that_guesses_is_warned_of_with_what_to_try(rows: tuple[list[i
     assert f"held-out accuracy of {found.accuracy:.2%} is no better than guessing" in words
     for way_out in ("more pictures", "--weights imagenet", "--epochs"):
         assert way_out in words.lower()
+
+
+@pytest.mark.parametrize(
+    ("rows", "told", "guessing"),
+    [
+        (([2, 0], [1, 1]), "75.00%", "50.00%"),
+        (([51, 49], [50, 50]), "50.50%", "50.00%"),  # a point above chance is none, of 200 pictures
+    ],
+)
+def test_of_a_network_that_may_have_learnt_something_it_is_said_that_nobody_can_tell(
+    rows: tuple[list[int], ...], told: str, guessing: str
+) -> None:
+    found = _verdict(*rows)
+    words = found.warning()
+    assert f"held-out accuracy of {told} is hardly better than guessing" in words
+    assert f"each time gives {guessing}" in words
+    assert f"{found.matrix.sum()} held-out pictures are too few to tell" in words
+    assert "no better" not in words
+    for way_out in ("more pictures", "--weights imagenet", "--epochs"):
+        assert way_out in words
 
 
 def test_guessing_is_to_name_the_most_frequent_class() -> None:
