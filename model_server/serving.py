@@ -62,7 +62,8 @@ class Serving:
         self._starting = threading.Lock()
         self.posts: list[Post] = []
         """The one that serves is the last; before it, one that leaves."""
-        seen = watch.settled
+        seen = watch.also(spec.elsewhere, watch.settled)
+        watch.settle(seen)
         try:
             self._add(spec, lambda: self._loaded(spec, seen))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other models serve on
@@ -109,6 +110,7 @@ class Serving:
             if not found:
                 raise CatalogueError(f"{self.name}: its folder is gone, or empty.")
             spec = self._means.read()
+            found = self._watch.also(spec.elsewhere, found)
             is_served = spec.version == worker.version and worker.ready.is_set()
         except (CatalogueError, OSError) as error:
             self._refuse(found, str(error))

@@ -91,16 +91,27 @@ def _blocks(file: Path) -> Iterator[bytes]:
         yield _UNREADABLE
 
 
-def snapshot(folder: Path) -> Snapshot:
-    """How its files are now, without reading them. ctime too: a copy may set the other time as it likes."""
+def snapshot(folder: Path, elsewhere: Path | None = None) -> Snapshot:
+    """How its files are now, without reading them. ctime too: a copy may set the other time as it likes.
+
+    `elsewhere`, under its absolute path, is a file that belongs to the model.
+    """
     seen: Snapshot = {}
     for path, file in files(folder):
-        try:
-            status = file.stat()
-        except OSError:  # gone since it was listed, or a link that leads nowhere
-            continue
-        seen[path] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return seen
+        seen |= _status(path, file)
+    return seen | _elsewhere(elsewhere) if seen else seen
+
+
+def _elsewhere(file: Path | None) -> Snapshot:
+    return {} if file is None else _status(str(file.absolute()), file)
+
+
+def _status(path: str, file: Path) -> Snapshot:
+    try:
+        status = file.stat()
+    except OSError:  # gone since it was listed, or a link that leads nowhere
+        return {}
+    return {path: (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)}
 
 
 class Watch:
@@ -108,17 +119,28 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._elsewhere: Path | None = None
         self._settled = self._latest = snapshot(folder)
         self._since = 0.0
 
     def look(self, now: float) -> Snapshot | None:
         """The snapshot of a folder that changed since it was last settled, once it is quiet; else None."""
-        found = snapshot(self._folder)
+        found = snapshot(self._folder, self._elsewhere)
         if found != self._latest:
             self._latest, self._since = found, now
         if found == self._settled or now - self._since < QUIET_S:
             return None
         return found
+
+    def also(self, elsewhere: Path | None, taken: Snapshot) -> Snapshot:
+        """Watch this file beside the folder. Returns `taken`, with the file as it is now if it is a new one.
+
+        To be called before the file is read.
+        """
+        if elsewhere == self._elsewhere:
+            return taken
+        self._elsewhere = elsewhere
+        return {path: seen for path, seen in taken.items() if not os.path.isabs(path)} | _elsewhere(elsewhere)
 
     def settle(self, taken: Snapshot) -> None:
         """This has been taken up, or refused: only another is a change."""
@@ -126,7 +148,7 @@ class Watch:
 
     def is_still(self, taken: Snapshot) -> bool:
         """Whether nothing has changed since."""
-        return snapshot(self._folder) == taken
+        return snapshot(self._folder, self._elsewhere) == taken
 
     @property
     def settled(self) -> Snapshot:
