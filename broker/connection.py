@@ -53,7 +53,8 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise BrokerUnavailable(f"Redis can't {what}: {_reason(error)}.") from error
+        message = f"Redis can't {what}: {_reason(error)}."
+        raise BrokerUnavailable(message, is_refusal=_is_refusal(error)) from error
 
 
 def masked(url: str) -> str:
@@ -100,6 +101,13 @@ def check_server(client: redis.Redis) -> list[str]:
 
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _is_refusal(error: redis.RedisError) -> bool:
+    """Whether it answered. One that loads its data has just been started: it is still away."""
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
+        return True  # connection errors, in redis-py
+    return not isinstance(error, redis.ConnectionError | redis.TimeoutError)
 
 
 def _reason(error: redis.RedisError) -> str:

@@ -68,9 +68,13 @@ class ModelUnavailable(Unavailable):
 
 
 class BrokerUnavailable(Unavailable):
-    """Redis does not answer, or refuses to."""
+    """Redis does not answer; or it does and `is_refusal`, for want of memory or a password, say."""
 
     code = "broker_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, is_refusal: bool = False) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.is_refusal = is_refusal
 
 
 class DeadlinePassed(ServiceError):

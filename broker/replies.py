@@ -134,7 +134,7 @@ class Replies:
                 with translated("be listened to"):
                     self._listen()
             except BrokerUnavailable as error:
-                self._outage.failed(error.message)
+                self._outage.failed(error)
                 self._subscribed.clear()
                 self._stopping.wait(_RECONNECT_S)
             except Exception:  # noqa: BLE001 - a thread that dies quietly would leave requests to their deadlines

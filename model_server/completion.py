@@ -42,7 +42,7 @@ class Completion:
                     # claims begin with an older batch. Giving back what is there mends both.
                     _LOG.warning("%s: the claims do not begin with this batch", self._model)
                     self.left_claims = True
-                self._outage.succeeded()
+                self._outage.succeeded(self._model)
                 return
             except LeaseLost:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.
@@ -52,7 +52,7 @@ class Completion:
                     return
             except BrokerUnavailable as error:
                 # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
-                self._outage.failed(error.message)
+                self._outage.failed(error, self._model)
                 time.sleep(RECONNECT_S)
 
     def _tell_dead(self, done: Done) -> None:

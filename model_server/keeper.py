@@ -81,12 +81,12 @@ class Keeper(threading.Thread):
         try:
             self._renew(worker)
             is_recovered = self._recover(now)
-            self._worker.outage.succeeded()
+            self._worker.outage.succeeded(self._worker.spec.name)
             if is_recovered:
                 lapse_s = self._worker.lease.next_lapse_s()
                 return usual_s if lapse_s is None else min(usual_s, lapse_s + _AFTER_LAPSE_S)
         except BrokerUnavailable as error:
-            self._worker.outage.failed(error.message)
+            self._worker.outage.failed(error, self._worker.spec.name)
             self._reap_from = None
         except Exception:  # noqa: BLE001 - a keeper that dies quietly would cost a living worker its lease
             _LOG.exception("the keeper of %s failed; it goes on. This is a bug", self._worker.spec.name)

@@ -47,10 +47,10 @@ class Registration:
                     if self._lease.worker == lost and not self._renewed():
                         worker = self._lease.register(self._standing.state)
                         _LOG.info("%s registered as worker %s", self._model, worker)
-                self._outage.succeeded()
+                self._outage.succeeded(self._model)
                 return
             except BrokerUnavailable as error:
-                self._outage.failed(error.message)
+                self._outage.failed(error, self._model)
                 if self._stopping.wait(RECONNECT_S):
                     return
 

@@ -147,10 +147,10 @@ class Worker:
             return 0
         except BrokerUnavailable as error:
             self._claims_uncertain = True
-            self.outage.failed(error.message)
+            self.outage.failed(error, self.spec.name)
             self.stopping.wait(RECONNECT_S)
             return 0
-        self.outage.succeeded()
+        self.outage.succeeded(self.spec.name)
         return jobs
 
     def _serve_out(self) -> None:

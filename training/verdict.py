@@ -58,8 +58,8 @@ class Verdict:
         given = f"(to name the most frequent class each time gives {guessing:.2%})"
         if self.accuracy > guessing:
             judged = (
-                f"is hardly better than guessing {given}: {held_out.sum()} held-out pictures are too few to tell "
-                "whether the network can tell the classes apart."
+                f"is hardly better than guessing {given}: {held_out.sum()} held-out pictures are too few to "
+                "tell whether the network can tell the classes apart."
             )
         else:
             judged = f"is no better than guessing {given}: the network can't tell the classes apart."

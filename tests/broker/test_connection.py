@@ -19,20 +19,21 @@ def test_a_password_is_masked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "words", "is_refusal"),
     [
-        (redis.ConnectionError("refused"), "no connection"),
-        (redis.TimeoutError("slow"), "does not answer in time"),
-        (redis.AuthenticationError("WRONGPASS"), "the user or the password"),
-        (redis.BusyLoadingError("loading"), "still loading"),
-        (redis.exceptions.ReadOnlyError("ro"), "read-only replica"),
-        (redis.exceptions.OutOfMemoryError("oom"), "out of memory"),
-        (redis.ResponseError("odd"), "odd"),
+        (redis.ConnectionError("refused"), "no connection", False),
+        (redis.TimeoutError("slow"), "does not answer in time", False),
+        (redis.BusyLoadingError("loading"), "still loading", False),
+        (redis.AuthenticationError("WRONGPASS"), "the user or the password", True),
+        (redis.exceptions.ReadOnlyError("ro"), "read-only replica", True),
+        (redis.exceptions.OutOfMemoryError("oom"), "out of memory", True),
+        (redis.ResponseError("odd"), "odd", True),
     ],
 )
-def test_each_error_is_said_in_words(error: redis.RedisError, words: str) -> None:
-    with pytest.raises(BrokerUnavailable, match=words), translated("do it"):
+def test_each_error_is_said_in_words(error: redis.RedisError, words: str, *, is_refusal: bool) -> None:
+    with pytest.raises(BrokerUnavailable, match=words) as raised, translated("do it"):
         raise error
+    assert raised.value.is_refusal is is_refusal
 
 
 def test_other_errors_pass() -> None:

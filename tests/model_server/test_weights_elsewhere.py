@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from broker.keys import Keys
-from model_server import catalogue
+from model_server import catalogue, versions
 from model_server.catalogue import KerasApplication, ModelSpec
 from tests import fakes
 from tests.fakes import eventually
@@ -89,11 +89,10 @@ def test_weights_named_by_a_changed_folder_are_watched_from_then_on(
 def test_a_version_is_read_once(weights: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading it takes seconds where the weights are large."""
     read: list[Path | None] = []
-    version_of = catalogue.version_of
 
     def counted(folder: Path, source: str, elsewhere: Path | None) -> str:
         read.append(elsewhere)
-        return version_of(folder, source, elsewhere)
+        return versions.version_of(folder, source, elsewhere)
 
     monkeypatch.setattr(catalogue, "version_of", counted)
     weights.write_text("two")
