@@ -18,6 +18,7 @@ from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
 from broker.lease import BELL_TOKENS
 from broker.messages import Job, Pace, Result
+from broker.outage import Outage
 
 MAX_RETRY_AFTER_S: Final = 60
 """A longer advice would outlive what the rate says of the future."""
@@ -46,7 +47,8 @@ class Limits:
 class Producer:
     """Puts jobs into the queues of any model. Safe to share between threads.
 
-    Every method raises BrokerUnavailable when Redis is away, fast: within the client's time-out.
+    Every method raises BrokerUnavailable when Redis is away, fast: within the client's time-out. That it
+    refuses jobs is told to `refusals`, if given; that it is away replies.py says.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class Producer:
         keys: Keys,
         limits: Limits,
         *,
+        refusals: Outage | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = client
         self._keys = keys
         self._limits = limits
+        self._refusals = refusals
         self._monotonic = monotonic
         self._told: dict[str, tuple[float, int]] = {}
         """When each queue was last pushed to from here, and how long it was then."""
@@ -152,6 +156,19 @@ class Producer:
         return waiting < self._limits.queue_jobs and (waiting + 1) * size <= self._limits.queue_bytes
 
     def _accept(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> None:
+        try:
+            told = self._push(model, job_id, payload, ttl_ms)
+        except BrokerUnavailable as error:
+            # Of all threads as one: the next request of this model comes in another.
+            if self._refusals is not None and error.is_refusal:
+                self._refusals.failed(error, model, who=self)
+            raise
+        if self._refusals is not None:
+            self._refusals.succeeded(model, who=self)
+        self._told[model] = self._monotonic(), told
+
+    def _push(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> int:
+        """Returns how long the queue is now."""
         keys = self._keys.of(model)
         with translated("take a job"), self._redis.pipeline(transaction=True) as pipe:
             pipe.set(keys.result(job_id), codec.PENDING, px=ttl_ms)
@@ -160,8 +177,7 @@ class Producer:
             pipe.rpush(keys.bell, "1")
             pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
             pipe.expire(keys.bell, self._limits.key_ttl_s)
-            told = pipe.execute()[1]
-        self._told[model] = self._monotonic(), told
+            return int(pipe.execute()[1])
 
     def _accepted(self, model: str, job_id: str) -> bool:
         with translated("look up a job"):

@@ -10,6 +10,7 @@ from flask import Flask, Response
 from broker.clock import RedisClock
 from broker.connection import connect
 from broker.keys import Keys
+from broker.outage import Outage
 from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
@@ -59,7 +60,7 @@ def frontend(settings: Settings) -> Frontend:
     )
     return Frontend(
         Registry(client, keys, clock),
-        Producer(client, keys, limits),
+        Producer(client, keys, limits, refusals=Outage("Such requests get 503")),
         Replies(client, keys, str(uuid.uuid4())),
         clock,
         names=Names(settings.served, settings.default_model, settings.fallback_model),

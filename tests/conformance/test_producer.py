@@ -1,6 +1,7 @@
 """Producer on a real Redis: accepting, refusing, cancelling, polling."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -11,6 +12,7 @@ from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
 from broker.lease import BELL_TOKENS
 from broker.messages import Fit, InputSpec, Pace, Result
+from broker.outage import Outage
 from broker.producer import MAX_RETRY_AFTER_S, Pending, Producer
 from tests.conftest import RedisServer
 from tests.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, SPEC, enqueue, job, producer
@@ -195,3 +197,30 @@ def test_a_redis_that_is_away_is_said_so(own_redis: RedisServer, keys: Keys) -> 
     own_redis.stop(kill=True)
     with pytest.raises(BrokerUnavailable, match="no connection"):
         maker.enqueue(MODEL, job(), now=0)
+
+
+def test_that_redis_takes_no_jobs_is_told_once_by_all_requests_and_so_is_its_end(
+    own_redis: RedisServer, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect(own_redis.url, timeout_s=5)
+    maker = Producer(client, keys, LIMITS, refusals=Outage("Jobs are refused"))
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "broker.outage"]
+
+    with ThreadPoolExecutor(4) as threads:
+        client.config_set("maxmemory", "1")
+        refused = [threads.submit(maker.enqueue, MODEL, job(), now=0) for _ in range(20)]
+        assert all(isinstance(future.exception(), BrokerUnavailable) for future in refused)
+        assert told() == [f"{MODEL}: Redis can't take a job: it is out of memory. Jobs are refused."]
+        maker.admit(MODEL, size=1, timeout_s=1, pace=Pace(1, 1))  # which only reads
+        assert len(told()) == 1
+        client.config_set("maxmemory", "0")
+        # In this thread, which has not failed; those that have live on, and may take no request any more.
+        maker.enqueue(MODEL, job(), now=0)
+    assert told()[1].startswith(f"{MODEL}: Redis takes it again, after ")
+    own_redis.stop(kill=True)
+    with pytest.raises(BrokerUnavailable, match="no connection"):
+        maker.enqueue(MODEL, job(), now=0)
+    assert len(told()) == 2
+    client.close()

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -62,14 +63,16 @@ def _signal(number: signal.Signals) -> Change:
     return send
 
 
-AWAY: dict[str, tuple[Change, Change, str]] = {
-    "stopped": (RedisServer.stop, RedisServer.start, "redis"),
-    "black-holed": (_signal(signal.SIGSTOP), _signal(signal.SIGCONT), "in time"),
-    "out of memory": (_configured(maxmemory="1"), _configured(maxmemory="0"), "out of memory"),
-    "a read-only replica": (_become_replica, _become_master, "read-only replica"),
-    "another password": (_ask_for_a_password, _ask_for_none, "password"),
+BACK, TAKES = "Redis is back, after ", "Redis takes it again, after "
+
+AWAY: dict[str, tuple[Change, Change, str, str]] = {
+    "stopped": (RedisServer.stop, RedisServer.start, "redis", BACK),
+    "black-holed": (_signal(signal.SIGSTOP), _signal(signal.SIGCONT), "in time", BACK),
+    "out of memory": (_configured(maxmemory="1"), _configured(maxmemory="0"), "out of memory", TAKES),
+    "a read-only replica": (_become_replica, _become_master, "read-only replica", TAKES),
+    "another password": (_ask_for_a_password, _ask_for_none, "password", TAKES),
 }
-"""What makes it so, what mends it, and a word of the reason."""
+"""What makes it so, what mends it, a word of the reason, and what the logs say at its end."""
 
 
 def _predict(stack: Stack, value: int) -> tuple[httpx.Response, float]:
@@ -80,9 +83,17 @@ def _predict(stack: Stack, value: int) -> tuple[httpx.Response, float]:
     return response, time.monotonic() - began
 
 
+def _told(log: Path) -> list[str]:
+    words = ("Trying again", "Such requests get 503", BACK, TAKES)
+    return [line for line in log.read_text().splitlines() if any(each in line for each in words)]
+
+
 @pytest.mark.parametrize("how", AWAY)
-def test_requests_are_refused_fast_and_all_recovers(how: str, stack: Stack, own_redis: RedisServer) -> None:
-    leave, come_back, word = AWAY[how]
+def test_requests_are_refused_fast_and_all_recovers(
+    how: str, stack: Stack, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    leave, come_back, word, end = AWAY[how]
+    logs = [tmp_path / "web.log", tmp_path / "model_server.log"]
     stack.start_model_server()
     assert _predict(stack, 1)[0].status_code == 200
     leave(own_redis)
@@ -96,7 +107,12 @@ def test_requests_are_refused_fast_and_all_recovers(how: str, stack: Stack, own_
         ready = httpx.get(f"{stack.url}/readyz", trust_env=False, timeout=30)
         assert ready.status_code == 503
         assert word.lower() in ready.text.lower()
+        # A subscription that hears nothing is given up after two seconds.
+        eventually(lambda: all(_told(log) for log in logs), within_s=30)
     finally:
         come_back(own_redis)
     eventually(lambda: stack.answers("/readyz"), within_s=30)
     eventually(lambda: _predict(stack, 2)[0].status_code == 200, within_s=30)
+    eventually(lambda: all(any(end in line for line in _told(log)) for log in logs), within_s=30)
+    for log in logs:
+        assert len(_told(log)) < 10, _told(log)  # 16 requests, and threads that try again five times a second
