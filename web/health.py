@@ -37,7 +37,8 @@ def readyz() -> Response:
     wanted = request.args.get("model")
     if wanted and wanted not in views and not frontend.models.expects(wanted):
         raise frontend.models.unknown(wanted, views)
-    there = [views[wanted]] if wanted in views else [] if wanted else frontend.models.shown(views)
+    asked = [view for name, view in views.items() if name == wanted]
+    there = asked if wanted else frontend.models.shown(views)
     states = {view.card.model: view.state.value if view.state else "no worker" for view in there}
     ready = WorkerState.READY in states.values()
     reasons = [views[name].reason for name in states if views[name].reason]

@@ -31,14 +31,15 @@ _MOST: Final = 10
 brighter ones, as it was made to. 0 to 255 for -2.1 to 2.6 is 54 times."""
 
 _LEAST: Final = 0.6
-"""Of its span, what they must reach: calibration saw it all, but for a resampling's overshoot, a tenth. 0 to 1 for -1 to 1 is 0.5, and -1 to 1 for ImageNet's mean and deviation 0.42."""
+"""Of its span, what they must reach: calibration saw it all, but for a resampling's overshoot, a tenth.
+0 to 1 for -1 to 1 is 0.5, and -1 to 1 for ImageNet's mean and deviation 0.42."""
 
 _LEAST_OF_SYMMETRIC: Final = 0.25
 """The same where zero is in the middle: half of it may be there for nothing (0 to 1 as -1 to 1)."""
 
 _NEGATIVE: Final = (0.1, 0.25)
-"""The shares below zero of its span and of what a picture's numbers reach: where the one is less and the other
-more, they have another sign. No pictures are so bright that every pixel of them is above the middle."""
+"""The shares below zero of its span and of what a picture's numbers reach: where the one is less and the
+other more, they have another sign. No pictures are so bright that every pixel of them is above the middle."""
 
 Fit = Literal["right", "doubtful", "wrong"]
 
