@@ -287,7 +287,7 @@ def test_a_detector_without_its_layout_is_refused_with_it(load: Load) -> None:
 
 def test_a_sigmoid_on_the_one_number_of_a_sigmoid_is_refused(load: Load) -> None:
     onnx = content(weights=FIRST, ends_in="Sigmoid")
-    (found,) = load(onnx, TOML.split("[output]")[0], "cat\ndog\n").predict(PICTURES)
+    (found,) = load(onnx, TOML.split("[output]", maxsplit=1)[0], "cat\ndog\n").predict(PICTURES)
     assert found.sum(axis=1) == pytest.approx(1)
     with pytest.raises(ModelUnavailable, match="gives probabilities already"):
         load(onnx, TOML.replace('"softmax"', '"sigmoid"'), "cat\ndog\n")
