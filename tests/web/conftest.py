@@ -50,6 +50,11 @@ class Service:
     start_worker: Callable[[], None]
 
 
+def disconnect(app: Flask) -> None:
+    """Close its connections to Redis, which a web process has until its end."""
+    app.extensions["frontend"].producer._redis.close()
+
+
 @pytest.fixture
 def environment() -> dict[str, str]:
     """Variables of the service; a test may parametrise it."""
@@ -78,6 +83,7 @@ def service(
     if thread.ident is not None:
         thread.join()
     replies.stop()
+    disconnect(app)
 
 
 @pytest.fixture

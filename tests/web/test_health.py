@@ -16,7 +16,7 @@ from broker.messages import Fit, State, WorkerState
 from settings import Settings
 from tests.conftest import RedisServer
 from tests.fakes import CARD, KEY_TTL_S, MODEL, READY, eventually
-from tests.web.conftest import Service, png
+from tests.web.conftest import Service, disconnect, png
 from web.app import create_app
 
 
@@ -187,3 +187,4 @@ def test_without_redis_it_is_alive_says_why_and_recovers(own_redis: RedisServer)
     assert "no connection" in http.get("/").get_data(as_text=True)
     own_redis.start()
     assert http.get("/models").get_json()["models"] == []
+    disconnect(app)
