@@ -55,6 +55,9 @@ TOLERANCES: Final = {
     "int8": Tolerance(0.3, 0.1),
 }
 
+RULES: Final = 2
+"""Raised when a network that was converted may be refused today: part of its entry's name (conversion.py)."""
+
 _SLACK: Final = 0.01
 """How far outside 0..1 a probability may lie: quantised networks round."""
 

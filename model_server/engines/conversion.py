@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue import KerasApplication, ModelSpec, read_model
-from model_server.engines import openvino_runtime
+from model_server.engines import check, openvino_runtime
 from model_server.engines.quiet import quiet
 from model_server.engines.store import Entry, Store, network_ingredients, write_reference
 
@@ -41,7 +41,7 @@ def converted(spec: ModelSpec, width: Width, store: Store) -> Entry:
     """The network of `spec` from the store, or converted into it. Raises ModelUnavailable with the reason."""
     packages = () if spec.is_imported else ("keras", "tensorflow", "tensorflow-cpu")
     kept = network_ingredients(spec)
-    ingredients = kept | {"width": width, "versions": _versions(packages)}
+    ingredients = kept | {"width": width, "versions": _versions(packages), "rules": check.RULES}
 
     def make(folder: Path) -> dict[str, object]:
         how = "imported: once, for some seconds"

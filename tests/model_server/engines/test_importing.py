@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from model_server import engines
 from model_server.catalogue import ModelSpec, read_model
-from model_server.engines import EngineOptions, conversion, importing, store
+from model_server.engines import EngineOptions, check, conversion, importing, store
 from model_server.engines.choice import Choice, choose_for
 from model_server.engines.openvino import CHUNK, OpenVINOEngine
 from tests.model_server.engines import onnx_file
@@ -220,6 +220,24 @@ def test_any_file_of_the_folder_is_an_ingredient(tmp_path: Path) -> None:
     normalised = TOML.replace("[120,", "[121,")
     changed = store.network_ingredients(write(tmp_path / "net", toml=normalised))
     assert changed != store.network_ingredients(write(tmp_path / "net"))
+
+
+def test_what_was_converted_under_other_rules_is_judged_anew(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load()
+    judged: list[str] = []
+
+    def convert(spec: ModelSpec, width: str, folder: Path) -> None:
+        judged.append(spec.name)
+        _in_this_process(spec, width, folder)
+
+    monkeypatch.setattr(conversion, "_run_child", convert)
+    load()
+    assert judged == []
+    monkeypatch.setattr(check, "RULES", check.RULES + 1)
+    load()
+    assert judged == ["net"]
 
 
 def test_the_check_at_each_start_finds_another_network(load: Load, tmp_path: Path) -> None:
