@@ -22,7 +22,10 @@ def _logits() -> Any:  # noqa: ANN401
 def _moved(node: Any) -> Any:  # noqa: ANN401
     cast = NODES.convert(NODES.convert(node, "f16"), "f32")
     flat = NODES.reshape(cast, NODES.constant(np.array([-1, 3, 1])), special_zero=False)
-    return NODES.result(NODES.squeeze(flat, NODES.constant(np.array([2]))))
+    turned = NODES.transpose(NODES.unsqueeze(flat, NODES.constant(np.array([3]))), np.array([0, 2, 3, 1]))
+    bounds = [NODES.constant(np.float32(each)) for each in (0, 1, 0, 1)]
+    rounded = NODES.fake_quantize(turned, *bounds, levels=256)
+    return NODES.result(NODES.squeeze(rounded, NODES.constant(np.array([1, 2]))))
 
 
 @pytest.mark.parametrize(
