@@ -80,6 +80,15 @@ def test_it_needs_nothing_but_python(models: Path) -> None:
     assert done.stderr.startswith("Batchwire can't start: There is no model 'dog'")
 
 
+def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run make as if no other make ran the tests: within one it tells of folders as well."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", *arguments]
+    return subprocess.run(
+        command, cwd=PROJECT, env=own | environment, capture_output=True, text=True, check=False
+    )
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 @pytest.mark.parametrize(
     ("environment", "words"),
@@ -95,24 +104,21 @@ def test_it_needs_nothing_but_python(models: Path) -> None:
     ],
 )
 def test_the_makefile_hands_the_variables_on(environment: dict[str, str], words: str) -> None:
-    given = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")} | environment
-    done = subprocess.run(
-        ["make", "look"], cwd=PROJECT, env=given, capture_output=True, text=True, check=False
-    )
+    done = _make("look", **environment)
     assert (done.returncode == 0) is (words == "")
     assert words in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_make_serve_looks_before_it_installs() -> None:
-    done = subprocess.run(["make", "-n", "serve"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = _make("-n", "serve")
     commands = done.stdout.splitlines()
     assert "deploy.serve.look" in commands[0]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_the_list_of_commands_is_aligned() -> None:
-    done = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = _make("help")
     lines = done.stdout.splitlines()
     columns = {len(line) - len(line.split(maxsplit=1)[1]) for line in lines}
     assert len(lines) > 8
