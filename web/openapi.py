@@ -135,6 +135,10 @@ def _responses(operation: Operation) -> dict[str, Json]:
     made: dict[int, Json] = {}
     for status, answer in operation.answers.items():
         made[status] = _response(answer.description, answer.content, answer.headers)
+        if answer.examples:
+            made[status]["content"][MIMETYPE]["examples"] = {
+                name: {"value": msgspec.to_builtins(example)} for name, example in answer.examples.items()
+            }
         if answer.links:
             made[status]["links"] = answer.links
     for status, codes in operation.failures.items():

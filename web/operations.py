@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from web.answers import Alive, Answer, Failed, JobId, Models, Pending, Ready, Several
 from web.errors import STATUS
+from web.examples import ACCEPTED, ANSWERED, RESULT, WAITING, Examples
 from web.json_bodies import PredictBody
 from web.parameters import MAX_PICTURES, ModelQuery, PredictQuery
 
@@ -82,6 +83,8 @@ class Said:
     content: Content
     headers: tuple[Header, ...] = ()
     links: dict[str, Any] = field(default_factory=dict)
+    examples: Examples = field(default_factory=dict)
+    """Of its JSON, by what they are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +160,18 @@ OPERATIONS: Final = {
         example={"image": _STROKE},
         body={"multipart/form-data": _FORM, JSON: PredictBody, **dict.fromkeys(RAW_TYPES, FILE)},
         answers={
-            200: Said("The predictions.", {JSON: (Answer, Several), "image/png": FILE}, DRAWN),
+            200: Said(
+                "The predictions.",
+                {JSON: (Answer, Several), "image/png": FILE},
+                DRAWN,
+                examples=ANSWERED,
+            ),
             202: Said(
                 "Accepted, as `Prefer: respond-async` asked.",
                 {JSON: (Pending, Several)},
                 (LOCATION, APPLIED),
                 {"poll": _POLL},
+                ACCEPTED,
             ),
         },
         errors=("invalid_image", "unsupported_format", *_MODEL_ERRORS, *_JOB_ERRORS),
@@ -177,8 +186,8 @@ OPERATIONS: Final = {
         query=ModelQuery,
         headers=(REQUEST_ID,),
         answers={
-            200: Said("The predictions.", {JSON: Answer}),
-            202: Said("It waits for its result.", {JSON: Pending}, (RETRY_AFTER,)),
+            200: Said("The predictions.", {JSON: Answer}, examples=RESULT),
+            202: Said("It waits for its result.", {JSON: Pending}, (RETRY_AFTER,), examples=WAITING),
         },
         errors=("not_found", "unknown_model", "broker_unavailable", *_JOB_ERRORS),
     ),

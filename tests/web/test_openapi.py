@@ -130,6 +130,23 @@ def test_what_is_answered_is_what_is_described(running: Service, described: dict
     )
 
 
+def test_the_examples_are_answers(described: dict[str, Any]) -> None:
+    asked, polled = described["paths"]["/predict"]["post"], described["paths"]["/predictions/{job_id}"]["get"]
+    for operation in (asked, polled):
+        for status in ("200", "202"):
+            content = operation["responses"][status]["content"]["application/json"]
+            validator = OAS31Validator({**content["schema"], "components": described["components"]})
+            assert content["examples"]
+            for name, example in content["examples"].items():
+                assert validator.is_valid(example["value"]), name
+            assert not validator.is_valid({**example["value"], "success": "yes"})
+    shown = asked["responses"]["200"]["content"]["application/json"]["examples"].values()
+    one, detection, several = (example["value"] for example in shown)
+    assert "box" not in one["predictions"][0]
+    assert len(detection["predictions"][0]["box"]) == 4
+    assert [each["success"] for each in several["results"]] == [True, False]
+
+
 def test_a_worker_is_shown_with_all_that_it_says_of_itself() -> None:
     said = {each.name for each in dataclasses.fields(State)} - {"card"}
     assert {each.name for each in dataclasses.fields(WorkerShown)} == {"id", *said}
