@@ -12,7 +12,11 @@ from tests.e2e.conftest import Stack
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 
-def _opened(visit: Visit, digits: Stack, operation: str, **options: int) -> Page:
+SWAGGER_UIS_OWN = {"heading-order", "landmark-unique", "nested-interactive", "region"}
+"""What axe says of its markup, which no style mends."""
+
+
+def _opened(visit: Visit, digits: Stack, operation: str, **options: object) -> Page:
     page = visit(f"{digits.url}/docs", **options)
     page.locator(f"#operations-{operation} .opblock-summary-control").click()
     return page
@@ -94,6 +98,58 @@ def test_it_fits_a_phone(visit: Visit, digits: Stack) -> None:
     page = _opened(visit, digits, "predictions-predict", width=390, height=844)
     expect(page.get_by_text("Every address that takes GET")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_an_operation_can_be_read(visit: Visit, digits: Stack, width: int, scheme: str) -> None:
+    page = _opened(visit, digits, "predictions-predict", width=width, color_scheme=scheme)
+    cells = page.locator("table.headers tbody td")
+    expect(cells.first).to_have_text("X-Request-ID")
+    # Neither a name nor a type is broken into lines, nor beyond the edge.
+    lines = """cells => cells.filter((cell, at) => at % 3 != 1).map(cell => {
+        const text = document.createRange();
+        text.selectNodeContents(cell);
+        const places = [...text.getClientRects()].filter(({ width }) => width);
+        return [new Set(places.map(({ top }) => top)).size, places.every(({ right }) => right <= innerWidth)];
+    })"""
+    found = cells.evaluate_all(lines)
+    assert len(found) > 20
+    assert [each for each in found if each != [1, True]] == []
+    assert page.locator("#docs").evaluate("docs => docs.scrollWidth - docs.clientWidth") <= 1
+    assert _faults(page) == []
+    page.get_by_role("button", name="Try it out").click()
+    expect(page.get_by_role("button", name="Execute")).to_be_visible()
+    assert _faults(page) == []
+
+
+def _faults(page: Page) -> list[str]:
+    """What axe finds, but for SWAGGER_UIS_OWN."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {node['html']}"
+        for each in found
+        for node in each["nodes"]
+        if each["id"] not in SWAGGER_UIS_OWN
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_its_ground_reaches_the_foot_of_the_page(visit: Visit, digits: Stack, scheme: str) -> None:
+    page = visit(f"{digits.url}/docs", color_scheme=scheme)
+    expect(page.locator(".opblock")).to_have_count(5)
+    grounds = "['html', 'body'].map(name => getComputedStyle(document.querySelector(name)).backgroundColor)"
+    around, own = page.evaluate(grounds)
+    assert around in (own, "rgba(0, 0, 0, 0)")  # the browser takes the body's for one that has none
+
+
+def test_its_examples_are_answers_as_they_come(visit: Visit, digits: Stack) -> None:
+    page = _opened(visit, digits, "predictions-predict")
+    answer = page.locator("#operations-predictions-predict tr[data-code='200']")
+    expect(answer.locator("pre.example")).to_contain_text('"label": "7"')
+    answer.locator(".examples-select-element").select_option("A detector's")
+    expect(answer.locator("pre.example")).to_contain_text('"box": [')
+    expect(page.locator("tr[data-code='202'] pre.example").first).to_contain_text('"/predictions/')
 
 
 def test_the_page_leads_there(visit: Visit, digits: Stack) -> None:

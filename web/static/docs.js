@@ -4,11 +4,23 @@
 
 const place = document.getElementById("docs");
 
+/** A field with a label for screen readers. */
+const labelled = ({ React: { createElement } }, text, field, props) =>
+  createElement("label", {}, createElement("span", { className: "unseen" }, text), createElement(field, props));
+
 /** It asks for the field of a file in a list by this name, says in the console that there is none, and takes a
  * field for files. What asks for it otherwise gets a field for text, as before. */
-const fileField = ({ React }) => ({
+const fileField = (system) => ({
   components: {
-    JsonSchema_string_binary: (props) => React.createElement(props.getComponent("JsonSchema_string"), props),
+    JsonSchema_string_binary: (props) => labelled(system, "A file", props.getComponent("JsonSchema_string"), props),
+  },
+});
+
+/** Fields that it leaves without a label. */
+const labels = () => ({
+  wrapComponents: {
+    ExamplesSelect: (field, system) => (props) => labelled(system, "Example", field, props),
+    RequestBodyEditor: (field, system) => (props) => labelled(system, "Request body", field, props),
   },
 });
 
@@ -20,7 +32,7 @@ follow();
 window.SwaggerUIBundle({
   url: place.dataset.document,
   domNode: place,
-  plugins: [fileField],
+  plugins: [fileField, labels],
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
