@@ -1,9 +1,11 @@
 """The sheet of paper: what is drawn is read, by mouse, by finger and by keyboard."""
 
+import json
+
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SEVEN, Visit, holding, until
+from tests.browser.conftest import SEVEN, Visit, has_started, holding, until
 from tests.browser.strokes import DIGITS, draw
 from tests.e2e.conftest import Stack
 
@@ -121,3 +123,39 @@ def test_the_buttons_stand_right_below_the_paper_and_stay_there(visit: Visit, di
     read(page, "7")
     assert page.evaluate(edges) == [paper, buttons]  # where the answer stands there was room for it
     expect(page.locator("#read")).to_be_in_viewport()
+
+
+def test_there_is_a_paper_while_its_reader_lives_or_is_expected(visit: Visit, digits: Stack) -> None:
+    page = visit("about:blank")
+    said = json.loads(digits.text("/models"))
+    page.route("**/models", lambda route: route.fulfill(json=said))
+    page.goto(digits.url)
+    has_started(page)
+    expect(page.locator("#draw")).to_be_visible()
+    (reader,) = (model for model in said["models"] if model["model"] == "digits")
+    assert reader["expected"] is True
+    reader |= {"state": "no worker", "workers": []}
+    expect(page.locator("#model option[value=digits]")).to_have_text("digits (no worker)")
+    expect(page.locator("#draw")).to_be_visible()
+    reader["expected"] = False
+    expect(page.locator("#draw")).to_be_hidden()
+    reader["state"] = "loading"
+    expect(page.locator("#draw")).to_be_visible()
+
+
+@pytest.mark.refusals
+def test_a_drawing_whose_reader_has_left_is_asked_of_it_again(visit: Visit, digits: Stack) -> None:
+    page = visit("about:blank")
+    said = json.loads(digits.text("/models"))
+    page.route("**/models", lambda route: route.fulfill(json=said))
+    page.goto(digits.url)
+    has_started(page)
+    failure = {"success": False, "error": {"code": "no_worker", "message": "It has left."}}
+    page.route("**/predict?*", lambda route: route.fulfill(status=503, json=failure))
+    draw(page, "1")
+    expect(page.locator(".card[data-state=failed]")).to_have_count(1)
+    said["models"] = [model for model in said["models"] if model["model"] != "digits"]
+    expect(page.locator("#draw")).to_be_hidden()
+    page.unroute("**/predict?*")
+    page.locator(".card .buttons button").click()
+    expect(page.locator(".card .ranking .label").first).to_have_text("1")
