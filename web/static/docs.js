@@ -10,9 +10,9 @@ const labelled = ({ React: { createElement } }, text, field, props) =>
 
 /** It asks for the field of a file in a list by this name, says in the console that there is none, and takes a
  * field for files. What asks for it otherwise gets a field for text, as before. */
-const fileField = (system) => ({
+const fileField = ({ React }) => ({
   components: {
-    JsonSchema_string_binary: (props) => labelled(system, "A file", props.getComponent("JsonSchema_string"), props),
+    JsonSchema_string_binary: (props) => React.createElement(props.getComponent("JsonSchema_string"), props),
   },
 });
 
@@ -20,6 +20,8 @@ const fileField = (system) => ({
 const labels = () => ({
   wrapComponents: {
     ExamplesSelect: (field, system) => (props) => labelled(system, "Example", field, props),
+    Input: (field, { React }) => (props) =>
+      React.createElement(field, props.type === "file" ? { "aria-label": "A file", ...props } : props),
     RequestBodyEditor: (field, system) => (props) => labelled(system, "Request body", field, props),
   },
 });
