@@ -99,6 +99,7 @@ def test_beside_a_slow_one_its_sibling_waits_for_one_call_at_most(stack: Stack) 
     """Half of its requests do. A loaded machine has room for one more call; without an order it is many."""
     delay_s = 0.8  # less than PATIENCE_S: the sibling runs in turn, not beside it
     _write(stack, "slow", delay_s=delay_s)
+    stack.environment["BATCH_SIZE"] = "2"  # so that its next batch waits already when one is done
     _serve(stack, "slow", "sound")
     alone_s = statistics.median(_ask(stack, "sound")[2] for _ in range(10))
     with ThreadPoolExecutor(6) as pool:
