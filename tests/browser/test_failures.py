@@ -240,7 +240,7 @@ def test_who_falls_in_for_a_default_that_failed_says_so(visit: Visit, falling_in
     notice = page.locator(".card .notice")
     expect(notice).to_contain_text(said)
     why = notice.locator("[lang=en]")
-    expect(why).to_contain_text("digits answers for broken, which failed to load: broken")
+    expect(why).to_contain_text("digits answers for broken, which failed to load: OpenVINO")
     expect(why).to_be_hidden()  # until it is asked for
     # A choice is no makeshift: what was said of one stays with its answer, and nowhere else.
     page.select_option("#model", "broken")
