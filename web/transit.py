@@ -6,7 +6,7 @@ late and who gives way. Reads and closes nothing; worker.py does.
 
 import socket
 from collections.abc import Iterator
-from typing import Final
+from typing import ClassVar, Final
 
 from web.connection import Connection, Stage
 
@@ -14,21 +14,16 @@ HELD_BYTES: Final = 256 * 1024 * 1024
 """Requests in memory, arriving or at work; above this the largest that still arrives is refused. As much of
 answers that wait for their clients; above it the client with the most is given up."""
 
-
 LINGER_S: Final = 2.0
 """How long an answered connection waits for its client to close, as Gunicorn's does."""
 
 
-class Arriving:
-    """Requests that are not whole yet. Their bytes count until `done`, while a thread is at them as well."""
+class Transit:
+    """The connections of one stage, in the order in which they came."""
 
-    stage = Stage.ARRIVING
+    stage: ClassVar[Stage]
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        """Bytes of one request."""
-        self.held_most = max(HELD_BYTES, 2 * most_bytes)
-        self.held = 0
+    def __init__(self) -> None:
         self._connections: dict[Connection, None] = {}
 
     def __iter__(self) -> Iterator[Connection]:
@@ -37,10 +32,30 @@ class Arriving:
     def __len__(self) -> int:
         return len(self._connections)
 
-    def begin(self, conn: Connection, now: float) -> None:
-        """The first bytes of its next request are here."""
+    def leave(self, conn: Connection) -> None:
+        """It is in this stage no longer."""
+        del self._connections[conn]
+
+    def _enter(self, conn: Connection) -> None:
         self._connections[conn] = None
         conn.stage = self.stage
+
+
+class Arriving(Transit):
+    """Requests that are not whole yet. Their bytes count until `done`, while a thread is at them as well."""
+
+    stage = Stage.ARRIVING
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.most_bytes = most_bytes
+        """Bytes of one request."""
+        self.held_most = max(HELD_BYTES, 2 * most_bytes)
+        self.held = 0
+
+    def begin(self, conn: Connection, now: float) -> None:
+        """The first bytes of its next request are here."""
+        self._enter(conn)
         conn.begin(at_most=self.most_bytes, now=now)
 
     def feed(self, conn: Connection, data: memoryview | bytes, now: float) -> bool:
@@ -57,7 +72,7 @@ class Arriving:
 
     def leave(self, conn: Connection) -> None:
         """Its request will never be whole."""
-        del self._connections[conn]
+        super().leave(conn)
         self.done(conn)
 
     def done(self, conn: Connection) -> bytes:
@@ -76,27 +91,20 @@ class Arriving:
         return max(self, key=lambda each: each.held, default=None)
 
 
-class Sending:
+class Sending(Transit):
     """Answers that their clients have not read all of."""
 
     stage = Stage.SENDING
 
     def __init__(self, most_bytes: int) -> None:
+        super().__init__()
         self.unsent_most = max(HELD_BYTES, 2 * most_bytes)
         self.unsent = 0
-        self._connections: dict[Connection, None] = {}
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(self._connections)
-
-    def __len__(self) -> int:
-        return len(self._connections)
 
     def begin(self, conn: Connection, now: float) -> None:
         """Its answer is whole; the kernel has not taken all of it."""
         conn.sock.begin(now)
-        conn.stage = self.stage
-        self._connections[conn] = None
+        self._enter(conn)
         self.unsent += conn.sock.left
 
     def go_on(self, conn: Connection, now: float) -> bool:
@@ -110,7 +118,7 @@ class Sending:
 
     def leave(self, conn: Connection) -> None:
         """It is read, or given up."""
-        del self._connections[conn]
+        super().leave(conn)
         self.unsent -= conn.sock.left
 
     def late(self, now: float) -> list[Connection]:
@@ -124,36 +132,25 @@ class Sending:
         return max(self, key=lambda each: each.sock.left, default=None)
 
 
-class Lingering:
+class Lingering(Transit):
     """Answered connections that wait for their clients to close."""
 
     stage = Stage.LINGERING
 
     def __init__(self, most_bytes: int) -> None:
+        super().__init__()
         self._most_discarded = 4 * most_bytes
-        self._connections: dict[Connection, None] = {}
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(self._connections)
-
-    def __len__(self) -> int:
-        return len(self._connections)
 
     def begin(self, conn: Connection, now: float) -> None:
         """Nothing more is sent. Raises OSError."""
         conn.sock.shutdown(socket.SHUT_WR)
         conn.timeout = now + LINGER_S
-        conn.stage = self.stage
-        self._connections[conn] = None
+        self._enter(conn)
 
     def discard(self, conn: Connection, count: int) -> bool:
         """Its client has sent this many bytes after its answer; return whether it may go on."""
         conn.discarded += count
         return bool(count) and conn.discarded <= self._most_discarded
-
-    def leave(self, conn: Connection) -> None:
-        """It is closed."""
-        del self._connections[conn]
 
     def late(self, now: float) -> list[Connection]:
         """Those that have waited for long enough."""
