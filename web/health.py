@@ -35,8 +35,8 @@ def readyz() -> Response:
     except BrokerUnavailable as error:
         return respond(error)
     wanted = request.args.get("model")
-    if wanted and wanted not in views and not frontend.models.expects(wanted):
-        raise frontend.models.unknown(wanted, views)
+    if wanted:
+        frontend.models.require(wanted)
     asked = [view for name, view in views.items() if name == wanted]
     there = asked if wanted else frontend.models.shown(views)
     states = {view.card.model: view.state.value if view.state else "no worker" for view in there}
