@@ -9,7 +9,19 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from web.answers import Alive, Answer, Failed, JobId, Models, Pending, Ready, Several
+from web.answers import (
+    MODEL_FIELD,
+    NOTICE_FIELD,
+    VERSION_FIELD,
+    Alive,
+    Answer,
+    Failed,
+    JobId,
+    Models,
+    Pending,
+    Ready,
+    Several,
+)
 from web.errors import STATUS
 from web.examples import ACCEPTED, ANSWERED, RESULT, WAITING, Examples
 from web.json_bodies import PredictBody
@@ -62,10 +74,10 @@ REQUEST_ID: Final = Header(
 RETRY_AFTER: Final = Header("Retry-After", "Seconds.", {"type": "integer", "minimum": 1})
 LOCATION: Final = Header("Location", "Where the result is polled.", is_always=False)
 DRAWN: Final = (
-    Header("X-Model", "Of an annotated picture: the model that answered.", is_always=False),
-    Header("X-Model-Version", "Of an annotated picture: its version.", is_always=False),
+    Header(MODEL_FIELD, "Of an annotated picture: the model that answered.", is_always=False),
+    Header(VERSION_FIELD, "Of an annotated picture: its version.", is_always=False),
     Header(
-        "X-Notice",
+        NOTICE_FIELD,
         "Of an annotated picture: the `notice`, where there is one; percent-encoded where it is not ASCII.",
         is_always=False,
     ),
