@@ -111,16 +111,15 @@ def show_faults(console: Console, account: FaultAccount, strikes: Iterable[Strik
 
     Commands are long: they stand above the table, with the numbers that their rows have.
     """
-    commands = [row.fault for row in account.rows if row.fault]
-    for at, command in enumerate(commands, 1):
-        console.print(Text(f"{at}: {command}"), soft_wrap=True)
+    places = {row.fault: str(at) for at, row in enumerate((r for r in account.rows if r.fault), 1)}
+    for command, place in places.items():
+        console.print(Text(f"{place}: {command}"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for number, title in enumerate(fault_words.HEADS):
         table.add_column(title, justify="right" if number else "left", overflow="fold")
     for name, *cells in fault_words.rows(account):
-        command = str(name)
-        short = str(commands.index(command) + 1) if command in commands else "before"
-        table.add_row(Text(short), *(Text(c.text, style="red" if c.is_bad else "") for c in cells))
+        figures = (Text(c.text, style="red" if c.is_bad else "") for c in cells)
+        table.add_row(Text(places.get(str(name), "before")), *figures)
     console.print(table)
     for trouble, count in Counter(f"{s.fault}: {s.trouble}" for s in strikes if s.trouble).items():
         console.print(Text(f"! {trouble}{f' ({count} times)' * (count > 1)}", style="red"), soft_wrap=True)
