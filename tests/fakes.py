@@ -40,6 +40,15 @@ RESULT_TTL_S = 60
 LIMITS = Limits(queue_jobs=100, queue_bytes=10_000_000, result_ttl_s=RESULT_TTL_S, key_ttl_s=KEY_TTL_S)
 
 
+class FakeClock:
+    """A monotonic clock that stands until it is set."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class FakeEngine:
     """Tells the brightness of a picture: dark is class 0, grey 1, bright 2; `on_batch` may interfere."""
 

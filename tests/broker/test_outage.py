@@ -8,27 +8,20 @@ import pytest
 
 from broker.errors import BrokerUnavailable
 from broker.outage import AGAIN_S, Outage
+from tests.fakes import FakeClock
 
 AWAY = BrokerUnavailable("Redis can't be reached.")
 REFUSED = BrokerUnavailable("Redis can't take it: it is full.", is_refusal=True)
 TOLD = f"{AWAY.message} Trying again."
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def outage(clock: Clock) -> Outage:
+def outage(clock: FakeClock) -> Outage:
     return Outage(monotonic=clock)
 
 
@@ -45,7 +38,7 @@ def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_it_is_told_when_it_begins_now_and_then_and_when_it_ends(
-    outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture
+    outage: Outage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(125):  # 25 seconds
         outage.failed(AWAY)
@@ -60,7 +53,9 @@ def test_it_is_told_when_it_begins_now_and_then_and_when_it_ends(
     ]
 
 
-def test_the_next_one_is_told_anew(outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_next_one_is_told_anew(
+    outage: Outage, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(2):
         outage.failed(AWAY)
         clock.now += 1
@@ -70,7 +65,7 @@ def test_the_next_one_is_told_anew(outage: Outage, clock: Clock, caplog: pytest.
 
 
 def test_one_that_comes_and_goes_is_one(
-    outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture
+    outage: Outage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(200):  # 25 seconds
         outage.failed(AWAY)
@@ -88,7 +83,7 @@ def test_one_that_comes_and_goes_is_one(
 
 
 def test_one_that_stays_after_it_came_and_went_is_told_in_time(
-    outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture
+    outage: Outage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     outage.failed(AWAY)
     outage.succeeded()
@@ -103,7 +98,7 @@ def test_one_that_stays_after_it_came_and_went_is_told_in_time(
 
 
 def test_what_is_refused_one_model_hides_no_outage_and_outlives_it(
-    outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture, other: ThreadPoolExecutor
+    outage: Outage, clock: FakeClock, caplog: pytest.LogCaptureFixture, other: ThreadPoolExecutor
 ) -> None:
     outage.failed(REFUSED, "broken")
     for _ in range(2):
@@ -143,7 +138,7 @@ def test_where_threads_stand_for_each_other_one_success_ends_it(
 
 
 def test_all_threads_tell_of_it_once_and_it_ends_with_the_last(
-    outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture, other: ThreadPoolExecutor
+    outage: Outage, clock: FakeClock, caplog: pytest.LogCaptureFixture, other: ThreadPoolExecutor
 ) -> None:
     outage.failed(AWAY)
     other.submit(outage.failed, AWAY).result()
@@ -160,7 +155,7 @@ def test_all_threads_tell_of_it_once_and_it_ends_with_the_last(
 
 
 def test_a_thread_that_has_ended_keeps_nobody_waiting(
-    outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture
+    outage: Outage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(outage.failed, AWAY).result()

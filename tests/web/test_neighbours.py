@@ -4,25 +4,17 @@ import mmap
 
 import pytest
 
+from tests.fakes import FakeClock
 from web.neighbours import PATIENCE_S, SILENT_S, SLACK, Neighbours
 
 
-class Clock:
-    """A clock that stands."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def pair(clock: Clock) -> tuple[Neighbours, Neighbours]:
+def pair(clock: FakeClock) -> tuple[Neighbours, Neighbours]:
     """Two processes that share a page."""
     page = mmap.mmap(-1, 4096)
     return Neighbours(1, page=page, clock=clock), Neighbours(2, page=page, clock=clock)
@@ -35,7 +27,7 @@ def test_alone_it_takes_every_connection(pair: tuple[Neighbours, Neighbours]) ->
 
 
 def test_who_has_clearly_more_leaves_it_for_a_moment_and_then_takes_it(
-    pair: tuple[Neighbours, Neighbours], clock: Clock
+    pair: tuple[Neighbours, Neighbours], clock: FakeClock
 ) -> None:
     one, other = pair
     other.tell(5)
@@ -48,7 +40,9 @@ def test_who_has_clearly_more_leaves_it_for_a_moment_and_then_takes_it(
     assert one.leave(7 + SLACK)  # the next one is left again
 
 
-def test_a_connection_that_comes_later_is_another(pair: tuple[Neighbours, Neighbours], clock: Clock) -> None:
+def test_a_connection_that_comes_later_is_another(
+    pair: tuple[Neighbours, Neighbours], clock: FakeClock
+) -> None:
     one, other = pair
     other.tell(0)
     assert one.leave(10)
@@ -64,7 +58,7 @@ def test_who_has_the_fewest_never_leaves_one(pair: tuple[Neighbours, Neighbours]
 
 
 def test_one_that_is_silent_or_has_ended_does_not_count(
-    pair: tuple[Neighbours, Neighbours], clock: Clock
+    pair: tuple[Neighbours, Neighbours], clock: FakeClock
 ) -> None:
     one, other = pair
     other.tell(0)
@@ -85,7 +79,7 @@ def test_its_own_entry_is_none_of_the_others(pair: tuple[Neighbours, Neighbours]
     assert not one.leave(10)
 
 
-def test_a_number_beyond_the_page_has_a_place_on_it(clock: Clock) -> None:
+def test_a_number_beyond_the_page_has_a_place_on_it(clock: FakeClock) -> None:
     page = mmap.mmap(-1, 4096)
     one, other = Neighbours(7, page=page, clock=clock), Neighbours(64_000_001, page=page, clock=clock)
     other.tell(0)
