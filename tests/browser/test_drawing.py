@@ -1,6 +1,7 @@
 """The sheet of paper: what is drawn is read, by mouse, by finger and by keyboard."""
 
 import json
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -125,12 +126,18 @@ def test_the_buttons_stand_right_below_the_paper_and_stay_there(visit: Visit, di
     expect(page.locator("#read")).to_be_in_viewport()
 
 
-def test_there_is_a_paper_while_its_reader_lives_or_is_expected(visit: Visit, digits: Stack) -> None:
+def _told(visit: Visit, digits: Stack) -> tuple[Page, dict[str, Any]]:
+    """A page that is told of the models what the returned dictionary holds, at first the truth."""
     page = visit("about:blank")
     said = json.loads(digits.text("/models"))
     page.route("**/models", lambda route: route.fulfill(json=said))
     page.goto(digits.url)
     has_started(page)
+    return page, said
+
+
+def test_there_is_a_paper_while_its_reader_lives_or_is_expected(visit: Visit, digits: Stack) -> None:
+    page, said = _told(visit, digits)
     expect(page.locator("#draw")).to_be_visible()
     (reader,) = (model for model in said["models"] if model["model"] == "digits")
     assert reader["expected"] is True
@@ -145,11 +152,7 @@ def test_there_is_a_paper_while_its_reader_lives_or_is_expected(visit: Visit, di
 
 @pytest.mark.refusals
 def test_a_drawing_whose_reader_has_left_is_asked_of_it_again(visit: Visit, digits: Stack) -> None:
-    page = visit("about:blank")
-    said = json.loads(digits.text("/models"))
-    page.route("**/models", lambda route: route.fulfill(json=said))
-    page.goto(digits.url)
-    has_started(page)
+    page, said = _told(visit, digits)
     failure = {"success": False, "error": {"code": "no_worker", "message": "It has left."}}
     page.route("**/predict?*", lambda route: route.fulfill(status=503, json=failure))
     draw(page, "1")

@@ -9,7 +9,8 @@ import redis
 from broker.keys import Keys
 from model_server.worker import Worker
 from tests import fakes
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, eventually
+from tests.model_server.versioned import Model
 
 
 @pytest.fixture
@@ -23,3 +24,12 @@ def worker(client: redis.Redis, keys: Keys, engine: FakeEngine, tmp_path: Path) 
     made._engine = engine
     yield made
     made._pipeline.close()
+
+
+@pytest.fixture
+def model(client: redis.Redis, keys: Keys, tmp_path: Path) -> Iterator[Model]:
+    """A model whose folder can be changed, and what serves it; nothing looks by itself."""
+    made = Model(tmp_path, client, keys)
+    eventually(made.is_settled)
+    yield made
+    made.end(client, keys)

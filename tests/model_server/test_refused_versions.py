@@ -1,6 +1,5 @@
 """What is said of a folder that can't be served, and until when, look by look, on a real Redis."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ from model_server.catalogue import CatalogueError
 from tests import fakes
 from tests.fakes import eventually
 from tests.model_server.versioned import Model, failed
-
-
-@pytest.fixture
-def model(client: redis.Redis, keys: Keys, tmp_path: Path) -> Iterator[Model]:
-    made = Model(tmp_path, client, keys)
-    eventually(made.is_settled)
-    yield made
-    made.end(client, keys)
 
 
 def test_a_model_that_can_t_even_be_staffed_fails_alone_and_is_taken_up_once_it_can(

@@ -1,6 +1,5 @@
 """What becomes of a changed folder, look by look, with a network that is none, on a real Redis."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,6 @@ from model_server.serving import Serving
 from tests import fakes
 from tests.fakes import MODEL, enqueue, eventually, job
 from tests.model_server.versioned import Model
-
-
-@pytest.fixture
-def model(client: redis.Redis, keys: Keys, tmp_path: Path) -> Iterator[Model]:
-    made = Model(tmp_path, client, keys)
-    eventually(made.is_settled)
-    yield made
-    made.end(client, keys)
 
 
 def test_a_change_is_loaded_once_and_the_old_worker_has_left(model: Model) -> None:
