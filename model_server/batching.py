@@ -14,8 +14,8 @@ from broker import codec
 from broker.consumer import Claimed
 from broker.errors import DeadlinePassed, InferenceFailed, MalformedMessage, ServiceError, first_line
 from broker.messages import InputSpec, Job
-from model_server import refit
 from model_server.engines import Outputs
+from pictures import refit
 
 
 @dataclass(slots=True)

@@ -21,8 +21,8 @@ from model_server.catalogue import CatalogueError, ModelSpec, read_spec
 from model_server.engines import Engine, EngineOptions, Outputs, check, pictures
 from model_server.engines.choice import choose_for
 from model_server.model_toml import Normalisation
+from pictures import decode
 from settings import SettingError, Settings, weights
-from web import images
 
 SOUND: Final = 0
 WRONG: Final = 1
@@ -112,7 +112,7 @@ def _many(count: int, what: str) -> str:
 def _shown(spec: ModelSpec, path: Path | None, settings: Settings) -> Shown:
     if path is None:
         return Shown("a drawn one", pictures.draw(spec.input)[0], (spec.input.width, spec.input.height))
-    prepared = images.prepare(path.read_bytes(), spec.input, max_pixels=settings.max_pixels)
+    prepared = decode.prepare(path.read_bytes(), spec.input, max_pixels=settings.max_pixels)
     return Shown(str(path), prepared.pixels, prepared.original_size)
 
 

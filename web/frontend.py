@@ -25,8 +25,9 @@ from broker.messages import InputSpec, Job, Prediction, Result, WorkerState
 from broker.producer import TOLD_S, Pending, Producer
 from broker.registry import ModelView, Registry
 from broker.replies import Replies, Waiter
-from web import drawing, images, size
-from web.images import Prepared
+from pictures import annotate, decode
+from pictures.decode import Prepared
+from web import size
 from web.models import Models, Names, unavailable
 from web.turns import turn
 
@@ -160,7 +161,7 @@ class Frontend:
             if waited_s > TOLD_S:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 admit_again()
-            return images.prepare(upload, spec, max_pixels=self._limits.max_pixels)
+            return decode.prepare(upload, spec, max_pixels=self._limits.max_pixels)
 
     def _enqueue(self, model: str, job: Job, waiter: Waiter | None) -> None:
         try:
@@ -175,7 +176,7 @@ class Frontend:
     def draw(self, upload: bytes, predictions: tuple[Prediction, ...], *, since: float) -> bytes:
         """The picture with what was found on it, as PNG. Raises ClientError, or Overloaded."""
         with turn(self._decoders, until=since + self._limits.request_timeout_s):
-            return drawing.annotated(upload, predictions, max_pixels=self._limits.max_pixels)
+            return annotate.annotated(upload, predictions, max_pixels=self._limits.max_pixels)
 
     def wait(self, accepted: Accepted, *, client_gone: Callable[[], bool]) -> Result:
         """Sleep until the result comes. Raises DeadlinePassed, ModelUnavailable, ClientGone, and cancels."""

@@ -13,7 +13,7 @@ import pybase64
 from msgspec import UNSET, Meta, UnsetType
 
 from broker.errors import ClientError
-from web.images import InvalidImage
+from pictures.decode import InvalidImage
 from web.parameters import MAX_PICTURES, MOST, ModelName
 
 MIMETYPE: Final = "application/json"

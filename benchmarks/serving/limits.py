@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.serving import decode, engine
 from broker.messages import Fit, InputSpec
-from web import images
+from pictures.decode import prepare
 
 _BATCH: Final = 32
 _SPEC: Final = InputSpec(width=engine.SIDE, height=engine.SIDE, channels=3, fit=Fit.STRETCH)
@@ -91,7 +91,7 @@ class Serverless:
         if self._is_full:
             pixels = decode.pixels(picture)
         else:
-            pixels = images.prepare(picture, _SPEC, max_pixels=50_000_000).pixels
+            pixels = prepare(picture, _SPEC, max_pixels=50_000_000).pixels
         self._decoded.put((sent_at, pixels))
 
 

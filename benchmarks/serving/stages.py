@@ -34,8 +34,9 @@ from broker.producer import Limits, Producer
 from deploy.serve.programs import redis_command
 from model_server import batching, engines, outcomes
 from model_server.catalogue import read_model
+from pictures import decode
 from settings import PROJECT
-from web import images, predict, uploads
+from web import predict, uploads
 
 _BATCH: Final = 32
 _BATCHES: Final = 6
@@ -131,7 +132,7 @@ class _Path:
         return picture
 
     def _decode(self, picture: bytes) -> NDArray[np.uint8]:
-        return images.prepare(picture, self._spec.input, max_pixels=_MAX_PIXELS).pixels
+        return decode.prepare(picture, self._spec.input, max_pixels=_MAX_PIXELS).pixels
 
     def _job(self, pixels: NDArray[np.uint8]) -> Job:
         now = self._clock.now()

@@ -15,7 +15,7 @@ from broker.messages import Prediction
 from model_server.catalogue import ModelSpec
 from model_server.engines import Outputs
 from model_server.layout import Arranged, Detection, Floats, arrange, corners
-from model_server.tasks.geometry import place
+from pictures.geometry import place
 
 MAX_CANDIDATES: Final = 2_048
 """Boxes of a picture that are compared with each other, the best: only a threshold near 0 has more, and a

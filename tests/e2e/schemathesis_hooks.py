@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 
-from web.images import FORMATS
+from pictures.decode import FORMATS
 from web.operations import RAW_TYPES
 
 

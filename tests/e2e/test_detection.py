@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from model_server.engines import openvino_runtime
+from pictures.annotate import colour
 from settings import PROJECT
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Stack
 from tests.fakes import eventually
-from web.drawing import colour
 
 SHARED = PROJECT.parent / "shared"
 NETWORK = SHARED / "models" / "yolo-fastest-xl"

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from broker import codec
 from broker.consumer import Claimed
 from broker.messages import Job
-from model_server import batching, refit
+from model_server import batching
 from model_server.batching import Batch
 from model_server.engines import Outputs
+from pictures import refit
 from tests.fakes import SPEC, FakeEngine, job
 
 NOW = 1000.0

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pictures.decode import fit
 from training.pictures import INPUT, Digits, as_served, photographed, read_npz
-from web.images import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from broker.messages import Fit, InputSpec
+from pictures.decode import prepare
 from tests.training.folders import fill, picture
 from training import labelled
 from training.division import without_repeats
 from training.labelled import FolderError
-from web.images import prepare
 
 SPEC = InputSpec(width=16, height=16, channels=3, fit=Fit.CROP)
 

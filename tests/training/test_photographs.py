@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pictures.decode import prepare
 from training.photographs import INPUT, SIDE, photograph, photographed
-from web.images import prepare
 
 
 def _pictures(count: int) -> NDArray[np.uint8]:

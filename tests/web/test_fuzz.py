@@ -24,9 +24,9 @@ from PIL import Image
 
 from broker.errors import ClientError
 from broker.messages import Fit, InputSpec
+from pictures.decode import FORMATS, prepare
 from tests.web.conftest import Service, png
 from web.arrival import Arrival
-from web.images import FORMATS, prepare
 
 EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 MAX_PIXELS: Final = 1_000_000

@@ -11,10 +11,10 @@ import redis
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.producer import Producer
+from pictures import decode
 from settings import Settings
 from tests.fakes import MODEL, SPEC, eventually
 from tests.web.conftest import Service, form, png
-from web import images
 from web.app import create_app
 from web.frontend import Frontend
 from web.parameters import MAX_PICTURES
@@ -203,7 +203,7 @@ def test_what_the_queue_has_no_room_for_is_not_decoded(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.client.post("/predict", data=form(png(0)), headers={"Prefer": "respond-async"})
-    monkeypatch.setattr(images, "prepare", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr(decode, "prepare", lambda *_, **__: pytest.fail("it was decoded"))
     assert service.client.post("/predict", data=form(png(0))).status_code == 503
 
 

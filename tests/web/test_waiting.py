@@ -13,9 +13,9 @@ from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.messages import Result
 from broker.producer import TOLD_S, Producer
+from pictures import decode
 from tests.fakes import MODEL, eventually
 from tests.web.conftest import Service, form, png
-from web import images
 from web.predict import _client_gone
 
 
@@ -63,13 +63,13 @@ def test_nobody_waits_on_after_a_refusal(service: Service, monkeypatch: pytest.M
 def test_what_was_accepted_before_an_error_of_ours_is_cancelled(
     service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare, calls = images.prepare, []
+    prepare, calls = decode.prepare, []
 
     def fail_the_second(*args: object, **how: object) -> object:
         calls.append(args)
         return prepare(*args, **how) if len(calls) == 1 else 1 / 0  # type: ignore[arg-type]
 
-    monkeypatch.setattr(images, "prepare", fail_the_second)
+    monkeypatch.setattr(decode, "prepare", fail_the_second)
     response = service.client.post("/predict", data=form(png(0), png(1)))
     assert response.status_code == 500
     assert _waiters(service) == 0

@@ -15,7 +15,7 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont
 
 from broker.messages import Prediction
-from web import images
+from pictures import decode
 
 LONGEST: Final = 2048
 """Pixels of the longer side, at most: an upload of 50 megapixels is drawn in 10 MB."""
@@ -40,7 +40,7 @@ Area = tuple[int, int, int, int]
 
 def annotated(upload: bytes, predictions: tuple[Prediction, ...], *, max_pixels: int) -> bytes:
     """The upload, upright, with `predictions` drawn on it, as PNG. Raises what images.prepare does."""
-    picture, original_size = images.decode_at_most(upload, longest=LONGEST, max_pixels=max_pixels)
+    picture, original_size = decode.decode_at_most(upload, longest=LONGEST, max_pixels=max_pixels)
     page = _page(picture, original_size)
     boxed = [each for each in predictions if each.box is not None]
     if boxed:

@@ -11,9 +11,8 @@ from PIL import Image
 
 from broker.errors import ClientError
 from broker.messages import Fit, InputSpec
+from pictures.decode import MAX_SIDE, ImageTooLarge, InvalidImage, UnsupportedFormat, decode, prepare
 from tests.web.conftest import encoded
-from web import images
-from web.images import ImageTooLarge, InvalidImage, UnsupportedFormat, decode, prepare
 
 MANY = 10_000_000
 RED = (250, 10, 20)
@@ -206,6 +205,6 @@ def test_fax_codings_are_refused_before_their_pixels_are_decoded(
 
 
 def test_a_side_is_bounded_too() -> None:
-    assert decode(encoded(Image.new("L", (images.MAX_SIDE, 1))), max_pixels=MANY).size == (images.MAX_SIDE, 1)
+    assert decode(encoded(Image.new("L", (MAX_SIDE, 1))), max_pixels=MANY).size == (MAX_SIDE, 1)
     with pytest.raises(ImageTooLarge, match="65535 a side"):
-        decode(encoded(Image.new("L", (images.MAX_SIDE + 1, 1))), max_pixels=MANY)
+        decode(encoded(Image.new("L", (MAX_SIDE + 1, 1))), max_pixels=MANY)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from broker.messages import Fit, InputSpec
-from web.images import InvalidImage, fit, prepare
+from pictures.decode import InvalidImage, fit, prepare
 
 SPEC: Final = InputSpec(width=28, height=28, channels=1, fit=Fit.INK)
 SEVEN: Final = ((0.0, 0.0), (0.6, 0.0), (0.2, 1.0))

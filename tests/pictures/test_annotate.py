@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from broker.messages import Prediction
+from pictures import annotate, decode
+from pictures.annotate import LONGEST, SHORTEST, annotated, colour
 from settings import PROJECT
-from web import drawing, images
-from web.drawing import LONGEST, SHORTEST, annotated, colour
 
 MANY = 50_000_000
 PAPER = (250, 250, 250)
@@ -52,7 +52,7 @@ def _extent(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     ],
 )
 def test_a_label_is_written_in_letters_that_the_font_has(label: str, class_id: str, written: str) -> None:
-    assert drawing._legible(label, class_id) == written
+    assert annotate._legible(label, class_id) == written
     upload, area = _upload((800, 600)), (200, 150, 20, 250)
     told, plain = (_drawn(upload, Prediction(each, class_id, 0.5, area)) for each in (label, written))
     assert _extent(~_is(told, PAPER)) == _extent(~_is(plain, PAPER))
@@ -148,9 +148,9 @@ def test_grey_and_transparent_pictures_are_drawn_in_colour() -> None:
 
 
 def test_what_is_no_picture_is_refused_as_ever() -> None:
-    with pytest.raises(images.InvalidImage):
+    with pytest.raises(decode.InvalidImage):
         annotated(b"no", (), max_pixels=MANY)
-    with pytest.raises(images.ImageTooLarge):
+    with pytest.raises(decode.ImageTooLarge):
         annotated(_upload((100, 100)), (), max_pixels=99)
 
 
@@ -158,7 +158,7 @@ MEASURE = """
 import io, resource, sys
 from PIL import Image
 from broker.messages import Prediction
-from web.drawing import annotated
+from pictures.annotate import annotated
 upload = open(sys.argv[1], "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 annotated(upload, (Prediction("dog", "0", 0.5, (10, 10, 900, 900)),), max_pixels=50_000_000)

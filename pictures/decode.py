@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from broker.errors import ClientError
 from broker.messages import Fit, InputSpec
-from web import ink, scans
+from pictures import ink, jpeg_scans
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -123,7 +123,7 @@ def _decode(
                     f"and {MAX_SIDE} a side. Make it smaller and send it again."
                 )
             _refuse_fax(image)
-            if image.format in scans.FORMATS and scans.too_many(
+            if image.format in jpeg_scans.FORMATS and jpeg_scans.too_many(
                 upload, pixels=width * height, max_pixels=max_pixels
             ):
                 raise InvalidImage("The JPEG has too many scans; save it again.")

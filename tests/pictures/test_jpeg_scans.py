@@ -5,10 +5,10 @@ import struct
 import pytest
 from PIL import Image
 
+from pictures import jpeg_scans
+from pictures.decode import InvalidImage, decode
 from tests.e2e.hostile_cases import painted_over
 from tests.web.conftest import encoded
-from web import scans
-from web.images import InvalidImage, decode
 
 MANY = 10_000_000
 
@@ -46,12 +46,12 @@ def test_no_other_bytes_hide_a_scan(hidden: bytes) -> None:
     jpeg = painted_over(60, 0)
     last = jpeg.rindex(b"\xff\xda")
     many = jpeg[:last] + (hidden + jpeg[last:-2]) * 200 + jpeg[-2:]
-    assert scans.too_many(many, pixels=3600, max_pixels=MANY)
+    assert jpeg_scans.too_many(many, pixels=3600, max_pixels=MANY)
 
 
 def test_a_jpeg_of_nothing_but_markers_is_not_read_to_its_end() -> None:
-    assert scans.too_many(b"\xff\xd8" + b"\xff\xfe\x00\x02" * 10_000, pixels=1, max_pixels=MANY)
-    assert not scans.too_many(b"\xff\xd8", pixels=0, max_pixels=MANY)
+    assert jpeg_scans.too_many(b"\xff\xd8" + b"\xff\xfe\x00\x02" * 10_000, pixels=1, max_pixels=MANY)
+    assert not jpeg_scans.too_many(b"\xff\xd8", pixels=0, max_pixels=MANY)
 
 
 @pytest.mark.parametrize("kind", ["MPO", "TIFF"])

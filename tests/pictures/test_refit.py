@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from broker.messages import Fit, InputSpec
-from model_server.refit import refit
+from pictures.refit import refit
 
 
 @pytest.mark.parametrize(("old", "new"), [((31, 47), (17, 20)), ((17, 20), (31, 47)), ((8, 8), (8, 8))])

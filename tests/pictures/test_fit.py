@@ -5,9 +5,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from broker.messages import Fit, InputSpec
+from pictures.decode import MAX_SIDE, _decode, _needed_side, decode, fit, prepare
 from tests.web.conftest import encoded
-from web import images
-from web.images import decode, fit, prepare
 
 MANY = 10_000_000
 RED = (250, 10, 20)
@@ -67,7 +66,7 @@ def test_crop_with_resize_is_the_centre_of_the_picture_with_its_short_side_resiz
 
 
 def test_a_long_thin_picture_is_cropped_without_being_made_whole() -> None:
-    thin = Image.new("L", (images.MAX_SIDE, 1), 77)
+    thin = Image.new("L", (MAX_SIDE, 1), 77)
     found = fit(thin, InputSpec(224, 224, 1, Fit.CROP, resize=255))  # 4 gigapixels, if it were
     assert (found == 77).all()
 
@@ -75,8 +74,8 @@ def test_a_long_thin_picture_is_cropped_without_being_made_whole() -> None:
 def test_a_jpeg_is_not_decoded_smaller_than_the_resize_before_the_crop() -> None:
     upload = encoded(_scene((1000, 520)), "JPEG", quality=90)
     spec = InputSpec(224, 224, 3, Fit.CROP, resize=300)
-    assert images._needed_side(spec) == 300
-    assert images._decode(upload, max_pixels=MANY, needed=lambda _: 300)[0].size == (1000, 520)
+    assert _needed_side(spec) == 300
+    assert _decode(upload, max_pixels=MANY, needed=lambda _: 300)[0].size == (1000, 520)
     smaller = prepare(upload, spec, max_pixels=MANY).pixels
     assert np.array_equal(smaller, fit(decode(upload, max_pixels=MANY), spec))
 
@@ -105,7 +104,7 @@ def test_a_jpeg_larger_than_the_model_needs_is_decoded_smaller(
     size: tuple[int, int], decoded: tuple[int, int]
 ) -> None:
     upload = encoded(_scene(size), "JPEG", quality=90)
-    image, original_size = images._decode(upload, max_pixels=MANY * 2, needed=lambda _: 160)
+    image, original_size = _decode(upload, max_pixels=MANY * 2, needed=lambda _: 160)
     assert image.size == decoded
     assert original_size == size
 
