@@ -15,9 +15,12 @@ from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
-from web import compression, cors, docs, errors, files, health, page, predict, request_ids, size
-from web.frontend import Frontend, FrontendLimits
-from web.models import Names
+from web import errors
+from web.jobs import Frontend, FrontendLimits
+from web.middleware import compression, cors, request_ids
+from web.model_choice import Names
+from web.routes import api_docs, health, pages, predict, static
+from web.server import capacity
 
 _MB = 1024 * 1024
 
@@ -27,14 +30,14 @@ REDIS_TIMEOUT_S = 0.9
 
 def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
-    app = Flask("web", static_folder=None)  # files.py has it
+    app = Flask("web", static_folder=None, template_folder="pages/templates")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
     app.extensions["frontend"] = frontend(settings)
     request_ids.register(app)
     errors.register(app)
     cors.register(app, settings.cors_origins)
     compression.register(app)
-    for part in (predict, health, page, docs, files):
+    for part in (predict, health, pages, api_docs, static):
         app.register_blueprint(part.blueprint)
 
     @app.after_request
@@ -68,6 +71,6 @@ def frontend(settings: Settings) -> Frontend:
             max_pixels=settings.max_pixels,
             request_timeout_s=settings.request_timeout_s,
             async_timeout_s=settings.async_timeout_s,
-            requests=size.of(settings.web_workers, settings.web_threads).requests,
+            requests=capacity.of(settings.web_workers, settings.web_threads).requests,
         ),
     )

@@ -14,8 +14,9 @@ from msgspec import UNSET, UnsetType
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from broker.errors import ClientError, ServiceError, Unavailable
-from web import answers, request_ids
-from web.answers import ErrorSaid, Failed
+from web import responses
+from web.middleware import request_ids
+from web.responses import ErrorSaid, Failed
 
 _LOG = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def body(code: str, message: str, request_id: str | UnsetType = UNSET) -> Failed
 def respond(error: ServiceError) -> Response:
     """The answer for an error: its status, its body, Retry-After where waiting helps."""
     said = body(error.code, error.message, request_ids.current())
-    response = answers.respond(said, STATUS[error.code])
+    response = responses.respond(said, STATUS[error.code])
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
@@ -149,7 +150,7 @@ def register(app: Flask) -> None:
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)
             message = f"The request is larger than {limit_mb:g} MB, or its form has too many fields."
-        response = answers.respond(body(code, message, request_ids.current()), status)
+        response = responses.respond(body(code, message, request_ids.current()), status)
         response.headers.extend(
             (name, value) for name, value in error.get_headers() if name.lower() in ("allow", "retry-after")
         )

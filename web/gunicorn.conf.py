@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from settings import SettingError, Settings
-from web import size
+from web.server import capacity
 
 try:
     _settings = Settings.from_env()
@@ -17,8 +17,8 @@ except SettingError as error:
 
 wsgi_app = "web.wsgi:app"
 bind = _settings.listen
-worker_class = "web.worker.PatientWorker"
-_size = size.of(_settings.web_workers, _settings.web_threads)
+worker_class = "web.server.worker.PatientWorker"
+_size = capacity.of(_settings.web_workers, _settings.web_threads)
 workers = _size.workers
 threads = _size.threads
 # A drained worker may wait for the slowest answer it owes.

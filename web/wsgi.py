@@ -6,11 +6,12 @@ Owns nothing but the start: settings, logging, the subscription's thread (one in
 import logging
 
 from settings import Settings
-from web import memory, request_ids
 from web.app import create_app
-from web.connection import Connection
+from web.middleware import request_ids
+from web.server import malloc
+from web.server.connection import Connection
 
-memory.give_back_large_blocks()
+malloc.give_back_large_blocks()
 _settings = Settings.from_env()
 logging.basicConfig(level=_settings.log_level.upper(), format=request_ids.LOG_FORMAT)
 # At debug Pillow tells what is in a photo: who took it, where, and with what.

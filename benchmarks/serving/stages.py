@@ -36,7 +36,8 @@ from model_server import batching, engines, outcomes
 from model_server.catalogue import read_model
 from pictures import decode
 from settings import PROJECT
-from web import predict, uploads
+from web.routes import predict
+from web.uploads import reader
 
 _BATCH: Final = 32
 _BATCHES: Final = 6
@@ -126,7 +127,7 @@ class _Path:
         return self._app.request_class(environ)
 
     def _parse(self, request: Any) -> bytes:  # noqa: ANN401
-        (picture,) = uploads.read(request).pictures
+        (picture,) = reader.read(request).pictures
         if not isinstance(picture, bytes):
             raise picture
         return picture

@@ -14,7 +14,7 @@ from tests.browser.conftest import SEVEN, Visit, digits_stack
 from tests.conftest import RedisServer, running_redis
 from tests.e2e.conftest import ROOT, START_S, Stack, shade
 from tests.fakes import eventually
-from web.reasons import told
+from web.pages.reasons import told
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True), pytest.mark.refusals]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pictures.decode import FORMATS
-from web.operations import RAW_TYPES
+from web.openapi.operations import RAW_TYPES
 
 
 def _pictures(formats: tuple[str, ...]) -> st.SearchStrategy[bytes]:

@@ -17,9 +17,9 @@ from model_server.worker import Worker
 from settings import Settings
 from tests import fakes
 from tests.fakes import MODEL, FakeEngine
-from tests.web.serving import Serving
-from web import arrival, transit
+from tests.web.server.serving import Serving
 from web.app import create_app
+from web.server import request_reader, stages
 
 
 def png(value: int, *, size: tuple[int, int] = (40, 30)) -> bytes:
@@ -102,7 +102,7 @@ def connections() -> int:
 @pytest.fixture
 def serving(connections: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
     """A worker that lets nobody linger for long; it is as patient as ever with what arrives."""
-    monkeypatch.setattr(transit, "LINGER_S", 0.3)
+    monkeypatch.setattr(stages, "LINGER_S", 0.3)
     running = Serving(connections)
     yield running
     running.close()
@@ -112,4 +112,4 @@ def serving(connections: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servi
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short bounds on heads and bodies, for tests that wait for their end."""
     for name in ("HEAD_S", "SILENCE_S", "GRACE_S"):
-        monkeypatch.setattr(arrival, name, 0.3)
+        monkeypatch.setattr(request_reader, name, 0.3)

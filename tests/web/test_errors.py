@@ -3,7 +3,7 @@
 import broker.errors
 import pictures.decode
 import web.errors
-import web.frontend
+import web.jobs
 from broker.errors import ServiceError
 
 
@@ -13,7 +13,7 @@ def _all(base: type[ServiceError]) -> set[type[ServiceError]]:
 
 def test_every_error_class_has_a_status() -> None:
     classes = _all(ServiceError)
-    assert {pictures.decode.InvalidImage, web.frontend.ClientGone, broker.errors.LeaseLost} <= classes
+    assert {pictures.decode.InvalidImage, web.jobs.ClientGone, broker.errors.LeaseLost} <= classes
     assert {each.code for each in classes} <= set(web.errors.STATUS)
 
 

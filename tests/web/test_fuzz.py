@@ -26,7 +26,7 @@ from broker.errors import ClientError
 from broker.messages import Fit, InputSpec
 from pictures.decode import FORMATS, prepare
 from tests.web.conftest import Service, png
-from web.arrival import Arrival
+from web.server.request_reader import Arrival
 
 EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 MAX_PIXELS: Final = 1_000_000

@@ -1,0 +1,163 @@
+"""What a request waits for, how long, and what it leaves when it ends otherwise."""
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+from flask.testing import FlaskClient
+
+from broker.errors import BrokerUnavailable
+from broker.keys import Keys
+from broker.messages import Result
+from broker.producer import TOLD_S, Producer
+from pictures import decode
+from tests.fakes import MODEL, eventually
+from tests.web.conftest import Service, form, png
+from web.routes.predict import _client_gone
+
+
+def _waiters(service: Service) -> int:
+    return len(service.app.extensions["frontend"].replies._waiters)
+
+
+def _status(http: FlaskClient, picture: bytes) -> int:
+    return int(http.post("/predict", data=form(picture)).status_code)
+
+
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
+def test_at_the_deadline_the_client_has_its_504_and_the_job_is_cancelled(
+    service: Service, client: redis.Redis, keys: Keys
+) -> None:
+    response = service.client.post("/predict", data=form(png(0)))
+    assert (response.status_code, response.get_json()["error"]["code"]) == (504, "deadline_passed")
+    assert client.keys(keys.of(MODEL).result("*")) == []
+    service.start_worker()
+    eventually(lambda: client.llen(keys.of(MODEL).queue) == 0)
+    assert service.engine.batches == []
+
+
+def test_nobody_waits_on_after_an_answer(running: Service) -> None:
+    running.client.post("/predict", data=form(png(0), png(255), b"bad"))
+    assert _waiters(running) == 0
+
+
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.1"}])
+def test_nobody_waits_on_after_a_deadline(service: Service) -> None:
+    assert service.client.post("/predict", data=form(png(0))).status_code == 504
+    assert _waiters(service) == 0
+
+
+def test_nobody_waits_on_after_a_refusal(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(Producer, "enqueue", away)
+    response = service.client.post("/predict", data=form(png(0)))
+    assert response.status_code == 503
+    assert _waiters(service) == 0
+
+
+def test_what_was_accepted_before_an_error_of_ours_is_cancelled(
+    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, calls = decode.prepare, []
+
+    def fail_the_second(*args: object, **how: object) -> object:
+        calls.append(args)
+        return prepare(*args, **how) if len(calls) == 1 else 1 / 0  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decode, "prepare", fail_the_second)
+    response = service.client.post("/predict", data=form(png(0), png(1)))
+    assert response.status_code == 500
+    assert _waiters(service) == 0
+    assert client.keys(keys.of(MODEL).result("*")) == []
+
+
+def test_a_redis_that_hangs_is_found_out_once_for_all_pictures(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+
+    def away(*arguments: object, **_: object) -> None:
+        tried.append(arguments)
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(Producer, "enqueue", away)
+    response = service.client.post("/predict", data=form(*[png(0)] * 5))
+    assert [each["error"]["code"] for each in response.get_json()["results"]] == ["broker_unavailable"] * 5
+    assert len(tried) == 1
+
+
+def test_when_the_client_has_gone_none_of_its_pictures_is_waited_for(
+    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+
+    def gone(_: object) -> bool:
+        looks.append(len(looks) >= 2)  # after all three were accepted
+        return looks[-1]
+
+    monkeypatch.setattr("web.routes.predict._client_gone", gone)
+    service.client.post("/predict", data=form(*[png(0)] * 3))
+    assert looks == [False, False, True]
+    assert client.keys(keys.of(MODEL).result("*")) == []
+
+
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
+def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service: Service) -> None:
+    decoders = service.app.extensions["frontend"]._decoders
+    while decoders.acquire(blocking=False):
+        pass
+    response = service.client.post("/predict", data=form(png(0)))
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
+    decoders.release()
+    assert service.client.post("/predict", data=form(png(0))).status_code == 504
+
+
+@pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "2", "REQUEST_TIMEOUT_S": "4"}])
+def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
+    service: Service,
+) -> None:
+    decoders = service.app.extensions["frontend"]._decoders
+    taken = 0
+    while decoders.acquire(blocking=False):
+        taken += 1
+    sent = 4 * taken + 4
+    with ThreadPoolExecutor(sent) as threads:
+        # The queue is empty: each of them is let in.
+        answers = [threads.submit(_status, service.app.test_client(), png(0)) for _ in range(sent)]
+        eventually(lambda: len(decoders._cond._waiters) == sent)
+        threading.Event().wait(TOLD_S)
+        for _ in range(taken):
+            decoders.release()
+        statuses = sorted(answer.result() for answer in answers)
+    # Nobody runs them. Beyond QUEUE_LIMIT at most those that are decoded, or on their way, at that moment.
+    assert 2 <= statuses.count(504) <= 2 + 2 * taken
+    assert statuses.count(503) == sent - statuses.count(504)
+
+
+def test_a_result_that_came_before_the_deadline_is_given_after_it(service: Service) -> None:
+    frontend = service.app.extensions["frontend"]
+    view = frontend.models.named(MODEL)
+    accepted = frontend.accept(
+        view, png(0), top=1, polled=False, traceparent=None, since=time.monotonic() - 19.9
+    )
+    result = Result(id=accepted.job_id, model=MODEL, model_version="v1")
+    accepted.waiter.put(result)
+    eventually(lambda: time.monotonic() > accepted.wait_until)
+    assert frontend.wait(accepted, client_gone=lambda: False) == result
+
+
+def test_a_client_is_gone_once_it_has_closed_and_not_before() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert not _client_gone({"gunicorn.socket": ours})
+        theirs.sendall(b"the next request")
+        assert not _client_gone({"gunicorn.socket": ours})
+        assert ours.recv(100) == b"the next request"
+        theirs.close()
+        assert _client_gone({"gunicorn.socket": ours})
+    assert not _client_gone({})

@@ -1,0 +1,272 @@
+"""The patient worker's loop over real sockets, in this process, with an app of its own and short bounds."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.fakes import eventually
+from tests.web.server.serving import AT_MOST, GET, HALF, MUCH, THREADS, Client, Serving, post
+from web.server import answer_socket, request_reader
+from web.server.connection import Connection
+
+
+def test_requests_on_one_connection_are_answered_in_order_however_they_come(serving: Serving) -> None:
+    client = serving.client()
+    chunked = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    client.send(GET + post(b"x" * 100_000) + chunked + post(b"y")[:-1])
+    lengths = [client.answer()[1]["length"] for _ in range(3)]
+    client.send(b"y" + GET)
+    lengths += [client.answer()[1]["length"] for _ in range(2)]
+    assert lengths == [0, 100_000, 3, 1, 0]
+
+
+def test_a_client_that_waits_for_100_continue_gets_it_once(serving: Serving) -> None:
+    client = serving.client()
+    client.send(post(b"abc", b"Expect: 100-continue")[:-3])
+    assert client.answer()[0] == 100
+    client.send(b"abc")
+    assert client.answer()[:2] == (200, {"length": 3, "path": "/echo?"})
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (HALF, 408, "upload_timeout"),
+        (post(b"x" * 100)[:-50], 408, "upload_timeout"),
+        (post(b"x" * (AT_MOST + 1))[:100], 413, "too_large"),
+        (b"GET /" + b"x" * 5000, 414, "uri_too_long"),
+        (b"GET / HTTP/1.1\r\nA: " + b"x" * 40_000, 431, "header_too_large"),
+        (post(b"", b"Content-Length: 3"), 400, "bad_request"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZ\r\n", 400, "bad_request"),
+        (
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHost: x\r\n\r\n",
+            400,
+            "bad_request",
+        ),
+        (b"GET / HTTP/1.1\r\nSCRIPT_NAME: /x\r\n\r\n", 400, "bad_request"),
+    ],
+)
+def test_what_never_gets_whole_is_refused_in_words_and_its_connection_closed(
+    serving: Serving, sent: bytes, status: int, code: str
+) -> None:
+    client = serving.client()
+    client.send(sent)
+    answer = client.answer()
+    assert (answer[0], answer[1]["success"]) == (status, False)
+    assert answer[1]["error"]["code"] == code  # type: ignore[index]
+    assert answer[2]["Connection"] == "close"
+    assert client.at_end()
+    client.close()
+    eventually(lambda: serving.worker.nr_conns == 0)
+    assert serving.worker.arriving.held == 0
+
+
+def test_a_request_that_is_cut_short_is_told_so(serving: Serving) -> None:
+    client = serving.client()
+    client.send(post(b"abc")[:-1])
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.answer()[0] == 400
+    assert client.at_end()
+
+
+def test_an_answer_reaches_a_client_that_is_still_sending(serving: Serving) -> None:
+    client = serving.client()
+    client.send(post(b"x" * (AT_MOST + 1))[:-1])  # all of it before the first look at the answer
+    assert client.answer()[0] == 413
+    assert client.at_end()
+
+
+def test_clients_of_every_slow_kind_hold_no_thread(serving: Serving) -> None:
+    for _ in range(20 * THREADS):
+        serving.client().send(HALF)
+        serving.client().send(post(b"x" * 100)[:-50])
+        closing = serving.client()
+        closing.send(GET.replace(b"Host: x", b"Connection: close"))
+        serving.client()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda _: serving.answers(), range(40)))
+    assert serving.worker.tpool._work_queue.empty()
+
+
+def test_a_client_that_sends_ahead_does_not_keep_the_loop_awake(serving: Serving) -> None:
+    client = serving.client()
+    client.send(GET.replace(b"/echo", b"/wait"))
+    eventually(lambda: bool(serving.worker.tpool._threads))
+    client.send(GET)
+    eventually(lambda: len(serving.worker.poller.get_map()) == 2)  # the listener, and the pipe of the threads
+    serving.release.set()
+    assert [client.answer()[0] for _ in range(2)] == [200, 200]
+
+
+def test_what_was_woken_for_a_closed_connection_does_nothing(serving: Serving) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = Connection(serving.worker.cfg, ours, None, None)
+        connection.close()
+        serving.worker._on_readable(connection, ours)
+    assert serving.worker.nr_conns == 0
+
+
+def much(serving: Serving, *, buffer: int = 4096) -> Client:
+    """A client that has asked for more than the kernel takes, and reads nothing yet."""
+    reader = serving.client()
+    reader.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    reader.send(GET.replace(b"/echo", b"/much"))
+    return reader
+
+
+def test_clients_that_read_slowly_hold_no_thread(serving: Serving) -> None:
+    readers = [much(serving) for _ in range(10 * THREADS)]
+    eventually(lambda: len(serving.worker.sending) == len(readers))
+    assert serving.worker.sending.unsent > 0
+    assert all(serving.answers() for _ in range(20))
+    assert readers[0].socket.recv(1000)  # they trickle, and are still being answered
+    assert len(serving.worker.sending) == len(readers)
+    for reader in readers:
+        reader.close()
+    eventually(lambda: serving.worker.sending.unsent == 0)
+    eventually(lambda: len(serving.worker.sending) == 0)
+
+
+def test_a_client_that_reads_late_gets_all_of_its_answer_and_the_next_one(serving: Serving) -> None:
+    reader = much(serving, buffer=65536)
+    reader.send(GET)
+    eventually(lambda: len(serving.worker.sending) == 1)
+    assert reader.raw() == (200, b"x" * MUCH)
+    assert reader.answer()[0] == 200
+    assert serving.worker.sending.unsent == 0
+
+
+@pytest.mark.parametrize("name", ["SILENCE_S", "GRACE_S"])
+def test_a_client_that_reads_nothing_or_too_slowly_is_given_up(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(answer_socket, "PACE_BYTES_PER_S", 1e12)
+    monkeypatch.setattr(answer_socket, name, 0.3)
+    monkeypatch.setattr(answer_socket, {"SILENCE_S": "GRACE_S", "GRACE_S": "SILENCE_S"}[name], 60)
+    reader = much(serving)
+    # One who must only read something now and then does so; the other reads on, and never comes to an end.
+    eventually(lambda: serving.worker.nr_conns == 0 or (name == "GRACE_S" and not reader.socket.recv(1000)))
+    assert len(serving.worker.sending) == 0
+    assert serving.worker.sending.unsent == 0
+
+
+def test_of_too_much_that_is_unread_the_client_with_the_most_is_given_up(serving: Serving) -> None:
+    serving.worker.sending.unsent_most = 3 * MUCH // 2
+    readers = [much(serving) for _ in range(2)]
+    eventually(lambda: serving.worker.nr_conns == 1)
+    assert serving.worker.sending.unsent <= MUCH
+    for reader in readers:
+        reader.close()
+
+
+def test_a_client_that_never_closes_is_closed(serving: Serving) -> None:
+    client = serving.client()
+    client.send(GET.replace(b"Host: x", b"Connection: close"))
+    assert client.answer()[0] == 200
+    assert client.at_end()
+    eventually(lambda: serving.worker.nr_conns == 0)
+
+
+@pytest.mark.parametrize("connections", [10])
+@pytest.mark.parametrize("sent", [b"", HALF, GET.replace(b"Host: x", b"Connection: close")])
+def test_when_all_places_are_taken_one_that_does_nothing_gives_way(serving: Serving, sent: bytes) -> None:
+    for _ in range(30):
+        serving.client().send(sent)
+    assert serving.answers()
+    assert serving.worker.nr_conns <= 10
+
+
+def test_of_too_many_bytes_the_largest_upload_gives_way(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_reader, "SILENCE_S", 60)
+    serving.worker.arriving.held_most = 500_000
+    first, largest, last = (serving.client() for _ in range(3))
+    for client, size in ((first, 150_000), (largest, 250_000)):
+        before = serving.worker.arriving.held
+        client.send(post(b"x" * AT_MOST)[: size - AT_MOST])
+        eventually(lambda more=before + size: serving.worker.arriving.held == more)  # type: ignore[misc]
+    last.send(post(b"x" * AT_MOST)[: 200_000 - AT_MOST])
+    refused = largest.answer()
+    assert (refused[0], refused[1]["error"]["code"]) == (503, "overloaded")  # type: ignore[index]
+    assert refused[2]["Retry-After"] == "1"
+    eventually(lambda: serving.worker.arriving.held == 350_000)
+    assert serving.answers()
+
+
+def test_an_upload_on_its_way_when_it_is_told_to_stop_is_answered(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER", 0.1)
+    half, idle = serving.client(), serving.client()
+    idle.send(GET)
+    assert idle.answer()[0] == 200
+    whole = post(b"abc")
+    half.send(whole[:-1])
+    eventually(lambda: len(serving.worker.arriving) == 1)
+    serving.told_to_stop()
+    assert idle.at_end()  # whoever sends nothing has had its time
+    half.send(whole[-1:])
+    assert half.answer()[0] == 200
+
+
+def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working, half, idle = serving.client(), serving.client(), serving.client()
+    working.send(GET.replace(b"/echo", b"/wait"))
+    eventually(lambda: bool(serving.worker.tpool._threads))
+    idle.send(GET)
+    assert idle.answer()[0] == 200
+    monkeypatch.setattr(request_reader, "SILENCE_S", 60)
+    monkeypatch.setattr("gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER", 0.3)
+    serving.worker.cfg.set("graceful_timeout", 4)
+    monkeypatch.setattr(request_reader, "GRACE_S", 60)
+    half.send(post(b"abc")[:-1])
+    eventually(lambda: len(serving.worker.arriving) == 1)
+    serving.told_to_stop()
+    assert idle.at_end()
+    assert half.answer()[0] == 503
+    half.close()
+    serving.release.set()
+    assert working.answer()[0] == 200
+    eventually(serving.ended)
+
+
+def test_when_gunicorn_s_master_is_gone_it_keeps_no_connection(serving: Serving) -> None:
+    busy = serving.client()
+    busy.send(GET)
+    assert busy.answer()[2]["Connection"] == "keep-alive"
+    serving.worker.ppid = -1
+
+    def is_closed() -> bool:
+        busy.send(GET)
+        return busy.answer()[2]["Connection"] == "close"
+
+    eventually(is_closed)
+    assert busy.at_end()
+    eventually(serving.ended)
+
+
+@pytest.mark.parametrize("given", [b"X-Request-ID: mine-1\r\n", b"X-Request-ID: a b\r\n", b""])
+def test_a_refusal_says_the_request_s_id_as_answers_do(serving: Serving, given: bytes) -> None:
+    client = serving.client()
+    client.send(b"POST /echo HTTP/1.1\r\n" + given + b"Content-Length: 9999999999\r\n\r\n")
+    status, body, fields = client.answer()
+    assert (status, body["request_id"]) == (413, fields["X-Request-ID"])
+    assert (fields["X-Request-ID"] == "mine-1") is (b"mine-1" in given)
+    assert len(fields["X-Request-ID"]) in (6, 36)
+
+
+def test_the_refusal_of_a_head_has_no_body(serving: Serving) -> None:
+    client = serving.client()
+    client.send(b"HEAD /echo HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n")
+    raw = b""
+    while more := client.socket.recv(65536):
+        raw += more
+    assert raw.startswith(b"HTTP/1.1 413 ")
+    assert raw.endswith(b"\r\n\r\n")
+    assert b"success" not in raw

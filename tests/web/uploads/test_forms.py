@@ -1,0 +1,67 @@
+"""A form read from its bytes: what real clients send, what is bounded, and what is refused."""
+
+import pytest
+
+from broker.errors import ClientError
+from web.errors import UploadTooLarge
+from web.uploads import forms
+
+
+def _part(name: str, data: bytes, filename: str | None = None) -> bytes:
+    file = "" if filename is None else f'; filename="{filename}"'
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + data + b"\r\n"
+
+
+def test_files_and_texts_each_in_the_order_sent() -> None:
+    body = _part("image", b"\x00\r\n--c", "a.png") + _part("top", b"3") + _part("image", b"second", "b.png")
+    form = forms.read(body + _part("top", b"4") + b"--b--\r\n", "b")
+    assert form.files == [("image", b"\x00\r\n--c"), ("image", b"second")]
+    assert form.texts == {"top": "3"}
+
+
+def test_a_file_input_left_empty_is_neither_file_nor_text() -> None:
+    form = forms.read(_part("image", b"", "") + b"--b--\r\n", "b")
+    assert (form.files, form.texts) == ([], {})
+
+
+def test_a_name_spelt_as_rfc_5987_does_is_a_file_s() -> None:
+    head = b"--b\r\nContent-Disposition: form-data; name=\"image\"; filename*=utf-8''%C3%A4.png\r\n\r\n"
+    assert forms.read(head + b"bytes\r\n--b--\r\n", "b").files == [("image", b"bytes")]
+
+
+def test_text_that_is_not_utf_8_is_no_error() -> None:
+    assert forms.read(_part("model", b"\xff") + b"--b--", "b").texts == {"model": "\ufffd"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no form at all",
+        _part("image", b"bytes", "x.png"),
+        _part("image", b"bytes", "x.png")[:-4],
+        _part("image", b"bytes", "x.png").replace(b"\r\n", b"\n") + b"--b--\n",
+        b"--b\r\nContent-Type: image/png\r\n\r\nbytes\r\n--b--\r\n",
+    ],
+)
+def test_a_broken_form_is_refused_in_words(body: bytes) -> None:
+    with pytest.raises(ClientError, match="broken or was cut short"):
+        forms.read(body, "b")
+
+
+def test_a_boundary_that_can_not_be_one_is_refused() -> None:
+    with pytest.raises(ClientError, match="boundary"):
+        forms.read(_part("image", b"", "x") + b"--b--", "b\n")
+
+
+def test_parts_and_text_are_bounded() -> None:
+    most = _part("x", b"") * forms.MAX_PARTS
+    assert forms.read(most + b"--b--", "b").texts == {"x": ""}
+    with pytest.raises(UploadTooLarge, match="1000 fields"):
+        forms.read(_part("x", b"") + most + b"--b--", "b")
+    half = b"x" * (forms.MAX_TEXT_BYTES // 2)
+    forms.read(_part("x", half) * 2 + b"--b--", "b")
+    with pytest.raises(UploadTooLarge, match="500000 bytes of text"):
+        forms.read(_part("x", half) * 2 + _part("y", b"1") + b"--b--", "b")
+    # A file is no text.
+    assert len(forms.read(_part("x", half, "a") * 3 + b"--b--", "b").files) == 3

@@ -1,0 +1,211 @@
+"""/openapi.json: OpenAPI 3.1, made of the table of operations, the types in it and the app's own routes.
+
+Owns how those become a document; apispec puts it together, and msgspec turns types into JSON Schema. Knows
+no route by name.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from apispec import APISpec
+from werkzeug.routing import Map
+
+from broker.errors import ServiceError
+from web.openapi.operations import OPERATIONS, REQUEST_ID, RETRY_AFTER, Content, Header, Operation, Said
+from web.responses import MIMETYPE
+from web.uploads.parameters import MOST
+
+TITLE: Final = "Batchwire"
+VERSION: Final = "0.1.0"
+"""As pyproject.toml has it."""
+
+Json = dict[str, Any]
+
+_ABOUT: Final = (
+    "An image model behind HTTP. Every answer has the field X-Request-ID; every failure is "
+    '`{"success": false, "error": {"code": "...", "message": "..."}, "request_id": "..."}`, also that of an '
+    "address that there is not (404 `not_found`) and of a method that an address does not take (405 "
+    "`method_not_allowed`). Every address that takes GET takes HEAD, and every one takes OPTIONS."
+)
+_WORDS: Final = {"internal": "The service failed on this request; its log says why."}
+
+
+def document(routes: Map, *, root: str, top_max: int | None) -> Json:
+    """The description of the app that has these routes, at the path `root`.
+
+    `top_max`: the most predictions that any model gives, None while none is known.
+    """
+    servers: Json = {"servers": [{"url": root}]} if root else {}
+    spec = APISpec(TITLE, VERSION, "3.1.0", info={"description": _ABOUT}, **servers)
+    for name, schema in _schemas().items():
+        spec.components.schema(name, schema)
+    rules = {rule.endpoint: rule for rule in routes.iter_rules()}
+    for endpoint, operation in OPERATIONS.items():
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rules[endpoint].rule)
+        (method,) = (rules[endpoint].methods or set()) - {"HEAD", "OPTIONS"}
+        spec.path(path, operations={method.lower(): _operation(operation)})
+    made: Json = _bounded(spec.to_dict(), top_max or MOST)
+    return made
+
+
+def _schemas() -> dict[str, Json]:
+    """Every type of the table, and those within them, by name."""
+    types: list[type] = []
+    for operation in OPERATIONS.values():
+        for content in (operation.body, operation.error_content, *_contents(operation.answers.values())):
+            for kind in content.values():
+                types += [each for each in _alternatives(kind) if isinstance(each, type)]
+    _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    return {name: _closed(_tidy(schema)) for name, schema in components.items()}
+
+
+def _contents(answers: Iterable[Said]) -> list[Content]:
+    return [each.content for each in answers]
+
+
+def _alternatives(kind: object) -> tuple[object, ...]:
+    return kind if isinstance(kind, tuple) else (kind,)
+
+
+def _tidy(schema: Json) -> Json:
+    """With the first paragraph of a docstring only: what follows is for those who read the code."""
+    if "description" in schema:
+        schema["description"] = " ".join(schema["description"].split("\n\n")[0].split())
+    return schema
+
+
+def _closed(schema: Any) -> Any:  # noqa: ANN401 - JSON
+    """Without `"items": false` in tuples, which apispec takes for a type's name: their `maxItems` says it.
+
+    A multiple of 1 is called an integer.
+    """
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(each) for name, each in schema.items() if (name, each) != ("items", False)}
+    if closed.get("multipleOf") == 1:
+        closed |= {"type": "integer"}
+        del closed["multipleOf"]
+    return closed
+
+
+def _operation(operation: Operation) -> Json:
+    made: Json = {
+        "operationId": operation.id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "parameters": _parameters(operation),
+        "responses": _responses(operation),
+    }
+    if operation.description:
+        made["description"] = operation.description
+    if operation.body:
+        made["requestBody"] = {"required": True, "content": _content(operation.body)}
+        if operation.example is not None:
+            made["requestBody"]["content"][MIMETYPE]["example"] = operation.example
+    return made
+
+
+def _parameters(operation: Operation) -> list[Json]:
+    path = [{**_parameter(name, "path", kind), "required": True} for name, kind in operation.path.items()]
+    query: list[Json] = []
+    if operation.query is not None:
+        _, components = msgspec.json.schema_components([operation.query])
+        properties = components[operation.query.__name__]["properties"]
+        query = [_parameter(name, "query", schema) for name, schema in properties.items()]
+    headers = [{"name": each.name, "in": "header", **_field(each)} for each in operation.headers]
+    return [*path, *query, *headers]
+
+
+def _parameter(name: str, place: str, kind: object) -> Json:
+    schema = _schema(kind)
+    said = {"description": schema.pop("description")} if "description" in schema else {}
+    return {"name": name, "in": place, **said, "schema": schema}
+
+
+def _field(header: Header) -> Json:
+    return {"description": header.description, "schema": dict(header.schema)}
+
+
+def _responses(operation: Operation) -> dict[str, Json]:
+    made: dict[int, Json] = {}
+    for status, answer in operation.answers.items():
+        made[status] = _response(answer.description, answer.content, answer.headers)
+        if answer.examples:
+            made[status]["content"][MIMETYPE]["examples"] = {
+                name: {"value": msgspec.to_builtins(example)} for name, example in answer.examples.items()
+            }
+        if answer.links:
+            made[status]["links"] = answer.links
+    for status, codes in operation.failures.items():
+        said = "\n".join(f"- `{code}`: {_meaning(code)}" for code in codes)
+        if status in made:
+            made[status]["description"] += f"\n{said}"
+            continue
+        fields = (RETRY_AFTER,) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
+        content = {
+            media_type: _with_codes(kind, codes) for media_type, kind in operation.error_content.items()
+        }
+        made[status] = _response(said, content, fields)
+    return {str(status): made[status] for status in sorted(made)}
+
+
+def _with_codes(kind: object, codes: list[str]) -> Json:
+    """The schema of a failure that has one of these codes."""
+    code = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+    first, *others = _alternatives(kind)
+    failed = {"allOf": [_schema(first), code]}
+    return {"anyOf": [failed, *(_schema(each) for each in others)]} if others else failed
+
+
+def _response(description: str, content: Content, fields: tuple[Header, ...]) -> Json:
+    headers = {
+        each.name: {**_field(each), **({"required": True} if each.is_always else {})}
+        for each in (REQUEST_ID, *fields)
+    }
+    return {"description": description, "headers": headers, "content": _content(content)}
+
+
+def _content(content: Content) -> Json:
+    return {media_type: {"schema": _schema(kind)} for media_type, kind in content.items()}
+
+
+def _schema(kind: object) -> Json:
+    """The JSON Schema of a type, of one of several, or of a schema that has types in it."""
+    if isinstance(kind, tuple):
+        return {"anyOf": [_schema(each) for each in kind]}
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return {"$ref": f"#/components/schemas/{kind.__name__}"}
+    if isinstance(kind, Mapping):
+        return {name: _schema(value) if _has_types(value) else value for name, value in kind.items()}
+    return msgspec.json.schema(kind)
+
+
+def _has_types(value: object) -> bool:
+    return isinstance(value, Mapping) or not isinstance(value, str | int | list | bool)
+
+
+def _meaning(code: str) -> str:
+    """What a code means, as its error classes say."""
+    if code in _WORDS:
+        return _WORDS[code]
+    return " ".join(dict.fromkeys(_first_lines(ServiceError, code)))
+
+
+def _first_lines(base: type[ServiceError], code: str) -> list[str]:
+    own = [(base.__doc__ or "").split("\n")[0]] if base.code == code else []
+    return own + [line for each in base.__subclasses__() for line in _first_lines(each, code)]
+
+
+def _bounded(value: Any, top_max: int) -> Any:  # noqa: ANN401 - JSON
+    """With the bound of the models that there are in the place of the types'."""
+    if isinstance(value, dict):
+        return {
+            name: top_max if name == "maximum" and each == MOST else _bounded(each, top_max)
+            for name, each in value.items()
+        }
+    return [_bounded(each, top_max) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,237 @@
+"""What can be asked of the service, route by route: the table that /openapi.json is made of.
+
+Owns which types, fields and errors belong to a route; the types are those that the routes check requests by
+and fill their answers with. A test asserts that no route is missing.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from msgspec import Struct
+
+from web.errors import STATUS
+from web.openapi.examples import ACCEPTED, ANSWERED, RESULT, WAITING, Examples
+from web.responses import (
+    MODEL_FIELD,
+    NOTICE_FIELD,
+    VERSION_FIELD,
+    Alive,
+    Answer,
+    Failed,
+    JobId,
+    Models,
+    Pending,
+    Ready,
+    Several,
+)
+from web.uploads.json_bodies import PredictBody
+from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictQuery
+
+JSON: Final = "application/json"
+
+Content = dict[str, Any]
+"""By media type: a type, several in a tuple of which it is one, or a JSON Schema."""
+
+FILE: Final = {"type": "string", "format": "binary"}
+
+RAW_TYPES: Final = (
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "image/gif",
+    "image/bmp",
+    "image/tiff",
+    "application/octet-stream",
+)
+
+ANYWHERE: Final = (
+    "bad_request",
+    "upload_timeout",
+    "too_large",
+    "uri_too_long",
+    "header_too_large",
+    "internal",
+    "overloaded",
+)
+"""Errors that every address may answer: of requests that can't be read, or that there is no room for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A field of a request or an answer."""
+
+    name: str
+    description: str
+    schema: dict[str, Any] = field(default_factory=lambda: {"type": "string"})
+    is_always: bool = True
+
+
+REQUEST_ID: Final = Header(
+    "X-Request-ID",
+    "Names the request in the answer, in errors and in the service's logs. One of 1 to 128 letters, digits "
+    "and ._:/+=@~- is kept; for any other there is a fresh one.",
+)
+RETRY_AFTER: Final = Header("Retry-After", "Seconds.", {"type": "integer", "minimum": 1})
+LOCATION: Final = Header("Location", "Where the result is polled.", is_always=False)
+DRAWN: Final = (
+    Header(MODEL_FIELD, "Of an annotated picture: the model that answered.", is_always=False),
+    Header(VERSION_FIELD, "Of an annotated picture: its version.", is_always=False),
+    Header(
+        NOTICE_FIELD,
+        "Of an annotated picture: the `notice`, where there is one; percent-encoded where it is not ASCII.",
+        is_always=False,
+    ),
+)
+APPLIED: Final = Header("Preference-Applied", "`respond-async`.")
+TRACEPARENT: Final = Header("traceparent", "The W3C trace that the request belongs to; its job takes it.")
+PREFER: Final = Header("Prefer", "`respond-async`: answer 202 at once, to be polled.")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One kind of answer."""
+
+    description: str
+    content: Content
+    headers: tuple[Header, ...] = ()
+    links: dict[str, Any] = field(default_factory=dict)
+    examples: Examples = field(default_factory=dict)
+    """Of its JSON, by what they are called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a route takes and answers, besides `ANYWHERE`."""
+
+    id: str
+    tag: str
+    summary: str
+    answers: dict[int, Said]
+    errors: tuple[str, ...] = ()
+    description: str = ""
+    path: dict[str, Any] = field(default_factory=dict)
+    query: type[Struct] | None = None
+    headers: tuple[Header, ...] = ()
+    body: Content = field(default_factory=dict)
+    example: Any = None
+    """A JSON body that can be tried out."""
+    error_content: Content = field(default_factory=lambda: {JSON: Failed})
+    """Failed, or it and what else an error may be."""
+
+    @property
+    def failures(self) -> dict[int, list[str]]:
+        """The codes of its errors by their status."""
+        found: dict[int, list[str]] = {}
+        for code in sorted({*ANYWHERE, *self.errors}, key=list(STATUS).index):
+            found.setdefault(STATUS[code], []).append(code)
+        return found
+
+
+_FORM: Final = {
+    "type": "object",
+    "properties": {
+        "image": {
+            "type": "array",
+            "items": FILE,
+            "minItems": 1,
+            "maxItems": MAX_PICTURES,
+            "description": "Picture files. The names `file` and `img` mean the same. `model` and `top` may "
+            "be fields as well; the query counts before them.",
+        },
+    },
+    "required": ["image"],
+}
+
+_STROKE: Final = (
+    "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAAAJElEQVR42mP8z4AbMDEMMkkWVC4jA8P/QezaUUlC"
+    "koxDKvUBAKDPAzcBInz0AAAAAElFTkSuQmCC"
+)
+"""A PNG of 28 x 28 pixels: a 1 as it is written by hand."""
+
+_POLL: Final = {
+    "operationId": "prediction",
+    "parameters": {"path.job_id": "$response.body#/id", "query.model": "$response.body#/model"},
+    "description": "Poll the result of one picture; in a list each has a location of its own.",
+}
+
+_MODEL_ERRORS: Final = ("unknown_model", "no_worker", "model_unavailable", "broker_unavailable")
+_JOB_ERRORS: Final = ("inference_failed", "deadline_passed")
+
+OPERATIONS: Final = {
+    "predict.predict": Operation(
+        "predict",
+        "predictions",
+        "Ask a model of one picture, or of several",
+        description="JPEG, PNG, WebP, GIF (first frame), BMP and TIFF: files in a form, the file itself as "
+        "the body, or base64 in JSON. Several files in a form, and a list in JSON, are answered by a list in "
+        "the order sent, each failing alone; its status is that of the first success, else of the first "
+        "failure. With `Accept: image/png` the answer is the picture with what was found drawn on it (one "
+        "picture, not polled); failures stay JSON.",
+        query=PredictQuery,
+        headers=(PREFER, TRACEPARENT, REQUEST_ID),
+        example={"image": _STROKE},
+        body={"multipart/form-data": _FORM, JSON: PredictBody, **dict.fromkeys(RAW_TYPES, FILE)},
+        answers={
+            200: Said(
+                "The predictions.",
+                {JSON: (Answer, Several), "image/png": FILE},
+                DRAWN,
+                examples=ANSWERED,
+            ),
+            202: Said(
+                "Accepted, as `Prefer: respond-async` asked.",
+                {JSON: (Pending, Several)},
+                (LOCATION, APPLIED),
+                {"poll": _POLL},
+                ACCEPTED,
+            ),
+        },
+        errors=("invalid_image", "unsupported_format", *_MODEL_ERRORS, *_JOB_ERRORS),
+        error_content={JSON: (Failed, Several)},
+    ),
+    "predict.prediction": Operation(
+        "prediction",
+        "predictions",
+        "The result of a job that was accepted to be polled",
+        description="A job's failure is answered with that failure's own status.",
+        path={"job_id": JobId},
+        query=ModelQuery,
+        headers=(REQUEST_ID,),
+        answers={
+            200: Said("The predictions.", {JSON: Answer}, examples=RESULT),
+            202: Said("It waits for its result.", {JSON: Pending}, (RETRY_AFTER,), examples=WAITING),
+        },
+        errors=("not_found", "unknown_model", "broker_unavailable", *_JOB_ERRORS),
+    ),
+    "health.models": Operation(
+        "models",
+        "service",
+        "Every model: its card, its state, its workers, its queue",
+        headers=(REQUEST_ID,),
+        answers={200: Said("The models.", {JSON: Models})},
+        errors=("broker_unavailable",),
+    ),
+    "health.healthz": Operation(
+        "healthz",
+        "service",
+        "Whether this process is alive, whatever the load",
+        headers=(REQUEST_ID,),
+        answers={200: Said("It is.", {JSON: Alive})},
+    ),
+    "health.readyz": Operation(
+        "readyz",
+        "service",
+        "Whether Redis takes writes and a live worker serves some model, or the one that is named",
+        query=ModelQuery,
+        headers=(REQUEST_ID,),
+        answers={
+            200: Said("Ready.", {JSON: Ready}),
+            503: Said("Not ready.", {JSON: (Ready, Failed)}),
+        },
+        errors=("unknown_model",),
+    ),
+}
+"""By the endpoint's name in Flask."""
+
+PAGES: Final = {"page.index", "page.status", "docs.page", "docs.document", "files.file", "files.favicon"}
+"""For people and browsers; not described."""

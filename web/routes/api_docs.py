@@ -1,0 +1,63 @@
+"""`/openapi.json`, and `/docs`, where it can be read and tried out in a browser: Swagger UI.
+
+Owns how long the description may be kept, and what the page may do; its frame is that of all pages. Swagger
+UI's files come with flask-swagger-ui and are served as the page's own are; nothing is fetched from elsewhere.
+"""
+
+import hashlib
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+from flask import Blueprint, Response, current_app, request
+
+from broker.errors import BrokerUnavailable
+from web.jobs import Frontend
+from web.openapi import document as openapi_document
+from web.routes.pages import policy, shown
+
+blueprint = Blueprint("docs", __name__)
+
+_POLICY: Final = policy(
+    **{
+        # Swagger UI has pictures in its style sheet, and shows an answer that is one.
+        "img-src": "'self' data: blob:",
+        # It makes markup of the descriptions, which are ours, through a sanitiser of its own.
+        "require-trusted-types-for": None,
+        "trusted-types": None,
+    }
+)
+
+
+@blueprint.get("/docs")
+def page() -> Response:
+    """Swagger UI over /openapi.json."""
+    response = shown("docs.html")
+    response.headers["Content-Security-Policy"] = _POLICY
+    return response
+
+
+@blueprint.get("/openapi.json")
+def document() -> Response:
+    """The description of the service, as it is with the models that there are now."""
+    frontend: Frontend = current_app.extensions["frontend"]
+    try:
+        views = list(frontend.registry.models().values())
+    except BrokerUnavailable:
+        views = []  # then it is true as well, only less exact
+    top_max = max((view.card.top_max for view in views), default=None)
+    body, etag = _encoded(request.script_root, top_max)
+    response = Response(body, mimetype="application/json")
+    response.cache_control.no_cache = True
+    response.set_etag(etag)
+    response.make_conditional(request)
+    return response
+
+
+@lru_cache(maxsize=16)
+def _encoded(root: str, top_max: int | None) -> tuple[bytes, str]:
+    body = (
+        msgspec.json.encode(openapi_document.document(current_app.url_map, root=root, top_max=top_max))
+        + b"\n"
+    )
+    return body, hashlib.sha256(body).hexdigest()[:16]

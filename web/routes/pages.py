@@ -1,0 +1,105 @@
+"""The pages for people: `/` to try a model, `/status` to look after the service.
+
+Owns which page is shown, in which language, and the headers that keep it harmless. What happens in a page is
+static/'s; without a script `/` is a plain form.
+"""
+
+from typing import Any, Final
+
+from flask import Blueprint, Response, current_app, make_response, render_template, request, url_for
+
+from broker.errors import BrokerUnavailable
+from broker.messages import Fit, WorkerState
+from broker.registry import ModelView
+from web.jobs import Frontend
+from web.pages import languages, reasons
+
+blueprint = Blueprint("page", __name__)
+
+_POLICY: Final = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' blob:",
+    "connect-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+    # No text can become markup: a browser that knows this refuses innerHTML.
+    "require-trusted-types-for": "'script'",
+    "trusted-types": "'none'",
+}
+
+
+def policy(**changes: str | None) -> str:
+    """The Content-Security-Policy of a page, with what one of them needs else; None: left out."""
+    return "; ".join(f"{name} {value}" for name, value in {**_POLICY, **changes}.items() if value)
+
+
+HEADERS: Final = {
+    "Content-Security-Policy": policy(),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+@blueprint.get("/")
+def index() -> Response:
+    """The page with the models as they are now; without Redis it says so."""
+    frontend: Frontend = current_app.extensions["frontend"]
+    problem = ""
+    try:
+        views = frontend.models.shown(frontend.registry.models())
+    except BrokerUnavailable as error:
+        views, problem = [], error.message
+    models = frontend.models
+    answering = models.answering() if views else models.default
+    fallback = answering if answering != models.default else ""
+    chosen = _first_choice(views, answering)
+    return shown(
+        "index.html",
+        views=views,
+        chosen=chosen,
+        problem=problem,
+        default=models.default,
+        fallback=fallback,
+        has_reader=any(
+            view.card.input.fit is Fit.INK and (view.state is not None or models.expects(view.card.model))
+            for view in views
+        ),
+    )
+
+
+@blueprint.get("/status")
+def status() -> Response:
+    """The frame of the status page: its script fills it from /models."""
+    return shown("status.html")
+
+
+def _first_choice(views: list[ModelView], answering: str) -> str:
+    """The model that is chosen until somebody chooses: who answers for none, or the first that can answer."""
+    ready = [view.card.model for view in views if view.state is WorkerState.READY]
+    return answering if answering in ready else next(iter(ready), answering)
+
+
+def shown(template: str, **values: Any) -> Response:  # noqa: ANN401 - what the template shows
+    """A page in the language of the request, with its headers."""
+    language, lang = languages.of(request), languages.chosen(request) or None
+    page = render_template(
+        template,
+        language=language,
+        languages=languages.NAMES,
+        say=languages.speaker(language),
+        # A language that was chosen goes along to the other pages.
+        link=lambda endpoint: url_for(endpoint, lang=lang),
+        told=reasons.told,
+        max_bytes=current_app.config["MAX_CONTENT_LENGTH"],
+        **values,
+    )
+    response = make_response(page)
+    response.headers.update(HEADERS)
+    response.headers["Content-Language"] = language
+    response.vary.add("Accept-Language")
+    return response

@@ -1,0 +1,163 @@
+"""A client's connection: its socket and the request on it.
+
+Owns what a connection remembers between the loop and the threads. Waits for nothing.
+"""
+
+import contextlib
+import enum
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn
+
+from broker.errors import ServiceError
+from web import errors
+from web.errors import UploadTimeout
+from web.middleware import cors, request_ids
+from web.server.answer_socket import AnswerSocket
+from web.server.request_reader import Arrival, Asked
+
+
+class Stage(enum.Enum):
+    """Who has a connection: the loop in all stages but one."""
+
+    IDLE = enum.auto()
+    """No byte of a (next) request has come."""
+    ARRIVING = enum.auto()
+    WORKING = enum.auto()
+    """A thread has it, or will."""
+    SENDING = enum.auto()
+    """Answered; its client has not read all of it yet."""
+    LINGERING = enum.auto()
+    """Answered for the last time; its client has not closed yet."""
+    CLOSED = enum.auto()
+
+
+class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
+    """What worker.py keeps of a client; `handle_request` of Gunicorn's reads sock, client and server."""
+
+    origins: ClassVar[tuple[str, ...]] = ()
+    """Whose pages may read what `refuse` says; see cors.py."""
+
+    stage = Stage.WORKING
+    is_watched = False
+    """The loop's selector has it."""
+
+    goes_on = False
+    """Once its answer is sent, it may have a next request."""
+
+    rest = b""
+    """What came after its request, until the answer is sent."""
+
+    timeout: float
+    """When it has been idle, or has lingered, for long enough."""
+
+    discarded = 0
+    """Bytes that came after its last answer."""
+
+    _arrival: Arrival | None = None
+    _asked = Asked()
+    _requests = 0
+
+    def __init__(self, *args: Any) -> None:  # noqa: ANN401 - Gunicorn's own
+        super().__init__(*args)
+        self.sock: AnswerSocket = AnswerSocket(self.sock)
+        # The loop says at each call that it will not wait: switching the mode for each request would cost two
+        # more calls that let go of Python's lock, and have to wait for it.
+        self.sock.setblocking(True)
+
+    def read_into(self, buffer: memoryview) -> int:
+        """What is there to be read, without waiting; 0: the client has closed. Raises OSError."""
+        return int(self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT))
+
+    def watch(
+        self, poller: selectors.BaseSelector, wake: Callable[..., None], event: int = selectors.EVENT_READ
+    ) -> None:
+        """Have the selector call `wake` when there is something to read, or room to write."""
+        if self.is_watched:
+            return
+        self.is_watched = True
+        try:
+            poller.register(self.sock, event, wake)
+        except KeyError:  # Gunicorn closed a socket in a thread, and this one has its number
+            poller.unregister(self.sock.fileno())
+            poller.register(self.sock, event, wake)
+
+    def unwatch(self, poller: selectors.BaseSelector) -> None:
+        """Take it from the selector, where it has it."""
+        if self.is_watched:
+            self.is_watched = False
+            with contextlib.suppress(KeyError, ValueError):  # see watch
+                poller.unregister(self.sock)
+
+    def idle(self, *, is_stopping: bool) -> None:
+        """Wait for a (next) request, but not for long where the process is told to stop."""
+        self.set_timeout()
+        if is_stopping:
+            self.timeout = min(self.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+        self.stage = Stage.IDLE
+
+    def begin(self, *, at_most: int, now: float) -> None:
+        """The first bytes of a request are here."""
+        self._requests += 1
+        self._arrival = Arrival(self.cfg, self.client, number=self._requests, at_most=at_most, now=now)
+
+    def feed(self, data: memoryview | bytes, now: float) -> bool:
+        """Take what came; return whether the request is whole. Raises ClientError."""
+        whole = self._current.feed(data, now)
+        if self._current.wants_continue:
+            with contextlib.suppress(OSError):  # the next read tells
+                self.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
+        return whole
+
+    def opened(self) -> Any:  # noqa: ANN401 - Gunicorn has no types
+        """The whole request. Raises ClientError."""
+        return self._current.opened()
+
+    def late(self) -> UploadTimeout:
+        """The refusal of a request whose deadline has passed."""
+        return self._current.late()
+
+    def done(self) -> bytes:
+        """Forget the request; return what came after it."""
+        rest = self._current.rest
+        self._asked = self._current.asked
+        self._arrival = None
+        return rest
+
+    def refuse(self, error: ServiceError) -> str:
+        """Send an answer that the app did not make, and return the request's id.
+
+        The connection must be closed after it.
+        """
+        asked = self._arrival.asked if self._arrival else self._asked
+        request_id = request_ids.chosen(asked.request_id)
+        fields = cors.headers(self.origins, asked.origin)
+        answer = errors.raw(error, *fields, request_id=request_id, with_body=not asked.is_head)
+        with contextlib.suppress(OSError):  # a client that is gone, or reads nothing, needs none
+            self.sock.send(answer, socket.MSG_DONTWAIT)
+        return request_id
+
+    def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - Gunicorn's way waits in the loop
+        """Close the socket, at once."""
+        self.stage = Stage.CLOSED
+        super().close()
+
+    @property
+    def deadline(self) -> float:
+        """When its request must have gone on."""
+        return self._current.deadline
+
+    @property
+    def held(self) -> int:
+        """Bytes of its request in memory."""
+        return self._arrival.held if self._arrival else 0
+
+    @property
+    def _current(self) -> Arrival:
+        if self._arrival is None:
+            raise RuntimeError("no request is on this connection. This is a bug")
+        return self._arrival

@@ -1,0 +1,159 @@
+"""One request on its way in: from the bytes as they come to a whole request, or to its refusal.
+
+Owns the bounds on a request's size and on its client's pace. Pure: no sockets, no clock. What a head means
+is Gunicorn's parser's to say, which reads it once, as soon as it is whole; two readings could differ.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
+
+from broker.errors import ClientError
+from web.errors import HeaderTooLarge, UploadTimeout, UploadTooLarge, UriTooLong
+from web.server.bodies import ChunkedBody, Collected, SizedBody
+
+HEAD_S: Final = 5.0
+"""A head must be whole so long after its first byte."""
+
+SILENCE_S: Final = 5.0
+"""A body must not stand still for so long."""
+
+GRACE_S: Final = 5.0
+PACE_BYTES_PER_S: Final = 16 * 1024
+"""After the grace a body must have come this fast on average; a phone on a bad day sends three times that."""
+
+MAX_HEAD_BYTES: Final = 32 * 1024
+"""A head with its request line; browsers and proxies send one or two kilobytes."""
+
+MAX_LINE_BYTES: Final = 4094
+"""The request line; the bound that Gunicorn's parser has, too."""
+
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a head says that a refusal must know."""
+
+    origin: str = ""
+    """The site whose page sends the request, as its browser says."""
+    request_id: str = ""
+    """As the client gave it."""
+    is_head: bool = False
+    """The answer has no body."""
+
+
+class Arrival:
+    """A request that is on its way. `number`: which one of its connection it is."""
+
+    def __init__(self, cfg: Any, peer: Any, *, number: int, at_most: int, now: float) -> None:  # noqa: ANN401
+        self.deadline = now + HEAD_S
+        """When it must have gone on, by the caller's clock."""
+        self.wants_continue = False
+        """The client waits for `100 Continue` before its body; the next byte clears this."""
+        self.rest = b""
+        """What came after the request: the beginning of the next."""
+        self.asked = Asked()
+        """Known once the head is whole."""
+        self._cfg = cfg
+        self._peer = peer
+        self._number = number
+        self._at_most = at_most
+        self._head = bytearray()
+        self._scanned = 0
+        self._request: Any = None
+        self._body: Collected = SizedBody(0)
+        self._body_began = 0.0
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory."""
+        return len(self._head) + self._body.received + len(self.rest)
+
+    def feed(self, data: memoryview | bytes, now: float) -> bool:
+        """Take what came; return whether the request is whole. Raises ClientError (bad_request and its kin).
+
+        The verdict on some bytes is the same in however many pieces they come.
+        """
+        if self._request is None:
+            self._head += data
+            end = self._head_end()
+            if not end:
+                return False
+            data = bytes(self._head[end:])
+            self._begin_body(bytes(self._head[:end]), now)
+        rest = self._body.feed(data)
+        if rest is not None:
+            self.rest = rest
+            self.wants_continue = False
+            return True
+        if self._body.received:
+            self.wants_continue = False
+        paced = self._body_began + GRACE_S + self._body.received / PACE_BYTES_PER_S
+        self.deadline = min(now + SILENCE_S, paced)
+        return False
+
+    def late(self) -> UploadTimeout:
+        """The refusal of one whose deadline has passed."""
+        if self._request is None:
+            return UploadTimeout(f"The request's head was not whole after {HEAD_S:g} s.")
+        return UploadTimeout(
+            f"Nothing came for {SILENCE_S:g} s, or less than {PACE_BYTES_PER_S // 1024} KB/s; send it again."
+        )
+
+    def opened(self) -> Any:  # noqa: ANN401 - Gunicorn has no types
+        """The whole request as Gunicorn parsed it, its body ready to be read. Raises ClientError."""
+        body: io.BytesIO = self._body.opened()
+        self._request.body = body
+        return self._request
+
+    def _head_end(self) -> int:
+        """Where the head ends; 0 while it does not. Raises for the first byte that makes it hopeless."""
+        head = self._head
+        line_begin = 2 if head.startswith(b"\r\n") else 0  # Gunicorn passes over one empty line
+        line_limit = line_begin + MAX_LINE_BYTES + 2
+        end = head.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        reach = end + 4 if end >= 0 else len(head)
+        is_long = head.find(b"\r\n", line_begin, line_limit) < 0
+        # Not beyond the head: a body of 100 KB behind it took a millisecond, as long as all else together.
+        bare_lf = _BARE_LF.search(head, self._scanned, min(reach, MAX_HEAD_BYTES))
+        if bare_lf and not (is_long and bare_lf.start() >= line_limit):
+            raise ClientError("The request can't be read: its lines must end with CR LF.")
+        if is_long and reach >= line_limit:
+            raise UriTooLong(f"The request's first line is longer than {MAX_LINE_BYTES} bytes.")
+        if reach > MAX_HEAD_BYTES:
+            raise HeaderTooLarge(f"The request's head is larger than {MAX_HEAD_BYTES // 1024} KB.")
+        self._scanned = len(head)
+        return end + 4 if end >= 0 else 0
+
+    def _begin_body(self, head: bytes, now: float) -> None:
+        self._head = bytearray()
+        try:
+            request = Request(self._cfg, IterUnreader([head]), self._peer, self._number)
+        except LimitRequestLine:
+            raise UriTooLong(f"The request's first line is longer than {MAX_LINE_BYTES} bytes.") from None
+        except LimitRequestHeaders:
+            raise HeaderTooLarge("The request has too many header fields, or one that is too long.") from None
+        except ParseException as error:
+            raise ClientError(f"The request can't be read ({type(error).__name__}).") from None
+        fields = dict(reversed(request.headers))  # the first of each name
+        self.asked = Asked(
+            fields.get("ORIGIN", ""), fields.get("X-REQUEST-ID", ""), is_head=request.method == "HEAD"
+        )
+        # Gunicorn would send it again.
+        self.wants_continue, request._expected_100_continue = request._expected_100_continue, False
+        reader = request.body.reader
+        if isinstance(reader, ChunkedReader):
+            self._body = ChunkedBody(request, self._at_most)
+        elif reader.length > self._at_most:
+            raise UploadTooLarge.than(self._at_most)
+        else:
+            self._body = SizedBody(reader.length)
+        self._request = request
+        self._body_began = now

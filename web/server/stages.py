@@ -1,0 +1,157 @@
+"""Connections on their way: requests that still arrive, answers that are being read, and those that close.
+
+Owns which they are, in the order in which they came, the bytes that each kind holds in memory, and so who is
+late and who gives way. Reads and closes nothing; worker.py does.
+"""
+
+import socket
+from collections.abc import Iterator
+from typing import ClassVar, Final
+
+from web.server.connection import Connection, Stage
+
+HELD_BYTES: Final = 256 * 1024 * 1024
+"""Requests in memory, arriving or at work; above this the largest that still arrives is refused. As much of
+answers that wait for their clients; above it the client with the most is given up."""
+
+LINGER_S: Final = 2.0
+"""How long an answered connection waits for its client to close, as Gunicorn's does."""
+
+
+class Transit:
+    """The connections of one stage, in the order in which they came."""
+
+    stage: ClassVar[Stage]
+
+    def __init__(self) -> None:
+        self._connections: dict[Connection, None] = {}
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._connections)
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def leave(self, conn: Connection) -> None:
+        """It is in this stage no longer."""
+        del self._connections[conn]
+
+    def _enter(self, conn: Connection) -> None:
+        self._connections[conn] = None
+        conn.stage = self.stage
+
+
+class Arriving(Transit):
+    """Requests that are not whole yet. Their bytes count until `done`, while a thread is at them as well."""
+
+    stage = Stage.ARRIVING
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.most_bytes = most_bytes
+        """Bytes of one request."""
+        self.held_most = max(HELD_BYTES, 2 * most_bytes)
+        self.held = 0
+
+    def begin(self, conn: Connection, now: float) -> None:
+        """The first bytes of its next request are here."""
+        self._enter(conn)
+        conn.begin(at_most=self.most_bytes, now=now)
+
+    def feed(self, conn: Connection, data: memoryview | bytes, now: float) -> bool:
+        """Add to its request; return whether that is whole, and so arrives no more. Raises ServiceError."""
+        self.held -= conn.held
+        try:
+            whole = conn.feed(data, now)
+        finally:
+            self.held += conn.held
+        if whole:
+            del self._connections[conn]
+            conn.stage = Stage.WORKING
+        return whole
+
+    def leave(self, conn: Connection) -> None:
+        """Its request will never be whole."""
+        super().leave(conn)
+        self.done(conn)
+
+    def done(self, conn: Connection) -> bytes:
+        """Forget its request; return what came after it."""
+        self.held -= conn.held
+        return conn.done()
+
+    def late(self, now: float) -> list[Connection]:
+        """Those whose deadline has passed."""
+        return [each for each in self if each.deadline <= now]
+
+    def too_much(self) -> Connection | None:
+        """The one that must give way, where all hold more than they may."""
+        if self.held <= self.held_most:
+            return None
+        return max(self, key=lambda each: each.held, default=None)
+
+
+class Sending(Transit):
+    """Answers that their clients have not read all of."""
+
+    stage = Stage.SENDING
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.unsent_most = max(HELD_BYTES, 2 * most_bytes)
+        self.unsent = 0
+
+    def begin(self, conn: Connection, now: float) -> None:
+        """Its answer is whole; the kernel has not taken all of it."""
+        conn.sock.begin(now)
+        self._enter(conn)
+        self.unsent += conn.sock.left
+
+    def go_on(self, conn: Connection, now: float) -> bool:
+        """Send more; return whether that was the last. Raises OSError."""
+        self.unsent -= conn.sock.left
+        try:
+            conn.sock.go_on(now)
+        finally:
+            self.unsent += conn.sock.left
+        return not conn.sock.left
+
+    def leave(self, conn: Connection) -> None:
+        """It is read, or given up."""
+        super().leave(conn)
+        self.unsent -= conn.sock.left
+
+    def late(self, now: float) -> list[Connection]:
+        """Those whose clients are too slow."""
+        return [each for each in self if each.sock.deadline <= now]
+
+    def too_much(self) -> Connection | None:
+        """The one that must give way, where all wait with more than they may."""
+        if self.unsent <= self.unsent_most:
+            return None
+        return max(self, key=lambda each: each.sock.left, default=None)
+
+
+class Lingering(Transit):
+    """Answered connections that wait for their clients to close."""
+
+    stage = Stage.LINGERING
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self._most_discarded = 4 * most_bytes
+
+    def begin(self, conn: Connection, now: float) -> None:
+        """Nothing more is sent. Raises OSError."""
+        conn.sock.shutdown(socket.SHUT_WR)
+        conn.timeout = now + LINGER_S
+        self._enter(conn)
+
+    def discard(self, conn: Connection, count: int) -> bool:
+        """Its client has sent this many bytes after its answer; return whether it may go on."""
+        conn.discarded += count
+        return bool(count) and conn.discarded <= self._most_discarded
+
+    def late(self, now: float) -> list[Connection]:
+        """Those that have waited for long enough."""
+        return [each for each in self if each.timeout <= now]

@@ -1,0 +1,250 @@
+"""Gunicorn's threaded worker with patience: a thread is given a request only once all of it is here.
+
+Owns the connections of a web process while no thread is at them, all in its one loop thread, so that a client
+which sends or reads slowly costs a descriptor and never a thread; transit.py counts them. (Gunicorn's own
+worker: 128 half heads stop a process for ever, 30 clients that do not close stop it for a minute.) Judges no
+request: arrival.py says when one is whole, Gunicorn's parser what it means. No TLS and no HTTP/2: a proxy in
+front has those.
+"""
+
+import errno
+import selectors
+import socket
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Final
+
+from gunicorn.http.errors import ConfigurationProblem
+from gunicorn.workers.gthread import ThreadWorker
+
+from broker.errors import ClientError, Overloaded, ServiceError
+from web.server import answer_socket, capacity
+from web.server.balancing import Neighbours
+from web.server.connection import Connection, Stage
+from web.server.stages import LINGER_S, Arriving, Lingering, Sending
+
+_READ_BYTES: Final = 256 * 1024  # at most at once: a usual upload takes one read to three
+_SWEEP_S: Final = 0.25
+
+
+class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
+    """See the module. Methods run in the loop thread, but for `handle`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Gunicorn's own
+        super().__init__(*args, **options)
+        self._bound(0)
+        self._scratch = memoryview(bytearray(_READ_BYTES))
+        self._next_sweep = 0.0
+        self._neighbours = Neighbours(self.age)
+        self._stop_by = float("inf")
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        self._bound(self.wsgi.config["MAX_CONTENT_LENGTH"])
+        capacity.open_files()
+        answer_socket.widen(self.sockets)
+        super().run()
+
+    def _bound(self, most_bytes: int) -> None:
+        """Begin to count, with requests of so many bytes at most."""
+        self.arriving, self.sending = Arriving(most_bytes), Sending(most_bytes)
+        self.lingering = Lingering(most_bytes)
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a new connection, or leave it to another process; where all places are taken one gives way."""
+        if self._neighbours.leave(self.nr_conns):
+            self.set_accept_enabled(False)
+            return
+        try:
+            client, address = listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._make_room()
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                raise
+            return
+        self.nr_conns += 1
+        if self.nr_conns >= self.worker_connections:
+            self._make_room()
+        self._neighbours.tell(self.nr_conns)
+        self._idle(Connection(self.cfg, client, address, listener.getsockname()))
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Listen for new connections, or not: not while they are left to the others."""
+        super().set_accept_enabled(enabled and not self._neighbours.left_s())
+
+    def handle(self, conn: Connection) -> bool:
+        """Answer a whole request, in a thread of the pool; return whether the connection goes on."""
+        try:
+            return bool(self.handle_request(conn.opened(), conn))
+        except ServiceError as error:
+            conn.refuse(error)
+        except ConfigurationProblem:
+            conn.refuse(ClientError("The request's SCRIPT_NAME is not its path's."))
+        except OSError as error:
+            self.log.debug("A client did not take its answer: %s", error)
+        except StopIteration:
+            pass
+        except Exception:
+            request_id = conn.refuse(ServiceError("The service failed on this request; its log says why."))
+            self.log.exception("Request %s: an unexpected error; this is a bug", request_id)
+        return False
+
+    def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
+        """A thread has answered: what its client has not read yet is sent from here."""
+        conn.goes_on = not (fs.cancelled() or fs.exception()) and fs.result()
+        conn.rest = self.arriving.done(conn)
+        if not conn.sock.left or conn.sock.fileno() < 0:  # Gunicorn closes it where an answer breaks off
+            self._answered(conn)
+            return
+        conn.unwatch(self.poller)
+        self.sending.begin(conn, time.monotonic())
+        conn.watch(self.poller, partial(self._on_writable, conn), selectors.EVENT_WRITE)
+        if most := self.sending.too_much():
+            self._drop(most)
+
+    def _on_writable(self, conn: Connection, _: object) -> None:
+        """Its client has read some of its answer, or is gone."""
+        if conn.stage is not Stage.SENDING:  # closed by what was woken before it
+            return
+        try:
+            if self.sending.go_on(conn, time.monotonic()):
+                self._leave(conn)
+                conn.unwatch(self.poller)
+                self._answered(conn)
+        except OSError:
+            self._drop(conn)
+
+    def _answered(self, conn: Connection) -> None:
+        """All of an answer is sent: on to the connection's next request, or to its end."""
+        rest, conn.rest = conn.rest, b""
+        if conn.goes_on:
+            self._idle(conn)
+            if rest:
+                self._take(conn, rest)
+        else:
+            self._linger(conn)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Serve what is ready; wait for it no longer than until something may be late."""
+        self._neighbours.tell(self.nr_conns)
+        has_bounds = self.arriving or self.sending or self.lingering
+        patience_s = self._neighbours.left_s() or (_SWEEP_S if has_bounds else timeout)
+        super().wait_for_and_dispatch_events(min(timeout, patience_s))
+
+    def murder_pending(self) -> None:
+        """Refuse requests that are late and close connections that lingered, a few times a second."""
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + _SWEEP_S
+        for conn in list(self.arriving) if self._stop_by <= now else self.arriving.late(now):
+            self._read(conn)  # what came while this loop was busy counts
+            if conn.stage is Stage.ARRIVING and self._stop_by <= now:
+                self._refuse(conn, Overloaded("This process is stopping; send it again."))
+            elif conn.stage is Stage.ARRIVING and conn.deadline <= now:
+                self._refuse(conn, conn.late())
+        for conn in self.lingering.late(now):
+            self._drop(conn)
+        for conn in self.sending.late(now):
+            # The selector is silent until a third of the kernel's buffer is free.
+            self._on_writable(conn, None)
+            if conn.stage is Stage.SENDING and conn.sock.deadline <= now:
+                self._drop(conn)
+
+    def is_parent_alive(self) -> bool:
+        """Whether Gunicorn's master is there: without it this process stops, as on SIGTERM."""
+        if not (is_there := bool(super().is_parent_alive())):
+            self.alive = False
+        return is_there
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """The process is told to stop: what arrives may go on, but not until Gunicorn ends the process."""
+        super()._cap_keepalive(deadline)
+        self._neighbours.end()
+        self._stop_by = time.monotonic() + max(0.0, self.cfg.graceful_timeout - LINGER_S)
+
+    def _idle(self, conn: Connection) -> None:
+        conn.idle(is_stopping=not self.alive)
+        self.keepalived_conns.append(conn)
+        conn.watch(self.poller, partial(self._on_readable, conn))
+
+    def _on_readable(self, conn: Connection, _: object) -> None:
+        """Its socket has something to read: bytes, or the end."""
+        if conn.stage is Stage.WORKING:
+            # Only now: most clients wait for their answer, and so most requests need no call to the selector.
+            conn.unwatch(self.poller)
+        elif conn.stage is not Stage.CLOSED:  # by what was woken before it
+            self._read(conn)
+
+    def _read(self, conn: Connection) -> None:
+        try:
+            count = conn.read_into(self._scratch)
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                self._drop(conn)
+            return
+        if conn.stage is Stage.LINGERING:
+            if not self.lingering.discard(conn, count):
+                self._drop(conn)
+        elif count:
+            self._take(conn, self._scratch[:count])
+        elif conn.stage is Stage.ARRIVING:
+            self._refuse(conn, ClientError("The request was cut short."))
+        else:
+            self._drop(conn)
+
+    def _take(self, conn: Connection, data: memoryview | bytes) -> None:
+        """Add to the connection's request, and give it to a thread once it is whole."""
+        now = time.monotonic()
+        if conn.stage is Stage.IDLE:
+            self.keepalived_conns.remove(conn)
+            self.arriving.begin(conn, now)
+        try:
+            if self.arriving.feed(conn, data, now):
+                self.enqueue_req(conn)
+        except ServiceError as error:
+            self._refuse(conn, error)
+        if largest := self.arriving.too_much():
+            self._refuse(largest, Overloaded("Too many large uploads at once; send it again."))
+
+    def _refuse(self, conn: Connection, error: ServiceError) -> None:
+        """Answer a request that still arrives."""
+        self._leave(conn)
+        request_id = conn.refuse(error)
+        self.log.debug("Request %s of %s was refused: %s", request_id, conn.client, error.code)
+        self._linger(conn)
+
+    def _linger(self, conn: Connection) -> None:
+        """Close an answered connection once its client has: a reset before would take the answer away."""
+        try:
+            self.lingering.begin(conn, time.monotonic())
+        except OSError:
+            self._drop(conn)
+        else:
+            conn.watch(self.poller, partial(self._on_readable, conn))
+
+    def _make_room(self) -> None:
+        """Close one connection: that which lingers the longest, else is idle, sends, arrives."""
+        for conn in [*self.lingering, *self.keepalived_conns, *self.sending, *self.arriving][:1]:
+            if conn.stage is Stage.ARRIVING:
+                conn.refuse(Overloaded("Too many connections; come back in 1 s."))
+            self._drop(conn)
+
+    def _drop(self, conn: Connection) -> None:
+        """Close a connection, whatever it does."""
+        if conn.stage is not Stage.CLOSED:
+            self._leave(conn)
+            conn.unwatch(self.poller)
+            self.nr_conns -= 1
+            conn.close()
+
+    def _leave(self, conn: Connection) -> None:
+        """Out of whatever the loop keeps it for."""
+        if conn.stage is Stage.IDLE:
+            self.keepalived_conns.remove(conn)
+        for transit in (self.arriving, self.sending, self.lingering):
+            if conn.stage is transit.stage:
+                transit.leave(conn)
+        conn.stage = Stage.WORKING

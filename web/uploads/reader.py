@@ -1,0 +1,152 @@
+"""From a request to the pictures' bytes and what is asked of them.
+
+Owns the names of form fields and content types. Decodes no picture, and waits for nobody: a body is whole
+before its request gets here (worker.py).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from flask import Request
+
+from broker.errors import ClientError
+from web.errors import UnsupportedUpload
+from web.responses import PNG
+from web.uploads import forms, json_bodies
+from web.uploads.forms import Form
+from web.uploads.parameters import MAX_PICTURES, Top
+
+FIELDS: Final = ("image", "file", "img")
+"""Form fields that mean the same: those of the pattern and of its best-known copies."""
+
+_RAW_TYPES: Final = ("image/", "application/octet-stream")
+
+Picture = bytes | ClientError
+"""The bytes of a file; or why there are none, where the others of the request are sound."""
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""https://www.w3.org/TR/trace-context/#traceparent-header"""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What one request holds."""
+
+    pictures: list[Picture]
+    """In the order sent; at least one."""
+    parameters: dict[str, str]
+    """From the query, else from the body; none is empty."""
+    tops: list[str]
+    """Each `top` that was given, that of the query first: one that can't be is no better for another."""
+    is_list: bool = False
+    """The answer is a list, of whatever length."""
+
+
+def read(request: Request) -> Upload:
+    """Read a request's body and parameters.
+
+    Raises ClientError, UnsupportedUpload, or UploadTooLarge; above MAX_CONTENT_LENGTH Werkzeug's
+    RequestEntityTooLarge.
+    """
+    kind = request.mimetype
+    parameters: dict[str, str] = {}
+    is_list = False
+    pictures: list[Picture]
+    if kind == "multipart/form-data":
+        boundary = request.mimetype_params.get("boundary")
+        if not boundary:
+            raise ClientError("The form's Content-Type names no boundary: let your client set this header.")
+        form = forms.read(request.get_data(cache=False), boundary)
+        pictures, parameters = _pictures(form), form.texts
+        is_list = len(pictures) > 1
+    elif kind.startswith(_RAW_TYPES):
+        pictures = [request.get_data(cache=False)]
+    elif kind == json_bodies.MIMETYPE:
+        json = json_bodies.read(request.get_data(cache=False))
+        pictures, parameters, is_list = json.pictures, json.parameters, json.is_list
+    elif kind and request.content_length != 0:
+        raise UnsupportedUpload(
+            f"A body of {kind} is not taken: send multipart/form-data with a file in the field `image`, "
+            "the picture itself as the body with its type, such as Content-Type: image/jpeg, or "
+            'application/json: {"image": "BASE64"}.'
+        )
+    else:
+        raise ClientError("There is no picture: curl -X POST -F image=@photo.jpg http://HOST/predict")
+    sources = (request.args, parameters)
+    tops = [source["top"] for source in sources if source.get("top")]
+    given = {name: text for source in reversed(sources) for name, text in source.items() if text}
+    return Upload(pictures, given, tops, is_list)
+
+
+def _pictures(form: Form) -> list[Picture]:
+    pictures: list[Picture] = [data for name, data in form.files if name in FIELDS]
+    if len(pictures) > MAX_PICTURES:
+        raise ClientError(f"The form has {len(pictures)} pictures; at most {MAX_PICTURES} are taken at once.")
+    if pictures:
+        return pictures
+    if any(name in form.texts for name in FIELDS):
+        raise ClientError("The picture's field holds text, not a file: with curl, put an @ before the name.")
+    names = {*form.texts, *(name for name, _ in form.files)}
+    fields = ", ".join(sorted(filter(None, names))) or "none"
+    raise ClientError(
+        "The form has no picture: send a file in the field `image` (or `file`, `img`). "
+        f"Fields found: {fields[:200]}."
+    )
+
+
+def top(upload: Upload, *, default: int, top_max: int) -> int:
+    """How many predictions are asked for. Raises ClientError."""
+    asked = [_number(text, top_max) for text in upload.tops]
+    return asked[0] if asked else default
+
+
+def _number(text: str, top_max: int) -> int:
+    try:
+        number = msgspec.convert(text, Top, strict=False)
+    except msgspec.ValidationError:
+        number = 0
+    if not 1 <= number <= top_max:
+        raise ClientError(f"top={text[:20]!r} is not a whole number from 1 to {top_max}.")
+    return number
+
+
+def wants_async(request: Request) -> bool:
+    """Whether the client prefers to poll (RFC 7240)."""
+    return any(
+        preference.split(";")[0].strip().lower() == "respond-async"
+        for header in request.headers.getlist("Prefer")
+        for preference in header.split(",")
+    )
+
+
+def wants_drawing(request: Request, upload: Upload) -> bool:
+    """Whether the client would rather have the picture, annotated, than JSON (RFC 9110, section 12.5.1).
+
+    Raises ClientError where that can't be had.
+    """
+    accepted = request.accept_mimetypes
+    # JSON comes first: it is the answer of a client that takes either.
+    if accepted.best_match(["application/json", PNG], default="application/json") != PNG:
+        return False
+    # Firefox 128 to 131 names image/png for every page that it asks for, the answer of a form included.
+    page = max((quality for kind, quality in accepted if kind.lower() == "text/html"), default=0)
+    if page and page >= accepted.quality(PNG):
+        return False
+    if upload.is_list:
+        raise ClientError(
+            f"An answer of {PNG} shows one picture; {len(upload.pictures)} came in a list. Send them one by "
+            "one, or take application/json."
+        )
+    if wants_async(request):
+        raise ClientError(
+            f"A drawn answer can't be polled: leave out Prefer: respond-async, or Accept: {PNG}."
+        )
+    return True
+
+
+def traceparent(request: Request) -> str | None:
+    """The trace that this request belongs to, where the header is well-formed."""
+    header = request.headers.get("traceparent", "")
+    return header if _TRACEPARENT.fullmatch(header) else None
