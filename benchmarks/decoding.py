@@ -25,7 +25,7 @@ from benchmarks.whole_decode import whole_decode
 from broker.errors import ModelUnavailable
 from broker.messages import InputSpec
 from model_server import engines
-from model_server.catalogue import CatalogueError, read_model
+from model_server.catalogue.model_spec import CatalogueError, read_model
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import choose_for
 from pictures import decode

@@ -15,7 +15,7 @@ import psutil
 
 from broker.errors import ModelUnavailable
 from model_server import engines
-from model_server.catalogue import read_model
+from model_server.catalogue.model_spec import read_model
 from model_server.engines import EngineOptions
 from model_server.engines.choice import Choice
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 def _with_variables() -> None:
     """Leave the frozen graph out, as the engine was before it."""
-    from model_server.engines import tensorflow  # noqa: PLC0415 - only for its own row
+    from model_server.engines.keras import tensorflow  # noqa: PLC0415 - only for its own row
 
     tensorflow.frozen = tensorflow.graph
 

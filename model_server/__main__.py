@@ -24,15 +24,15 @@ from broker.keys import Keys
 from broker.lease import Lease
 from broker.outage import Outage
 from model_server import engines
-from model_server.catalogue import CatalogueError, ModelSpec, read_spec
-from model_server.device import Device
+from model_server.catalogue.folder_watch import Watch
+from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import Choice, choose_for
-from model_server.keeper import EXIT_HUNG, Keeper
-from model_server.serving import Means, Post, Serving
-from model_server.signals import StopSignals
-from model_server.versions import Watch
-from model_server.worker import IDLE_S, Worker, WorkerLimits
+from model_server.serving.device import Device
+from model_server.serving.lease_keeper import EXIT_HUNG, Keeper
+from model_server.serving.stop_signals import StopSignals
+from model_server.serving.versioned_model import Means, Post, Serving
+from model_server.serving.worker import IDLE_S, Worker, WorkerLimits
 from settings import EXIT_CONFIG, SettingError, Settings, weights
 
 _LOG = logging.getLogger("model_server")
@@ -46,13 +46,13 @@ _CARD_MARGIN_S: Final = 3.0
 def main() -> int:
     """Serve; return the exit status."""
     if sys.argv[1:2] == ["quantise"]:
-        from model_server import quantise  # noqa: PLC0415 - it decodes pictures, which a serving process never does
+        from model_server.commands import quantise  # noqa: PLC0415 - it decodes pictures, which a serving process never does
 
         return quantise.main(sys.argv[2:])
     if sys.argv[1:2] == ["check"]:
-        from model_server import trial  # noqa: PLC0415 - likewise
+        from model_server.commands import check  # noqa: PLC0415 - likewise
 
-        return trial.main(sys.argv[2:])
+        return check.main(sys.argv[2:])
     try:
         settings = Settings.from_env()
         models = [_read(settings, name) for name in settings.served]

@@ -16,10 +16,10 @@ from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import Card, Fit, InputSpec, Job, Result, State, WorkerState
 from broker.producer import Limits, Producer
-from model_server.catalogue import KerasFile, Label, ModelSpec
-from model_server.device import Device
+from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
 from model_server.engines import Engine
-from model_server.worker import Worker, WorkerLimits
+from model_server.serving.device import Device
+from model_server.serving.worker import Worker, WorkerLimits
 
 MODEL = "tiny"
 SPEC = InputSpec(width=2, height=2, channels=1, fit=Fit.STRETCH)

@@ -43,15 +43,18 @@ SETTINGS_READERS = {
     "web/app.py",
     "web/gunicorn.conf.py",
     "model_server/__main__.py",
-    "model_server/dead_letters.py",
-    "model_server/quantise.py",
-    "model_server/trial.py",
+    "model_server/commands/dead_letters.py",
+    "model_server/commands/quantise.py",
+    "model_server/commands/check.py",
     "deploy/serve/__main__.py",
     "deploy/serve/programs.py",
 }
 
 
-OFFLINE = {"model_server/picture_folder.py imports web", "model_server/trial.py imports web"}
+OFFLINE = {
+    "model_server/commands/picture_folder.py imports web",
+    "model_server/commands/check.py imports web",
+}
 """What an offline command, never a serving process, uses of the other side."""
 RUNTIMES = {
     "nncf": {"quantise.py"},
@@ -125,7 +128,7 @@ def test_only_settings_reads_the_environment() -> None:
         if re.search(r"os\.environ|getenv", path.read_text("utf-8"))
     }
     # They write what Keras and TensorFlow read at import; nothing of ours is read there.
-    assert readers == {"model_server/engines/tensorflow.py", "model_server/engines/jax.py"}
+    assert readers == {"model_server/engines/keras/tensorflow.py", "model_server/engines/keras/jax.py"}
 
 
 def test_stress_test_starts_the_load_tester_and_nothing_else() -> None:
@@ -148,7 +151,7 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
         ("web.app", ("keras", "tensorflow", "openvino", "model_server")),
         ("model_server.__main__", ("flask", "PIL", "web", "tensorflow", "keras")),
         ("model_server.engines.openvino", ("flask", "PIL", "web", "tensorflow", "keras")),
-        ("model_server.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),
+        ("model_server.commands.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),
     ],
 )
 def test_what_a_process_really_loads(module: str, never: tuple[str, ...]) -> None:

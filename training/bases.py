@@ -14,8 +14,8 @@ import numpy as np
 
 from broker.errors import first_line
 from broker.messages import Fit, InputSpec
-from model_server import sources
-from model_server.model_toml import Named
+from model_server.catalogue.model_toml import Named
+from model_server.engines.keras import sources
 from training.taken import Taken
 from training.wanted import BaseError, Wanted, toml_beside
 

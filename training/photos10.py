@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from model_server.engines import openvino_runtime
+from model_server.engines.openvino import runtime
 from training import labelled, small_network
 from training.labelled import FolderError, Pictures
 from training.photographs import INPUT, photographed
@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("models/photos10"), help="the folder to save in")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=0)
-    native = "fp32" if openvino_runtime.lacks("bf16") else "bf16"
+    native = "fp32" if runtime.lacks("bf16") else "bf16"
     parser.add_argument(
         "--precision", choices=_POLICIES, default=native, help="what it computes in; the weights are fp32"
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from model_server.engines.quiet import quiet
+from model_server.engines.keras.quiet_tensorflow import quiet
 from training import labelled, publish, wanted
 from training.arguments import parser
 from training.division import refuse_too_few

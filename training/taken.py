@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.messages import InputSpec
-from model_server.catalogue import KerasFile, ModelSpec, Normalise
+from model_server.catalogue.model_spec import KerasFile, ModelSpec, Normalise
+from model_server.catalogue.model_toml import Normalisation, Order
 from model_server.engines import normalisation
-from model_server.model_toml import Normalisation, Order
 
 
 @dataclass(frozen=True, slots=True)

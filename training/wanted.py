@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.messages import Fit
-from model_server.catalogue import CatalogueError, ModelSpec, read_model
-from model_server.model_toml import Named
+from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_model
+from model_server.catalogue.model_toml import Named
 
 
 class BaseError(ValueError):

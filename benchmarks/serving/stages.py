@@ -32,8 +32,10 @@ from broker.lease import Lease
 from broker.messages import Card, Job, Pace, Result, State, Timings, WorkerState
 from broker.producer import Limits, Producer
 from deploy.serve.programs import redis_command
-from model_server import batching, engines, outcomes
-from model_server.catalogue import read_model
+from model_server import engines
+from model_server.catalogue.model_spec import read_model
+from model_server.serving import batching
+from model_server.serving import results as batch_results
 from pictures import decode
 from settings import PROJECT
 from web.routes import predict
@@ -160,7 +162,7 @@ class _Path:
         return batching.form(claimed, self._spec.input, now=self._clock.now(), max_attempts=3)
 
     def _outcomes(self, batch: batching.Batch) -> list[Outcome]:
-        return outcomes.of(batch, self._spec, "1", "", self._clock.now(), Timings(batch=1.0, model=1.0))
+        return batch_results.of(batch, self._spec, "1", "", self._clock.now(), Timings(batch=1.0, model=1.0))
 
     def _complete(self, done: list[Outcome]) -> None:
         if not self._consumer.complete(self._worker, done):

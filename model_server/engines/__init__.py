@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue import ModelSpec
+from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines.choice import Choice
 
 Outputs = tuple[NDArray[np.float32], ...]
@@ -68,15 +68,15 @@ def load(spec: ModelSpec, choice: Choice, options: EngineOptions) -> Engine:
         # Imported only here: each takes from a quarter of a second to several.
         match choice.engine:
             case "openvino":
-                from model_server.engines.openvino import OpenVINOEngine  # noqa: PLC0415
+                from model_server.engines.openvino.engine import OpenVINOEngine  # noqa: PLC0415
 
                 return OpenVINOEngine(spec, choice.precision, options)
             case "tensorflow":
-                from model_server.engines.tensorflow import TensorFlowEngine  # noqa: PLC0415
+                from model_server.engines.keras.tensorflow import TensorFlowEngine  # noqa: PLC0415
 
                 return TensorFlowEngine(spec, choice.precision, options)
             case "jax":
-                from model_server.engines.jax import JaxEngine  # noqa: PLC0415
+                from model_server.engines.keras.jax import JaxEngine  # noqa: PLC0415
 
                 return JaxEngine(spec, choice.precision, options)
     except ModuleNotFoundError as error:

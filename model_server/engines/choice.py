@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from model_server.catalogue import ModelSpec
+from model_server.catalogue.model_spec import ModelSpec
 
 _DEVICES: Final = Path("/dev")
 _GPU_PATTERNS: Final = ("nvidia[0-9]*", "dxg")
@@ -32,7 +32,7 @@ def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: s
     if spec.is_imported and engine == "auto":
         engine = "openvino"
     if spec.is_imported and precision == "auto" and engine == "openvino" and _is_installed("openvino"):
-        from model_server.engines import quantised  # noqa: PLC0415 - it loads OpenVINO
+        from model_server.engines.openvino import quantised  # noqa: PLC0415 - it loads OpenVINO
 
         precision = "int8" if quantised.is_quantised(spec) else "auto"
     return choose(engine, precision, keras_backend=keras_backend)
@@ -78,6 +78,6 @@ def _is_installed(module: str) -> bool:
 def _openvino_precision() -> str:
     if not _is_installed("openvino"):
         return "fp32"  # loading will say that it is missing
-    from model_server.engines import openvino_runtime  # noqa: PLC0415 - a fifth of a second, only where it is used
+    from model_server.engines.openvino import runtime  # noqa: PLC0415 - a fifth of a second, only where it is used
 
-    return "bf16" if "BF16" in openvino_runtime.capabilities() else "fp32"
+    return "bf16" if "BF16" in runtime.capabilities() else "fp32"

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.catalogue import ModelSpec
-from model_server.model_toml import Named, Normalisation
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.catalogue.model_toml import Named, Normalisation
 
 _NAMED: Final[dict[Named, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     "none": ((0.0,), (1.0,)),

@@ -5,7 +5,7 @@ where, geometry.py where that is on the photo. Knows no engine and no Redis.
 """
 
 from broker.messages import Prediction
-from model_server.catalogue import ModelSpec
+from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Outputs
 from model_server.tasks import classification, detection
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
 from broker.messages import Prediction
-from model_server.catalogue import Label
+from model_server.catalogue.model_spec import Label
 
 
 def classify(

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
 from broker.messages import Prediction
-from model_server.catalogue import ModelSpec
+from model_server.catalogue.detection_layout import Arranged, Detection, Floats, arrange, corners
+from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Outputs
-from model_server.layout import Arranged, Detection, Floats, arrange, corners
 from pictures.geometry import place
 
 MAX_CANDIDATES: Final = 2_048

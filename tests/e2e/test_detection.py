@@ -10,7 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from model_server.engines import openvino_runtime
+from model_server.engines.openvino import runtime
 from pictures.annotate import colour
 from settings import PROJECT
 from tests.conftest import RedisServer
@@ -64,8 +64,8 @@ def _overlap(one: Box, other: Box) -> float:
 def served(request: pytest.FixtureRequest, own_redis: RedisServer, tmp_path: Path) -> Any:  # noqa: ANN401
     """A stack that serves Yolo-Fastest-xl on an engine."""
     engine, precision = request.param.split()
-    if engine == "openvino" and openvino_runtime.lacks(precision):
-        pytest.skip(openvino_runtime.lacks(precision))
+    if engine == "openvino" and runtime.lacks(precision):
+        pytest.skip(runtime.lacks(precision))
     folder = tmp_path / "models" / "yolo"
     folder.mkdir(parents=True)
     for each in NETWORK.iterdir():

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from broker.connection import connect
-from model_server.keeper import EXIT_HUNG
+from model_server.serving.lease_keeper import EXIT_HUNG
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Stack, shade, wait_until_accepted
 from tests.fakes import eventually

@@ -14,8 +14,8 @@ import pytest
 
 from broker.connection import connect
 from broker.keys import Keys
-from model_server.device import PATIENCE_S
-from model_server.keeper import EXIT_HUNG
+from model_server.serving.device import PATIENCE_S
+from model_server.serving.lease_keeper import EXIT_HUNG
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Stack, shade
 from tests.e2e.told_server import write

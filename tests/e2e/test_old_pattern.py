@@ -103,7 +103,7 @@ def test_4_nothing_sleeps_between_a_picture_and_its_answer(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With every fallback look-up beyond the deadline, only wake-ups can bring the answer in time.
-    monkeypatch.setattr("model_server.worker.IDLE_S", 4.0)
+    monkeypatch.setattr("model_server.serving.worker.IDLE_S", 4.0)
     monkeypatch.setattr("web.jobs.LOOK_AT_CLIENT_S", 1000.0)
     service.app.extensions["frontend"].replies._reread_s = 1000.0
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("something sleeps"))

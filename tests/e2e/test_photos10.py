@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from model_server.catalogue import read_model
+from model_server.catalogue.model_spec import read_model
 from tests.conftest import RedisServer, running_redis
 from tests.e2e.conftest import ROOT, Stack, shade
 from tests.fakes import eventually

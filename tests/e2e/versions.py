@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from model_server.catalogue import read_model
+from model_server.catalogue.model_spec import read_model
 from tests.e2e.conftest import Stack, shade
 from tests.fakes import eventually
 

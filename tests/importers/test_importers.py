@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_server import engines
-from model_server.catalogue import read_model
+from model_server.catalogue.model_spec import read_model
 from model_server.engines import EngineOptions
 from model_server.engines.choice import Choice
 from tests.conftest import RedisServer

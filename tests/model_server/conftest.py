@@ -7,10 +7,10 @@ import pytest
 import redis
 
 from broker.keys import Keys
-from model_server.worker import Worker
+from model_server.serving.worker import Worker
 from tests import fakes
 from tests.fakes import FakeEngine, eventually
-from tests.model_server.versioned import Model
+from tests.model_server.serving.versioned import Model
 
 
 @pytest.fixture

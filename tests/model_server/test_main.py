@@ -8,9 +8,9 @@ import pytest
 from broker.outage import Outage
 from model_server import __main__ as server
 from model_server import engines
-from model_server.device import Device
 from model_server.engines import EngineOptions
 from model_server.engines.choice import Choice
+from model_server.serving.device import Device
 from settings import Settings
 from tests.model_server.engines import tiny
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.messages import Fit, InputSpec
-from model_server.catalogue import KerasFile, read_model
+from model_server.catalogue.model_spec import KerasFile, read_model
 from training import publish
 from training.publish import PublishError
 from training.taken import Taken

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from model_server.catalogue import read_model
+from model_server.catalogue.model_spec import read_model
 from tests.conftest import RedisServer
 from tests.e2e.conftest import ROOT, Stack
 from tests.fakes import eventually

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from broker.messages import Fit, InputSpec
-from model_server.catalogue import read_model
-from model_server.model_toml import Normalisation
+from model_server.catalogue.model_spec import read_model
+from model_server.catalogue.model_toml import Normalisation
 from training import publish
 from training.taken import Taken
 

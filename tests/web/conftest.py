@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from broker.keys import Keys
-from model_server.worker import Worker
+from model_server.serving.worker import Worker
 from settings import Settings
 from tests import fakes
 from tests.fakes import MODEL, FakeEngine

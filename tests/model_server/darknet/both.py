@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 # TensorFlow first: it names Keras' backend.
-from model_server.engines import tensorflow  # isort: skip # noqa: F401
+from model_server.engines.keras import tensorflow  # isort: skip # noqa: F401
 import keras
 
 from model_server.darknet import keras_model

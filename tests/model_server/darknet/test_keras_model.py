@@ -146,7 +146,7 @@ import json, sys
 from pathlib import Path
 from model_server.engines import tensorflow
 from model_server.catalogue import read_model
-from model_server.engines.keras_network import KerasNetwork
+from model_server.engines.keras.network import KerasNetwork
 network = KerasNetwork(read_model(Path(sys.argv[1]), "tiny"))
 network.compute_in("bf16")
 layers = [each for each in network.model.layers if each.weights or each.name == "detections"]

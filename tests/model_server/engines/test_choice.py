@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from model_server.engines import choice, openvino_runtime
+from model_server.engines import choice
 from model_server.engines.choice import Choice, choose
+from model_server.engines.openvino import runtime
 
 
 @pytest.fixture
@@ -13,7 +14,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A CPU with bf16, OpenVINO installed, no GPU."""
     monkeypatch.setattr(choice, "has_gpu", lambda _: False)
     monkeypatch.setattr(choice, "_is_installed", lambda _: True)
-    monkeypatch.setattr(openvino_runtime, "capabilities", lambda: frozenset({"FP32", "BF16", "INT8"}))
+    monkeypatch.setattr(runtime, "capabilities", lambda: frozenset({"FP32", "BF16", "INT8"}))
     return monkeypatch
 
 
@@ -38,11 +39,11 @@ def test_on_a_cpu(
 
 
 def test_a_cpu_without_bf16_computes_in_fp32(machine: pytest.MonkeyPatch) -> None:
-    machine.setattr(openvino_runtime, "capabilities", lambda: frozenset({"FP32", "INT8"}))
+    machine.setattr(runtime, "capabilities", lambda: frozenset({"FP32", "INT8"}))
     assert choose("auto", "auto", keras_backend="tensorflow") == Choice("openvino", "fp32")
     assert choose("openvino", "bf16", keras_backend="tensorflow") == Choice("openvino", "bf16")
-    assert "does not compute in bf16 (it has FP32, INT8)" in openvino_runtime.lacks("bf16")
-    assert openvino_runtime.lacks("int8") == openvino_runtime.lacks("fp32") == ""
+    assert "does not compute in bf16 (it has FP32, INT8)" in runtime.lacks("bf16")
+    assert runtime.lacks("int8") == runtime.lacks("fp32") == ""
 
 
 def test_without_openvino_keras_own_backend_runs(machine: pytest.MonkeyPatch) -> None:

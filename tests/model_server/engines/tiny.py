@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.catalogue import KerasFile, Label, ModelSpec
-from model_server.engines import openvino_runtime, store
-from model_server.engines.check import Reference
+from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
+from model_server.engines.check.agreement import Reference
+from model_server.engines.openvino import runtime, store
 from tests.fakes import SPEC
 
 # After openvino_runtime, which blocks its telemetry.
@@ -40,6 +40,6 @@ def write(folder: Path, *, wrong: float = 0.0) -> None:
     weights = (WEIGHTS + wrong * np.array([1, 0, 0], np.float32)) / np.float32(255)
     logits = opset13.matmul(flat, weights, transpose_a=False, transpose_b=False)
     graph = Model([opset13.softmax(logits, 1)], [picture], "tiny")
-    openvino_runtime.save_model(graph, folder / "network.xml", compress_to_fp16=False)
+    runtime.save_model(graph, folder / "network.xml", compress_to_fp16=False)
     pictures = np.random.default_rng(3).integers(0, 256, (10, 2, 2, 1), dtype=np.uint8)
     store.write_reference(folder, Reference(pictures, (expected(pictures),)))

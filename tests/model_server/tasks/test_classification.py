@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from broker.errors import InferenceFailed
-from model_server.catalogue import Label
+from model_server.catalogue.model_spec import Label
 from model_server.tasks.classification import classify
 
 LABELS = (Label("n0", "cat"), Label("n1", "dog"), Label("n2", "cow"), Label("n3", "hen"))

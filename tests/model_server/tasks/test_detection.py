@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
 from broker.messages import Fit, InputSpec, Prediction
-from model_server.catalogue import KerasFile, Label, ModelSpec
-from model_server.layout import Detection
+from model_server.catalogue.detection_layout import Detection
+from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
 from model_server.tasks import detection, predictions
 from model_server.tasks.detection import MAX_CANDIDATES, detect, suppress
 

@@ -14,7 +14,7 @@ from web.routes.static import FOLDER
 
 WEB = Path(errors.__file__).parent
 SCRIPTS = sorted(FOLDER.glob("*.js"))
-TEMPLATES = sorted((WEB / "templates").glob("*.html"))
+TEMPLATES = sorted((WEB / "pages" / "templates").glob("*.html"))
 
 
 @pytest.mark.parametrize("address", ["/", "/status"])

@@ -1,0 +1,99 @@
+"""What kind of network a file is, by its name and its first bytes, whatever model.toml says.
+
+Owns the hint that goes with a file which could not be read as the kind that model.toml names. Loads nothing.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Final
+
+from model_server.catalogue.model_toml import Source
+
+_SUFFIXES: Final = {
+    ".onnx": "onnx",
+    ".tflite": "tflite",
+    ".lite": "tflite",
+    ".keras": "keras_file",
+    ".h5": "keras_file",
+    ".hdf5": "keras_file",
+    ".pb": "frozen_graph",
+    ".pdmodel": "paddle",
+    ".pdiparams": "paddle",
+    ".cfg": "darknet",
+    ".weights": "darknet",
+}
+
+_FOREIGN: Final = {
+    ".pt": "PyTorch's",
+    ".pth": "PyTorch's",
+    ".ckpt": "a checkpoint",
+    ".safetensors": "weights without a network",
+}
+"""What no kind takes: it must be exported first."""
+
+_SEE: Final = "docs/models.md has an example of each kind."
+
+
+def hint(path: Path, source: Source, *, within: Path) -> str:
+    """A sentence, after a space, on what the file looks like if that is not `source`'s kind; else empty.
+
+    `within` is the model's folder, from which model.toml names its files.
+    """
+    written = str(type(source).__struct_config__.tag)
+    foreign = _FOREIGN.get(path.suffix.lower())
+    if foreign is not None and path.is_file():
+        return f" It looks like {foreign}: export it to ONNX. {_SEE}"
+    kind = kind_of(path)
+    if kind in ("", written):
+        return ""
+    what = f'write kind = "{kind}", not "{written}", in [source] of model.toml'
+    if kind == "saved_model":
+        folder = os.path.relpath(path if path.is_dir() else path.parent, within)
+        what += f', and folder = "{folder}"'
+    return f" It looks like {_NAMES[kind]}: {what}. {_SEE}"
+
+
+def kind_of(path: Path) -> str:
+    """The kind of a file or folder, by its first bytes, then by its name; empty if nothing tells."""
+    if path.is_dir():
+        if (path / "saved_model.pb").is_file():
+            return "saved_model"
+        is_paddle = (path / "__model__").is_file() or any(path.glob("*.pdmodel"))
+        return "paddle" if is_paddle else ""
+    if not path.is_file():
+        return ""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+        if head[4:] == b"TFL3":
+            return "tflite"
+        if head.startswith(b"\x89HDF\r\n\x1a\n") or _is_keras(path):
+            return "keras_file"
+    except OSError:
+        return ""
+    if path.name == "saved_model.pb":
+        return "saved_model"
+    return _SUFFIXES.get(path.suffix.lower(), "")
+
+
+def _is_keras(path: Path) -> bool:
+    """Whether it is the .zip that Keras 3 writes."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"config.json", "metadata.json"} <= set(archive.namelist())
+    except Exception:  # noqa: BLE001 - damaged in any way: a hint must not stand before the reason it goes with
+        return False
+
+
+_NAMES: Final = {
+    "onnx": "a network in ONNX",
+    "tflite": "a network of TensorFlow Lite",
+    "keras_file": "a network saved by Keras",
+    "frozen_graph": "a frozen graph of TensorFlow",
+    "saved_model": "a SavedModel of TensorFlow",
+    "paddle": "a network of PaddlePaddle",
+    "darknet": "a file of Darknet's",
+}

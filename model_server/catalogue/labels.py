@@ -1,0 +1,60 @@
+"""The labels of a model: a CSV with a row for each class, or plain text with a line for each.
+
+Owns the reading of both, and what is said of a file that is neither.
+"""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_server.catalogue.toml_errors import CatalogueError
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A class's name, and its id where the data set has one (ImageNet: the WordNet id)."""
+
+    class_id: str
+    label: str
+
+
+def read(path: Path) -> tuple[Label, ...]:
+    """A `.csv` by its columns; any other file line by line, the class's index being its id.
+
+    Raises CatalogueError.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogueError(f"{path}: the labels can't be read ({error}).") from None
+    return _table(path, text) if path.suffix.lower() == ".csv" else _lines(path, text)
+
+
+def _table(path: Path, text: str) -> tuple[Label, ...]:
+    """With a header: index,class_id,label; the indices are 0, 1, 2, ..."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise CatalogueError(f"{path}, line {reader.line_num + 1}: is no CSV ({error}).") from None
+    if not rows or not {"index", "class_id", "label"} <= set(rows[0][1]):
+        raise CatalogueError(f"{path}: needs the columns index,class_id,label and a row for each class")
+    for number, (line, row) in enumerate(rows):
+        if None in row or None in row.values():
+            raise CatalogueError(
+                f"{path}, line {line}: must have as many columns as the first line; a comma in a label needs "
+                'quotes around it: "tench, Tinca tinca"'
+            )
+        if row["index"] != str(number):
+            raise CatalogueError(f"{path}, line {line}: the index must be {number}, not {row['index']!r}")
+    return tuple(Label(row["class_id"], row["label"]) for _, row in rows)
+
+
+def _lines(path: Path, text: str) -> tuple[Label, ...]:
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if lines == [""]:
+        raise CatalogueError(f"{path}: needs a line for each class")
+    if "" in lines:
+        raise CatalogueError(f"{path}, line {lines.index('') + 1}: is empty, but each line names a class")
+    return tuple(Label(str(index), line) for index, line in enumerate(lines))

@@ -1,0 +1,162 @@
+"""`python -m model_server check models/NAME`: read a model's folder, load its network, classify a picture.
+
+Owns the command line, its words and its exit status. A process of its own, never one that serves: it decodes
+a picture as the web tier does. It says of a folder what serving it would.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ServiceError, first_line
+from broker.messages import Prediction
+from model_server import engines, tasks
+from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
+from model_server.catalogue.model_toml import Normalisation
+from model_server.engines import Engine, EngineOptions, Outputs
+from model_server.engines.check import agreement, drawn_pictures
+from model_server.engines.choice import choose_for
+from pictures import decode
+from settings import SettingError, Settings, weights
+
+SOUND: Final = 0
+WRONG: Final = 1
+"""The folder, its network or the picture; argparse has 2 for a command line that it can't read."""
+
+_EPILOG: Final = """\
+Without --picture a drawn one goes through the network: it shows that the model runs, not that it is right.
+exit status: 0 the model can be served; 1 it can't, for the reason that is told.
+It reads the settings of the service: ENGINE, PRECISION, CACHE_DIR, DENSENET121_WEIGHTS and so on.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The picture that is tried, as the model takes it."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    original_size: tuple[int, int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit status."""
+    options = _options(arguments)
+    try:
+        settings = Settings.from_env()
+        spec = _spec(options.model, settings)
+        if options.top and options.top > spec.top_max:
+            return _complain(f"--top {options.top} is too many: {spec.name} can give {spec.top_max} at most.")
+        for line in _described(spec):
+            _say(line)
+        shown = _shown(spec, options.picture, settings)
+        engine = _engine(spec, settings)
+        _say(f"engine      {engine.name} {engine.precision}, weights: {spec.weights}")
+        _say(f"picture     {shown.name}, {shown.original_size[0]} x {shown.original_size[1]}")
+        found = _predictions(spec, engine.predict(shown.pixels[None]), shown, options.top or spec.top)
+        for each in found:
+            box = f"  {list(each.box)}" if each.box is not None else ""
+            _say(f"  {each.probability:8.4f}  {each.label}  ({each.class_id}){box}")
+        if not found:
+            _say("  nothing was found on it")
+    except (SettingError, CatalogueError, OSError) as error:
+        return _complain(str(error))
+    except ServiceError as error:
+        return _complain(error.message)
+    except Exception as error:  # noqa: BLE001 - whatever a network raises, it is this model's own
+        return _complain(f"The network can't be run as its model.toml says ({first_line(error)}).")
+    elsewhere = spec.folder.resolve().parent != Path(settings.models_dir).resolve()
+    where = f"MODELS_DIR={spec.folder.resolve().parent} " if elsewhere else ""
+    if spec.weights == "random":
+        _say("The weights are random: the labels mean nothing.")
+    _say(f"{spec.name} can be served: {where}MODELS={spec.name} make serve")
+    return SOUND
+
+
+def _spec(model: str, settings: Settings) -> ModelSpec:
+    """By the path of its folder, or by its name in MODELS_DIR."""
+    path = Path(model)
+    is_path = path.is_dir() or len(path.parts) > 1
+    folder = path.absolute() if is_path else Path(settings.models_dir) / model
+    return read_spec(folder.parent, folder.name, weights(settings))
+
+
+def _described(spec: ModelSpec) -> list[str]:
+    given = spec.input
+    resized = f" after the short side is {given.resize}" if given.resize else ""
+    normalise = str(spec.normalise)
+    if isinstance(spec.normalise, Normalisation):
+        normalise = f"(pixel - {list(spec.normalise.mean)}) / {list(spec.normalise.std)}"
+    # In quotes: ImageNet's labels have commas in them.
+    first = ", ".join(f'"{label.label}"' for label in spec.labels[:3])
+    rest = ", ..." if len(spec.labels) > 3 else ""
+    colours = "grey" if given.channels == 1 else spec.order
+    return [
+        f"model       {spec.name}: {spec.task}, {_many(len(spec.labels), 'label')} ({first}{rest})",
+        f"source      {type(spec.source).__struct_config__.tag}: {spec.weights}",
+        f"input       {given.width} x {given.height}, {_many(given.channels, 'channel')} ({colours}), "
+        f"fit {given.fit}{resized}, normalise {normalise}",
+        f"output      activation {spec.activation}",
+    ]
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _shown(spec: ModelSpec, path: Path | None, settings: Settings) -> Shown:
+    if path is None:
+        return Shown("a drawn one", drawn_pictures.draw(spec.input)[0], (spec.input.width, spec.input.height))
+    prepared = decode.prepare(path.read_bytes(), spec.input, max_pixels=settings.max_pixels)
+    return Shown(str(path), prepared.pixels, prepared.original_size)
+
+
+def _engine(spec: ModelSpec, settings: Settings) -> Engine:
+    choice = choose_for(spec, settings.engine, settings.precision, keras_backend=settings.keras_backend)
+    options = EngineOptions(
+        settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads
+    )
+    return engines.load(spec, choice, options)
+
+
+def _predictions(spec: ModelSpec, outputs: Outputs, shown: Shown, top: int) -> tuple[Prediction, ...]:
+    """What would be answered. Raises ServiceError if the outputs are no probabilities."""
+    if spec.detection is None:
+        agreement.require_probabilities(spec, outputs[0])
+    picture = tuple(output[0] for output in outputs)
+    return tasks.predictions(picture, spec, original_size=shown.original_size, top=top)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m model_server check",
+        description="Read a model's folder, load its network, and classify a picture with it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="models/NAME", help="its folder, or its name in MODELS_DIR")
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="a picture of what the model knows")
+    parser.add_argument("--top", metavar="K", type=_count, help="predictions to print (model.toml's top)")
+    return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _complain(text: str) -> int:
+    sys.stderr.write(f"{text}\n")
+    return WRONG

@@ -1,0 +1,203 @@
+"""`python -m model_server.commands.dead_letters list|requeue|drop`: an operator's hand on the poison jobs.
+
+Owns the command line, its words and its exit status. What a dead letter is, and how its job goes back into
+the queue, is the broker's.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from broker.clock import RedisClock
+from broker.connection import connect, masked
+from broker.dead_letters import DeadLetter, DeadLetters
+from broker.errors import BrokerUnavailable, ServiceError, UnknownModel
+from broker.keys import Keys
+from broker.messages import Pace, WorkerState
+from broker.producer import Limits
+from broker.registry import ModelView, Registry
+from settings import EMBEDDED_REDIS, SettingError, Settings
+
+DONE: Final = 0
+REFUSED: Final = 1
+IMPOSSIBLE: Final = 2
+"""As argparse has it for a command line that it can't read."""
+
+_REDIS_TIMEOUT_S: Final = 10.0
+"""All dead letters of a model come in one reply: 13 MB where pictures take 200 KB each."""
+
+_MB: Final = 1024 * 1024
+
+_EPILOG: Final = """\
+exit status: 0 all was done; 1 something was refused, and all else done; 2 nothing could be tried.
+It reads the settings of the service: give it the same REDIS_URL, KEY_PREFIX, QUEUE_LIMIT and so on.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit status."""
+    options = _options(arguments)
+    try:
+        settings = Settings.from_env()
+        command = Command(settings)
+    except SettingError as error:
+        return _complain(str(error), IMPOSSIBLE)
+    except ValueError as error:  # what only the Redis client finds, such as a port that is none
+        return _complain(f"REDIS_URL can't be used: {error}.", IMPOSSIBLE)
+    try:
+        command.choose(options.model)
+        if options.verb == "list":
+            return command.show()
+        return command.apply(options.verb, options.ids)
+    except UnknownModel as error:
+        return _complain(error.message, IMPOSSIBLE)
+    except BrokerUnavailable as error:
+        whose = (
+            "REDIS_URL is"
+            if settings.redis_url
+            else "REDIS_URL is not set, and `make serve` has its Redis at"
+        )
+        return _complain(f"{error.message} {whose} {masked(_redis_url(settings))}.", IMPOSSIBLE)
+
+
+class Command:
+    """What is done to the chosen models' dead letters. Every method raises BrokerUnavailable."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client = connect(_redis_url(settings), timeout_s=_REDIS_TIMEOUT_S)
+        self._keys = Keys(settings.key_prefix)
+        self._models: dict[str, ModelView | None] = {}
+
+    def choose(self, name: str | None) -> None:
+        """Choose the model of that name, or all there are. Raises UnknownModel."""
+        views = Registry(self._client, self._keys, RedisClock()).models(fresh=True)
+        known = {each: views.get(each) for each in sorted({*views, *self._settings.models})}
+        if name is not None and name not in known:
+            raise UnknownModel(f"There is no model {name!r}. There are: {', '.join(known)}.")
+        self._models = known if name is None else {name: known[name]}
+
+    def show(self) -> int:
+        """Print a line for each dead letter."""
+        letters = self._letters()
+        for model, letter in letters:
+            _say(_line(model, letter))
+        return DONE if letters else self._nothing()
+
+    def apply(self, verb: str, ids: list[str]) -> int:
+        """Re-queue or drop the dead letters of these ids, or all of them where none is given."""
+        letters = [(model, letter.id) for model, letter in self._letters()]
+        if not letters and not ids:
+            return self._nothing()
+        status = DONE
+        for missing in [each for each in ids if each not in (job_id for _, job_id in letters)]:
+            status = _complain(f"{missing} is no dead letter of {', '.join(self._models)}.", REFUSED)
+        for model, job_id in letters:
+            if ids and job_id not in ids:
+                continue
+            try:
+                _say(self._drop(model, job_id) if verb == "drop" else self._requeue(model, job_id))
+            except BrokerUnavailable:
+                raise
+            except ServiceError as error:
+                status = _complain(f"{job_id} was left as it is: {error.message}", REFUSED)
+        return status
+
+    def _letters(self) -> list[tuple[str, DeadLetter]]:
+        return [(model, letter) for model in self._models for letter in self._of(model).entries()]
+
+    def _nothing(self) -> int:
+        _say(f"There are no dead letters of {', '.join(self._models)}.")
+        return DONE
+
+    def _requeue(self, model: str, job_id: str) -> str:
+        view, timeout_s = self._models[model], self._settings.async_timeout_s
+        fresh_id = self._of(model).requeue(job_id, timeout_s=timeout_s, pace=view.pace if view else Pace())
+        waits = ""
+        if view is None or view.state not in (WorkerState.READY, WorkerState.LOADING):
+            waits = f" (no model server serves {model}: it waits {timeout_s:g} s for one, and is then lost)"
+        return f"{job_id} is queued again: /predictions/{fresh_id}?model={model}{waits}"
+
+    def _drop(self, model: str, job_id: str) -> str:
+        self._of(model).drop(job_id)
+        return f"{job_id} is dropped."
+
+    def _of(self, model: str) -> DeadLetters:
+        limits = Limits(
+            queue_jobs=self._settings.queue_limit,
+            queue_bytes=self._settings.queue_limit_mb * _MB,
+            result_ttl_s=self._settings.result_ttl_s,
+            key_ttl_s=self._settings.key_ttl_s,
+        )
+        return DeadLetters(self._client, self._keys, model, limits)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m model_server.commands.dead_letters",
+        description="List, re-queue or drop the jobs that were put aside because they were poison.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, about in (
+        ("list", "print one line for each: model, id, accepted, picture, upload, bytes, request, reason"),
+        ("requeue", "put jobs back into the queue and print where each is polled"),
+        ("drop", "remove jobs for good"),
+    ):
+        sub = verbs.add_parser(verb, help=about, description=about)
+        sub.add_argument("--model", metavar="NAME", help="of this model only (default: of every model)")
+        if verb != "list":
+            sub.add_argument("ids", nargs="*", metavar="ID", help="as `list` prints it")
+            sub.add_argument("--all", action="store_true", help="every one, instead of IDs")
+    options = parser.parse_args(arguments)
+    if options.verb != "list" and bool(options.ids) == options.all:
+        parser.error(f"{options.verb} takes either IDs or --all")
+    return options
+
+
+def _redis_url(settings: Settings) -> str:
+    return settings.redis_url or f"unix://{EMBEDDED_REDIS}"
+
+
+def _line(model: str, letter: DeadLetter) -> str:
+    picture = upload = "-"
+    if letter.shape is not None and letter.original_size is not None:
+        height, width, channels = letter.shape
+        picture = f"{width}x{height}x{channels}"
+        upload = "{}x{}".format(*letter.original_size)
+    # A reason may hold what a network's own error says.
+    reason, request = _printable(letter.reason), _printable(letter.request_id).replace(" ", "")
+    accepted = _when(letter.accepted)
+    place = f"{model}  {letter.id}  {accepted}  {picture}  {upload}  {letter.size}"
+    return f"{place}  {request or '-'}  {reason or '-'}"
+
+
+def _printable(text: str) -> str:
+    """One line, and nothing that moves a cursor."""
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
+def _when(accepted: float | None) -> str:
+    try:
+        return (
+            "-" if accepted is None else datetime.fromtimestamp(accepted, UTC).isoformat(timespec="seconds")
+        )
+    except (ValueError, OverflowError, OSError):  # no time that a calendar has
+        return "-"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()  # a new address must be known even if the next job is the last
+
+
+def _complain(text: str, status: int) -> int:
+    sys.stderr.write(f"{text}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""A folder of the user's pictures, as arrays that went the way of serving, with labels where it has them.
+
+Owns reading, labelling and dividing. Only offline commands use it, since it imports the web tier's
+decoding: a serving model process never does.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ClientError
+from model_server.catalogue.model_spec import ModelSpec
+from pictures import decode
+
+LEAST: Final = 20
+"""Pictures without which neither a calibration nor a verdict means anything."""
+
+_SEED: Final = 7
+
+
+class FolderError(ValueError):
+    """The folder can't be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """`pixels` is uint8 (N, height, width, channels); `labels` is int64 (N,), the class of each, or None."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def part(self, rows: slice) -> "Pictures":
+        """Some of them."""
+        return Pictures(self.pixels[rows], None if self.labels is None else self.labels[rows])
+
+
+def read(folder: Path, spec: ModelSpec, *, max_pixels: int, at_most: int) -> Pictures:
+    """Decode and fit up to `at_most` pictures below `folder`, chosen by lot, always the same ones.
+
+    They have labels if every folder directly below is named after a class (its label or its id) and no file
+    lies beside them. What is no picture is left out. Raises FolderError.
+    """
+    if not folder.is_dir():
+        raise FolderError(f"there is no folder {folder}")
+    classes = _classes(folder, spec)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    random.Random(_SEED).shuffle(paths)
+    pixels: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    for path in paths:
+        if len(pixels) == at_most:
+            break
+        try:
+            pixels.append(decode.prepare(path.read_bytes(), spec.input, max_pixels=max_pixels).pixels)
+        except ClientError:
+            continue
+        labels.append(classes.get(path.relative_to(folder).parts[0], -1))
+    if len(pixels) < LEAST:
+        raise FolderError(f"{folder} has {len(pixels)} pictures of a format that is served; it takes {LEAST}")
+    return Pictures(np.stack(pixels), np.array(labels, np.int64) if classes else None)
+
+
+def divide(pictures: Pictures, calibrate: int) -> tuple[Pictures, Pictures]:
+    """Those to calibrate with, `calibrate` or half if they are fewer than twice that, and those held out."""
+    middle = min(calibrate, len(pictures) // 2)
+    return pictures.part(slice(None, middle)), pictures.part(slice(middle, None))
+
+
+def _classes(folder: Path, spec: ModelSpec) -> dict[str, int]:
+    """Name of each folder directly below -> its class's index; empty if the pictures have no labels."""
+    names: dict[str, int] = {}
+    for index, label in enumerate(spec.labels):
+        names.setdefault(_plain(label.label), index)  # ImageNet has two "crane"
+    names |= {_plain(label.class_id): index for index, label in enumerate(spec.labels)}
+    below = list(folder.iterdir())
+    if not below or not all(path.is_dir() and _plain(path.name) in names for path in below):
+        return {}
+    return {path.name: names[_plain(path.name)] for path in below}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace(" ", "_").replace("-", "_")

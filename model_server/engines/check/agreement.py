@@ -1,0 +1,229 @@
+"""Whether an engine computes what plain Keras computes, or an imported network in fp32, on the same pictures.
+
+Owns the measures, the tolerances and the words of a refusal. Runs no network itself.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.engines import Outputs
+from model_server.engines.check import detection
+from model_server.engines.check.detection import DetectionVerdict
+from model_server.engines.check.final_operation import Ending
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The right `outputs`, in float32, for `pictures`, uint8 (N, height, width, channels)."""
+
+    pictures: NDArray[np.uint8]
+    outputs: Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far an engine may be from the reference: shares, so that they hold for any number of classes."""
+
+    peak: float
+    """Largest difference of an output, as a share of the picture's largest output (a probability near 1)."""
+    log: float
+    """Largest difference of a log-probability, as a share of their range over the classes, for the picture
+    where that is largest. A network that is sure hides much from the first measure: its probabilities are 0
+    and 1 whatever its logits. Each picture's own range would not do: three classes are often unsure (a range
+    of 1.1 for one picture, of 8 for another), and 16 bits a fiftieth of that, 0.017, right as they are."""
+
+
+TOLERANCES: Final = {
+    # Measured (peak, log) on OpenVINO: digits 8e-8 and 2e-7, ResNet50 with random weights 2e-7 and 5e-7.
+    "fp32": Tolerance(0.001, 0.001),
+    # bf16: digits 4e-4 and 9e-4, photos10 0.012 and 0.003, three classes retrained from it 0.001 and 0.002,
+    # ResNet50 6e-4 and 0.0021. What must be found is far off: channels in the wrong order give 0.025 in the
+    # second on that ResNet50, 0.2 on photos10; a forgotten normalisation 0.35 and more.
+    "bf16": Tolerance(0.1, 0.015),
+    "fp16": Tolerance(0.1, 0.015),
+    # int8 is compared with its own outputs of when it was made: the pictures of the user decided then whether
+    # it is good enough (quantise.py), and this finds a processor or a version that computes something else.
+    "int8": Tolerance(0.3, 0.1),
+}
+
+RULES: Final = 2
+"""Raised when a network that was converted may be refused today: part of its entry's name (conversion.py)."""
+
+_SLACK: Final = 0.01
+"""How far outside 0..1 a probability may lie: quantised networks round."""
+
+_SUM_SLACK: Final = 0.01
+"""How far from 1 the sum of a picture's probabilities may be: those of a network in int8 are rounded."""
+
+_LEAST_PROBABILITY: Final = 1e-30
+"""Below it logarithms are not compared; float32 itself ends at 1e-38."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison found, the worst of all pictures (see Tolerance), and what was allowed."""
+
+    pictures: int
+    same_top1: int
+    """Pictures with the same best class. A lead within the tolerance is a tie: either is right."""
+    peak: float
+    log: float
+    tolerance: Tolerance
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the engine may serve. A difference that is no number is too large."""
+        near = self.peak <= self.tolerance.peak and self.log <= self.tolerance.log
+        return near and self.same_top1 == self.pictures
+
+    def __str__(self) -> str:
+        return (
+            f"same top-1 on {self.same_top1} of {self.pictures} pictures; largest difference "
+            f"{self.peak:.2g} of the peak (at most {self.tolerance.peak:g}), "
+            f"{self.log:.2g} of the log-probabilities' range (at most {self.tolerance.log:g})"
+        )
+
+
+def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> Verdict:
+    """Compare outputs, each float32 with the pictures as first axis. Shapes that differ raise ValueError."""
+    shapes = [[each.shape for each in some] for some in (reference, outputs)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the outputs' shapes are {shapes[1]}, where {shapes[0]} are right")
+    rows = len(reference[0])
+    flat = [
+        (right.reshape(rows, -1).astype(np.float64), found.reshape(rows, -1).astype(np.float64))
+        for right, found in zip(reference, outputs, strict=True)
+    ]
+    return Verdict(
+        pictures=rows,
+        same_top1=_same_top1(*flat[0], tie=tolerance.peak),
+        # NumPy's maximum, because that of a number and NaN is NaN.
+        peak=float(np.max([_peak(*pair) for pair in flat])),
+        log=float(np.max([_log(*pair) for pair in flat])),
+        tolerance=tolerance,
+    )
+
+
+def judge(
+    spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str
+) -> Verdict | DetectionVerdict:
+    """Compare by the measures and the tolerances of the model's task. Shapes that differ raise ValueError."""
+    if spec.detection is not None:
+        return detection.compare(spec, reference, outputs, precision)
+    return compare(reference, outputs, TOLERANCES[precision])
+
+
+def require(
+    spec: ModelSpec,
+    engine: str,
+    precision: str,
+    reference: Reference,
+    predict: Callable[[NDArray[np.uint8]], Outputs],
+) -> Verdict | DetectionVerdict:
+    """Run the reference's pictures. Raises ModelUnavailable, with the verdict, if the outputs disagree."""
+    try:
+        verdict = judge(spec, reference.outputs, predict(reference.pictures), precision)
+        if verdict.agrees:
+            return verdict
+        reason = str(verdict)
+    except ValueError as error:
+        reason = str(error)
+    right = "its file does in fp32" if spec.is_imported else "plain Keras does"
+    other = "PRECISION" if spec.is_imported else "PRECISION or ENGINE"
+    raise ModelUnavailable(
+        f"{spec.name}: {engine} in {precision} does not compute what {right}, so it does not serve "
+        f"({reason}). Try another {other}."
+    )
+
+
+def is_of_second(spec: ModelSpec, shape: tuple[int, ...]) -> bool:
+    """Whether a picture's output of this shape is one number for two labels: the second's probability.
+
+    So end networks of two classes that were trained by binary cross-entropy. Raises ModelUnavailable for one
+    whose model.toml makes it 1 whatever it is.
+    """
+    if spec.task != "classification" or len(spec.labels) != 2 or math.prod(shape) != 1:
+        return False
+    if spec.activation == "softmax":
+        raise ModelUnavailable(
+            f"{spec.name}: the network gives one number for a picture, and a softmax of one is always 1. "
+            'Write activation = "sigmoid" in model.toml if it ends in a logit, or leave the line out.'
+        )
+    return True
+
+
+def require_probabilities(spec: ModelSpec, found: NDArray[np.float32]) -> None:
+    """Raise ModelUnavailable unless a classifier's outputs lie in 0..1."""
+    if np.isnan(found).any():
+        raise ModelUnavailable(
+            f"{spec.name}: the network gives NaN (not a number) for some pictures. Its weights are wrong, or "
+            "normalise in model.toml is not what it was trained with."
+        )
+    low, high = float(found.min()), float(found.max())
+    if not (low >= -_SLACK and high <= 1 + _SLACK):
+        raise ModelUnavailable(
+            f"{spec.name}: the network gives numbers from {low:.3g} to {high:.3g}, no probabilities. If it "
+            'ends in logits, say so in model.toml: [output] activation = "softmax" (or "sigmoid").'
+        )
+
+
+def require_logits(spec: ModelSpec, numbers: NDArray[np.float32], ends_in: Ending) -> None:
+    """Raise ModelUnavailable if what model.toml would make probabilities are probabilities already.
+
+    Twice through a softmax the best of a thousand classes has 0.0027 at most, the others 0.001. `numbers` is
+    float32 (pictures, classes), of several different pictures: those of a softmax add up to 1 for each of
+    them, whatever graph gives them. Only the graph tells a sigmoid's from small logits; where it tells
+    nothing, that is only warned of.
+    """
+    if spec.activation == "none":
+        return
+    wide = numbers.astype(np.float64)
+    several_within = wide.shape[1] > 1 and bool(((wide >= 0) & (wide <= 1 + _SUM_SLACK)).all())
+    add_up = bool((np.abs(wide.sum(axis=1) - 1) <= _SUM_SLACK).all())
+    if ends_in == "probabilities" or (several_within and add_up and spec.activation == "softmax"):
+        raise ModelUnavailable(
+            f"{spec.name}: the network gives probabilities already, and activation = "
+            f'"{spec.activation}" would make nearly equal ones of them. Remove that line from [output] in '
+            "model.toml."
+        )
+    if ends_in == "unknown" and several_within and wide.any():
+        _LOG.warning(
+            "%s: the network gives numbers from 0 to 1 for all pictures that it was tried with. If they are "
+            'probabilities already, remove activation = "%s" from [output] in model.toml.',
+            spec.name,
+            spec.activation,
+        )
+
+
+def _same_top1(right: NDArray[np.float64], found: NDArray[np.float64], *, tie: float) -> int:
+    rows = np.arange(len(right))
+    lead = right.max(axis=1) - right[rows, found.argmax(axis=1)]
+    return int((lead <= tie * np.abs(right).max(axis=1)).sum())
+
+
+def _peak(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    peaks = np.maximum(np.abs(right).max(axis=1), _LEAST_PROBABILITY)
+    return float((np.abs(right - found).max(axis=1) / peaks).max())
+
+
+def _log(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    """0 for outputs that are no probabilities of several classes."""
+    if right.shape[1] < 2 or right.min() < 0:
+        return 0.0
+    if not np.isfinite(found).all():
+        return np.inf
+    logs = [np.log(np.maximum(each, _LEAST_PROBABILITY)) for each in (right, found)]
+    # Softmax loses a constant, the logits' mean; so does the comparison.
+    logs = [each - each.mean(axis=1, keepdims=True) for each in logs]
+    span = max(float(np.ptp(logs[0], axis=1).max()), 1.0)
+    return float(np.abs(logs[0] - logs[1]).max() / span)

@@ -1,0 +1,125 @@
+"""Whether an engine detects what plain Keras detects: the measures for a detector's boxes and probabilities.
+
+Owns the measures and their tolerances; check.py refuses. All boxes count, not only those that would be told:
+on drawn pictures there may be none.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.catalogue import detection_layout
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.engines import Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionTolerance:
+    """How far an engine may be from the reference."""
+
+    peak: float
+    """Largest difference of a probability."""
+    log: float
+    """Root mean square difference of a picture's log-probabilities, as a share of their range: what is small
+    everywhere hides from the first measure. A mean, because the worst of 100,000 is an outlier."""
+    box: float
+    """Root mean square over a picture's boxes of 1 less their overlap (intersection over union) with the
+    reference's. A share of a box's own size: pixels that spoil a small one do nothing to a large one."""
+
+
+TOLERANCES: Final = {
+    # Measured (peak, log, box) on OpenVINO. fp32: Yolo-Fastest-xl 1e-6, 1e-7, 1e-6; YOLOv3-tiny with random
+    # weights 3e-7, 2e-7, 4e-6.
+    "fp32": DetectionTolerance(0.001, 0.0005, 0.0005),
+    # bf16: Yolo-Fastest-xl 0.03, 0.008, 0.032; YOLOv3-tiny 0.001, 0.0007, 0.003. What must be found, on the
+    # former: channels in the wrong order 0.16, 0.036, 0.16; a forgotten normalisation 0.22, 0.22, 0.53; a
+    # picture one pixel aside 0.12, 0.023, 0.14; anchors a tenth too wide 0, 0, 0.09.
+    "bf16": DetectionTolerance(0.1, 0.015, 0.06),
+    "fp16": DetectionTolerance(0.1, 0.015, 0.06),
+    # Compared with its own outputs of when it was made (see check.py).
+    "int8": DetectionTolerance(0.3, 0.05, 0.15),
+}
+
+_LEAST_PROBABILITY: Final = 1e-30
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionVerdict:
+    """What a comparison found, the worst of all pictures (see DetectionTolerance), and what was allowed."""
+
+    pictures: int
+    peak: float
+    log: float
+    box: float
+    tolerance: DetectionTolerance
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the engine may serve. A difference that is no number is too large."""
+        allowed = self.tolerance
+        return self.peak <= allowed.peak and self.log <= allowed.log and self.box <= allowed.box
+
+    def __str__(self) -> str:
+        return (
+            f"on {self.pictures} pictures probabilities differ by {self.peak:.2g} (at most "
+            f"{self.tolerance.peak:g}), log-probabilities by {self.log:.2g} of their range (at most "
+            f"{self.tolerance.log:g}), boxes by {self.box:.2g} of their overlap (at most "
+            f"{self.tolerance.box:g})"
+        )
+
+
+def compare(spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str) -> DetectionVerdict:
+    """Compare a detector's outputs, with the pictures as first axis. Shapes that differ raise ValueError."""
+    shapes = [[each.shape for each in some] for some in (reference, outputs)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the outputs' shapes are {shapes[1]}, those of plain Keras {shapes[0]}")
+    pairs = [
+        tuple(_taken_apart(spec, [each[row] for each in some]) for some in (reference, outputs))
+        for row in range(len(reference[0]))
+    ]
+    # NumPy's maximum, because that of a number and NaN is NaN.
+    return DetectionVerdict(
+        pictures=len(pairs),
+        peak=float(np.max([np.abs(right[1] - found[1]).max() for right, found in pairs])),
+        log=float(np.max([_log(right[1], found[1]) for right, found in pairs])),
+        box=float(np.max([_box(right[0], found[0]) for right, found in pairs])),
+        tolerance=TOLERANCES[precision],
+    )
+
+
+def _taken_apart(
+    spec: ModelSpec, outputs: list[NDArray[np.float32]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Corners (n, 4) and probabilities (n, classes) of one picture."""
+    if spec.detection is None:
+        raise ValueError(f"{spec.name} is no detector")
+    found = detection_layout.arrange(tuple(outputs), spec.detection, len(spec.labels))
+    probabilities = found.scores.astype(np.float64)
+    if found.objectness is not None:
+        probabilities *= found.objectness[:, None]
+    return detection_layout.corners(
+        found.boxes, spec.detection, (spec.input.width, spec.input.height)
+    ), probabilities
+
+
+def _log(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    if not np.isfinite(found).all():
+        return np.inf
+    logs = [np.log(np.maximum(each, _LEAST_PROBABILITY)) for each in (right, found)]
+    span = max(float(np.ptp(logs[0])), 1.0)
+    return float(np.sqrt(np.mean((logs[0] - logs[1]) ** 2)) / span)
+
+
+def _box(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    if not np.isfinite(found).all():
+        return np.inf
+    inner = np.minimum(right[:, 2:], found[:, 2:]) - np.maximum(right[:, :2], found[:, :2])
+    shared = inner.clip(0).prod(axis=1)
+    areas = [(each[:, 2:] - each[:, :2]).clip(0).prod(axis=1) for each in (right, found)]
+    joined = areas[0] + areas[1] - shared
+    # Boxes without an area overlap with nothing: they agree where they are the same.
+    same = np.isclose(right, found, atol=1e-3).all(axis=1)
+    overlap = np.where(joined > 0, shared / np.maximum(joined, 1e-9), same)
+    return float(np.sqrt(np.mean((1 - overlap) ** 2)))

@@ -1,0 +1,66 @@
+"""The JAX engine: a Keras network on Keras' own JAX backend, compiled by XLA.
+
+Owns the only use of JAX, which is optional: `pip install jax`, or `jax[cuda12]` for a GPU. JAX compiles one
+program a shape, so batches are padded to a few sizes.
+"""
+
+import os
+from typing import Any, Final
+
+# Read by the imports below; a user's keras.json may name another backend.
+os.environ["KERAS_BACKEND"] = "jax"
+
+import jax
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.engines import EngineOptions, Outputs
+from model_server.engines.check import agreement
+from model_server.engines.keras import batch_sizes
+from model_server.engines.keras.network import KerasNetwork
+
+
+class JaxEngine:
+    """One network of uint8 (N, height, width, channels), its weights as arguments on the device."""
+
+    name: Final = "jax"
+
+    def __init__(self, spec: ModelSpec, precision: str, options: EngineOptions) -> None:
+        if keras.backend.backend() != "jax":
+            raise ModelUnavailable(f"{spec.name}: Keras runs on {keras.backend.backend()} in this process.")
+        self.precision = precision
+        self.buckets = batch_sizes.sizes(options.batch_size)
+        """The sizes that it is compiled for."""
+        network = KerasNetwork(spec)
+        reference = network.reference()
+        network.compute_in(precision)
+        model = network.model
+
+        def run(weights: Any, state: Any, batch: Any) -> Any:  # noqa: ANN401
+            outputs, _ = model.stateless_call(weights, state, network.normalised(batch), training=False)
+            return network.activated(outputs)
+
+        self._call = jax.jit(run)
+        self._weights = [each.value for each in model.trainable_variables]
+        self._state = [each.value for each in model.non_trainable_variables]
+        for size in reversed(self.buckets):
+            self._run(np.zeros((size, *spec.input.shape), np.uint8))
+        agreement.require(spec, self.name, precision, reference, self.predict)
+
+    def predict(self, batch: NDArray[np.uint8]) -> Outputs:
+        """See Engine.predict."""
+        return batch_sizes.run(batch, self.buckets, self._run)
+
+    @property
+    def compilations(self) -> int:
+        """How many programs there are: as many as buckets, or something recompiles."""
+        return int(self._call._cache_size())
+
+    def _run(self, batch: NDArray[np.uint8]) -> Outputs:
+        # Fetched together: one wait for the device, not one an output.
+        return tuple(
+            np.asarray(each) for each in jax.device_get(self._call(self._weights, self._state, batch))
+        )

@@ -1,0 +1,226 @@
+"""From a network that OpenVINO reads to the files that are served: uint8 pictures in, probabilities out.
+
+Owns what is put before and after the network, and the reference that it is checked against at each start:
+the graph as its file has it, one picture at a time in fp32, with the normalisation done by NumPy. Runs only
+in conversion.py's process.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server.catalogue import detection_layout
+from model_server.catalogue.detection_layout import Detection
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.engines import normalisation
+from model_server.engines.check import agreement, drawn_pictures, final_operation
+from model_server.engines.check.agreement import Reference
+from model_server.engines.check.detection import DetectionVerdict
+from model_server.engines.openvino import imported_graph, runtime
+from model_server.engines.openvino.engine import CompiledNetwork
+from model_server.engines.openvino.imported_graph import ImportedGraph
+from model_server.engines.openvino.store import Entry, write_reference
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Which of a network's outputs are served."""
+
+    outputs: list[int]
+    is_of_second: bool = False
+    """A number for a picture: see check.is_of_second."""
+
+
+def write(spec: ModelSpec, folder: Path, *, half: bool) -> None:
+    """Write the network of `spec` and its reference into an entry's folder. Raises ModelUnavailable."""
+    reference, kept = _reference(spec)
+    write_reference(folder, reference)
+    served = _served(spec, reference, kept, folder)
+    runtime.save_model(served, Entry(folder).network, compress_to_fp16=half)
+
+
+def _reference(spec: ModelSpec) -> tuple[Reference, Kept]:
+    """What the graph gives for the check's pictures, and which of its outputs are kept."""
+    graph = imported_graph.read(spec)
+    if graph.doubt:
+        _LOG.warning("%s: %s", spec.name, graph.doubt)
+    graph.reshape(spec, batch=1)
+    try:
+        run = runtime.core().compile_model(graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        drawn = drawn_pictures.draw(spec.input)
+        rows = [list(run([_given(spec, graph, picture[None])]).values()) for picture in drawn]
+    except RuntimeError as error:  # whatever OpenVINO's C++ raises
+        raise ModelUnavailable(
+            f"{spec.name}: OpenVINO can't run it: {imported_graph.reason(error)}."
+        ) from error
+    kept = _kept(spec, graph, [each.shape for each in rows[0]])
+    found = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in kept.outputs]
+    if spec.task == "classification":
+        numbers = found[0].reshape(len(drawn), -1)
+        agreement.require_logits(
+            spec, numbers, final_operation.of_graph(graph.model.output(kept.outputs[0]).get_node())
+        )
+        found = [_activated(spec, numbers)]
+        if kept.is_of_second:
+            found = [np.concatenate([1 - found[0], found[0]], axis=1)]
+        agreement.require_probabilities(spec, found[0])
+    return Reference(drawn, tuple(found)), kept
+
+
+def _given(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) -> NDArray[Any]:
+    """A picture as the network takes it, by NumPy."""
+    if graph.takes_bytes:
+        given: NDArray[Any] = picture[..., ::-1] if normalisation.of(spec).is_bgr else picture
+    else:
+        given = normalisation.of(spec)(picture)
+        if graph.quantised is not None:
+            given = graph.quantised.integers(given)
+    ordered = given if graph.layout == "NHWC" else given.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(ordered.astype(graph.dtype))
+
+
+def _kept(spec: ModelSpec, graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> Kept:
+    """Which outputs are served: of a classifier the first that has a number for each label.
+
+    Of a detector those that its model.toml names, in the order of Detection.outputs.
+    """
+    if spec.detection is not None:
+        return Kept(_kept_of_detector(spec, spec.detection, graph, shapes))
+    labels = len(spec.labels)
+    fitting = [at for at, shape in enumerate(shapes) if shape[:1] == (1,) and math.prod(shape) == labels]
+    if fitting:
+        return Kept(fitting[:1])
+    of_second = [at for at, shape in enumerate(shapes) if agreement.is_of_second(spec, shape)]
+    if of_second:
+        return Kept(of_second[:1], is_of_second=True)
+    told = " and ".join(str(shape[1:] if shape[:1] == (1,) else shape) for shape in shapes)
+    raise ModelUnavailable(
+        f"{spec.name}: the network's output for a picture is {told}, but there are {labels} labels. The file "
+        "of labels needs one for each number (some networks begin with a class for the background)."
+        + ' A network that gives boxes is task = "detection".'
+        * (len(shapes[0]) == 3 or len(shapes) > 1)
+    )
+
+
+def _kept_of_detector(
+    spec: ModelSpec, detection: Detection, graph: ImportedGraph, shapes: list[tuple[int, ...]]
+) -> list[int]:
+    names = [sorted(output.names) for output in graph.model.outputs]
+    kept = []
+    for wanted in detection.outputs:
+        at = [at for at, known in enumerate(names) if wanted == at or wanted in known]
+        if not at:
+            there = "; ".join(f"{at}: {', '.join(known)} {shapes[at]}" for at, known in enumerate(names))
+            cure = ""
+            if len(shapes) == 1:
+                rows = 4 + len(spec.labels)
+                cure = (
+                    f' A detector of one output ({rows}, n) is layout = "ultralytics"; a classifier is '
+                    'task = "classification".'
+                )
+            raise ModelUnavailable(
+                f"{spec.name}: the network has no output {wanted!r}; it has {there}.{cure}"
+            )
+        kept += at[:1]
+    problem = detection_layout.misfit(detection, [shapes[at][1:] for at in kept], len(spec.labels))
+    if problem:
+        raise ModelUnavailable(f"{spec.name}: {problem}.")
+    return kept
+
+
+def _activated(spec: ModelSpec, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    if spec.activation == "none":
+        return numbers
+    wide = numbers.astype(np.float64)
+    if spec.activation == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-wide)), np.float32)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def _served(spec: ModelSpec, reference: Reference, kept: Kept, folder: Path) -> Any:  # noqa: ANN401
+    """The first graph that is right: of any number of pictures, of any after mending, or of one by one."""
+    problems = []
+    for is_freed, batch in ((False, -1), (True, -1), (False, 1)):
+        try:
+            graph = imported_graph.read(spec)
+            if is_freed:
+                graph.free_batch()
+            graph.reshape(spec, batch=batch)
+            served = _with_pictures(spec, graph, _with_outputs(spec, graph, kept))
+            verdict = _verdict(spec, served, reference, folder / "probe.xml")
+        except (RuntimeError, ValueError, ModelUnavailable) as error:
+            problems.append(imported_graph.reason(error))
+            continue
+        if verdict.agrees:
+            return served
+        problems.append(str(verdict))
+    told = "; then: ".join(dict.fromkeys(problems))
+    raise ModelUnavailable(f"{spec.name}: the network can't be run with pictures as its input ({told}).")
+
+
+def _verdict(
+    spec: ModelSpec,
+    served: Any,  # noqa: ANN401
+    reference: Reference,
+    probe: Path,
+) -> agreement.Verdict | DetectionVerdict:
+    """Whether a graph gives what is right. Its file is gone afterwards; raises what running it raises."""
+    try:
+        runtime.save_model(served, probe, compress_to_fp16=False)
+        found = CompiledNetwork(probe, "fp32").predict(reference.pictures)
+        return agreement.judge(spec, reference.outputs, found, "fp32")
+    finally:
+        for each in probe.parent.glob("probe.*"):
+            each.unlink()
+
+
+def _with_outputs(spec: ModelSpec, graph: ImportedGraph, kept: Kept) -> Any:  # noqa: ANN401
+    """An openvino.Model with the outputs that are kept, made probabilities where model.toml says how."""
+    operations = runtime.operations()
+    outputs = [graph.model.output(at).get_node().input_value(0) for at in kept.outputs]
+    if spec.task == "classification":
+        shape = operations.constant(np.array([0, -1]))
+        outputs = [operations.reshape(each, shape, special_zero=True).output(0) for each in outputs]
+    outputs = [operations.convert(each, "f32").output(0) for each in outputs]
+    match spec.activation:
+        case "softmax":
+            outputs = [operations.softmax(each, 1).output(0) for each in outputs]
+        case "sigmoid":
+            outputs = [operations.sigmoid(each).output(0) for each in outputs]
+    if kept.is_of_second:
+        rest = operations.subtract(operations.constant(np.float32(1)), outputs[0]).output(0)
+        outputs = [operations.concat([rest, outputs[0]], 1).output(0)]
+    return runtime.Model(outputs, graph.model.get_parameters(), spec.name)
+
+
+def _with_pictures(spec: ModelSpec, graph: ImportedGraph, model: Any) -> Any:  # noqa: ANN401
+    """The model with uint8 pictures as its input: channels, normalisation and layout go into the graph."""
+    numbers = normalisation.of(spec)
+    prepared = runtime.preprocessor(model)
+    picture = prepared.input()
+    picture.tensor().set_element_type(runtime.Type.u8)
+    picture.tensor().set_layout(runtime.Layout("NHWC"))
+    picture.model().set_layout(runtime.Layout(graph.layout))
+    steps = picture.preprocess()
+    if numbers.is_bgr:
+        steps.reverse_channels()
+    if not graph.takes_bytes:
+        steps.convert_element_type(runtime.Type.f32)
+        steps.mean(list(numbers.mean)).scale(list(numbers.std))
+    quantised = None if graph.takes_bytes else graph.quantised
+    if quantised is not None:
+        steps.mean([-quantised.zero * quantised.step] * len(numbers.mean))
+        steps.scale([quantised.step] * len(numbers.mean))
+        operations = runtime.operations()
+        bounds = (quantised.low, quantised.high)
+        steps.custom(lambda each: operations.clamp(operations.round(each, "half_to_even"), *bounds).output(0))
+    return prepared.build()

@@ -1,0 +1,150 @@
+"""Networks whose file is quantised: what their integers stand for, and how such a file is known.
+
+Owns the reading of FakeQuantize, in which OpenVINO keeps a quantisation. Runs nothing.
+"""
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.catalogue.model_toml import FrozenGraph, Onnx, Paddle, TFLite
+from model_server.engines.openvino import runtime
+
+_MARKS: Final[dict[type, bytes]] = {
+    Onnx: b"QuantizeLinear",
+    FrozenGraph: b"FakeQuantWithMinMax",
+    Paddle: b"quantize_linear",
+}
+"""Operations that only a quantised network has, as their names stand in its file."""
+
+
+_NEAR: Final = 0.25
+"""Both ends within this share of a quantised input's span: nothing to warn of."""
+
+_MOST: Final = 10
+"""Times its span, what a picture's numbers may reach: a file that was calibrated with dim pictures clips
+brighter ones, as it was made to. 0 to 255 for -2.1 to 2.6 is 54 times."""
+
+_LEAST: Final = 0.6
+"""Of its span, what they must reach: calibration saw it all, but for a resampling's overshoot, a tenth.
+0 to 1 for -1 to 1 is 0.5, and -1 to 1 for ImageNet's mean and deviation 0.42."""
+
+_LEAST_OF_SYMMETRIC: Final = 0.25
+"""The same where zero is in the middle: half of it may be there for nothing (0 to 1 as -1 to 1)."""
+
+_NEGATIVE: Final = (0.1, 0.25)
+"""The shares below zero of its span and of what a picture's numbers reach: where the one is less and the
+other more, they have another sign. No pictures are so bright that every pixel of them is above the middle."""
+
+Fit = Literal["right", "doubtful", "wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """How a quantised input's integers stand for numbers: number = (integer - zero) * step."""
+
+    step: float
+    zero: float
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return f"from {self._number(self.low):.4g} to {self._number(self.high):.4g}"
+
+    def integers(self, numbers: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Numbers as the network takes them."""
+        return np.asarray(np.clip(np.rint(numbers / self.step + self.zero), self.low, self.high), np.float64)
+
+    def is_identity(self, numbers: NDArray[np.float32]) -> bool:
+        """Whether what a normalisation makes of 0 to 255, in the third axis, becomes just these bytes."""
+        bytes_ = np.arange(256)[:, None]
+        return bool(np.abs(self.integers(numbers) - bytes_).max() <= 1)
+
+    def fits(self, least: float, most: float) -> Fit:
+        """Whether it was made for a normalisation that makes these numbers of 0 and 255.
+
+        Doubtful is what calibration with too few pictures, or a symmetric range, may have left.
+        """
+        low, high = self._number(self.low), self._number(self.high)
+        span, given = high - low, most - least
+        reached = (min(high, most) - max(low, least)) / span
+        symmetric = abs(self.zero - (self.low + self.high + 1) / 2) < 0.01
+        another_sign = -low < _NEGATIVE[0] * span and -least > _NEGATIVE[1] * given
+        part = _LEAST_OF_SYMMETRIC if symmetric else _LEAST
+        if given > _MOST * span or reached < part or another_sign:
+            return "wrong"
+        return "right" if max(abs(least - low), abs(most - high)) <= _NEAR * span else "doubtful"
+
+    def _number(self, integer: int) -> float:
+        return (integer - self.zero) * self.step
+
+
+def is_quantised(spec: ModelSpec) -> bool:
+    """Whether the file was quantised when it was made; then it computes in int8 wherever it runs."""
+    source = spec.source
+    if isinstance(source, TFLite):
+        return _has_quantisation(spec.folder / source.file)
+    mark = _MARKS.get(type(source))
+    path = spec.folder / getattr(source, "file", "")
+    if mark is None or not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(mark) >= 0
+
+
+def _has_quantisation(path: Path) -> bool:
+    """By its graph: TensorFlow Lite writes scales beside tensors, and no names (0.2 s for 4 MB)."""
+    try:
+        model = runtime.read("tflite", path)
+    except RuntimeError:
+        return False  # importing will say why it can't be read
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+
+
+def quantised_input(model: Any) -> Quantised | None:  # noqa: ANN401
+    """How a network's integer input is to be read; None if it takes real numbers, or integers as they are."""
+    bounds = {"u8": (0, 255), "i8": (-128, 127)}.get(model.input(0).element_type.get_type_name())
+    node = _after(model.get_parameters()[0], "FakeQuantize")
+    if bounds is None or node is None:
+        return None
+    low, high, real_low, real_high = (_constant(node, number) for number in (1, 2, 3, 4))
+    step = (real_high - real_low) / (high - low)
+    return Quantised(step, low - real_low / step, *bounds)
+
+
+def _after(node: Any, kind: str) -> Any:  # noqa: ANN401
+    """The node of a kind that follows, across what only moves and casts; None if something else does."""
+    while True:
+        followers = [each.get_node() for each in node.output(0).get_target_inputs()]
+        if len(followers) != 1:
+            return None
+        node = followers[0]
+        if node.get_type_name() == kind:
+            return node
+        if node.get_type_name() not in ("Transpose", "Convert", "Reshape"):
+            return None
+
+
+def with_outputs_in_numbers(model: Any) -> Any:  # noqa: ANN401
+    """The same graph without the last step of a quantised one, which rounds each output to a byte."""
+    outputs = [_before_rounding(result).input_value(0) for result in model.get_results()]
+    return runtime.Model(outputs, model.get_parameters(), model.get_friendly_name())
+
+
+def _before_rounding(result: Any) -> Any:  # noqa: ANN401
+    """The node whose input is what a result gives, unrounded."""
+    cast = result.input_value(0).get_node()
+    if cast.get_type_name() != "Convert" or not result.get_output_element_type(0).is_integral():
+        return result
+    rounded = cast.input_value(0).get_node()
+    return rounded if rounded.get_type_name() == "FakeQuantize" else result
+
+
+def _constant(node: Any, number: int) -> float:  # noqa: ANN401
+    values: NDArray[np.float64] = np.asarray(node.input_value(number).get_node().get_data(), np.float64)
+    return float(values.reshape(-1)[0])

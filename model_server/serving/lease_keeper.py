@@ -1,0 +1,118 @@
+"""The keeper: a thread that renews a worker's lease while its network computes.
+
+Owns renewal, the recovery of lost peers, and the verdict that a network hangs. It never claims or completes.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from broker.errors import BrokerUnavailable, LeaseLost
+from broker.messages import WorkerState
+from model_server.commands import health
+from model_server.serving.worker import Worker
+
+_LOG = logging.getLogger(__name__)
+
+EXIT_HUNG: Final = 70
+"""Exit status (EX_SOFTWARE) of a process whose network hung; the process manager starts a new one."""
+
+_AFTER_LAPSE_S: Final = 0.02
+"""Looked at again a little after a lease lapses: Redis judges by its own clock, ours may be ms ahead."""
+
+
+class Keeper(threading.Thread):
+    """Renews at a third of the lease, so that two renewals may fail before it lapses.
+
+    Awake when a peer's lease lapses, too: looking only every third of LEASE_S left a killed worker's jobs
+    lying for up to a second more (LEASE_S=3). A worker whose network hangs is renewed no more, so that its
+    jobs go to others; `on_hung` is told once, and ends the process: the call would never return.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        lease_s: float,
+        model_call_max_s: float,
+        on_hung: Callable[[], None],
+    ) -> None:
+        super().__init__(name=f"keeper-{worker.spec.name}", daemon=True)
+        self._worker = worker
+        self._lease_s = lease_s
+        self._model_call_max_s = model_call_max_s
+        self._on_hung = on_hung
+        self._closed = threading.Event()
+        self._reap_from: float | None = 0.0
+        """Monotonic time from which peers may be reaped; None while Redis is away."""
+
+    def close(self) -> None:
+        """End the thread, once its worker has left."""
+        self._closed.set()
+        self.join()
+
+    def run(self) -> None:
+        """Tick until closed."""
+        while not self._closed.wait(self.tick(time.monotonic())):
+            pass
+
+    def tick(self, now: float) -> float:
+        """One look at the call, one renewal, one search for lost peers. Returns the pause until the next.
+
+        `now` is monotonic seconds.
+        """
+        usual_s = self._lease_s / 3
+        began = self._worker.call_began
+        if began is not None and now - began > self._model_call_max_s:
+            if not self._worker.is_hung:
+                _LOG.critical(
+                    "%s: a call of the network has taken over %g s; this process ends",
+                    self._worker.spec.name,
+                    self._model_call_max_s,
+                )
+                self._worker.is_hung = True
+                self._on_hung()
+            return usual_s
+        worker = self._worker.lease.worker
+        if not worker or self._worker.registration.has_left:
+            return usual_s
+        try:
+            self._renew(worker)
+            is_recovered = self._recover(now)
+            self._worker.outage.succeeded(self._worker.spec.name)
+            if is_recovered:
+                lapse_s = self._worker.lease.next_lapse_s()
+                return usual_s if lapse_s is None else min(usual_s, lapse_s + _AFTER_LAPSE_S)
+        except BrokerUnavailable as error:
+            self._worker.outage.failed(error, self._worker.spec.name)
+            self._reap_from = None
+        except Exception:  # noqa: BLE001 - a keeper that dies quietly would cost a living worker its lease
+            _LOG.exception("the keeper of %s failed; it goes on. This is a bug", self._worker.spec.name)
+        return usual_s
+
+    def _renew(self, worker: str) -> None:
+        try:
+            self._worker.lease.renew()
+        except LeaseLost:
+            self._worker.registration.ensure(lost=worker)
+        self._worker.standing.announce()
+        if self._worker.standing.state.state is WorkerState.READY:
+            health.beat(self._worker.spec.name, lease_s=self._lease_s)
+
+    def _recover(self, now: float) -> bool:
+        """Reap lost peers, but never in the first LEASE_S after an outage: all leases lapsed in it.
+
+        A peer that lives needs that long to renew. For a worker that starts just after Redis did, Redis'
+        own age says the same. Returns whether reaping was allowed.
+        """
+        if self._reap_from is None:
+            self._reap_from = now + self._lease_s
+        if now < self._reap_from or self._worker.lease.server_uptime_s() < self._lease_s:
+            return False
+        for lost, jobs in self._worker.lease.recover_lost().items():
+            _LOG.warning(
+                "%s: worker %s was lost; %d jobs go back to the queue", self._worker.spec.name, lost, jobs
+            )
+        return True

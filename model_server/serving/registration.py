@@ -1,0 +1,78 @@
+"""A worker's place among its peers: it registers, renews what lapsed, and leaves once.
+
+Owns that a worker which was taken for dead goes on under a new id, and that nobody registers one that has
+left. Two threads use it, the worker's and its keeper's.
+"""
+
+import contextlib
+import logging
+import threading
+from typing import Final
+
+from broker.errors import BrokerUnavailable, LeaseLost, ServiceError
+from broker.lease import Lease
+from broker.outage import Outage
+from model_server.serving.status import Standing
+
+_LOG = logging.getLogger(__name__)
+
+RECONNECT_S: Final = 0.2
+"""Between two tries while Redis is away."""
+
+
+class Registration:
+    """The registration of one worker. `stopping` ends its waiting for Redis."""
+
+    def __init__(
+        self, model: str, lease: Lease, standing: Standing, stopping: threading.Event, outage: Outage
+    ) -> None:
+        self.has_left = False
+        self._model = model
+        self._lease = lease
+        self._standing = standing
+        self._stopping = stopping
+        self._outage = outage
+        self._registering = threading.Lock()
+
+    def ensure(self, *, lost: str = "") -> None:
+        """Renew the lease `lost` (empty: the first), or take one under a new id if it was reaped.
+
+        Waits for Redis. Local batches of the old id are refused from then on.
+        """
+        while True:
+            try:
+                with self._registering:
+                    if self.has_left:
+                        return
+                    if self._lease.worker == lost and not self._renewed():
+                        worker = self._lease.register(self._standing.state)
+                        _LOG.info("%s registered as worker %s", self._model, worker)
+                self._outage.succeeded(self._model)
+                return
+            except BrokerUnavailable as error:
+                self._outage.failed(error, self._model)
+                if self._stopping.wait(RECONNECT_S):
+                    return
+
+    def leave(self) -> None:
+        """Give back what was claimed and not begun, and end the lease."""
+        try:
+            with self._registering:
+                self.has_left = True  # from here on the keeper neither renews nor registers anew
+                with contextlib.suppress(LeaseLost):
+                    self._lease.renew()  # lapsed but not reaped, it could not give its claims back
+                self._lease.leave()
+        except ServiceError as error:
+            _LOG.warning("%s: left without a word to Redis: %s", self._model, error.message)
+        else:
+            _LOG.info("%s: worker %s has left", self._model, self._lease.worker)
+
+    def _renewed(self) -> bool:
+        if not self._lease.worker:
+            return False
+        try:
+            self._lease.renew()
+        except LeaseLost as error:
+            _LOG.warning("%s: %s", self._model, error.message)
+            return False
+        return True

@@ -1,0 +1,66 @@
+"""What became of each job of a batch: its result, or that it was dropped, or why it is a dead letter.
+
+Owns the making of results from outputs and errors. Pure: no Redis, no clock, no engine.
+"""
+
+from dataclasses import dataclass
+
+from broker.consumer import Outcome
+from broker.errors import ServiceError
+from broker.messages import Failure, Prediction, Result, Timings
+from model_server import tasks
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.serving.batching import Batch, Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A batch that ran: it waits for its completion."""
+
+    worker: str
+    outcomes: list[Outcome]
+
+    @property
+    def dead(self) -> list[Outcome]:
+        """Those that go to `dead`."""
+        return [outcome for outcome in self.outcomes if outcome.dead_reason]
+
+
+def of(
+    batch: Batch, spec: ModelSpec, version: str, notice: str, claimed_at: float, timings: Timings
+) -> list[Outcome]:
+    """Return the outcome of every entry, in claim order. `claimed_at` is Redis' time."""
+    return [_outcome(entry, spec, version, notice, claimed_at, timings) for entry in batch.entries]
+
+
+def _outcome(
+    entry: Entry, spec: ModelSpec, version: str, notice: str, claimed_at: float, timings: Timings
+) -> Outcome:
+    job = entry.job
+    if job is None and entry.error is None:
+        return Outcome(entry.id)
+    predictions: tuple[Prediction, ...] = ()
+    error = entry.error
+    if job is not None and error is None:
+        try:
+            predictions = tasks.predictions(entry.outputs, spec, original_size=job.original_size, top=job.top)
+        except ServiceError as failed:
+            error = failed
+    waiting_ms = max(0.0, claimed_at - job.accepted) * 1000 if job else 0.0
+    result = Result(
+        id=entry.id,
+        model=spec.name,
+        model_version=version,
+        predictions=predictions,
+        error=Failure(error.code, error.message) if error else None,
+        notice="; ".join(filter(None, (job.notice if job else "", entry.notice, notice))),
+        timings_ms=Timings(round(waiting_ms, 3), round(timings.batch, 3), round(timings.model, 3)),
+        batch_size=entry.batch_size,
+        attempts=entry.attempts,
+        engine=spec.engine,
+        precision=spec.precision,
+    )
+    reason = error.message if error is not None and entry.is_poison else ""
+    if job is None:
+        return Outcome(entry.id, result, dead_reason=reason)
+    return Outcome(entry.id, result, job.reply_to, reason, job.request_id)

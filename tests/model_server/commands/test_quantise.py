@@ -1,0 +1,169 @@
+"""The command that makes an int8 network: what it tells, refuses and writes; NNCF itself if installed."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from model_server.catalogue.model_spec import ModelSpec, read_model
+from model_server.commands import quantise
+from model_server.engines import EngineOptions
+from model_server.engines.openvino import conversion
+from model_server.engines.openvino.engine import OpenVINOEngine, int8_ingredients
+from model_server.engines.openvino.store import Entry, Store
+from settings import PROJECT
+from tests.model_server.commands.test_picture_folder import fill
+from tests.model_server.engines import tiny
+
+WRITE_INT8 = quantise._write_int8
+
+
+class Said(NamedTuple):
+    """What one run of the command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    return tiny.spec(tmp_path / "models" / "tiny")
+
+
+@pytest.fixture
+def run(
+    spec: ModelSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Said]:
+    """The command on a tiny model, without Keras and NNCF; its int8 network is `wrong` if it should be."""
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(quantise, "read_spec", lambda *_: spec)
+    monkeypatch.setattr(conversion, "_run_child", lambda _spec, _width, folder: tiny.write(folder))
+
+    def run(*arguments: str, wrong: float = 0.0, real: bool = False) -> Said:
+        def write(_full: Entry, int8: Entry, _calibration: object) -> None:
+            tiny.write(int8.folder, wrong=wrong)
+
+        monkeypatch.setattr(quantise, "_write_int8", WRITE_INT8 if real else write)
+        status = quantise.main(["tiny", *arguments])
+        return Said(status, *capsys.readouterr())
+
+    return run
+
+
+def test_it_tells_what_int8_costs_and_precision_int8_serves_it(
+    run: Callable[..., Said], spec: ModelSpec, tmp_path: Path
+) -> None:
+    said = run("--pictures", str(fill(tmp_path / "p")), "--calibrate", "8")
+    assert (said.status, said.err) == (0, "")
+    assert "tiny: 30 pictures with labels; 8 of them calibrate." in said.out
+    assert re.search(r"on 22 pictures held out +fp32 +int8", said.out)
+    assert re.search(r"same best class as fp32 +1\.0000", said.out)
+    accuracy = re.search(r"accuracy +([\d.]+) +([\d.]+)", said.out)
+    assert accuracy
+    assert accuracy[1] == accuracy[2]
+    engine = OpenVINOEngine(spec, "int8", EngineOptions(4, tmp_path / "cache"))
+    assert engine.precision == "int8"
+    entry = Store(tmp_path / "cache").find("tiny", int8_ingredients(spec))
+    assert entry is not None
+    assert entry.manifest()["agreement"] == 1.0
+    assert entry.manifest()["calibrated_on"] == 8
+
+
+def test_pictures_without_labels_tell_agreement_alone(run: Callable[..., Said], tmp_path: Path) -> None:
+    said = run("--pictures", str(fill(tmp_path / "p", ("a", "b", "c"))))
+    assert said.status == 0
+    assert "30 pictures without labels; 15 of them" in said.out
+    assert "accuracy" not in said.out
+
+
+def test_too_little_agreement_writes_nothing(
+    run: Callable[..., Said], spec: ModelSpec, tmp_path: Path
+) -> None:
+    folder = str(fill(tmp_path / "p", each=20))
+    said = run("--pictures", folder, wrong=30.0)
+    assert said.status == 1
+    assert "fp32 and int8 agree on less than 0.95 of the pictures, so nothing was written" in said.err
+    assert Store(tmp_path / "cache").find("tiny", int8_ingredients(spec)) is None
+    assert run("--pictures", folder, "--least-agreement", "0", wrong=30.0).status == 0
+    assert Store(tmp_path / "cache").find("tiny", int8_ingredients(spec)) is not None
+
+
+def test_what_can_t_be_tried_is_said_so(
+    run: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = run("--pictures", str(tmp_path / "none"))
+    assert (said.status, said.err) == (2, f"there is no folder {tmp_path}/none.\n")
+    monkeypatch.setenv("MAX_PIXELS", "many")
+    assert run("--pictures", str(tmp_path)).err.startswith("MAX_PIXELS='many' is not")
+    for arguments in (
+        [],
+        ["--pictures", ".", "--calibrate", "0"],
+        ["--pictures", ".", "--least-agreement", "2"],
+    ):
+        with pytest.raises(SystemExit) as refused:
+            run(*arguments)
+        assert refused.value.code == 2
+
+
+def test_without_nncf_it_says_what_to_install(
+    run: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    said = run("--pictures", str(fill(tmp_path / "p")), real=True)
+    assert said.status == 2
+    assert "'nncf' is not installed. Install" in said.err
+    python, *words, needed = shlex.split(said.err.partition("beside the service: ")[2])
+    assert words == ["-m", "pip", "install", "-r"]
+    assert (Path.cwd() / python) == Path(sys.executable)
+    assert "nncf" in (Path.cwd() / needed).read_text("utf-8").splitlines()
+
+
+def test_the_command_that_installs_is_short_from_the_project_s_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr(sys, "executable", str(PROJECT / ".venv" / "bin" / "python"))
+    right = ".venv/bin/python -m pip install -r model_server/requirements-quantise.txt"
+    assert quantise._install_command() == right
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", "/opt/a python/bin/python3")
+    assert quantise._install_command().startswith("'/opt/a python/bin/python3' -m pip install -r /")
+
+
+def test_it_is_a_command_of_the_model_server() -> None:
+    command = [sys.executable, "-m", "model_server", "quantise", "--help"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: python -m model_server quantise")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_digits_stay_readable_in_int8(tmp_path: Path) -> None:
+    if importlib.util.find_spec("nncf") is None:
+        pytest.skip("nncf is not installed (model_server/requirements-quantise.txt)")
+    from PIL import Image  # noqa: PLC0415
+
+    from model_server.engines.check import drawn_pictures  # noqa: PLC0415
+    from model_server.engines.choice import Choice  # noqa: PLC0415
+
+    digits = read_model(PROJECT / "models", "digits")
+    for number, drawn in enumerate(drawn_pictures.draw(digits.input)):
+        (tmp_path / "p" / str(number)).mkdir(parents=True)
+        for turn in range(6):
+            turned = Image.fromarray(drawn[:, :, 0]).rotate(4 * turn - 10)
+            turned.resize((60 + turn, 60)).save(tmp_path / "p" / str(number) / f"{turn}.png")
+    command = [sys.executable, "-m", "model_server", "quantise", "digits", "--pictures", str(tmp_path / "p")]
+    environment = {"CACHE_DIR": str(tmp_path / "cache"), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"accuracy +[01]\.\d+ +(1\.0|0\.9)", done.stdout)
+    choice = Choice("openvino", "int8")
+    engine = OpenVINOEngine(digits, choice.precision, EngineOptions(8, tmp_path / "cache"))
+    assert engine.predict(drawn_pictures.draw(digits.input))[0].argmax(axis=1).tolist() == list(range(10))

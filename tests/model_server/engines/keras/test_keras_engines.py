@@ -1,0 +1,94 @@
+"""TensorFlow and JAX with the real ones, each in a process of its own: Keras has one backend a process."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from settings import PROJECT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+_RUN = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from broker.errors import ModelUnavailable
+from model_server.catalogue import read_model
+from model_server.engines import EngineOptions, pictures
+spec = read_model(Path("models"), "digits")
+options = EngineOptions(batch_size=6, cache=Path("none"), threads=1)
+{load}
+drawn = pictures.draw(spec.input)
+print(json.dumps({{
+    "found": engine.predict(drawn)[0].argmax(axis=1).tolist(),
+    "shapes": [engine.predict(drawn[:rows])[0].shape for rows in (1, 2, 3, 6, 9)],
+    "dtype": str(engine.predict(drawn)[0].dtype),
+    "buckets": engine.buckets,
+    **told()
+}}))
+"""
+
+_TENSORFLOW = """
+from model_server.engines.keras.tensorflow import TensorFlowEngine, tf
+engine = TensorFlowEngine(spec, {precision!r}, options, with_xla={xla})
+told = lambda: {{"captured": len(engine._call.captured_inputs), "threads": tf.config.threading.get_intra_op_parallelism_threads()}}
+"""  # noqa: E501
+
+_JAX = """
+from model_server.engines.keras.jax import JaxEngine
+engine = JaxEngine(spec, {precision!r}, options)
+told = lambda: {{"compilations": engine.compilations}}
+"""
+
+
+def _run(load: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", _RUN.format(load=load)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def _right(told: dict[str, Any]) -> bool:
+    shapes = [[rows, 10] for rows in (1, 2, 3, 6, 9)]
+    return (told["found"], told["shapes"], told["dtype"]) == (list(range(10)), shapes, "float32")
+
+
+def test_tensorflow_on_a_cpu_is_a_frozen_graph_of_any_size() -> None:
+    told = _run(_TENSORFLOW.format(precision="fp32", xla=False))
+    assert _right(told)
+    assert told["buckets"] == []
+    assert told["captured"] == 0  # no variable is left
+    assert told["threads"] == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_tensorflow_as_on_a_gpu_compiles_each_bucket_in_mixed_precision(precision: str) -> None:
+    told = _run(_TENSORFLOW.format(precision=precision, xla=True))
+    assert _right(told)
+    assert told["buckets"] == [1, 2, 4, 6]
+
+
+def test_jax_compiles_each_bucket_once() -> None:
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed")
+    for precision in ("fp32", "bf16"):
+        told = _run(_JAX.format(precision=precision))
+        assert _right(told)
+        assert told["compilations"] == len(told["buckets"]) == 4
+
+
+def test_a_network_of_another_normalisation_is_refused() -> None:
+    spoil = (
+        "from model_server.engines import keras_network, check\n"
+        "from model_server.engines.keras.tensorflow import TensorFlowEngine\n"
+        "plain = keras_network.KerasNetwork.plain\n"
+        "keras_network.KerasNetwork.plain = lambda self, batch: plain(self, batch // 2)\n"
+        "try: TensorFlowEngine(spec, 'fp32', options)\n"
+        "except ModelUnavailable as error: print(json.dumps({'error': error.message})); sys.exit()\n"
+    )
+    assert "tensorflow in fp32 does not compute what plain Keras does" in _run(spoil)["error"]

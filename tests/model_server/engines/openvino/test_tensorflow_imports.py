@@ -1,0 +1,169 @@
+"""What TensorFlow exports, served without TensorFlow: the same answers as by TensorFlow itself, unserved."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from broker.errors import ModelUnavailable
+from model_server import engines
+from model_server.catalogue.model_spec import ModelSpec, read_model
+from model_server.engines import EngineOptions
+from model_server.engines.choice import Choice, choose_for
+from model_server.engines.openvino import imported_graph, quantised
+from settings import PROJECT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SOURCES = {
+    "keras": 'kind = "keras_file"\nfile = "net.keras"',
+    "logits": 'kind = "keras_file"\nfile = "logits.keras"',
+    "sigmoid": 'kind = "keras_file"\nfile = "sigmoid.keras"',
+    "small": 'kind = "keras_file"\nfile = "small.keras"',
+    "saved_model": 'kind = "saved_model"\nfolder = "saved"',
+    "frozen_graph": 'kind = "frozen_graph"\nfile = "net.pb"',
+    "tflite": 'kind = "tflite"\nfile = "net.tflite"',
+    "int8": 'kind = "tflite"\nfile = "int8.tflite"',
+    "dim": 'kind = "tflite"\nfile = "dim.tflite"',
+    "uint8": 'kind = "tflite"\nfile = "uint8.tflite"',
+}
+TOML = """task = "classification"
+labels = "labels.txt"
+top = 3
+[source]
+{source}
+[input]
+width = 18
+height = 14
+channels = 3
+fit = "stretch"
+normalise = {{ mean = [120, 110, 100], std = [60, 50, 40] }}
+"""
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports")
+    command = [sys.executable, "-m", "tests.model_server.engines.tensorflow_exports", str(folder)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def _spec(exports: Path, models: Path, kind: str) -> ModelSpec:
+    folder = models / kind
+    shutil.copytree(exports, folder, ignore=shutil.ignore_patterns("*.npy"))
+    (folder / "model.toml").write_text(TOML.format(source=SOURCES[kind]))
+    (folder / "labels.txt").write_text("\n".join("abcdefg"))
+    return read_model(models, kind)
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved_model", "frozen_graph", "tflite"])
+def test_the_engine_gives_what_tensorflow_gives(exports: Path, tmp_path: Path, kind: str) -> None:
+    spec = _spec(exports, tmp_path, kind)
+    engine = engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    found = engine.predict(np.load(exports / "pictures.npy"))[0]
+    right = np.load(exports / f"{kind}.npy")
+    assert np.ptp(right, axis=0).min() > 0.05  # the network tells the pictures apart
+    np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_a_quantised_file_runs_in_int8_as_tensorflow_lite_runs_it(
+    exports: Path, tmp_path: Path, kind: str
+) -> None:
+    spec = _spec(exports, tmp_path, kind)
+    assert quantised.is_quantised(spec)
+    chosen = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
+    assert chosen == Choice("openvino", "int8")
+    engine = engines.load(spec, chosen, EngineOptions(32, tmp_path / "cache"))
+    found = engine.predict(np.load(exports / "pictures.npy"))[0]
+    right = np.load(exports / f"{kind}.npy")
+    # The integers of a layer may be rounded otherwise: steps of 1/256 of a probability, and what follows.
+    assert np.abs(found - right).max() < 0.06
+    assert (found.argmax(axis=1) == right.argmax(axis=1)).mean() >= 0.9
+
+
+def test_a_file_calibrated_with_dim_pictures_clips_and_is_warned_of(
+    exports: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = _normalised_spec(exports, tmp_path, "dim", '"unit"')
+    engine = engines.load(spec, Choice("openvino", "int8"), EngineOptions(32, tmp_path / "cache"))
+    found = engine.predict(np.load(exports / "pictures.npy"))[0]
+    assert np.abs(found - np.load(exports / "dim.npy")).max() < 0.06
+    told = capfd.readouterr().err
+    assert told.count("dim: the network takes numbers from 0 to 0.75, and normalise") == 1
+    assert "makes 0 to 1 of a picture" in told
+
+
+def test_only_what_is_quantised_is_taken_for_quantised(exports: Path, tmp_path: Path) -> None:
+    kinds = ("saved_model", "frozen_graph", "tflite")
+    assert not any(quantised.is_quantised(_spec(exports, tmp_path, kind)) for kind in kinds)
+
+
+def _normalised_spec(exports: Path, models: Path, kind: str, normalise: str) -> ModelSpec:
+    path = _spec(exports, models, kind).folder / "model.toml"
+    path.write_text(re.sub("normalise = .*", f"normalise = {normalise}", path.read_text()))
+    return read_model(models, kind)
+
+
+def _activated_spec(exports: Path, models: Path, kind: str, activation: str) -> ModelSpec:
+    path = _spec(exports, models, kind).folder / "model.toml"
+    path.write_text(path.read_text() + f'order = "bgr"\n[output]\nactivation = "{activation}"\n')
+    return read_model(models, kind)
+
+
+@pytest.mark.parametrize("kind", ["logits", "small"])
+def test_keras_networks_take_the_same_normalisation_order_and_activation(
+    exports: Path, tmp_path: Path, kind: str
+) -> None:
+    logits = np.load(exports / f"{kind}.npy")
+    assert bool(0 < logits.min() < logits.max() < 1) is (kind == "small")
+    spec = _activated_spec(exports, tmp_path, kind, "sigmoid")
+    engine = engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    pictures = np.load(exports / "pictures.npy")
+    found = engine.predict(np.ascontiguousarray(pictures[..., ::-1]))[0]
+    right = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "words"),
+    [
+        ("keras", "softmax", r'gives probabilities already.*"softmax".*Remove that line from \[output\]'),
+        ("uint8", "softmax", r'gives probabilities already.*"softmax".*Remove that line from \[output\]'),
+        ("sigmoid", "sigmoid", r'gives probabilities already.*"sigmoid".*Remove that line from \[output\]'),
+        ("logits", "none", r'no probabilities.*\[output\] activation = "softmax"'),
+    ],
+)
+def test_an_activation_too_many_or_too_few_is_refused(
+    exports: Path, tmp_path: Path, kind: str, activation: str, words: str
+) -> None:
+    spec = _activated_spec(exports, tmp_path, kind, activation)
+    with pytest.raises(ModelUnavailable, match=words):
+        engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "normalise", "words"),
+    [
+        ("uint8", '"unit"', r'bytes, 0 to 255, as they are.*normalise = "none" in \[input\].*mean and std'),
+        ("uint8", "{ mean = [0, 0, 0], std = [1, 1, 1] }", "bytes, 0 to 255, as they are"),
+        (
+            "int8",
+            '"none"',
+            "takes numbers from -2.5 to 3.875, and normalise .* others of a picture, 0 to 255",
+        ),
+        ("int8", '"unit"', "takes numbers from -2.5 to 3.875, and normalise .* others of a picture, 0 to 1"),
+    ],
+)
+def test_a_normalisation_that_a_quantised_file_was_not_made_for_is_refused(
+    exports: Path, tmp_path: Path, kind: str, normalise: str, words: str
+) -> None:
+    spec = _normalised_spec(exports, tmp_path, kind, normalise)
+    with pytest.raises(ModelUnavailable, match=words):
+        imported_graph.read(spec)

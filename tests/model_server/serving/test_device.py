@@ -1,0 +1,101 @@
+"""The device: one at a time, in the order of asking."""
+
+import threading
+
+from model_server.serving.device import Device
+from tests.fakes import eventually
+
+
+def test_it_is_handed_on_in_the_order_of_asking() -> None:
+    device = Device()
+    got: list[int] = []
+
+    def use(number: int) -> None:
+        with device:
+            got.append(number)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(5)]
+    with device:
+        for number, thread in enumerate(threads):
+            thread.start()
+            eventually(lambda number=number: len(device._waiters) == number + 1)  # type: ignore[misc]
+        assert device.is_wanted
+    # Whoever gave it back asks again at once, and is the last.
+    with device:
+        got.append(-1)
+    for thread in threads:
+        thread.join(20)
+    assert got == [0, 1, 2, 3, 4, -1]
+    assert not device.is_wanted
+
+
+def test_one_at_a_time() -> None:
+    device = Device()
+    inside, most = 0, 0
+
+    def use() -> None:
+        nonlocal inside, most
+        for _ in range(200):
+            with device:
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (most, inside) == (1, 0)
+
+
+def test_an_error_inside_gives_it_back() -> None:
+    device = Device()
+    try:
+        with device:
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    taken = threading.Event()
+
+    def take() -> None:
+        with device:
+            taken.set()
+
+    threading.Thread(target=take).start()
+    assert taken.wait(20)
+
+
+def test_it_is_handed_on_past_an_owner_that_keeps_it_too_long() -> None:
+    device = Device(patience_s=0.2)
+    may_end, order = threading.Event(), list[str]()
+
+    def hang() -> None:
+        with device:
+            may_end.wait(20)
+        order.append("hung one")
+
+    def use(name: str) -> None:
+        with device:
+            order.append(name)
+
+    hung = threading.Thread(target=hang)
+    hung.start()
+    eventually(lambda: device._owner is not None)
+    others = [threading.Thread(target=use, args=(name,)) for name in ("first", "second")]
+    for number, thread in enumerate(others):
+        thread.start()
+        eventually(lambda number=number: len(device._waiters) == number + 1 or bool(order))  # type: ignore[misc]
+    for thread in others:
+        thread.join(20)
+    assert order == ["first", "second"]
+    # It is free again, and what the hung one gives back at last is not another's.
+    with device:
+        may_end.set()
+        hung.join(20)
+        late = threading.Thread(target=use, args=("late",))
+        late.start()
+        eventually(lambda: device.is_wanted)
+        assert "late" not in order
+    late.join(20)
+    assert order == ["first", "second", "hung one", "late"]

@@ -1,0 +1,241 @@
+"""The worker's steps on a real Redis, with a network that is none."""
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import redis
+from numpy.typing import NDArray
+
+from broker.clock import RedisClock
+from broker.errors import ModelUnavailable
+from broker.keys import Keys
+from broker.messages import State, WorkerState
+from broker.producer import Pending
+from broker.registry import Registry
+from model_server.serving.worker import Worker
+from tests import fakes
+from tests.fakes import MODEL, FakeEngine, enqueue, eventually, job, result, step
+
+
+def test_a_batch_is_claimed_run_once_and_completed(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    jobs = enqueue(client, keys, job(value=0), job(value=255), job(value=128))
+    assert step(worker) == 3
+    assert engine.batches == [3]
+    labels = [result(client, keys, each.id).predictions[0].label for each in jobs]
+    assert labels == ["dark", "bright", "grey"]
+    first = result(client, keys, jobs[0].id)
+    assert (first.batch_size, first.attempts, len(first.predictions)) == (3, 0, 2)
+    assert first.timings_ms.waiting > 0
+    assert client.llen(keys.of(MODEL).claims(worker.lease.worker)) == 0
+    state = worker.standing.state
+    assert (state.pictures, state.rate > 0) == (3, True)
+    assert state.waiting_ms == pytest.approx(first.timings_ms.waiting, rel=0.5)
+    enqueue(client, keys, job())
+    assert sum(step(worker) for _ in range(2)) == 1  # the first may have asked before it came
+    assert worker.standing.state.pictures == 4
+
+
+def test_no_more_than_a_batch_is_claimed(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    enqueue(client, keys, *(job() for _ in range(6)))
+    assert [step(worker), step(worker)] == [4, 2]
+    assert engine.batches == [4, 2]
+
+
+def test_a_bad_job_costs_only_itself(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_batch(pictures: NDArray[np.uint8]) -> None:
+        if (pictures == 13).any():
+            raise RuntimeError("boom")
+
+    engine.on_batch = on_batch
+    jobs = enqueue(client, keys, job(value=0), job(value=13), job(value=255), job(shape=(9, 9, 1)))
+    step(worker)
+    results = [result(client, keys, each.id) for each in jobs]
+    assert [each.error.code if each.error else "ok" for each in results] == [
+        "ok",
+        "inference_failed",
+        "ok",
+        "inference_failed",
+    ]
+    assert client.llen(keys.of(MODEL).dead) == 2
+    for dead in (jobs[1], jobs[3]):
+        assert f"job {dead.id} is a dead letter: " in caplog.text
+
+
+def test_a_job_past_its_deadline_never_reaches_the_network(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    (late,) = enqueue(client, keys, job(deadline_in_s=0.0))
+    step(worker)
+    error = result(client, keys, late.id).error
+    assert error is not None
+    assert error.code == "deadline_passed"
+    assert engine.batches == []
+    assert client.llen(keys.of(MODEL).dead) == 0
+
+
+def test_a_cancelled_job_never_reaches_the_network(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    (gone,) = enqueue(client, keys, job())
+    fakes.producer(client, keys).cancel(MODEL, gone.id)
+    assert step(worker) == 1
+    assert engine.batches == []
+    assert not client.exists(keys.of(MODEL).result(gone.id))
+
+
+def test_outputs_that_are_no_numbers_fail_alone(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        outputs = np.full((len(batch), 3), 1 / 3, np.float32)
+        outputs[batch[:, 0, 0, 0] == 13] = np.nan
+        return (outputs,)
+
+    monkeypatch.setattr(engine, "predict", predict)
+    bad, good = enqueue(client, keys, job(value=13), job(value=200))
+    step(worker)
+    assert result(client, keys, bad.id).error is not None
+    assert result(client, keys, good.id).error is None
+
+
+def test_an_idle_worker_is_woken_by_the_bell(
+    client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_server.serving.worker.IDLE_S", 4.0)
+    idle = threading.Thread(target=worker.step)
+    idle.start()
+    eventually(lambda: any(each["cmd"] == "blpop" for each in client.client_list()))
+    (only,) = enqueue(client, keys, job())
+    idle.join(20)
+    assert client.llen(keys.of(MODEL).bell) == 0
+    step(worker)
+    assert result(client, keys, only.id).error is None
+
+
+def test_a_batch_may_wait_to_fill_up(client: redis.Redis, keys: Keys, worker: Worker) -> None:
+    worker._limits = replace(worker._limits, batch_wait_s=15)
+    enqueue(client, keys, job(), job())
+    sizes: list[int] = []
+    waiting = threading.Thread(target=lambda: sizes.append(worker.step()))
+    waiting.start()
+    waiting.join(0.3)
+    # In the queue, where others can take them, and the device is a sibling's.
+    assert client.llen(keys.of(MODEL).queue) == 2
+    assert worker._pipeline._device._owner is None
+    enqueue(client, keys, job(), job())
+    waiting.join(10)
+    assert sizes == [4]
+
+
+def test_a_batch_that_does_not_fill_up_is_cut_in_time(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    worker._limits = replace(worker._limits, batch_wait_s=0.2)
+    began = time.monotonic()
+    enqueue(client, keys, job())
+    assert worker.step() == 1
+    assert time.monotonic() - began >= 0.2
+
+
+@pytest.mark.parametrize("wait_s", [0.001, 0.003])
+def test_a_short_wait_is_not_left_to_redis(
+    client: redis.Redis, keys: Keys, worker: Worker, wait_s: float
+) -> None:
+    """BLPOP of Redis 6.2 waits for ever where it is told 1 ms, and 60 to 150 ms where it is told 3."""
+    worker._limits = replace(worker._limits, batch_wait_s=wait_s)
+    enqueue(client, keys, job())
+    client.config_resetstat()
+    assert worker.step() == 1
+    assert "cmdstat_blpop" not in client.info("commandstats")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ModelUnavailable("no weights. Three ways out"), "no weights. Three ways out"),
+        (
+            ValueError("axis -1\nmore"),
+            "tiny: the network can't be run as its model.toml says (axis -1).",
+        ),
+    ],
+)
+def test_a_model_that_fails_to_load_says_why_and_stays(
+    client: redis.Redis, keys: Keys, worker: Worker, error: Exception, reason: str
+) -> None:
+    def fail() -> FakeEngine:
+        raise error
+
+    worker._load = fail
+    registry = Registry(client, keys, RedisClock())
+    serving = threading.Thread(target=worker.run)
+    serving.start()
+    eventually(lambda: registry.models(fresh=True)[MODEL].state is WorkerState.FAILED)
+    assert registry.models(fresh=True)[MODEL].reason == reason
+    worker.stopping.set()
+    serving.join(20)
+    assert registry.models(fresh=True)[MODEL].state is None
+
+
+def test_nothing_is_claimed_while_a_sibling_has_the_device(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    enqueue(client, keys, job())
+    waiting = threading.Thread(target=worker.step)
+    with worker._pipeline._device:
+        waiting.start()
+        waiting.join(0.3)
+        assert client.llen(keys.of(MODEL).queue) == 1
+    waiting.join(20)
+    assert client.llen(keys.of(MODEL).queue) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_call_is_timed_only_while_it_runs(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine, fails: bool
+) -> None:
+    began: list[float | None] = []
+
+    def on_batch(_: NDArray[np.uint8]) -> None:
+        began.append(worker.call_began)
+        if fails:
+            raise RuntimeError("boom")
+
+    engine.on_batch = on_batch
+    enqueue(client, keys, job())
+    step(worker)
+    assert began[0] is not None
+    assert worker.call_began is None
+
+
+def test_while_it_stops_it_says_that_it_drains_and_no_longer_why_a_change_was_refused(
+    worker: Worker,
+) -> None:
+    worker.standing.say(State(WorkerState.READY, "v1", reason="broken. Version v1 serves on."))
+    before = worker.standing.state
+    worker.stopping.set()
+    after = worker.standing.state
+    assert (before.state, after.state) == (WorkerState.READY, WorkerState.DRAINING)
+    assert (before.reason, after.reason) == ("broken. Version v1 serves on.", "")
+
+
+def test_stopping_finishes_the_batch_and_leaves(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    engine.on_batch = lambda _: worker.stopping.set()
+    running, waiting = [enqueue(client, keys, *(job() for _ in range(4))), enqueue(client, keys, job())]
+    worker.run()
+    assert all(result(client, keys, each.id).error is None for each in running)
+    assert fakes.producer(client, keys).poll(MODEL, waiting[0].id) == Pending(deadline_passed=False)
+    score = client.zscore(keys.of(MODEL).workers, worker.lease.worker)
+    assert score is not None
+    assert score < 0
+    assert client.hgetall(keys.of(MODEL).attempts) == {}
