@@ -5,7 +5,7 @@ Owns nothing but the start of the package `loadtest`, which imports nothing of t
 
 import sys
 
-from loadtest.main import main
+from loadtest.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

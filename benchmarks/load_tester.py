@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.programs import CONNECTIONS, ROOT, Accuracy, Bench, BenchmarkFailed, Run, null_server
-from loadtest.units import number, shown, whole
+from loadtest.cli.units import number, shown, whole
 
 _PICTURES: Final = {"100 KB": 100_000, "1 KB": 1_000}
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import psutil
 
-from loadtest.slo import nearest_rank
+from loadtest.measuring.slo import nearest_rank
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CONNECTIONS: Final = 32

@@ -16,7 +16,7 @@ from playwright._impl._driver import compute_driver_executable
 
 import web.errors
 from broker.keys import Keys, ModelKeys
-from loadtest.arguments import parser
+from loadtest.cli.arguments import parser
 from model_server.catalogue.model_spec import Source, read_model
 from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, Output
 from settings import PROJECT, Settings

@@ -132,7 +132,7 @@ def test_only_settings_reads_the_environment() -> None:
 
 
 def test_stress_test_starts_the_load_tester_and_nothing_else() -> None:
-    assert _imports(ROOT / "stress_test.py") == {"sys", "loadtest.main"}
+    assert _imports(ROOT / "stress_test.py") == {"sys", "loadtest.cli.main"}
 
 
 def test_keys_are_spelled_only_in_keys_py() -> None:

@@ -16,8 +16,8 @@ from broker.errors import first_line
 from broker.messages import Fit, InputSpec
 from model_server.catalogue.model_toml import Named
 from model_server.engines.keras import sources
-from training.taken import Taken
-from training.wanted import BaseError, Wanted, toml_beside
+from training.base_options import BaseError, Wanted, toml_beside
+from training.network_input import Taken
 
 SIZE: Final = 224
 """Of a network of keras.applications, where none is named: what most of them learnt ImageNet at."""

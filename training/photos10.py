@@ -1,8 +1,8 @@
 """Trains the bundled classifier of photos into CIFAR-10's classes: python -m training.photos10 cifar10.zip.
 
-Owns how it is trained and judged; the network is small_network's, the pictures come from training.labelled
-and training.photographs. A part of the training pictures is held out: by that this recipe was chosen, and any
-other must be. The test pictures are looked at once, at the end.
+Owns how it is trained and judged; the network is small_network's, its pictures come from
+training.labelled_folder and training.photographs. A part of the training pictures is held out: by that this
+recipe was chosen, and any other must be. The test pictures are looked at once, at the end.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model_server.engines.openvino import runtime
-from training import labelled, small_network
-from training.labelled import FolderError, Pictures
+from training import labelled_folder, small_network
+from training.labelled_folder import FolderError, Pictures
 from training.photographs import INPUT, photographed
 from training.small_network import CLASSES
 
@@ -132,10 +132,10 @@ def read(path: Path, part: str) -> tuple[tuple[str, ...], Pictures]:
 
     Raises FolderError.
     """
-    classes, files = labelled.files_of(labelled.opened(path) / part)
+    classes, files = labelled_folder.files_of(labelled_folder.opened(path) / part)
     if len(classes) != CLASSES:
         raise FolderError(f"{path}: {part} holds {len(classes)} folders, not {CLASSES}")
-    found = labelled.read(files, INPUT)
+    found = labelled_folder.read(files, INPUT)
     if found.skipped:
         raise FolderError(f"{found.skipped[0].file.name}: {found.skipped[0].reason}")
     return classes, found.pictures

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from training.taken import Taken
+from training.network_input import Taken
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from model_server.engines.keras.quiet_tensorflow import quiet
-from training import labelled, publish, wanted
+from training import base_options, labelled_folder, publish
 from training.arguments import parser
-from training.division import refuse_too_few
-from training.labelled import FolderError
+from training.base_options import BaseError, Wanted
+from training.labelled_folder import FolderError
 from training.publish import PublishError
-from training.wanted import BaseError, Wanted
+from training.splits import refuse_too_few
 
 DONE: Final = 0
 IMPOSSIBLE: Final = 2
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         publish.refuse_existing(folder, replace=options.replace)
         publish.refuse_unwritable(folder, replace=options.replace)
-        wanted.refuse_early(base)
-        classes, files = labelled.files_of(labelled.opened(options.folder))
+        base_options.refuse_early(base)
+        classes, files = labelled_folder.files_of(labelled_folder.opened(options.folder))
         refuse_too_few(classes, (file.label for file in files), which="files")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         with quiet():

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from model_server.engines.normalisation import Numbers
 from training.bases import Base
-from training.division import Division
-from training.labelled import Pictures
+from training.labelled_folder import Pictures
+from training.splits import Division
 
 HEAD_RATE: Final = 3e-3
 FROM_SCRATCH_RATE: Final = 1e-3

@@ -15,12 +15,12 @@ from typing import Any, Final
 import keras
 import tensorflow as tf
 
-from training import bases, frozen, labelled, publish, verdict
+from training import bases, evaluation, frozen_graph, labelled_folder, publish
+from training.base_options import Wanted
 from training.bases import Base
-from training.division import Division, Shares, divide, refuse_too_few, without_repeats
-from training.labelled import File, Read, Skipped
+from training.labelled_folder import File, Read, Skipped
+from training.splits import Division, Shares, divide, refuse_too_few, without_repeats
 from training.stages import Learner, Plan
-from training.wanted import Wanted
 
 _SHOWN: Final = 20
 """Files that are left out and named one by one; the report names them all."""
@@ -40,7 +40,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="batchwire-") as scratch:
         digests, repeated = without_repeats(files)
         refuse_too_few(classes, (file.label for file in digests), which="different files")
-        read = labelled.read(list(digests), base.taken.input, Path(scratch) / "pictures.npy")
+        read = labelled_folder.read(list(digests), base.taken.input, Path(scratch) / "pictures.npy")
         skipped = repeated + read.skipped
         _say_skipped(skipped)
         shares = Shares(options.held_out, options.validation)
@@ -48,7 +48,7 @@ def run(
         _say_division(classes, division)
         learner = _learnt(base, read, len(classes), division, options)
         labels = read.pictures.labels[division.held_out]
-        found = verdict.judge(classes, labels, learner.outputs(division.held_out))
+        found = evaluation.judge(classes, labels, learner.outputs(division.held_out))
     told = _told(options, base, division, skipped, learner)
     _write(folder, learner, base, found, told, options)
     print(f"held-out accuracy: {found.accuracy:.2%}", *found.lines(), sep="\n")
@@ -115,7 +115,7 @@ def _write(
     folder: Path,
     learner: Learner,
     base: Base,
-    found: verdict.Verdict,
+    found: evaluation.Verdict,
     told: dict[str, Any],
     options: argparse.Namespace,
 ) -> None:
@@ -127,9 +127,9 @@ def _write(
     with publish.published(folder, replace=options.replace) as draft:
         learner.network.save(draft / file)
         if options.frozen_graph:
-            frozen.write(draft, options.name, learner.network, found.classes)
-        verdict.write_report(draft / "report.json", found, told)
-        verdict.draw_confusion(draft / "confusion.png", found, f"{options.name}: {found.accuracy:.2%}")
+            frozen_graph.write(draft, options.name, learner.network, found.classes)
+        evaluation.write_report(draft / "report.json", found, told)
+        evaluation.draw_confusion(draft / "confusion.png", found, f"{options.name}: {found.accuracy:.2%}")
         publish.write_labels(draft, found.classes)
         publish.write_model_toml(
             draft,

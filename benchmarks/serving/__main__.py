@@ -17,7 +17,7 @@ from benchmarks.programs import ROOT, BenchmarkFailed
 from benchmarks.serving import pictures, report
 from benchmarks.serving.campaign import Campaign, Plan
 from benchmarks.serving.venvs import Unavailable
-from loadtest.units import number, whole
+from loadtest.cli.units import number, whole
 
 FOLDER: Final = ROOT / "var" / "bench"
 

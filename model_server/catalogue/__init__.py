@@ -1,1 +1,4 @@
-"""TODO-DOC."""
+"""The catalogue: a folder a model, read and checked.
+
+Owns what `model.toml` and label files may say and how changes to a folder are noticed. Loads no network.
+"""

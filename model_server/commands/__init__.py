@@ -1,1 +1,4 @@
-"""TODO-DOC."""
+"""Commands: a module for each sub-command of `python -m model_server`.
+
+Owns arguments, output and exit statuses. Offline commands may use pictures/ and Pillow; `serve` must not.
+"""

@@ -1,4 +1,4 @@
-"""Whether the model server beside it is well: `python -m model_server.commands.health` exits with 0 or says why not.
+"""`python -m model_server health`: exits with 0 where the model server beside it is well, else says why not.
 
 Owns one file a model in var/health, whose time says until when the worker that serves it holds its
 lease. Asks nobody else: it must be cheap enough to be run every few seconds.

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest import ledger
-from loadtest.slo import nearest_rank
-from loadtest.traffic import read_label_file
+from loadtest.faults import ledger
+from loadtest.measuring.slo import nearest_rank
+from loadtest.sending.traffic import read_label_file
 from tests.chaos import numbers
 from tests.chaos.stack import ChaosStack
 from tests.conftest import RedisServer

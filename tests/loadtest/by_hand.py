@@ -1,8 +1,8 @@
 """Records made by hand, for the tests of what they add up to."""
 
-from loadtest.columns import Columns
-from loadtest.figures import Figures
-from loadtest.messages import OK, Done, Load, Record
+from loadtest.measuring.columns import Columns
+from loadtest.measuring.figures import Figures
+from loadtest.sending.messages import OK, Done, Load, Record
 
 START = 123456.1  # no power of two: START + 1 - START is less than 1
 RATE = Load(100, is_open=True)

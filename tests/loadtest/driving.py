@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from loadtest.client import Client
-from loadtest.messages import Begin, Done, Load, Plan, Record, Target, Traffic
-from loadtest.target import prepare
-from loadtest.traffic import Requests
+from loadtest.sending.client import Client
+from loadtest.sending.messages import Begin, Done, Load, Plan, Record, Target, Traffic
+from loadtest.sending.target import prepare
+from loadtest.sending.traffic import Requests
 from tests.loadtest.stub import Script, StubServer, stub_server
 
 Doing = Callable[[Client], Coroutine[Any, Any, Done]]

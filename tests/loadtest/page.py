@@ -6,8 +6,8 @@ Owns the parsing. Fails on markup that does not close what it opened.
 import functools
 from html.parser import HTMLParser
 
-from loadtest.figures import Figures
-from loadtest.report import render
+from loadtest.measuring.figures import Figures
+from loadtest.output.report import render
 from tests.loadtest.reports import failing, point, report
 
 HOSTILE = """<script>alert("&amp;'")</script> $x_$ & </svg></title>"""

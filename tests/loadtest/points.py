@@ -1,7 +1,7 @@
 """Points made by hand, for what shows and judges them."""
 
-from loadtest.figures import LEAVING, REST, ClientFigures, Errors, Figures, OfModel
-from loadtest.messages import Load
+from loadtest.measuring.figures import LEAVING, REST, ClientFigures, Errors, Figures, OfModel
+from loadtest.sending.messages import Load
 
 RATE = Load(20, is_open=True)
 LATENCY = {"mean": 24.0, "p50": 20.5, "p90": 31.0, "p95": 35.5, "p99": 40.5, "p99.9": 60.5, "max": 71.5}

@@ -5,8 +5,8 @@ Owns their numbers, which are written here and not computed: a test can name the
 
 from typing import Any
 
-from loadtest.figures import Bin, ClientFigures, Errors, Figures, Report, Slice
-from loadtest.messages import Load
+from loadtest.measuring.figures import Bin, ClientFigures, Errors, Figures, Report, Slice
+from loadtest.sending.messages import Load
 
 UNDRAWN: dict[str, Any] = {"histogram": [], "over_time": [], "queue": [], "batch_sizes": {}}
 """What leaves a point without drawings of its own, which take their time."""

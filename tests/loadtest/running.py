@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loadtest.main import main
+from loadtest.cli.main import main
 from tests.loadtest.stub import StubServer, answer, prediction
 
 

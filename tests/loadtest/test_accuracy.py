@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from loadtest.slo import nearest_rank
+from loadtest.measuring.slo import nearest_rank
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

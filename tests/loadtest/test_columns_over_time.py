@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.arrivals import due_times
-from loadtest.columns import Columns
-from loadtest.messages import INTERRUPTED, OK, Load
+from loadtest.measuring.columns import Columns
+from loadtest.sending.arrivals import due_times
+from loadtest.sending.messages import INTERRUPTED, OK, Load
 from tests.loadtest.by_hand import CLIENTS, POISSON, RATE, START, add, figures, steady
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from loadtest.main import main
-from loadtest.messages import Target, Traffic
-from loadtest.options import parse
-from loadtest.server import Server
+from loadtest.cli.main import main
+from loadtest.cli.options import parse
+from loadtest.sending.messages import Target, Traffic
+from loadtest.sending.server import Server
 from tests.fakes import eventually
 from tests.loadtest.running import run
 from tests.loadtest.stub import Script, answer, prediction, stub_server
@@ -171,7 +171,7 @@ def test_wrong_usage(arguments: list[str], named: str, capsys: pytest.CaptureFix
 
 
 def test_the_queue_is_watched_again_once_a_failing_server_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtest.server._SAMPLE_S", 0.001)
+    monkeypatch.setattr("loadtest.sending.server._SAMPLE_S", 0.001)
     asked, noted = [0], []
     facts = Server._facts
 

@@ -8,8 +8,8 @@ import pytest
 from broker.messages import Fit, InputSpec
 from model_server.catalogue.model_spec import KerasFile, read_model
 from training import publish
+from training.network_input import Taken
 from training.publish import PublishError
-from training.taken import Taken
 
 SPEC = InputSpec(width=96, height=64, channels=3, fit=Fit.PAD)
 

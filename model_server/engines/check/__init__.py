@@ -1,1 +1,4 @@
-"""TODO-DOC."""
+"""Checks: does an engine compute what its reference computes?
+
+Owns measures, tolerances and the pictures drawn for them. Runs no network itself.
+"""

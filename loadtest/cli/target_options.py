@@ -1,0 +1,100 @@
+"""The part of the command line that says where to and in which form: its meaning and its bounds.
+
+Owns what --url, --body, --field, --header and --label may be. Raises ValueError, in words for the user.
+"""
+
+import argparse
+from pathlib import Path
+from string import Template
+from urllib.parse import urlsplit
+
+import jmespath
+import jmespath.exceptions
+
+from loadtest.sending.messages import Target
+from loadtest.sending.target import is_batchwire
+
+
+def check(found: argparse.Namespace) -> None:
+    """Raise ValueError for what the service that --url names would not understand."""
+    names_model = is_batchwire(found.url) or "{model}" in found.url or "$model" in found.body
+    if found.model != (("", 1.0),) and not names_model and found.body in {"multipart", "raw"}:
+        raise ValueError(
+            "--model has no place to go: write {model} into --url, or $model into a --body template"
+        )
+    if "{model}" in found.url and found.model == (("", 1.0),):
+        raise ValueError("--url has {model}: say which with --model")
+    if found.polled and not is_batchwire(found.url):
+        raise ValueError("--async is for a Batchwire server: give its address alone as --url")
+
+
+def target(found: argparse.Namespace) -> Target:
+    """Read where to and in which form; raise ValueError for what is none."""
+    if not _is_address(found.url):
+        raise ValueError(f"--url {found.url}: write http://host:port or https://host/path")
+    if "@" in urlsplit(found.url).netloc:
+        raise ValueError("--url may not hold a user or a password: it is written down. Use --header")
+    if not found.field.isprintable():
+        raise ValueError("--field has characters that no form field may have")
+    headers = [tuple(part.strip() for part in header.split(":", 1)) for header in found.header]
+    if any(len(header) != 2 or not header[0] for header in headers):
+        raise ValueError("--header is written NAME:VALUE")
+    if not all("".join(header).isprintable() and "".join(header).isascii() for header in headers):
+        raise ValueError("--header has characters that no HTTP header may have")
+    body = found.body
+    if body not in {"multipart", "raw"}:
+        try:
+            body = Path(body).read_text("utf-8")
+            Template(body).substitute(image_base64="", name="", model="")
+            if "image_base64" not in body:
+                raise ValueError("it has no $image_base64, so no picture would be sent")
+        except (OSError, UnicodeDecodeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"--body {found.body} is not multipart, raw or a file with a template: {error}"
+            ) from error
+    if found.label:
+        try:
+            jmespath.compile(found.label).search(None)  # only then an unknown function is told
+        except jmespath.exceptions.JMESPathTypeError:
+            pass  # of no answer at all: expected
+        except jmespath.exceptions.JMESPathError as error:
+            reason = str(error).splitlines()[0]  # without the picture of where it stands
+            raise ValueError(f"--label {found.label} is no JMESPath: {reason}") from error
+    check = "label" if found.label else "predictions" if is_batchwire(found.url) else "status"
+    if found.expect and check == "status":
+        raise ValueError("--expect needs --label: where is the label in another service's answer?")
+    return Target(
+        url=found.url,
+        field=found.field,
+        body=body,
+        headers=tuple((name, value) for name, value in headers),
+        check=check,
+        label=found.label,
+        top=found.top,
+        timeout_s=found.timeout,
+        connections=found.connections,
+        keep_alive=not found.no_keep_alive,
+    )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no IPv6 address, no port
+        return False
+
+
+def without_headers(arguments: list[str]) -> list[str]:
+    """Return the command line as it may be written down: a header can be a secret."""
+    shown, hide = [], False
+    for argument in arguments:
+        shown.append(
+            "***"
+            if hide
+            else argument.split("=")[0] + "=***"
+            if argument.startswith("--header=")
+            else argument
+        )
+        hide = argument == "--header"
+    return shown

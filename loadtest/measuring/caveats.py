@@ -1,0 +1,97 @@
+"""What to beware of in the figures: above all, where they are the load tester's own and not the server's.
+
+Owns those judgements and their words.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from loadtest.cli import units
+from loadtest.measuring.figures import LEAVING, REST, Figures
+
+LEAVING_SHARE: Final = 0.1
+"""More of the mean latency than this arose in the load tester: its figures are in doubt."""
+
+_LEAVING_MS: Final = 1.0
+_MOSTLY: Final = 0.5
+_LAG_SHARE: Final = 0.1
+_LAG_MS: Final = 5.0
+_BUSY: Final = 0.9
+_KEPT_UP: Final = 0.95
+
+
+def caveats(points: list[Figures]) -> list[str]:
+    """Return a sentence for each kind of doubt, the gravest first, with the last load that it is true of."""
+    found = [(kind, point.name, text) for point in points for kind, text in _of(point)]
+    sentences = []
+    for wanted in _ORDER:
+        same = [(name, text) for kind, name, text in found if kind == wanted]
+        if same:
+            others = f" The same at {len(same) - 1} more." if len(same) > 1 else ""
+            sentences.append(f"{same[-1][0]}: {same[-1][1]}{others}")
+    return sentences
+
+
+_ORDER: Final = (
+    "nothing", "limit", "busy", "behind", "given up", "interrupted", "connections", "late", "clock",
+    "unstable", "warm-up",
+)  # fmt: skip
+
+
+def is_own_limit(point: Figures) -> bool:
+    """Whether the load tester, not the server, made the latencies what they are."""
+    if not point.load.is_open or point.client.queued:
+        return False
+    return point.leaving_share > LEAVING_SHARE and point.stages_ms.get(LEAVING, 0.0) > _LEAVING_MS
+
+
+def is_tester_in_doubt(point: Figures) -> bool:
+    """Whether the load tester may have made the point's latencies what they are."""
+    return any(_of_the_tester(point))
+
+
+def _of(point: Figures) -> Iterator[tuple[str, str]]:
+    """Yield (kind, text) pairs for one point."""
+    yield from _of_the_tester(point)
+    if not point.requests:
+        yield "nothing", "nothing was measured: the warm-up took all."
+        return
+    offered = point.load.value
+    if point.load.is_open and not point.given_up and not point.interrupted and point.per_s is not None:
+        # Poisson arrivals scatter: three standard deviations are no falling behind.
+        least = offered * _KEPT_UP - (3 * (offered / point.seconds) ** 0.5 if point.load.poisson else 0.0)
+        if point.per_s < least:
+            told = f"{units.shown(offered)}/s were asked for, {units.shown(point.per_s)}/s answered rightly."
+            yield "behind", f"the service did not keep up: {told}"
+    if point.given_up:
+        yield "given up", f"{point.given_up}: ended before its time."
+    if point.interrupted:
+        yield "interrupted", f"{point.interrupted} requests were still out, and are in no figure."
+    if point.client.queued and point.load.is_open:
+        told = (
+            f"{point.client.queued} requests found all connections in use, and waited; it counts as latency."
+        )
+        yield "connections", f"{told} --connections allows more."
+    told_ms = sum(ms for stage, ms in point.stages_ms.items() if stage not in {LEAVING, REST})
+    if REST in point.stages_ms and told_ms > (point.latency_ms["mean"] or math.inf):
+        yield "clock", "the stages that the server tells add up to more than the latency: its clock is off."
+    if point.stable is False:
+        yield "unstable", "it never became stable: the figures are of all of it."
+    if point.warmup_failed:
+        yield "warm-up", f"{point.warmup_failed} requests of the warm-up failed."
+
+
+def _of_the_tester(point: Figures) -> Iterator[tuple[str, str]]:
+    mean, busy = point.latency_ms["mean"] or 0.0, point.client.busy
+    leaving = point.stages_ms.get(LEAVING, 0.0)
+    advice = f"use --processes {point.client.processes * 2}, or a machine of its own."
+    if is_own_limit(point):
+        told = f"{units.shown(leaving)} of {units.shown(mean)} ms arose in the load tester"
+        whose = "" if point.leaving_share < _MOSTLY else ": this is its limit, not the server's"
+        yield "limit", f"{told}{whose}; {advice}"
+    elif busy > _BUSY:
+        yield "busy", f"the load tester had no time left ({busy:.0%} of a core): {advice}"
+    elif point.client.lag_ms[1] > max(_LAG_MS, (mean - leaving) * _LAG_SHARE):
+        lag = units.shown(point.client.lag_ms[1])
+        yield "late", f"the load tester woke up to {lag} ms late (p99): its machine is short of CPU."
