@@ -38,7 +38,7 @@ _SEED: Final = 11
 
 
 @dataclass(slots=True)
-class Row:
+class DecodingRow:
     """What was found of the variants of one size."""
 
     full_ms: list[float] = field(default_factory=list)
@@ -84,7 +84,7 @@ def main() -> int:
         return 1
     table = Table("size", "variants", "full ms", "draft ms", "mean", "most", "top-1", "prob.")
     for size in _SIZES:
-        row = Row()
+        row = DecodingRow()
         for upload in _variants(asked.pictures, size, asked.crops):
             row.add(upload, spec.input, engine)
         table.add_row(

@@ -17,7 +17,7 @@ from broker.errors import ModelUnavailable
 from model_server import engines
 from model_server.catalogue.model_spec import read_model
 from model_server.engines import EngineOptions
-from model_server.engines.choice import Choice
+from model_server.engines.choice import EngineChoice
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     if name == "tf.function":
         _with_variables()
     try:
-        loaded = engines.load(spec, Choice(engine, precision), EngineOptions(32, Path(cache)))
+        loaded = engines.load(spec, EngineChoice(engine, precision), EngineOptions(32, Path(cache)))
     except ModelUnavailable as error:
         _say({"error": error.message})
         return 1

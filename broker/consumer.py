@@ -34,7 +34,7 @@ _LEAST_WAIT_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimedJob:
     """A job as it was claimed: still JSON, for decoding may fail."""
 
     id: str
@@ -45,7 +45,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CompletedJob:
     """What became of a claimed job. `result` None: dropped. `reply_to`: the frontend to tell.
 
     `dead_reason`, where not empty, also puts the job into `dead`.
@@ -98,7 +98,7 @@ class Consumer:
         with translated("measure a queue"):
             return self._redis.llen(self._keys.queue)
 
-    def claim(self, worker: str, n: int) -> list[Claimed]:
+    def claim(self, worker: str, n: int) -> list[ClaimedJob]:
         """Move up to `n` jobs from the queue to this worker's claims and read them, in order.
 
         A job that was recovered before comes alone; one whose picture was prepared for another input is left
@@ -128,7 +128,7 @@ class Consumer:
             fields[at : count * _FIELDS_PER_JOB : _FIELDS_PER_JOB] for at in range(_FIELDS_PER_JOB)
         )
         return [
-            Claimed(str(ids[i], "latin-1"), int(attempts[i]), bool(pending[i]), payloads[i])
+            ClaimedJob(str(ids[i], "latin-1"), int(attempts[i]), bool(pending[i]), payloads[i])
             for i in range(count)
         ]
 
@@ -137,7 +137,7 @@ class Consumer:
         with translated("show a job"):
             return cast("bytes | None", self._redis.lindex(self._keys.queue, 0))
 
-    def complete(self, worker: str, outcomes: Sequence[Outcome]) -> bool:
+    def complete(self, worker: str, outcomes: Sequence[CompletedJob]) -> bool:
         """Write the results of a batch, tell the frontends, take the batch off the claims: all or nothing.
 
         `outcomes` are the jobs of one claim (or several in a row), whole and in claim order. Returns

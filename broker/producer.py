@@ -125,7 +125,7 @@ class Producer:
             value = self._redis.getdel(self._keys.of(model).result(job_id))
         return None if value is None or value == codec.PENDING else codec.decode_result(_bytes(value))
 
-    def poll(self, model: str, job_id: str) -> "Result | Pending | None":
+    def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
         """For a client that polls: the result, Pending, or None when there is none (any more)."""
         key = self._keys.of(model).result(job_id)
         with translated("look up a result"), self._redis.pipeline() as pipe:
@@ -136,7 +136,7 @@ class Producer:
             return None
         if value == codec.PENDING:
             # A pending key lives until its deadline and RESULT_TTL_S more.
-            return Pending(deadline_passed=ttl_ms <= self._limits.result_ttl_s * 1000)
+            return PendingJob(deadline_passed=ttl_ms <= self._limits.result_ttl_s * 1000)
         return codec.decode_result(value)
 
     def check_writable(self) -> None:
@@ -185,7 +185,7 @@ class Producer:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingJob:
     """A job without a result. `deadline_passed`: and none will come."""
 
     deadline_passed: bool

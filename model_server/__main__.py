@@ -27,11 +27,11 @@ from model_server import engines
 from model_server.catalogue.folder_watch import Watch
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.engines import Engine, EngineOptions
-from model_server.engines.choice import Choice, choose_for
+from model_server.engines.choice import EngineChoice, choose_for
 from model_server.serving.device import Device
-from model_server.serving.lease_keeper import EXIT_HUNG, Keeper
+from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
 from model_server.serving.stop_signals import StopSignals
-from model_server.serving.versioned_model import Means, Post, Serving
+from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
 from model_server.serving.worker import IDLE_S, Worker, WorkerLimits
 from settings import EXIT_CONFIG, SettingError, Settings, weights
 
@@ -109,13 +109,13 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
 
     device, outage = Device(), Outage()
 
-    def serving(spec: ModelSpec, watch: Watch) -> Serving:
-        means = Means(
+    def serving(spec: ModelSpec, watch: Watch) -> VersionedModel:
+        means = Loaders(
             read=partial(read_spec, Path(settings.models_dir), spec.name, weights(settings)),
             load=partial(_load, settings),
             staff=partial(_staff, settings, device, outage, on_hung),
         )
-        return Serving(spec, watch, means)
+        return VersionedModel(spec, watch, means)
 
     servings = [serving(*model) for model in models]
     for each in servings:
@@ -139,18 +139,18 @@ def _staff(
     on_hung: Callable[[], None],
     spec: ModelSpec,
     load: Callable[[], Engine],
-) -> Post:
+) -> WorkerThreads:
     try:
         choice = _choice(settings, spec)
     except Exception:  # noqa: BLE001 - it reads the network's files, and so does `load`, which says why it failed
-        choice = Choice("", "")
+        choice = EngineChoice("", "")
     chosen = replace(spec, engine=choice.engine, precision=choice.precision)
     worker = _worker(settings, chosen, device, outage, load)
-    keeper = Keeper(
+    keeper = LeaseKeeper(
         worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s, on_hung=on_hung
     )
     thread = threading.Thread(target=_run, args=(worker,), name=f"worker-{spec.name}", daemon=True)
-    return Post(worker, keeper, thread)
+    return WorkerThreads(worker, keeper, thread)
 
 
 def _run(worker: Worker) -> None:
@@ -192,7 +192,7 @@ def _worker(
     return Worker(spec, load, lease, consumer, clock, limits=limits, device=device, outage=outage)
 
 
-def _choice(settings: Settings, spec: ModelSpec) -> Choice:
+def _choice(settings: Settings, spec: ModelSpec) -> EngineChoice:
     return choose_for(spec, settings.engine, settings.precision, keras_backend=settings.keras_backend)
 
 

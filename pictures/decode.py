@@ -58,7 +58,7 @@ class UnsupportedFormat(ClientError):
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedPicture:
     """A picture that fits a model: `pixels` is uint8 (height, width, channels), in C order.
 
     `original_size` is (width, height) of the picture as people see it, after its EXIF orientation.
@@ -68,14 +68,14 @@ class Prepared:
     original_size: tuple[int, int]
 
 
-def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> Prepared:
+def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPicture:
     """Decode `upload` and fit it to `spec`.
 
     Raises InvalidImage, ImageTooLarge (judged from the header, before pixels are decoded) or
     UnsupportedFormat; each message says what to do.
     """
     image, original_size = _decode(upload, max_pixels=max_pixels, needed=lambda _: _needed_side(spec))
-    return Prepared(fit(image, spec), original_size)
+    return PreparedPicture(fit(image, spec), original_size)
 
 
 def decode(upload: bytes, *, max_pixels: int) -> Image.Image:

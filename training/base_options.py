@@ -16,7 +16,7 @@ class BaseError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BaseOptions:
     """What the user says of the base; None: as the base has it."""
 
     name: str
@@ -27,7 +27,7 @@ class Wanted:
     normalise: Named | None = None
 
 
-def refuse_early(wanted: Wanted) -> None:
+def refuse_early(wanted: BaseOptions) -> None:
     """Raise BaseError for weights that are not there, or of which nobody says how they take pictures."""
     if wanted.weights in ("imagenet", "none"):
         return

@@ -16,8 +16,8 @@ from broker.errors import first_line
 from broker.messages import Fit, InputSpec
 from model_server.catalogue.model_toml import Named
 from model_server.engines.keras import sources
-from training.base_options import BaseError, Wanted, toml_beside
-from training.network_input import Taken
+from training.base_options import BaseError, BaseOptions, toml_beside
+from training.network_input import NetworkInput
 
 SIZE: Final = 224
 """Of a network of keras.applications, where none is named: what most of them learnt ImageNet at."""
@@ -34,17 +34,17 @@ class Base:
     """`imagenet`, `none` or the name of a file."""
     network: Any
     """A keras.Model."""
-    taken: Taken
+    taken: NetworkInput
 
 
-def load(wanted: Wanted) -> Base:
+def load(wanted: BaseOptions) -> Base:
     """Return the base. Raises BaseError."""
     if wanted.weights.endswith(".keras"):
         return _saved(wanted, Path(wanted.weights))
     return _application(wanted)
 
 
-def _application(wanted: Wanted) -> Base:
+def _application(wanted: BaseOptions) -> Base:
     constructor = getattr(keras.applications, wanted.name, None)
     if not callable(constructor):
         known = sorted(name for name in dir(keras.applications) if name[0].isupper())
@@ -68,11 +68,14 @@ def _application(wanted: Wanted) -> Base:
         raise BaseError(_no_weights(wanted, first_line(error))) from error
     weights = wanted.weights if wanted.weights in ("imagenet", "none") else Path(wanted.weights).name
     return Base(
-        wanted.name, weights, network, Taken(InputSpec(size, size, 3, wanted.fit or Fit.CROP), normalise)
+        wanted.name,
+        weights,
+        network,
+        NetworkInput(InputSpec(size, size, 3, wanted.fit or Fit.CROP), normalise),
     )
 
 
-def _no_weights(wanted: Wanted, reason: str) -> str:
+def _no_weights(wanted: BaseOptions, reason: str) -> str:
     failure = f"{wanted.weights!r} does not give the weights of {wanted.name} without its top ({reason})"
     if wanted.weights == "imagenet":
         failure = f"the ImageNet weights of {wanted.name} could not be downloaded ({reason})"
@@ -90,12 +93,12 @@ def _normalise_of(constructor: Any) -> Named:  # noqa: ANN401
     wanted = np.asarray(own(sample.astype(np.float32)))
     spec = InputSpec(4, 4, 3, Fit.CROP)
     for normalise in _NAMED:
-        if np.allclose(wanted, Taken(spec, normalise).numbers(sample), atol=1e-3):
+        if np.allclose(wanted, NetworkInput(spec, normalise).numbers(sample), atol=1e-3):
             return normalise
     raise BaseError(f"{constructor.__name__} normalises pictures in a way that no model.toml can say")
 
 
-def _saved(wanted: Wanted, path: Path) -> Base:
+def _saved(wanted: BaseOptions, path: Path) -> Base:
     """A network that classifies, less its last layer; the model.toml beside it says what it takes."""
     try:
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -116,7 +119,7 @@ def _saved(wanted: Wanted, path: Path) -> Base:
     if beside and wanted.fit in (None, beside.input.fit) and beside.input.width == size:
         spec = replace(beside.input, height=size)
     network = keras.Model(network.inputs[0], features)
-    taken = Taken(spec, normalise, beside.order if beside else "rgb")
+    taken = NetworkInput(spec, normalise, beside.order if beside else "rgb")
     return Base(path.stem, path.name, network, taken)
 
 

@@ -19,7 +19,7 @@ _NUMBERED: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Evaluation:
     """`matrix` is int64 (classes, classes): pictures of a class (row) that are named a class (column)."""
 
     classes: Sequence[str]
@@ -77,14 +77,14 @@ class Verdict:
         return told
 
 
-def judge(classes: Sequence[str], labels: NDArray[np.int64], outputs: NDArray[np.float32]) -> Verdict:
+def judge(classes: Sequence[str], labels: NDArray[np.int64], outputs: NDArray[np.float32]) -> Evaluation:
     """Compare float32 (N, classes) with the labels of the pictures they are of."""
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(matrix, (labels, outputs.argmax(axis=1)), 1)
-    return Verdict(tuple(classes), matrix)
+    return Evaluation(tuple(classes), matrix)
 
 
-def write_report(path: Path, verdict: Verdict, told: dict[str, Any]) -> None:
+def write_report(path: Path, verdict: Evaluation, told: dict[str, Any]) -> None:
     """The figures as JSON, after what is `told` of how the network came to be."""
     figures = {
         "held_out_accuracy": round(verdict.accuracy, 4),
@@ -97,7 +97,7 @@ def write_report(path: Path, verdict: Verdict, told: dict[str, Any]) -> None:
     path.write_text(json.dumps(told | figures, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def draw_confusion(path: Path, verdict: Verdict, title: str) -> None:
+def draw_confusion(path: Path, verdict: Evaluation, title: str) -> None:
     """A PNG of the confusion matrix, each row as shares of its class."""
     count = len(verdict.classes)
     side = max(4.0, 0.5 * min(count, 60))

@@ -28,7 +28,7 @@ UNREADABLE: Final = (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotI
 """What reading a file may raise; all but the first in a .zip: damaged, encrypted, packed in another way."""
 
 
-class FolderError(ValueError):
+class LabelledFolderError(ValueError):
     """The folder can't be learnt from; the message says why."""
 
 
@@ -46,7 +46,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedFile:
     """A file that is left out, and why."""
 
     file: File
@@ -54,7 +54,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class LabelledPictures:
     """`pixels` is uint8 (N, height, width, channels); `labels` is int64 (N,), the class of each."""
 
     pixels: NDArray[np.uint8]
@@ -65,12 +65,12 @@ class Pictures:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class FolderContents:
     """What came of reading files: the pictures, the file of each, and what had to be left out."""
 
-    pictures: Pictures
+    pictures: LabelledPictures
     files: list[File]
-    skipped: list[Skipped]
+    skipped: list[SkippedFile]
 
 
 def opened(path: Path) -> Place:
@@ -78,11 +78,11 @@ def opened(path: Path) -> Place:
     if path.is_dir():
         return path
     if not path.is_file():
-        raise FolderError(f"there is no folder {path}")
+        raise LabelledFolderError(f"there is no folder {path}")
     try:
         return zipfile.Path(path)
     except (OSError, zipfile.BadZipFile):
-        raise FolderError(f"{path} is neither a folder nor a .zip") from None
+        raise LabelledFolderError(f"{path} is neither a folder nor a .zip") from None
 
 
 def files_of(folder: Place) -> tuple[tuple[str, ...], list[File]]:
@@ -96,13 +96,15 @@ def files_of(folder: Place) -> tuple[tuple[str, ...], list[File]]:
         found = _places_in(found[0])
     places = [place for place in found if place.is_dir()]
     if len(places) < 2:
-        raise FolderError(
+        raise LabelledFolderError(
             f"{folder} holds {len(places)} folders; it takes one for each class, two at least, named by the "
             "class and with its pictures in it"
         )
     for place in places:
         if not _is_text(place.name):
-            raise FolderError(f"{place.name!r} is a folder whose name is not UTF-8, so no label: rename it")
+            raise LabelledFolderError(
+                f"{place.name!r} is a folder whose name is not UTF-8, so no label: rename it"
+            )
     files = [File(place, label) for label, each in enumerate(places) for place in _files_below(each)]
     return tuple(place.name for place in places), files
 
@@ -132,7 +134,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
-        raise FolderError(
+        raise LabelledFolderError(
             f"{path.parent} has no room for {shape[0]} pictures, {pixels.nbytes / 1e6:.0f} MB ({error}); "
             "TMPDIR names another place"
         ) from error
@@ -149,7 +151,7 @@ def _decoded(file: File, spec: InputSpec) -> NDArray[np.uint8]:
     return decode.prepare(file.place.read_bytes(), spec, max_pixels=MAX_PIXELS).pixels
 
 
-def read(files: Sequence[File], spec: InputSpec, keep_in: Path | None = None) -> Read:
+def read(files: Sequence[File], spec: InputSpec, keep_in: Path | None = None) -> FolderContents:
     """Decode all of `files`, into memory, or into a new file `keep_in` that is mapped into it.
 
     Pictures without number then cost disk, not memory: 150 KB each of 224 x 224. Raises FolderError if there
@@ -158,14 +160,14 @@ def read(files: Sequence[File], spec: InputSpec, keep_in: Path | None = None) ->
     shape = (len(files), *spec.shape)
     pixels = np.empty(shape, np.uint8) if keep_in is None or not files else _mapped(keep_in, shape)
     used: list[File] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     for file in files:
         try:
             pixels[len(used)] = _decoded(file, spec)
             used.append(file)
         except ClientError as error:
-            skipped.append(Skipped(file, error.message))
+            skipped.append(SkippedFile(file, error.message))
         except UNREADABLE as error:
-            skipped.append(Skipped(file, str(error)))
+            skipped.append(SkippedFile(file, str(error)))
     labels = np.array([file.label for file in used], np.int64)
-    return Read(Pictures(pixels[: len(used)], labels), used, skipped)
+    return FolderContents(LabelledPictures(pixels[: len(used)], labels), used, skipped)

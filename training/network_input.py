@@ -13,7 +13,7 @@ from model_server.engines import normalisation
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class NetworkInput:
     """Size, channels and fit in `input`; then how uint8 becomes float32, as in ModelSpec."""
 
     input: InputSpec

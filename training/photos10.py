@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from model_server.engines.openvino import runtime
 from training import labelled_folder, small_network
-from training.labelled_folder import FolderError, Pictures
+from training.labelled_folder import LabelledFolderError, LabelledPictures
 from training.photographs import INPUT, photographed
 from training.small_network import CLASSES
 
@@ -45,7 +45,13 @@ def as_input(pixels: Any) -> Any:  # noqa: ANN401 - uint8 of NumPy or of TensorF
 
 
 def train(
-    pictures: Pictures, photographs: Pictures, *, epochs: int, precision: str, seed: int, checkpoint: Path
+    pictures: LabelledPictures,
+    photographs: LabelledPictures,
+    *,
+    epochs: int,
+    precision: str,
+    seed: int,
+    checkpoint: Path,
 ) -> keras.Model:
     """Train a new network on the pictures and their photographs; return it, not compiled.
 
@@ -76,7 +82,7 @@ def _optimizer(steps: int) -> Any:  # noqa: ANN401
     return optimizer
 
 
-def _augmented(pictures: Pictures, photographs: Pictures, seed: int) -> Any:  # noqa: ANN401 - a tf.data.Dataset
+def _augmented(pictures: LabelledPictures, photographs: LabelledPictures, seed: int) -> Any:  # noqa: ANN401 - a tf.data.Dataset
     """Batches, in an order of their own each epoch; all are mirrored and moved at random."""
     pixels = tf.constant(np.concatenate([pictures.pixels, photographs.pixels]))
     labels = tf.one_hot(np.concatenate([pictures.labels, photographs.labels]), CLASSES)
@@ -103,7 +109,7 @@ def _augmented(pictures: Pictures, photographs: Pictures, seed: int) -> Any:  # 
     )
 
 
-def divided(pictures: Pictures, seed: int) -> tuple[Pictures, Pictures]:
+def divided(pictures: LabelledPictures, seed: int) -> tuple[LabelledPictures, LabelledPictures]:
     """Return the pictures that are learnt from, and those held out, as many of each class."""
     order = np.random.default_rng(seed).permutation(len(pictures))
     of_class = [order[pictures.labels[order] == label] for label in range(CLASSES)]
@@ -113,11 +119,11 @@ def divided(pictures: Pictures, seed: int) -> tuple[Pictures, Pictures]:
     return _rows(pictures, learnt), _rows(pictures, kept)
 
 
-def _rows(pictures: Pictures, rows: NDArray[np.int64]) -> Pictures:
-    return Pictures(pictures.pixels[rows], pictures.labels[rows])
+def _rows(pictures: LabelledPictures, rows: NDArray[np.int64]) -> LabelledPictures:
+    return LabelledPictures(pictures.pixels[rows], pictures.labels[rows])
 
 
-def confusion(model: keras.Model, pictures: Pictures) -> NDArray[np.int64]:
+def confusion(model: keras.Model, pictures: LabelledPictures) -> NDArray[np.int64]:
     """Return how many pictures of each class (row) `model` gives each class (column)."""
     found = [
         model(as_input(pictures.pixels[at : at + 500]), training=False).numpy().argmax(axis=1)
@@ -127,17 +133,17 @@ def confusion(model: keras.Model, pictures: Pictures) -> NDArray[np.int64]:
     return np.asarray(counts, np.int64)
 
 
-def read(path: Path, part: str) -> tuple[tuple[str, ...], Pictures]:
+def read(path: Path, part: str) -> tuple[tuple[str, ...], LabelledPictures]:
     """Return the classes and the pictures of a part, "train" or "test", of CIFAR-10 as labelled folders.
 
     Raises FolderError.
     """
     classes, files = labelled_folder.files_of(labelled_folder.opened(path) / part)
     if len(classes) != CLASSES:
-        raise FolderError(f"{path}: {part} holds {len(classes)} folders, not {CLASSES}")
+        raise LabelledFolderError(f"{path}: {part} holds {len(classes)} folders, not {CLASSES}")
     found = labelled_folder.read(files, INPUT)
     if found.skipped:
-        raise FolderError(f"{found.skipped[0].file.name}: {found.skipped[0].reason}")
+        raise LabelledFolderError(f"{found.skipped[0].file.name}: {found.skipped[0].reason}")
     return classes, found.pictures
 
 
@@ -147,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         classes, pictures = read(options.data, "train")
         _, test = read(options.data, "test")
-    except FolderError as error:
+    except LabelledFolderError as error:
         sys.exit(f"{error}.")
     pictures, held_out = divided(pictures, options.seed)
     print(f"{len(pictures)} pictures to learn from, {len(held_out)} to choose by", flush=True)
@@ -177,11 +183,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"saved {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 
-def _photographs(pictures: Pictures, seed: int, executor: Executor) -> Pictures:
-    return Pictures(photographed(pictures.pixels, seed, executor), pictures.labels)
+def _photographs(pictures: LabelledPictures, seed: int, executor: Executor) -> LabelledPictures:
+    return LabelledPictures(photographed(pictures.pixels, seed, executor), pictures.labels)
 
 
-def _judge(model: keras.Model, classes: Sequence[str], test: Pictures) -> None:
+def _judge(model: keras.Model, classes: Sequence[str], test: LabelledPictures) -> None:
     matrix = confusion(model, test)
     print(f"test accuracy: {_accuracy(matrix):.2%}; of each class (row), named as:")
     print(" " * 10 + "".join(f"{name[:6]:>7}" for name in classes))

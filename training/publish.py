@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from training.network_input import Taken
+from training.network_input import NetworkInput
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -99,7 +99,7 @@ def write_labels(folder: Path, classes: Sequence[str]) -> None:
         rows.writerows((index, name, name) for index, name in enumerate(classes))
 
 
-def write_model_toml(folder: Path, *, network: str, taken: Taken, top: int, comment: str) -> None:
+def write_model_toml(folder: Path, *, network: str, taken: NetworkInput, top: int, comment: str) -> None:
     """Write model.toml as the catalogue has it, for a network saved by Keras."""
     text = f"""# {comment}
 task = "classification"

@@ -13,8 +13,8 @@ from typing import Final
 from model_server.engines.keras.quiet_tensorflow import quiet
 from training import base_options, labelled_folder, publish
 from training.arguments import parser
-from training.base_options import BaseError, Wanted
-from training.labelled_folder import FolderError
+from training.base_options import BaseError, BaseOptions
+from training.labelled_folder import LabelledFolderError
 from training.publish import PublishError
 from training.splits import refuse_too_few
 
@@ -26,7 +26,7 @@ IMPOSSIBLE: Final = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     options = parser().parse_args(arguments)
-    base = Wanted(options.base, options.weights, options.size, options.fit, options.normalise)
+    base = BaseOptions(options.base, options.weights, options.size, options.fit, options.normalise)
     folder: Path = options.models / options.name
     try:
         publish.refuse_existing(folder, replace=options.replace)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from training import steps  # noqa: PLC0415 - it loads TensorFlow, for seconds
 
             steps.run(options, base, folder, classes, files)
-    except (FolderError, BaseError, PublishError) as error:
+    except (LabelledFolderError, BaseError, PublishError) as error:
         sys.stderr.write(f"{error}.\n")
         return IMPOSSIBLE
     return DONE

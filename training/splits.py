@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.labelled_folder import UNREADABLE, File, FolderError, Skipped
+from training.labelled_folder import UNREADABLE, File, LabelledFolderError, SkippedFile
 
 LEAST: Final = 5
 """Pictures of a class, below which shares of it mean nothing."""
@@ -38,26 +38,26 @@ class Division:
     """Used once, at the end."""
 
 
-def without_repeats(files: Sequence[File]) -> tuple[dict[File, str], list[Skipped]]:
+def without_repeats(files: Sequence[File]) -> tuple[dict[File, str], list[SkippedFile]]:
     """Return the files that are used, each with the SHA-256 of its bytes, and what is left out.
 
     Of equal files one stays, or none where they lie in several classes: a copy of a picture that was learnt
     from must not judge, and two labels for one picture teach nothing.
     """
     equal: defaultdict[str, list[File]] = defaultdict(list)
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     for file in files:
         try:
             equal[hashlib.sha256(file.place.read_bytes()).hexdigest()].append(file)
         except UNREADABLE as error:
-            skipped.append(Skipped(file, str(error)))
+            skipped.append(SkippedFile(file, str(error)))
     kept: dict[File, str] = {}
     for digest, same in equal.items():
         if len({file.label for file in same}) > 1:
-            skipped += [Skipped(file, "The same picture lies in another class too.") for file in same]
+            skipped += [SkippedFile(file, "The same picture lies in another class too.") for file in same]
             continue
         kept[same[0]] = digest
-        skipped += [Skipped(file, f"It is the same picture as {same[0].name}.") for file in same[1:]]
+        skipped += [SkippedFile(file, f"It is the same picture as {same[0].name}.") for file in same[1:]]
     return kept, skipped
 
 
@@ -66,7 +66,7 @@ def refuse_too_few(classes: Sequence[str], labels: Iterable[int], *, which: str)
     counts = Counter(labels)
     for label, name in enumerate(classes):
         if counts[label] < LEAST:
-            raise FolderError(
+            raise LabelledFolderError(
                 f"{name} has {counts[label]} {which}; a class takes {LEAST} at least, and a hundred to be "
                 "told well"
             )

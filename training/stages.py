@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from model_server.engines.normalisation import Numbers
 from training.bases import Base
-from training.labelled_folder import Pictures
+from training.labelled_folder import LabelledPictures
 from training.splits import Division
 
 HEAD_RATE: Final = 3e-3
@@ -29,7 +29,7 @@ _LOSS: Final = "sparse_categorical_crossentropy"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """How long to learn, and in what portions."""
 
     epochs: int
@@ -45,7 +45,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # Keras ships no typ
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: LabelledPictures,
         rows: NDArray[np.int64],
         numbers: Numbers,
         batch: int,
@@ -73,7 +73,9 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # Keras ships no typ
 class Learner:
     """The base with a new head, its pictures, and the two stages of learning."""
 
-    def __init__(self, base: Base, pictures: Pictures, classes: int, division: Division, plan: Plan) -> None:
+    def __init__(
+        self, base: Base, pictures: LabelledPictures, classes: int, division: Division, plan: TrainingPlan
+    ) -> None:
         self._base, self._pictures, self._plan = base, pictures, plan
         self._training, self._validation = division.training, division.validation
         self._weights = class_weights(pictures.labels[self._training], classes)

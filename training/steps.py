@@ -16,18 +16,22 @@ import keras
 import tensorflow as tf
 
 from training import bases, evaluation, frozen_graph, labelled_folder, publish
-from training.base_options import Wanted
+from training.base_options import BaseOptions
 from training.bases import Base
-from training.labelled_folder import File, Read, Skipped
+from training.labelled_folder import File, FolderContents, SkippedFile
 from training.splits import Division, Shares, divide, refuse_too_few, without_repeats
-from training.stages import Learner, Plan
+from training.stages import Learner, TrainingPlan
 
 _SHOWN: Final = 20
 """Files that are left out and named one by one; the report names them all."""
 
 
 def run(
-    options: argparse.Namespace, wanted: Wanted, folder: Path, classes: Sequence[str], files: Sequence[File]
+    options: argparse.Namespace,
+    wanted: BaseOptions,
+    folder: Path,
+    classes: Sequence[str],
+    files: Sequence[File],
 ) -> None:
     """Make the model. Raises BaseError, FolderError and PublishError."""
     keras.utils.set_random_seed(options.seed)
@@ -57,8 +61,10 @@ def run(
     print(f"Written to {folder}. MODELS={options.name} serves it.")
 
 
-def _learnt(base: Base, read: Read, classes: int, division: Division, options: argparse.Namespace) -> Learner:
-    plan = Plan(options.epochs, options.fine_tune, options.batch, options.seed)
+def _learnt(
+    base: Base, read: FolderContents, classes: int, division: Division, options: argparse.Namespace
+) -> Learner:
+    plan = TrainingPlan(options.epochs, options.fine_tune, options.batch, options.seed)
     learner = Learner(base, read.pictures, classes, division, plan)
     if base.weights == "none":
         print("The whole network learns, from nothing.", flush=True)
@@ -72,7 +78,7 @@ def _learnt(base: Base, read: Read, classes: int, division: Division, options: a
     return learner
 
 
-def _say_skipped(skipped: Sequence[Skipped]) -> None:
+def _say_skipped(skipped: Sequence[SkippedFile]) -> None:
     for each in skipped[:_SHOWN]:
         print(f"left out: {each.file.name}: {each.reason}")
     if len(skipped) > _SHOWN:
@@ -91,7 +97,7 @@ def _told(
     options: argparse.Namespace,
     base: Base,
     division: Division,
-    skipped: Sequence[Skipped],
+    skipped: Sequence[SkippedFile],
     learner: Learner,
 ) -> dict[str, Any]:
     return {
@@ -115,7 +121,7 @@ def _write(
     folder: Path,
     learner: Learner,
     base: Base,
-    found: evaluation.Verdict,
+    found: evaluation.Evaluation,
     told: dict[str, Any],
     options: argparse.Namespace,
 ) -> None:

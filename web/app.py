@@ -16,9 +16,9 @@ from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
 from web import errors
-from web.jobs import Frontend, FrontendLimits
+from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
-from web.model_choice import Names
+from web.model_choice import ModelNames
 from web.routes import api_docs, health, pages, predict, static
 from web.server import capacity
 
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> Flask:
     return app
 
 
-def frontend(settings: Settings) -> Frontend:
+def frontend(settings: Settings) -> JobClient:
     """This process' half of the queue, under a name of its own."""
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
@@ -61,13 +61,13 @@ def frontend(settings: Settings) -> Frontend:
         result_ttl_s=settings.result_ttl_s,
         key_ttl_s=settings.key_ttl_s,
     )
-    return Frontend(
+    return JobClient(
         Registry(client, keys, clock),
         Producer(client, keys, limits, refusals=Outage("Such requests get 503")),
         Replies(client, keys, str(uuid.uuid4())),
         clock,
-        names=Names(settings.served, settings.default_model, settings.fallback_model),
-        limits=FrontendLimits(
+        names=ModelNames(settings.served, settings.default_model, settings.fallback_model),
+        limits=JobLimits(
             max_pixels=settings.max_pixels,
             request_timeout_s=settings.request_timeout_s,
             async_timeout_s=settings.async_timeout_s,

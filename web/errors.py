@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from broker.errors import ClientError, ServiceError, Unavailable
 from web import responses
 from web.middleware import request_ids
-from web.responses import ErrorSaid, Failed
+from web.responses import ErrorDetail, FailedAnswer
 
 _LOG = logging.getLogger(__name__)
 
@@ -94,9 +94,9 @@ _HTTP_CODES: Final = {
 }
 
 
-def body(code: str, message: str, request_id: str | UnsetType = UNSET) -> Failed:
+def body(code: str, message: str, request_id: str | UnsetType = UNSET) -> FailedAnswer:
     """The JSON of an error."""
-    return Failed(success=False, error=ErrorSaid(code, message), request_id=request_id)
+    return FailedAnswer(success=False, error=ErrorDetail(code, message), request_id=request_id)
 
 
 def respond(error: ServiceError) -> Response:

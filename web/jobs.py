@@ -22,13 +22,13 @@ from broker.errors import (
     Overloaded,
 )
 from broker.messages import InputSpec, Job, Prediction, Result, WorkerState
-from broker.producer import TOLD_S, Pending, Producer
+from broker.producer import TOLD_S, PendingJob, Producer
 from broker.registry import ModelView, Registry
 from broker.replies import Replies, Waiter
 from pictures import annotate, decode
-from pictures.decode import Prepared
+from pictures.decode import PreparedPicture
 from web.decode_turns import turn
-from web.model_choice import Models, Names, unavailable
+from web.model_choice import ModelChooser, ModelNames, unavailable
 from web.server import capacity
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class ClientGone(ClientError):
 
 
 @dataclass(frozen=True, slots=True)
-class FrontendLimits:
+class JobLimits:
     """What this process does for its clients: pixels a picture, seconds, requests at once."""
 
     max_pixels: int
@@ -52,7 +52,7 @@ class FrontendLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class SubmittedJob:
     """A job in the queue. `waiter` is None for one that is polled."""
 
     model: str
@@ -67,7 +67,7 @@ class Accepted:
         return self.job.id
 
 
-class Frontend:
+class JobClient:
     """Serves requests from any thread."""
 
     def __init__(
@@ -77,14 +77,14 @@ class Frontend:
         replies: Replies,
         clock: RedisClock,
         *,
-        names: Names,
-        limits: FrontendLimits,
+        names: ModelNames,
+        limits: JobLimits,
     ) -> None:
         self.registry = registry
         self.producer = producer
         self.replies = replies
         self._clock = clock
-        self.models = Models(registry, clock, names, request_timeout_s=limits.request_timeout_s)
+        self.models = ModelChooser(registry, clock, names, request_timeout_s=limits.request_timeout_s)
         self._limits = limits
         self._slots = threading.BoundedSemaphore(limits.requests)
         # More at once would be no faster, and each may take a gigabyte (50 million pixels in 16 bits).
@@ -116,7 +116,7 @@ class Frontend:
         since: float,
         notice: str = "",
         request_id: str = "",
-    ) -> Accepted:
+    ) -> SubmittedJob:
         """Decode, fit and enqueue one picture. Raises ClientError, Overloaded, BrokerUnavailable.
 
         `since`: monotonic time at which the request came; its deadline counts from there.
@@ -151,11 +151,11 @@ class Frontend:
         )
         self._enqueue(model, job, waiter)
         _LOG.debug("job %s of %s is accepted", job_id, model)
-        return Accepted(model, job, waiter, wait_until)
+        return SubmittedJob(model, job, waiter, wait_until)
 
     def _prepared(
         self, upload: bytes, spec: InputSpec, *, since: float, admit_again: Callable[[], None]
-    ) -> Prepared:
+    ) -> PreparedPicture:
         """Decode and fit, when it is its turn."""
         with turn(self._decoders, until=since + self._limits.request_timeout_s) as waited_s:
             if waited_s > TOLD_S:
@@ -178,7 +178,7 @@ class Frontend:
         with turn(self._decoders, until=since + self._limits.request_timeout_s):
             return annotate.annotated(upload, predictions, max_pixels=self._limits.max_pixels)
 
-    def wait(self, accepted: Accepted, *, client_gone: Callable[[], bool]) -> Result:
+    def wait(self, accepted: SubmittedJob, *, client_gone: Callable[[], bool]) -> Result:
         """Sleep until the result comes. Raises DeadlinePassed, ModelUnavailable, ClientGone, and cancels."""
         waiter = accepted.waiter
         if waiter is None:
@@ -205,7 +205,7 @@ class Frontend:
         finally:
             self.replies.forget(waiter)
 
-    def _enqueue_again(self, accepted: Accepted) -> None:
+    def _enqueue_again(self, accepted: SubmittedJob) -> None:
         """Put a job back that Redis forgot: it was killed before its last writes were on the disk."""
         _LOG.warning("Redis has forgotten job %s of %s: enqueued again", accepted.job_id, accepted.model)
         with contextlib.suppress(BrokerUnavailable):  # it is looked up again soon
@@ -219,20 +219,20 @@ class Frontend:
             return ""
         return view.reason if view is not None and view.state is WorkerState.FAILED else ""
 
-    def abandon(self, accepted: Accepted) -> None:
+    def abandon(self, accepted: SubmittedJob) -> None:
         """Cancel a job whose request failed in another place."""
         if accepted.waiter is not None:
             self.replies.forget(accepted.waiter)
         with contextlib.suppress(BrokerUnavailable):  # it then ends at its deadline
             self.producer.cancel(accepted.model, accepted.job_id)
 
-    def poll(self, model: str, job_id: str) -> Result | Pending | None:
+    def poll(self, model: str, job_id: str) -> Result | PendingJob | None:
         """The result of a job that is polled, Pending, or None where there is none (any more).
 
         Raises DeadlinePassed, once: the job is cancelled then.
         """
         polled = self.producer.poll(model, job_id)
-        if isinstance(polled, Pending) and polled.deadline_passed:
+        if isinstance(polled, PendingJob) and polled.deadline_passed:
             result = self.producer.take_or_cancel(model, job_id)
             if result is None:
                 raise DeadlinePassed("The picture waited for a model server until its deadline.")

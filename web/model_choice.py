@@ -25,7 +25,7 @@ _NOTICE_LENGTH: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class ModelNames:
     """What the settings say of the models: those that are expected, the default, and its fallback."""
 
     expected: tuple[str, ...]
@@ -35,7 +35,7 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ModelChoice:
     """The model that answers a request."""
 
     view: ModelView
@@ -51,11 +51,11 @@ def unavailable(reason: str) -> ModelUnavailable:
     return ModelUnavailable(f"{reason}{end} {_MENDED_FIRST}", retry_after_s=_RETRY_FAILED_S)
 
 
-class Models:
+class ModelChooser:
     """The models as this frontend knows them."""
 
     def __init__(
-        self, registry: Registry, clock: RedisClock, names: Names, *, request_timeout_s: float
+        self, registry: Registry, clock: RedisClock, names: ModelNames, *, request_timeout_s: float
     ) -> None:
         self.default = names.default
         self.fallback = names.fallback if names.fallback != names.default else ""
@@ -104,7 +104,7 @@ class Models:
             raise NoWorker(f"No model server has served {name} for {self._request_timeout_s:g} s.")
         return view
 
-    def choose(self, name: str | None) -> Chosen:
+    def choose(self, name: str | None) -> ModelChoice:
         """The model for a request that names `name`, or none. Raises as `named` does.
 
         Only for a default that failed to load another falls in: one that loads, or whose model server is
@@ -113,10 +113,10 @@ class Models:
         """
         if name:
             view = self.named(name)
-            return Chosen(view, view)
+            return ModelChoice(view, view)
         try:
             view = self.named(self.default)
-            return Chosen(view, view)
+            return ModelChoice(view, view)
         except ModelUnavailable as failed:
             asked = self._registry.models().get(self.default)
             if not self.fallback or asked is None:
@@ -129,7 +129,7 @@ class Models:
                 raise
             reason = asked.reason.removeprefix(f"{self.default}: ")
             said = f"{self.fallback} answers for {self.default}, which failed to load: {reason}"
-            return Chosen(view, asked, said[:_NOTICE_LENGTH])
+            return ModelChoice(view, asked, said[:_NOTICE_LENGTH])
 
     def answering(self) -> str:
         """The model that answers requests which name none, as things are."""

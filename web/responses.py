@@ -56,7 +56,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     timings_ms: Timings
 
 
-class Pending(Struct, frozen=True, kw_only=True):
+class PendingAnswer(Struct, frozen=True, kw_only=True):
     """A job that waits for its result."""
 
     success: _YES
@@ -67,28 +67,28 @@ class Pending(Struct, frozen=True, kw_only=True):
     notice: Notice | UnsetType = UNSET
 
 
-class ErrorSaid(Struct, frozen=True):
+class ErrorDetail(Struct, frozen=True):
     """What went wrong: a stable code for programs, and for people what to do."""
 
     code: str
     message: str
 
 
-class Failed(Struct, frozen=True, kw_only=True):
+class FailedAnswer(Struct, frozen=True, kw_only=True):
     """A failure. Of a job that was accepted it has the model and the id."""
 
     success: _NO
     model: str | UnsetType = UNSET
     id: JobId | UnsetType = UNSET
-    error: ErrorSaid
+    error: ErrorDetail
     request_id: RequestId | UnsetType = UNSET
 
 
-Each = Answer | Pending | Failed
+Each = Answer | PendingAnswer | FailedAnswer
 """What becomes of one picture."""
 
 
-class Several(Struct, frozen=True, kw_only=True):
+class AnswerList(Struct, frozen=True, kw_only=True):
     """What became of each picture, in the order sent; `success`: of all."""
 
     success: bool
@@ -99,7 +99,7 @@ class Several(Struct, frozen=True, kw_only=True):
                 "items": {
                     "anyOf": [
                         {"$ref": f"#/components/schemas/{each.__name__}"}
-                        for each in (Answer, Pending, Failed)
+                        for each in (Answer, PendingAnswer, FailedAnswer)
                     ]
                 }
             }
@@ -108,7 +108,7 @@ class Several(Struct, frozen=True, kw_only=True):
     request_id: RequestId | UnsetType = UNSET
 
 
-class Alive(Struct, frozen=True):
+class Liveness(Struct, frozen=True):
     """This process answers."""
 
     alive: _YES = True
@@ -119,7 +119,7 @@ Condition = Annotated[
 ]
 
 
-class Ready(Struct, frozen=True, kw_only=True):
+class Readiness(Struct, frozen=True, kw_only=True):
     """Whether a model can be used, and the state of each."""
 
     ready: bool
@@ -129,7 +129,7 @@ class Ready(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerShown:
+class WorkerSummary:
     """One worker: a version of a model in a model server's process."""
 
     id: str
@@ -146,24 +146,24 @@ class WorkerShown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelShown(Card):
+class ModelSummary(Card):
     """A model as it is now."""
 
     state: Condition
     reason: Annotated[str, Meta(description="Why it failed, or serves an older version; else empty.")]
-    workers: list[WorkerShown]
+    workers: list[WorkerSummary]
     queue_length: int
     expected: Annotated[bool, Meta(description="Whether the settings name it: it stays without a worker.")]
 
 
-class Models(Struct, frozen=True, kw_only=True):
+class ModelList(Struct, frozen=True, kw_only=True):
     """Every model that is served, expected or was served a moment ago, and who answers for none named."""
 
     default_model: str
     fallback_model: str | None
     default_answered_by: str
     time: Annotated[float, Meta(description="Redis' time, in seconds since 1970.")]
-    models: list[ModelShown]
+    models: list[ModelSummary]
 
 
 def respond(body: Struct, status: int = 200) -> Response:

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from benchmarks.programs import ROOT, BenchmarkFailed
 from benchmarks.serving import pictures, report
-from benchmarks.serving.campaign import Campaign, Plan
-from benchmarks.serving.venvs import Unavailable
+from benchmarks.serving.campaign import Campaign, CampaignPlan
+from benchmarks.serving.venvs import VenvUnavailable
 from loadtest.cli.units import number, whole
 
 FOLDER: Final = ROOT / "var" / "bench"
@@ -30,7 +30,7 @@ def main() -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     chosen = asked.picture or pictures.draw(FOLDER / "pictures")
     quick = asked.quick
-    plan = Plan(
+    plan = CampaignPlan(
         pictures=[path.resolve() for path in chosen],
         rounds=asked.rounds or (1 if quick else 3),
         seconds=asked.seconds or (3.0 if quick else 8.0),
@@ -44,7 +44,7 @@ def main() -> int:
     campaign = Campaign(plan, FOLDER, say=lambda text: console.print(text, markup=False))
     try:
         campaign.run()
-    except (BenchmarkFailed, Unavailable) as error:
+    except (BenchmarkFailed, VenvUnavailable) as error:
         console.print(str(error), style="red", markup=False)
         return 1
     except KeyboardInterrupt:

@@ -18,7 +18,7 @@ from benchmarks.serving import load, machine, stages
 from benchmarks.serving.contenders import ENGINE, PACKAGE, Contender, Place, common, contenders
 from benchmarks.serving.figures import in_turn
 from benchmarks.serving.running import Running, started
-from benchmarks.serving.venvs import Unavailable, network, python_of
+from benchmarks.serving.venvs import VenvUnavailable, network, python_of
 
 LIMITS: Final = {"full": "limit, full decode", "draft": "limit, Batchwire's decode"}
 _WARM_UP: Final = (8, 2.0)
@@ -27,7 +27,7 @@ _NULL_CLIENTS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CampaignPlan:
     """What to measure, and for how long."""
 
     pictures: list[Path]
@@ -46,7 +46,7 @@ class Plan:
 class Campaign:
     """One run of the benchmark."""
 
-    def __init__(self, plan: Plan, folder: Path, *, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: CampaignPlan, folder: Path, *, say: Callable[[str], None]) -> None:
         self._plan = plan
         self._folder = folder
         self._say = say
@@ -92,7 +92,7 @@ class Campaign:
             try:
                 pythons.setdefault(environment, "")
                 pythons[environment] = pythons[environment] or self._python(environment)
-            except Unavailable as error:
+            except VenvUnavailable as error:
                 self._skip(name, str(error))
         file = self._plan.network or network(pythons[ENGINE], self._folder, ROOT)
         return Place(self._folder, (0,), pythons, file, "openvino")

@@ -12,7 +12,7 @@ from benchmarks.serving.machine import QUIET_CORES
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FiguresRow:
     """A contender in the table: its name, which limit it has, its points by number of clients."""
 
     name: str
@@ -52,19 +52,19 @@ def undisturbed(rounds: Sequence[Point]) -> Sequence[Point]:
     return quiet or [min(rounds, key=lambda each: each.others)]
 
 
-def to_limit(row: Row, limits: Iterable[Row], clients: int) -> Ratio | None:
+def to_limit(row: FiguresRow, limits: Iterable[FiguresRow], clients: int) -> Ratio | None:
     """Its throughput, as a share of what the limit with the same decode gives to as many clients."""
     same = (limit for limit in limits if limit.decode == row.decode)
     return _ratio(row, next(same, None), clients)
 
 
-def to_best_other(row: Row, rows: Iterable[Row], clients: int) -> Ratio | None:
+def to_best_other(row: FiguresRow, rows: Iterable[FiguresRow], clients: int) -> Ratio | None:
     """Its throughput, in times that of the best peer other than itself, at as many clients."""
     others = [each for each in rows if each.is_peer and clients in each.points and each.name != row.name]
     return _ratio(row, max(others, key=lambda each: each.points[clients].per_s, default=None), clients)
 
 
-def _ratio(row: Row, other: Row | None, clients: int) -> Ratio | None:
+def _ratio(row: FiguresRow, other: FiguresRow | None, clients: int) -> Ratio | None:
     if other is None or clients not in row.points or clients not in other.points:
         return None
     point, base = row.points[clients], other.points[clients]

@@ -9,12 +9,12 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from benchmarks.serving.figures import Row
+from benchmarks.serving.figures import FiguresRow
 
 _OURS: Final = "Batchwire"
 
 
-def draw(rows: Sequence[Row], clients: Sequence[int], file: Path) -> None:
+def draw(rows: Sequence[FiguresRow], clients: Sequence[int], file: Path) -> None:
     """Write the file. Ours are thick, the rest thin; the limits are dotted."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     for axes, label in zip(figure.subplots(1, 2), ("pictures / s", "median latency, ms"), strict=True):

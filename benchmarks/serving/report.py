@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from benchmarks.serving import figures, tables
 from benchmarks.serving import plot as plots
-from benchmarks.serving.figures import Row
+from benchmarks.serving.figures import FiguresRow
 from benchmarks.serving.load import Point
 from benchmarks.serving.machine import QUIET_CORES
 
@@ -51,7 +51,7 @@ def plot(found: dict[str, Any], file: Path) -> None:
         plots.draw(drawn, found["plan"]["clients"], file)
 
 
-def rows(found: dict[str, Any], part: str, of: dict[str, Any]) -> list[Row]:
+def rows(found: dict[str, Any], part: str, of: dict[str, Any]) -> list[FiguresRow]:
     """The medians of all rounds, for the names in `of` (contenders, or limits with their decode)."""
     made = []
     for name, what in of.items():
@@ -62,7 +62,7 @@ def rows(found: dict[str, Any], part: str, of: dict[str, Any]) -> list[Row]:
             for clients, rounds in by_clients.items()
         }
         if points:
-            made.append(Row(name, about["decode"], about["is_peer"], points))
+            made.append(FiguresRow(name, about["decode"], about["is_peer"], points))
     return made
 
 

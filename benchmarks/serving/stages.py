@@ -26,7 +26,7 @@ from benchmarks.whole_decode import whole_decode
 from broker import codec
 from broker.clock import RedisClock
 from broker.connection import connect
-from broker.consumer import Claimed, Consumer, Outcome
+from broker.consumer import ClaimedJob, CompletedJob, Consumer
 from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import Card, Job, Pace, Result, State, Timings, WorkerState
@@ -155,16 +155,16 @@ class _Path:
     def _enqueue(self, job: Job) -> None:
         self._producer.enqueue("resnet50", job, now=self._clock.now())
 
-    def _claim(self) -> list[Claimed]:
+    def _claim(self) -> list[ClaimedJob]:
         return self._consumer.claim(self._worker, _BATCH)
 
-    def _form(self, claimed: list[Claimed]) -> batching.Batch:
+    def _form(self, claimed: list[ClaimedJob]) -> batching.Batch:
         return batching.form(claimed, self._spec.input, now=self._clock.now(), max_attempts=3)
 
-    def _outcomes(self, batch: batching.Batch) -> list[Outcome]:
+    def _outcomes(self, batch: batching.Batch) -> list[CompletedJob]:
         return batch_results.of(batch, self._spec, "1", "", self._clock.now(), Timings(batch=1.0, model=1.0))
 
-    def _complete(self, done: list[Outcome]) -> None:
+    def _complete(self, done: list[CompletedJob]) -> None:
         if not self._consumer.complete(self._worker, done):
             raise RuntimeError("the claims do not begin with this batch")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from benchmarks.serving import figures
-from benchmarks.serving.figures import Ratio, Row
+from benchmarks.serving.figures import FiguresRow, Ratio
 from benchmarks.serving.load import Point
 from benchmarks.serving.machine import QUIET_CORES
 
@@ -22,18 +22,20 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def throughput(rows: Sequence[Row], clients: Sequence[int]) -> str:
+def throughput(rows: Sequence[FiguresRow], clients: Sequence[int]) -> str:
     """Pictures a second and latency, by number of clients."""
     head = ["pictures/s, p50 / p99 ms", *(f"{_clients(count)}" for count in clients), "failed"]
     return markdown(head, [_throughput(row, clients) for row in rows])
 
 
-def _throughput(row: Row, clients: Sequence[int]) -> list[str]:
+def _throughput(row: FiguresRow, clients: Sequence[int]) -> list[str]:
     failed = sum(point.failed for point in row.points.values())
     return [row.name, *(_cell(row.points.get(count)) for count in clients), str(failed)]
 
 
-def costs(rows: Sequence[Row], limits: Sequence[Row], clients: int, held: dict[str, dict[str, float]]) -> str:
+def costs(
+    rows: Sequence[FiguresRow], limits: Sequence[FiguresRow], clients: int, held: dict[str, dict[str, float]]
+) -> str:
     """Ratios, CPU milliseconds a request by kind of process, start and memory."""
     head = ["", "to the limit", "to the best other", "CPU ms a request", "start s", "RSS MB", "PSS MB"]
     found = []

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 
-class Unavailable(Exception):
+class VenvUnavailable(Exception):
     """Something can't be had on this machine; the text says why. What needs it is skipped."""
 
 
@@ -45,4 +45,4 @@ def _run(command: list[str], what: str, root: Path | None = None) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     if done.returncode:
         told = (done.stderr or done.stdout).strip().splitlines()
-        raise Unavailable(f"{what} can't be made here: {told[-1] if told else done.returncode}")
+        raise VenvUnavailable(f"{what} can't be made here: {told[-1] if told else done.returncode}")

@@ -22,12 +22,12 @@ from loadtest.cli.options import CheckLedger, Compare, Options
 from loadtest.faults import ledger
 from loadtest.measuring import compare
 from loadtest.measuring.caveats import caveats
-from loadtest.measuring.figures import Report
+from loadtest.measuring.figures import RunReport
 from loadtest.output import csv_file, tables
 from loadtest.output.live import LiveView
-from loadtest.sending.coordinator import Coordinator, Outcome
+from loadtest.sending.coordinator import Coordinator, RunSummary
 from loadtest.sending.crew import ClientFailed, Crew
-from loadtest.sending.messages import Plan
+from loadtest.sending.messages import LoadPlan
 from loadtest.sending.server import NotReady, Server
 from loadtest.sending.traffic import Requests, TrafficError, read_label_file
 
@@ -62,11 +62,11 @@ async def _run(asked: Options, console: Console) -> int:
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     console.print(_heading(asked, len(requests.pictures)), soft_wrap=True, markup=False)
     async with Server(asked.target) as server:
-        plan = Plan(asked.target, asked.traffic, await server.counts(asked.traffic))
+        plan = LoadPlan(asked.target, asked.traffic, await server.counts(asked.traffic))
         async with Crew(plan, asked.processes) as crew:
             with LiveView(console) as view:
                 outcome = await _coordinated(asked, crew, server, view)
-    result = Report(
+    result = RunReport(
         target=asked.target.url,
         started_at=started_at,
         command=list(asked.command),
@@ -85,7 +85,7 @@ async def _run(asked: Options, console: Console) -> int:
     return _status(asked, outcome) or int(bool(unwritten))
 
 
-async def _coordinated(asked: Options, crew: Crew, server: Server, view: LiveView) -> Outcome:
+async def _coordinated(asked: Options, crew: Crew, server: Server, view: LiveView) -> RunSummary:
     written = None
     if asked.ledger:
         written = ledger.Ledger(asked.ledger.open("wb"), start=time.monotonic(), target=asked.target.url)
@@ -111,7 +111,7 @@ def _heading(asked: Options, pictures: int) -> str:
     return f"{asked.target.url}: {sent}, {processes}; {checks[asked.target.check]}."
 
 
-def _write(asked: Options, result: Report) -> list[str]:
+def _write(asked: Options, result: RunReport) -> list[str]:
     """Write the files that were asked for; return what could not be, in words."""
     unwritten = []
     for path, write in ((asked.json, _write_json), (asked.csv, _write_csv), (asked.report, _write_report)):
@@ -123,22 +123,22 @@ def _write(asked: Options, result: Report) -> list[str]:
     return unwritten
 
 
-def _write_json(path: Path, result: Report) -> None:
+def _write_json(path: Path, result: RunReport) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
 
 
-def _write_csv(path: Path, result: Report) -> None:
+def _write_csv(path: Path, result: RunReport) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv_file.write(result, file)
 
 
-def _write_report(path: Path, result: Report) -> None:
+def _write_report(path: Path, result: RunReport) -> None:
     from loadtest.output import report  # noqa: PLC0415 - matplotlib takes 0.3 s of every start
 
     path.write_text(report.render(result), "utf-8")
 
 
-def _status(asked: Options, outcome: Outcome) -> int:
+def _status(asked: Options, outcome: RunSummary) -> int:
     if outcome.interrupted:
         return INTERRUPTED
     if asked.slo:

@@ -27,7 +27,7 @@ class WrongAnswer(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServerAnswer:
     """What a right answer told."""
 
     label: str = ""
@@ -46,11 +46,11 @@ class Reader:
         self._label = jmespath.compile(target.label) if target.label else None
         self._loads = msgspec.json.Decoder().decode
 
-    def read(self, status: int, content: bytes, model: str) -> Answer:
+    def read(self, status: int, content: bytes, model: str) -> ServerAnswer:
         """Return what a right answer told; raise WrongAnswer for any other. `model` is the one asked for."""
         if self._check == "status":
             if 200 <= status < 300:
-                return Answer()
+                return ServerAnswer()
             raise WrongAnswer(f"http {status}", _excerpt(content))
         body = self._body(content)
         if not 200 <= status < 300 or status == 202:
@@ -58,7 +58,7 @@ class Reader:
         if body is None:
             raise WrongAnswer("bad answer: not JSON", _excerpt(content))
         if self._label is not None:
-            return Answer(label=_label(self._label, body, content))
+            return ServerAnswer(label=_label(self._label, body, content))
         return self._predictions(body, content, model)
 
     def location(self, status: int, content: bytes, location: str | None) -> str:
@@ -75,7 +75,7 @@ class Reader:
         except (ValueError, RecursionError):  # msgspec's own, and UnicodeDecodeError
             return None
 
-    def _predictions(self, body: Any, content: bytes, model: str) -> Answer:  # noqa: ANN401 - any JSON
+    def _predictions(self, body: Any, content: bytes, model: str) -> ServerAnswer:  # noqa: ANN401 - any JSON
         match body:
             case {
                 "success": True,
@@ -89,7 +89,7 @@ class Reader:
             case _:
                 raise WrongAnswer("bad answer: wrong shape", _excerpt(content))
         timings, size = body.get("timings_ms"), body.get("batch_size")
-        return Answer(
+        return ServerAnswer(
             # A detector that found nothing is right: its label is that there is none.
             label=str(predictions[0]["label"]) if predictions else "(nothing)",
             id=id_,

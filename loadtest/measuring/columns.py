@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from loadtest.measuring.figures import ALL, LEAVING, REST, Bin, ClientFigures, Errors, Figures, OfModel, Slice
 from loadtest.measuring.slo import nearest_rank, percentile_name
-from loadtest.sending.messages import INTERRUPTED, OK, Done, Load, Record
+from loadtest.sending.messages import INTERRUPTED, OK, Load, LoadEnd, Record
 
 PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9, 100.0)
 
@@ -97,7 +97,7 @@ class Columns:
         return int(late.sum()) + max(0, int(expected) - int((mine & (due < patience)).sum()))
 
     def figures(
-        self, done: list[Done], *, warmup_s: float, begin: float | None = None, stable: bool | None = None
+        self, done: list[LoadEnd], *, warmup_s: float, begin: float | None = None, stable: bool | None = None
     ) -> Figures:
         """Sum up what was due from `begin` (default: the end of the warm-up) on."""
         due, ended, right = self._arrays()
@@ -238,7 +238,7 @@ def _histogram(ordered_ms: Floats) -> list[Bin]:
     return [Bin(float(a), float(b), int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
 
 
-def _client(done: list[Done], requests: int) -> ClientFigures:
+def _client(done: list[LoadEnd], requests: int) -> ClientFigures:
     cpu = sum(each.cpu_s for each in done)
     return ClientFigures(
         processes=len(done),

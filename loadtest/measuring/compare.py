@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.measuring.change import Change, changes
-from loadtest.measuring.figures import FORMAT, VERSION, Figures, Report
+from loadtest.measuring.figures import FORMAT, VERSION, Figures, RunReport
 
 
 class CompareError(Exception):
@@ -44,7 +44,7 @@ class _Header(msgspec.Struct):
     version: int = 0
 
 
-def read(path: Path) -> Report:
+def read(path: Path) -> RunReport:
     """Read what `--json` wrote. Raises CompareError, which names the file, for anything else."""
     try:
         content = path.read_bytes()
@@ -53,7 +53,7 @@ def read(path: Path) -> Report:
             raise CompareError(f"{path} holds no figures of a load test, which --json writes.")
         if header.version != VERSION:
             raise CompareError(f"{path} has figures of version {header.version}; version {VERSION} is read.")
-        return msgspec.json.decode(content, type=Report)
+        return msgspec.json.decode(content, type=RunReport)
     except OSError as error:
         raise CompareError(f"{path} can't be read: {error.strerror}.") from error
     except msgspec.ValidationError as error:
@@ -62,7 +62,7 @@ def read(path: Path) -> Report:
         raise CompareError(f"{path} is not JSON: {error}.") from error
 
 
-def compare(before: Report, after: Report, *, tolerance: float) -> Comparison:
+def compare(before: RunReport, after: RunReport, *, tolerance: float) -> Comparison:
     """Compare the loads that both runs have. Raises CompareError if there is none.
 
     Throughput may be lower, and p50, p95 and p99 higher, by the share `tolerance`.
@@ -76,7 +76,7 @@ def compare(before: Report, after: Report, *, tolerance: float) -> Comparison:
     return Comparison(both, only_before, only_after=[name for name in new if name not in old])
 
 
-def _by_name(report: Report) -> dict[str, Figures]:
+def _by_name(report: RunReport) -> dict[str, Figures]:
     """Name the points. A search tries a load twice: the second is compared with the second."""
     seen: Counter[str] = Counter()
     named = {}

@@ -185,7 +185,7 @@ class Figures(msgspec.Struct, kw_only=True):
         return fmean(self.batch_sizes, self.batch_sizes.values()) if self.batch_sizes else None
 
 
-class Report(msgspec.Struct, kw_only=True):
+class RunReport(msgspec.Struct, kw_only=True):
     """One run: the whole of what `--json` writes."""
 
     format: str = FORMAT

@@ -15,7 +15,7 @@ _MOST_TRIES: Final = 60  # from 1 to a million it takes 30, and 6 to close in
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RateSearch:
     """What a search found. `rate` is None when nothing met the objective."""
 
     rate: float | None
@@ -31,7 +31,7 @@ async def highest(
     low: float = LOWEST_RATE,
     high: float = HIGHEST_RATE,
     within: float = 0.05,
-) -> Found:
+) -> RateSearch:
     """Search between `low` and `high`, starting at `first`, until the bounds are `within` of each other.
 
     The result is met twice, since one measurement may be luck, and no rate up to it ever missed: where the
@@ -45,11 +45,11 @@ async def highest(
         bad = min((rate for rate, met in tried if not met), default=None)
         good = max((rate for rate, met in tried if met and (bad is None or rate < bad)), default=None)
         if good is not None and tried.count((good, True)) == 2:
-            return Found(good, bad, tried)
+            return RateSearch(good, bad, tried)
         if bad is not None and bad <= low:
             break
         rate = _next(good, bad, low=low, high=high, within=within)
-    return Found(None, bad, tried)
+    return RateSearch(None, bad, tried)
 
 
 def _next(good: float | None, bad: float | None, *, low: float, high: float, within: float) -> float:

@@ -10,7 +10,7 @@ from operator import attrgetter
 from statistics import fmean
 from typing import Final, TextIO
 
-from loadtest.measuring.figures import Figures, Report
+from loadtest.measuring.figures import Figures, RunReport
 
 Cell = str | int | float | None
 Columns = dict[str, Callable[[Figures], Cell]]
@@ -19,7 +19,7 @@ _LATENCIES: Final = ("mean", "p50", "p90", "p95", "p99", "p99.9", "max")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write(report: Report, file: TextIO) -> None:
+def write(report: RunReport, file: TextIO) -> None:
     """Write the header and the rows. `file` should be open with `newline=""`."""
     columns = {**_of_load(), **_of_stages(report.points), **_of_server_and_client()}
     writer = csv.writer(file)

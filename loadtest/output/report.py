@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from loadtest.cli.units import shown
 from loadtest.faults import account_words
-from loadtest.measuring.figures import Figures, Report
+from loadtest.measuring.figures import Figures, RunReport
 from loadtest.output import plots
 
 FOLDED_FROM: Final = 13
@@ -22,7 +22,7 @@ _COLOURS: Final = 8
 """Of stages, in the page's style sheet; the next one begins again."""
 
 
-def render(report: Report) -> str:
+def render(report: RunReport) -> str:
     """Return the page. The same report gives the same page."""
     template = _environment().get_template("report.html")
     page = template.render(
@@ -42,7 +42,7 @@ def render(report: Report) -> str:
     return page.lstrip()
 
 
-def _lines(report: Report) -> list[tuple[str, str, str]]:
+def _lines(report: RunReport) -> list[tuple[str, str, str]]:
     """Return what matters most, as (tone, mark, text): it must not be told by its colour alone."""
     lines = [("result", "Result", report.conclusion)] if report.conclusion else []
     # A search misses the objective on its way: what counts there is its result.

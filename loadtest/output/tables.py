@@ -14,14 +14,14 @@ from rich.text import Text
 from loadtest.cli import units
 from loadtest.faults import account_words
 from loadtest.faults.ledger import Account
-from loadtest.measuring.figures import FaultAccount, Figures, Report, Strike
+from loadtest.measuring.figures import FaultAccount, Figures, RunReport, Strike
 
 _MOST_COLUMNS: Final = 3
 _NARROW: Final = 80
 _MOST_COMPLAINTS: Final = 20
 
 
-def show(console: Console, report: Report) -> None:
+def show(console: Console, report: RunReport) -> None:
     """Print a run's result."""
     console.print(_points(report.points, narrow=console.width < _NARROW))
     few = report.points if len(report.points) <= _MOST_COLUMNS else report.points[-1:]

@@ -12,13 +12,13 @@ from typing import Final
 
 import aiohttp
 
-from loadtest.measuring.answers import Answer, Reader, WrongAnswer
+from loadtest.measuring.answers import Reader, ServerAnswer, WrongAnswer
 from loadtest.sending.arrivals import Alarm, due_times, share_of
 from loadtest.sending.connections import connector, content, joined
 from loadtest.sending.failures import failure
-from loadtest.sending.messages import INTERRUPTED, Begin, Done, Plan, Record, plain
-from loadtest.sending.target import Prepared
-from loadtest.sending.traffic import Choice, Requests
+from loadtest.sending.messages import INTERRUPTED, Begin, LoadEnd, LoadPlan, Record, plain
+from loadtest.sending.target import PreparedRequest
+from loadtest.sending.traffic import RequestChoice, Requests
 
 _LAG_SAMPLE_S: Final = 0.02
 
@@ -29,7 +29,9 @@ _POLL_LONGEST_S: Final = 0.5
 class Client:
     """Sends what one point asks for, over connections that outlive it."""
 
-    def __init__(self, plan: Plan, requests: Requests, prepared: dict[Choice, Prepared]) -> None:
+    def __init__(
+        self, plan: LoadPlan, requests: Requests, prepared: dict[RequestChoice, PreparedRequest]
+    ) -> None:
         self._target = plan.target
         self._seed = plan.traffic.seed
         self._requests = requests
@@ -68,7 +70,7 @@ class Client:
         ended, self._ended = self._ended, []
         return ended
 
-    async def run(self, begin: Begin) -> Done:
+    async def run(self, begin: Begin) -> LoadEnd:
         """Apply one load until its limits, or a halt; every request has ended then."""
         self._begun = self._queued = 0
         lags: list[float] = []
@@ -91,7 +93,7 @@ class Client:
         halted.cancel()
         if not producing.cancelled():
             producing.result()
-        return Done(
+        return LoadEnd(
             begun=self._begun,
             stopped=stopped,
             queued=self._queued,
@@ -163,7 +165,7 @@ class Client:
         record.ended = record.ended or now()
         self._ended.append(record)
 
-    async def _exchange(self, choice: Choice, record: Record) -> Answer:
+    async def _exchange(self, choice: RequestChoice, record: Record) -> ServerAnswer:
         """Send, and poll if it is an asynchronous job; note the moment at which the answer was whole."""
         prepared = self._prepared[choice]
         status, body, location = await self._fetch(
@@ -196,7 +198,7 @@ class Client:
             ) as response:
                 return response.status, await content(response), response.headers.get("Location")
 
-    def _compare(self, choice: Choice, answer: Answer) -> None:
+    def _compare(self, choice: RequestChoice, answer: ServerAnswer) -> None:
         expected = self._requests.expected.get((choice.model, choice.picture))
         if expected is not None and answer.label != expected:
             raise WrongAnswer("wrong label", f"{choice.picture}: {answer.label}, not {expected}")

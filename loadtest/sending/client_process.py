@@ -13,11 +13,11 @@ from typing import Final
 from loadtest.sending.client import Client
 from loadtest.sending.messages import (
     Begin,
+    ClientReady,
     Halt,
-    Plan,
-    Ready,
+    LoadPlan,
+    PlanRefusal,
     Records,
-    Refused,
     Report,
     decode_command,
     encode,
@@ -45,7 +45,7 @@ async def _report(client: Client) -> None:
 def _own_up(task: asyncio.Task[None]) -> None:
     """A task that fails quietly would leave the coordinator waiting for ever."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        _say(Refused(plain(f"a client process failed: {type(error).__name__}: {error}. This is a bug")))
+        _say(PlanRefusal(plain(f"a client process failed: {type(error).__name__}: {error}. This is a bug")))
 
 
 async def _commands() -> asyncio.StreamReader:
@@ -59,17 +59,17 @@ async def _commands() -> asyncio.StreamReader:
 async def _serve() -> None:
     reader = await _commands()
     plan = decode_command(await reader.readline())
-    if not isinstance(plan, Plan):
+    if not isinstance(plan, LoadPlan):
         raise TypeError("the first command must be the plan. This is a bug")
     try:
         requests = Requests(plan.traffic)
         prepared = await prepare(plan.target, requests, [name for name, _ in plan.traffic.models])
     except ValueError as error:
-        _say(Refused(plain(str(error))))
+        _say(PlanRefusal(plain(str(error))))
         return
     client = Client(plan, requests, prepared)
     _collect_rarely()
-    _say(Ready())
+    _say(ClientReady())
     reporting = asyncio.create_task(_report(client))
     reporting.add_done_callback(_own_up)
     try:

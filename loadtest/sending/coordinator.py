@@ -54,7 +54,7 @@ class Display(Protocol):
 
 
 @dataclass
-class Outcome:
+class RunSummary:
     """What a run gave."""
 
     points: list[Figures] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Coordinator:
         self._begun: list[list[int]] = []
         self._is_hopeless = False
         self._disturbance = Disturbance(options, ledger, display.say)
-        self.outcome = Outcome()
+        self.outcome = RunSummary()
 
     def interrupt(self) -> None:
         """Send no more and wait for what is out; the second time, do not wait. The figures are told then."""
@@ -91,7 +91,7 @@ class Coordinator:
         self._crew.halt(abandon=self.outcome.interrupted)
         self.outcome.interrupted = True
 
-    async def run(self) -> Outcome:
+    async def run(self) -> RunSummary:
         """Apply every load, or search."""
         try:
             with contextlib.suppress(_Ended):
@@ -137,7 +137,7 @@ class Coordinator:
         figures = await self._measured(load)
         return not figures.misses
 
-    def _conclusion(self, found: search.Found) -> str:
+    def _conclusion(self, found: search.RateSearch) -> str:
         slo = self._options.slo.text if self._options.slo else ""
         if found.rate is None:
             return f"{slo} is not met at any rate tried, the lowest of them {units.shown(found.missed)}/s."

@@ -12,15 +12,15 @@ from typing import Final, Self
 
 from loadtest.sending.messages import (
     Begin,
+    ClientReady,
     Command,
-    Done,
     Halt,
     Load,
-    Plan,
-    Ready,
+    LoadEnd,
+    LoadPlan,
+    PlanRefusal,
     Record,
     Records,
-    Refused,
     Report,
     decode_report,
     encode,
@@ -41,7 +41,7 @@ class ClientFailed(Exception):
 class Crew:
     """An asynchronous context: the processes live inside it."""
 
-    def __init__(self, plan: Plan, processes: int) -> None:
+    def __init__(self, plan: LoadPlan, processes: int) -> None:
         self._plan = plan
         self._count = processes
         self._processes: list[asyncio.subprocess.Process] = []
@@ -54,9 +54,9 @@ class Crew:
                 _tell(process, self._plan)
             for process in self._processes:
                 match await _hear(process):
-                    case Ready():
+                    case ClientReady():
                         continue
-                    case Refused(reason):
+                    case PlanRefusal(reason):
                         raise ClientFailed(reason)
                     case other:
                         raise ClientFailed(
@@ -80,7 +80,7 @@ class Crew:
         duration_s: float | None,
         requests: int | None,
         take: Callable[[list[Record]], None],
-    ) -> list[Done]:
+    ) -> list[LoadEnd]:
         """Apply one load, handing on the records as they come. Returns when all that was sent has ended."""
         most = min(self._count, requests or self._count)
         shares = most if load.is_open else min(most, int(load.value))
@@ -134,14 +134,14 @@ async def _hear(process: asyncio.subprocess.Process) -> Report:
     return decode_report(line)
 
 
-async def _listen(process: asyncio.subprocess.Process, take: Callable[[list[Record]], None]) -> Done:
+async def _listen(process: asyncio.subprocess.Process, take: Callable[[list[Record]], None]) -> LoadEnd:
     while True:
         match await _hear(process):
             case Records(records):
                 take(records)
-            case Done() as done:
+            case LoadEnd() as done:
                 return done
-            case Refused(reason):
+            case PlanRefusal(reason):
                 raise ClientFailed(reason)
             case other:
                 raise ClientFailed(f"a client process said {other!r} in mid-run. This is a bug")

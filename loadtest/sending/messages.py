@@ -67,7 +67,7 @@ class Target(msgspec.Struct, frozen=True):
     keep_alive: bool = True
 
 
-class Plan(msgspec.Struct, frozen=True, tag=True):
+class LoadPlan(msgspec.Struct, frozen=True, tag=True):
     """The first thing a client process is told."""
 
     target: Target
@@ -93,7 +93,7 @@ class Halt(msgspec.Struct, frozen=True, tag=True):
     abandon: bool = False
 
 
-Command = Plan | Begin | Halt
+Command = LoadPlan | Begin | Halt
 
 
 class Record(msgspec.Struct):
@@ -127,7 +127,7 @@ class Record(msgspec.Struct):
         return self.ended - self.due
 
 
-class Ready(msgspec.Struct, frozen=True, tag=True):
+class ClientReady(msgspec.Struct, frozen=True, tag=True):
     """The client has prepared its requests."""
 
 
@@ -137,7 +137,7 @@ class Records(msgspec.Struct, frozen=True, tag=True):
     records: list[Record]
 
 
-class Done(msgspec.Struct, frozen=True, tag=True):
+class LoadEnd(msgspec.Struct, frozen=True, tag=True):
     """All that was begun has ended."""
 
     begun: int
@@ -152,13 +152,13 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """How late the event loop woke, sampled 50 times a second: p50, p99, the largest."""
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class PlanRefusal(msgspec.Struct, frozen=True, tag=True):
     """The client can't do what it was told, and ends."""
 
     reason: str
 
 
-Report = Ready | Records | Done | Refused
+Report = ClientReady | Records | LoadEnd | PlanRefusal
 
 encode = msgspec.json.Encoder().encode
 decode_command: Callable[[bytes], Command] = msgspec.json.Decoder(Command).decode

@@ -13,13 +13,13 @@ from urllib.parse import urlencode, urlsplit
 import aiohttp
 
 from loadtest.sending.messages import Target
-from loadtest.sending.traffic import Choice, Requests
+from loadtest.sending.traffic import RequestChoice, Requests
 
 PREDICT = "/predict"
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRequest:
     """One request, ready to be sent any number of times."""
 
     url: str
@@ -33,7 +33,9 @@ def is_batchwire(url: str) -> bool:
     return parts.path in {"", "/"} and not parts.query
 
 
-async def prepare(target: Target, requests: Requests, models: list[str]) -> dict[Choice, Prepared]:
+async def prepare(
+    target: Target, requests: Requests, models: list[str]
+) -> dict[RequestChoice, PreparedRequest]:
     """Encode every request that can be chosen. Models share the bodies that do not name them."""
     prepared = {}
     for name, picture in requests.pictures.items():
@@ -43,9 +45,9 @@ async def prepare(target: Target, requests: Requests, models: list[str]) -> dict
             names_model = target.body not in {"multipart", "raw"} and "model" in target.body
             body, content_type = await _body(target, name, picture, model) if names_model else shared
             headers = _with({"Content-Type": content_type}, dict(target.headers))
-            prepared[Choice(name, model, polled=False)] = Prepared(url, headers, body)
+            prepared[RequestChoice(name, model, polled=False)] = PreparedRequest(url, headers, body)
             polled = _with(headers, {"Prefer": "respond-async"})
-            prepared[Choice(name, model, polled=True)] = Prepared(url, polled, body)
+            prepared[RequestChoice(name, model, polled=True)] = PreparedRequest(url, polled, body)
     return prepared
 
 

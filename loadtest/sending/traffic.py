@@ -34,7 +34,7 @@ class TrafficError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RequestChoice:
     """What one request carries."""
 
     picture: str
@@ -53,9 +53,9 @@ class Requests:
         self._ends = list(accumulate(weight for _, weight in traffic.models))[:-1]
         self._polled = traffic.polled
 
-    def choice(self, number: int) -> Choice:
+    def choice(self, number: int) -> RequestChoice:
         """Pictures in turn, models and polling by their shares."""
-        return Choice(
+        return RequestChoice(
             self._names[number % len(self._names)],
             self._models[bisect(self._ends, number * _MODELS_TURN % 1)],
             (number * _POLLED_TURN + 0.5) % 1 < self._polled,

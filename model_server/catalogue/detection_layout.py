@@ -90,7 +90,7 @@ def misfit(detection: Detection, shapes: list[tuple[int, ...]], classes: int) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Arranged:
+class DetectorOutputs:
     """A network's outputs for one picture, taken apart; views, nothing is copied."""
 
     boxes: Floats
@@ -101,17 +101,17 @@ class Arranged:
     """(n), where the network tells it."""
 
 
-def arrange(outputs: tuple[Floats, ...], detection: Detection, classes: int) -> Arranged:
+def arrange(outputs: tuple[Floats, ...], detection: Detection, classes: int) -> DetectorOutputs:
     """Outputs for one picture, in the order of `detection.outputs`. Raises ValueError if they do not fit."""
     problem = misfit(detection, [output.shape for output in outputs], classes)
     if problem:
         raise ValueError(problem)
     if detection.layout == "ultralytics":
         rows = outputs[0].reshape(4 + classes, -1).T
-        return Arranged(rows[:, :4], rows[:, 4:], None)
+        return DetectorOutputs(rows[:, :4], rows[:, 4:], None)
     boxes = outputs[0].reshape(-1, 4)
     objectness = outputs[2].reshape(-1) if len(outputs) > 2 else None
-    return Arranged(boxes, outputs[1].reshape(len(boxes), classes), objectness)
+    return DetectorOutputs(boxes, outputs[1].reshape(len(boxes), classes), objectness)
 
 
 def corners(boxes: Floats, detection: Detection, size: tuple[int, int]) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ It reads the settings of the service: ENGINE, PRECISION, CACHE_DIR, DENSENET121_
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class CheckedPicture:
     """The picture that is tried, as the model takes it."""
 
     name: str
@@ -110,11 +110,13 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _shown(spec: ModelSpec, path: Path | None, settings: Settings) -> Shown:
+def _shown(spec: ModelSpec, path: Path | None, settings: Settings) -> CheckedPicture:
     if path is None:
-        return Shown("a drawn one", drawn_pictures.draw(spec.input)[0], (spec.input.width, spec.input.height))
+        return CheckedPicture(
+            "a drawn one", drawn_pictures.draw(spec.input)[0], (spec.input.width, spec.input.height)
+        )
     prepared = decode.prepare(path.read_bytes(), spec.input, max_pixels=settings.max_pixels)
-    return Shown(str(path), prepared.pixels, prepared.original_size)
+    return CheckedPicture(str(path), prepared.pixels, prepared.original_size)
 
 
 def _engine(spec: ModelSpec, settings: Settings) -> Engine:
@@ -125,7 +127,9 @@ def _engine(spec: ModelSpec, settings: Settings) -> Engine:
     return engines.load(spec, choice, options)
 
 
-def _predictions(spec: ModelSpec, outputs: Outputs, shown: Shown, top: int) -> tuple[Prediction, ...]:
+def _predictions(
+    spec: ModelSpec, outputs: Outputs, shown: CheckedPicture, top: int
+) -> tuple[Prediction, ...]:
     """What would be answered. Raises ServiceError if the outputs are no probabilities."""
     if spec.detection is None:
         agreement.require_probabilities(spec, outputs[0])

@@ -22,12 +22,12 @@ LEAST: Final = 20
 _SEED: Final = 7
 
 
-class FolderError(ValueError):
+class PictureFolderError(ValueError):
     """The folder can't be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class FolderPictures:
     """`pixels` is uint8 (N, height, width, channels); `labels` is int64 (N,), the class of each, or None."""
 
     pixels: NDArray[np.uint8]
@@ -36,19 +36,19 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def part(self, rows: slice) -> "Pictures":
+    def part(self, rows: slice) -> "FolderPictures":
         """Some of them."""
-        return Pictures(self.pixels[rows], None if self.labels is None else self.labels[rows])
+        return FolderPictures(self.pixels[rows], None if self.labels is None else self.labels[rows])
 
 
-def read(folder: Path, spec: ModelSpec, *, max_pixels: int, at_most: int) -> Pictures:
+def read(folder: Path, spec: ModelSpec, *, max_pixels: int, at_most: int) -> FolderPictures:
     """Decode and fit up to `at_most` pictures below `folder`, chosen by lot, always the same ones.
 
     They have labels if every folder directly below is named after a class (its label or its id) and no file
     lies beside them. What is no picture is left out. Raises FolderError.
     """
     if not folder.is_dir():
-        raise FolderError(f"there is no folder {folder}")
+        raise PictureFolderError(f"there is no folder {folder}")
     classes = _classes(folder, spec)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     random.Random(_SEED).shuffle(paths)
@@ -63,11 +63,13 @@ def read(folder: Path, spec: ModelSpec, *, max_pixels: int, at_most: int) -> Pic
             continue
         labels.append(classes.get(path.relative_to(folder).parts[0], -1))
     if len(pixels) < LEAST:
-        raise FolderError(f"{folder} has {len(pixels)} pictures of a format that is served; it takes {LEAST}")
-    return Pictures(np.stack(pixels), np.array(labels, np.int64) if classes else None)
+        raise PictureFolderError(
+            f"{folder} has {len(pixels)} pictures of a format that is served; it takes {LEAST}"
+        )
+    return FolderPictures(np.stack(pixels), np.array(labels, np.int64) if classes else None)
 
 
-def divide(pictures: Pictures, calibrate: int) -> tuple[Pictures, Pictures]:
+def divide(pictures: FolderPictures, calibrate: int) -> tuple[FolderPictures, FolderPictures]:
     """Those to calibrate with, `calibrate` or half if they are fewer than twice that, and those held out."""
     middle = min(calibrate, len(pictures) // 2)
     return pictures.part(slice(None, middle)), pictures.part(slice(middle, None))

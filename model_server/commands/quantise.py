@@ -18,14 +18,14 @@ import numpy as np
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.commands import picture_folder
-from model_server.commands.picture_folder import FolderError, Pictures
+from model_server.commands.picture_folder import FolderPictures, PictureFolderError
 from model_server.engines.check import drawn_pictures
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import runtime, store
 from model_server.engines.openvino.conversion import converted
 from model_server.engines.openvino.engine import CompiledNetwork, int8_ingredients
 from model_server.engines.openvino.quantised import is_quantised
-from model_server.engines.openvino.store import Entry, Store
+from model_server.engines.openvino.store import Store, StoreEntry
 from settings import PROJECT, SettingError, Settings, weights
 
 DONE: Final = 0
@@ -49,7 +49,7 @@ class TooFewAgree(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class QuantiseReport:
     """What int8 costs and gives, on the held-out pictures."""
 
     pictures: int
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entry, report = quantise(
             spec, Store(Path(settings.cache_dir)), calibration, held_out, least=options.least_agreement
         )
-    except (SettingError, CatalogueError, FolderError) as error:
+    except (SettingError, CatalogueError, PictureFolderError) as error:
         return _complain(f"{error}.", IMPOSSIBLE)
     except ModelUnavailable as error:
         return _complain(error.message, IMPOSSIBLE)
@@ -107,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def quantise(
-    spec: ModelSpec, kept: Store, calibration: Pictures, held_out: Pictures, *, least: float
-) -> tuple[Entry, Report]:
+    spec: ModelSpec, kept: Store, calibration: FolderPictures, held_out: FolderPictures, *, least: float
+) -> tuple[StoreEntry, QuantiseReport]:
     """Post-training quantisation by NNCF; the result replaces an older int8 network of the model.
 
     Raises ModelUnavailable, TooFewAgree (nothing is written then) and ModuleNotFoundError (NNCF).
@@ -119,10 +119,10 @@ def quantise(
         # Pictures in folders tell what is on them, not where: nobody would know what it costs.
         raise ModelUnavailable(f"{spec.name}: a detector can't be quantised here, only a classifier.")
     full = converted(spec, "full", kept)
-    reports: list[Report] = []
+    reports: list[QuantiseReport] = []
 
     def make(folder: Path) -> dict[str, object]:
-        int8 = Entry(folder)
+        int8 = StoreEntry(folder)
         _write_int8(full, int8, calibration)
         before, after = CompiledNetwork(full.network, "fp32"), CompiledNetwork(int8.network, "int8")
         report = _judge(before, after, held_out)
@@ -143,7 +143,7 @@ def quantise(
     return entry, reports[0]
 
 
-def _write_int8(full: Entry, int8: Entry, calibration: Pictures) -> None:
+def _write_int8(full: StoreEntry, int8: StoreEntry, calibration: FolderPictures) -> None:
     # NNCF imports openvino: openvino_runtime, imported above, has blocked the telemetry of both.
     import nncf  # noqa: PLC0415 - not part of the default install
 
@@ -153,7 +153,7 @@ def _write_int8(full: Entry, int8: Entry, calibration: Pictures) -> None:
     runtime.save_model(quantised, int8.network, compress_to_fp16=True)
 
 
-def _judge(before: CompiledNetwork, after: CompiledNetwork, held_out: Pictures) -> Report:
+def _judge(before: CompiledNetwork, after: CompiledNetwork, held_out: FolderPictures) -> QuantiseReport:
     """Run both on the same pictures, in turn, so that what else the machine does costs both alike."""
     found: tuple[list[int], list[int]] = ([], [])
     seconds = [0.0, 0.0]
@@ -168,7 +168,7 @@ def _judge(before: CompiledNetwork, after: CompiledNetwork, held_out: Pictures) 
             found[which].extend(outputs[0].argmax(axis=1).tolist())
     best = [np.array(each) for each in found]
     labels = held_out.labels
-    return Report(
+    return QuantiseReport(
         pictures=len(held_out),
         agreement=float((best[0] == best[1]).mean()),
         accuracy=None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines.choice import Choice
+from model_server.engines.choice import EngineChoice
 
 Outputs = tuple[NDArray[np.float32], ...]
 """The network's outputs, each float32 with the batch as its first axis."""
@@ -52,7 +52,7 @@ class EngineOptions:
     """Threads of one call; 0: the engine's own choice, one a core."""
 
 
-def load(spec: ModelSpec, choice: Choice, options: EngineOptions) -> Engine:
+def load(spec: ModelSpec, choice: EngineChoice, options: EngineOptions) -> Engine:
     """Load `spec` as chosen, check it against plain Keras, and warm it at every size it will see.
 
     Raises ModelUnavailable with the reason.

@@ -20,14 +20,14 @@ _GPU_PATTERNS: Final = ("nvidia[0-9]*", "dxg")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class EngineChoice:
     """An engine and a precision, as ENGINE and PRECISION spell them, never `auto`."""
 
     engine: str
     precision: str
 
 
-def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: str) -> Choice:
+def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
     """Resolve `auto` for a model: OpenVINO runs what is imported, in int8 if its file was made so."""
     if spec.is_imported and engine == "auto":
         engine = "openvino"
@@ -38,7 +38,7 @@ def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: s
     return choose(engine, precision, keras_backend=keras_backend)
 
 
-def choose(engine: str, precision: str, *, keras_backend: str) -> Choice:
+def choose(engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
     """Resolve `auto`. OpenVINO on CPUs where it is installed; on a GPU, Keras' own backend.
 
     ResNet50 on two cores: OpenVINO runs 1.2 times as many pictures as TensorFlow in fp32 and 2.5 times in
@@ -49,11 +49,11 @@ def choose(engine: str, precision: str, *, keras_backend: str) -> Choice:
         if precision == "int8":
             engine = "openvino"
     if precision != "auto":
-        return Choice(engine, precision)
+        return EngineChoice(engine, precision)
     if engine == "openvino":
-        return Choice(engine, _openvino_precision())
+        return EngineChoice(engine, _openvino_precision())
     # fp16 rather than bf16: tensor cores have it since 2017, bf16 only since 2020, and it is the more exact.
-    return Choice(engine, "fp16" if has_gpu(engine) else "fp32")
+    return EngineChoice(engine, "fp16" if has_gpu(engine) else "fp32")
 
 
 def has_gpu(keras_backend: str, devices: Path = _DEVICES) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker import codec
-from broker.consumer import Claimed
+from broker.consumer import ClaimedJob
 from broker.errors import DeadlinePassed, InferenceFailed, MalformedMessage, ServiceError, first_line
 from broker.messages import InputSpec, Job
 from model_server.engines import Outputs
@@ -19,7 +19,7 @@ from pictures import refit
 
 
 @dataclass(slots=True)
-class Entry:
+class BatchEntry:
     """A claimed job on its way through a batch: it ends with outputs, with an error, or dropped."""
 
     id: str
@@ -40,16 +40,16 @@ class Entry:
 class Batch:
     """Every job of one claim, in claim order; those in `runnable` go through the network."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[BatchEntry] = field(default_factory=list)
 
     @property
-    def runnable(self) -> list[Entry]:
+    def runnable(self) -> list[BatchEntry]:
         """The entries that the network should see."""
         return [entry for entry in self.entries if entry.job is not None and entry.error is None]
 
 
 @dataclass(frozen=True, slots=True)
-class Formed:
+class FormedBatch:
     """A claim, decoded: it waits for the device."""
 
     worker: str
@@ -87,7 +87,12 @@ def wait_left_s(waiting: int, size: int, *, seen: float, now: float, wait_s: flo
 
 
 def form(
-    claimed: Sequence[Claimed], spec: InputSpec, *, now: float, max_attempts: int, only_places: bool = False
+    claimed: Sequence[ClaimedJob],
+    spec: InputSpec,
+    *,
+    now: float,
+    max_attempts: int,
+    only_places: bool = False,
 ) -> Batch:
     """Decode a claim and judge each job of it. `now` is Redis' time in seconds.
 
@@ -101,8 +106,10 @@ def form(
     )
 
 
-def _judge(claim: Claimed, spec: InputSpec, *, now: float, max_attempts: int, only_places: bool) -> Entry:
-    entry = Entry(claim.id, claim.attempts)
+def _judge(
+    claim: ClaimedJob, spec: InputSpec, *, now: float, max_attempts: int, only_places: bool
+) -> BatchEntry:
+    entry = BatchEntry(claim.id, claim.attempts)
     if not claim.pending:
         return entry
     try:
@@ -128,7 +135,7 @@ def _judge(claim: Claimed, spec: InputSpec, *, now: float, max_attempts: int, on
     return entry
 
 
-def _refit(entry: Entry, job: Job, spec: InputSpec, *, only_places: bool) -> None:
+def _refit(entry: BatchEntry, job: Job, spec: InputSpec, *, only_places: bool) -> None:
     """Make a picture fit that was prepared for another version of the model, none of which is left."""
     if only_places and not refit.keeps_places(job.input, job.image.shape, spec):
         entry.error = InferenceFailed(
@@ -139,7 +146,7 @@ def _refit(entry: Entry, job: Job, spec: InputSpec, *, only_places: bool) -> Non
     entry.notice = refit.NOTICE
 
 
-def run(entries: Sequence[Entry], predict: Callable[[NDArray[np.uint8]], Outputs]) -> None:
+def run(entries: Sequence[BatchEntry], predict: Callable[[NDArray[np.uint8]], Outputs]) -> None:
     """Run the network once on all; where that raises, on halves, until the bad job stands alone.
 
     Each entry gets its outputs or an InferenceFailed; n jobs with one bad cost at most 2 log2(n) + 1

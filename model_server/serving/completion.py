@@ -11,7 +11,7 @@ from broker.errors import BrokerUnavailable, LeaseLost
 from broker.lease import Lease
 from broker.outage import Outage
 from model_server.serving.registration import RECONNECT_S, Registration
-from model_server.serving.results import Done
+from model_server.serving.results import BatchResults
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Completion:
         self.left_claims = False
         """Its last batch was not where it should be: what is claimed must be given back before the next."""
 
-    def complete(self, done: Done) -> None:
+    def complete(self, done: BatchResults) -> None:
         """Complete the batch. Dropped only when the lease is another's."""
         worker = done.worker
         while done.outcomes:
@@ -55,7 +55,7 @@ class Completion:
                 self._outage.failed(error, self._model)
                 time.sleep(RECONNECT_S)
 
-    def _tell_dead(self, done: Done) -> None:
+    def _tell_dead(self, done: BatchResults) -> None:
         for dead in done.dead:
             _LOG.warning(
                 "%s: job %s is a dead letter: %s (request %s)",

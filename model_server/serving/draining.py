@@ -14,7 +14,7 @@ from broker.messages import InputSpec, WorkerState
 
 
 @dataclass(slots=True)
-class Leftovers:
+class DrainingJobs:
     """The jobs of one input, from the moment in which their last worker is told to go."""
 
     input: InputSpec

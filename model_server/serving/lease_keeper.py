@@ -23,7 +23,7 @@ _AFTER_LAPSE_S: Final = 0.02
 """Looked at again a little after a lease lapses: Redis judges by its own clock, ours may be ms ahead."""
 
 
-class Keeper(threading.Thread):
+class LeaseKeeper(threading.Thread):
     """Renews at a third of the lease, so that two renewals may fail before it lapses.
 
     Awake when a peer's lease lapses, too: looking only every third of LEASE_S left a killed worker's jobs

@@ -12,7 +12,7 @@ from typing import Final
 from broker.errors import BrokerUnavailable, LeaseLost, ServiceError
 from broker.lease import Lease
 from broker.outage import Outage
-from model_server.serving.status import Standing
+from model_server.serving.status import WorkerStatus
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Registration:
     """The registration of one worker. `stopping` ends its waiting for Redis."""
 
     def __init__(
-        self, model: str, lease: Lease, standing: Standing, stopping: threading.Event, outage: Outage
+        self, model: str, lease: Lease, standing: WorkerStatus, stopping: threading.Event, outage: Outage
     ) -> None:
         self.has_left = False
         self._model = model

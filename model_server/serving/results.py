@@ -5,40 +5,40 @@ Owns the making of results from outputs and errors. Pure: no Redis, no clock, no
 
 from dataclasses import dataclass
 
-from broker.consumer import Outcome
+from broker.consumer import CompletedJob
 from broker.errors import ServiceError
 from broker.messages import Failure, Prediction, Result, Timings
 from model_server import tasks
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.serving.batching import Batch, Entry
+from model_server.serving.batching import Batch, BatchEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class BatchResults:
     """A batch that ran: it waits for its completion."""
 
     worker: str
-    outcomes: list[Outcome]
+    outcomes: list[CompletedJob]
 
     @property
-    def dead(self) -> list[Outcome]:
+    def dead(self) -> list[CompletedJob]:
         """Those that go to `dead`."""
         return [outcome for outcome in self.outcomes if outcome.dead_reason]
 
 
 def of(
     batch: Batch, spec: ModelSpec, version: str, notice: str, claimed_at: float, timings: Timings
-) -> list[Outcome]:
+) -> list[CompletedJob]:
     """Return the outcome of every entry, in claim order. `claimed_at` is Redis' time."""
     return [_outcome(entry, spec, version, notice, claimed_at, timings) for entry in batch.entries]
 
 
 def _outcome(
-    entry: Entry, spec: ModelSpec, version: str, notice: str, claimed_at: float, timings: Timings
-) -> Outcome:
+    entry: BatchEntry, spec: ModelSpec, version: str, notice: str, claimed_at: float, timings: Timings
+) -> CompletedJob:
     job = entry.job
     if job is None and entry.error is None:
-        return Outcome(entry.id)
+        return CompletedJob(entry.id)
     predictions: tuple[Prediction, ...] = ()
     error = entry.error
     if job is not None and error is None:
@@ -62,5 +62,5 @@ def _outcome(
     )
     reason = error.message if error is not None and entry.is_poison else ""
     if job is None:
-        return Outcome(entry.id, result, dead_reason=reason)
-    return Outcome(entry.id, result, job.reply_to, reason, job.request_id)
+        return CompletedJob(entry.id, result, dead_reason=reason)
+    return CompletedJob(entry.id, result, job.reply_to, reason, job.request_id)

@@ -19,7 +19,7 @@ _SMOOTHING: Final = 0.2
 """Weight of the newest batch in the moving averages: about the last ten batches count."""
 
 
-class Standing:
+class WorkerStatus:
     """The state of one worker. Safe to use from its threads and from the keeper's."""
 
     def __init__(self, lease: Lease, name: str, version: str, stopping: threading.Event) -> None:

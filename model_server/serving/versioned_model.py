@@ -19,7 +19,7 @@ from broker.messages import State, WorkerState
 from model_server.catalogue.folder_watch import Snapshot, Watch
 from model_server.catalogue.model_spec import CatalogueError, KerasFile, ModelSpec
 from model_server.engines import Engine
-from model_server.serving.lease_keeper import Keeper
+from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.public_reasons import public
 from model_server.serving.worker import Worker, load_or_reason
 
@@ -30,37 +30,37 @@ LOOK_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class WorkerThreads:
     """A worker with the threads that it has."""
 
     worker: Worker
-    keeper: Keeper
+    keeper: LeaseKeeper
     thread: threading.Thread
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class Loaders:
     """How a version comes to be served. Each may be called again for the next one."""
 
     read: Callable[[], ModelSpec]
     """Raises CatalogueError."""
     load: Callable[[ModelSpec], Engine]
     """Raises ModelUnavailable."""
-    staff: Callable[[ModelSpec, Callable[[], Engine]], Post]
+    staff: Callable[[ModelSpec, Callable[[], Engine]], WorkerThreads]
     """A worker with its threads, not yet started."""
 
 
-class Serving:
+class VersionedModel:
     """Serves a model from `start` until `stop`. `watch` was made before `spec` was read."""
 
-    def __init__(self, spec: ModelSpec, watch: Watch, means: Means) -> None:
+    def __init__(self, spec: ModelSpec, watch: Watch, means: Loaders) -> None:
         self.name = spec.name
         self._folder = spec.folder
         self._watch = watch
         self._means = means
         self._stopping = threading.Event()
         self._starting = threading.Lock()
-        self.posts: list[Post] = []
+        self.posts: list[WorkerThreads] = []
         """The one that serves is the last; before it, one that leaves."""
         seen = watch.also(spec.elsewhere, watch.settled)
         watch.settle(seen)
@@ -164,7 +164,7 @@ class Serving:
             )
             worker.standing.explain(f"{told} Version {worker.version} serves on.")
 
-    def _succeed(self, new: Post) -> None:
+    def _succeed(self, new: WorkerThreads) -> None:
         """Start the new worker beside the old one; once it serves, the old one goes."""
         old = self.posts[-2]
         if not self._start(new):
@@ -180,7 +180,7 @@ class Serving:
         del old
         gc.collect()  # a network and two connections go now, not when the collector comes by
 
-    def _add(self, spec: ModelSpec, load: Callable[[], Engine]) -> Post:
+    def _add(self, spec: ModelSpec, load: Callable[[], Engine]) -> WorkerThreads:
         post = self._means.staff(spec, load)
         self.posts.append(post)
         return post
@@ -194,7 +194,7 @@ class Serving:
         # Without its folder and its source: what is in them may be why.
         self._add(replace(spec, folder=Path(os.devnull), source=KerasFile("none")), fail)
 
-    def _start(self, post: Post) -> bool:
+    def _start(self, post: WorkerThreads) -> bool:
         """Start its threads, unless the process stops."""
         with self._starting:
             if self._stopping.is_set():

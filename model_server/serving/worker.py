@@ -33,11 +33,11 @@ from model_server.engines import Engine, Outputs
 from model_server.serving import batching, results
 from model_server.serving.completion import Completion
 from model_server.serving.device import Device
-from model_server.serving.draining import Leftovers
+from model_server.serving.draining import DrainingJobs
 from model_server.serving.pipeline import Pipeline
 from model_server.serving.public_reasons import public
 from model_server.serving.registration import RECONNECT_S, Registration
-from model_server.serving.status import Standing
+from model_server.serving.status import WorkerStatus
 
 _LOG = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Worker:
         self._ran = 0.0  # monotonic time at which the last batch had run
         self._engine: Engine | None = None
         self.version = spec.version
-        self.standing = Standing(lease, spec.name, self.version, self.stopping)
+        self.standing = WorkerStatus(lease, spec.name, self.version, self.stopping)
         self.registration = Registration(spec.name, lease, self.standing, self.stopping, self.outage)
         self._completion = Completion(spec.name, lease, consumer, self.registration, self.outage)
         self._pipeline = Pipeline(
@@ -158,7 +158,7 @@ class Worker:
         # Said before others are asked: of two that go at once, one at least hears of the other.
         self.standing.say(self.standing.state)
         last = self._clock.now() + self._limits.card_s
-        left = Leftovers(self.spec.input, self.lease, self._consumer, self._clock, last)
+        left = DrainingJobs(self.spec.input, self.lease, self._consumer, self._clock, last)
         self._is_serving_out = True
         try:
             while time.monotonic() < self._serves_out_until and left.may_come():
@@ -181,7 +181,7 @@ class Worker:
                 return
             self.stopping.wait(min(left_s, _LOOK_S))
 
-    def _claim(self) -> batching.Formed | None:
+    def _claim(self) -> batching.FormedBatch | None:
         if self.stopping.is_set() and not self._is_serving_out:
             return None
         worker, began = self.lease.worker, time.monotonic()
@@ -197,12 +197,12 @@ class Worker:
             # A place in a picture that was scaled could be another place of the upload.
             only_places=self.spec.task != "classification",
         )
-        return batching.Formed(worker, batch, claimed_at=now, began=began)
+        return batching.FormedBatch(worker, batch, claimed_at=now, began=began)
 
-    def _run(self, formed: batching.Formed) -> results.Done:
+    def _run(self, formed: batching.FormedBatch) -> results.BatchResults:
         if formed.worker != self.lease.worker:
             # Taken from this worker before it began them: others run them.
-            return results.Done(formed.worker, [])
+            return results.BatchResults(formed.worker, [])
         began = time.monotonic()
         runnable = formed.batch.runnable
         batching.run(runnable, self._predict)
@@ -213,7 +213,7 @@ class Worker:
             self.standing.measure(len(runnable), busy_s, waited_s=formed.waited_s)
         self._ran = ran
         done = results.of(formed.batch, self.spec, self.version, self.notice, formed.claimed_at, timings)
-        return results.Done(formed.worker, done)
+        return results.BatchResults(formed.worker, done)
 
     def _predict(self, pictures: NDArray[np.uint8]) -> Outputs:
         if self._engine is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
 from broker.messages import Prediction
-from model_server.catalogue.detection_layout import Arranged, Detection, Floats, arrange, corners
+from model_server.catalogue.detection_layout import Detection, DetectorOutputs, Floats, arrange, corners
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Outputs
 from pictures.geometry import place
@@ -104,7 +104,7 @@ def _hides(
     return np.asarray(same & (shared > iou * (areas - shared)))
 
 
-def _confident(found: Arranged, detection: Detection, size: tuple[int, int]) -> _Candidates:
+def _confident(found: DetectorOutputs, detection: Detection, size: tuple[int, int]) -> _Candidates:
     """The boxes above the threshold, in the input's pixels. Raises InferenceFailed."""
     if found.objectness is None:
         _require_finite("scores", found.scores)

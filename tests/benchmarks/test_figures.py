@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from benchmarks.serving import figures
-from benchmarks.serving.figures import Ratio, Row
+from benchmarks.serving.figures import FiguresRow, Ratio
 from benchmarks.serving.load import Point
 
 
@@ -11,8 +11,8 @@ def point(per_s: float, *, failed: int = 0, **cpu_ms: float) -> Point:
     return Point(per_s, p50_ms=1000 / per_s, p99_ms=2000 / per_s, requests=10, failed=failed, cpu_ms=cpu_ms)
 
 
-def row(name: str, per_s: float, *, decode: str = "full", is_peer: bool = False) -> Row:
-    return Row(name, decode, is_peer, {32: point(per_s)})
+def row(name: str, per_s: float, *, decode: str = "full", is_peer: bool = False) -> FiguresRow:
+    return FiguresRow(name, decode, is_peer, {32: point(per_s)})
 
 
 def test_a_median_is_of_each_figure_and_failures_add_up() -> None:
@@ -46,7 +46,7 @@ def test_the_best_other_is_a_peer_and_not_itself() -> None:
 
 
 def test_a_ratio_to_what_others_spoiled_says_so() -> None:
-    spoiled = Row("limit", "full", False, {32: replace(point(100), others=1.0)})
+    spoiled = FiguresRow("limit", "full", False, {32: replace(point(100), others=1.0)})
     assert figures.to_limit(row("ours", 90), [spoiled], 32) == Ratio(0.9, is_disturbed=True)
 
 

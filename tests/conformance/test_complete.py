@@ -5,7 +5,7 @@ import pytest
 import redis
 
 from broker import codec
-from broker.consumer import DEAD_LIMIT, DEAD_TTL_S, Outcome
+from broker.consumer import DEAD_LIMIT, DEAD_TTL_S, CompletedJob
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.messages import Failure, Result
@@ -16,8 +16,8 @@ def _result(job_id: str) -> Result:
     return Result(id=job_id, model=MODEL, model_version="v1", error=Failure("inference_failed", "x"))
 
 
-def _outcomes(ids: list[str]) -> list[Outcome]:
-    return [Outcome(job_id, _result(job_id), "web-1") for job_id in ids]
+def _outcomes(ids: list[str]) -> list[CompletedJob]:
+    return [CompletedJob(job_id, _result(job_id), "web-1") for job_id in ids]
 
 
 def _claimed(client: redis.Redis, keys: Keys, count: int) -> tuple[str, list[str]]:
@@ -95,8 +95,8 @@ def test_a_repeated_completion_is_refused_and_trims_nothing_of_the_next_batch(
 def test_dropped_jobs_leave_with_their_batch(client: redis.Redis, keys: Keys) -> None:
     worker, ids = _claimed(client, keys, 3)
     outcomes = _outcomes(ids)
-    outcomes[0] = Outcome(ids[0])
-    outcomes[2] = Outcome(ids[2])
+    outcomes[0] = CompletedJob(ids[0])
+    outcomes[2] = CompletedJob(ids[2])
     assert consumer(client, keys).complete(worker, outcomes)
     assert client.get(keys.of(MODEL).result(ids[0])) == codec.PENDING
     assert isinstance(producer(client, keys).poll(MODEL, ids[1]), Result)
@@ -114,7 +114,10 @@ def test_clears_attempts(client: redis.Redis, keys: Keys) -> None:
 
 def test_a_poison_job_goes_to_dead_whole_with_its_reason(client: redis.Redis, keys: Keys) -> None:
     worker, ids = _claimed(client, keys, 2)
-    outcomes = [Outcome(ids[0], _result(ids[0])), Outcome(ids[1], _result(ids[1]), None, 'said "no"')]
+    outcomes = [
+        CompletedJob(ids[0], _result(ids[0])),
+        CompletedJob(ids[1], _result(ids[1]), None, 'said "no"'),
+    ]
     consumer(client, keys).complete(worker, outcomes)
     (entry,) = client.lrange(keys.of(MODEL).dead, 0, -1)
     dead = msgspec.json.decode(entry)
@@ -126,6 +129,6 @@ def test_a_poison_job_goes_to_dead_whole_with_its_reason(client: redis.Redis, ke
 def test_dead_keeps_only_the_newest(client: redis.Redis, keys: Keys) -> None:
     count = DEAD_LIMIT + 3
     worker, ids = _claimed(client, keys, count)
-    consumer(client, keys).complete(worker, [Outcome(each, _result(each), None, "bad") for each in ids])
+    consumer(client, keys).complete(worker, [CompletedJob(each, _result(each), None, "bad") for each in ids])
     entries = client.lrange(keys.of(MODEL).dead, 0, -1)
     assert [msgspec.json.decode(each)["job"]["id"] for each in entries] == ids[3:]

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from broker import codec
-from broker.consumer import DEAD_TTL_S, Outcome
+from broker.consumer import DEAD_TTL_S, CompletedJob
 from broker.dead_letters import DeadLetter, DeadLetters
 from broker.errors import ClientError, MalformedMessage, Overloaded
 from broker.keys import Keys
@@ -47,7 +47,7 @@ def bury_queue(client: redis.Redis, keys: Keys, reason: str) -> None:
     worker = lease(client, keys).register(READY)
     taker = consumer(client, keys)
     claimed = taker.claim(worker, 100)
-    outcomes = [Outcome(each.id, Result(each.id, MODEL, "v1"), None, reason) for each in claimed]
+    outcomes = [CompletedJob(each.id, Result(each.id, MODEL, "v1"), None, reason) for each in claimed]
     assert taker.complete(worker, outcomes)
     client.delete(keys.of(MODEL).bell)
 

@@ -13,7 +13,7 @@ from broker.keys import Keys
 from broker.lease import BELL_TOKENS
 from broker.messages import Fit, InputSpec, Pace, Result
 from broker.outage import Outage
-from broker.producer import MAX_RETRY_AFTER_S, Pending, Producer
+from broker.producer import MAX_RETRY_AFTER_S, PendingJob, Producer
 from tests.conftest import RedisServer
 from tests.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, SPEC, enqueue, job, producer
 
@@ -174,8 +174,8 @@ def test_polling(client: redis.Redis, keys: Keys) -> None:
     client.expire(keys.of(MODEL).result(late.id), RESULT_TTL_S - 1)
     result = Result(id=done.id, model=MODEL, model_version="v1")
     client.set(keys.of(MODEL).result(done.id), codec.encode(result))
-    assert maker.poll(MODEL, waiting.id) == Pending(deadline_passed=False)
-    assert maker.poll(MODEL, late.id) == Pending(deadline_passed=True)
+    assert maker.poll(MODEL, waiting.id) == PendingJob(deadline_passed=False)
+    assert maker.poll(MODEL, late.id) == PendingJob(deadline_passed=True)
     assert maker.poll(MODEL, done.id) == result
     assert maker.poll(MODEL, job().id) is None
 

@@ -17,7 +17,7 @@ from PIL import Image
 from model_server import engines
 from model_server.catalogue.model_spec import read_model
 from model_server.engines import EngineOptions
-from model_server.engines.choice import Choice
+from model_server.engines.choice import EngineChoice
 from tests.conftest import RedisServer
 from tests.e2e.conftest import ROOT, Stack
 from tests.fakes import eventually
@@ -158,7 +158,7 @@ def test_an_onnx_made_for_one_picture_gives_what_onnx_runtime_gives(tmp_path: Pa
     (folder / "model.toml").write_text(FIXED)
     (folder / "labels.txt").write_text("a\nb\nc\nd\ne\n")
     spec = read_model(tmp_path / "models", "net")
-    engine = engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
     np.testing.assert_allclose(engine.predict(pictures)[0], np.load(tmp_path / "fixed.npy"), atol=1e-5)
 
 

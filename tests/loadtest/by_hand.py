@@ -2,7 +2,7 @@
 
 from loadtest.measuring.columns import Columns
 from loadtest.measuring.figures import Figures
-from loadtest.sending.messages import OK, Done, Load, Record
+from loadtest.sending.messages import OK, Load, LoadEnd, Record
 
 START = 123456.1  # no power of two: START + 1 - START is less than 1
 RATE = Load(100, is_open=True)
@@ -10,10 +10,10 @@ POISSON = Load(100, is_open=True, poisson=True)
 CLIENTS = Load(8, is_open=False)
 
 
-def done(stopped: float, **changes: float) -> Done:
+def done(stopped: float, **changes: float) -> LoadEnd:
     lags = [changes.get("lag", 0.1), changes.get("lag", 0.1) * 2, 5.0]
     cpu_s, wall_s = changes.get("cpu_s", 0.5), changes.get("wall_s", 1.0)
-    return Done(0, START + stopped, int(changes.get("queued", 0)), cpu_s, wall_s, lags)
+    return LoadEnd(0, START + stopped, int(changes.get("queued", 0)), cpu_s, wall_s, lags)
 
 
 def add(columns: Columns, due: float, latency: float = 0.01, outcome: str = OK, **changes: object) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from loadtest.sending.client import Client
-from loadtest.sending.messages import Begin, Done, Load, Plan, Record, Target, Traffic
+from loadtest.sending.messages import Begin, Load, LoadEnd, LoadPlan, Record, Target, Traffic
 from loadtest.sending.target import prepare
 from loadtest.sending.traffic import Requests
 from tests.loadtest.stub import Script, StubServer, stub_server
 
-Doing = Callable[[Client], Coroutine[Any, Any, Done]]
+Doing = Callable[[Client], Coroutine[Any, Any, LoadEnd]]
 
 
 def begin(
@@ -35,12 +35,12 @@ def drive(
     connections: int = 100,
     keep_alive: bool = True,
     polled: float = 0.0,
-) -> tuple[Done, list[Record]]:
+) -> tuple[LoadEnd, list[Record]]:
     """Make a client, let it do something, and return its report and records in the order of their numbers."""
 
-    async def run(url: str) -> tuple[Done, list[Record]]:
+    async def run(url: str) -> tuple[LoadEnd, list[Record]]:
         target = Target(url, connections=connections, keep_alive=keep_alive)
-        plan = Plan(target, Traffic(polled=polled))
+        plan = LoadPlan(target, Traffic(polled=polled))
         requests = Requests(plan.traffic)
         client = Client(plan, requests, await prepare(plan.target, requests, [""]))
         try:

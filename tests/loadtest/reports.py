@@ -5,7 +5,7 @@ Owns their numbers, which are written here and not computed: a test can name the
 
 from typing import Any
 
-from loadtest.measuring.figures import Bin, ClientFigures, Errors, Figures, Report, Slice
+from loadtest.measuring.figures import Bin, ClientFigures, Errors, Figures, RunReport, Slice
 from loadtest.sending.messages import Load
 
 UNDRAWN: dict[str, Any] = {"histogram": [], "over_time": [], "queue": [], "batch_sizes": {}}
@@ -79,7 +79,7 @@ def empty(**changes: Any) -> Figures:  # noqa: ANN401 - any of the fields
     return point(1, **{**nothing, **changes})
 
 
-def report(*points: Figures, **changes: Any) -> Report:  # noqa: ANN401 - any of the fields
+def report(*points: Figures, **changes: Any) -> RunReport:  # noqa: ANN401 - any of the fields
     """One run over these points."""
     fields: dict[str, Any] = {
         "target": "http://localhost:5000",
@@ -88,4 +88,4 @@ def report(*points: Figures, **changes: Any) -> Report:  # noqa: ANN401 - any of
         "pictures": 8,
         "points": list(points),
     }
-    return Report(**{**fields, **changes})
+    return RunReport(**{**fields, **changes})

@@ -9,12 +9,12 @@ from broker.outage import Outage
 from model_server import __main__ as server
 from model_server import engines
 from model_server.engines import EngineOptions
-from model_server.engines.choice import Choice
+from model_server.engines.choice import EngineChoice
 from model_server.serving.device import Device
 from settings import Settings
 from tests.model_server.engines import tiny
 
-CHOICE = Choice("some-engine", "some-precision")
+CHOICE = EngineChoice("some-engine", "some-precision")
 
 
 def test_a_worker_that_fails_by_a_bug_of_ours_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_a_network_whose_file_can_t_be_looked_into_gets_a_worker_that_says_so(
 ) -> None:
     """The choice of int8 reads the file; its failure must not end the process and the other models."""
 
-    def fail(*_: object) -> Choice:
+    def fail(*_: object) -> EngineChoice:
         raise RuntimeError("no graph")
 
     settings, spec = Settings.from_env({"REDIS_URL": "redis://127.0.0.1:9/0"}), tiny.spec(tmp_path)

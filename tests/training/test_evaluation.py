@@ -26,8 +26,8 @@ def test_figures_are_those_that_a_hand_finds() -> None:
     assert [line.split()[0] for line in found.lines()] == ["class", "frog", "dog", "cat"]
 
 
-def _verdict(*rows: list[int]) -> evaluation.Verdict:
-    return evaluation.Verdict([f"class {number}" for number in range(len(rows))], np.array(rows, np.int64))
+def _verdict(*rows: list[int]) -> evaluation.Evaluation:
+    return evaluation.Evaluation([f"class {number}" for number in range(len(rows))], np.array(rows, np.int64))
 
 
 @pytest.mark.parametrize(

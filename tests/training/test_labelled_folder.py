@@ -12,7 +12,7 @@ from broker.messages import Fit, InputSpec
 from pictures.decode import prepare
 from tests.training.folders import fill, picture
 from training import labelled_folder
-from training.labelled_folder import FolderError
+from training.labelled_folder import LabelledFolderError
 from training.splits import without_repeats
 
 SPEC = InputSpec(width=16, height=16, channels=3, fit=Fit.CROP)
@@ -69,13 +69,15 @@ def test_what_is_no_picture_is_named_and_the_rest_keeps_its_labels(tmp_path: Pat
 
 
 def test_a_folder_that_is_none_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="there is no folder"):
+    with pytest.raises(LabelledFolderError, match="there is no folder"):
         labelled_folder.opened(tmp_path / "none")
     (tmp_path / "text").write_text("no archive")
-    with pytest.raises(FolderError, match=r"neither a folder nor a \.zip"):
+    with pytest.raises(LabelledFolderError, match=r"neither a folder nor a \.zip"):
         labelled_folder.opened(tmp_path / "text")
     (tmp_path / "only").mkdir()
-    with pytest.raises(FolderError, match="holds 1 folders; it takes one for each class, two at least"):
+    with pytest.raises(
+        LabelledFolderError, match="holds 1 folders; it takes one for each class, two at least"
+    ):
         labelled_folder.files_of(tmp_path)
 
 
@@ -85,7 +87,7 @@ def test_a_disk_without_room_is_said_so(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("os.posix_fallocate", full)
     files = labelled_folder.files_of(fill(tmp_path / "f", each=2))[1]
-    with pytest.raises(FolderError, match="has no room for 6 pictures"):
+    with pytest.raises(LabelledFolderError, match="has no room for 6 pictures"):
         labelled_folder.read(files, SPEC, tmp_path / "kept.npy")
 
 
@@ -126,5 +128,5 @@ def test_what_can_t_be_read_in_a_zip_is_named_and_left_out(tmp_path: Path, damag
 def test_a_class_whose_name_is_no_text_is_refused_before_anything_is_learnt(tmp_path: Path) -> None:
     fill(tmp_path, each=1)
     (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
-    with pytest.raises(FolderError, match="name is not UTF-8"):
+    with pytest.raises(LabelledFolderError, match="name is not UTF-8"):
         labelled_folder.files_of(tmp_path)

@@ -9,24 +9,24 @@ from broker.messages import Fit, InputSpec
 from model_server.catalogue.model_spec import read_model
 from model_server.catalogue.model_toml import Normalisation
 from training import publish
-from training.network_input import Taken
+from training.network_input import NetworkInput
 
 CASES = [
-    Taken(InputSpec(32, 16, 3, Fit.CROP), "torch"),
-    Taken(InputSpec(28, 28, 1, Fit.INK), "unit"),
-    Taken(InputSpec(224, 224, 3, Fit.CROP, resize=255), "tf", "bgr"),
-    Taken(InputSpec(9, 9, 3, Fit.PAD), Normalisation(mean=(0.5, 1, 2.25), std=(1, 58.395, 3)), "bgr"),
+    NetworkInput(InputSpec(32, 16, 3, Fit.CROP), "torch"),
+    NetworkInput(InputSpec(28, 28, 1, Fit.INK), "unit"),
+    NetworkInput(InputSpec(224, 224, 3, Fit.CROP, resize=255), "tf", "bgr"),
+    NetworkInput(InputSpec(9, 9, 3, Fit.PAD), Normalisation(mean=(0.5, 1, 2.25), std=(1, 58.395, 3)), "bgr"),
 ]
 
 
 @pytest.mark.parametrize("taken", CASES)
-def test_the_catalogue_reads_what_was_written(taken: Taken, tmp_path: Path) -> None:
+def test_the_catalogue_reads_what_was_written(taken: NetworkInput, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     publish.write_labels(folder, ("a", "b"))
     publish.write_model_toml(folder, network="m.keras", taken=taken, top=1, comment="no comment")
     spec = read_model(tmp_path, "m")
-    assert Taken(spec.input, spec.normalise, spec.order) == taken
+    assert NetworkInput(spec.input, spec.normalise, spec.order) == taken
 
 
 def test_the_numbers_are_those_of_serving() -> None:

@@ -8,13 +8,13 @@ import pytest
 from broker.messages import Fit, InputSpec
 from model_server.catalogue.model_spec import KerasFile, read_model
 from training import publish
-from training.network_input import Taken
+from training.network_input import NetworkInput
 from training.publish import PublishError
 
 SPEC = InputSpec(width=96, height=64, channels=3, fit=Fit.PAD)
 
 
-TAKEN = Taken(SPEC, "tf")
+TAKEN = NetworkInput(SPEC, "tf")
 
 
 def _write(draft: Path, classes: tuple[str, ...], comment: str = "a comment") -> None:

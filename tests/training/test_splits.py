@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.folders import fill, picture
 from training import labelled_folder
-from training.labelled_folder import FolderError
+from training.labelled_folder import LabelledFolderError
 from training.splits import Division, Shares, divide, without_repeats
 
 CLASSES = ("many", "few")
@@ -56,7 +56,9 @@ def test_the_smallest_class_that_is_taken_still_has_three_parts() -> None:
     for shares in (Shares(), Shares(held_out=0.4, validation=0.4), Shares(0.01, 0.01)):
         for rows in _parts(divide(_digests(10), labels, CLASSES, shares)):
             assert set(labels[sorted(rows)].tolist()) == {0, 1}
-    with pytest.raises(FolderError, match="few has 4 pictures that can be used; a class takes 5 at least"):
+    with pytest.raises(
+        LabelledFolderError, match="few has 4 pictures that can be used; a class takes 5 at least"
+    ):
         divide(_digests(9), labels[:9], CLASSES, Shares())
 
 

@@ -14,7 +14,15 @@ from apispec import APISpec
 from werkzeug.routing import Map
 
 from broker.errors import ServiceError
-from web.openapi.operations import OPERATIONS, REQUEST_ID, RETRY_AFTER, Content, Header, Operation, Said
+from web.openapi.operations import (
+    OPERATIONS,
+    REQUEST_ID,
+    RETRY_AFTER,
+    Content,
+    HeaderSpec,
+    Operation,
+    ResponseSpec,
+)
 from web.responses import MIMETYPE
 from web.uploads.parameters import MOST
 
@@ -62,7 +70,7 @@ def _schemas() -> dict[str, Json]:
     return {name: _closed(_tidy(schema)) for name, schema in components.items()}
 
 
-def _contents(answers: Iterable[Said]) -> list[Content]:
+def _contents(answers: Iterable[ResponseSpec]) -> list[Content]:
     return [each.content for each in answers]
 
 
@@ -127,7 +135,7 @@ def _parameter(name: str, place: str, kind: object) -> Json:
     return {"name": name, "in": place, **said, "schema": schema}
 
 
-def _field(header: Header) -> Json:
+def _field(header: HeaderSpec) -> Json:
     return {"description": header.description, "schema": dict(header.schema)}
 
 
@@ -162,7 +170,7 @@ def _with_codes(kind: object, codes: list[str]) -> Json:
     return {"anyOf": [failed, *(_schema(each) for each in others)]} if others else failed
 
 
-def _response(description: str, content: Content, fields: tuple[Header, ...]) -> Json:
+def _response(description: str, content: Content, fields: tuple[HeaderSpec, ...]) -> Json:
     headers = {
         each.name: {**_field(each), **({"required": True} if each.is_always else {})}
         for each in (REQUEST_ID, *fields)

@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from broker.messages import Prediction, Timings
-from web.responses import Answer, ErrorSaid, Failed, Pending, Several
+from web.responses import Answer, AnswerList, ErrorDetail, FailedAnswer, PendingAnswer
 
 _DIGIT_ID: Final = "8bcad012-3f19-4157-b099-30f27f5ee3a7"
 _REQUEST_ID: Final = "905c12b6-f45c-4527-94a2-3659eff9178c"
@@ -45,15 +45,15 @@ _DETECTION: Final = Answer(
     timings_ms=Timings(waiting=18.776, batch=7.551, model=6.348),
 )
 
-_BROKEN: Final = Failed(
+_BROKEN: Final = FailedAnswer(
     success=False,
-    error=ErrorSaid("invalid_image", "The picture is broken or cut short (image file is truncated)."),
+    error=ErrorDetail("invalid_image", "The picture is broken or cut short (image file is truncated)."),
     request_id=_REQUEST_ID,
 )
 
 
-def _pending(job_id: str) -> Pending:
-    return Pending(
+def _pending(job_id: str) -> PendingAnswer:
+    return PendingAnswer(
         success=True,
         status="pending",
         model="digits",
@@ -70,14 +70,16 @@ RESULT: Final[Examples] = {"A digit": _DIGIT, "A detector's": _DETECTION}
 
 ANSWERED: Final[Examples] = {
     **RESULT,
-    "Of two pictures, one broken": Several(success=False, results=(_DIGIT, _BROKEN), request_id=_REQUEST_ID),
+    "Of two pictures, one broken": AnswerList(
+        success=False, results=(_DIGIT, _BROKEN), request_id=_REQUEST_ID
+    ),
 }
 
 WAITING: Final[Examples] = {"One picture": _pending(_DIGIT_ID)}
 
 ACCEPTED: Final[Examples] = {
     **WAITING,
-    "Two pictures": Several(
+    "Two pictures": AnswerList(
         success=True,
         results=(_pending(_DIGIT_ID), _pending("7b4a82fc-59fa-4d8d-b50c-7616a6b95796")),
     ),

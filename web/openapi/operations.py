@@ -15,14 +15,14 @@ from web.responses import (
     MODEL_FIELD,
     NOTICE_FIELD,
     VERSION_FIELD,
-    Alive,
     Answer,
-    Failed,
+    AnswerList,
+    FailedAnswer,
     JobId,
-    Models,
-    Pending,
-    Ready,
-    Several,
+    Liveness,
+    ModelList,
+    PendingAnswer,
+    Readiness,
 )
 from web.uploads.json_bodies import PredictBody
 from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictQuery
@@ -57,7 +57,7 @@ ANYWHERE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class HeaderSpec:
     """A field of a request or an answer."""
 
     name: str
@@ -66,34 +66,34 @@ class Header:
     is_always: bool = True
 
 
-REQUEST_ID: Final = Header(
+REQUEST_ID: Final = HeaderSpec(
     "X-Request-ID",
     "Names the request in the answer, in errors and in the service's logs. One of 1 to 128 letters, digits "
     "and ._:/+=@~- is kept; for any other there is a fresh one.",
 )
-RETRY_AFTER: Final = Header("Retry-After", "Seconds.", {"type": "integer", "minimum": 1})
-LOCATION: Final = Header("Location", "Where the result is polled.", is_always=False)
+RETRY_AFTER: Final = HeaderSpec("Retry-After", "Seconds.", {"type": "integer", "minimum": 1})
+LOCATION: Final = HeaderSpec("Location", "Where the result is polled.", is_always=False)
 DRAWN: Final = (
-    Header(MODEL_FIELD, "Of an annotated picture: the model that answered.", is_always=False),
-    Header(VERSION_FIELD, "Of an annotated picture: its version.", is_always=False),
-    Header(
+    HeaderSpec(MODEL_FIELD, "Of an annotated picture: the model that answered.", is_always=False),
+    HeaderSpec(VERSION_FIELD, "Of an annotated picture: its version.", is_always=False),
+    HeaderSpec(
         NOTICE_FIELD,
         "Of an annotated picture: the `notice`, where there is one; percent-encoded where it is not ASCII.",
         is_always=False,
     ),
 )
-APPLIED: Final = Header("Preference-Applied", "`respond-async`.")
-TRACEPARENT: Final = Header("traceparent", "The W3C trace that the request belongs to; its job takes it.")
-PREFER: Final = Header("Prefer", "`respond-async`: answer 202 at once, to be polled.")
+APPLIED: Final = HeaderSpec("Preference-Applied", "`respond-async`.")
+TRACEPARENT: Final = HeaderSpec("traceparent", "The W3C trace that the request belongs to; its job takes it.")
+PREFER: Final = HeaderSpec("Prefer", "`respond-async`: answer 202 at once, to be polled.")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ResponseSpec:
     """One kind of answer."""
 
     description: str
     content: Content
-    headers: tuple[Header, ...] = ()
+    headers: tuple[HeaderSpec, ...] = ()
     links: dict[str, Any] = field(default_factory=dict)
     examples: Examples = field(default_factory=dict)
     """Of its JSON, by what they are called."""
@@ -106,16 +106,16 @@ class Operation:
     id: str
     tag: str
     summary: str
-    answers: dict[int, Said]
+    answers: dict[int, ResponseSpec]
     errors: tuple[str, ...] = ()
     description: str = ""
     path: dict[str, Any] = field(default_factory=dict)
     query: type[Struct] | None = None
-    headers: tuple[Header, ...] = ()
+    headers: tuple[HeaderSpec, ...] = ()
     body: Content = field(default_factory=dict)
     example: Any = None
     """A JSON body that can be tried out."""
-    error_content: Content = field(default_factory=lambda: {JSON: Failed})
+    error_content: Content = field(default_factory=lambda: {JSON: FailedAnswer})
     """Failed, or it and what else an error may be."""
 
     @property
@@ -172,22 +172,22 @@ OPERATIONS: Final = {
         example={"image": _STROKE},
         body={"multipart/form-data": _FORM, JSON: PredictBody, **dict.fromkeys(RAW_TYPES, FILE)},
         answers={
-            200: Said(
+            200: ResponseSpec(
                 "The predictions.",
-                {JSON: (Answer, Several), "image/png": FILE},
+                {JSON: (Answer, AnswerList), "image/png": FILE},
                 DRAWN,
                 examples=ANSWERED,
             ),
-            202: Said(
+            202: ResponseSpec(
                 "Accepted, as `Prefer: respond-async` asked.",
-                {JSON: (Pending, Several)},
+                {JSON: (PendingAnswer, AnswerList)},
                 (LOCATION, APPLIED),
                 {"poll": _POLL},
                 ACCEPTED,
             ),
         },
         errors=("invalid_image", "unsupported_format", *_MODEL_ERRORS, *_JOB_ERRORS),
-        error_content={JSON: (Failed, Several)},
+        error_content={JSON: (FailedAnswer, AnswerList)},
     ),
     "predict.prediction": Operation(
         "prediction",
@@ -198,8 +198,10 @@ OPERATIONS: Final = {
         query=ModelQuery,
         headers=(REQUEST_ID,),
         answers={
-            200: Said("The predictions.", {JSON: Answer}, examples=RESULT),
-            202: Said("It waits for its result.", {JSON: Pending}, (RETRY_AFTER,), examples=WAITING),
+            200: ResponseSpec("The predictions.", {JSON: Answer}, examples=RESULT),
+            202: ResponseSpec(
+                "It waits for its result.", {JSON: PendingAnswer}, (RETRY_AFTER,), examples=WAITING
+            ),
         },
         errors=("not_found", "unknown_model", "broker_unavailable", *_JOB_ERRORS),
     ),
@@ -208,7 +210,7 @@ OPERATIONS: Final = {
         "service",
         "Every model: its card, its state, its workers, its queue",
         headers=(REQUEST_ID,),
-        answers={200: Said("The models.", {JSON: Models})},
+        answers={200: ResponseSpec("The models.", {JSON: ModelList})},
         errors=("broker_unavailable",),
     ),
     "health.healthz": Operation(
@@ -216,7 +218,7 @@ OPERATIONS: Final = {
         "service",
         "Whether this process is alive, whatever the load",
         headers=(REQUEST_ID,),
-        answers={200: Said("It is.", {JSON: Alive})},
+        answers={200: ResponseSpec("It is.", {JSON: Liveness})},
     ),
     "health.readyz": Operation(
         "readyz",
@@ -225,8 +227,8 @@ OPERATIONS: Final = {
         query=ModelQuery,
         headers=(REQUEST_ID,),
         answers={
-            200: Said("Ready.", {JSON: Ready}),
-            503: Said("Not ready.", {JSON: (Ready, Failed)}),
+            200: ResponseSpec("Ready.", {JSON: Readiness}),
+            503: ResponseSpec("Not ready.", {JSON: (Readiness, FailedAnswer)}),
         },
         errors=("unknown_model",),
     ),

@@ -14,16 +14,16 @@ _FOLDERS: Final = re.compile(r"(?<![\w/.~-])(?:file://)?/(?!/)(?:[^\s/'\"`(),:;]
 _FIRST: Final = re.compile(r".*?[.!?](?=\s+[A-Z])", re.DOTALL)
 
 
-class Told(NamedTuple):
+class ShownReason(NamedTuple):
     """A reason in short, and whole; the same where it is short."""
 
     short: str
     whole: str
 
 
-def told(reason: str) -> Told:
+def told(reason: str) -> ShownReason:
     """A reason as a page tells it."""
     whole = _FOLDERS.sub("", reason).strip()
     found = _FIRST.match(whole)
     first = found[0] if found else whole
-    return Told(first if len(first) <= MOST else f"{first[:MOST].rstrip()} …", whole)
+    return ShownReason(first if len(first) <= MOST else f"{first[:MOST].rstrip()} …", whole)

@@ -12,7 +12,7 @@ import msgspec
 from flask import Blueprint, Response, current_app, request
 
 from broker.errors import BrokerUnavailable
-from web.jobs import Frontend
+from web.jobs import JobClient
 from web.openapi import document as openapi_document
 from web.routes.pages import policy, shown
 
@@ -40,7 +40,7 @@ def page() -> Response:
 @blueprint.get("/openapi.json")
 def document() -> Response:
     """The description of the service, as it is with the models that there are now."""
-    frontend: Frontend = current_app.extensions["frontend"]
+    frontend: JobClient = current_app.extensions["frontend"]
     try:
         views = list(frontend.registry.models().values())
     except BrokerUnavailable:

@@ -13,8 +13,8 @@ from broker.messages import Card, State, WorkerState
 from broker.registry import ModelView
 from web import responses
 from web.errors import respond
-from web.jobs import Frontend
-from web.responses import Alive, Models, ModelShown, Ready, WorkerShown
+from web.jobs import JobClient
+from web.responses import Liveness, ModelList, ModelSummary, Readiness, WorkerSummary
 
 blueprint = Blueprint("health", __name__)
 
@@ -22,13 +22,13 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 def healthz() -> Response:
     """This process answers."""
-    return responses.respond(Alive())
+    return responses.respond(Liveness())
 
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
     """Redis answers and takes writes, and a live worker serves some model (or the one of `?model=NAME`)."""
-    frontend: Frontend = current_app.extensions["frontend"]
+    frontend: JobClient = current_app.extensions["frontend"]
     try:
         views = frontend.registry.models(fresh=True)
         frontend.producer.check_writable()
@@ -43,16 +43,18 @@ def readyz() -> Response:
     ready = WorkerState.READY in states.values()
     reasons = [views[name].reason for name in states if views[name].reason]
     reason = "" if ready else " ".join(reasons) or "no live worker serves " + (wanted or "any model")
-    return responses.respond(Ready(ready=ready, models=states, reason=reason or UNSET), 200 if ready else 503)
+    return responses.respond(
+        Readiness(ready=ready, models=states, reason=reason or UNSET), 200 if ready else 503
+    )
 
 
 @blueprint.get("/models")
 def models() -> Response:
     """Every model that is served, expected or was served a moment ago: card, state, workers, queue."""
-    frontend: Frontend = current_app.extensions["frontend"]
+    frontend: JobClient = current_app.extensions["frontend"]
     views = frontend.models.shown(frontend.registry.models(fresh=True))
     return responses.respond(
-        Models(
+        ModelList(
             default_model=frontend.models.default,
             fallback_model=frontend.models.fallback or None,
             default_answered_by=frontend.models.answering(),
@@ -62,8 +64,8 @@ def models() -> Response:
     )
 
 
-def _shown(view: ModelView, frontend: Frontend) -> ModelShown:
-    return ModelShown(
+def _shown(view: ModelView, frontend: JobClient) -> ModelSummary:
+    return ModelSummary(
         **{each.name: getattr(view.card, each.name) for each in fields(Card)},
         state=view.state.value if view.state else "no worker",
         reason=view.reason,
@@ -73,7 +75,7 @@ def _shown(view: ModelView, frontend: Frontend) -> ModelShown:
     )
 
 
-def _worker(worker: str, state: State) -> WorkerShown:
+def _worker(worker: str, state: State) -> WorkerSummary:
     # Without its card: that is the model's own, or waits to become it.
     shown = {each.name: getattr(state, each.name) for each in fields(State) if each.name != "card"}
-    return WorkerShown(id=worker, **shown)
+    return WorkerSummary(id=worker, **shown)

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, current_app, make_response, render_templa
 from broker.errors import BrokerUnavailable
 from broker.messages import Fit, WorkerState
 from broker.registry import ModelView
-from web.jobs import Frontend
+from web.jobs import JobClient
 from web.pages import languages, reasons
 
 blueprint = Blueprint("page", __name__)
@@ -48,7 +48,7 @@ HEADERS: Final = {
 @blueprint.get("/")
 def index() -> Response:
     """The page with the models as they are now; without Redis it says so."""
-    frontend: Frontend = current_app.extensions["frontend"]
+    frontend: JobClient = current_app.extensions["frontend"]
     problem = ""
     try:
         views = frontend.models.shown(frontend.registry.models())

@@ -16,19 +16,19 @@ from msgspec import UNSET
 from broker.errors import BrokerUnavailable, ClientError, ModelUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
 from broker.messages import Failure, Result
-from broker.producer import Pending as JobPending
+from broker.producer import PendingJob as JobPending
 from web import errors, responses
 from web.errors import NotFound
-from web.jobs import Accepted, ClientGone, Frontend
+from web.jobs import ClientGone, JobClient, SubmittedJob
 from web.middleware import request_ids
-from web.model_choice import Chosen
-from web.responses import Answer, Each, ErrorSaid, Failed, Pending, Several
+from web.model_choice import ModelChoice
+from web.responses import Answer, AnswerList, Each, ErrorDetail, FailedAnswer, PendingAnswer
 from web.uploads import reader
 from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("predict", __name__)
 
-Outcome = Accepted | Result | ServiceError
+Outcome = SubmittedJob | Result | ServiceError
 """What became of one picture: it waits for a poller, has its result, or failed."""
 
 
@@ -38,7 +38,7 @@ def predict() -> Response:
 
     A client that prefers image/png gets its picture, with the answer drawn on it.
     """
-    frontend: Frontend = current_app.extensions["frontend"]
+    frontend: JobClient = current_app.extensions["frontend"]
     with frontend.slot():
         since = time.monotonic()
         upload = reader.read(request)
@@ -52,7 +52,7 @@ def predict() -> Response:
 @blueprint.get("/predictions/<job_id>")
 def prediction(job_id: str) -> Response:
     """The result of a job that was accepted with `Prefer: respond-async`."""
-    frontend: Frontend = current_app.extensions["frontend"]
+    frontend: JobClient = current_app.extensions["frontend"]
     model = request.args.get("model") or frontend.models.default
     # The key first: a model that another process has just accepted this job for may be news to this one.
     result = frontend.poll(model, job_id) if _is_uuid(job_id) and MODEL_NAME.fullmatch(model) else None
@@ -74,7 +74,7 @@ def vary(response: Response) -> Response:
     return response
 
 
-def _outcomes(frontend: Frontend, upload: Upload, *, since: float) -> list[Outcome]:
+def _outcomes(frontend: JobClient, upload: Upload, *, since: float) -> list[Outcome]:
     """Enqueue every picture, then wait for every result (a poller's jobs are not waited for)."""
     name = upload.parameters.get("model")
     chosen = frontend.models.choose(name)
@@ -92,7 +92,7 @@ def _outcomes(frontend: Frontend, upload: Upload, *, since: float) -> list[Outco
                 raise ClientGone("The client hung up.")
             outcomes.append(_outcome(partial(accept, chosen, picture)))
         for number, outcome in enumerate(outcomes):
-            if isinstance(outcome, Accepted) and not polled:
+            if isinstance(outcome, SubmittedJob) and not polled:
                 wait = partial(frontend.wait, client_gone=client_gone)
                 outcomes[number] = _outcome(partial(wait, outcome))
                 if not name and isinstance(outcomes[number], ModelUnavailable):
@@ -101,15 +101,21 @@ def _outcomes(frontend: Frontend, upload: Upload, *, since: float) -> list[Outco
                     outcomes[number] = _outcome(lambda again=again, wait=wait: wait(again()))  # type: ignore[misc]
     except BaseException:
         for outcome in outcomes:
-            if isinstance(outcome, Accepted):
+            if isinstance(outcome, SubmittedJob):
                 frontend.abandon(outcome)
         raise
     return outcomes
 
 
 def _accept(
-    frontend: Frontend, upload: Upload, chosen: Chosen | None, picture: Picture, *, polled: bool, since: float
-) -> Accepted:
+    frontend: JobClient,
+    upload: Upload,
+    chosen: ModelChoice | None,
+    picture: Picture,
+    *,
+    polled: bool,
+    since: float,
+) -> SubmittedJob:
     """Enqueue one picture for the chosen model; None: for whoever answers requests that name none."""
     if isinstance(picture, ClientError):
         raise picture
@@ -126,13 +132,13 @@ def _accept(
     )
 
 
-def _top(upload: Upload, chosen: Chosen) -> int:
+def _top(upload: Upload, chosen: ModelChoice) -> int:
     """Predictions in an answer. Raises ClientError for more than the model that was asked for has."""
     asked = reader.top(upload, default=chosen.view.card.top, top_max=chosen.asked.card.top_max)
     return min(asked, chosen.view.card.top_max)
 
 
-def _outcome(step: Callable[[], Accepted | Result]) -> Outcome:
+def _outcome(step: Callable[[], SubmittedJob | Result]) -> Outcome:
     """What a step makes of one picture. Raises ClientGone: then nobody waits for the others either."""
     try:
         return step()
@@ -148,13 +154,13 @@ def _one(outcome: Outcome) -> Response:
         raise outcome
     body = _body(outcome)
     response = responses.respond(body, _status(outcome))
-    if isinstance(body, Pending):
+    if isinstance(body, PendingAnswer):
         response.headers["Location"] = body.location
         response.headers["Preference-Applied"] = "respond-async"
     return response
 
 
-def _drawn(frontend: Frontend, picture: Picture, outcome: Outcome, *, since: float) -> Response:
+def _drawn(frontend: JobClient, picture: Picture, outcome: Outcome, *, since: float) -> Response:
     """The annotated picture; a failure as JSON, like any other."""
     if not isinstance(outcome, Result) or outcome.error is not None or isinstance(picture, ClientError):
         return _one(outcome)
@@ -167,9 +173,9 @@ def _several(outcomes: list[Outcome]) -> Response:
     deciding = next((o for o, body in zip(outcomes, bodies, strict=True) if body.success), outcomes[0])
     success = all(body.success for body in bodies)
     request_id = UNSET if success else request_ids.current()
-    several = Several(success=success, results=bodies, request_id=request_id)
+    several = AnswerList(success=success, results=bodies, request_id=request_id)
     response = responses.respond(several, _status(deciding))
-    if isinstance(deciding, Accepted):
+    if isinstance(deciding, SubmittedJob):
         response.headers["Preference-Applied"] = "respond-async"
     if isinstance(deciding, Unavailable):
         response.headers["Retry-After"] = str(deciding.retry_after_s)
@@ -178,7 +184,7 @@ def _several(outcomes: list[Outcome]) -> Response:
 
 def _body(outcome: Outcome) -> Each:
     match outcome:
-        case Accepted():
+        case SubmittedJob():
             return _pending(outcome.model, outcome.job_id, outcome.job.notice)
         case Result():
             return _answer(outcome)
@@ -188,7 +194,7 @@ def _body(outcome: Outcome) -> Each:
 
 def _status(outcome: Outcome) -> int:
     match outcome:
-        case Accepted():
+        case SubmittedJob():
             return 202
         case Result(error=None):
             return 200
@@ -197,11 +203,11 @@ def _status(outcome: Outcome) -> int:
     raise TypeError(f"{outcome!r} is no outcome. This is a bug")
 
 
-def _answer(result: Result) -> Answer | Failed:
+def _answer(result: Result) -> Answer | FailedAnswer:
     """A result as its client sees it."""
     if result.error is not None:
-        said = ErrorSaid(result.error.code, result.error.message)
-        return Failed(
+        said = ErrorDetail(result.error.code, result.error.message)
+        return FailedAnswer(
             success=False, model=result.model, id=result.id, error=said, request_id=request_ids.current()
         )
     return Answer(
@@ -218,9 +224,9 @@ def _answer(result: Result) -> Answer | Failed:
     )
 
 
-def _pending(model: str, job_id: str, notice: str = "") -> Pending:
+def _pending(model: str, job_id: str, notice: str = "") -> PendingAnswer:
     location = url_for("predict.prediction", job_id=job_id, model=model)
-    return Pending(
+    return PendingAnswer(
         success=True, status="pending", model=model, id=job_id, location=location, notice=notice or UNSET
     )
 

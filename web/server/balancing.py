@@ -27,7 +27,7 @@ _ENTRY: Final = struct.Struct("=dq")
 _PAGE: Final = mmap.mmap(-1, _SLOTS * _ENTRY.size)
 
 
-class Neighbours:
+class ConnectionBalance:
     """One process among the others, for its loop thread alone.
 
     Left to themselves, whichever process is awake first takes a new connection: of 40 clients that came at

@@ -30,7 +30,7 @@ _CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class Capacity:
     """Processes, and threads in each."""
 
     workers: int
@@ -42,12 +42,12 @@ class Size:
         return max(1, self.threads - RESERVED_THREADS)
 
 
-def of(workers: int, threads: int, *, cores: int | None = None) -> Size:
+def of(workers: int, threads: int, *, cores: int | None = None) -> Capacity:
     """The size that WEB_WORKERS and WEB_THREADS name; by `cores` (None: this process') where they are 0."""
     least, most = _WORKERS
     workers = workers or min(most, max(least, usable_cores() if cores is None else cores))
     needed = math.ceil(_IN_FLIGHT / workers) + RESERVED_THREADS
-    return Size(workers, threads or max(_LEAST_THREADS, needed))
+    return Capacity(workers, threads or max(_LEAST_THREADS, needed))
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:

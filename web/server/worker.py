@@ -20,7 +20,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from broker.errors import ClientError, Overloaded, ServiceError
 from web.server import answer_socket, capacity
-from web.server.balancing import Neighbours
+from web.server.balancing import ConnectionBalance
 from web.server.connection import Connection, Stage
 from web.server.stages import LINGER_S, Arriving, Lingering, Sending
 
@@ -36,7 +36,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._bound(0)
         self._scratch = memoryview(bytearray(_READ_BYTES))
         self._next_sweep = 0.0
-        self._neighbours = Neighbours(self.age)
+        self._neighbours = ConnectionBalance(self.age)
         self._stop_by = float("inf")
 
     def run(self) -> None:

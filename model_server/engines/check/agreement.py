@@ -70,7 +70,7 @@ _LEAST_PROBABILITY: Final = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AgreementVerdict:
     """What a comparison found, the worst of all pictures (see Tolerance), and what was allowed."""
 
     pictures: int
@@ -94,7 +94,7 @@ class Verdict:
         )
 
 
-def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> Verdict:
+def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> AgreementVerdict:
     """Compare outputs, each float32 with the pictures as first axis. Shapes that differ raise ValueError."""
     shapes = [[each.shape for each in some] for some in (reference, outputs)]
     if shapes[0] != shapes[1]:
@@ -104,7 +104,7 @@ def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> Verdi
         (right.reshape(rows, -1).astype(np.float64), found.reshape(rows, -1).astype(np.float64))
         for right, found in zip(reference, outputs, strict=True)
     ]
-    return Verdict(
+    return AgreementVerdict(
         pictures=rows,
         same_top1=_same_top1(*flat[0], tie=tolerance.peak),
         # NumPy's maximum, because that of a number and NaN is NaN.
@@ -116,7 +116,7 @@ def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> Verdi
 
 def judge(
     spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str
-) -> Verdict | DetectionVerdict:
+) -> AgreementVerdict | DetectionVerdict:
     """Compare by the measures and the tolerances of the model's task. Shapes that differ raise ValueError."""
     if spec.detection is not None:
         return detection.compare(spec, reference, outputs, precision)
@@ -129,7 +129,7 @@ def require(
     precision: str,
     reference: Reference,
     predict: Callable[[NDArray[np.uint8]], Outputs],
-) -> Verdict | DetectionVerdict:
+) -> AgreementVerdict | DetectionVerdict:
     """Run the reference's pictures. Raises ModelUnavailable, with the verdict, if the outputs disagree."""
     try:
         verdict = judge(spec, reference.outputs, predict(reference.pictures), precision)

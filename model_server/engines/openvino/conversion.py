@@ -18,7 +18,7 @@ from model_server.catalogue.model_spec import KerasApplication, ModelSpec, read_
 from model_server.engines.check import agreement
 from model_server.engines.keras.quiet_tensorflow import quiet
 from model_server.engines.openvino import runtime
-from model_server.engines.openvino.store import Entry, Store, network_ingredients, write_reference
+from model_server.engines.openvino.store import Store, StoreEntry, network_ingredients, write_reference
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def width_of(precision: str) -> Width:
     return "full" if precision in ("fp32", "int8") else "half"
 
 
-def converted(spec: ModelSpec, width: Width, store: Store) -> Entry:
+def converted(spec: ModelSpec, width: Width, store: Store) -> StoreEntry:
     """The network of `spec` from the store, or converted into it. Raises ModelUnavailable with the reason."""
     packages = () if spec.is_imported else ("keras", "tensorflow", "tensorflow-cpu")
     kept = network_ingredients(spec)
@@ -131,7 +131,7 @@ def _convert(spec: ModelSpec, folder: Path, *, half: bool) -> None:
     try:
         # Not openvino.convert_model: it wraps this same front end in a command line's worth of checks.
         graph = runtime.core().read_model(frozen)
-        runtime.save_model(graph, Entry(folder).network, compress_to_fp16=half)
+        runtime.save_model(graph, StoreEntry(folder).network, compress_to_fp16=half)
     except RuntimeError as error:  # whatever OpenVINO's C++ raises
         raise ModelUnavailable(
             f"{spec.name}: OpenVINO can't take this network ({first_line(error)}). ENGINE=tensorflow runs it."

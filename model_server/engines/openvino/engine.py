@@ -16,7 +16,7 @@ from model_server.engines.check import agreement
 from model_server.engines.openvino import runtime
 from model_server.engines.openvino.conversion import converted, width_of
 from model_server.engines.openvino.quantised import is_quantised
-from model_server.engines.openvino.store import INT8, Entry, Store, network_ingredients
+from model_server.engines.openvino.store import INT8, Store, StoreEntry, network_ingredients
 
 CHUNK: Final = 8
 """Pictures in one call of the runtime; a larger batch runs as several. ResNet50 in bf16 on 2 cores, images a
@@ -86,7 +86,7 @@ class CompiledNetwork:
         return tuple(outputs)
 
 
-def find(spec: ModelSpec, precision: str, store: Store) -> Entry:
+def find(spec: ModelSpec, precision: str, store: Store) -> StoreEntry:
     """The network that serves `precision`. Raises ModelUnavailable."""
     if precision != "int8" or is_quantised(spec):
         return converted(spec, width_of(precision), store)

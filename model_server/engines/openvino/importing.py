@@ -25,13 +25,13 @@ from model_server.engines.check.detection import DetectionVerdict
 from model_server.engines.openvino import imported_graph, runtime
 from model_server.engines.openvino.engine import CompiledNetwork
 from model_server.engines.openvino.imported_graph import ImportedGraph
-from model_server.engines.openvino.store import Entry, write_reference
+from model_server.engines.openvino.store import StoreEntry, write_reference
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ChosenOutputs:
     """Which of a network's outputs are served."""
 
     outputs: list[int]
@@ -44,10 +44,10 @@ def write(spec: ModelSpec, folder: Path, *, half: bool) -> None:
     reference, kept = _reference(spec)
     write_reference(folder, reference)
     served = _served(spec, reference, kept, folder)
-    runtime.save_model(served, Entry(folder).network, compress_to_fp16=half)
+    runtime.save_model(served, StoreEntry(folder).network, compress_to_fp16=half)
 
 
-def _reference(spec: ModelSpec) -> tuple[Reference, Kept]:
+def _reference(spec: ModelSpec) -> tuple[Reference, ChosenOutputs]:
     """What the graph gives for the check's pictures, and which of its outputs are kept."""
     graph = imported_graph.read(spec)
     if graph.doubt:
@@ -87,20 +87,20 @@ def _given(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) ->
     return np.ascontiguousarray(ordered.astype(graph.dtype))
 
 
-def _kept(spec: ModelSpec, graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> Kept:
+def _kept(spec: ModelSpec, graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> ChosenOutputs:
     """Which outputs are served: of a classifier the first that has a number for each label.
 
     Of a detector those that its model.toml names, in the order of Detection.outputs.
     """
     if spec.detection is not None:
-        return Kept(_kept_of_detector(spec, spec.detection, graph, shapes))
+        return ChosenOutputs(_kept_of_detector(spec, spec.detection, graph, shapes))
     labels = len(spec.labels)
     fitting = [at for at, shape in enumerate(shapes) if shape[:1] == (1,) and math.prod(shape) == labels]
     if fitting:
-        return Kept(fitting[:1])
+        return ChosenOutputs(fitting[:1])
     of_second = [at for at, shape in enumerate(shapes) if agreement.is_of_second(spec, shape)]
     if of_second:
-        return Kept(of_second[:1], is_of_second=True)
+        return ChosenOutputs(of_second[:1], is_of_second=True)
     told = " and ".join(str(shape[1:] if shape[:1] == (1,) else shape) for shape in shapes)
     raise ModelUnavailable(
         f"{spec.name}: the network's output for a picture is {told}, but there are {labels} labels. The file "
@@ -146,7 +146,7 @@ def _activated(spec: ModelSpec, numbers: NDArray[np.float32]) -> NDArray[np.floa
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def _served(spec: ModelSpec, reference: Reference, kept: Kept, folder: Path) -> Any:  # noqa: ANN401
+def _served(spec: ModelSpec, reference: Reference, kept: ChosenOutputs, folder: Path) -> Any:  # noqa: ANN401
     """The first graph that is right: of any number of pictures, of any after mending, or of one by one."""
     problems = []
     for is_freed, batch in ((False, -1), (True, -1), (False, 1)):
@@ -172,7 +172,7 @@ def _verdict(
     served: Any,  # noqa: ANN401
     reference: Reference,
     probe: Path,
-) -> agreement.Verdict | DetectionVerdict:
+) -> agreement.AgreementVerdict | DetectionVerdict:
     """Whether a graph gives what is right. Its file is gone afterwards; raises what running it raises."""
     try:
         runtime.save_model(served, probe, compress_to_fp16=False)
@@ -183,7 +183,7 @@ def _verdict(
             each.unlink()
 
 
-def _with_outputs(spec: ModelSpec, graph: ImportedGraph, kept: Kept) -> Any:  # noqa: ANN401
+def _with_outputs(spec: ModelSpec, graph: ImportedGraph, kept: ChosenOutputs) -> Any:  # noqa: ANN401
     """An openvino.Model with the outputs that are kept, made probabilities where model.toml says how."""
     operations = runtime.operations()
     outputs = [graph.model.output(at).get_node().input_value(0) for at in kept.outputs]

@@ -41,7 +41,7 @@ _WORDS: Final = (".toml", ".csv", ".txt", ".names", ".md")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoreEntry:
     """A converted network, and what it is checked against each time that it is loaded."""
 
     folder: Path
@@ -75,9 +75,9 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, model: str, ingredients: dict[str, object]) -> Entry | None:
+    def find(self, model: str, ingredients: dict[str, object]) -> StoreEntry | None:
         """The complete entry that was made of just these ingredients."""
-        entry = Entry(self._path(model, ingredients))
+        entry = StoreEntry(self._path(model, ingredients))
         try:
             manifest = entry.manifest()
             sizes = {path.name: path.stat().st_size for path in entry.folder.iterdir()}
@@ -91,7 +91,7 @@ class Store:
 
     def find_or_make(
         self, model: str, ingredients: dict[str, object], make: Callable[[Path], dict[str, object]]
-    ) -> Entry:
+    ) -> StoreEntry:
         """The entry of these ingredients; where there is none, `make` writes its files into an empty folder.
 
         What `make` returns goes into the manifest; what it raises leaves no trace. Processes that want the
@@ -105,7 +105,7 @@ class Store:
 
     def replace(
         self, model: str, ingredients: dict[str, object], make: Callable[[Path], dict[str, object]]
-    ) -> Entry:
+    ) -> StoreEntry:
         """Make the entry anew, whether or not there is one."""
         path = self._path(model, ingredients)
         with self._writing(model) as folder:
@@ -121,7 +121,7 @@ class Store:
             _sync(path.parent)
         shutil.rmtree(folder.with_name(folder.name + ".old"), ignore_errors=True)
         self._prune(model)
-        return Entry(path)
+        return StoreEntry(path)
 
     def _path(self, model: str, ingredients: dict[str, object]) -> Path:
         text = json.dumps({"format": _FORMAT, **ingredients}, sort_keys=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.measuring.answers import Answer, Reader, WrongAnswer
+from loadtest.measuring.answers import Reader, ServerAnswer, WrongAnswer
 from loadtest.sending.messages import Record, Target
 
 UNSORTED = "bad answer: malformed or unsorted predictions"
@@ -32,7 +32,7 @@ def reader(
     return Reader(Target("http://h", check="label" if label else check, label=label, top=top), counts or {})
 
 
-def read(body: object, read_by: Reader | None = None, *, status: int = 200, model: str = "") -> Answer:
+def read(body: object, read_by: Reader | None = None, *, status: int = 200, model: str = "") -> ServerAnswer:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return (read_by or reader()).read(status, content, model)
 
@@ -46,11 +46,13 @@ def wrong(body: object, read_by: Reader | None = None, *, status: int = 200, mod
 def test_a_right_answer_tells_its_label_id_batch_and_stages() -> None:
     predictions = [prediction("cat", 0.5), prediction("dog", 0.5), prediction("cow", 0.0)]
     body = answer(predictions=predictions, batch_size=128, timings_ms={"waiting": 0, "model": 9e3})
-    assert read(body, reader(top=3), model="m") == Answer("cat", "id-0", 128, {"waiting": 0.0, "model": 9e3})
+    assert read(body, reader(top=3), model="m") == ServerAnswer(
+        "cat", "id-0", 128, {"waiting": 0.0, "model": 9e3}
+    )
 
 
 def test_what_is_not_told_is_empty() -> None:
-    assert read(answer()) == Answer("cat", "id-0", 0, {})
+    assert read(answer()) == ServerAnswer("cat", "id-0", 0, {})
 
 
 @pytest.mark.parametrize("size", ["many", None, 2.5, True, -1, 2**31, [4]])
@@ -175,10 +177,10 @@ def test_a_refusal_is_told_by_status_code_and_message(
 
 
 def test_only_the_status_counts_where_nothing_else_is_known() -> None:
-    assert read(b"<html>", reader(check="status"), status=204) == Answer("", "", 0, {})
+    assert read(b"<html>", reader(check="status"), status=204) == ServerAnswer("", "", 0, {})
     refusal = {"error": {"code": "full", "message": "x"}}
     assert wrong(refusal, reader(check="status"), status=503) == "http 503"
-    assert read(b"", reader(check="status"), status=202) == Answer()
+    assert read(b"", reader(check="status"), status=202) == ServerAnswer()
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_only_the_status_counts_where_nothing_else_is_known() -> None:
     ],
 )
 def test_another_services_label(body: object, label: str) -> None:
-    assert read(body, reader(label="a.b")) == Answer(label=label)
+    assert read(body, reader(label="a.b")) == ServerAnswer(label=label)
 
 
 @pytest.mark.parametrize("found", [None, {}, [], ["cat"], [0.1, "x"], 0.5, {"b": 1}])
@@ -203,7 +205,7 @@ def test_a_label_must_be_where_it_is_said_to_be(found: object) -> None:
 
 
 def test_an_expression_that_fails_on_an_answer_finds_no_label() -> None:
-    assert read({"a": [1, 2]}, reader(label="max(a)")) == Answer(label="2")
+    assert read({"a": [1, 2]}, reader(label="max(a)")) == ServerAnswer(label="2")
     assert wrong({"a": "x"}, reader(label="max(a)")) == "bad answer: no label where --label says"
 
 
@@ -242,7 +244,7 @@ def test_whatever_a_server_says_becomes_a_record(changes: bytes | dict[str, obje
     try:
         found = read(body, reader(label=label))
     except WrongAnswer as error:
-        found = Answer(label=error.kind, id=error.message)
+        found = ServerAnswer(label=error.kind, id=error.message)
     record = Record(0, "a", "", 0.0, label=found.label, id=found.id, batch_size=found.batch_size)
     record.stages_ms = found.stages_ms
     assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.measuring.search import HIGHEST_RATE, LOWEST_RATE, Found, highest
+from loadtest.measuring.search import HIGHEST_RATE, LOWEST_RATE, RateSearch, highest
 
 
 def search(
@@ -18,7 +18,7 @@ def search(
     low: float = LOWEST_RATE,
     high: float = HIGHEST_RATE,
     within: float = 0.05,
-) -> Found:
+) -> RateSearch:
     asked: list[tuple[float, bool]] = []
 
     async def ask(rate: float) -> bool:

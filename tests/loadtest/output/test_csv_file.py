@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from loadtest.measuring.figures import Report
+from loadtest.measuring.figures import RunReport
 from loadtest.output import csv_file
 from loadtest.sending.messages import Load
 from tests.loadtest.reports import empty, failing, point, report
@@ -39,7 +39,7 @@ ROW = {
 }
 
 
-def rows(written: Report) -> list[dict[str, str]]:
+def rows(written: RunReport) -> list[dict[str, str]]:
     file = io.StringIO(newline="")
     csv_file.write(written, file)
     return list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))

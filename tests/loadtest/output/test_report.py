@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from loadtest.measuring.figures import Bin, ClientFigures, Errors, OfModel, Report, Slice
+from loadtest.measuring.figures import Bin, ClientFigures, Errors, OfModel, RunReport, Slice
 from loadtest.output.report import FOLDED_FROM, render
 from tests.loadtest.page import HOSTILE, SWEEP, Page, page, sweep
 from tests.loadtest.reports import UNDRAWN, empty, failing, latencies, point, report
@@ -169,7 +169,7 @@ ALL_FAILED = empty(requests=3, failed=3, over_time=[Slice(0.25, 0.0, None, None,
     ],
     ids=["no point", "no answer", "no answers", "twice one", "all failed", "zeros", "big", "wide"],
 )
-def test_little_or_odd_figures_are_no_trouble(report_: Report) -> None:
+def test_little_or_odd_figures_are_no_trouble(report_: RunReport) -> None:
     assert "nan" not in Page(render(report_)).text
 
 

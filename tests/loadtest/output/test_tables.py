@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from loadtest.faults.ledger import Account
-from loadtest.measuring.figures import LEAVING, Errors, FaultAccount, Figures, OfFault, OfModel, Report
+from loadtest.measuring.figures import LEAVING, Errors, FaultAccount, Figures, OfFault, OfModel, RunReport
 from loadtest.output.tables import show, show_account
 from loadtest.sending.messages import Load
 from tests.loadtest.points import NONE, figures, quiet
 
 
 def shown(*points: Figures, width: int = 200, colours: bool = False, **changes: object) -> str:
-    report = Report(target="http://h", started_at="", command=[], pictures=8, points=list(points))
+    report = RunReport(target="http://h", started_at="", command=[], pictures=8, points=list(points))
     for name, value in changes.items():
         setattr(report, name, value)
     system: Literal["standard"] | None = "standard" if colours else None

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from loadtest.sending.client import Client
-from loadtest.sending.messages import INTERRUPTED, OK, Done
+from loadtest.sending.messages import INTERRUPTED, OK, LoadEnd
 from tests.loadtest.driving import begin, drive
 from tests.loadtest.stub import answer
 
@@ -77,7 +77,7 @@ def test_halt_waits_for_what_was_sent_or_abandons_it(abandon: bool) -> None:
         release.wait(20)
         return answer(number)
 
-    async def halted(client: Client) -> Done:
+    async def halted(client: Client) -> LoadEnd:
         running = asyncio.create_task(client.run(begin(rate=0.01)))
         await asyncio.to_thread(reached.wait, 20)
         client.halt(abandon=abandon)
@@ -92,7 +92,7 @@ def test_halt_waits_for_what_was_sent_or_abandons_it(abandon: bool) -> None:
 
 
 def test_a_point_can_follow_another_after_a_halt() -> None:
-    async def twice(client: Client) -> Done:
+    async def twice(client: Client) -> LoadEnd:
         client.halt(abandon=False)
         client.arm()
         await client.run(begin(clients=1, requests=2))
@@ -103,7 +103,7 @@ def test_a_point_can_follow_another_after_a_halt() -> None:
 
 
 def test_a_halt_between_two_points_is_not_lost() -> None:
-    async def halted(client: Client) -> Done:
+    async def halted(client: Client) -> LoadEnd:
         client.arm()
         running = asyncio.create_task(client.run(begin(rate=1000, duration_s=5)))
         client.halt(abandon=False)  # before the point has had a turn
@@ -117,7 +117,7 @@ def test_a_halt_between_two_points_is_not_lost() -> None:
 def test_what_is_abandoned_has_its_record_too(load: dict[str, Any]) -> None:
     """Also what was begun in the very turn of the event loop in which it was abandoned."""
 
-    async def abandoned(client: Client) -> Done:
+    async def abandoned(client: Client) -> LoadEnd:
         begun = 0
         for _ in range(20):
             client.arm()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from loadtest.sending.client import Client
-from loadtest.sending.messages import OK, Plan, Record, Target, Traffic
+from loadtest.sending.messages import OK, LoadPlan, Record, Target, Traffic
 from loadtest.sending.target import prepare
 from loadtest.sending.traffic import Requests
 from tests.loadtest.driving import begin, drive
@@ -81,7 +81,7 @@ def test_a_garbled_answer_writes_no_secret_down() -> None:
 
 
 async def one(target: Target) -> list[Record]:
-    plan = Plan(target, Traffic())
+    plan = LoadPlan(target, Traffic())
     requests = Requests(plan.traffic)
     client = Client(plan, requests, await prepare(target, requests, [""]))
     try:

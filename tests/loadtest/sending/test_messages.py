@@ -5,15 +5,15 @@ import pytest
 
 from loadtest.sending.messages import (
     Begin,
+    ClientReady,
     Command,
-    Done,
     Halt,
     Load,
-    Plan,
-    Ready,
+    LoadEnd,
+    LoadPlan,
+    PlanRefusal,
     Record,
     Records,
-    Refused,
     Report,
     Target,
     Traffic,
@@ -43,7 +43,7 @@ def test_a_load_is_named_as_people_say_it(load: Load, name: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        Plan(Target("http://h", headers=(("A", "b"),)), TRAFFIC, {"m": (0, 5)}),
+        LoadPlan(Target("http://h", headers=(("A", "b"),)), TRAFFIC, {"m": (0, 5)}),
         Begin(Load(20, is_open=True, poisson=True), 123456.789, None, 7, 1, 2),
         Halt(abandon=True),
     ],
@@ -56,7 +56,12 @@ def test_commands_arrive(command: Command) -> None:
 
 @pytest.mark.parametrize(
     "report",
-    [Ready(), Records([RECORD]), Done(3, 1.5, 4, 0.1, 0.2, [0.1, 0.2, 0.3]), Refused("no\nlabel")],
+    [
+        ClientReady(),
+        Records([RECORD]),
+        LoadEnd(3, 1.5, 4, 0.1, 0.2, [0.1, 0.2, 0.3]),
+        PlanRefusal("no\nlabel"),
+    ],
 )
 def test_reports_arrive(report: Report) -> None:
     line = encode(report)
@@ -66,7 +71,7 @@ def test_reports_arrive(report: Report) -> None:
 
 def test_what_is_neither_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError):
-        decode_command(encode(Ready()))
+        decode_command(encode(ClientReady()))
     with pytest.raises(msgspec.ValidationError):
         decode_report(encode(Halt()))
 

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from loadtest.sending.messages import Target, Traffic
-from loadtest.sending.target import Prepared, address, is_batchwire, prepare
-from loadtest.sending.traffic import Choice, Requests
+from loadtest.sending.target import PreparedRequest, address, is_batchwire, prepare
+from loadtest.sending.traffic import RequestChoice, Requests
 
 PICTURE = b"\xff\xd8 not really\r\n--\r\n\x00"
 
 
-def prepared(target: Target, tmp_path: Path, *models: str, name: str = "a cat.jpg") -> dict[Choice, Prepared]:
+def prepared(
+    target: Target, tmp_path: Path, *models: str, name: str = "a cat.jpg"
+) -> dict[RequestChoice, PreparedRequest]:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(PICTURE)
     # A file without a suffix is taken where it is named, not where its folder is.
@@ -25,8 +27,8 @@ def prepared(target: Target, tmp_path: Path, *models: str, name: str = "a cat.jp
     return asyncio.run(prepare(target, requests, list(models) or [""]))
 
 
-def one(target: Target, tmp_path: Path, *, model: str = "", name: str = "a cat.jpg") -> Prepared:
-    return prepared(target, tmp_path, model, name=name)[Choice(name, model, polled=False)]
+def one(target: Target, tmp_path: Path, *, model: str = "", name: str = "a cat.jpg") -> PreparedRequest:
+    return prepared(target, tmp_path, model, name=name)[RequestChoice(name, model, polled=False)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_address(url: str, model: str, top: int | None, expected: str) -> None:
     assert address(Target(url, top=top), model) == expected
 
 
-def parsed(request: Prepared) -> list[EmailMessage]:
+def parsed(request: PreparedRequest) -> list[EmailMessage]:
     head = f"Content-Type: {request.headers['Content-Type']}\r\n\r\n".encode()
     message = message_from_bytes(head + request.body, policy=policy.HTTP)
     assert isinstance(message, EmailMessage)
@@ -120,14 +122,20 @@ def test_a_template_is_filled_in_as_json(name: str, tmp_path: Path) -> None:
 def test_headers_are_added_and_replace_ours_in_any_case(tmp_path: Path) -> None:
     headers = (("X-Key", "k"), ("content-type", "image/x"), ("prefer", "wait=9"))
     found = prepared(Target("http://h/x", body="raw", headers=headers), tmp_path)
-    plain, polled = found[Choice("a cat.jpg", "", polled=False)], found[Choice("a cat.jpg", "", polled=True)]
+    plain, polled = (
+        found[RequestChoice("a cat.jpg", "", polled=False)],
+        found[RequestChoice("a cat.jpg", "", polled=True)],
+    )
     assert plain.headers == {"X-Key": "k", "content-type": "image/x", "prefer": "wait=9"}
     assert polled.headers == {"X-Key": "k", "content-type": "image/x", "Prefer": "respond-async"}
 
 
 def test_a_polled_request_differs_by_its_header_alone(tmp_path: Path) -> None:
     found = prepared(Target("http://h"), tmp_path)
-    plain, polled = found[Choice("a cat.jpg", "", polled=False)], found[Choice("a cat.jpg", "", polled=True)]
+    plain, polled = (
+        found[RequestChoice("a cat.jpg", "", polled=False)],
+        found[RequestChoice("a cat.jpg", "", polled=True)],
+    )
     assert polled.headers == {**plain.headers, "Prefer": "respond-async"}
     assert polled.url == plain.url
     assert polled.body is plain.body
@@ -137,7 +145,7 @@ def test_every_choice_is_prepared(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"b")
     found = prepared(Target("http://h"), tmp_path, "", "m")
     assert set(found) == {
-        Choice(name, model, polled)
+        RequestChoice(name, model, polled)
         for name in ("a cat.jpg", "b.png")
         for model in ("", "m")
         for polled in (False, True)

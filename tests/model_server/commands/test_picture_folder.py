@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from model_server.commands import picture_folder
-from model_server.commands.picture_folder import FolderError, Pictures
+from model_server.commands.picture_folder import FolderPictures, PictureFolderError
 from tests.model_server.engines import tiny
 
 
@@ -21,7 +21,7 @@ def fill(folder: Path, names: tuple[str, ...] = ("dark", "grey", "bright"), *, e
     return folder
 
 
-def _read(folder: Path, tmp_path: Path, *, at_most: int = 1000) -> Pictures:
+def _read(folder: Path, tmp_path: Path, *, at_most: int = 1000) -> FolderPictures:
     spec = tiny.spec(tmp_path / "spec")
     return picture_folder.read(folder, spec, max_pixels=10_000, at_most=at_most)
 
@@ -56,16 +56,16 @@ def test_what_is_no_picture_is_left_out_and_the_choice_is_always_the_same(tmp_pa
 
 
 def test_a_folder_that_is_none_or_too_small_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="there is no folder"):
+    with pytest.raises(PictureFolderError, match="there is no folder"):
         _read(tmp_path / "none", tmp_path)
-    with pytest.raises(FolderError, match="has 9 pictures"):
+    with pytest.raises(PictureFolderError, match="has 9 pictures"):
         _read(fill(tmp_path / "p", each=3), tmp_path)
 
 
 @pytest.mark.parametrize(("rows", "calibrate", "sizes"), [(30, 10, (10, 20)), (30, 300, (15, 15))])
 def test_no_picture_judges_what_it_calibrated(rows: int, calibrate: int, sizes: tuple[int, int]) -> None:
     pixels = np.arange(rows, dtype=np.uint8).reshape(rows, 1, 1, 1)
-    parts = picture_folder.divide(Pictures(pixels, np.arange(rows)), calibrate)
+    parts = picture_folder.divide(FolderPictures(pixels, np.arange(rows)), calibrate)
     assert tuple(len(part) for part in parts) == sizes
     assert {*parts[0].pixels.ravel()} & {*parts[1].pixels.ravel()} == set()
     assert parts[1].labels is not None

@@ -16,7 +16,7 @@ from model_server.commands import quantise
 from model_server.engines import EngineOptions
 from model_server.engines.openvino import conversion
 from model_server.engines.openvino.engine import OpenVINOEngine, int8_ingredients
-from model_server.engines.openvino.store import Entry, Store
+from model_server.engines.openvino.store import Store, StoreEntry
 from settings import PROJECT
 from tests.model_server.commands.test_picture_folder import fill
 from tests.model_server.engines import tiny
@@ -47,7 +47,7 @@ def run(
     monkeypatch.setattr(conversion, "_run_child", lambda _spec, _width, folder: tiny.write(folder))
 
     def run(*arguments: str, wrong: float = 0.0, real: bool = False) -> Said:
-        def write(_full: Entry, int8: Entry, _calibration: object) -> None:
+        def write(_full: StoreEntry, int8: StoreEntry, _calibration: object) -> None:
             tiny.write(int8.folder, wrong=wrong)
 
         monkeypatch.setattr(quantise, "_write_int8", WRITE_INT8 if real else write)
@@ -151,7 +151,7 @@ def test_the_digits_stay_readable_in_int8(tmp_path: Path) -> None:
     from PIL import Image  # noqa: PLC0415
 
     from model_server.engines.check import drawn_pictures  # noqa: PLC0415
-    from model_server.engines.choice import Choice  # noqa: PLC0415
+    from model_server.engines.choice import EngineChoice  # noqa: PLC0415
 
     digits = read_model(PROJECT / "models", "digits")
     for number, drawn in enumerate(drawn_pictures.draw(digits.input)):
@@ -164,6 +164,6 @@ def test_the_digits_stay_readable_in_int8(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"accuracy +[01]\.\d+ +(1\.0|0\.9)", done.stdout)
-    choice = Choice("openvino", "int8")
+    choice = EngineChoice("openvino", "int8")
     engine = OpenVINOEngine(digits, choice.precision, EngineOptions(8, tmp_path / "cache"))
     assert engine.predict(drawn_pictures.draw(digits.input))[0].argmax(axis=1).tolist() == list(range(10))

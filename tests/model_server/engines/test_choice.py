@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from model_server.engines import choice
-from model_server.engines.choice import Choice, choose
+from model_server.engines.choice import EngineChoice, choose
 from model_server.engines.openvino import runtime
 
 
@@ -21,11 +21,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.parametrize(
     ("engine", "precision", "backend", "chosen"),
     [
-        ("auto", "auto", "tensorflow", Choice("openvino", "bf16")),
-        ("auto", "fp32", "jax", Choice("openvino", "fp32")),
-        ("auto", "int8", "tensorflow", Choice("openvino", "int8")),
-        ("tensorflow", "auto", "jax", Choice("tensorflow", "fp32")),
-        ("jax", "bf16", "tensorflow", Choice("jax", "bf16")),
+        ("auto", "auto", "tensorflow", EngineChoice("openvino", "bf16")),
+        ("auto", "fp32", "jax", EngineChoice("openvino", "fp32")),
+        ("auto", "int8", "tensorflow", EngineChoice("openvino", "int8")),
+        ("tensorflow", "auto", "jax", EngineChoice("tensorflow", "fp32")),
+        ("jax", "bf16", "tensorflow", EngineChoice("jax", "bf16")),
     ],
 )
 def test_on_a_cpu(
@@ -33,30 +33,30 @@ def test_on_a_cpu(
     engine: str,
     precision: str,
     backend: str,
-    chosen: Choice,
+    chosen: EngineChoice,
 ) -> None:
     assert choose(engine, precision, keras_backend=backend) == chosen
 
 
 def test_a_cpu_without_bf16_computes_in_fp32(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(runtime, "capabilities", lambda: frozenset({"FP32", "INT8"}))
-    assert choose("auto", "auto", keras_backend="tensorflow") == Choice("openvino", "fp32")
-    assert choose("openvino", "bf16", keras_backend="tensorflow") == Choice("openvino", "bf16")
+    assert choose("auto", "auto", keras_backend="tensorflow") == EngineChoice("openvino", "fp32")
+    assert choose("openvino", "bf16", keras_backend="tensorflow") == EngineChoice("openvino", "bf16")
     assert "does not compute in bf16 (it has FP32, INT8)" in runtime.lacks("bf16")
     assert runtime.lacks("int8") == runtime.lacks("fp32") == ""
 
 
 def test_without_openvino_keras_own_backend_runs(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(choice, "_is_installed", lambda _: False)
-    assert choose("auto", "auto", keras_backend="jax") == Choice("jax", "fp32")
-    assert choose("openvino", "auto", keras_backend="jax") == Choice("openvino", "fp32")
+    assert choose("auto", "auto", keras_backend="jax") == EngineChoice("jax", "fp32")
+    assert choose("openvino", "auto", keras_backend="jax") == EngineChoice("openvino", "fp32")
 
 
 def test_on_a_gpu_keras_own_backend_runs_in_mixed_precision(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(choice, "has_gpu", lambda _: True)
-    assert choose("auto", "auto", keras_backend="tensorflow") == Choice("tensorflow", "fp16")
-    assert choose("auto", "auto", keras_backend="jax") == Choice("jax", "fp16")
-    assert choose("openvino", "auto", keras_backend="jax") == Choice("openvino", "bf16")
+    assert choose("auto", "auto", keras_backend="tensorflow") == EngineChoice("tensorflow", "fp16")
+    assert choose("auto", "auto", keras_backend="jax") == EngineChoice("jax", "fp16")
+    assert choose("openvino", "auto", keras_backend="jax") == EngineChoice("openvino", "bf16")
 
 
 def test_a_gpu_needs_a_device_and_a_build_that_uses_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from broker import codec
-from broker.consumer import Claimed
+from broker.consumer import ClaimedJob
 from broker.messages import Job
 from model_server.engines import Outputs
 from model_server.serving import batching
@@ -20,11 +20,11 @@ from tests.fakes import SPEC, FakeEngine, job
 NOW = 1000.0
 
 
-def _claimed(made: Job, *, attempts: int = 0, pending: bool = True) -> Claimed:
-    return Claimed(made.id, attempts, pending, codec.encode_job(made))
+def _claimed(made: Job, *, attempts: int = 0, pending: bool = True) -> ClaimedJob:
+    return ClaimedJob(made.id, attempts, pending, codec.encode_job(made))
 
 
-def _form(*claimed: Claimed) -> Batch:
+def _form(*claimed: ClaimedJob) -> Batch:
     return batching.form(claimed, SPEC, now=NOW, max_attempts=3)
 
 

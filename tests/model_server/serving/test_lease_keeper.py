@@ -8,7 +8,7 @@ import redis
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
-from model_server.serving.lease_keeper import Keeper
+from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.worker import Worker
 from tests import fakes
 from tests.fakes import MODEL, READY, FakeEngine, enqueue, job, lapse
@@ -27,9 +27,9 @@ def ended() -> list[bool]:
 
 
 @pytest.fixture
-def keeper(worker: Worker, ended: list[bool], monkeypatch: pytest.MonkeyPatch) -> Keeper:
+def keeper(worker: Worker, ended: list[bool], monkeypatch: pytest.MonkeyPatch) -> LeaseKeeper:
     monkeypatch.setattr(Lease, "server_uptime_s", lambda _: 1000)
-    return Keeper(worker, lease_s=LEASE_S, model_call_max_s=60, on_hung=lambda: ended.append(True))
+    return LeaseKeeper(worker, lease_s=LEASE_S, model_call_max_s=60, on_hung=lambda: ended.append(True))
 
 
 def _lost_peer(client: redis.Redis, keys: Keys) -> str:
@@ -40,7 +40,9 @@ def _lost_peer(client: redis.Redis, keys: Keys) -> str:
     return lost
 
 
-def test_a_tick_renews_and_announces(client: redis.Redis, keys: Keys, worker: Worker, keeper: Keeper) -> None:
+def test_a_tick_renews_and_announces(
+    client: redis.Redis, keys: Keys, worker: Worker, keeper: LeaseKeeper
+) -> None:
     lapse(client, keys, worker.lease.worker)
     client.delete(keys.of(MODEL).card)
     keeper.tick(0.0)
@@ -51,7 +53,7 @@ def test_a_tick_renews_and_announces(client: redis.Redis, keys: Keys, worker: Wo
 
 
 def test_a_reaped_worker_is_registered_anew(
-    client: redis.Redis, keys: Keys, worker: Worker, keeper: Keeper
+    client: redis.Redis, keys: Keys, worker: Worker, keeper: LeaseKeeper
 ) -> None:
     old = worker.lease.worker
     lapse(client, keys, old)
@@ -61,7 +63,7 @@ def test_a_reaped_worker_is_registered_anew(
     assert client.hexists(keys.of(MODEL).states, worker.lease.worker)
 
 
-def test_a_tick_recovers_lost_peers(client: redis.Redis, keys: Keys, keeper: Keeper) -> None:
+def test_a_tick_recovers_lost_peers(client: redis.Redis, keys: Keys, keeper: LeaseKeeper) -> None:
     lost = _lost_peer(client, keys)
     keeper.tick(0.0)
     assert client.llen(keys.of(MODEL).claims(lost)) == 0
@@ -72,7 +74,7 @@ def test_the_keeper_is_awake_when_the_lease_of_a_peer_lapses(
     client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Lease, "server_uptime_s", lambda _: 1000)
-    keeper = Keeper(worker, lease_s=60, model_call_max_s=60, on_hung=lambda: None)
+    keeper = LeaseKeeper(worker, lease_s=60, model_call_max_s=60, on_hung=lambda: None)
     assert keeper.tick(0.0) == 20
     fakes.lease(client, keys, lease_s=60).register(READY)
     assert keeper.tick(0.0) == 20
@@ -83,7 +85,7 @@ def test_the_keeper_is_awake_when_the_lease_of_a_peer_lapses(
 
 
 def test_nobody_is_reaped_in_the_first_lease_after_an_outage(
-    client: redis.Redis, keys: Keys, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, keys: Keys, keeper: LeaseKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(_: Lease) -> None:
         raise BrokerUnavailable("Redis is away")
@@ -100,7 +102,7 @@ def test_nobody_is_reaped_in_the_first_lease_after_an_outage(
 
 
 def test_nobody_is_reaped_while_redis_is_younger_than_a_lease(
-    client: redis.Redis, keys: Keys, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, keys: Keys, keeper: LeaseKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = _lost_peer(client, keys)
     monkeypatch.setattr(Lease, "server_uptime_s", lambda _: 2)
@@ -109,7 +111,7 @@ def test_nobody_is_reaped_while_redis_is_younger_than_a_lease(
 
 
 def test_a_call_that_takes_too_long_is_told_once_and_its_lease_left_to_lapse(
-    client: redis.Redis, keys: Keys, worker: Worker, keeper: Keeper, ended: list[bool]
+    client: redis.Redis, keys: Keys, worker: Worker, keeper: LeaseKeeper, ended: list[bool]
 ) -> None:
     worker.call_began = 100.0
     keeper.tick(160.0)
@@ -122,7 +124,7 @@ def test_a_call_that_takes_too_long_is_told_once_and_its_lease_left_to_lapse(
 
 
 def test_a_worker_that_has_left_is_not_brought_back(
-    client: redis.Redis, keys: Keys, worker: Worker, keeper: Keeper
+    client: redis.Redis, keys: Keys, worker: Worker, keeper: LeaseKeeper
 ) -> None:
     worker.stopping.set()
     worker._leave()
@@ -135,7 +137,7 @@ def test_a_worker_that_has_left_is_not_brought_back(
 
 
 def test_an_error_of_ours_does_not_end_the_thread(
-    worker: Worker, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, keeper: LeaseKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(Lease, "announce", lambda *_: 1 / 0)
@@ -145,7 +147,7 @@ def test_an_error_of_ours_does_not_end_the_thread(
 
 
 def test_the_thread_renews_while_the_worker_s_thread_is_busy(
-    client: redis.Redis, keys: Keys, worker: Worker, keeper: Keeper
+    client: redis.Redis, keys: Keys, worker: Worker, keeper: LeaseKeeper
 ) -> None:
     first = client.zscore(keys.of(MODEL).workers, worker.lease.worker)
     assert first is not None

@@ -11,7 +11,7 @@ from broker.consumer import Consumer
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
-from model_server.serving.lease_keeper import Keeper
+from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.worker import Worker
 from tests.fakes import MODEL, enqueue, job, result, step
 
@@ -24,7 +24,7 @@ def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_thr
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each in a thread of its own, as in service, and trying again five times a second."""
-    keeper = Keeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
+    keeper = LeaseKeeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
     (only,) = enqueue(client, keys, job())
     formed = worker._claim()
     assert formed is not None
@@ -71,7 +71,7 @@ def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_thr
 def test_whoever_failed_is_waited_for(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, last: str
 ) -> None:
-    keeper = Keeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
+    keeper = LeaseKeeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
     who: dict[str, Callable[[], object]] = {"step": worker.step, "tick": lambda: keeper.tick(0.0)}
 
     def away(*_: object) -> None:

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from broker.keys import Keys
-from model_server.serving.versioned_model import Serving
+from model_server.serving.versioned_model import VersionedModel
 from tests import fakes
 from tests.fakes import MODEL, enqueue, eventually, job
 from tests.model_server.serving.versioned import Model
@@ -48,7 +48,7 @@ def test_the_first_version_too_is_just_what_was_read(client: redis.Redis, keys: 
     made = Model.__new__(Model)
     made.on_load = lambda: None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Serving, "_start", lambda *_: True)
+        patch.setattr(VersionedModel, "_start", lambda *_: True)
         original(made, tmp_path, client, keys)
     made.on_load = lambda: change_once(made)
     made.serving._start(made.serving.posts[0])

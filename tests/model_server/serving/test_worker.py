@@ -13,7 +13,7 @@ from broker.clock import RedisClock
 from broker.errors import ModelUnavailable
 from broker.keys import Keys
 from broker.messages import State, WorkerState
-from broker.producer import Pending
+from broker.producer import PendingJob
 from broker.registry import Registry
 from model_server.serving.worker import Worker
 from tests import fakes
@@ -234,7 +234,7 @@ def test_stopping_finishes_the_batch_and_leaves(
     running, waiting = [enqueue(client, keys, *(job() for _ in range(4))), enqueue(client, keys, job())]
     worker.run()
     assert all(result(client, keys, each.id).error is None for each in running)
-    assert fakes.producer(client, keys).poll(MODEL, waiting[0].id) == Pending(deadline_passed=False)
+    assert fakes.producer(client, keys).poll(MODEL, waiting[0].id) == PendingJob(deadline_passed=False)
     score = client.zscore(keys.of(MODEL).workers, worker.lease.worker)
     assert score is not None
     assert score < 0

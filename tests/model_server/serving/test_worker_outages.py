@@ -12,7 +12,7 @@ from broker.connection import connect
 from broker.consumer import Consumer
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
-from broker.producer import Pending
+from broker.producer import PendingJob
 from model_server.serving.worker import Worker
 from tests import fakes
 from tests.conftest import RedisServer
@@ -43,7 +43,7 @@ def test_a_batch_whose_worker_was_reaped_meanwhile_is_left_to_others(
     engine.on_batch = be_reaped
     (only,) = enqueue(client, keys, job())
     step(worker)
-    assert fakes.producer(client, keys).poll(MODEL, only.id) == Pending(deadline_passed=False)
+    assert fakes.producer(client, keys).poll(MODEL, only.id) == PendingJob(deadline_passed=False)
     eventually(lambda: step(worker) == 1)
     assert result(client, keys, only.id).attempts == 1
 

@@ -14,8 +14,8 @@ from broker.registry import Registry
 from model_server.catalogue.folder_watch import QUIET_S, Watch
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Engine
-from model_server.serving.lease_keeper import Keeper
-from model_server.serving.versioned_model import Means, Post, Serving
+from model_server.serving.lease_keeper import LeaseKeeper
+from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
 from tests import fakes
 from tests.fakes import MODEL, FakeEngine, eventually
 
@@ -42,14 +42,14 @@ class Model:
             self.on_load()
             return FakeEngine()
 
-        def staff(spec: ModelSpec, load: Callable[[], Engine]) -> Post:
+        def staff(spec: ModelSpec, load: Callable[[], Engine]) -> WorkerThreads:
             self.staffings += 1
             self.on_staff()
             worker = fakes.unregistered_worker(client, keys, spec, load)
-            keeper = Keeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
-            return Post(worker, keeper, threading.Thread(target=worker.run, daemon=True))
+            keeper = LeaseKeeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
+            return WorkerThreads(worker, keeper, threading.Thread(target=worker.run, daemon=True))
 
-        self.serving = Serving(read(), watch, Means(read, load, staff))
+        self.serving = VersionedModel(read(), watch, Loaders(read, load, staff))
         self.serving._start(self.serving.posts[0])  # without its own looks
 
     def on_staff(self) -> None:
@@ -99,7 +99,7 @@ def failed(client: redis.Redis, keys: Keys, folder: Path, reason: str) -> Model:
     original = Model.__init__
     made = Model.__new__(Model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Serving, "_start", lambda *_: True)
+        patch.setattr(VersionedModel, "_start", lambda *_: True)
         original(made, folder, client, keys)
     made.on_load = lambda: fail(made)
     made.serving._start(made.serving.posts[0])

@@ -16,7 +16,7 @@ from tests.web.conftest import Service, png
 from web import errors
 from web.openapi.document import VERSION
 from web.openapi.operations import OPERATIONS, PAGES
-from web.responses import WorkerShown
+from web.responses import WorkerSummary
 from web.uploads.parameters import MOST
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +150,7 @@ def test_the_examples_are_answers(described: dict[str, Any]) -> None:
 
 def test_a_worker_is_shown_with_all_that_it_says_of_itself() -> None:
     said = {each.name for each in dataclasses.fields(State)} - {"card"}
-    assert {each.name for each in dataclasses.fields(WorkerShown)} == {"id", *said}
+    assert {each.name for each in dataclasses.fields(WorkerSummary)} == {"id", *said}
 
 
 def test_it_names_the_path_that_a_proxy_gave_the_service(service: Service) -> None:

@@ -9,7 +9,7 @@ from broker.keys import Keys
 from broker.registry import Registry
 from tests.fakes import MODEL, eventually
 from tests.web.conftest import Service, form, png
-from web.model_choice import Models
+from web.model_choice import ModelChooser
 
 
 def test_a_job_can_be_polled_for(service: Service) -> None:
@@ -83,7 +83,7 @@ def test_a_job_of_a_model_that_is_news_to_this_process_is_found(
 ) -> None:
     job_id = running.client.post("/predict", data=form(png(0))).get_json()["id"]
     monkeypatch.setattr(Registry, "models", lambda _: {})
-    monkeypatch.setattr(Models, "expects", lambda *_: False)
+    monkeypatch.setattr(ModelChooser, "expects", lambda *_: False)
     assert running.client.get(f"/predictions/{job_id}?model={MODEL}").status_code == 200
 
 

@@ -16,7 +16,7 @@ from settings import Settings
 from tests.fakes import MODEL, SPEC, eventually
 from tests.web.conftest import Service, form, png
 from web.app import create_app
-from web.jobs import Frontend
+from web.jobs import JobClient
 from web.uploads.parameters import MAX_PICTURES
 
 # By hand: Werkzeug's test client leaves out a line break where a file is empty.
@@ -168,7 +168,7 @@ def test_a_frontend_keeps_threads_for_health_checks(service: Service) -> None:
     ]
     for thread in waiting:
         thread.start()
-    frontend: Frontend = service.app.extensions["frontend"]
+    frontend: JobClient = service.app.extensions["frontend"]
     eventually(lambda: len(frontend.replies._waiters) == 2)
     response = service.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
@@ -193,7 +193,7 @@ def test_every_503_says_when_to_come_back(
         raise BrokerUnavailable("away", retry_after_s=7)
 
     monkeypatch.setattr(Producer, "take_or_cancel", away)
-    monkeypatch.setattr(Frontend, "_failure", lambda *_: "away")
+    monkeypatch.setattr(JobClient, "_failure", lambda *_: "away")
     response = service.client.post("/predict", data=form(*[png(0)] * pictures))
     assert (response.status_code, response.headers["Retry-After"]) == (503, "7")
 
@@ -228,7 +228,7 @@ def test_the_job_in_redis_is_a_fitted_uint8_picture(
 def test_an_unexpected_error_is_a_500_in_the_same_shape(
     running: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Frontend, "accept", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(JobClient, "accept", lambda *_, **__: 1 / 0)
     response = running.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (500, "internal")
     assert "division" not in response.get_data(as_text=True)

@@ -5,7 +5,7 @@ import mmap
 import pytest
 
 from tests.fakes import FakeClock
-from web.server.balancing import PATIENCE_S, SILENT_S, SLACK, Neighbours
+from web.server.balancing import PATIENCE_S, SILENT_S, SLACK, ConnectionBalance
 
 
 @pytest.fixture
@@ -14,20 +14,20 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def pair(clock: FakeClock) -> tuple[Neighbours, Neighbours]:
+def pair(clock: FakeClock) -> tuple[ConnectionBalance, ConnectionBalance]:
     """Two processes that share a page."""
     page = mmap.mmap(-1, 4096)
-    return Neighbours(1, page=page, clock=clock), Neighbours(2, page=page, clock=clock)
+    return ConnectionBalance(1, page=page, clock=clock), ConnectionBalance(2, page=page, clock=clock)
 
 
-def test_alone_it_takes_every_connection(pair: tuple[Neighbours, Neighbours]) -> None:
+def test_alone_it_takes_every_connection(pair: tuple[ConnectionBalance, ConnectionBalance]) -> None:
     pair[0].tell(1000)
     assert not pair[0].leave(1000)
     assert pair[0].left_s() == 0
 
 
 def test_who_has_clearly_more_leaves_it_for_a_moment_and_then_takes_it(
-    pair: tuple[Neighbours, Neighbours], clock: FakeClock
+    pair: tuple[ConnectionBalance, ConnectionBalance], clock: FakeClock
 ) -> None:
     one, other = pair
     other.tell(5)
@@ -41,7 +41,7 @@ def test_who_has_clearly_more_leaves_it_for_a_moment_and_then_takes_it(
 
 
 def test_a_connection_that_comes_later_is_another(
-    pair: tuple[Neighbours, Neighbours], clock: FakeClock
+    pair: tuple[ConnectionBalance, ConnectionBalance], clock: FakeClock
 ) -> None:
     one, other = pair
     other.tell(0)
@@ -50,7 +50,7 @@ def test_a_connection_that_comes_later_is_another(
     assert one.leave(10)
 
 
-def test_who_has_the_fewest_never_leaves_one(pair: tuple[Neighbours, Neighbours]) -> None:
+def test_who_has_the_fewest_never_leaves_one(pair: tuple[ConnectionBalance, ConnectionBalance]) -> None:
     one, other = pair
     other.tell(50)
     assert not one.leave(50)
@@ -58,7 +58,7 @@ def test_who_has_the_fewest_never_leaves_one(pair: tuple[Neighbours, Neighbours]
 
 
 def test_one_that_is_silent_or_has_ended_does_not_count(
-    pair: tuple[Neighbours, Neighbours], clock: FakeClock
+    pair: tuple[ConnectionBalance, ConnectionBalance], clock: FakeClock
 ) -> None:
     one, other = pair
     other.tell(0)
@@ -73,7 +73,7 @@ def test_one_that_is_silent_or_has_ended_does_not_count(
     assert not one.leave(10)
 
 
-def test_its_own_entry_is_none_of_the_others(pair: tuple[Neighbours, Neighbours]) -> None:
+def test_its_own_entry_is_none_of_the_others(pair: tuple[ConnectionBalance, ConnectionBalance]) -> None:
     one, _ = pair
     one.tell(0)
     assert not one.leave(10)
@@ -81,6 +81,9 @@ def test_its_own_entry_is_none_of_the_others(pair: tuple[Neighbours, Neighbours]
 
 def test_a_number_beyond_the_page_has_a_place_on_it(clock: FakeClock) -> None:
     page = mmap.mmap(-1, 4096)
-    one, other = Neighbours(7, page=page, clock=clock), Neighbours(64_000_001, page=page, clock=clock)
+    one, other = (
+        ConnectionBalance(7, page=page, clock=clock),
+        ConnectionBalance(64_000_001, page=page, clock=clock),
+    )
     other.tell(0)
     assert one.leave(10)

@@ -7,20 +7,20 @@ import pytest
 
 from settings import SettingError, Settings
 from web.server import capacity
-from web.server.capacity import RESERVED_THREADS, Size
+from web.server.capacity import RESERVED_THREADS, Capacity
 
 
 @pytest.mark.parametrize(
     ("cores", "workers", "threads"), [(1, 2, 520), (2, 2, 520), (4, 4, 264), (12, 12, 128), (64, 16, 128)]
 )
 def test_the_size_follows_from_the_cores(cores: int, workers: int, threads: int) -> None:
-    assert capacity.of(0, 0, cores=cores) == Size(workers, threads)
+    assert capacity.of(0, 0, cores=cores) == Capacity(workers, threads)
 
 
 def test_what_the_settings_name_stands() -> None:
-    assert capacity.of(3, 0, cores=8) == Size(3, 350)
-    assert capacity.of(0, 20, cores=8) == Size(8, 20)
-    assert Size(8, 20).requests == 20 - RESERVED_THREADS
+    assert capacity.of(3, 0, cores=8) == Capacity(3, 350)
+    assert capacity.of(0, 20, cores=8) == Capacity(8, 20)
+    assert Capacity(8, 20).requests == 20 - RESERVED_THREADS
 
 
 @pytest.mark.parametrize("threads", ["1", "8", "2049", "-1"])

@@ -11,7 +11,7 @@ import pytest
 from broker.errors import ModelUnavailable
 from model_server import engines
 from model_server.engines import EngineOptions
-from model_server.engines.choice import Choice
+from model_server.engines.choice import EngineChoice
 from model_server.engines.openvino import conversion, runtime
 from model_server.engines.openvino.engine import CHUNK, OpenVINOEngine, int8_ingredients
 from model_server.engines.openvino.store import Store
@@ -91,7 +91,7 @@ def test_int8_needs_to_be_made_first_and_serves_then(load: Load, tmp_path: Path)
 def test_int8_is_openvino_s_alone(tmp_path: Path) -> None:
     options = EngineOptions(4, tmp_path)
     with pytest.raises(ModelUnavailable, match="PRECISION=int8 needs ENGINE=openvino, not jax"):
-        engines.load(tiny.spec(tmp_path / "tiny"), Choice("jax", "int8"), options)
+        engines.load(tiny.spec(tmp_path / "tiny"), EngineChoice("jax", "int8"), options)
 
 
 def test_the_number_of_threads_is_heeded(load: Load) -> None:

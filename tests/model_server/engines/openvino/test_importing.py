@@ -16,7 +16,7 @@ from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.engines import EngineOptions
 from model_server.engines.check import agreement
-from model_server.engines.choice import Choice, choose_for
+from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.openvino import conversion, importing, store
 from model_server.engines.openvino.engine import CHUNK, OpenVINOEngine
 from tests.model_server.engines import onnx_file
@@ -258,7 +258,7 @@ def test_the_check_at_each_start_finds_another_network(load: Load, tmp_path: Pat
 def test_it_takes_openvino_whatever_runs_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_server.engines.choice.has_gpu", lambda _: True)
     spec = write(tmp_path / "net")
-    assert choose_for(spec, "auto", "fp32", keras_backend="tensorflow") == Choice("openvino", "fp32")
+    assert choose_for(spec, "auto", "fp32", keras_backend="tensorflow") == EngineChoice("openvino", "fp32")
     chosen = choose_for(spec, "tensorflow", "fp32", keras_backend="tensorflow")
     with pytest.raises(ModelUnavailable, match=r"ENGINE=tensorflow runs networks of Keras.*ENGINE=auto"):
         engines.load(spec, chosen, EngineOptions(4, tmp_path))

@@ -13,7 +13,7 @@ from broker.errors import ModelUnavailable
 from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.engines import EngineOptions
-from model_server.engines.choice import Choice, choose_for
+from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.openvino import imported_graph, quantised
 from settings import PROJECT
 
@@ -65,7 +65,7 @@ def _spec(exports: Path, models: Path, kind: str) -> ModelSpec:
 @pytest.mark.parametrize("kind", ["keras", "saved_model", "frozen_graph", "tflite"])
 def test_the_engine_gives_what_tensorflow_gives(exports: Path, tmp_path: Path, kind: str) -> None:
     spec = _spec(exports, tmp_path, kind)
-    engine = engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
     found = engine.predict(np.load(exports / "pictures.npy"))[0]
     right = np.load(exports / f"{kind}.npy")
     assert np.ptp(right, axis=0).min() > 0.05  # the network tells the pictures apart
@@ -79,7 +79,7 @@ def test_a_quantised_file_runs_in_int8_as_tensorflow_lite_runs_it(
     spec = _spec(exports, tmp_path, kind)
     assert quantised.is_quantised(spec)
     chosen = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
-    assert chosen == Choice("openvino", "int8")
+    assert chosen == EngineChoice("openvino", "int8")
     engine = engines.load(spec, chosen, EngineOptions(32, tmp_path / "cache"))
     found = engine.predict(np.load(exports / "pictures.npy"))[0]
     right = np.load(exports / f"{kind}.npy")
@@ -92,7 +92,7 @@ def test_a_file_calibrated_with_dim_pictures_clips_and_is_warned_of(
     exports: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = _normalised_spec(exports, tmp_path, "dim", '"unit"')
-    engine = engines.load(spec, Choice("openvino", "int8"), EngineOptions(32, tmp_path / "cache"))
+    engine = engines.load(spec, EngineChoice("openvino", "int8"), EngineOptions(32, tmp_path / "cache"))
     found = engine.predict(np.load(exports / "pictures.npy"))[0]
     assert np.abs(found - np.load(exports / "dim.npy")).max() < 0.06
     told = capfd.readouterr().err
@@ -124,7 +124,7 @@ def test_keras_networks_take_the_same_normalisation_order_and_activation(
     logits = np.load(exports / f"{kind}.npy")
     assert bool(0 < logits.min() < logits.max() < 1) is (kind == "small")
     spec = _activated_spec(exports, tmp_path, kind, "sigmoid")
-    engine = engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
     pictures = np.load(exports / "pictures.npy")
     found = engine.predict(np.ascontiguousarray(pictures[..., ::-1]))[0]
     right = 1 / (1 + np.exp(-logits))
@@ -145,7 +145,7 @@ def test_an_activation_too_many_or_too_few_is_refused(
 ) -> None:
     spec = _activated_spec(exports, tmp_path, kind, activation)
     with pytest.raises(ModelUnavailable, match=words):
-        engines.load(spec, Choice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+        engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
