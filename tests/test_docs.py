@@ -20,8 +20,8 @@ from loadtest.cli.arguments import parser
 from model_server.catalogue.model_spec import Source, read_model
 from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, Output
 from settings import PROJECT, Settings
-from tests.e2e.conftest import ROOT
 from tests.e2e.test_serve import PARTS, Serving, project
+from tests.support import ROOT
 
 __all__ = ["project"]
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FORBIDDEN = {
     "broker": {
         "web",
+        "pictures",
         "model_server",
         "settings",
         "deploy",
@@ -20,6 +21,18 @@ FORBIDDEN = {
         "loadtest",
         "flask",
         "PIL",
+        "keras",
+        "tensorflow",
+    },
+    "pictures": {
+        "web",
+        "model_server",
+        "settings",
+        "deploy",
+        "training",
+        "loadtest",
+        "redis",
+        "flask",
         "keras",
         "tensorflow",
     },
@@ -51,23 +64,39 @@ SETTINGS_READERS = {
 }
 
 
-OFFLINE = {
-    "model_server/commands/picture_folder.py imports web",
-    "model_server/commands/check.py imports web",
+ROOMS: dict[str, set[str]] = {
+    "pictures": {"broker.errors", "broker.messages", "pictures"},
+    "web/server": {"broker.errors", "web.server", "web.errors", "web.middleware"},
+    "web/uploads": {"broker", "pictures.decode", "web.errors", "web.responses", "web.uploads"},
+    "web/middleware": {"broker.errors", "web.middleware", "web.responses"},
+    "model_server/catalogue": {"broker", "model_server.catalogue"},
+    "model_server/tasks": {
+        "broker",
+        "model_server.catalogue",
+        "model_server.engines",
+        "model_server.tasks",
+        "pictures.geometry",
+    },
+    "model_server/darknet": {"broker", "model_server.darknet"},
 }
-"""What an offline command, never a serving process, uses of the other side."""
+"""What of the project each room may import; a package's name stands for all that is in it."""
+
+WITH_PILLOW = {"model_server/commands/check.py", "model_server/commands/picture_folder.py"}
+"""Offline commands, which may decode pictures; of pictures/ a serving process has these two alone:"""
+WITHOUT_PILLOW = {"pictures.geometry", "pictures.refit"}
+
 RUNTIMES = {
-    "nncf": {"quantise.py"},
+    "nncf": {"commands/quantise.py"},
     "keras": {
-        "sources.py",
+        "engines/keras/sources.py",
         "darknet/keras_model.py",
         "darknet/detections.py",
-        "engines/keras_network.py",
-        "engines/jax.py",
+        "engines/keras/network.py",
+        "engines/keras/jax.py",
     },
-    "tensorflow": {"engines/tensorflow.py"},
-    "jax": {"engines/jax.py"},
-    "openvino": {"engines/openvino_runtime.py"},
+    "tensorflow": {"engines/keras/tensorflow.py"},
+    "jax": {"engines/keras/jax.py"},
+    "openvino": {"engines/openvino/runtime.py"},
 }
 """What may import each runtime: one file of model_server, and Keras what builds and runs its networks."""
 
@@ -97,7 +126,53 @@ def test_imports_point_one_way(package: str) -> None:
         for name in _imports(path)
         if name.split(".")[0] in FORBIDDEN[package]
     }
-    assert breaches == (OFFLINE if package == "model_server" else set())
+    assert breaches == set()
+
+
+def _project_imports(path: Path) -> set[str]:
+    """Modules of the project that a file imports, `from package import module` as package.module."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                place = ROOT / module.replace(".", "/")
+                names.add(module if place.is_dir() or place.with_suffix(".py").is_file() else node.module)
+    return {name for name in names if name.split(".")[0] in {*FORBIDDEN, "settings", "training"}}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_room_imports_only_what_it_may(room: str) -> None:
+    files = _files(room)
+    assert files
+    breaches = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in _project_imports(path)
+        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ROOMS[room])
+    }
+    assert breaches == set()
+
+
+def test_pillow_is_imported_by_pictures_alone_and_by_what_makes_pictures() -> None:
+    importers = {
+        str(path.relative_to(ROOT))
+        for package in FORBIDDEN
+        for path in _files(package)
+        if "PIL" in {name.split(".")[0] for name in _imports(path)}
+    }
+    assert {name for name in importers if not name.startswith(("pictures/", "loadtest/"))} == set()
+
+
+def test_of_pictures_a_serving_process_imports_what_needs_no_pillow() -> None:
+    importers = {
+        str(path.relative_to(ROOT))
+        for path in _files("model_server")
+        if {name for name in _project_imports(path) if name.startswith("pictures")} - WITHOUT_PILLOW
+    }
+    assert importers == WITH_PILLOW
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -150,7 +225,7 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
     [
         ("web.app", ("keras", "tensorflow", "openvino", "model_server")),
         ("model_server.__main__", ("flask", "PIL", "web", "tensorflow", "keras")),
-        ("model_server.engines.openvino", ("flask", "PIL", "web", "tensorflow", "keras")),
+        ("model_server.engines.openvino.engine", ("flask", "PIL", "web", "tensorflow", "keras")),
         ("model_server.commands.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),
     ],
 )
@@ -179,6 +254,17 @@ def test_every_script_names_its_keys_its_arguments_and_its_reply() -> None:
         text = script.read_text("utf-8")
         assert all(word in text for word in ("-- KEYS", "-- ARGV", "-- Returns")), script.name
         assert len(text.splitlines()) <= 40, script.name
+
+
+def test_each_public_class_has_a_name_of_its_own() -> None:
+    places: dict[str, list[str]] = {}
+    for package in [*FORBIDDEN, "training", "benchmarks"]:
+        for path in _files(package):
+            if path.parent.name != "peers":  # each is a program of its own, on somebody else's server
+                for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                    if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                        places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_no_function_has_more_than_fifty_lines() -> None:

@@ -9,8 +9,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 
 from tests.browser import chromium as debian
 from tests.conftest import RedisServer, running_redis
-from tests.e2e.conftest import ROOT, Stack, stack
+from tests.e2e.conftest import Stack, stack
 from tests.fakes import eventually
+from tests.support import ROOT
 
 __all__ = ["stack"]
 

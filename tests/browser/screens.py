@@ -23,8 +23,9 @@ from tests.browser.strokes import draw
 from tests.conftest import running_redis
 from tests.e2e import test_detection as detection
 from tests.e2e import test_imported as imported
-from tests.e2e.conftest import ROOT, Stack
+from tests.e2e.conftest import Stack
 from tests.fakes import eventually
+from tests.support import ROOT
 
 LOOKS: Final = ((390, "light", "en"), (390, "dark", "zh-CN"), (1280, "light", "zh-CN"), (1280, "dark", "en"))
 PHOTOS: Final = sorted(detection.PHOTOS.glob("*.[jb][pm][gp]"))

@@ -12,8 +12,9 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import SEVEN, Visit, digits_stack
 from tests.conftest import RedisServer, running_redis
-from tests.e2e.conftest import ROOT, START_S, Stack, shade
+from tests.e2e.conftest import START_S, Stack, shade
 from tests.fakes import eventually
+from tests.support import ROOT
 from web.pages.reasons import told
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True), pytest.mark.refusals]

@@ -21,8 +21,8 @@ from loadtest.sending.traffic import read_label_file
 from tests.chaos import numbers
 from tests.chaos.stack import ChaosStack
 from tests.conftest import RedisServer
-from tests.e2e.conftest import ROOT
 from tests.fakes import eventually
+from tests.support import ROOT
 
 REQUEST_TIMEOUT_S: Final = 10.0
 GRACE_S: Final = 1.0

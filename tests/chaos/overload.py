@@ -16,7 +16,7 @@ from tests.chaos import numbers
 from tests.chaos.stack import ChaosStack
 from tests.chaos.watch import Watch
 from tests.conftest import RedisServer
-from tests.e2e.conftest import ROOT
+from tests.support import ROOT
 
 TIMES: Final = 3
 _CLIENTS: Final = 64

@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw
 from settings import Settings
 from tests.e2e.conftest import free_port
 from tests.fakes import eventually
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("digits", "resnet50")
 MODEL_SERVERS = 2
 

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from settings import Settings
-from tests.compose.conftest import ROOT, compose_command, run
+from tests.compose.conftest import compose_command, run
+from tests.support import ROOT
 
 FIXED_INSIDE = {"BIND", "PORT", "REDIS_URL", "CACHE_DIR"}
 NOT_FOR_CONTAINERS = {"MODEL_SERVERS", "MODELS_DIR"}

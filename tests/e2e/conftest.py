@@ -18,11 +18,11 @@ from broker.keys import Keys
 from tests.conftest import RedisServer
 from tests.e2e import told_server
 from tests.fakes import eventually
+from tests.support import ROOT
 from tests.web.conftest import environment, service
 
 __all__ = ["environment", "service"]
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL = "shades"
 START_S = 60.0
 """A process starts in two or three seconds, but in thirty where others have the cores."""

@@ -12,8 +12,9 @@ import tomllib
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Stack
+from tests.e2e.conftest import Stack
 from tests.fakes import eventually
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 

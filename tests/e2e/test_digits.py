@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conftest import RedisServer
-from tests.e2e.conftest import ROOT, Stack
+from tests.e2e.conftest import Stack
 from tests.fakes import eventually
+from tests.support import ROOT
 
 MNIST = ROOT.parent / "shared" / "data" / "mnist.npz"
 

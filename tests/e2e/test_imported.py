@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from tests.conftest import RedisServer
-from tests.e2e.conftest import ROOT, Stack
+from tests.e2e.conftest import Stack
 from tests.fakes import eventually
+from tests.support import ROOT
 
 SHARED = ROOT.parent / "shared"
 NETWORK = SHARED / "models" / "mobilenet-v2-imagenet"

@@ -11,8 +11,9 @@ import pytest
 
 from model_server.catalogue.model_spec import read_model
 from tests.conftest import RedisServer, running_redis
-from tests.e2e.conftest import ROOT, Stack, shade
+from tests.e2e.conftest import Stack, shade
 from tests.fakes import eventually
+from tests.support import ROOT
 
 SHARED: Final = ROOT.parent / "shared"
 CIFAR10: Final = SHARED / "data" / "cifar10.zip"

@@ -7,10 +7,11 @@ import httpx
 import pytest
 
 from tests.e2e import versions
-from tests.e2e.conftest import ROOT, Stack
+from tests.e2e.conftest import Stack
 from tests.e2e.told_server import write
 from tests.e2e.versions import MODEL
 from tests.fakes import eventually
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

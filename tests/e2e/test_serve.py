@@ -20,8 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from deploy.serve.programs import redis_command
 from tests.conftest import RedisServer
-from tests.e2e.conftest import ROOT, free_port
+from tests.e2e.conftest import free_port
 from tests.fakes import eventually
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -19,8 +19,9 @@ from model_server.catalogue.model_spec import read_model
 from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
 from tests.conftest import RedisServer
-from tests.e2e.conftest import ROOT, Stack
+from tests.e2e.conftest import Stack
 from tests.fakes import eventually
+from tests.support import ROOT
 
 PYTHON = ROOT / "var" / "importers" / "bin" / "python"
 SHARED = ROOT.parent / "shared"

@@ -17,10 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from loadtest.measuring.slo import nearest_rank
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-ROOT = Path(__file__).resolve().parents[2]
 WITHIN = 0.02
 """What a figure may be off."""
 

@@ -18,10 +18,11 @@ from loadtest.sending.server import Server
 from tests.fakes import eventually
 from tests.loadtest.running import run
 from tests.loadtest.stub import Script, answer, prediction, stub_server
+from tests.support import ROOT
 
 pytestmark = pytest.mark.slow  # each starts a client process or two: half a second
 
-SCRIPT = Path(__file__).resolve().parents[2] / "stress_test.py"
+SCRIPT = ROOT / "stress_test.py"
 REFUSAL = {"success": False, "error": {"code": "overloaded", "message": "full"}, "status": 503}
 
 

@@ -3,14 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import Final
 
 import pytest
 
+from tests.support import ROOT
 from training.arguments import parser
-
-ROOT: Final = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

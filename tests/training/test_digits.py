@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pictures.decode import fit
+from tests.support import ROOT
 from training.pictures import INPUT, Digits, as_served, photographed, read_npz
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-ROOT: Final = Path(__file__).parents[2]
 BUNDLED: Final = ROOT / "models" / "digits" / "digits.keras"
 MNIST = ROOT.parent / "shared" / "data" / "mnist.npz"
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 import pytest
 
 from tests.fakes import eventually
+from tests.support import ROOT
 from tests.training.folders import COLOURS, picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-ROOT: Final = Path(__file__).parents[2]
 BUNDLED: Final = ROOT / "models" / "photos10" / "photos10.keras"
 
 _DESCRIBE: Final = """

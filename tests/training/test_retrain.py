@@ -18,8 +18,9 @@ from PIL import Image
 
 from model_server.catalogue.model_spec import read_model
 from tests.conftest import RedisServer
-from tests.e2e.conftest import ROOT, Stack
+from tests.e2e.conftest import Stack
 from tests.fakes import eventually
+from tests.support import ROOT
 from tests.training.folders import COLOURS, fill, picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

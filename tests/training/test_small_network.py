@@ -5,14 +5,14 @@ TensorFlow is only ever loaded by a process of its own.
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.support import ROOT
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-ROOT: Final = Path(__file__).parents[2]
 
 _BEGUN: Final = """
 import numpy

@@ -12,10 +12,11 @@ import pytest
 from loadtest.cli.main import main
 from tests.loadtest.running import counts, run, script_of_failures
 from tests.loadtest.stub import Script, answer, prediction, stub_server
+from tests.support import ROOT
 
 pytestmark = pytest.mark.slow  # each starts a client process or two: half a second
 
-SCRIPT = Path(__file__).resolve().parents[2] / "stress_test.py"
+SCRIPT = ROOT / "stress_test.py"
 
 MODELS = {
     "default_model": "m",

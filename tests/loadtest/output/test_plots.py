@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from matplotlib import rc_context
@@ -14,6 +13,7 @@ from loadtest.output.report import render
 from loadtest.sending.messages import Load
 from tests.loadtest.page import HOSTILE, Page, page, sweep
 from tests.loadtest.reports import UNDRAWN, empty, failing, latencies, point, report
+from tests.support import ROOT
 
 
 def drawings(text: str) -> list[str]:
@@ -136,5 +136,5 @@ def test_a_long_queue_is_thinned_out_but_keeps_its_peak() -> None:
 
 
 def test_no_screen_is_looked_for() -> None:
-    code = "import sys, loadtest.report; sys.exit('matplotlib.pyplot' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+    code = "import sys, loadtest.output.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

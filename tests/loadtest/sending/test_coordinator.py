@@ -14,12 +14,13 @@ import pytest
 from loadtest.cli.main import main
 from tests.loadtest.running import counts, run
 from tests.loadtest.stub import answer, prediction, stub_server
+from tests.support import ROOT
 
 pytestmark = pytest.mark.slow  # each starts a client process or two: half a second
 
 SAYS_SO = "Interrupted: waiting for what is out. Once more stops at once.\n"
 
-SCRIPT = Path(__file__).resolve().parents[2] / "stress_test.py"
+SCRIPT = ROOT / "stress_test.py"
 
 
 def test_a_label_must_not_change_between_client_processes_either(tmp_path: Path) -> None:

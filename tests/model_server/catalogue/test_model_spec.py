@@ -16,8 +16,9 @@ from model_server.catalogue.model_spec import (
     read_spec,
 )
 from model_server.catalogue.model_toml import FrozenGraph, Normalisation, Onnx, Paddle, SavedModel, TFLite
+from tests.support import ROOT
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
+MODELS = ROOT / "models"
 
 TOML = """
 task = "classification"

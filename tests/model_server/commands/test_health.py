@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model_server.commands import health
-from tests.compose.conftest import ROOT
+from tests.support import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +40,8 @@ def test_a_folder_that_can_t_be_written_costs_nothing(
 
 
 def test_the_command_s_exit_status_is_the_verdict(tmp_path: Path) -> None:
-    (tmp_path / "model_server").mkdir()
-    for name in ("__init__.py", "health.py"):
+    (tmp_path / "model_server" / "commands").mkdir(parents=True)
+    for name in ("__init__.py", "commands/__init__.py", "commands/health.py"):
         source = ROOT / "model_server" / name
         (tmp_path / "model_server" / name).write_bytes(source.read_bytes())
     command = [sys.executable, "-m", "model_server.commands.health"]

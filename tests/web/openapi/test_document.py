@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +11,13 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from broker.messages import State
 from tests.fakes import CARD, eventually
+from tests.support import ROOT
 from tests.web.conftest import Service, png
 from web import errors
 from web.openapi.document import VERSION
 from web.openapi.operations import OPERATIONS, PAGES
 from web.responses import WorkerSummary
 from web.uploads.parameters import MOST
-
-ROOT = Path(__file__).resolve().parents[2]
 
 NEVER_SAID = {"malformed_message", "lease_lost", "unavailable"}
 """Codes that stay within the service."""
@@ -127,7 +125,7 @@ def test_what_is_answered_is_what_is_described(running: Service, described: dict
     ):
         assert _valid(described, response), (response.request.path, response.get_json())
     assert not _valid(
-        described | {"components": {"schemas": {"Failed": False}}}, client.get("/predictions/x")
+        described | {"components": {"schemas": {"FailedAnswer": False}}}, client.get("/predictions/x")
     )
 
 

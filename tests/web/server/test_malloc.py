@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
 
 PROGRAM = """
 import psutil
-from web import memory
+from web.server import malloc
 
 {call}
 def resident_mb():
@@ -30,4 +29,4 @@ def _left_mb(call: str) -> float:
 
 
 def test_large_blocks_go_back() -> None:
-    assert _left_mb("memory.give_back_large_blocks()") < 30
+    assert _left_mb("malloc.give_back_large_blocks()") < 30

@@ -120,7 +120,7 @@ def test_a_conversion_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_openvino_reports_to_nobody() -> None:
     code = (
-        "import sys, model_server.engines.openvino; "
+        "import sys, model_server.engines.openvino.engine; "
         "print([name for name, module in sys.modules.items() if 'telemetry' in name and module])"
     )
     done = subprocess.run(

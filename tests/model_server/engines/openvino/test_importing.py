@@ -274,7 +274,8 @@ def test_importing_needs_neither_tensorflow_nor_keras(
         ran.append(command)
         blocked = "import sys; sys.modules.update(dict.fromkeys(('tensorflow', 'keras', 'jax', 'onnx')))"
         code = (
-            f"{blocked}; from model_server.engines import conversion; sys.exit(conversion.main(sys.argv[1:]))"
+            f"{blocked}; from model_server.engines.openvino import conversion; "
+            "sys.exit(conversion.main(sys.argv[1:]))"
         )
         return real([sys.executable, "-c", code, *command[3:]], **how)
 
