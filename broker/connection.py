@@ -1,14 +1,12 @@
 """How this project talks to Redis: one way to connect, one translation of its errors.
 
 Owns time-outs, the rule that no command is retried behind our back, and the words in which a Redis
-that is away is described. Never shows a password.
+that is away is described: they name a host or a socket, never a password.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -55,19 +53,6 @@ def translated(what: str) -> Iterator[None]:
     except redis.RedisError as error:
         message = f"Redis can't {what}: {_reason(error)}."
         raise BrokerUnavailable(message, is_refusal=_is_refusal(error)) from error
-
-
-def masked(url: str) -> str:
-    """`url` without its password, for messages and logs."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    netloc = f"{name}{colon}{'***' if colon else ''}{at}{host}"
-    # redis-py takes user and password from the query, too.
-    query = re.sub(r"(?i)(^|&)([^=&]*pass[^=&]*)=[^&]*", r"\1\2=***", parts.query)
-    # Not urlunsplit: it makes unix:/path of unix:///path.
-    shown = url.replace(parts.netloc, netloc, 1) if parts.netloc else url
-    return shown.replace(f"?{parts.query}", f"?{query}", 1)
 
 
 def server_pid(client: redis.Redis) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.clock import RedisClock
-from broker.connection import check_server, connect, masked
+from broker.connection import check_server, connect
 from broker.consumer import Consumer
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
@@ -33,7 +33,7 @@ from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
 from model_server.serving.stop_signals import StopSignals
 from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
 from model_server.serving.worker import IDLE_S, Worker, WorkerLimits
-from settings import EXIT_CONFIG, SettingError, Settings, weights
+from settings import EXIT_CONFIG, SettingError, Settings, masked, weights
 
 _LOG = logging.getLogger("model_server")
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from settings import SettingError, Settings, weights
+from broker.keys import MODEL_NAME
+from settings import SettingError, Settings, masked, weights
 
 
 def test_the_defaults_need_no_environment() -> None:
@@ -49,28 +50,30 @@ def test_an_empty_variable_counts_as_unset() -> None:
     ("variable", "value", "bound"),
     [
         ("PORT", "0", "from 1 to 65535"),
+        ("PORT", "65536", "from 1 to 65535"),
         ("PORT", "5000.5", "whole number"),
+        ("WEB_THREADS", "8", "0 or a whole number from 9 to 2048"),
         ("LEASE_S", "nan", "from 0.5 to 60"),
         ("BATCH_SIZE", "many", "from 1 to 1024"),
         ("ENGINE", "magic", "one of auto, tensorflow, openvino, jax"),
         ("PRECISION", "fp8", "one of auto, fp32, bf16, fp16, int8"),
         ("KERAS_BACKEND", "torch", "one of tensorflow, jax"),
         ("ENGINE_THREADS", "-1", "from 0 to 1024"),
-        ("MODELS", "a,,b", "names"),
-        ("MODELS", "a,a", "each once"),
+        ("MODELS", "a,,b", "model names"),
+        ("MODELS", "a,a", "unique"),
         ("MODELS", "../etc", "a-z"),
         ("DEFAULT_MODEL", "A", "a-z"),
         ("FALLBACK_MODEL", "A", "or none"),
-        ("CORS_ORIGINS", "example.org", "origins such as"),
-        ("CORS_ORIGINS", "https://example.org/", "origins such as"),
-        ("CORS_ORIGINS", "https://example.org,", "origins such as"),
-        ("CORS_ORIGINS", "https://example.org,*", "origins such as"),
-        ("CORS_ORIGINS", "https://*.example.org", "origins such as"),
-        ("CORS_ORIGINS", "https://Example.org", "origins such as"),
-        ("CORS_ORIGINS", "https://user@example.org", "origins such as"),
-        ("CORS_ORIGINS", "https://example.org:99999", "origins such as"),
-        ("CORS_ORIGINS", "ftp://example.org", "origins such as"),
-        ("CORS_ORIGINS", "null", "origins such as"),
+        ("CORS_ORIGINS", "example.org", "origins like"),
+        ("CORS_ORIGINS", "https://example.org/", "origins like"),
+        ("CORS_ORIGINS", "https://example.org,", "origins like"),
+        ("CORS_ORIGINS", "https://example.org,*", "origins like"),
+        ("CORS_ORIGINS", "https://*.example.org", "origins like"),
+        ("CORS_ORIGINS", "https://Example.org", "origins like"),
+        ("CORS_ORIGINS", "https://user@example.org", "origins like"),
+        ("CORS_ORIGINS", "https://example.org:99999", "origins like"),
+        ("CORS_ORIGINS", "ftp://example.org", "origins like"),
+        ("CORS_ORIGINS", "null", "origins like"),
         ("REDIS_URL", "http://x", "redis://HOST"),
         ("REDIS_URL", "redis://", "redis://HOST"),
         ("LOG_LEVEL", "loud", "one of debug"),
@@ -83,10 +86,64 @@ def test_a_bad_value_is_refused_with_variable_value_and_bound(variable: str, val
     assert bound in str(refusal.value)
 
 
-def test_a_refused_url_keeps_its_password_to_itself() -> None:
-    with pytest.raises(SettingError) as refusal:
-        Settings.from_env({"REDIS_URL": "http://user:secret@host"})
+def test_the_bounds_themselves_are_accepted() -> None:
+    lowest = Settings.from_env({"PORT": "1", "LEASE_S": "0.5", "WEB_THREADS": "0"})
+    assert (lowest.port, lowest.lease_s, lowest.web_threads) == (1, 0.5, 0)
+    highest = Settings.from_env({"PORT": "65535", "LEASE_S": "60", "WEB_THREADS": "2048"})
+    assert (highest.port, highest.lease_s, highest.web_threads) == (65535, 60.0, 2048)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_each_default_is_within_its_own_bound(field: dataclasses.Field[object]) -> None:
+    defaults = Settings()
+    text = defaults.environment()[field.name.upper()]
+    if text:
+        assert getattr(Settings.from_env({field.name.upper(): text}), field.name) == field.default
+
+
+@pytest.mark.parametrize("name", ["resnet50", "a-b_9", "A", "a.b", "é", "a\n", "../a", " "])
+def test_a_model_s_name_is_the_same_to_the_settings_and_to_the_keys(name: str) -> None:
+    accepted = True
+    try:
+        Settings.from_env({"MODELS": f"x,{name}y"})
+    except SettingError:
+        accepted = False
+    assert accepted is bool(MODEL_NAME.fullmatch(f"{name}y".strip()))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@host",
+        "redis://[:secret@host",  # what urlsplit raises on
+        "redis:secret@host",
+        "user:secret@host",
+        "redis://:sec/secret@",
+        "http://h?password=secret",
+    ],
+)
+def test_a_refused_url_keeps_its_password_to_itself(url: str) -> None:
+    with pytest.raises(SettingError, match=r"^REDIS_URL='.*' is not redis://HOST") as refusal:
+        Settings.from_env({"REDIS_URL": url})
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:secret@host:6379/0", "redis://user:***@host:6379/0"),
+        ("redis://:s@host", "redis://:***@host"),
+        ("redis://u:p@ss@host/0", "redis://u:***@host/0"),
+        ("redis://u:p#s@host/0", "redis://u:***@host/0"),
+        ("redis://user@host:6379/0", "redis://user@host:6379/0"),
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("unix:///tmp/x.sock", "unix:///tmp/x.sock"),
+        ("unix:///r.sock?db=1&password=s%20t", "unix:///r.sock?db=1&password=***"),
+        ("redis://h:1/0?PASSWORD=s@t&username=u", "redis://h:1/0?PASSWORD=***&username=u"),
+    ],
+)
+def test_a_password_is_masked(url: str, shown: str) -> None:
+    assert masked(url) == shown
 
 
 def test_the_repr_keeps_the_password_to_itself() -> None:

@@ -20,11 +20,11 @@ from typing import Final
 
 import psutil
 
-from broker.connection import check_server, connect, masked, server_pid
+from broker.connection import check_server, connect, server_pid
 from broker.errors import BrokerUnavailable
 from deploy.serve import look, programs, ready
 from deploy.serve.programs import CannotStart
-from settings import PROJECT, SettingError, Settings, is_given
+from settings import PROJECT, SettingError, Settings, is_given, masked
 
 VAR: Final = PROJECT / "var"
 

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from typing import Final
 
 from broker.clock import RedisClock
-from broker.connection import connect, masked
+from broker.connection import connect
 from broker.dead_letters import DeadLetter, DeadLetters
 from broker.errors import BrokerUnavailable, ServiceError, UnknownModel
 from broker.keys import Keys
 from broker.messages import Pace, WorkerState
 from broker.producer import Limits
 from broker.registry import ModelView, Registry
-from settings import EMBEDDED_REDIS, SettingError, Settings
+from settings import EMBEDDED_REDIS, SettingError, Settings, masked
 
 DONE: Final = 0
 REFUSED: Final = 1
