@@ -14,10 +14,10 @@ help: ## List these commands
 serve: look $(VENV)/.serve ## Serve on http://localhost:5000: Redis, model servers and web, until Ctrl-C
 	@exec $(BIN)/python -m deploy.serve
 
-# What the settings name must be there before minutes go into installing; Python alone can tell.
+# A wrong setting or a missing model is reported before minutes go into installing: this needs Python alone.
 LOOK := $(or $(wildcard $(BIN)/python),$(PYTHON))
 look:
-	@test -z "$(LOOK)" || $(LOOK) -m deploy.serve.look --models-dir="$$MODELS_DIR" --models="$$MODELS" --fallback="$$FALLBACK_MODEL" --weights="$$RESNET50_WEIGHTS"
+	@test -z "$(LOOK)" || $(LOOK) -m deploy.serve.look
 
 install: $(VENV)/.serve ## Make the virtual environment and install what `make serve` needs
 

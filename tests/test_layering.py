@@ -60,6 +60,7 @@ SETTINGS_READERS = {
     "model_server/commands/quantise.py",
     "model_server/commands/check.py",
     "deploy/serve/__main__.py",
+    "deploy/serve/look.py",
     "deploy/serve/programs.py",
 }
 
@@ -193,6 +194,11 @@ def test_only_entry_points_read_settings() -> None:
         if "settings" in _imports(path)
     }
     assert readers == SETTINGS_READERS
+
+
+def test_settings_and_the_look_run_on_python_alone() -> None:
+    imported = _imports(ROOT / "settings.py") | _imports(ROOT / "deploy" / "serve" / "look.py")
+    assert {name.split(".")[0] for name in imported} - sys.stdlib_module_names == {"settings"}
 
 
 def test_only_settings_reads_the_environment() -> None:

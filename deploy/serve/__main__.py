@@ -162,15 +162,9 @@ def _say_who_falls_in(settings: Settings) -> None:
 
 
 def _check_files(settings: Settings) -> None:
-    """What the Makefile has looked for as well, before it installed anything."""
-    missing = look.missing(
-        models_dir=settings.models_dir,
-        models=settings.models,
-        fallback=settings.fallback_model,
-        weights=settings.resnet50_weights,
-    )
-    if missing:
-        raise CannotStart(missing)
+    """Check the files that `make look` has checked too, for those who start this module directly."""
+    if problem := look.missing(settings):
+        raise CannotStart(problem)
 
 
 def _check_port(settings: Settings) -> None:

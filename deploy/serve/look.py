@@ -1,67 +1,55 @@
-"""The first look of `make serve`: is what the settings name there? Before anything is installed or started.
+"""`make look`: check the settings, and the files that they name, before anything is installed or started.
 
-Owns the words for a folder or a file that is not. Needs nothing but Python itself, for on a new machine
-there is nothing else; its caller says what to look for, and settings.py has the settings' other bounds.
+Owns the wording for a directory or a file that is missing. Runs on Python alone, and so imports nothing but
+the standard library and settings.py, which does the same.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-_USUAL: Final = ("resnet50", "digits")
-_UNSET: Final = " (unset it names resnet50 and digits)"
+from settings import SettingError, Settings
 
-_NO_FILES: Final = ("", "imagenet", "random")
+_NOT_A_FILE: Final = ("imagenet", "random")
+"""Values of RESNET50_WEIGHTS that name no file."""
 
 
-def missing(*, models_dir: str, models: Sequence[str], fallback: str, weights: str) -> str:
-    """What is not there, by its variable and with what to do; else empty.
-
-    `models` and `fallback` are folders of `models_dir`, `weights` is RESNET50_WEIGHTS.
-    """
+def missing(settings: Settings) -> str:
+    """The first thing that is missing: its variable and what to do about it. Empty: nothing is."""
+    models_dir = settings.models_dir
     folder = Path(models_dir)
     if not folder.is_dir():
-        return f"MODELS_DIR={models_dir!r} is no folder that is there: name the one with your models."
+        return f"MODELS_DIR={models_dir!r} is not a directory. Set it to the directory of your models."
     known = sorted(toml.parent.name for toml in folder.glob("*/model.toml"))
     if not known:
         return (
-            f"MODELS_DIR={models_dir!r} has no model: a model is a folder in it with a model.toml "
-            "(docs/models.md). Unset it for the bundled models."
+            f"MODELS_DIR={models_dir!r} has no models: a model is a subdirectory with a model.toml "
+            "(docs/models.md). Unset MODELS_DIR to use the bundled models."
         )
-    there = f"MODELS_DIR={models_dir!r} has {', '.join(known)}"
-    for name in models:
+    available = f"Available in MODELS_DIR={models_dir!r}: {', '.join(known)}."
+    for name in settings.models:
         if name not in known:
-            return f"There is no model {name!r}, which MODELS names{_UNSET * (name in _USUAL)}: {there}."
+            where = "the default of MODELS" if settings.models == Settings().models else "MODELS"
+            return f"Unknown model {name!r} in {where}. {available}"
+    fallback = settings.fallback_model
     if fallback and fallback not in known:
-        return (
-            f"There is no model {fallback!r}, which FALLBACK_MODEL names: {there}. FALLBACK_MODEL=none does "
-            "without one."
-        )
-    if "resnet50" in models and weights not in _NO_FILES and not Path(weights).is_file():
-        return f"RESNET50_WEIGHTS={weights!r} is not imagenet, random or a file that is there."
+        none = "FALLBACK_MODEL=none turns the fallback off."
+        return f"Unknown model {fallback!r} in FALLBACK_MODEL. {available} {none}"
+    weights = settings.resnet50_weights
+    if "resnet50" in settings.models and weights not in _NOT_A_FILE and not Path(weights).is_file():
+        return f"RESNET50_WEIGHTS={weights!r} is not imagenet, random or the path of a file."
     return ""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The look of the Makefile; an option that is empty is as one that is not given."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.serve.look", description=__doc__)
-    for option, usual in (("models-dir", "models"), ("models", ""), ("fallback", ""), ("weights", "")):
-        parser.add_argument(f"--{option}", default="", metavar=usual.upper() or "TEXT")
-    given = {
-        name: text.strip() for name, text in vars(parser.parse_args(arguments)).items()
-    }  # as settings.py
-    models = [name.strip() for name in given["models"].split(",") if name.strip()]
-    found = missing(
-        models_dir=given["models_dir"] or "models",
-        models=models or _USUAL,
-        fallback="" if given["fallback"] == "none" else given["fallback"],
-        weights=given["weights"],
-    )
-    if found:
-        sys.stderr.write(f"Batchwire can't start: {found}\n")
-    return 1 if found else 0
+def main() -> int:
+    """Check the settings of the environment; return the exit status."""
+    try:
+        problem = missing(Settings.from_env())
+    except SettingError as error:
+        problem = str(error)
+    if problem:
+        sys.stderr.write(f"Batchwire can't start: {problem}\n")
+    return 1 if problem else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The first look of `make serve`: what is not there is told before anything is installed or started."""
+"""`make look`: a missing file or a wrong setting is reported before anything is installed or started."""
 
 import os
 import shutil
@@ -24,40 +24,43 @@ def models(tmp_path: Path) -> Path:
 
 
 def _missing(
-    models: Path,
+    models_dir: Path,
     *,
-    named: tuple[str, ...] = ("resnet50", "cat"),
+    models: tuple[str, ...] = ("resnet50", "cat"),
     fallback: str = "",
     weights: str = "imagenet",
 ) -> str:
-    return look.missing(models_dir=str(models), models=named, fallback=fallback, weights=weights)
+    settings = Settings(
+        models_dir=str(models_dir), models=models, fallback_model=fallback, resnet50_weights=weights
+    )
+    return look.missing(settings)
 
 
-def test_what_is_there_is_not_missed(models: Path) -> None:
+def test_a_complete_catalogue_misses_nothing(models: Path) -> None:
     assert _missing(models) == ""
     assert _missing(models, fallback="cat", weights="random") == ""
     (models / "mine.h5").touch()
     assert _missing(models, weights=str(models / "mine.h5")) == ""
-    assert _missing(models, named=("cat",), weights="/gone.h5") == ""  # nobody uses them
+    assert _missing(models, models=("cat",), weights="/gone.h5") == ""  # nothing uses them
 
 
-def test_each_thing_that_is_not_there_is_told_with_its_variable(models: Path) -> None:
-    assert "MODELS_DIR='/gone' is no folder that is there" in _missing(Path("/gone"))
+def test_each_missing_file_is_reported_with_its_variable(models: Path) -> None:
+    assert "MODELS_DIR='/gone' is not a directory" in _missing(Path("/gone"))
     (models.parent / "empty").mkdir()
-    assert "/empty' has no model: a model is a folder" in _missing(models.parent / "empty")
-    there = f"MODELS_DIR={str(models)!r} has cat, resnet50"
-    assert _missing(models, named=("dog",)) == f"There is no model 'dog', which MODELS names: {there}."
-    told = _missing(models, fallback="dog")
-    assert told.startswith(
-        f"There is no model 'dog', which FALLBACK_MODEL names: {there}. FALLBACK_MODEL=none"
-    )
+    assert "/empty' has no models: a model is a subdirectory" in _missing(models.parent / "empty")
+    available = f"Available in MODELS_DIR={str(models)!r}: cat, resnet50."
+    assert _missing(models, models=("dog",)) == f"Unknown model 'dog' in MODELS. {available}"
+    default = _missing(models, models=Settings().models)
+    assert default == f"Unknown model 'digits' in the default of MODELS. {available}"
+    message = _missing(models, fallback="dog")
+    assert message.startswith(f"Unknown model 'dog' in FALLBACK_MODEL. {available} FALLBACK_MODEL=none")
     assert "RESNET50_WEIGHTS='/gone.h5' is not imagenet, random" in _missing(models, weights="/gone.h5")
 
 
 def test_make_serve_looks_before_all_else(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_only_one", None)  # whoever comes to the lock has not looked
+    monkeypatch.setattr(serve, "_only_one", None)  # fails if it is reached
     settings = Settings(models_dir=str(models), models=("dog",), default_model="dog")
-    with pytest.raises(CannotStart, match="which MODELS names"):
+    with pytest.raises(CannotStart, match="Unknown model 'dog' in MODELS"):
         serve._check_files(settings)
     monkeypatch.setattr(Settings, "from_env", lambda: settings)
     assert serve.main() == 1
@@ -65,19 +68,16 @@ def test_make_serve_looks_before_all_else(models: Path, monkeypatch: pytest.Monk
 
 def test_it_needs_nothing_but_python(models: Path) -> None:
     """Without site-packages, as on a machine on which nothing has been installed."""
-    command = [
-        sys.executable,
-        "-S",
-        "-m",
-        "deploy.serve.look",
-        "--models-dir",
-        str(models),
-        "--models",
-        "cat,dog",
-    ]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "deploy.serve.look"],
+        cwd=PROJECT,
+        env={"MODELS_DIR": str(models), "MODELS": "cat,dog"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("Batchwire can't start: There is no model 'dog'")
+    assert done.stderr.startswith("Batchwire can't start: Unknown model 'dog' in MODELS. ")
 
 
 def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -94,16 +94,17 @@ def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     ("environment", "words"),
     [
         ({"MODELS_DIR": "/gone"}, "MODELS_DIR='/gone'"),
-        ({"MODELS": "digits,dog"}, "There is no model 'dog'"),
-        ({"FALLBACK_MODEL": "dog"}, "FALLBACK_MODEL names"),
+        ({"MODELS": "digits,dog"}, "Unknown model 'dog'"),
+        ({"FALLBACK_MODEL": "dog"}, "in FALLBACK_MODEL"),
         ({"RESNET50_WEIGHTS": "/gone.h5"}, "RESNET50_WEIGHTS='/gone.h5'"),
-        ({"MODELS": "-x"}, "There is no model '-x'"),
+        ({"MODELS": "-x"}, "Unknown model '-x'"),
+        ({"PORT": "0"}, "PORT='0' is not a whole number from 1 to 65535."),
         ({"FALLBACK_MODEL": " none", "RESNET50_WEIGHTS": "imagenet ", "MODELS_DIR": " "}, ""),
         ({"FALLBACK_MODEL": "none"}, ""),
         ({}, ""),
     ],
 )
-def test_the_makefile_hands_the_variables_on(environment: dict[str, str], words: str) -> None:
+def test_make_look_checks_the_environment(environment: dict[str, str], words: str) -> None:
     done = _make("look", **environment)
     assert (done.returncode == 0) is (words == "")
     assert words in done.stderr
