@@ -133,7 +133,7 @@ _REDIS_URL: Final = Bound(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting. A field's name in capitals is its variable; README.md has the table."""
+    """Every setting. A field's name in capitals is its variable; docs/settings.md is made from the fields."""
 
     bind: str = _text("127.0.0.1")
     """The address to listen on. There is no authentication: only listen on other addresses behind

@@ -1,4 +1,4 @@
-"""Settings: defaults that work, and refusals that name variable, value and bound."""
+"""Settings: defaults that work, refusals that name variable, value and bound, and docs/settings.md."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import pytest
 
 from broker.keys import MODEL_NAME
 from settings import SettingError, Settings, masked, weights
+from tests import settings_page
 
 
 def test_the_defaults_need_no_environment() -> None:
@@ -194,3 +195,16 @@ def test_it_is_frozen() -> None:
 def test_where_it_listens_and_where_it_is_found(bind: str, listen: str, url: str) -> None:
     settings = Settings.from_env({"BIND": bind})
     assert (settings.listen, settings.local_url) == (listen, url)
+
+
+def test_the_page_of_the_settings_is_made_from_the_fields() -> None:
+    assert settings_page.PAGE.read_text("utf-8") == settings_page.page(), settings_page.REMEDY
+
+
+def test_each_field_has_a_row_with_its_default_its_bound_and_a_meaning() -> None:
+    rows = [line.split(" | ") for line in settings_page.page().splitlines() if line.startswith("| `")]
+    assert [row[0] for row in rows] == [f"| `{field.name.upper()}`" for field in dataclasses.fields(Settings)]
+    assert all(len(row) == 4 and all(row) for row in rows)
+    assert (
+        " | ".join(rows[1]) == "| `PORT` | `5000` | a whole number from 1 to 65535 | The port to listen on. |"
+    )

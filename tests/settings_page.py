@@ -1,0 +1,93 @@
+"""`python -m tests.settings_page`: write docs/settings.md from the fields of Settings.
+
+Owns the page's groups and the text around its tables. A row is the field's own: variable, default, bound, and
+its docstring as the meaning.
+"""
+
+import ast
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Final
+
+import settings
+from settings import PROJECT, Settings
+
+PAGE: Final = PROJECT / "docs" / "settings.md"
+REMEDY: Final = "docs/settings.md is out of date: run `.venv/bin/python -m tests.settings_page`"
+
+_GROUPS: Final = {
+    "bind": "Address",
+    "redis_url": "Redis",
+    "models": "Models",
+    "engine": "Inference",
+    "queue_limit": "Queues and deadlines",
+    "lease_s": "Recovery",
+    "cors_origins": "Requests",
+    "model_servers": "Processes and logs",
+}
+"""The first field of each group -> the group's heading. A new field joins the group that it stands in."""
+
+_HEAD: Final = """# Settings
+
+Settings are environment variables. Each has a default that works; a variable that is set to an empty value
+counts as unset. A value out of bounds stops the start with a message that names the variable, the value and
+the bound:
+
+```text
+Batchwire can't start: PORT='0' is not a whole number from 1 to 65535.
+```
+
+With docker-compose the variables come from your shell or a file `.env`.
+"""
+
+_TAIL: Final = """
+## Weights of other models
+
+Every model whose source is a `keras_application` has a variable for its weights, `NAME_WEIGHTS`, with the
+same values as `RESNET50_WEIGHTS`: `DENSENET121_WEIGHTS` for `densenet121`. Unset: the weights that its
+[model.toml](models.md) names.
+"""
+
+
+def page() -> str:
+    """The text of docs/settings.md."""
+    meanings = _docstrings()
+    lines = []
+    for field in dataclasses.fields(Settings):
+        if field.name in _GROUPS:
+            lines += ["", f"## {_GROUPS[field.name]}", "", "| variable | default | bounds | meaning |"]
+            lines += ["|---|---|---|---|"]
+        cells = (_default(field.default), field.metadata["bound"].words, meanings[field.name])
+        lines.append(f"| `{field.name.upper()}` | {' | '.join(cells)} |")
+    return _HEAD + "\n".join(lines) + "\n" + _TAIL
+
+
+def _default(value: object) -> str:
+    if isinstance(value, tuple):
+        value = ",".join(value)
+    if isinstance(value, float):
+        value = f"{value:g}"
+    text = str(value).removeprefix(f"{PROJECT}/")
+    return f"`{text}`" if text else "unset"
+
+
+def _docstrings() -> dict[str, str]:
+    """Field -> the string after it, on one line. KeyError in `page`: a field has none."""
+    module = ast.parse(Path(settings.__file__).read_text("utf-8"))
+    (body,) = (
+        node.body for node in module.body if isinstance(node, ast.ClassDef) and node.name == "Settings"
+    )
+    docstrings = {}
+    for statement, following in itertools.pairwise(body):
+        match statement, following:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                docstrings[name] = " ".join(text.split())
+    return docstrings
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
