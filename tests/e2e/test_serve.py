@@ -26,7 +26,7 @@ from tests.support import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-PARTS = ("settings.py", "broker", "web", "model_server", "models", "deploy")
+PARTS = ("settings.py", "broker", "pictures", "web", "model_server", "models", "deploy")
 
 
 class Serving:
