@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from gunicorn.workers.gthread import ThreadWorker
 from playwright._impl._driver import compute_driver_executable
 
 import web.errors
@@ -23,6 +24,7 @@ from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, O
 from settings import PROJECT, Settings
 from tests.e2e.test_serve import PARTS, Serving, project
 from tests.support import ROOT
+from web.server.worker import PatientWorker
 
 __all__ = ["project"]
 
@@ -34,7 +36,9 @@ SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
 CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    page for at in ("*.md", "docs/*.md", "[a-z]*/README.md", "web/server/README.md") for page in ROOT.glob(at)
+)
 
 _RECIPE_BLOCK = r"^\*\*`([\w./-]+)`\*\*\n\n```(python|diff)\n(.*?)^```$"
 RECIPES = re.findall(
@@ -180,6 +184,14 @@ def test_every_module_has_its_line() -> None:
         if "__pycache__" not in each.parts
     ]
     assert sorted(listed) == sorted(names)
+
+
+def test_the_page_on_the_web_s_worker_lists_what_it_overrides() -> None:
+    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "web/server/README.md").read_text("utf-8"), re.MULTILINE)
+    overridden = {
+        name for name in vars(PatientWorker) if hasattr(ThreadWorker, name) and not name.startswith("__")
+    }
+    assert sorted(table) == sorted(overridden)
 
 
 def _halves(hunk: str) -> tuple[str, str]:
