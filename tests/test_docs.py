@@ -1,5 +1,6 @@
-"""The documents say what is true: tables against the code, README's blocks against a running service."""
+"""The documents say what is true: tables against the code, links against files, commands by running them."""
 
+import ast
 import dataclasses
 import json
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from gunicorn.workers.gthread import ThreadWorker
 from playwright._impl._driver import compute_driver_executable
 
 import web.errors
@@ -22,14 +24,33 @@ from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, O
 from settings import PROJECT, Settings
 from tests.e2e.test_serve import PARTS, Serving, project
 from tests.support import ROOT
+from web.server.worker import PatientWorker
 
 __all__ = ["project"]
 
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+HTTP = (ROOT / "docs" / "http.md").read_text("utf-8")
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
+SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
 CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = sorted(
+    page for at in ("*.md", "docs/*.md", "[a-z]*/README.md", "web/server/README.md") for page in ROOT.glob(at)
+)
+
+_RECIPE_BLOCK = r"^\*\*`([\w./-]+)`\*\*\n\n```(python|diff)\n(.*?)^```$"
+RECIPES = re.findall(
+    r"^\*\*`([\w./-]+)`\*\*\n\n```(python|diff)$", CONTRIBUTING.read_text("utf-8"), re.MULTILINE
+)
+"""The files that CONTRIBUTING.md's recipes write or change."""
 LOAD_TESTING = (ROOT / "docs" / "load-testing.md").read_text("utf-8")
+
+
+def _recipe(title: str) -> str:
+    """A section of CONTRIBUTING.md, up to the next."""
+    return CONTRIBUTING.read_text("utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
 
 
 def _blocks(kind: str, document: str = README) -> list[str]:
@@ -47,7 +68,7 @@ def _commands(document: str) -> list[str]:
 
 
 def test_the_table_of_settings_is_the_settings() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]+) \|", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]+) \|", SETTINGS, re.MULTILINE))
     defaults = Settings.from_env({})
     assert list(rows) == [field.name.upper() for field in dataclasses.fields(Settings)]
     for field in dataclasses.fields(Settings):
@@ -65,7 +86,7 @@ def test_the_table_of_settings_is_the_settings() -> None:
 
 
 def test_the_table_of_errors_is_the_table_of_errors() -> None:
-    rows = re.findall(r"^\| (\d{3}) \| (.+) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| (\d{3}) \| (.+) \|$", HTTP, re.MULTILINE)
     said = {code: int(status) for status, text in rows for code in re.findall(r"`([a-z_]+)`", text)}
     internal = {"malformed_message", "lease_lost", "unavailable"}
     assert said == {code: status for code, status in web.errors.STATUS.items() if code not in internal}
@@ -98,10 +119,137 @@ def test_every_block_of_the_page_on_clients_is_of_a_kind_that_is_run() -> None:
     assert kinds == {"python", "js", "mjs", "sh", "text"}
 
 
-def test_every_file_that_the_readme_names_is_there() -> None:
-    named = set(re.findall(r"\]\(([^)#:]+)\)", README)) | {"docker-compose.yml", "docker-compose.gpu.yml"}
-    named |= set(re.findall(r"@([\w./-]+\.png)", README))
-    assert {name for name in named if not (ROOT / name).is_file()} == set()
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_every_anchor_to_a_heading(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))
+    dead = set()
+    for target in targets:
+        if re.match(r"https?://", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = page.parent / name if name else page
+        if not linked.is_file() or (anchor and anchor not in _anchors(linked)):
+            dead.add(target)
+    assert dead == set()
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    pages = {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md"}
+    assert set(re.findall(r"^- \[([\w-]+\.md)\]\(", index, re.MULTILINE)) == pages
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    written = {name for name, _ in RECIPES if not (ROOT / name).exists()} if page == CONTRIBUTING else set()
+    named = set(re.findall(r"`([\w.-]+/[\w./-]+\.(?:py|lua))", page.read_text("utf-8")))
+    assert {name for name in named - written if not (ROOT / name).is_file()} == set()
+
+
+def _defined(path: str) -> set[str]:
+    """What a module defines: functions, classes, and methods as Class.method."""
+    names = set()
+    for node in ast.parse((ROOT / path).read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    return names
+
+
+def test_the_life_of_a_request_names_functions_that_are_there() -> None:
+    life = ARCHITECTURE[ARCHITECTURE.index("## The life of a request") : ARCHITECTURE.index("```mermaid")]
+    assert re.findall(r"^(\d+)\. ", life, re.MULTILINE) == [str(number) for number in range(1, 11)]
+    named = re.findall(r"`([\w/.]+\.py): ([\w.]+)`", life)
+    assert len(named) >= 20
+    assert {(path, name) for path, name in named if name not in _defined(path)} == set()
+
+
+def test_every_module_has_its_line() -> None:
+    table = ARCHITECTURE[ARCHITECTURE.index("## A line a module") : ARCHITECTURE.index("## Words")]
+    listed = re.findall(r"^\| (?:\*\*)?`([\w/.]+)`(?:\*\*)? \| \S", table, re.MULTILINE)
+    modules = [
+        path for room in ("broker", "pictures", "web", "model_server") for path in (ROOT / room).rglob("*.py")
+    ]
+    names = [
+        str(each.relative_to(ROOT)).replace("/__init__.py", "/")
+        for each in modules
+        if "__pycache__" not in each.parts
+    ]
+    assert sorted(listed) == sorted(names)
+
+
+def test_the_page_on_the_web_s_worker_lists_what_it_overrides() -> None:
+    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "web/server/README.md").read_text("utf-8"), re.MULTILINE)
+    overridden = {
+        name for name in vars(PatientWorker) if hasattr(ThreadWorker, name) and not name.startswith("__")
+    }
+    assert sorted(table) == sorted(overridden)
+
+
+def _halves(hunk: str) -> tuple[str, str]:
+    """A diff's lines as they are, and as they will be."""
+    lines = hunk.splitlines(keepends=True)
+    before = "".join(line[1:] for line in lines if line[0] in " -")
+    return before, "".join(line[1:] for line in lines if line[0] in " +")
+
+
+def _apply(recipe: str, folder: Path) -> None:
+    """Do what a recipe of CONTRIBUTING.md says in a copy of the project."""
+    for name, kind, block in re.findall(_RECIPE_BLOCK, recipe, re.MULTILINE | re.DOTALL):
+        path = folder / name
+        if kind == "python":
+            assert not path.exists()
+            path.write_text(block, "utf-8")
+            continue
+        before, after = _halves(block)
+        text = path.read_text("utf-8")
+        assert text.count(before) == 1, f"{name} has not once: {before}"
+        path.write_text(text.replace(before, after), "utf-8")
+
+
+RECIPE_TESTS = {
+    "Recipe: add a route": ["tests/web/routes", "tests/web/openapi"],
+    "Recipe: add a task": ["tests/model_server/tasks", "tests/model_server/catalogue", "tests/web/routes"],
+}
+
+
+def _copied(folder: Path) -> Path:
+    copy = folder / "project"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "var", "__pycache__"))
+    return copy
+
+
+@pytest.mark.parametrize("title", RECIPE_TESTS)
+def test_the_recipes_fit_the_code(title: str, tmp_path: Path) -> None:
+    _apply(_recipe(title), _copied(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("title", RECIPE_TESTS)
+def test_the_recipes_work(title: str, tmp_path: Path) -> None:
+    copy = _copied(tmp_path)
+    _apply(_recipe(title), copy)
+    tests = RECIPE_TESTS[title]
+    assert " ".join(tests) in _recipe(title)
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    modules = "tests/test_docs.py::test_every_module_has_its_line"
+    for command in (
+        [*words, modules],
+        [sys.executable, "-m", "ruff", "check", "."],
+        [sys.executable, "-m", "ruff", "format", "--check", "."],
+        [sys.executable, "-m", "mypy", "web", "model_server", *tests],
+    ):
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 _LABELS = "index,class_id,label\n" + "".join(f"{index},{index},class {index}\n" for index in range(5))
@@ -139,9 +287,17 @@ def test_every_field_is_on_the_page_on_models() -> None:
     )
 
 
-def test_every_make_target_that_the_readme_names_is_there() -> None:
+def test_every_make_target_that_a_page_names_is_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)$", "\n".join(_blocks("sh")), re.MULTILINE)) <= targets
+    named = {
+        target
+        for page in PAGES
+        for target in re.findall(r"^make ([a-z-]+)$", page.read_text("utf-8"), re.MULTILINE)
+    }
+    contributing = CONTRIBUTING.read_text("utf-8")
+    named |= set(re.findall(r"`make ([a-z-]+)`", contributing))
+    assert named <= targets
+    assert targets - {"look", "help", "install", "format", "clean"} <= named
 
 
 @pytest.fixture
@@ -165,10 +321,11 @@ def serving(project: Path) -> Iterator[Serving]:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_the_commands_run_and_answer_as_the_documents_say(serving: Serving, project: Path) -> None:
-    assert len(_commands(README)) >= 4
+    commands = [*_commands(README), *_commands(HTTP), *_commands(OPERATIONS)]
+    assert [len(_commands(page)) for page in (README, HTTP, OPERATIONS)] == [3, 1, 2]
     assert len(_commands(LOAD_TESTING)) >= 4
     said = json.loads(_blocks("json")[0])
-    for command in [*_commands(README), *_commands(LOAD_TESTING)]:
+    for command in [*commands, *_commands(LOAD_TESTING)]:
         words = [word.replace("http://localhost:5000", serving.url) for word in shlex.split(command)]
         if words[0] != "curl":
             words[0] = str(ROOT / words[0])

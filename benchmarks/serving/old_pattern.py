@@ -1,7 +1,7 @@
 """The pattern that Batchwire comes from (Keras + Redis + Flask, 2018), made again to measure against.
 
 Owns what its two programs agree on and do: float32 in base64 through one list, LRANGE / LTRIM, sleeps of a
-quarter of a second on both sides. Faithful to its defects (docs/architecture.md); never to be used.
+quarter of a second on both sides. Faithful to its defects (docs/decisions.md); never to be used.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The eight defects of the pattern that this project comes from (docs/architecture.md), each as a test.
+"""The eight defects of the pattern that this project comes from (docs/decisions.md), each as a test.
 
 Real Gunicorn, real model servers, a real Redis; only the network is the tests' own.
 """
