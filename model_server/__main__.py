@@ -1,207 +1,53 @@
-"""`python -m model_server`: serve the models of MODELS until SIGTERM; with `--check`, only read them.
+"""`python -m model_server [COMMAND]`: serve, or one of the commands that look after models and queues.
 
-`python -m model_server quantise` and `check` are other commands (quantise.py, trial.py), which serve nothing.
-
-Owns the process: settings, logging, signals, one thread a model. Knows no queue and no network itself.
+Owns the choice of the command, nothing of what it does: each is a module of commands/, imported only when it
+is chosen, so that a serving process never loads Pillow and a health check loads next to nothing.
 """
 
-import logging
-import os
+import argparse
 import sys
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
-from broker.clock import RedisClock
-from broker.connection import check_server, connect
-from broker.consumer import Consumer
-from broker.errors import BrokerUnavailable
-from broker.keys import Keys
-from broker.lease import Lease
-from broker.outage import Outage
-from model_server import engines
-from model_server.catalogue.folder_watch import Watch
-from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
-from model_server.engines import Engine, EngineOptions
-from model_server.engines.choice import EngineChoice, choose_for
-from model_server.serving.device import Device
-from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
-from model_server.serving.stop_signals import StopSignals
-from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
-from model_server.serving.worker import IDLE_S, Worker, WorkerLimits
-from settings import EXIT_CONFIG, SettingError, Settings, masked, weights
-
-_LOG = logging.getLogger("model_server")
-
-_DRAIN_MARGIN_S: Final = 1.0
-
-_CARD_MARGIN_S: Final = 3.0
-"""A frontend's snapshot of the cards is up to two seconds old; its picture may wait for a decoder besides."""
+_COMMANDS: Final = {
+    "serve": "serve the models of MODELS until SIGTERM; the default",
+    "check": "read a model's folder, load its network and classify a picture",
+    "quantise": "make an int8 network of a model, calibrated on your pictures",
+    "dead-letters": "list, re-queue or drop the jobs that were put aside as poison",
+    "health": "exit with 0 if the model server beside it serves and holds its leases",
+}
 
 
-def main() -> int:
-    """Serve; return the exit status."""
-    if sys.argv[1:2] == ["quantise"]:
-        from model_server.commands import quantise  # noqa: PLC0415 - it decodes pictures, which a serving process never does
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the command line names; return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words.insert(0, "serve")
+    command = _parser().parse_args(words[:1]).command
+    match command:
+        case "serve":
+            from model_server.commands.serve import main as run
+        case "check":
+            from model_server.commands.check import main as run
+        case "quantise":
+            from model_server.commands.quantise import main as run
+        case "dead-letters":
+            from model_server.commands.dead_letters import main as run
+        case "health":
+            from model_server.commands.health import main as run
+    return run(words[1:])
 
-        return quantise.main(sys.argv[2:])
-    if sys.argv[1:2] == ["check"]:
-        from model_server.commands import check  # noqa: PLC0415 - likewise
 
-        return check.main(sys.argv[2:])
-    try:
-        settings = Settings.from_env()
-        models = [_read(settings, name) for name in settings.served]
-    except (SettingError, CatalogueError) as error:
-        sys.stderr.write(f"{error}\n")
-        return EXIT_CONFIG
-    if "--check" in sys.argv[1:]:
-        return 0
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m model_server",
+        description="Batchwire's model server. Settings are environment variables: docs/settings.md.",
+        epilog="`python -m model_server COMMAND --help` describes a command.",
     )
-    signals = StopSignals()
-    if not settings.redis_url:
-        sys.stderr.write("REDIS_URL is not set: name a Redis, or use `make serve`, which starts one.\n")
-        return EXIT_CONFIG
-    if not _await_redis(settings, signals):
-        return 0
-    status = _serve(settings, models, signals)
-    logging.shutdown()
-    # Not a return: threads of an engine that still loads, or hangs, would keep the process.
-    os._exit(status)
-
-
-def _read(settings: Settings, name: str) -> tuple[ModelSpec, Watch]:
-    """Raises CatalogueError."""
-    watch = Watch(Path(settings.models_dir) / name)  # before the reading, so that no change slips through
-    return read_spec(Path(settings.models_dir), name, weights(settings)), watch
-
-
-def _await_redis(settings: Settings, signals: StopSignals) -> bool:
-    """Wait until Redis answers, saying why it does not. Returns False when told to stop meanwhile."""
-    client = connect(settings.redis_url, timeout_s=settings.lease_s)
-    said = ""
-    while True:
-        try:
-            for warning in check_server(client):
-                _LOG.warning("Redis at %s: %s", masked(settings.redis_url), warning)
-            return True
-        except BrokerUnavailable as error:
-            if error.message != said:
-                said = error.message
-                _LOG.warning("%s Waiting for it at %s.", said, masked(settings.redis_url))
-        if signals.wait(0.5):
-            return False
-
-
-def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: StopSignals) -> int:
-    """Serve until told to stop, or until a network hangs; return the exit status."""
-    hung = threading.Event()
-
-    def on_hung() -> None:
-        hung.set()
-        signals.give()
-
-    device, outage = Device(), Outage()
-
-    def serving(spec: ModelSpec, watch: Watch) -> VersionedModel:
-        means = Loaders(
-            read=partial(read_spec, Path(settings.models_dir), spec.name, weights(settings)),
-            load=partial(_load, settings),
-            staff=partial(_staff, settings, device, outage, on_hung),
-        )
-        return VersionedModel(spec, watch, means)
-
-    servings = [serving(*model) for model in models]
-    for each in servings:
-        each.start()
-    signals.wait()
-    _LOG.info("stopping: what runs is finished, the rest goes back to the queue")
-    for each in servings:
-        each.stop(within_s=settings.request_timeout_s)
-    drained_by = time.monotonic() + settings.request_timeout_s + _DRAIN_MARGIN_S
-    for each in servings:
-        # A load can't be interrupted, a batch can take a while: what is not done by then is left to
-        # others, once the lease has lapsed.
-        each.join(drained_by)
-    return EXIT_HUNG if hung.is_set() else 0
-
-
-def _staff(
-    settings: Settings,
-    device: Device,
-    outage: Outage,
-    on_hung: Callable[[], None],
-    spec: ModelSpec,
-    load: Callable[[], Engine],
-) -> WorkerThreads:
-    try:
-        choice = _choice(settings, spec)
-    except Exception:  # noqa: BLE001 - it reads the network's files, and so does `load`, which says why it failed
-        choice = EngineChoice("", "")
-    chosen = replace(spec, engine=choice.engine, precision=choice.precision)
-    worker = _worker(settings, chosen, device, outage, load)
-    keeper = LeaseKeeper(
-        worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s, on_hung=on_hung
-    )
-    thread = threading.Thread(target=_run, args=(worker,), name=f"worker-{spec.name}", daemon=True)
-    return WorkerThreads(worker, keeper, thread)
-
-
-def _run(worker: Worker) -> None:
-    try:
-        worker.run()
-    except Exception:  # noqa: BLE001 - a thread that dies quietly would leave a model without its worker
-        _LOG.exception("the worker of %s failed; this process ends. This is a bug", worker.spec.name)
-        os._exit(1)
-
-
-def _worker(
-    settings: Settings, spec: ModelSpec, device: Device, outage: Outage, load: Callable[[], Engine]
-) -> Worker:
-    keys = Keys(settings.key_prefix)
-    clock = RedisClock()
-    lease = Lease(
-        # Renewals must fail soon enough to be tried again before the lease lapses.
-        connect(settings.redis_url, timeout_s=settings.lease_s / 3),
-        keys,
-        spec.card(),
-        lease_s=settings.lease_s,
-        key_ttl_s=settings.key_ttl_s,
-        clock=clock,
-    )
-    consumer = Consumer(
-        connect(settings.redis_url, timeout_s=IDLE_S + settings.lease_s),
-        keys,
-        spec.name,
-        key_ttl_s=settings.key_ttl_s,
-        result_ttl_s=settings.result_ttl_s,
-        input_tag=spec.input.tag,
-    )
-    limits = WorkerLimits(
-        settings.batch_size,
-        settings.max_attempts,
-        settings.batch_wait_ms / 1000,
-        card_s=settings.request_timeout_s + _CARD_MARGIN_S,
-    )
-    return Worker(spec, load, lease, consumer, clock, limits=limits, device=device, outage=outage)
-
-
-def _choice(settings: Settings, spec: ModelSpec) -> EngineChoice:
-    return choose_for(spec, settings.engine, settings.precision, keras_backend=settings.keras_backend)
-
-
-def _load(settings: Settings, spec: ModelSpec) -> Engine:
-    choice = _choice(settings, spec)
-    options = EngineOptions(
-        settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads
-    )
-    return engines.load(replace(spec, engine=choice.engine, precision=choice.precision), choice, options)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, about in _COMMANDS.items():
+        commands.add_parser(name, help=about, add_help=False)
+    return parser
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ SETTINGS_READERS = {
     "web/wsgi.py",
     "web/app.py",
     "web/gunicorn.conf.py",
-    "model_server/__main__.py",
+    "model_server/commands/serve.py",
     "model_server/commands/dead_letters.py",
     "model_server/commands/quantise.py",
     "model_server/commands/check.py",
@@ -230,7 +230,7 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
     ("module", "never"),
     [
         ("web.app", ("keras", "tensorflow", "openvino", "model_server")),
-        ("model_server.__main__", ("flask", "PIL", "web", "tensorflow", "keras")),
+        ("model_server.commands.serve", ("flask", "PIL", "web", "tensorflow", "keras")),
         ("model_server.engines.openvino.engine", ("flask", "PIL", "web", "tensorflow", "keras")),
         ("model_server.commands.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),
     ],

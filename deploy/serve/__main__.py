@@ -3,6 +3,7 @@
 Owns the foreground process: signals in, supervisor's life out.
 """
 
+import argparse
 import contextlib
 import ctypes
 import fcntl
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,13 @@ FALLBACK: Final = "photos10"
 _STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C or SIGTERM; return the exit status."""
+    argparse.ArgumentParser(
+        prog="python -m deploy.serve",
+        description="Run Redis, model servers and the web tier until Ctrl-C: what `make serve` starts.",
+        epilog="Settings are environment variables: docs/settings.md.",
+    ).parse_args(arguments)
     began = time.monotonic()
     try:
         settings = _with_fallback(Settings.from_env())
@@ -175,7 +181,7 @@ def _check_port(settings: Settings) -> None:
             probe.bind((settings.bind, settings.port))
         except OSError as error:
             raise CannotStart(
-                f"port {settings.port} of {settings.bind} can't be had ({error.strerror}). Stop what uses "
+                f"port {settings.port} on {settings.bind} can't be used ({error.strerror}). Stop what uses "
                 f"it, or choose another: PORT={settings.port % 65535 + 1} make serve"
             ) from None
 
@@ -186,7 +192,7 @@ def _check_models(settings: Settings) -> None:
         served = ", ".join(settings.served)
         raise CannotStart(f"DEFAULT_MODEL={settings.default_model!r} is not one of MODELS: {served}.")
     checked = subprocess.run(
-        [sys.executable, "-m", "model_server", "--check"],
+        [sys.executable, "-m", "model_server", "serve", "--check"],
         cwd=PROJECT,
         env=settings.environment(),
         stderr=subprocess.PIPE,

@@ -5,7 +5,6 @@ a picture as the web tier does. It says of a folder what serving it would.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +18,16 @@ from broker.messages import Prediction
 from model_server import engines, tasks
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.catalogue.model_toml import Normalisation
+from model_server.commands.terminal import DONE, REFUSED, complain, count, print_line
 from model_server.engines import Engine, EngineOptions, Outputs
 from model_server.engines.check import agreement, drawn_pictures
 from model_server.engines.choice import choose_for
 from pictures import decode
 from settings import SettingError, Settings, weights
 
-SOUND: Final = 0
-WRONG: Final = 1
-"""The folder, its network or the picture; argparse has 2 for a command line that it can't read."""
-
 _EPILOG: Final = """\
 Without --picture a drawn one goes through the network: it shows that the model runs, not that it is right.
-exit status: 0 the model can be served; 1 it can't, for the reason that is told.
+exit status: 0 the model can be served; 1 it can't, and the last line says why.
 It reads the settings of the service: ENGINE, PRECISION, CACHE_DIR, DENSENET121_WEIGHTS and so on.
 """
 
@@ -52,31 +48,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings.from_env()
         spec = _spec(options.model, settings)
         if options.top and options.top > spec.top_max:
-            return _complain(f"--top {options.top} is too many: {spec.name} can give {spec.top_max} at most.")
+            return complain(f"--top is {options.top}; {spec.name} gives {spec.top_max} at most.", REFUSED)
         for line in _described(spec):
-            _say(line)
+            print_line(line)
         shown = _shown(spec, options.picture, settings)
         engine = _engine(spec, settings)
-        _say(f"engine      {engine.name} {engine.precision}, weights: {spec.weights}")
-        _say(f"picture     {shown.name}, {shown.original_size[0]} x {shown.original_size[1]}")
+        print_line(f"engine      {engine.name} {engine.precision}, weights: {spec.weights}")
+        print_line(f"picture     {shown.name}, {shown.original_size[0]} x {shown.original_size[1]}")
         found = _predictions(spec, engine.predict(shown.pixels[None]), shown, options.top or spec.top)
         for each in found:
             box = f"  {list(each.box)}" if each.box is not None else ""
-            _say(f"  {each.probability:8.4f}  {each.label}  ({each.class_id}){box}")
+            print_line(f"  {each.probability:8.4f}  {each.label}  ({each.class_id}){box}")
         if not found:
-            _say("  nothing was found on it")
+            print_line("  nothing was found on it")
     except (SettingError, CatalogueError, OSError) as error:
-        return _complain(str(error))
+        return complain(str(error), REFUSED)
     except ServiceError as error:
-        return _complain(error.message)
+        return complain(error.message, REFUSED)
     except Exception as error:  # noqa: BLE001 - whatever a network raises, it is this model's own
-        return _complain(f"The network can't be run as its model.toml says ({first_line(error)}).")
+        return complain(f"The network can't be run as its model.toml says ({first_line(error)}).", REFUSED)
     elsewhere = spec.folder.resolve().parent != Path(settings.models_dir).resolve()
     where = f"MODELS_DIR={spec.folder.resolve().parent} " if elsewhere else ""
     if spec.weights == "random":
-        _say("The weights are random: the labels mean nothing.")
-    _say(f"{spec.name} can be served: {where}MODELS={spec.name} make serve")
-    return SOUND
+        print_line("The weights are random: the labels mean nothing.")
+    print_line(f"{spec.name} can be served: {where}MODELS={spec.name} make serve")
+    return DONE
 
 
 def _spec(model: str, settings: Settings) -> ModelSpec:
@@ -146,21 +142,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("model", metavar="models/NAME", help="its folder, or its name in MODELS_DIR")
     parser.add_argument("--picture", metavar="FILE", type=Path, help="a picture of what the model knows")
-    parser.add_argument("--top", metavar="K", type=_count, help="predictions to print (model.toml's top)")
+    parser.add_argument("--top", metavar="K", type=count, help="predictions to print (model.toml's top)")
     return parser.parse_args(arguments)
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-def _complain(text: str) -> int:
-    sys.stderr.write(f"{text}\n")
-    return WRONG

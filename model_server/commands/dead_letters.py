@@ -1,11 +1,10 @@
-"""`python -m model_server.commands.dead_letters list|requeue|drop`: an operator's hand on the poison jobs.
+"""`python -m model_server dead-letters list|requeue|drop`: an operator's hand on the poison jobs.
 
 Owns the command line, its words and its exit status. What a dead letter is, and how its job goes back into
 the queue, is the broker's.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -18,12 +17,8 @@ from broker.keys import Keys
 from broker.messages import Pace, WorkerState
 from broker.producer import Limits
 from broker.registry import ModelView, Registry
+from model_server.commands.terminal import DONE, IMPOSSIBLE, REFUSED, complain, print_line
 from settings import EMBEDDED_REDIS, SettingError, Settings, masked
-
-DONE: Final = 0
-REFUSED: Final = 1
-IMPOSSIBLE: Final = 2
-"""As argparse has it for a command line that it can't read."""
 
 _REDIS_TIMEOUT_S: Final = 10.0
 """All dead letters of a model come in one reply: 13 MB where pictures take 200 KB each."""
@@ -43,23 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings.from_env()
         command = Command(settings)
     except SettingError as error:
-        return _complain(str(error), IMPOSSIBLE)
+        return complain(str(error), IMPOSSIBLE)
     except ValueError as error:  # what only the Redis client finds, such as a port that is none
-        return _complain(f"REDIS_URL can't be used: {error}.", IMPOSSIBLE)
+        return complain(f"REDIS_URL can't be used: {error}.", IMPOSSIBLE)
     try:
         command.choose(options.model)
         if options.verb == "list":
             return command.show()
         return command.apply(options.verb, options.ids)
     except UnknownModel as error:
-        return _complain(error.message, IMPOSSIBLE)
+        return complain(error.message, IMPOSSIBLE)
     except BrokerUnavailable as error:
         whose = (
             "REDIS_URL is"
             if settings.redis_url
             else "REDIS_URL is not set, and `make serve` has its Redis at"
         )
-        return _complain(f"{error.message} {whose} {masked(_redis_url(settings))}.", IMPOSSIBLE)
+        return complain(f"{error.message} {whose} {masked(_redis_url(settings))}.", IMPOSSIBLE)
 
 
 class Command:
@@ -76,14 +71,14 @@ class Command:
         views = Registry(self._client, self._keys, RedisClock()).models(fresh=True)
         known = {each: views.get(each) for each in sorted({*views, *self._settings.models})}
         if name is not None and name not in known:
-            raise UnknownModel(f"There is no model {name!r}. There are: {', '.join(known)}.")
+            raise UnknownModel(f"Unknown model {name!r}. Available: {', '.join(known)}.")
         self._models = known if name is None else {name: known[name]}
 
     def show(self) -> int:
         """Print a line for each dead letter."""
         letters = self._letters()
         for model, letter in letters:
-            _say(_line(model, letter))
+            print_line(_line(model, letter))
         return DONE if letters else self._nothing()
 
     def apply(self, verb: str, ids: list[str]) -> int:
@@ -93,23 +88,23 @@ class Command:
             return self._nothing()
         status = DONE
         for missing in [each for each in ids if each not in (job_id for _, job_id in letters)]:
-            status = _complain(f"{missing} is no dead letter of {', '.join(self._models)}.", REFUSED)
+            status = complain(f"{missing} is no dead letter of {', '.join(self._models)}.", REFUSED)
         for model, job_id in letters:
             if ids and job_id not in ids:
                 continue
             try:
-                _say(self._drop(model, job_id) if verb == "drop" else self._requeue(model, job_id))
+                print_line(self._drop(model, job_id) if verb == "drop" else self._requeue(model, job_id))
             except BrokerUnavailable:
                 raise
             except ServiceError as error:
-                status = _complain(f"{job_id} was left as it is: {error.message}", REFUSED)
+                status = complain(f"{job_id} was left as it is: {error.message}", REFUSED)
         return status
 
     def _letters(self) -> list[tuple[str, DeadLetter]]:
         return [(model, letter) for model in self._models for letter in self._of(model).entries()]
 
     def _nothing(self) -> int:
-        _say(f"There are no dead letters of {', '.join(self._models)}.")
+        print_line(f"There are no dead letters of {', '.join(self._models)}.")
         return DONE
 
     def _requeue(self, model: str, job_id: str) -> str:
@@ -136,7 +131,7 @@ class Command:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m model_server.commands.dead_letters",
+        prog="python -m model_server dead-letters",
         description="List, re-queue or drop the jobs that were put aside because they were poison.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -187,17 +182,3 @@ def _when(accepted: float | None) -> str:
         )
     except (ValueError, OverflowError, OSError):  # no time that a calendar has
         return "-"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()  # a new address must be known even if the next job is the last
-
-
-def _complain(text: str, status: int) -> int:
-    sys.stderr.write(f"{text}\n")
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

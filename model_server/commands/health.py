@@ -1,37 +1,21 @@
-"""`python -m model_server health`: exits with 0 where the model server beside it is well, else says why not.
+"""`python -m model_server health`: exit with 0 if the model server beside it is well, else say why not.
 
-Owns one file a model in var/health, whose time says until when the worker that serves it holds its
-lease. Asks nobody else: it must be cheap enough to be run every few seconds.
+Owns the command line. What it reads is serving/heartbeat.py's.
 """
 
-import os
-import sys
+import argparse
 import time
-from pathlib import Path
-from typing import Final
+from collections.abc import Sequence
 
-FOLDER: Final = Path(__file__).resolve().parents[2] / "var" / "health"
-
-
-def beat(model: str, *, lease_s: float) -> None:
-    """Say that a worker serves `model` and holds its lease for `lease_s` from now."""
-    lapses = time.time() + lease_s
-    try:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        (FOLDER / model).open("a").close()
-        os.utime(FOLDER / model, (lapses, lapses))
-    except OSError:  # an installation that can't be written goes without this check, not without service
-        return
+from model_server.commands.terminal import DONE, REFUSED, complain
+from model_server.serving import heartbeat
 
 
-def verdict(now: float) -> str:
-    """Why the model server is not well at `now` (Unix time); empty when it is."""
-    leases = {path.name: path.stat().st_mtime for path in FOLDER.glob("*")}
-    lapsed = [model for model, lapses in sorted(leases.items()) if lapses < now]
-    if lapsed:
-        return f"the lease has lapsed of: {', '.join(lapsed)}"
-    return "" if leases else "no model is served yet"
-
-
-if __name__ == "__main__":
-    sys.exit(verdict(time.time()) or 0)
+def main(arguments: Sequence[str] = ()) -> int:
+    """Return the exit status: 0 while every model that is served holds its lease, 1 otherwise."""
+    argparse.ArgumentParser(
+        prog="python -m model_server health",
+        description="Exit with 0 if the model server beside it serves and holds its leases, else 1.",
+    ).parse_args(arguments)
+    reason = heartbeat.verdict(time.time())
+    return complain(reason, REFUSED) if reason else DONE

@@ -19,6 +19,7 @@ from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.commands import picture_folder
 from model_server.commands.picture_folder import FolderPictures, PictureFolderError
+from model_server.commands.terminal import DONE, IMPOSSIBLE, REFUSED, complain, count, print_line, share
 from model_server.engines.check import drawn_pictures
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import runtime, store
@@ -27,11 +28,6 @@ from model_server.engines.openvino.engine import CompiledNetwork, int8_ingredien
 from model_server.engines.openvino.quantised import is_quantised
 from model_server.engines.openvino.store import Store, StoreEntry
 from settings import PROJECT, SettingError, Settings, weights
-
-DONE: Final = 0
-REFUSED: Final = 1
-IMPOSSIBLE: Final = 2
-"""As argparse has it for a command line that it can't read."""
 
 _HELD_OUT_AT_MOST: Final = 1000
 """Held-out pictures: they tell an agreement of 0.99 from one of 0.98."""
@@ -84,25 +80,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         calibration, held_out = picture_folder.divide(shown, options.calibrate)
         kind = "with labels" if shown.labels is not None else "without labels"
-        _say(f"{spec.name}: {len(shown)} pictures {kind}; {len(calibration)} of them calibrate.")
+        print_line(f"{spec.name}: {len(shown)} pictures {kind}; {len(calibration)} of them calibrate.")
         entry, report = quantise(
             spec, Store(Path(settings.cache_dir)), calibration, held_out, least=options.least_agreement
         )
     except (SettingError, CatalogueError, PictureFolderError) as error:
-        return _complain(f"{error}.", IMPOSSIBLE)
+        return complain(f"{error}.", IMPOSSIBLE)
     except ModelUnavailable as error:
-        return _complain(error.message, IMPOSSIBLE)
+        return complain(error.message, IMPOSSIBLE)
     except ModuleNotFoundError as error:
-        return _complain(
+        return complain(
             f"The Python package {error.name!r} is not installed. Install what this command takes beside the "
             f"service: {_install_command()}",
             IMPOSSIBLE,
         )
     except TooFewAgree as error:
-        return _complain(str(error), REFUSED)
+        return complain(str(error), REFUSED)
     for line in report.lines():
-        _say(line)
-    _say(f"Written to {entry.folder}. PRECISION=int8 serves it.")
+        print_line(line)
+    print_line(f"Written to {entry.folder}. PRECISION=int8 serves it.")
     return DONE
 
 
@@ -190,10 +186,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--pictures", metavar="FOLDER", type=Path, required=True, help="pictures like those to come"
     )
     parser.add_argument(
-        "--calibrate", metavar="N", type=_count, default=300, help="pictures to calibrate with (300)"
+        "--calibrate", metavar="N", type=count, default=300, help="pictures to calibrate with (300)"
     )
     parser.add_argument(
-        "--least-agreement", metavar="SHARE", type=_share, default=0.95, help="refuse below this (0.95)"
+        "--least-agreement", metavar="SHARE", type=share, default=0.95, help="refuse below this (0.95)"
     )
     return parser.parse_args(arguments)
 
@@ -207,25 +203,3 @@ def _install_command() -> str:
 def _shown(path: Path) -> str:
     """From here, if it is below."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-def _share(text: str) -> float:
-    if not 0 <= float(text) <= 1:
-        raise ValueError
-    return float(text)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-def _complain(text: str, status: int) -> int:
-    sys.stderr.write(f"{text}\n")
-    return status

@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.errors import BrokerUnavailable, LeaseLost
 from broker.messages import WorkerState
-from model_server.commands import health
+from model_server.serving import heartbeat
 from model_server.serving.worker import Worker
 
 _LOG = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class LeaseKeeper(threading.Thread):
             self._worker.registration.ensure(lost=worker)
         self._worker.standing.announce()
         if self._worker.standing.state.state is WorkerState.READY:
-            health.beat(self._worker.spec.name, lease_s=self._lease_s)
+            heartbeat.beat(self._worker.spec.name, lease_s=self._lease_s)
 
     def _recover(self, now: float) -> bool:
         """Reap lost peers, but never in the first LEASE_S after an outage: all leases lapsed in it.

@@ -63,7 +63,7 @@ def test_make_serve_looks_before_all_else(models: Path, monkeypatch: pytest.Monk
     with pytest.raises(CannotStart, match="Unknown model 'dog' in MODELS"):
         serve._check_files(settings)
     monkeypatch.setattr(Settings, "from_env", lambda: settings)
-    assert serve.main() == 1
+    assert serve.main([]) == 1
 
 
 def test_it_needs_nothing_but_python(models: Path) -> None:

@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 3
 
 def _command(stack: Stack, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "model_server.commands.dead_letters", *arguments],
+        [sys.executable, "-m", "model_server", "dead-letters", *arguments],
         cwd=ROOT,
         env=stack.environment,
         capture_output=True,

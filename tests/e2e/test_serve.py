@@ -359,6 +359,6 @@ def test_a_port_in_use_and_a_second_start_are_said_so(project: Path) -> None:
         third = Serving(project / "other", MODELS="digits", PORT=str(first.port))
         assert third.process.wait(timeout=60) == 1
         third.end()
-        assert f"port {first.port} of 127.0.0.1 can't be had" in third.said
+        assert f"port {first.port} on 127.0.0.1 can't be used" in third.said
     finally:
         first.end()

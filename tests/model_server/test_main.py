@@ -1,71 +1,62 @@
-"""What the process hands to its workers: the choice of engine, for the card, the answers and the loading."""
+"""`python -m model_server`: which command runs, and what is refused before any does."""
 
-from functools import partial
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
-from broker.outage import Outage
-from model_server import __main__ as server
-from model_server import engines
-from model_server.engines import EngineOptions
-from model_server.engines.choice import EngineChoice
-from model_server.serving.device import Device
-from settings import Settings
-from tests.model_server.engines import tiny
+from model_server.__main__ import main
+from tests.support import ROOT
 
-CHOICE = EngineChoice("some-engine", "some-precision")
+COMMANDS = ["serve", "check", "quantise", "dead-letters", "health"]
 
 
-def test_a_worker_that_fails_by_a_bug_of_ours_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a model would go on without its worker, and nobody would start one."""
-    ended: list[int] = []
-    monkeypatch.setattr("os._exit", ended.append)
-
-    class Broken:
-        spec = type("Spec", (), {"name": "broken"})
-
-        def run(self) -> None:
-            raise RuntimeError("a bug")
-
-    server._run(Broken())  # type: ignore[arg-type]
-    assert ended == [1]
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert all(f"\n    {name}" in told for name in COMMANDS)
 
 
-def test_the_choice_reaches_the_card_the_answers_and_the_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = {
-        "REDIS_URL": "redis://127.0.0.1:9/0",
-        "CACHE_DIR": "kept",
-        "ENGINE_THREADS": "3",
-        "BATCH_SIZE": "5",
-    }
-    loaded: list[object] = []
-    monkeypatch.setattr(engines, "load", lambda *arguments: loaded.extend(arguments))
-    settings, spec = Settings.from_env(given), tiny.spec(tmp_path)
-    monkeypatch.setattr(server, "_choice", lambda *_: CHOICE)
-    load, outage = partial(server._load, settings, spec), Outage()
-    worker = server._staff(settings, Device(), outage, lambda: None, spec, load).worker
-    assert (worker.spec.engine, worker.spec.precision) == (CHOICE.engine, CHOICE.precision)
-    card = worker.spec.card()
-    assert (card.engine, card.precision) == (CHOICE.engine, CHOICE.precision)
-    assert worker.outage is outage
-    worker._load()
-    assert loaded == [worker.spec, CHOICE, EngineOptions(5, cache=Path("kept"), threads=3)]
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_describes_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m model_server {command}")
 
 
-def test_a_network_whose_file_can_t_be_looked_into_gets_a_worker_that_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The choice of int8 reads the file; its failure must not end the process and the other models."""
+@pytest.mark.parametrize(
+    "words", [["srve"], ["--chek"], ["serve", "now"], ["health", "--verbose"], ["check"], ["dead-letters"]]
+)
+def test_a_typo_is_refused_and_starts_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "usage: python -m model_server" in capsys.readouterr().err
 
-    def fail(*_: object) -> EngineChoice:
-        raise RuntimeError("no graph")
 
-    settings, spec = Settings.from_env({"REDIS_URL": "redis://127.0.0.1:9/0"}), tiny.spec(tmp_path)
-    monkeypatch.setattr(server, "_choice", fail)
-    load, outage = partial(server._load, settings, spec), Outage()
-    worker = server._staff(settings, Device(), outage, lambda: None, spec, load).worker
-    with pytest.raises(RuntimeError, match="no graph"):
-        worker._load()
+@pytest.mark.parametrize("words", [[], ["serve"]])
+def test_without_a_command_it_serves(words: list[str]) -> None:
+    asked = [sys.executable, "-m", "model_server", *words, "--check"]
+    environment = {"MODELS": "digits"}
+    assert subprocess.run(asked, cwd=ROOT, env=environment, check=False).returncode == 0
+    refused = subprocess.run(
+        asked, cwd=ROOT, env={"MODELS": "nosuch"}, check=False, capture_output=True, text=True
+    )
+    assert refused.returncode == 78
+    assert "nosuch" in refused.stderr
+
+
+def test_a_health_check_loads_next_to_nothing() -> None:
+    code = """
+import sys
+from model_server.__main__ import main
+main(["health"])
+print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"numpy", "redis", "msgspec", "settings", "logging"} & set(loaded)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from model_server.catalogue.model_spec import Label, read_model
 from model_server.commands import check
+from model_server.commands.terminal import DONE, REFUSED
 from model_server.engines.openvino import conversion
 from settings import PROJECT
 from tests.model_server.engines.openvino import test_importing as network
@@ -28,7 +29,7 @@ def test_a_sound_folder_is_told_with_its_predictions(
 ) -> None:
     picture = folder.parent / "picture.png"
     Image.fromarray(network.PICTURES[0]).save(picture)
-    assert check.main([str(folder), "--picture", str(picture), "--top", "1"]) == check.SOUND
+    assert check.main([str(folder), "--picture", str(picture), "--top", "1"]) == DONE
     told = capsys.readouterr().out
     assert 'net: classification, 3 labels ("one", "two", "three")' in told
     assert "onnx: net.onnx" in told
@@ -53,12 +54,12 @@ def test_labels_with_commas_are_told_apart_and_one_channel_is_grey() -> None:
 def test_more_predictions_than_there_are_labels_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check.main([str(folder), "--top", "4"]) == check.WRONG
-    assert capsys.readouterr().err == "--top 4 is too many: net can give 3 at most.\n"
+    assert check.main([str(folder), "--top", "4"]) == REFUSED
+    assert capsys.readouterr().err == "--top is 4; net gives 3 at most.\n"
 
 
 def test_without_a_picture_a_drawn_one_is_tried(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check.main([str(folder)]) == check.SOUND
+    assert check.main([str(folder)]) == DONE
     told = capsys.readouterr().out
     assert "a drawn one" in told
     assert len([line for line in told.splitlines() if line.startswith("  ")]) == 2  # model.toml's top
@@ -77,7 +78,7 @@ def test_what_is_wrong_is_said_and_is_the_status(
     folder: Path, capsys: pytest.CaptureFixture[str], file: str, content: str, words: str
 ) -> None:
     (folder / file).write_text(content)
-    assert check.main([str(folder)]) == check.WRONG
+    assert check.main([str(folder)]) == REFUSED
     assert words in capsys.readouterr().err
 
 
@@ -85,12 +86,12 @@ def test_what_is_wrong_is_said_and_is_the_status(
 def test_a_picture_that_can_not_be_read_is_said_too(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, words: str
 ) -> None:
-    assert check.main([str(folder), "--picture", str(folder / name)]) == check.WRONG
+    assert check.main([str(folder), "--picture", str(folder / name)]) == REFUSED
     assert words in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check.main(["models/other"]) == check.WRONG
+    assert check.main(["models/other"]) == REFUSED
     assert "There are: " in capsys.readouterr().err
 
 
@@ -99,6 +100,6 @@ def test_a_path_that_is_not_there_is_looked_for_where_it_points(
 ) -> None:
     (tmp_path / "nets" / "cats").mkdir(parents=True)
     (tmp_path / "nets" / "cats" / "model.toml").touch()
-    assert check.main([str(tmp_path / "nets" / "dogs")]) == check.WRONG
+    assert check.main([str(tmp_path / "nets" / "dogs")]) == REFUSED
     told = capsys.readouterr().err
     assert f"no file {tmp_path}/nets/dogs/model.toml. There are: cats." in told

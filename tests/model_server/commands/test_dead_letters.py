@@ -165,7 +165,7 @@ def test_a_model_that_nobody_serves_is_warned_of(
 def test_a_model_that_there_is_not_is_refused(run: Callable[..., Said]) -> None:
     for name in ("none", "A B"):
         for verb in (["list"], ["requeue", "--all"], ["drop", job().id]):
-            assert run(*verb, "--model", name) == (2, "", f"There is no model {name!r}. There are: digits.\n")
+            assert run(*verb, "--model", name) == (2, "", f"Unknown model {name!r}. Available: digits.\n")
 
 
 def test_without_redis_it_says_which_one_is_missing(run: Callable[..., Said]) -> None:
@@ -224,12 +224,12 @@ def test_a_command_line_that_says_nothing_clear_is_refused(
     with pytest.raises(SystemExit) as refused:
         run(*arguments)
     assert refused.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: python -m model_server.commands.dead_letters")
+    assert capsys.readouterr().err.startswith("usage: python -m model_server dead-letters")
 
 
 def test_it_runs_as_a_command(client: redis.Redis, keys: Keys, run: Callable[..., Said]) -> None:
     (dead,) = bury(client, keys, job())
-    command = [sys.executable, "-m", "model_server.commands.dead_letters"]
+    command = [sys.executable, "-m", "model_server", "dead-letters"]
     listed = subprocess.run([*command, "list"], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert listed.stdout == run("list").out
     assert dead.id in listed.stdout
