@@ -163,7 +163,8 @@ class Settings:
     """The precision that a network computes in. `auto`: int8 if an imported network was quantised, bf16
     on a CPU that supports it, fp16 on a GPU, else fp32."""
     keras_backend: str = _one_of("tensorflow", "tensorflow", "jax")
-    """What runs a Keras network that OpenVINO does not run; Keras reads the same variable."""
+    """What runs a Keras network that OpenVINO does not run; Keras reads the same variable. `jax` has to be
+    installed first (`pip install jax`)."""
     engine_threads: int = _whole(0, 0, 1024)
     """The threads of one call of a network. 0: one per core. Fewer leave cores to a web tier on the same
     machine."""

@@ -37,8 +37,6 @@ the bound:
 ```text
 Batchwire can't start: PORT='0' is not a whole number from 1 to 65535.
 ```
-
-With docker-compose the variables come from your shell or a file `.env`.
 """
 
 _TAIL: Final = """
@@ -47,6 +45,16 @@ _TAIL: Final = """
 Every model whose source is a `keras_application` has a variable for its weights, `NAME_WEIGHTS`, with the
 same values as `RESNET50_WEIGHTS`: `DENSENET121_WEIGHTS` for `densenet121`. Unset: the weights that its
 [model.toml](models.md) names.
+
+## docker-compose
+
+`docker-compose.yml` passes on the variables that it names, from your shell or from a file `.env`. In a
+container a path in `RESNET50_WEIGHTS` is a path in the image. Compose itself reads two more variables:
+
+| variable | default | meaning |
+|---|---|---|
+| `PUBLISH` | `127.0.0.1` | The address of the host at which the service is published. |
+| `STOP_GRACE_PERIOD` | `14s` | The time a container has to stop: at least `REQUEST_TIMEOUT_S` + 4 s. |
 """
 
 
