@@ -18,14 +18,14 @@ import httpx
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import BINARY, launched
-from tests.browser.conftest import SEVEN, digits_stack, has_started, start
+from tests.browser.pages import SEVEN, digits_stack, has_started, start
 from tests.browser.strokes import draw
-from tests.conftest import running_redis
 from tests.e2e import test_detection as detection
 from tests.e2e import test_imported as imported
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.redis_server import running_redis
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 LOOKS: Final = ((390, "light", "en"), (390, "dark", "zh-CN"), (1280, "light", "zh-CN"), (1280, "dark", "en"))
 PHOTOS: Final = sorted(detection.PHOTOS.glob("*.[jb][pm][gp]"))

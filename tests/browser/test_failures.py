@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SEVEN, Visit, digits_stack
-from tests.conftest import RedisServer, running_redis
-from tests.e2e.conftest import START_S, Stack, shade
-from tests.fakes import eventually
+from tests.browser.pages import SEVEN, Visit, digits_stack
 from tests.support import ROOT
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.stack import START_S, Stack, shade
+from tests.support.waiting import eventually
 from web.pages.reasons import told
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True), pytest.mark.refusals]

@@ -9,7 +9,7 @@ from typing import Final
 import psutil
 
 from tests.chaos.stack import ChaosStack
-from tests.conftest import RedisServer
+from tests.support.redis_server import RedisServer
 
 _PROBE_S: Final = 0.5
 

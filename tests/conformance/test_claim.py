@@ -12,7 +12,7 @@ from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import State, WorkerState
-from tests.fakes import (
+from tests.support.fakes import (
     CARD,
     KEY_TTL_S,
     MODEL,

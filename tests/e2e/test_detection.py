@@ -13,9 +13,9 @@ from PIL import Image
 from model_server.engines.openvino import runtime
 from pictures.annotate import colour
 from settings import PROJECT
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 SHARED = PROJECT.parent / "shared"
 NETWORK = SHARED / "models" / "yolo-fastest-xl"

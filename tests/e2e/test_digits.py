@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 MNIST = ROOT.parent / "shared" / "data" / "mnist.npz"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 SHARED = ROOT.parent / "shared"
 NETWORK = SHARED / "models" / "mobilenet-v2-imagenet"

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from model_server.catalogue.model_spec import read_model
-from tests.conftest import RedisServer, running_redis
-from tests.e2e.conftest import Stack, shade
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.stack import Stack, shade
+from tests.support.waiting import eventually
 
 SHARED: Final = ROOT.parent / "shared"
 CIFAR10: Final = SHARED / "data" / "cifar10.zip"

@@ -18,10 +18,10 @@ from model_server import engines
 from model_server.catalogue.model_spec import read_model
 from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 PYTHON = ROOT / "var" / "importers" / "bin" / "python"
 SHARED = ROOT.parent / "shared"
