@@ -1,6 +1,7 @@
 """Fixtures for all tests: a private Redis of our own, and an environment without the user's settings."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,19 @@ import redis
 from broker.connection import connect
 from broker.keys import Keys
 from settings import Settings, weights
+from tests.support import real_data
 from tests.support.redis_server import RedisServer, running_redis
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in the last lines which tests did not run for want of data."""
+    skips: list[pytest.TestReport] = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]) for report in skips if isinstance(report.longrepr, tuple))
+    for reason, tests in reasons.items():
+        if real_data.VARIABLE in reason:
+            terminalreporter.write_line(
+                f"NOT RUN: {tests} tests, {reason.removeprefix('Skipped: ')} (tests/README.md)"
+            )
 
 
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,6 +266,17 @@ def test_nothing_imports_a_conftest() -> None:
     assert importers == set()
 
 
+def test_nothing_looks_beside_the_repository() -> None:
+    # Data that is not in it is in the folder that TEST_DATA names: tests/README.md.
+    beside = {
+        str(path.relative_to(ROOT))
+        for package in [*FORBIDDEN, "training", "benchmarks", "tests"]
+        for path in _files(package)
+        if re.search(r"\b(ROOT|PROJECT)\.parent|\.\./shared\b", path.read_text("utf-8"))
+    }
+    assert beside == set()
+
+
 def test_each_public_class_has_a_name_of_its_own() -> None:
     places: dict[str, list[str]] = {}
     for package in [*FORBIDDEN, "training", "benchmarks"]:

@@ -15,18 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support import ROOT
+from tests.support.real_data import MNIST, needs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
-MNIST = ROOT.parent / "shared" / "data" / "mnist.npz"
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        not MNIST.is_file(), reason="MNIST is not at hand: shared/data/mnist.npz beside the project"
-    ),
+    needs(MNIST),
 ]
 
 
