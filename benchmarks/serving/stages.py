@@ -65,7 +65,9 @@ class _Path:
         self._process = process
         self._spec = read_model(PROJECT / "models", "resnet50", weights="random")
         keys, clock = Keys("bench:"), RedisClock()
-        card = Card("resnet50", "classification", self._spec.input, 1000, 5, 1000, "null", "fp32", "random")
+        card = Card(
+            "resnet50", "classification", self._spec.input, 1000, 5, 1000, "null", "fp32", "random", "1"
+        )
         lease = Lease(client, keys, card, lease_s=60, key_ttl_s=_TTL_S, clock=clock)
         self._worker = lease.register(State(WorkerState.READY, "1"))
         self._clock = clock

@@ -32,6 +32,7 @@ CARD = Card(
     engine="fake",
     precision="fp32",
     weights="none",
+    model_version="v1",
 )
 READY = State(WorkerState.READY, "v1")
 KEY_TTL_S = 3600
