@@ -11,30 +11,23 @@ from pathlib import Path
 import redis
 
 from broker.connection import connect
-from deploy.serve.programs import redis_binary
+from deploy.serve.programs import redis_command, redis_url
 
 
 class RedisServer:
-    """A redis-server of the tests' own, on a Unix socket in a folder of its own."""
+    """A Redis server as `make serve` starts it, with its socket and its files in `var`/redis."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = f"unix://{folder}/redis.sock"
+    def __init__(self, var: Path) -> None:
+        self._var = var
+        self.folder = var / "redis"
+        self.folder.mkdir()
+        self.url = redis_url(var)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it (again, over the same files) and wait until it answers."""
         with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    str(redis_binary()),
-                    *("--port", "0", "--unixsocket", f"{self.folder}/redis.sock", "--dir", str(self.folder)),
-                    *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-                    *("--maxmemory-policy", "noeviction"),
-                ],
-                stdout=log,
-                stderr=log,
-            )
+            self.process = subprocess.Popen(redis_command(self._var), stdout=log, stderr=log)
         client = connect(self.url, timeout_s=5)
         deadline = time.monotonic() + 20
         while True:
@@ -46,6 +39,12 @@ class RedisServer:
                     raise
                 time.sleep(0.01)
         client.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self.process is not None
+        return self.process.pid
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, by SIGTERM or SIGKILL."""
@@ -65,7 +64,9 @@ def running_redis() -> Iterator[RedisServer]:
     # Not tmp_path: a Unix socket's path has 107 bytes at most.
     folder = Path(tempfile.mkdtemp(prefix="bw-"))
     server = RedisServer(folder)
-    server.start()
-    yield server
-    server.stop(kill=True)
-    shutil.rmtree(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop(kill=True)
+        shutil.rmtree(folder)
