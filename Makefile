@@ -1,12 +1,12 @@
-# The project's commands; `make` alone lists them. Needs Python 3.11 or 3.12 with venv, nothing else.
+# The project's commands; `make` alone lists them. Needs Python 3.11, 3.12 or 3.13 with venv, nothing else.
 
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
-	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve look install check format test test-importers test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve look install lint check format test test-importers test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -21,10 +21,12 @@ look:
 
 install: $(VENV)/.serve ## Make the virtual environment and install what `make serve` needs
 
-check: $(VENV)/.dev ## Format, lint, types and the fast tests: under half a minute
+lint: $(VENV)/.dev ## Format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
+
+check: lint ## Lint and the fast tests: under half a minute
 	$(BIN)/python -m pytest -q -m "not slow and not browser and not compose and not importers"
 
 format: $(VENV)/.dev ## Format the code
@@ -56,7 +58,7 @@ clean: ## Remove the virtual environment, the caches and what `make serve` store
 	rm -rf $(VENV) var .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with its venv module is needed (Debian: apt install python3-venv); name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with its venv module is needed (Debian: apt install python3-venv); name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.txt loadtest/requirements.txt training/requirements.txt constraints.txt | $(VENV)/bin/python

@@ -39,8 +39,7 @@ class InputSpec:
     channels: int
     fit: Fit
     resize: int = 0
-    """With CROP: the length of the short side before the centre is cut out; 0: the largest centred part.
-    The cards of older model servers have none."""
+    """With CROP: the length of the short side before the centre is cut out; 0: the largest centred part."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,7 +50,7 @@ class InputSpec:
     def tag(self) -> str:
         """Its values in one word, such as `224-224-3-crop`: pictures of one tag are prepared alike.
 
-        A value that is its default is left out, so that releases with a field more or less agree.
+        A value that is its default is left out.
         """
         values = ((each.default, getattr(self, each.name)) for each in fields(self))
         return "-".join(str(value) for default, value in values if default is MISSING or value != default)
@@ -72,8 +71,8 @@ class Card:
     precision: str
     weights: str
     """Where the weights came from: `imagenet`, `random`, a file's name."""
-    model_version: str = ""
-    """Changes with the content of the model's folder; the cards of older model servers have none."""
+    model_version: str
+    """Changes with the content of the model's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class State:
     heartbeat: float = 0.0
     """Redis' time at which it said this."""
     card: Card | None = None
-    """Its own card; None from an older model server."""
+    """Its own card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ class Job:
     top: int
     traceparent: str | None = None
     input: str = ""
-    """The tag of the InputSpec that the picture was prepared for; empty from an older frontend."""
+    """The tag of the InputSpec that the picture was prepared for; empty: any worker may run it."""
     notice: str = ""
     """What its answer must say, such as that another model answers than was asked for."""
     request_id: str = ""

@@ -146,7 +146,7 @@ class Registry:
                 queue_length=queue_length,
             )
         except MalformedMessage:
-            return None  # a newer release may write cards that this one can't read: not ours to serve
+            return None  # written by something else: not ours to serve
 
 
 def _card(states: Iterable[State]) -> Card | None:

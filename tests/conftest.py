@@ -1,69 +1,28 @@
-"""Fixtures for all tests: a private Redis of our own, and an environment without the user's settings.
+"""Fixtures for all tests: a private Redis of our own, and an environment without the user's settings."""
 
-Never flushes a Redis that was not started here.
-"""
-
-import contextlib
 import dataclasses
-import shutil
-import subprocess
-import tempfile
-import time
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
 
 from broker.connection import connect
 from broker.keys import Keys
-from deploy.serve.programs import redis_binary
 from settings import Settings, weights
+from tests.support import real_data
+from tests.support.redis_server import RedisServer, running_redis
 
 
-class RedisServer:
-    """A redis-server of the tests' own, on a Unix socket in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = f"unix://{folder}/redis.sock"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it (again, over the same files) and wait until it answers."""
-        with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    str(redis_binary()),
-                    *("--port", "0", "--unixsocket", f"{self.folder}/redis.sock", "--dir", str(self.folder)),
-                    *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-                    *("--maxmemory-policy", "noeviction"),
-                ],
-                stdout=log,
-                stderr=log,
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in the last lines which tests did not run for want of data."""
+    skips: list[pytest.TestReport] = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]) for report in skips if isinstance(report.longrepr, tuple))
+    for reason, tests in reasons.items():
+        if real_data.VARIABLE in reason:
+            terminalreporter.write_line(
+                f"NOT RUN: {tests} tests, {reason.removeprefix('Skipped: ')} (tests/README.md)"
             )
-        client = connect(self.url, timeout_s=5)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.RedisError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise
-                time.sleep(0.01)
-        client.close()
-
-    def stop(self, *, kill: bool = False) -> None:
-        """End it, by SIGTERM or SIGKILL."""
-        if self.process is None:
-            return
-        if kill:
-            self.process.kill()
-        else:
-            self.process.terminate()
-        self.process.wait(timeout=20)
-        self.process = None
 
 
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,18 +35,6 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_user_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     _clean_environment(monkeypatch)
-
-
-@contextlib.contextmanager
-def running_redis() -> Iterator[RedisServer]:
-    """A context: a server in a folder of its own, both gone afterwards."""
-    # Not tmp_path: a Unix socket's path has 107 bytes at most.
-    folder = Path(tempfile.mkdtemp(prefix="bw-"))
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.stop(kill=True)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -262,6 +262,27 @@ def test_every_script_names_its_keys_its_arguments_and_its_reply() -> None:
         assert len(text.splitlines()) <= 40, script.name
 
 
+def test_nothing_imports_a_conftest() -> None:
+    # pytest loads conftests by folder; what tests share beyond fixtures is in tests/support/.
+    importers = {
+        str(path.relative_to(ROOT))
+        for path in _files("tests")
+        if re.search(r"^\s*(from|import) .*\bconftest\b", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert importers == set()
+
+
+def test_nothing_looks_beside_the_repository() -> None:
+    # Data that is not in it is in the folder that TEST_DATA names: tests/README.md.
+    beside = {
+        str(path.relative_to(ROOT))
+        for package in [*FORBIDDEN, "training", "benchmarks", "tests"]
+        for path in _files(package)
+        if re.search(r"\b(ROOT|PROJECT)\.parent|\.\./shared\b", path.read_text("utf-8"))
+    }
+    assert beside == set()
+
+
 def test_each_public_class_has_a_name_of_its_own() -> None:
     places: dict[str, list[str]] = {}
     for package in [*FORBIDDEN, "training", "benchmarks"]:

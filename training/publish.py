@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from model_server.engines.openvino.store import sync
 from training.network_input import NetworkInput
 
 _AT_FDCWD: Final = -100
@@ -68,12 +69,12 @@ def published(folder: Path, *, replace: bool) -> Iterator[Path]:
         draft.chmod(0o755)  # mkdtemp's own would shut out another user's model server
         yield draft
         for path in [*draft.iterdir(), draft]:
-            _sync(path)
+            sync(path)
         if folder.exists():
             _exchange(draft, folder, named=folder)
         else:
             draft.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except PublishError:
         raise
     except OSError as error:  # such as a disk that is full
@@ -112,12 +113,3 @@ file = "{network}"
 
 {taken.toml()}"""
     (folder / "model.toml").write_text(text, "utf-8")
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder survive a power cut: a rename may otherwise come before the content."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -149,7 +149,7 @@ def register(app: Flask) -> None:
             )
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)
-            message = f"The request is larger than {limit_mb:g} MB, or its form has too many fields."
+            message = f"The request is larger than {limit_mb:g} MB."
         response = responses.respond(body(code, message, request_ids.current()), status)
         response.headers.extend(
             (name, value) for name, value in error.get_headers() if name.lower() in ("allow", "retry-after")

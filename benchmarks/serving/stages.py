@@ -4,15 +4,10 @@ Owns the little world that the functions need: a Redis as `make serve` starts it
 Nothing waits for anything here, so these are costs, not latencies: CPU of this process and of Redis.
 """
 
-import contextlib
 import io
-import shutil
-import subprocess
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -31,13 +26,13 @@ from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import Card, Job, Pace, Result, State, Timings, WorkerState
 from broker.producer import Limits, Producer
-from deploy.serve.programs import redis_command
 from model_server import engines
 from model_server.catalogue.model_spec import read_model
 from model_server.serving import batching
 from model_server.serving import results as batch_results
 from pictures import decode
 from settings import PROJECT
+from tests.support.redis_server import running_redis
 from web.routes import predict
 from web.uploads import reader
 
@@ -53,8 +48,8 @@ Cost = dict[str, float]
 
 def measure(picture: bytes) -> dict[str, Cost]:
     """CPU milliseconds a picture of each stage: `own` in the calling process, `redis` in Redis."""
-    with _redis() as (client, process):
-        return _Path(client, process, picture).walk()
+    with running_redis() as server, connect(server.url, timeout_s=5) as client:
+        return _Path(client, psutil.Process(server.pid), picture).walk()
 
 
 class _Path:
@@ -65,7 +60,9 @@ class _Path:
         self._process = process
         self._spec = read_model(PROJECT / "models", "resnet50", weights="random")
         keys, clock = Keys("bench:"), RedisClock()
-        card = Card("resnet50", "classification", self._spec.input, 1000, 5, 1000, "null", "fp32", "random")
+        card = Card(
+            "resnet50", "classification", self._spec.input, 1000, 5, 1000, "null", "fp32", "random", "1"
+        )
         lease = Lease(client, keys, card, lease_s=60, key_ttl_s=_TTL_S, clock=clock)
         self._worker = lease.register(State(WorkerState.READY, "1"))
         self._clock = clock
@@ -174,28 +171,3 @@ class _Path:
 
 def _null(batch: NDArray[np.uint8]) -> engines.Outputs:
     return (np.full((len(batch), 1000), 0.001, np.float32),)
-
-
-@contextlib.contextmanager
-def _redis() -> Iterator[tuple[redis.Redis, psutil.Process]]:
-    """A Redis as `make serve` starts it, on a socket of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="bw-bench-"))
-    (folder / "redis").mkdir()
-    server = subprocess.Popen(redis_command(folder), stdout=subprocess.DEVNULL)  # noqa: S603 - ours
-    try:
-        client = connect(f"unix://{folder}/redis/redis.sock", timeout_s=5)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.RedisError:
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise
-                time.sleep(0.02)
-        yield client, psutil.Process(server.pid)
-        client.close()
-    finally:
-        server.kill()
-        server.wait()
-        shutil.rmtree(folder, ignore_errors=True)

@@ -14,27 +14,7 @@ from msgspec import inspect
 SEE: Final = "docs/models.md describes every field."
 _SEE_DETECTION: Final = "docs/detection.md describes [detection]."
 
-
-_SYNTAX: Final = (
-    (
-        "Invalid value",
-        'there is no value after "=" that can be read: a text needs straight quotes around it ("like this"), '
-        "and a number, true or false has none",
-    ),
-    ("Expected '=' after a key", 'there is no "=" after the key: a line is key = value, or [table]'),
-    ("Expected newline or end of document", "something stands after the value: a line has one, or a [list]"),
-    ("Expected ']' at the end of a table", 'the name of a table has no "]" after it'),
-    ("Illegal character '\\n'", "a text has no quote at its end"),
-    ("Unterminated string", "a text has no quote at its end"),
-    ('Expected "', "a text has no quote at its end"),
-    ("Unescaped '\\'", "a text has a \\ in it: write \\\\ for each, or ' instead of the quotes around it"),
-    ("Unclosed array", 'a list has no "]" at its end, or no comma between two of its values'),
-    ("Unclosed inline table", 'a table has no "}" at its end, or no comma between two of its values'),
-    ("Cannot overwrite a value", "a key is there twice"),
-    ("Cannot declare", "a [table] is there twice"),
-    ("Invalid statement", "this is no line that a model.toml has: key = value, [table] or # a comment"),
-)
-"""How tomllib's complaints begin, and what they mean to who wrote the file."""
+_LINES: Final = 'A line is key = value, [table] or # a comment; a string is in straight quotes ("like this").'
 
 
 class CatalogueError(ValueError):
@@ -61,10 +41,9 @@ def of_value(path: Path, text: str, error: msgspec.ValidationError, kind: type) 
 
 
 def of_syntax(path: Path, text: str, error: ValueError) -> CatalogueError:
-    """The error for a `text` that is no TOML; tomllib's own words come after ours."""
-    said = str(error)
-    meaning = next((words for start, words in _SYNTAX if said.startswith(start)), "this is not TOML")
-    return CatalogueError(f"{path}, line {_line_of_syntax(text, said)}: {meaning} ({said}). {SEE}")
+    """The error for a `text` that is not TOML; tomllib says what is wrong."""
+    line = _line_of_syntax(text, str(error))
+    return CatalogueError(f"{path}, line {line}: this is not valid TOML: {error}. {_LINES} {SEE}")
 
 
 def _line_of_syntax(text: str, said: str) -> int:

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.serving import running
 from benchmarks.serving.contenders import contenders
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.waiting import eventually
 
 STUBBORN = """
 import os, signal, subprocess, sys, time

@@ -105,7 +105,6 @@ def test_a_box_is_there_only_where_a_prediction_has_one() -> None:
     plain, boxed = Prediction("dog", "16", 0.5), Prediction("dog", "16", 0.5, (1, 2, 30, 40))
     result = Result(JOB.id, "yolo", "abc", predictions=(plain, boxed))
     sent = codec.encode(result)
-    # As before there were boxes: those who wrote or read such results still can.
     assert b'[{"label":"dog","class_id":"16","probability":0.5},' in sent
     assert b'{"label":"dog","class_id":"16","probability":0.5,"box":[1,2,30,40]}]' in sent
     assert codec.decode_result(sent) == result
@@ -116,28 +115,20 @@ def test_a_box_is_there_only_where_a_prediction_has_one() -> None:
 
 def test_card_and_state_come_back_whole() -> None:
     card = Card(
-        "digits", "classification", InputSpec(28, 28, 1, Fit.INK), 10, 3, 10, "tensorflow", "fp32", "w"
+        "digits", "classification", InputSpec(28, 28, 1, Fit.INK), 10, 3, 10, "tensorflow", "fp32", "w", "v"
     )
     state = State(WorkerState.FAILED, "abc", reason="no weights", input="28-28-1-ink", since=1.5, card=card)
     assert codec.decode_card(codec.encode(card)) == card
     assert codec.decode_state(codec.encode(state)) == state
 
 
-def test_the_card_of_an_older_model_server_has_no_resize() -> None:
-    card = Card("m", "classification", InputSpec(4, 4, 3, Fit.CROP), 10, 3, 10, "openvino", "fp32", "w")
-    old = codec.encode(card).replace(b',"resize":0', b"")
-    assert b"resize" not in old
-    assert codec.decode_card(old) == card
-
-
-def test_cards_and_states_of_an_older_model_server_are_read() -> None:
-    card = codec.decode_card(
-        b'{"model":"m","task":"classification","input":{"width":2,"height":1,"channels":3,"fit":"crop"},'
-        b'"classes":3,"top":2,"top_max":3,"engine":"openvino","precision":"bf16","weights":"w"}'
+def test_a_card_without_one_of_its_fields_is_refused() -> None:
+    card = codec.encode(
+        Card("m", "classification", InputSpec(4, 4, 3, Fit.CROP), 10, 3, 10, "e", "fp32", "w", "v")
     )
-    assert (card.model_version, card.input.tag) == ("", "2-1-3-crop")
-    state = codec.decode_state(b'{"state":"ready","version":"1"}')
-    assert (state.card, state.input, state.since) == (None, "", 0.0)
+    assert b',"model_version":"v"' in card
+    with pytest.raises(MalformedMessage):
+        codec.decode_card(card.replace(b',"model_version":"v"', b""))
 
 
 def test_a_state_that_nobody_knows_is_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from broker.errors import BrokerUnavailable
 from broker.outage import AGAIN_S, Outage
-from tests.fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 AWAY = BrokerUnavailable("Redis can't be reached.")
 REFUSED = BrokerUnavailable("Redis can't take it: it is full.", is_refusal=True)

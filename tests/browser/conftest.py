@@ -1,24 +1,16 @@
 """A real Chromium, and real services for it: digits beside a model that failed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page
 
 from tests.browser import chromium as debian
-from tests.conftest import RedisServer, running_redis
-from tests.e2e.conftest import Stack, stack
-from tests.fakes import eventually
-from tests.support import ROOT
-
-__all__ = ["stack"]
-
-Visit = Callable[..., Page]
-
-SEVEN = ROOT / "docs" / "digit-7.png"
-NO_PROXY = "http://127.0.0.1:9"
+from tests.browser.pages import Visit, digits_stack, has_started, start
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.stack import Stack, web_up
 
 
 @pytest.fixture(scope="session")
@@ -28,32 +20,6 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("NOT RUN: Debian's chromium is not installed")
     with debian.launched() as browser:
         yield browser
-
-
-def has_started(page: Page) -> None:
-    """Until what only works with the script is there."""
-    expect(page.locator(".starting")).to_have_count(0)
-
-
-def holding(page: Page, address: str) -> list[Route]:
-    """Requests for this address, as they come: each waits until the test lets it go on."""
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.route(address, hold)
-    return held
-
-
-def until(page: Page, condition: Callable[[], bool]) -> None:
-    """Wait for something that is told to the test and not to be seen in the page."""
-
-    def held() -> bool:
-        page.evaluate("0")  # what was told meanwhile arrives with the answer
-        return condition()
-
-    eventually(held)
 
 
 @pytest.fixture
@@ -100,22 +66,11 @@ def visit(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
     assert complaints == []
 
 
-def digits_stack(folder: Path, redis: RedisServer, **settings: str) -> Stack:
-    """A service with digits, and a default model that can't be downloaded; not yet started."""
-    made = Stack(folder, redis.url)
-    home = folder / "home"
-    home.mkdir()
-    made.environment |= {"MODELS": "resnet50,digits", "MODELS_DIR": str(ROOT / "models"), "HOME": str(home)}
-    made.environment |= {"HTTPS_PROXY": NO_PROXY, "https_proxy": NO_PROXY, **settings}
-    return made
-
-
-def start(service: Stack) -> None:
-    """Start its processes, and wait until each model is ready or has failed."""
-    service.start_web()
-    service.start("model_server", log="model_server")
-    eventually(lambda: service.answers("/readyz?model=digits"), within_s=150)
-    eventually(lambda: "could not be downloaded" in service.text("/"), within_s=150)
+@pytest.fixture
+def stack(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
+    """A service of the test's own, its web tier up and no model server yet."""
+    with web_up(Stack(tmp_path, own_redis.url)) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """`python -m tests.browser.screens [FOLDER]`: pictures of the pages, of a service that is started for them.
 
 Without a folder: docs/page.png, for the README. With one: what a person may come to see, at both widths, in
-both schemes and both languages, to be looked at; photographs only where `../shared` is.
+both schemes and both languages, to be looked at; photographs only where TEST_DATA has some.
 """
 
 import contextlib
@@ -18,17 +18,18 @@ import httpx
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import BINARY, launched
-from tests.browser.conftest import SEVEN, digits_stack, has_started, start
+from tests.browser.pages import SEVEN, digits_stack, has_started, start
 from tests.browser.strokes import draw
-from tests.conftest import running_redis
 from tests.e2e import test_detection as detection
 from tests.e2e import test_imported as imported
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.real_data import MOBILENET, PHOTOS, YOLO
+from tests.support.redis_server import running_redis
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 LOOKS: Final = ((390, "light", "en"), (390, "dark", "zh-CN"), (1280, "light", "zh-CN"), (1280, "dark", "en"))
-PHOTOS: Final = sorted(detection.PHOTOS.glob("*.[jb][pm][gp]"))
+PHOTOGRAPHS: Final = sorted(PHOTOS.glob("*.[jb][pm][gp]"))
 """Empty where there are none."""
 
 
@@ -38,7 +39,7 @@ def main(folder: Path | None) -> None:
         sys.exit("Debian's chromium is not installed: apt install chromium fonts-noto-cjk")
     with tempfile.TemporaryDirectory() as scratch, running_redis() as redis, launched() as browser:
         stack = digits_stack(Path(scratch), redis, LEASE_S="10")  # nobody lapses because the machine is busy
-        if folder is not None and PHOTOS:
+        if folder is not None and PHOTOGRAPHS:
             _add_networks(stack, Path(scratch) / "models")
         try:
             start(stack)
@@ -55,9 +56,9 @@ def main(folder: Path | None) -> None:
 def _add_networks(stack: Stack, folder: Path) -> None:
     """Serve a classifier and a detector of photographs as well."""
     shutil.copytree(ROOT / "models", folder)
-    for name, module in (("mobilenet", imported), ("yolo", detection)):
-        shutil.copytree(module.NETWORK, folder / name)
-        (folder / name / "model.toml").write_text(module.TOML)
+    for name, network, toml in (("mobilenet", MOBILENET, imported.TOML), ("yolo", YOLO, detection.TOML)):
+        shutil.copytree(network, folder / name)
+        (folder / name / "model.toml").write_text(toml)
     cache = str(folder.parent / "cache")
     stack.environment |= {
         "MODELS_DIR": str(folder),
@@ -125,14 +126,14 @@ def _ask(page: Page, model: str, pictures: list[Path], state: str = "answered") 
 
 def _classified(page: Page) -> None:
     """Several photographs, and the commands that repeat one."""
-    _ask(page, "mobilenet" if PHOTOS else "digits", PHOTOS or [SEVEN] * 3)
+    _ask(page, "mobilenet" if PHOTOGRAPHS else "digits", PHOTOGRAPHS or [SEVEN] * 3)
     page.locator("summary").first.click()
 
 
 def _detected(page: Page) -> None:
     """Boxes over photographs."""
-    if PHOTOS:
-        _ask(page, "yolo", [path for path in PHOTOS if path.stem in ("dog", "person", "sunflower")])
+    if PHOTOGRAPHS:
+        _ask(page, "yolo", [path for path in PHOTOGRAPHS if path.stem in ("dog", "person", "sunflower")])
 
 
 def _drawn(page: Page) -> None:

@@ -3,8 +3,8 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import SEVEN, Visit
-from tests.e2e.conftest import Stack
+from tests.browser.pages import SEVEN, Visit
+from tests.support.stack import Stack
 from tests.test_docs import CLIENTS, told
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Visit
-from tests.e2e.conftest import Stack
+from tests.browser.pages import Visit
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SEVEN, Visit, has_started, holding, until
+from tests.browser.pages import SEVEN, Visit, has_started, holding, until
 from tests.browser.strokes import DIGITS, draw
-from tests.e2e.conftest import Stack
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 

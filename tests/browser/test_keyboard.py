@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SEVEN, Visit
+from tests.browser.pages import SEVEN, Visit
 from tests.browser.strokes import draw
-from tests.e2e.conftest import Stack
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 

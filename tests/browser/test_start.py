@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import SEVEN, Visit, has_started, holding
-from tests.e2e.conftest import Stack
+from tests.browser.pages import SEVEN, Visit, has_started, holding
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Response, expect
 
-from tests.browser.conftest import Visit
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack, shade
-from tests.fakes import eventually
+from tests.browser.pages import Visit
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack, shade
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.chaos import campaign, memory, overload, uploads
 from tests.chaos.campaign import Account
 from tests.chaos.stack import FAULTS
-from tests.conftest import running_redis
+from tests.support.redis_server import running_redis
 
 HEAD = (
     "| fault | strikes | requests | right | refused (503) | cut with their process | lost | wrong "

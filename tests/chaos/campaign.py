@@ -20,9 +20,9 @@ from loadtest.measuring.slo import nearest_rank
 from loadtest.sending.traffic import read_label_file
 from tests.chaos import numbers
 from tests.chaos.stack import ChaosStack
-from tests.conftest import RedisServer
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 REQUEST_TIMEOUT_S: Final = 10.0
 GRACE_S: Final = 1.0

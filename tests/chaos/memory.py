@@ -13,7 +13,7 @@ from tests.chaos import numbers
 from tests.chaos.overload import send
 from tests.chaos.stack import ChaosStack
 from tests.chaos.watch import Watch
-from tests.conftest import RedisServer
+from tests.support.redis_server import RedisServer
 
 _CLIENTS: Final = 32
 WARM: Final = 0.4

@@ -15,8 +15,8 @@ from typing import Any, Final
 from tests.chaos import numbers
 from tests.chaos.stack import ChaosStack
 from tests.chaos.watch import Watch
-from tests.conftest import RedisServer
 from tests.support import ROOT
+from tests.support.redis_server import RedisServer
 
 TIMES: Final = 3
 _CLIENTS: Final = 64

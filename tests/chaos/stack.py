@@ -16,9 +16,9 @@ import psutil
 from broker.connection import connect
 from tests.chaos import numbers
 from tests.chaos.proxy import Proxy
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 LEASE_S: Final = 3.0
 BATCH_S: Final = 0.1

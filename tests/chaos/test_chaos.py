@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos import campaign, memory, overload
 from tests.chaos.stack import FAULTS, ChaosStack
-from tests.conftest import RedisServer
+from tests.support.redis_server import RedisServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

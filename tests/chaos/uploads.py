@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import RedisServer
 from tests.e2e.crowd import KINDS, crowd
 from tests.e2e.hostile_cases import CASES, GOOD, Answer, Case
 from tests.e2e.hostile_stack import Hostile
-from tests.fakes import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)

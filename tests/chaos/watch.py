@@ -9,7 +9,7 @@ from typing import Final
 import psutil
 
 from tests.chaos.stack import ChaosStack
-from tests.conftest import RedisServer
+from tests.support.redis_server import RedisServer
 
 _PROBE_S: Final = 0.5
 
@@ -19,9 +19,8 @@ class Watch(threading.Thread):
 
     def __init__(self, stack: ChaosStack, redis: RedisServer) -> None:
         super().__init__(daemon=True)
-        assert redis.process
         self._stack = stack
-        self._redis = psutil.Process(redis.process.pid)
+        self._redis = psutil.Process(redis.pid)
         self._stopping = threading.Event()
         self.seen: list[dict[str, float]] = []
         """Resident megabytes by kind of process, look by look."""

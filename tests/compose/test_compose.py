@@ -6,8 +6,8 @@ import time
 import httpx
 import pytest
 
-from tests.compose.conftest import DIGITS, MODEL_SERVERS, MODELS, Stack, inspect, run
-from tests.fakes import eventually
+from tests.compose.project import DIGITS, MODEL_SERVERS, MODELS, Stack, inspect, run
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1500)]
 

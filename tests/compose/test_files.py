@@ -6,7 +6,7 @@ import re
 import pytest
 
 from settings import Settings
-from tests.compose.conftest import compose_command, run
+from tests.compose.project import compose_command, run
 from tests.support import ROOT
 
 FIXED_INSIDE = {"BIND", "PORT", "REDIS_URL", "CACHE_DIR"}

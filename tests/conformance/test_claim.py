@@ -12,7 +12,7 @@ from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import State, WorkerState
-from tests.fakes import (
+from tests.support.fakes import (
     CARD,
     KEY_TTL_S,
     MODEL,
@@ -259,7 +259,7 @@ def test_who_is_ready_leaves_nothing_to_one_that_still_loads(
     assert len(claimed) == (2 if mine is WorkerState.READY else 0)
 
 
-def test_a_job_of_an_older_frontend_is_anybody_s(client: redis.Redis, keys: Keys) -> None:
+def test_a_job_without_a_tag_is_anybody_s(client: redis.Redis, keys: Keys) -> None:
     _register_as(client, keys)
     new, new_tag = _register_as(client, keys, side=4)
     enqueue(client, keys, job())

@@ -9,7 +9,7 @@ from broker.consumer import DEAD_LIMIT, DEAD_TTL_S, CompletedJob
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.messages import Failure, Result
-from tests.fakes import MODEL, READY, RESULT_TTL_S, consumer, enqueue, job, lapse, lease, producer
+from tests.support.fakes import MODEL, READY, RESULT_TTL_S, consumer, enqueue, job, lapse, lease, producer
 
 
 def _result(job_id: str) -> Result:

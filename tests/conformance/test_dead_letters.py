@@ -14,18 +14,9 @@ from broker.errors import ClientError, MalformedMessage, Overloaded
 from broker.keys import Keys
 from broker.messages import Job, Pace, Result
 from broker.producer import Limits
-from tests import fakes
-from tests.fakes import (
-    LIMITS,
-    MODEL,
-    READY,
-    RESULT_TTL_S,
-    FakeEngine,
-    consumer,
-    enqueue,
-    job,
-    lease,
-)
+from tests.support import fakes
+from tests.support.fakes import LIMITS, MODEL, READY, RESULT_TTL_S, FakeEngine, consumer, enqueue, job, lease
+from tests.support.waiting import eventually
 
 TIMEOUT_S = 300.0
 
@@ -118,7 +109,7 @@ def test_a_requeued_job_is_claimed_run_and_polled_under_its_new_id(
     (letter,) = box(client, keys).entries()
     assert (letter.id, "a bad build" in letter.reason) == (old.id, True)
     fresh_id = box(client, keys).requeue(old.id, timeout_s=TIMEOUT_S, pace=Pace())
-    fakes.eventually(lambda: fakes.step(worker) == 1)
+    eventually(lambda: fakes.step(worker) == 1)
     polled, before = (fakes.producer(client, keys).poll(MODEL, each) for each in (fresh_id, old.id))
     assert isinstance(polled, Result)
     assert (polled.id, polled.predictions[0].label, polled.attempts) == (fresh_id, "bright", 0)

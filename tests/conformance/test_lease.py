@@ -9,7 +9,7 @@ from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import State, WorkerState
-from tests.fakes import CARD, KEY_TTL_S, MODEL, READY, lapse, lease
+from tests.support.fakes import CARD, KEY_TTL_S, MODEL, READY, lapse, lease
 
 
 def test_registering_publishes_name_card_state_and_lease(client: redis.Redis, keys: Keys) -> None:

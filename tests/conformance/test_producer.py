@@ -14,8 +14,8 @@ from broker.lease import BELL_TOKENS
 from broker.messages import Fit, InputSpec, Pace, Result
 from broker.outage import Outage
 from broker.producer import MAX_RETRY_AFTER_S, PendingJob, Producer
-from tests.conftest import RedisServer
-from tests.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, SPEC, enqueue, job, producer
+from tests.support.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, SPEC, enqueue, job, producer
+from tests.support.redis_server import RedisServer
 
 
 def test_accepting_makes_pending_queue_and_bell(client: redis.Redis, keys: Keys) -> None:

@@ -8,7 +8,7 @@ import redis
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.lease import TOMBSTONE_S
-from tests.fakes import KEY_TTL_S, MODEL, READY, consumer, enqueue, job, lapse, lease
+from tests.support.fakes import KEY_TTL_S, MODEL, READY, consumer, enqueue, job, lapse, lease
 
 
 def _queue(client: redis.Redis, keys: Keys) -> list[str]:

@@ -13,7 +13,8 @@ from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import State, WorkerState
 from broker.registry import SNAPSHOT_S, ModelView, Registry
-from tests.fakes import CARD, KEY_TTL_S, MODEL, READY, enqueue, eventually, job, lapse, lease
+from tests.support.fakes import CARD, KEY_TTL_S, MODEL, READY, enqueue, job, lapse, lease
+from tests.support.waiting import eventually
 
 
 def test_an_empty_redis_has_no_models(client: redis.Redis, keys: Keys) -> None:

@@ -12,8 +12,9 @@ from broker.connection import connect
 from broker.keys import Keys
 from broker.messages import Result
 from broker.replies import Replies, Waiter
-from tests.conftest import RedisServer
-from tests.fakes import MODEL, eventually
+from tests.support.fakes import MODEL
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 NEVER_S = 1000.0
 

@@ -16,8 +16,8 @@ from broker.keys import Keys
 from broker.messages import Job, Pace
 from broker.producer import Producer
 from tests.conformance.test_dead_letters import TIMEOUT_S, box, bury, queued
-from tests.conftest import RedisServer
-from tests.fakes import MODEL, job
+from tests.support.fakes import MODEL, job
+from tests.support.redis_server import RedisServer
 
 
 def test_who_dies_before_it_is_queued_has_lost_nothing(

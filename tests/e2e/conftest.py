@@ -1,151 +1,20 @@
-"""Real processes: Gunicorn, model servers and a Redis, started, killed and waited for."""
+"""Fixtures of real processes: a web tier over a Redis, without a model server yet."""
 
-import io
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from PIL import Image
 
-from broker.connection import connect
-from broker.keys import Keys
-from tests.conftest import RedisServer
 from tests.e2e import told_server
-from tests.fakes import eventually
-from tests.support import ROOT
-from tests.web.conftest import environment, service
-
-__all__ = ["environment", "service"]
-
-MODEL = "shades"
-START_S = 60.0
-"""A process starts in two or three seconds, but in thirty where others have the cores."""
-
-
-def free_port() -> int:
-    """A port that nobody had a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def shade(value: int) -> bytes:
-    """An even grey picture as PNG."""
-    buffer = io.BytesIO()
-    Image.new("L", (32, 24), value).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def wait_until_accepted(server: RedisServer, count: int) -> None:
-    """Until so many jobs of shades are accepted; none may have been before."""
-    with connect(server.url, timeout_s=5) as client:
-        eventually(lambda: len(client.keys(Keys("bw:").of(MODEL).result("*"))) == count)
-
-
-class Stack:
-    """The service's processes over one Redis."""
-
-    def __init__(self, folder: Path, redis_url: str, model: str = MODEL) -> None:
-        self.model = model
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.executions = folder / "executions"
-        self.executions.touch()
-        self._folder = folder
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self.environment = {
-            **os.environ,
-            "REDIS_URL": redis_url,
-            "PORT": str(self.port),
-            "MODELS": model,
-            "MODELS_DIR": str(ROOT / "tests" / "e2e" / "models"),
-            "WEB_WORKERS": "1",
-            "LEASE_S": "1",
-        }
-
-    def start(self, *command: str, log: str) -> subprocess.Popen[bytes]:
-        """Start a Python program of the project."""
-        with (self._folder / f"{log}.log").open("ab") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                cwd=ROOT,
-                env=self.environment,
-                stdout=file,
-                stderr=file,
-                stdin=subprocess.DEVNULL,
-            )
-        self._processes.append(process)
-        return process
-
-    def start_web(self) -> subprocess.Popen[bytes]:
-        """Start Gunicorn and wait until it answers."""
-        process = self.start("gunicorn", "-c", "web/gunicorn.conf.py", log="web")
-        eventually(lambda: self.answers("/healthz"), within_s=START_S)
-        return process
-
-    def start_model_server(self, *, delay_s: float = 0.0) -> subprocess.Popen[bytes]:
-        """Start a model server of shades and wait until one more worker is ready."""
-        before = self.ready_workers()
-        process = self.start(
-            "tests.e2e.shades_server", str(self.executions), str(delay_s), log="model_server"
-        )
-        # By id: one that was counted before may lapse meanwhile.
-        eventually(lambda: bool(self.ready_workers() - before), within_s=START_S)
-        return process
-
-    def answers(self, path: str) -> bool:
-        """Whether a GET gives 200."""
-        try:
-            return httpx.get(self.url + path, trust_env=False, timeout=5).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def text(self, path: str) -> str:
-        """The body of a GET."""
-        return httpx.get(self.url + path, trust_env=False, timeout=START_S).text
-
-    def ready_workers(self) -> set[str]:
-        """The ids of the live workers of the model that are ready, as /models shows them."""
-        try:
-            models = httpx.get(f"{self.url}/models", trust_env=False, timeout=5).json()["models"]
-        except (httpx.HTTPError, KeyError):
-            return set()
-        return {
-            worker["id"]
-            for model in models
-            if model["model"] == self.model
-            for worker in model["workers"]
-            if worker["state"] == "ready"
-        }
-
-    def executed(self) -> list[int]:
-        """Every shade that a network has seen, repeats included."""
-        return [int(line) for line in self.executions.read_text().split()]
-
-    def stop(self) -> None:
-        """End what still runs."""
-        for process in reversed(self._processes):
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait(timeout=20)
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack, web_up
 
 
 @pytest.fixture
 def stack(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
     """A stack with its web tier up and no model server yet."""
-    made = Stack(tmp_path, own_redis.url)
-    try:
-        made.start_web()
-        yield made
-    finally:
-        made.stop()
+    with web_up(Stack(tmp_path, own_redis.url)) as stack:
+        yield stack
 
 
 @pytest.fixture
@@ -154,8 +23,5 @@ def told(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
     made = Stack(tmp_path, own_redis.url, "told")
     made.environment["MODELS_DIR"] = str(tmp_path / "models")
     told_server.write(tmp_path / "models" / "told")
-    try:
-        made.start_web()
+    with web_up(made):
         yield made
-    finally:
-        made.stop()

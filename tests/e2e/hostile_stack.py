@@ -6,10 +6,10 @@ from pathlib import Path
 import psutil
 
 from broker.connection import connect
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
 from tests.e2e.hostile_cases import GOOD, MAX_UPLOAD_MB, Answer, Case, talk
-from tests.fakes import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 
 class Hostile(Stack):

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack, shade
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack, shade
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -7,10 +7,10 @@ import sys
 import httpx
 import pytest
 
-from tests.e2e.conftest import MODEL, Stack, shade
 from tests.e2e.shades_server import ABORT
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.stack import MODEL, Stack, shade
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -12,19 +12,15 @@ from PIL import Image
 
 from model_server.engines.openvino import runtime
 from pictures.annotate import colour
-from settings import PROJECT
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
-
-SHARED = PROJECT.parent / "shared"
-NETWORK = SHARED / "models" / "yolo-fastest-xl"
-PHOTOS = SHARED / "photos"
+from tests.support.real_data import PHOTOS, YOLO, needs
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(not (NETWORK.is_dir() and PHOTOS.is_dir()), reason=f"{NETWORK} is not here"),
+    needs(YOLO, PHOTOS),
 ]
 
 TOML = """task = "detection"
@@ -68,7 +64,7 @@ def served(request: pytest.FixtureRequest, own_redis: RedisServer, tmp_path: Pat
         pytest.skip(runtime.lacks(precision))
     folder = tmp_path / "models" / "yolo"
     folder.mkdir(parents=True)
-    for each in NETWORK.iterdir():
+    for each in YOLO.iterdir():
         shutil.copyfile(each, folder / each.name)
     (folder / "model.toml").write_text(TOML)
     stack = Stack(tmp_path, own_redis.url, "yolo")

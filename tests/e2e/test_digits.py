@@ -14,19 +14,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
 from tests.support import ROOT
-
-MNIST = ROOT.parent / "shared" / "data" / "mnist.npz"
+from tests.support.real_data import MNIST, needs
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        not MNIST.is_file(), reason="MNIST is not at hand: shared/data/mnist.npz beside the project"
-    ),
+    needs(MNIST),
 ]
 
 

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import running_redis
 from tests.e2e.crowd import crowd
 from tests.e2e.hostile_cases import CASES, GOOD, Answer, Case
 from tests.e2e.hostile_stack import Hostile
-from tests.fakes import eventually
+from tests.support.redis_server import running_redis
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -8,19 +8,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
-from tests.support import ROOT
+from tests.support.real_data import MOBILENET, PHOTOS, needs
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
-SHARED = ROOT.parent / "shared"
-NETWORK = SHARED / "models" / "mobilenet-v2-imagenet"
-EXPECTED = SHARED / "photos" / "expected.json"
+EXPECTED = PHOTOS / "expected.json"
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(not NETWORK.is_dir(), reason="no ../shared/models/mobilenet-v2-imagenet"),
+    needs(MOBILENET, EXPECTED),
 ]
 
 TOML = """task = "classification"
@@ -42,7 +40,7 @@ normalise = "none"  # the file takes bytes, and normalises them itself
 def stack(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
     """The real model server, with a folder made of the network, behind the real web tier."""
     folder = tmp_path / "models" / "mobilenet"
-    shutil.copytree(NETWORK, folder)
+    shutil.copytree(MOBILENET, folder)
     (folder / "model.toml").write_text(TOML)
     made = Stack(tmp_path, own_redis.url, "mobilenet")
     made.environment |= {
@@ -69,5 +67,5 @@ def test_a_quantised_mobilenet_tells_what_is_on_the_photos(stack: Stack) -> None
     assert [each[0]["label"] for each in told] == list(expected.values())
     assert all(0.3 < each[0]["probability"] <= 1 and len(each) == 5 for each in told)
     assert {(each["engine"], each["precision"]) for each in answer["results"]} == {("openvino", "int8")}
-    labels = (NETWORK / "imagenet_labels.txt").read_text("utf-8").splitlines()
+    labels = (MOBILENET / "imagenet_labels.txt").read_text("utf-8").splitlines()
     assert all(labels[int(each[0]["class_id"])] == each[0]["label"] for each in told)

@@ -14,9 +14,9 @@ import pytest
 
 from broker.connection import connect
 from model_server.serving.lease_keeper import EXIT_HUNG
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack, shade, wait_until_accepted
-from tests.fakes import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack, shade, wait_until_accepted
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

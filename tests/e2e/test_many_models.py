@@ -16,10 +16,10 @@ from broker.connection import connect
 from broker.keys import Keys
 from model_server.serving.device import PATIENCE_S
 from model_server.serving.lease_keeper import EXIT_HUNG
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack, shade
 from tests.e2e.told_server import write
-from tests.fakes import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack, shade
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

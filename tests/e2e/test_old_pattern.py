@@ -1,6 +1,7 @@
 """The eight defects of the pattern that this project comes from (docs/decisions.md), each as a test.
 
-Real Gunicorn, real model servers, a real Redis; only the network is the tests' own.
+Real Gunicorn, real model servers, a real Redis; only the network is the tests' own. The fourth defect,
+polling by sleep, is tested in tests/web/routes/test_waiting.py: it needs the web tier in its own process.
 """
 
 import collections
@@ -19,11 +20,10 @@ from broker import codec
 from broker.connection import connect
 from broker.keys import Keys
 from broker.messages import Job
-from tests.conftest import RedisServer
-from tests.e2e.conftest import MODEL, Stack, shade, wait_until_accepted
 from tests.e2e.shades_server import ABORT, RAISE
-from tests.fakes import eventually
-from tests.web.conftest import Service, png
+from tests.support.redis_server import RedisServer
+from tests.support.stack import MODEL, Stack, shade, wait_until_accepted
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -97,20 +97,6 @@ def test_3_a_client_that_leaves_leaks_no_key(stack: Stack, own_redis: RedisServe
         assert all(client.ttl(name) > 0 for name in client.keys())
     # What waited behind the first batch was never run: its client had gone.
     assert len(stack.executed()) < 5
-
-
-def test_4_nothing_sleeps_between_a_picture_and_its_answer(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # With every fallback look-up beyond the deadline, only wake-ups can bring the answer in time.
-    monkeypatch.setattr("model_server.serving.worker.IDLE_S", 4.0)
-    monkeypatch.setattr("web.jobs.LOOK_AT_CLIENT_S", 1000.0)
-    service.app.extensions["frontend"].replies._reread_s = 1000.0
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("something sleeps"))
-    service.start_worker()
-    for value in (0, 128, 255):
-        response = service.client.post("/predict", data=png(value), content_type="image/png")
-        assert response.status_code == 200
 
 
 def test_5_a_picture_goes_through_redis_as_uint8() -> None:

@@ -10,21 +10,17 @@ import httpx
 import pytest
 
 from model_server.catalogue.model_spec import read_model
-from tests.conftest import RedisServer, running_redis
-from tests.e2e.conftest import Stack, shade
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.real_data import CIFAR10, PHOTOS, needs
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.stack import Stack, shade
+from tests.support.waiting import eventually
 
-SHARED: Final = ROOT.parent / "shared"
-CIFAR10: Final = SHARED / "data" / "cifar10.zip"
+CAT: Final = PHOTOS / "cat_720p.jpg"
 BUNDLED: Final = ROOT / "models" / "photos10" / "photos10.keras"
 CLASSES: Final = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
-)
-
-needs_cifar10 = pytest.mark.skipif(
-    not CIFAR10.is_file(), reason="CIFAR-10 is not at hand: shared/data/cifar10.zip beside the project"
 )
 
 
@@ -78,7 +74,7 @@ def test_any_picture_gets_classes_and_probabilities(photos10: Stack) -> None:
     assert 0.3 < sum(each["probability"] for each in predictions) <= 1.001
 
 
-@needs_cifar10
+@needs(CIFAR10)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_nine_in_ten_test_pictures_are_named_rightly(photos10: Stack) -> None:
@@ -90,9 +86,9 @@ def test_nine_in_ten_test_pictures_are_named_rightly(photos10: Stack) -> None:
     assert right >= 9000
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="there are no photos: shared/photos beside the project")
+@needs(CAT)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_large_photo_of_one_thing_is_named_rightly(photos10: Stack) -> None:
-    predictions = _answers(photos10, [(SHARED / "photos" / "cat_720p.jpg").read_bytes()])[0]
+    predictions = _answers(photos10, [CAT.read_bytes()])[0]
     assert predictions[0]["label"] == "cat", predictions

@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from broker.connection import connect
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack, shade
-from tests.fakes import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack, shade
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

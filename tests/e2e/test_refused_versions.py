@@ -7,11 +7,11 @@ import httpx
 import pytest
 
 from tests.e2e import versions
-from tests.e2e.conftest import Stack
 from tests.e2e.told_server import write
 from tests.e2e.versions import MODEL
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

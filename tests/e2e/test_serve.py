@@ -19,10 +19,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from deploy.serve.programs import redis_command
-from tests.conftest import RedisServer
-from tests.e2e.conftest import free_port
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.redis_server import RedisServer
+from tests.support.stack import free_port
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from broker.connection import connect
-from tests.conftest import RedisServer
 from tests.e2e import versions
-from tests.e2e.conftest import Stack
 from tests.e2e.told_server import write
 from tests.e2e.versions import MODEL
-from tests.fakes import eventually
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 
 from model_server.catalogue.model_spec import read_model
-from tests.e2e.conftest import Stack, shade
-from tests.fakes import eventually
+from tests.support.stack import Stack, shade
+from tests.support.waiting import eventually
 
 MODEL = "told"
 

@@ -18,14 +18,13 @@ from model_server import engines
 from model_server.catalogue.model_spec import read_model
 from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.real_data import MNIST, PHOTOS
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 PYTHON = ROOT / "var" / "importers" / "bin" / "python"
-SHARED = ROOT.parent / "shared"
-MNIST = SHARED / "data" / "mnist.npz"
 
 pytestmark = [
     pytest.mark.importers,
@@ -123,7 +122,7 @@ def _scenes(folder: Path) -> None:
     for number, size in enumerate([(640, 360), (300, 500), (256, 256), (1000, 270)]):
         rough = chance.integers(0, 256, (6, 9, 3), dtype=np.uint8)
         Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC).save(folder / f"drawn{number}.png")
-    for path in sorted((SHARED / "photos").glob("*.[jb][pm][gp]"))[:5]:
+    for path in sorted(PHOTOS.glob("*.[jb][pm][gp]"))[:5]:
         Image.open(path).convert("RGB").save(folder / f"{path.stem}.png")
 
 

@@ -15,10 +15,10 @@ from loadtest.cli.main import main
 from loadtest.cli.options import parse
 from loadtest.sending.messages import Target, Traffic
 from loadtest.sending.server import Server
-from tests.fakes import eventually
 from tests.loadtest.running import run
 from tests.loadtest.stub import Script, answer, prediction, stub_server
 from tests.support import ROOT
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow  # each starts a client process or two: half a second
 

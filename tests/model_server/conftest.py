@@ -8,9 +8,10 @@ import redis
 
 from broker.keys import Keys
 from model_server.serving.worker import Worker
-from tests import fakes
-from tests.fakes import FakeEngine, eventually
 from tests.model_server.serving.versioned import Model
+from tests.support import fakes
+from tests.support.fakes import FakeEngine
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 from broker.errors import ClientError
 from broker.messages import Fit, InputSpec
 from pictures.decode import MAX_SIDE, ImageTooLarge, InvalidImage, UnsupportedFormat, decode, prepare
-from tests.web.conftest import encoded
+from tests.support.pictures import encoded
 
 MANY = 10_000_000
 RED = (250, 10, 20)

@@ -6,7 +6,7 @@ from PIL import ExifTags, Image
 
 from broker.messages import Fit, InputSpec
 from pictures.decode import MAX_SIDE, _decode, _needed_side, decode, fit, prepare
-from tests.web.conftest import encoded
+from tests.support.pictures import encoded
 
 MANY = 10_000_000
 RED = (250, 10, 20)

@@ -8,7 +8,7 @@ from PIL import Image
 from pictures import jpeg_scans
 from pictures.decode import InvalidImage, decode
 from tests.e2e.hostile_cases import painted_over
-from tests.web.conftest import encoded
+from tests.support.pictures import encoded
 
 MANY = 10_000_000
 

@@ -16,12 +16,12 @@ from PIL import Image, ImageDraw
 
 from pictures.decode import fit
 from tests.support import ROOT
+from tests.support.real_data import MNIST, needs
 from training.pictures import INPUT, Digits, as_served, photographed, read_npz
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 BUNDLED: Final = ROOT / "models" / "digits" / "digits.keras"
-MNIST = ROOT.parent / "shared" / "data" / "mnist.npz"
 
 # Prints one JSON line: what the file holds and the class that it gives each picture of an .npy.
 JUDGE: Final = """
@@ -146,9 +146,7 @@ def test_bundled_network_names_drawn_digits(tmp_path: Path) -> None:
     assert answer["classes"] == list(range(10)) * len(pages)
 
 
-@pytest.mark.skipif(
-    not MNIST.exists(), reason="MNIST is not at hand: shared/data/mnist.npz beside the project"
-)
+@needs(MNIST)
 def test_bundled_network_is_right_on_mnist(tmp_path: Path) -> None:
     test = read_npz(MNIST)[1]
     pictures = np.concatenate([as_served(test.pictures), photographed(test.pictures, seed=2)])

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.waiting import eventually
 from tests.training.folders import COLOURS, picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from model_server.catalogue.model_spec import read_model
-from tests.conftest import RedisServer
-from tests.e2e.conftest import Stack
-from tests.fakes import eventually
 from tests.support import ROOT
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 from tests.training.folders import COLOURS, fill, picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

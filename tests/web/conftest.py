@@ -1,58 +1,20 @@
 """The web tier over a real Redis, with a worker whose network tells dark from bright."""
 
-import io
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
-from flask import Flask
-from flask.testing import FlaskClient
-from PIL import Image
 
 from broker.keys import Keys
-from model_server.serving.worker import Worker
 from settings import Settings
-from tests import fakes
-from tests.fakes import MODEL, FakeEngine
+from tests.support import fakes
+from tests.support.fakes import MODEL, FakeEngine
+from tests.support.service import Service, disconnect
 from tests.web.server.serving import Serving
 from web.app import create_app
 from web.server import request_reader, stages
-
-
-def png(value: int, *, size: tuple[int, int] = (40, 30)) -> bytes:
-    """A grey picture as PNG."""
-    return encoded(Image.new("L", size, value))
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:
-    """A picture as a file of that kind."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **how)
-    return buffer.getvalue()
-
-
-def form(*pictures: bytes, field: str = "image") -> dict[str, object]:
-    """A form with these pictures, as the test client takes it."""
-    return {field: [(io.BytesIO(each), f"{number}.png") for number, each in enumerate(pictures)]}
-
-
-@dataclass
-class Service:
-    """A web tier and one worker, in this process."""
-
-    app: Flask
-    client: FlaskClient
-    engine: FakeEngine
-    worker: Worker
-    start_worker: Callable[[], None]
-
-
-def disconnect(app: Flask) -> None:
-    """Close its connections to Redis, which a web process has until its end."""
-    app.extensions["frontend"].producer._redis.close()
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from PIL import Image
 from broker.errors import ClientError
 from broker.messages import Fit, InputSpec
 from pictures.decode import FORMATS, prepare
-from tests.web.conftest import Service, png
+from tests.support.pictures import png
+from tests.support.service import Service
 from web.server.request_reader import Arrival
 
 EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "0"))

@@ -1,7 +1,6 @@
 """/openapi.json: OpenAPI 3.1, made of the table of operations, the types in it and the app's own routes.
 
-Owns how those become a document; apispec puts it together, and msgspec turns types into JSON Schema. Knows
-no route by name.
+Owns how those become a document; msgspec turns types into JSON Schema. Knows no route by name.
 """
 
 import re
@@ -10,7 +9,6 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-from apispec import APISpec
 from werkzeug.routing import Map
 
 from broker.errors import ServiceError
@@ -46,17 +44,20 @@ def document(routes: Map, *, root: str, top_max: int | None) -> Json:
 
     `top_max`: the most predictions that any model gives, None while none is known.
     """
-    servers: Json = {"servers": [{"url": root}]} if root else {}
-    spec = APISpec(TITLE, VERSION, "3.1.0", info={"description": _ABOUT}, **servers)
-    for name, schema in _schemas().items():
-        spec.components.schema(name, schema)
     rules = {rule.endpoint: rule for rule in routes.iter_rules()}
+    paths: Json = {}
     for endpoint, operation in OPERATIONS.items():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rules[endpoint].rule)
         (method,) = (rules[endpoint].methods or set()) - {"HEAD", "OPTIONS"}
-        spec.path(path, operations={method.lower(): _operation(operation)})
-    made: Json = _bounded(spec.to_dict(), top_max or MOST)
-    return made
+        paths.setdefault(path, {})[method.lower()] = _operation(operation)
+    whole: Json = {
+        "openapi": "3.1.0",
+        "info": {"title": TITLE, "version": VERSION, "description": _ABOUT},
+        **({"servers": [{"url": root}]} if root else {}),
+        "paths": paths,
+        "components": {"schemas": _schemas()},
+    }
+    return dict(_bounded(whole, top_max or MOST))
 
 
 def _schemas() -> dict[str, Json]:
@@ -86,7 +87,7 @@ def _tidy(schema: Json) -> Json:
 
 
 def _closed(schema: Any) -> Any:  # noqa: ANN401 - JSON
-    """Without `"items": false` in tuples, which apispec takes for a type's name: their `maxItems` says it.
+    """Without `"items": false` in tuples: `maxItems` says it, and many tools read no boolean schema.
 
     A multiple of 1 is called an integer.
     """

@@ -1,7 +1,7 @@
-"""A reason for people who can't mend it: its first sentence, and none of this machine's folders.
+"""A reason for people who can't act on it: its first sentence, the rest a click away.
 
-Owns that cut for pages as they are sent; static/reason.js makes the same one (a test compares them). What
-programs get is whole.
+Owns that cut for pages as they are sent; static/reason.js makes the same one (a test compares them). Programs
+get the whole. Paths of a server's folders are not in it: the model server leaves them out.
 """
 
 import re
@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 MOST: Final = 200
 """Characters of a first sentence; some libraries never come to its end."""
 
-_FOLDERS: Final = re.compile(r"(?<![\w/.~-])(?:file://)?/(?!/)(?:[^\s/'\"`(),:;]+/)+")
 _FIRST: Final = re.compile(r".*?[.!?](?=\s+[A-Z])", re.DOTALL)
 
 
@@ -23,7 +22,7 @@ class ShownReason(NamedTuple):
 
 def told(reason: str) -> ShownReason:
     """A reason as a page tells it."""
-    whole = _FOLDERS.sub("", reason).strip()
+    whole = reason.strip()
     found = _FIRST.match(whole)
     first = found[0] if found else whole
     return ShownReason(first if len(first) <= MOST else f"{first[:MOST].rstrip()} …", whole)

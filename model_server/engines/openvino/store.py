@@ -114,11 +114,11 @@ class Store:
             manifest = {"model": model, "ingredients": ingredients, "bytes": sizes, **told}
             (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
             for each in folder.iterdir():
-                _sync(each)
+                sync(each)
             if path.exists():  # broken, or made better: who has it open keeps what he has
                 path.rename(folder.with_name(folder.name + ".old"))
             folder.rename(path)
-            _sync(path.parent)
+            sync(path.parent)
         shutil.rmtree(folder.with_name(folder.name + ".old"), ignore_errors=True)
         self._prune(model)
         return StoreEntry(path)
@@ -236,7 +236,7 @@ def _is_of(path: Path, model: str) -> bool:
     return path.is_dir() and len(name) == 16 and "-" not in name
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make a file or a folder survive a power cut: a rename may otherwise come before the content."""
     handle = os.open(path, os.O_RDONLY)
     try:

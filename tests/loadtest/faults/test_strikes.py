@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.faults.strikes import Faults
 from loadtest.measuring.figures import Strike
-from tests.fakes import eventually
+from tests.support.waiting import eventually
 
 SLEEP = f"{sys.executable} -c 'import time; time.sleep(600)'"
 

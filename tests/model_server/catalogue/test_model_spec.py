@@ -217,41 +217,39 @@ def test_a_refusal_names_the_line_the_key_and_what_is_allowed(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "words"),
+    ("old", "new", "line"),
     [
-        ("top = 2", "top = two", 4, "a text needs straight quotes"),
-        ('"unit"', "", 13, "a text needs straight quotes"),
-        ('"pad"', "“pad”", 12, "a text needs straight quotes"),
-        ('"pad"', '"pad', 12, "no quote at its end"),
-        ('"unit"', '"unit', 13, "no quote at its end"),
-        ('"pad"', "'pad", 12, "no quote at its end"),
-        ('"net.keras"', '"nets\\mine.keras"', 7, "write \\\\ for each"),
-        ("top = 2", "top: 2", 4, 'no "=" after the key'),
-        ("top = 2", "top = 2 3", 4, "something stands after the value"),
-        ("[source]", "[source", 5, 'no "]" after it'),
-        ('"unit"', "{ mean = [1, 2", 13, 'a list has no "]"'),
-        ('"unit"', "{ mean = [1, 2, 3]", 13, 'a table has no "}"'),
-        ("height = 3", "width = 3", 10, "a key is there twice"),
-        ("[input]", "[source]", 8, "a [table] is there twice"),
-        ("top = 2", "= 2", 4, "key = value, [table] or # a comment"),
+        ("top = 2", "top = two", 4),
+        ('"unit"', "", 13),
+        ('"pad"', "“pad”", 12),
+        ('"pad"', '"pad', 12),
+        ('"unit"', '"unit', 13),
+        ('"pad"', "'pad", 12),
+        ('"net.keras"', '"nets\\mine.keras"', 7),
+        ("top = 2", "top: 2", 4),
+        ("top = 2", "top = 2 3", 4),
+        ("[source]", "[source", 5),
+        ("[source]", "[]", 5),
+        ('"unit"', "{ mean = [1, 2", 13),
+        ('"unit"', "{ mean = [1, 2, 3]", 13),
+        ("height = 3", "width = 3", 10),
+        ("[input]", "[source]", 8),
+        ("top = 2", "= 2", 4),
     ],
 )
-def test_what_is_no_toml_is_refused_with_its_line_in_plain_words(
-    tmp_path: Path, old: str, new: str, line: int, words: str
+def test_what_is_not_toml_is_refused_with_its_line_and_what_tomllib_says(
+    tmp_path: Path, old: str, new: str, line: int
 ) -> None:
     assert old in TOML
     toml = TOML.replace(old, new)
     with pytest.raises(tomllib.TOMLDecodeError) as said:
         tomllib.loads(toml)
-    with pytest.raises(CatalogueError, match=f"net/model.toml, line {line}: ") as refusal:
+    with pytest.raises(CatalogueError) as refusal:
         read_model(_folder(tmp_path, toml), "net")
-    assert words in str(refusal.value)
-    assert f"({said.value}). docs/models.md" in str(refusal.value)
-
-
-def test_what_tomllib_may_say_besides_is_told_as_it_says_it(tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match=r"line 5: this is not TOML \(Invalid initial character"):
-        read_model(_folder(tmp_path, TOML.replace("[source]", "[]")), "net")
+    assert f"net/model.toml, line {line}: this is not valid TOML: {said.value}. A line is" in str(
+        refusal.value
+    )
+    assert "straight quotes" in str(refusal.value)
 
 
 def test_a_model_toml_of_another_coding_is_refused_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from deploy.serve import programs
 from model_server.commands import dead_letters
 from settings import EMBEDDED_REDIS, PROJECT
 from tests.conformance.test_dead_letters import bury, queued
-from tests.fakes import MODEL, READY, enqueue, job, lease
+from tests.support.fakes import MODEL, READY, enqueue, job, lease
 
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 

@@ -14,11 +14,11 @@ from PIL import Image
 from settings import PROJECT
 from tests.model_server.darknet import published
 from tests.model_server.darknet.published import convolution, head
+from tests.support.real_data import PHOTOS, YOLO, needs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-XL = PROJECT.parent / "shared" / "models" / "yolo-fastest-xl"
-PHOTO = PROJECT.parent / "shared" / "photos" / "dog.jpg"
+PHOTO = PHOTOS / "dog.jpg"
 NET = "[net]\nwidth={0}\nheight={0}\nchannels=3\n"
 LAST = "[convolutional]\nfilters=6\nsize=1\nactivation=linear\n"
 
@@ -87,7 +87,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("linear", "relu6"):
         wide = _pixels(32) * 200 - 100
         (add(f"to 6 {name}", NET.format(32) + TO_6.format(name), wide) / "ours only").touch()
-    if XL.is_dir() and PHOTO.is_file():
+    if YOLO.is_dir() and PHOTO.is_file():
         _add_photo(folder / "yolo-fastest-xl")
     command = [sys.executable, "-m", "tests.model_server.darknet.both", str(folder)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
@@ -97,8 +97,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _add_photo(case: Path) -> None:
     case.mkdir()
-    shutil.copy(XL / "yolo-fastest-1.1-xl.cfg", case / "network.cfg")
-    shutil.copy(XL / "yolo-fastest-1.1-xl.weights", case / "network.weights")
+    shutil.copy(YOLO / "yolo-fastest-1.1-xl.cfg", case / "network.cfg")
+    shutil.copy(YOLO / "yolo-fastest-1.1-xl.weights", case / "network.weights")
     with Image.open(PHOTO) as photo:
         pixels = np.asarray(photo.resize((320, 320), Image.Resampling.BILINEAR), np.float32) / 255
     np.save(case / "pixels.npy", pixels[None])
@@ -126,9 +126,8 @@ def test_a_detector_gives_what_opencv_gives(cases: Path, name: str) -> None:
     _assert_same_detections(cases / name)
 
 
+@needs(YOLO, PHOTO)
 def test_real_weights_give_what_opencv_gives(cases: Path) -> None:
-    if not (cases / "yolo-fastest-xl").is_dir():
-        pytest.skip("../shared/models/yolo-fastest-xl is not here")
     _assert_same_detections(cases / "yolo-fastest-xl")
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import runtime, store
-from tests.fakes import SPEC
+from tests.support.fakes import SPEC
 
 # After openvino_runtime, which blocks its telemetry.
 from openvino import Model, opset13  # isort: skip

@@ -15,7 +15,7 @@ from model_server.engines import Outputs
 from model_server.serving import batching
 from model_server.serving.batching import Batch
 from pictures import refit
-from tests.fakes import SPEC, FakeEngine, job
+from tests.support.fakes import SPEC, FakeEngine, job
 
 NOW = 1000.0
 

@@ -3,7 +3,7 @@
 import threading
 
 from model_server.serving.device import Device
-from tests.fakes import eventually
+from tests.support.waiting import eventually
 
 
 def test_it_is_handed_on_in_the_order_of_asking() -> None:

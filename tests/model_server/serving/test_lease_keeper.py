@@ -10,8 +10,9 @@ from broker.keys import Keys
 from broker.lease import Lease
 from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.worker import Worker
-from tests import fakes
-from tests.fakes import MODEL, READY, FakeEngine, enqueue, job, lapse
+from tests.support import fakes
+from tests.support.fakes import MODEL, READY, FakeEngine, enqueue, job, lapse
+from tests.support.waiting import eventually
 
 LEASE_S = 3.0
 
@@ -153,9 +154,7 @@ def test_the_thread_renews_while_the_worker_s_thread_is_busy(
     assert first is not None
     keeper.start()
     try:
-        fakes.eventually(
-            lambda: (client.zscore(keys.of(MODEL).workers, worker.lease.worker) or 0) > first + 0.5
-        )
+        eventually(lambda: (client.zscore(keys.of(MODEL).workers, worker.lease.worker) or 0) > first + 0.5)
     finally:
         keeper.close()
     assert not keeper.is_alive()

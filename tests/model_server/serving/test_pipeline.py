@@ -8,7 +8,7 @@ import pytest
 from broker.errors import BrokerUnavailable
 from model_server.serving.device import Device
 from model_server.serving.pipeline import Pipeline
-from tests.fakes import eventually
+from tests.support.waiting import eventually
 
 WAIT_S = 20
 

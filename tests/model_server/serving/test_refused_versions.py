@@ -8,9 +8,9 @@ import redis
 from broker.errors import ModelUnavailable
 from broker.keys import Keys
 from model_server.catalogue.model_spec import CatalogueError
-from tests import fakes
-from tests.fakes import eventually
 from tests.model_server.serving.versioned import Model, failed
+from tests.support import fakes
+from tests.support.waiting import eventually
 
 
 def test_a_model_that_can_t_even_be_staffed_fails_alone_and_is_taken_up_once_it_can(

@@ -13,7 +13,7 @@ from broker.keys import Keys
 from broker.lease import Lease
 from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.worker import Worker
-from tests.fakes import MODEL, enqueue, job, result, step
+from tests.support.fakes import MODEL, enqueue, job, result, step
 
 
 def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_through(

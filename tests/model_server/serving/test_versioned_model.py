@@ -7,9 +7,10 @@ import redis
 
 from broker.keys import Keys
 from model_server.serving.versioned_model import VersionedModel
-from tests import fakes
-from tests.fakes import MODEL, enqueue, eventually, job
 from tests.model_server.serving.versioned import Model
+from tests.support import fakes
+from tests.support.fakes import MODEL, enqueue, job
+from tests.support.waiting import eventually
 
 
 def test_a_change_is_loaded_once_and_the_old_worker_has_left(model: Model) -> None:

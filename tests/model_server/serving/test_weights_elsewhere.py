@@ -10,9 +10,9 @@ import redis
 from broker.keys import Keys
 from model_server.catalogue import folder_watch, model_spec
 from model_server.catalogue.model_spec import KerasApplication, ModelSpec
-from tests import fakes
-from tests.fakes import eventually
 from tests.model_server.serving.versioned import Model
+from tests.support import fakes
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

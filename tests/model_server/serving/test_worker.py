@@ -16,8 +16,9 @@ from broker.messages import State, WorkerState
 from broker.producer import PendingJob
 from broker.registry import Registry
 from model_server.serving.worker import Worker
-from tests import fakes
-from tests.fakes import MODEL, FakeEngine, enqueue, eventually, job, result, step
+from tests.support import fakes
+from tests.support.fakes import MODEL, FakeEngine, enqueue, job, result, step
+from tests.support.waiting import eventually
 
 
 def test_a_batch_is_claimed_run_once_and_completed(

@@ -14,9 +14,10 @@ from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.producer import PendingJob
 from model_server.serving.worker import Worker
-from tests import fakes
-from tests.conftest import RedisServer
-from tests.fakes import MODEL, READY, FakeEngine, enqueue, eventually, job, lapse, result, step
+from tests.support import fakes
+from tests.support.fakes import MODEL, READY, FakeEngine, enqueue, job, lapse, result, step
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 
 def test_a_reaped_worker_goes_on_under_a_new_id(client: redis.Redis, keys: Keys, worker: Worker) -> None:

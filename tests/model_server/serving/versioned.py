@@ -16,8 +16,9 @@ from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Engine
 from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
-from tests import fakes
-from tests.fakes import MODEL, FakeEngine, eventually
+from tests.support import fakes
+from tests.support.fakes import MODEL, FakeEngine
+from tests.support.waiting import eventually
 
 
 class Model:

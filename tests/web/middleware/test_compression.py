@@ -7,7 +7,8 @@ import pytest
 from flask import Flask
 from flask_compress import flask_compress
 
-from tests.web.conftest import Service, png
+from tests.support.pictures import png
+from tests.support.service import Service
 from web.middleware.compression import LEAST_BYTES
 
 

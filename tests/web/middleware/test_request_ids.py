@@ -8,8 +8,10 @@ import pytest
 import redis
 
 from broker.keys import Keys
-from tests.fakes import MODEL, eventually
-from tests.web.conftest import Service, png
+from tests.support.fakes import MODEL
+from tests.support.pictures import png
+from tests.support.service import Service
+from tests.support.waiting import eventually
 from web.middleware import request_ids
 
 GIVEN = "client-7/a:b"

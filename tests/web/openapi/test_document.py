@@ -10,9 +10,11 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from broker.messages import State
-from tests.fakes import CARD, eventually
 from tests.support import ROOT
-from tests.web.conftest import Service, png
+from tests.support.fakes import CARD
+from tests.support.pictures import png
+from tests.support.service import Service
+from tests.support.waiting import eventually
 from web import errors
 from web.openapi.document import VERSION
 from web.openapi.operations import OPERATIONS, PAGES

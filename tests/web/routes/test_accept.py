@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from tests.fakes import MODEL
-from tests.web.conftest import Service, png
+from tests.support.fakes import MODEL
+from tests.support.pictures import png
+from tests.support.service import Service
 
 
 def _post(service: Service, accept: str | None, *pictures: bytes, **headers: str) -> TestResponse:

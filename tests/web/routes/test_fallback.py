@@ -13,8 +13,10 @@ from broker.errors import ModelUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import State, WorkerState
-from tests.fakes import CARD, KEY_TTL_S, MODEL, eventually, lapse
-from tests.web.conftest import Service, png
+from tests.support.fakes import CARD, KEY_TTL_S, MODEL, lapse
+from tests.support.pictures import png
+from tests.support.service import Service
+from tests.support.waiting import eventually
 
 WHY = "no weights. Three ways out: ..."
 REASON = f"big: {WHY}"

@@ -14,9 +14,11 @@ from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import Fit, State, WorkerState
 from settings import Settings
-from tests.conftest import RedisServer
-from tests.fakes import CARD, KEY_TTL_S, MODEL, READY, eventually
-from tests.web.conftest import Service, disconnect, png
+from tests.support.fakes import CARD, KEY_TTL_S, MODEL, READY
+from tests.support.pictures import png
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service, disconnect
+from tests.support.waiting import eventually
 from web.app import create_app
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import MODEL, eventually
-from tests.web.conftest import Service
+from tests.support.fakes import MODEL
+from tests.support.service import Service
+from tests.support.waiting import eventually
 from web import errors
 from web.pages import languages
 from web.routes.static import FOLDER

@@ -7,8 +7,10 @@ import redis
 
 from broker.keys import Keys
 from broker.registry import Registry
-from tests.fakes import MODEL, eventually
-from tests.web.conftest import Service, form, png
+from tests.support.fakes import MODEL
+from tests.support.pictures import form, png
+from tests.support.service import Service
+from tests.support.waiting import eventually
 from web.model_choice import ModelChooser
 
 

@@ -13,8 +13,10 @@ from broker.keys import Keys
 from broker.producer import Producer
 from pictures import decode
 from settings import Settings
-from tests.fakes import MODEL, SPEC, eventually
-from tests.web.conftest import Service, form, png
+from tests.support.fakes import MODEL, SPEC
+from tests.support.pictures import form, png
+from tests.support.service import Service
+from tests.support.waiting import eventually
 from web.app import create_app
 from web.jobs import JobClient
 from web.uploads.parameters import MAX_PICTURES

@@ -14,8 +14,10 @@ from broker.keys import Keys
 from broker.messages import Result
 from broker.producer import TOLD_S, Producer
 from pictures import decode
-from tests.fakes import MODEL, eventually
-from tests.web.conftest import Service, form, png
+from tests.support.fakes import MODEL
+from tests.support.pictures import form, png
+from tests.support.service import Service
+from tests.support.waiting import eventually
 from web.routes.predict import _client_gone
 
 
@@ -161,3 +163,17 @@ def test_a_client_is_gone_once_it_has_closed_and_not_before() -> None:
         theirs.close()
         assert _client_gone({"gunicorn.socket": ours})
     assert not _client_gone({})
+
+
+def test_nothing_sleeps_between_a_picture_and_its_answer(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With every fallback look-up beyond the deadline, only wake-ups can bring the answer in time.
+    monkeypatch.setattr("model_server.serving.worker.IDLE_S", 4.0)
+    monkeypatch.setattr("web.jobs.LOOK_AT_CLIENT_S", 1000.0)
+    service.app.extensions["frontend"].replies._reread_s = 1000.0
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("something sleeps"))
+    service.start_worker()
+    for value in (0, 128, 255):
+        response = service.client.post("/predict", data=png(value), content_type="image/png")
+        assert response.status_code == 200

@@ -4,7 +4,7 @@ import mmap
 
 import pytest
 
-from tests.fakes import FakeClock
+from tests.support.fakes import FakeClock
 from web.server.balancing import PATIENCE_S, SILENT_S, SLACK, ConnectionBalance
 
 

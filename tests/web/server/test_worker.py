@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.fakes import eventually
+from tests.support.waiting import eventually
 from tests.web.server.serving import AT_MOST, GET, HALF, MUCH, THREADS, Client, Serving, post
 from web.server import answer_socket, request_reader
 from web.server.connection import Connection

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from broker.errors import ClientError
-from tests.web.conftest import Service, png
+from tests.support.pictures import png
+from tests.support.service import Service
 from web.uploads import json_bodies
 from web.uploads.parameters import MAX_PICTURES
 

@@ -5,7 +5,6 @@
 import { element, fill } from "./dom.js";
 import { WINDOW_MS } from "./history.js";
 import { Plot } from "./plot.js";
-import { withoutFolders } from "./reason.js";
 import { duration, number, say } from "./text.js";
 
 const perSecond = (rate) => say("status.per_s", { rate: number(rate, rate < 10 ? 1 : 0) });
@@ -38,7 +37,7 @@ export class ModelStatus {
     if (model.model === default_model) parts.unshift(say("status.default"));
     fill(this.about, parts.join(" · "));
     this.reason.hidden = !model.reason;
-    fill(this.reason, withoutFolders(model.reason));
+    fill(this.reason, model.reason);
     const points = history.of(model.model);
     // A model that is not there has nothing to plot, unless it was a moment ago.
     this.drawn.hidden = model.state !== "ready" && points.every((point) => !point.throughput && !point.queue);

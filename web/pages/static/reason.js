@@ -1,6 +1,6 @@
 /**
- * A reason for people who can't mend it: its first sentence, and none of the server's folders; the rest is a
- * click away. Owns that cut, as web/pages/reasons.py does for a page that has just come.
+ * A reason for people who can't act on it: its first sentence, the rest a click away. Owns that cut, as
+ * web/pages/reasons.py does for a page that has just come.
  */
 
 import { element } from "./dom.js";
@@ -8,17 +8,14 @@ import { say } from "./text.js";
 
 /** Characters of a first sentence; some libraries never come to its end. */
 const MOST = 200;
-const FOLDERS = /(?<![\w/.~-])(?:file:\/\/)?\/(?!\/)(?:[^\s/'"`(),:;]+\/)+/g;
 const FIRST = /^.*?[.!?](?=\s+[A-Z])/s;
 
 /** A reason in short, and whole; the same where it is short. */
 export function told(reason) {
-  const whole = withoutFolders(reason).trim();
+  const whole = reason.trim();
   const [first] = FIRST.exec(whole) ?? [whole];
   return { short: first.length <= MOST ? first : `${first.slice(0, MOST).trimEnd()} …`, whole };
 }
-
-export const withoutFolders = (text) => text.replace(FOLDERS, "");
 
 /** The nodes of a reason; none of an empty one. */
 export function why(reason) {

@@ -16,11 +16,11 @@ from model_server.engines.openvino import conversion
 from model_server.engines.openvino.engine import OpenVINOEngine
 from model_server.engines.openvino.store import Store
 from settings import PROJECT
+from tests.support.real_data import MNIST, needs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 DIGITS = read_model(PROJECT / "models", "digits")
-MNIST = PROJECT.parent / "shared" / "data" / "mnist.npz"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ print(json.dumps([name for name in ("tensorflow", "keras", "h5py", "jax") if nam
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
-@pytest.mark.skipif(not MNIST.is_file(), reason="no ../shared/data/mnist.npz")
+@needs(MNIST)
 def test_mnist_is_read_as_well_as_by_keras(cache: Path) -> None:
     with np.load(MNIST, allow_pickle=False) as arrays:
         shown, labels = arrays["x_test"][:2000, :, :, None], arrays["y_test"][:2000]

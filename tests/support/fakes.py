@@ -1,6 +1,5 @@
 """What tests put in the place of a network, a clock and the parts around a queue."""
 
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -33,6 +32,7 @@ CARD = Card(
     engine="fake",
     precision="fp32",
     weights="none",
+    model_version="v1",
 )
 READY = State(WorkerState.READY, "v1")
 KEY_TTL_S = 3600
@@ -172,13 +172,3 @@ def lapse(client: redis.Redis, keys: Keys, worker: str) -> None:
     """Make a live lease one that lapsed a moment ago, as if its worker had been silent."""
     seconds, microseconds = client.time()
     client.zadd(keys.of(MODEL).workers, {worker: seconds + microseconds / 1e6 - 0.001})
-
-
-def eventually(condition: Callable[[], bool], *, within_s: float = 20.0) -> None:
-    """Return once `condition` holds; fail when it does not in time."""
-    deadline = time.monotonic() + within_s
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"it did not happen within {within_s:g} s")
-        pause.wait(0.01)
