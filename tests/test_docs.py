@@ -1,7 +1,6 @@
 """The documents say what is true: tables against the code, links against files, commands by running them."""
 
 import ast
-import dataclasses
 import json
 import re
 import shlex
@@ -21,7 +20,6 @@ from broker.keys import Keys, ModelKeys
 from loadtest.cli.arguments import parser
 from model_server.catalogue.model_spec import Source, read_model
 from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, Output
-from settings import PROJECT, Settings
 from tests.e2e.test_serve import PARTS, Serving, project
 from tests.support import ROOT
 from web.server.worker import PatientWorker
@@ -65,24 +63,6 @@ def told(kind: str, document: str) -> list[tuple[str, str]]:
 def _commands(document: str) -> list[str]:
     lines = [line for block in _blocks("sh", document) for line in block.splitlines()]
     return [line for line in lines if line.startswith(("curl", ".venv/bin/python"))]
-
-
-def test_the_table_of_settings_is_the_settings() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]+) \|", SETTINGS, re.MULTILINE))
-    defaults = Settings.from_env({})
-    assert list(rows) == [field.name.upper() for field in dataclasses.fields(Settings)]
-    for field in dataclasses.fields(Settings):
-        said, value = rows[field.name.upper()].strip().strip("`"), getattr(defaults, field.name)
-        if field.name in ("models_dir", "cache_dir"):
-            assert PROJECT / said == Path(value)
-        elif field.name in ("fallback_model", "cors_origins"):
-            assert (said, bool(value)) == ("unset", False)
-        elif isinstance(value, tuple):
-            assert said == ",".join(value)
-        elif isinstance(value, float | int):
-            assert float(said) == value
-        elif field.name not in ("redis_url", "default_model"):
-            assert said == value
 
 
 def test_the_table_of_errors_is_the_table_of_errors() -> None:

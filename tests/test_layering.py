@@ -67,8 +67,15 @@ SETTINGS_READERS = {
 
 ROOMS: dict[str, set[str]] = {
     "pictures": {"broker.errors", "broker.messages", "pictures"},
-    "web/server": {"broker.errors", "web.server", "web.errors", "web.middleware"},
-    "web/uploads": {"broker", "pictures.decode", "web.errors", "web.responses", "web.uploads"},
+    "web/server": {"broker.errors", "web.server"},
+    "web/uploads": {
+        "broker",
+        "pictures.decode",
+        "web.errors",
+        "web.responses",
+        "web.server.refusals",
+        "web.uploads",
+    },
     "web/middleware": {"broker.errors", "web.middleware", "web.responses"},
     "model_server/catalogue": {"broker", "model_server.catalogue"},
     "model_server/tasks": {

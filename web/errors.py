@@ -6,7 +6,7 @@ it), so that no error can leave as a bare 500.
 
 import logging
 from http import HTTPStatus
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 from flask import Flask, Response, request
@@ -15,8 +15,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from broker.errors import ClientError, ServiceError, Unavailable
 from web import responses
-from web.middleware import request_ids
+from web.middleware import cors, request_ids
 from web.responses import ErrorDetail, FailedAnswer
+from web.server.refusals import RenderRefusal, RequestHead
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,35 +49,6 @@ class NotFound(ClientError):
     """Nothing is at this address (any more)."""
 
     code = "not_found"
-
-
-class UploadTimeout(ClientError):
-    """The client stopped sending in the middle of its request, or all but stopped."""
-
-    code = "upload_timeout"
-
-
-class UploadTooLarge(ClientError):
-    """The request has more bytes than are taken."""
-
-    code = "too_large"
-
-    @classmethod
-    def than(cls, bytes_: int, how: str = "") -> Self:
-        """The refusal of more than so many."""
-        return cls(f"A request is taken up to {bytes_ / (1024 * 1024):g} MB{how and f', {how}'}.")
-
-
-class UriTooLong(ClientError):
-    """The request's first line is longer than is read."""
-
-    code = "uri_too_long"
-
-
-class HeaderTooLarge(ClientError):
-    """The request's head is larger than is read."""
-
-    code = "header_too_large"
 
 
 class UnsupportedUpload(ClientError):
@@ -124,6 +96,17 @@ def raw(error: ServiceError, *headers: str, request_id: str, with_body: bool = T
     if isinstance(error, Unavailable):
         head.append(f"Retry-After: {error.retry_after_s}")
     return "\r\n".join([*head, "", ""]).encode("ascii") + (content if with_body else b"")
+
+
+def refusal_renderer(origins: tuple[str, ...]) -> RenderRefusal:
+    """How web.server's refusals read: as `raw` has them, with CORS headers for pages of `origins`."""
+
+    def render(error: ServiceError, head: RequestHead) -> tuple[bytes, str]:
+        request_id = request_ids.chosen(head.request_id)
+        fields = cors.headers(origins, head.origin)
+        return raw(error, *fields, request_id=request_id, with_body=not head.is_head), request_id
+
+    return render
 
 
 def register(app: Flask) -> None:

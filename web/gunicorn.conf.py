@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,3 +34,12 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
 loglevel = _settings.log_level
 proc_name = "batchwire-web"
+
+
+def on_starting(server: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
+    """Refuse to start with a certificate: Gunicorn would announce https, and web.server answer plain HTTP."""
+    if server.cfg.is_ssl:
+        sys.exit(
+            "Batchwire's web tier does not serve TLS: leave out --certfile and --keyfile, and terminate TLS "
+            "in a reverse proxy in front of it (nginx, for example)."
+        )

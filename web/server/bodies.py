@@ -15,7 +15,7 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.unreader import SocketUnreader
 
 from broker.errors import ClientError
-from web.errors import UploadTooLarge
+from web.server.refusals import UploadTooLarge
 
 MAX_CHUNKS: Final = 65_536
 """Chunks of one body. Each costs the one loop thread a microsecond or two, however small it is."""
@@ -29,7 +29,7 @@ MAX_TRAILERS: Final = 8192
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})" + CHUNK_EXT_RE.pattern)
 
 
-class Collected(Protocol):
+class BodyCollector(Protocol):
     """A body on its way in."""
 
     @property
@@ -55,13 +55,13 @@ class SizedBody:
         self.received = 0
 
     def feed(self, data: memoryview | bytes) -> bytes | None:
-        """See Collected."""
+        """See BodyCollector."""
         missing = self._length - self.received
         self.received += self._buffer.write(data[:missing])
         return bytes(data[missing:]) if self.received == self._length else None
 
     def opened(self) -> io.BytesIO:
-        """See Collected."""
+        """See BodyCollector."""
         self._buffer.seek(0)
         return self._buffer
 
@@ -81,11 +81,11 @@ class ChunkedBody:
 
     @property
     def received(self) -> int:
-        """See Collected."""
+        """See BodyCollector."""
         return len(self._raw)
 
     def feed(self, data: memoryview | bytes) -> bytes | None:
-        """See Collected."""
+        """See BodyCollector."""
         self._raw += data
         while self._next():
             if self._next == self._end:
@@ -95,7 +95,7 @@ class ChunkedBody:
         return None
 
     def opened(self) -> io.BytesIO:
-        """See Collected."""
+        """See BodyCollector."""
         unreader = SocketUnreader(_Source(self._raw))
         body = Body(ChunkedReader(self._request, unreader))
         try:

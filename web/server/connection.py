@@ -14,11 +14,9 @@ from typing import Any, ClassVar
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn
 
 from broker.errors import ServiceError
-from web import errors
-from web.errors import UploadTimeout
-from web.middleware import cors, request_ids
 from web.server.answer_socket import AnswerSocket
-from web.server.request_reader import Arrival, Asked
+from web.server.refusals import RenderRefusal, RequestHead, UploadTimeout
+from web.server.request_reader import Arrival
 
 
 class Stage(enum.Enum):
@@ -39,8 +37,8 @@ class Stage(enum.Enum):
 class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     """What worker.py keeps of a client; `handle_request` of Gunicorn's reads sock, client and server."""
 
-    origins: ClassVar[tuple[str, ...]] = ()
-    """Whose pages may read what `refuse` says; see cors.py."""
+    render_refusal: ClassVar[RenderRefusal]
+    """How `refuse` answers; the app hands it in before the first request (wsgi.py)."""
 
     stage = Stage.WORKING
     is_watched = False
@@ -59,7 +57,7 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     """Bytes that came after its last answer."""
 
     _arrival: Arrival | None = None
-    _asked = Asked()
+    _head = RequestHead()
     _requests = 0
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - Gunicorn's own
@@ -124,7 +122,7 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     def done(self) -> bytes:
         """Forget the request; return what came after it."""
         rest = self._current.rest
-        self._asked = self._current.asked
+        self._head = self._current.head
         self._arrival = None
         return rest
 
@@ -133,10 +131,8 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
 
         The connection must be closed after it.
         """
-        asked = self._arrival.asked if self._arrival else self._asked
-        request_id = request_ids.chosen(asked.request_id)
-        fields = cors.headers(self.origins, asked.origin)
-        answer = errors.raw(error, *fields, request_id=request_id, with_body=not asked.is_head)
+        head = self._arrival.head if self._arrival else self._head
+        answer, request_id = type(self).render_refusal(error, head)
         with contextlib.suppress(OSError):  # a client that is gone, or reads nothing, needs none
             self.sock.send(answer, socket.MSG_DONTWAIT)
         return request_id

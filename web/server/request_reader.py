@@ -6,7 +6,6 @@ is Gunicorn's parser's to say, which reads it once, as soon as it is whole; two 
 
 import io
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 from gunicorn.http.body import ChunkedReader
@@ -15,8 +14,8 @@ from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 
 from broker.errors import ClientError
-from web.errors import HeaderTooLarge, UploadTimeout, UploadTooLarge, UriTooLong
-from web.server.bodies import ChunkedBody, Collected, SizedBody
+from web.server.bodies import BodyCollector, ChunkedBody, SizedBody
+from web.server.refusals import HeaderTooLarge, RequestHead, UploadTimeout, UploadTooLarge, UriTooLong
 
 HEAD_S: Final = 5.0
 """A head must be whole so long after its first byte."""
@@ -37,18 +36,6 @@ MAX_LINE_BYTES: Final = 4094
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a head says that a refusal must know."""
-
-    origin: str = ""
-    """The site whose page sends the request, as its browser says."""
-    request_id: str = ""
-    """As the client gave it."""
-    is_head: bool = False
-    """The answer has no body."""
-
-
 class Arrival:
     """A request that is on its way. `number`: which one of its connection it is."""
 
@@ -59,7 +46,7 @@ class Arrival:
         """The client waits for `100 Continue` before its body; the next byte clears this."""
         self.rest = b""
         """What came after the request: the beginning of the next."""
-        self.asked = Asked()
+        self.head = RequestHead()
         """Known once the head is whole."""
         self._cfg = cfg
         self._peer = peer
@@ -68,7 +55,7 @@ class Arrival:
         self._head = bytearray()
         self._scanned = 0
         self._request: Any = None
-        self._body: Collected = SizedBody(0)
+        self._body: BodyCollector = SizedBody(0)
         self._body_began = 0.0
 
     @property
@@ -143,7 +130,7 @@ class Arrival:
         except ParseException as error:
             raise ClientError(f"The request can't be read ({type(error).__name__}).") from None
         fields = dict(reversed(request.headers))  # the first of each name
-        self.asked = Asked(
+        self.head = RequestHead(
             fields.get("ORIGIN", ""), fields.get("X-REQUEST-ID", ""), is_head=request.method == "HEAD"
         )
         # Gunicorn would send it again.

@@ -11,7 +11,7 @@ from typing import Final
 import multipart
 
 from broker.errors import ClientError
-from web.errors import UploadTooLarge
+from web.server.refusals import UploadTooLarge
 
 MAX_PARTS: Final = 1000
 """Fields of a form, files among them."""

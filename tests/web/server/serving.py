@@ -10,6 +10,8 @@ from flask import Flask, request
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
+from web import errors
+from web.server.connection import Connection
 from web.server.worker import PatientWorker
 
 THREADS = 2
@@ -67,6 +69,7 @@ class Serving:
 
     def __init__(self, connections: int) -> None:
         self.release = threading.Event()
+        Connection.render_refusal = staticmethod(errors.refusal_renderer(()))
         listener = socket.create_server(("127.0.0.1", 0), backlog=500)
         self.address = listener.getsockname()
         cfg = Config()

@@ -7,8 +7,8 @@ import pytest
 from gunicorn.config import Config
 
 from broker.errors import ClientError
-from web.errors import HeaderTooLarge, UploadTimeout, UploadTooLarge, UriTooLong
 from web.server import bodies, request_reader
+from web.server.refusals import HeaderTooLarge, UploadTimeout, UploadTooLarge, UriTooLong
 from web.server.request_reader import Arrival
 
 CFG = Config()

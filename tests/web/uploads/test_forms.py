@@ -3,7 +3,7 @@
 import pytest
 
 from broker.errors import ClientError
-from web.errors import UploadTooLarge
+from web.server.refusals import UploadTooLarge
 from web.uploads import forms
 
 

@@ -1,0 +1,56 @@
+"""Refusals of requests that never reach the app, and what rendering one needs to know of its request.
+
+Owns the errors that reading a request can end in. How an answer reads is the app's to say: it hands in a
+RenderRefusal.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from broker.errors import ClientError, ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What a request's header section says that its refusal must know."""
+
+    origin: str = ""
+    """The site whose page sends the request, as its browser says."""
+    request_id: str = ""
+    """As the client sent it."""
+    is_head: bool = False
+    """The answer has no body."""
+
+
+RenderRefusal = Callable[[ServiceError, RequestHead], tuple[bytes, str]]
+"""An error to the whole answer in bytes, which closes the connection, and the request's id for the log."""
+
+
+class UploadTimeout(ClientError):
+    """The client stopped sending in the middle of its request, or all but stopped."""
+
+    code = "upload_timeout"
+
+
+class UploadTooLarge(ClientError):
+    """The request has more bytes than are taken."""
+
+    code = "too_large"
+
+    @classmethod
+    def than(cls, bytes_: int, how: str = "") -> Self:
+        """The refusal of more than so many."""
+        return cls(f"A request is taken up to {bytes_ / (1024 * 1024):g} MB{how and f', {how}'}.")
+
+
+class UriTooLong(ClientError):
+    """The request's first line is longer than is read."""
+
+    code = "uri_too_long"
+
+
+class HeaderTooLarge(ClientError):
+    """The request's head is larger than is read."""
+
+    code = "header_too_large"
