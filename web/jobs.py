@@ -1,6 +1,6 @@
 """A frontend: from an upload's bytes to its result, through the queue.
 
-Owns the line's web half: decode, enqueue, wait, give up; models.py says which model. Knows no HTTP;
+Owns the line's web half: decode, enqueue, wait, give up; model_choice.py says which model. Knows no HTTP;
 predict.py puts requests in and answers out.
 """
 

@@ -1,6 +1,6 @@
 """Which model answers a request: the one that it names, the default, or the one that falls in for that.
 
-Owns the choice and its refusals. Prepares no picture and enqueues nothing; frontend.py does.
+Owns the choice and its refusals. Prepares no picture and enqueues nothing; jobs.py does.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """The report's plots: what each of them shows, and how it is told in words.
 
-Owns the choice of figures that are drawn. Their look is drawing.py's; must draw no words from outside.
+Owns the choice of figures that are drawn. Their look is svg.py's; must draw no words from outside.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What a model.toml may say.
 
-Owns the file's fields, their bounds, and what must fit together. The words of a refusal are refusal.py's.
+Owns the file's fields, their bounds, and what must fit together. The words of a refusal are toml_errors.py's.
 Reads no other file and loads no network. docs/models.md describes every field.
 """
 

@@ -113,7 +113,7 @@ def _convolution(layer: Layer, kind: Convolution, kernel: Kernel, taken: Any, *,
 def _loaded(convolution: Any, kernel: Kernel, taken: Any, *, is_head: bool) -> Any:  # noqa: ANN401
     found = convolution(taken)
     convolution.set_weights([kernel.weights, kernel.bias])
-    convolution.is_head = is_head  # keras_network.py leaves it in float32
+    convolution.is_head = is_head  # network.py leaves it in float32
     return found
 
 

@@ -1,7 +1,7 @@
 """One model of this process through its versions: a worker, and its successor when the folder changes.
 
 Owns which version is served when: the look at the folder, the new worker beside the old, the end of the old.
-What a worker does is worker.py's, what changed versions.py's to say.
+What a worker does is worker.py's, what changed folder_watch.py's to say.
 """
 
 import gc

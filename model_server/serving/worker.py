@@ -1,8 +1,8 @@
 """A worker: one version of a model, one lease; batches are claimed, run and completed.
 
 Owns what those steps do, and what happens when Redis or the lease goes away between them (completion.py in
-the last). Which of them overlap is pipeline.py's; the lease is kept alive by keeper.py, from another thread;
-which version when is serving.py's.
+the last). Which of them overlap is pipeline.py's; lease_keeper.py renews the lease in a thread;
+which version when is versioned_model.py's.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """`POST /predict` and `GET /predictions/<uuid>`.
 
-Owns the shape of requests and answers. What happens between is frontend.py's.
+Owns the shape of requests and answers. What happens between is jobs.py's.
 """
 
 import socket

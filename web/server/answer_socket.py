@@ -11,7 +11,7 @@ from typing import Final
 
 GRACE_S: Final = 5.0
 PACE_BYTES_PER_S: Final = 16 * 1024
-"""An answer must be read as fast as an upload must come (arrival.py)."""
+"""An answer must be read as fast as an upload must come (request_reader.py)."""
 
 BUFFER_BYTES: Final = 256 * 1024
 """The kernel takes an answer of this size at once, whatever its client reads; most are smaller."""

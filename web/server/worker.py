@@ -1,10 +1,10 @@
 """Gunicorn's threaded worker with patience: a thread is given a request only once all of it is here.
 
 Owns the connections of a web process while no thread is at them, all in its one loop thread, so that a client
-which sends or reads slowly costs a descriptor and never a thread; transit.py counts them. (Gunicorn's own
+which sends or reads slowly costs a descriptor and never a thread; stages.py counts them. (Gunicorn's own
 worker: 128 half heads stop a process for ever, 30 clients that do not close stop it for a minute.) Judges no
-request: arrival.py says when one is whole, Gunicorn's parser what it means. No TLS and no HTTP/2: a proxy in
-front has those.
+request: request_reader.py says when one is whole, Gunicorn's parser what it means. No TLS and no HTTP/2: a
+proxy in front has those.
 """
 
 import errno
