@@ -15,13 +15,13 @@ from tests.support.redis_server import RedisServer, running_redis
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in the last lines which tests did not run for want of data."""
+    """Say at the end of the run how many tests did not run for want of data."""
     skips: list[pytest.TestReport] = terminalreporter.stats.get("skipped", [])
     reasons = Counter(str(report.longrepr[2]) for report in skips if isinstance(report.longrepr, tuple))
     for reason, tests in reasons.items():
         if real_data.VARIABLE in reason:
             terminalreporter.write_line(
-                f"NOT RUN: {tests} tests, {reason.removeprefix('Skipped: ')} (tests/README.md)"
+                f"NOT RUN ({tests}): {reason.removeprefix('Skipped: ')} (tests/README.md)"
             )
 
 

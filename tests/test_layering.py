@@ -290,6 +290,28 @@ def test_nothing_looks_beside_the_repository() -> None:
     assert beside == set()
 
 
+def test_programs_within_strings_import_what_there_is() -> None:
+    # Tests run such programs in processes of their own; no type checker reads them.
+    packages = "|".join([*FORBIDDEN, "training", "tests"])
+    stale = {
+        f"{path.relative_to(ROOT)}: {module}.{name.strip()}"
+        for path in _files("tests")
+        for module, names in re.findall(
+            rf"from ((?:{packages})[.\w]*) import ([\w, ]+)", path.read_text("utf-8")
+        )
+        for name in names.split(",")
+        if name.strip() and not _is_there(module, name.split(" as ")[0].strip())
+    }
+    assert stale == set()
+
+
+def _is_there(module: str, name: str) -> bool:
+    place = ROOT / module.replace(".", "/")
+    source = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+    defines = source.is_file() and re.search(rf"\b{name}\b", source.read_text("utf-8"))
+    return bool(defines) or (place / name).with_suffix(".py").is_file() or (place / name).is_dir()
+
+
 def test_each_public_class_has_a_name_of_its_own() -> None:
     places: dict[str, list[str]] = {}
     for package in [*FORBIDDEN, "training", "benchmarks"]:

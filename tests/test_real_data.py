@@ -18,4 +18,4 @@ def test_a_run_without_data_says_at_its_end_what_did_not_run(tmp_path: Path, fol
     environment = {**os.environ, "TEST_DATA": str(tmp_path / folder) if folder else ""}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
-    assert "NOT RUN: 3 tests, TEST_DATA has no data/mnist.npz (tests/README.md)" in run.stdout
+    assert "NOT RUN (3): TEST_DATA has no data/mnist.npz (tests/README.md)" in run.stdout

@@ -121,11 +121,6 @@ class Record(msgspec.Struct):
     """Milliseconds of the server's own stages, as the answer told them."""
     polled: bool = False
 
-    @property
-    def latency_s(self) -> float:
-        """Seconds from when it was due to its end."""
-        return self.ended - self.due
-
 
 class ClientReady(msgspec.Struct, frozen=True, tag=True):
     """The client has prepared its requests."""

@@ -234,6 +234,3 @@ OPERATIONS: Final = {
     ),
 }
 """By the endpoint's name in Flask."""
-
-PAGES: Final = {"page.index", "page.status", "docs.page", "docs.document", "files.file", "files.favicon"}
-"""For people and browsers; not described."""

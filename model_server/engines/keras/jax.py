@@ -54,11 +54,6 @@ class JaxEngine:
         """See Engine.predict."""
         return batch_sizes.run(batch, self.buckets, self._run)
 
-    @property
-    def compilations(self) -> int:
-        """How many programs there are: as many as buckets, or something recompiles."""
-        return int(self._call._cache_size())
-
     def _run(self, batch: NDArray[np.uint8]) -> Outputs:
         # Fetched together: one wait for the device, not one an output.
         return tuple(

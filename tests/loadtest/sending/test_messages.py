@@ -74,7 +74,3 @@ def test_what_is_neither_is_refused() -> None:
         decode_command(encode(ClientReady()))
     with pytest.raises(msgspec.ValidationError):
         decode_report(encode(Halt()))
-
-
-def test_latency_counts_from_when_it_was_due() -> None:
-    assert Record(0, "", "", 1.0, sent=1.5, ended=2.0).latency_s == 1.0

@@ -143,8 +143,8 @@ def test_each_kind_of_layer_gives_what_opencv_gives(cases: Path, piece: str, sid
 POLICIES = """
 import json, sys
 from pathlib import Path
-from model_server.engines import tensorflow
-from model_server.catalogue import read_model
+from model_server.engines.keras import tensorflow
+from model_server.catalogue.model_spec import read_model
 from model_server.engines.keras.network import KerasNetwork
 network = KerasNetwork(read_model(Path(sys.argv[1]), "tiny"))
 network.compute_in("bf16")
