@@ -11,8 +11,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server import __main__ as server
 from model_server import engines
+from model_server.commands import serve as server
 from tests.chaos import numbers
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server import __main__ as server
 from model_server import engines
+from model_server.commands import serve as server
 
 RAISE = 254
 ABORT = 255

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server import __main__ as server
 from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec
+from model_server.commands import serve as server
 from model_server.engines import Outputs
 
 

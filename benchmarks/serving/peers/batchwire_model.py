@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.serving import engine
-from model_server import __main__ as server
 from model_server import engines
+from model_server.commands import serve as server
 
 
 class Shared:
