@@ -24,7 +24,7 @@ from model_server.engines.check import drawn_pictures
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import runtime, store
 from model_server.engines.openvino.conversion import converted
-from model_server.engines.openvino.engine import CompiledNetwork, int8_ingredients
+from model_server.engines.openvino.engine import FITS_16_BITS, CompiledNetwork, int8_ingredients
 from model_server.engines.openvino.quantised import is_quantised
 from model_server.engines.openvino.store import Store, StoreEntry
 from settings import PROJECT, SettingError, Settings, weights
@@ -133,7 +133,7 @@ def quantise(
         drawn = drawn_pictures.draw(spec.input)
         store.write_reference(folder, Reference(drawn, after.predict(drawn)))
         told = {"agreement": report.agreement, "accuracy": report.accuracy}
-        return {**told, "calibrated_on": len(calibration)}
+        return {**told, "calibrated_on": len(calibration), FITS_16_BITS: True}
 
     entry = kept.replace(spec.name, int8_ingredients(spec), make)
     return entry, reports[0]
@@ -145,7 +145,10 @@ def _write_int8(full: StoreEntry, int8: StoreEntry, calibration: FolderPictures)
 
     graph = runtime.core().read_model(full.network)
     samples = nncf.Dataset([picture[None] for picture in calibration.pixels])
-    quantised = nncf.quantize(graph, samples, subset_size=len(calibration))
+    # Weights in 7 bits: the sum of two products then fits 16 bits, and CPUs without VNNI have no more for it.
+    # NNCF's default does that for the first layer alone. What serves may be another CPU than this.
+    narrow = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+    quantised = nncf.quantize(graph, samples, subset_size=len(calibration), advanced_parameters=narrow)
     runtime.save_model(quantised, int8.network, compress_to_fp16=True)
 
 

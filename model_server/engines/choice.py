@@ -28,13 +28,17 @@ class EngineChoice:
 
 
 def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
-    """Resolve `auto` for a model: OpenVINO runs what is imported, in int8 if its file was made so."""
+    """Resolve `auto` for a model: OpenVINO runs what is imported, in int8 if its file was made so.
+
+    Not where int8 would overflow: there such a file runs in fp32, which gives the same answers.
+    """
     if spec.is_imported and engine == "auto":
         engine = "openvino"
     if spec.is_imported and precision == "auto" and engine == "openvino" and _is_installed("openvino"):
-        from model_server.engines.openvino import quantised  # noqa: PLC0415 - it loads OpenVINO
+        from model_server.engines.openvino import quantised, runtime  # noqa: PLC0415 - they load OpenVINO
 
-        precision = "int8" if quantised.is_quantised(spec) else "auto"
+        if quantised.is_quantised(spec):
+            precision = "fp32" if runtime.saturates_int8() else "int8"
     return choose(engine, precision, keras_backend=keras_backend)
 
 

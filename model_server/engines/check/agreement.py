@@ -56,7 +56,7 @@ TOLERANCES: Final = {
     "int8": Tolerance(0.3, 0.1),
 }
 
-RULES: Final = 2
+RULES: Final = 3
 """Raised when a network that was converted may be refused today: part of its entry's name (conversion.py)."""
 
 _SLACK: Final = 0.01

@@ -24,6 +24,10 @@ second in chunks of 1, 2, 4, 8, 16, 32: 55.7, 58.7, 60.8, 61.2, 58.9, 57.6 (what
 lies in the cache when the next reads it), and 150 MB less are resident than with 32."""
 
 
+FITS_16_BITS: Final = "fits_16_bits"
+"""Of an int8 network's manifest: its weights are small enough for a CPU where sums of products saturate."""
+
+
 class OpenVINOEngine:
     """One network of uint8 (N, height, width, channels) through one dynamic shape and one infer request.
 
@@ -61,8 +65,9 @@ class CompiledNetwork:
     """A network's file, compiled for this CPU. Raises RuntimeError, as OpenVINO does."""
 
     def __init__(self, path: Path, precision: str, *, threads: int = 0) -> None:
-        properties = _properties(precision, threads)
-        self._compiled = runtime.core().compile_model(path, "CPU", properties)
+        properties: dict[str, object] = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        model = runtime.core().read_model(path)
+        self._compiled = runtime.compile_for_cpu(model, precision, NUM_STREAMS=1, **properties)
         self._request = self._compiled.create_infer_request()
         batch = self._compiled.input(0).partial_shape[0]
         self._chunk = CHUNK if batch.is_dynamic else batch.get_length()
@@ -88,7 +93,13 @@ class CompiledNetwork:
 
 def find(spec: ModelSpec, precision: str, store: Store) -> StoreEntry:
     """The network that serves `precision`. Raises ModelUnavailable."""
+    is_exact = precision != "int8" or not runtime.saturates_int8()
     if precision != "int8" or is_quantised(spec):
+        if not is_exact:
+            raise ModelUnavailable(
+                f"{spec.name}: PRECISION=int8 can't be had: sums of 8-bit products overflow on this CPU, "
+                f"which has no VNNI. PRECISION=auto runs {spec.weights} in fp32."
+            )
         return converted(spec, width_of(precision), store)
     entry = store.find(spec.name, int8_ingredients(spec))
     if entry is None:
@@ -96,17 +107,15 @@ def find(spec: ModelSpec, precision: str, store: Store) -> StoreEntry:
             f"{spec.name}: PRECISION=int8, but there is no int8 network of these weights. Make it of your "
             f"own pictures: python -m model_server quantise {spec.name} --pictures FOLDER"
         )
+    if not is_exact and not entry.manifest().get(FITS_16_BITS):
+        raise ModelUnavailable(
+            f"{spec.name}: PRECISION=int8, but its int8 network was made for CPUs with VNNI, which this one "
+            f"lacks: sums of 8-bit products would overflow. Make it again: python -m model_server quantise "
+            f"{spec.name} --pictures FOLDER"
+        )
     return entry
 
 
 def int8_ingredients(spec: ModelSpec) -> dict[str, object]:
     """Without versions: an update must not cost what only the user's pictures can make."""
     return network_ingredients(spec) | {"kind": INT8}
-
-
-def _properties(precision: str, threads: int) -> dict[str, object]:
-    given: dict[str, object] = {
-        "INFERENCE_PRECISION_HINT": runtime.HINTS[precision],
-        "NUM_STREAMS": 1,
-    }
-    return given | ({"INFERENCE_NUM_THREADS": threads} if threads else {})

@@ -1,12 +1,13 @@
 """From a network that OpenVINO reads to the files that are served: uint8 pictures in, probabilities out.
 
 Owns what is put before and after the network, and the reference that it is checked against at each start:
-the graph as its file has it, one picture at a time in fp32, with the normalisation done by NumPy. Runs only
-in conversion.py's process.
+the graph as its file has it, one picture at a time, with the normalisation done by NumPy. It is computed in
+fp32, and in int8 for a quantised file that is served in int8. Runs only in conversion.py's process.
 """
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,9 @@ from broker.errors import ModelUnavailable
 from model_server.catalogue import detection_layout
 from model_server.catalogue.detection_layout import Detection
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import normalisation
+from model_server.engines import Outputs, normalisation
 from model_server.engines.check import agreement, drawn_pictures, final_operation
 from model_server.engines.check.agreement import Reference
-from model_server.engines.check.detection import DetectionVerdict
 from model_server.engines.openvino import imported_graph, runtime
 from model_server.engines.openvino.engine import CompiledNetwork
 from model_server.engines.openvino.imported_graph import ImportedGraph
@@ -39,22 +39,23 @@ class ChosenOutputs:
     """A number for a picture: see check.is_of_second."""
 
 
-def write(spec: ModelSpec, folder: Path, *, half: bool) -> None:
+def write(spec: ModelSpec, folder: Path, *, half: bool, in_int8: bool = False) -> None:
     """Write the network of `spec` and its reference into an entry's folder. Raises ModelUnavailable."""
-    reference, kept = _reference(spec)
+    precision = "int8" if in_int8 else "fp32"
+    reference, kept = _reference(spec, precision)
     write_reference(folder, reference)
-    served = _served(spec, reference, kept, folder)
+    served = _served(spec, reference, kept, lambda model: _run(model, folder, precision, reference.pictures))
     runtime.save_model(served, StoreEntry(folder).network, compress_to_fp16=half)
 
 
-def _reference(spec: ModelSpec) -> tuple[Reference, ChosenOutputs]:
+def _reference(spec: ModelSpec, precision: str) -> tuple[Reference, ChosenOutputs]:
     """What the graph gives for the check's pictures, and which of its outputs are kept."""
     graph = imported_graph.read(spec)
     if graph.doubt:
         _LOG.warning("%s: %s", spec.name, graph.doubt)
     graph.reshape(spec, batch=1)
     try:
-        run = runtime.core().compile_model(graph.model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        run = runtime.compile_for_cpu(graph.model, precision)
         drawn = drawn_pictures.draw(spec.input)
         rows = [list(run([_given(spec, graph, picture[None])]).values()) for picture in drawn]
     except RuntimeError as error:  # whatever OpenVINO's C++ raises
@@ -146,7 +147,7 @@ def _activated(spec: ModelSpec, numbers: NDArray[np.float32]) -> NDArray[np.floa
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def _served(spec: ModelSpec, reference: Reference, kept: ChosenOutputs, folder: Path) -> Any:  # noqa: ANN401
+def _served(spec: ModelSpec, reference: Reference, kept: ChosenOutputs, run: Callable[[Any], Outputs]) -> Any:  # noqa: ANN401
     """The first graph that is right: of any number of pictures, of any after mending, or of one by one."""
     problems = []
     for is_freed, batch in ((False, -1), (True, -1), (False, 1)):
@@ -156,7 +157,8 @@ def _served(spec: ModelSpec, reference: Reference, kept: ChosenOutputs, folder: 
                 graph.free_batch()
             graph.reshape(spec, batch=batch)
             served = _with_pictures(spec, graph, _with_outputs(spec, graph, kept))
-            verdict = _verdict(spec, served, reference, folder / "probe.xml")
+            # By fp32's tolerance in int8 too: integers add up to the same whatever the number of pictures.
+            verdict = agreement.judge(spec, reference.outputs, run(served), "fp32")
         except (RuntimeError, ValueError, ModelUnavailable) as error:
             problems.append(imported_graph.reason(error))
             continue
@@ -167,17 +169,12 @@ def _served(spec: ModelSpec, reference: Reference, kept: ChosenOutputs, folder: 
     raise ModelUnavailable(f"{spec.name}: the network can't be run with pictures as its input ({told}).")
 
 
-def _verdict(
-    spec: ModelSpec,
-    served: Any,  # noqa: ANN401
-    reference: Reference,
-    probe: Path,
-) -> agreement.AgreementVerdict | DetectionVerdict:
-    """Whether a graph gives what is right. Its file is gone afterwards; raises what running it raises."""
+def _run(model: Any, folder: Path, precision: str, pictures: NDArray[np.uint8]) -> Outputs:  # noqa: ANN401
+    """What a graph gives when it is served from a file, gone afterwards. Raises what running it raises."""
+    probe = folder / "probe.xml"
     try:
-        runtime.save_model(served, probe, compress_to_fp16=False)
-        found = CompiledNetwork(probe, "fp32").predict(reference.pictures)
-        return agreement.judge(spec, reference.outputs, found, "fp32")
+        runtime.save_model(model, probe, compress_to_fp16=False)
+        return CompiledNetwork(probe, precision).predict(pictures)
     finally:
         for each in probe.parent.glob("probe.*"):
             each.unlink()

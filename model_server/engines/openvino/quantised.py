@@ -85,7 +85,7 @@ class Quantised:
 
 
 def is_quantised(spec: ModelSpec) -> bool:
-    """Whether the file was quantised when it was made; then it computes in int8 wherever it runs."""
+    """Whether the file was quantised when it was made; then `auto` is int8, not 16 bits."""
     source = spec.source
     if isinstance(source, TFLite):
         return _has_quantisation(spec.folder / source.file)

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 # `import openvino` would report itself to a web analytics service over the network (openvino.tools.ovc,
 # telemetry.send_event); so would NNCF. A service does not do that behind its owner's back, and where there
 # is no network it costs a thread that waits. None makes its import fail, which both provide for.
@@ -24,11 +26,13 @@ __all__ = [
     "PartialShape",
     "Type",
     "capabilities",
+    "compile_for_cpu",
     "core",
     "lacks",
     "operations",
     "preprocessor",
     "read",
+    "saturates_int8",
     "save_model",
 ]
 
@@ -36,6 +40,10 @@ VERSION: Final[str] = openvino.__version__
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """INFERENCE_PRECISION_HINT for a precision. What an int8 network leaves in floats stays float32."""
+
+_BYTES: Final = ("i8", "u8")
+_LARGEST_BYTE: Final = 255
+_LARGEST_WEIGHT: Final = 127
 
 _NEEDS: Final = {"bf16": "BF16", "fp16": "FP16"}
 """The entry of OPTIMIZATION_CAPABILITIES without which a precision would silently be another."""
@@ -64,6 +72,38 @@ def read(front_end: str, path: Path) -> Any:  # noqa: ANN401 - an openvino.Model
         raise RuntimeError(str(error)) from error
 
 
+def compile_for_cpu(model: Any, precision: str, **properties: object) -> Any:  # noqa: ANN401
+    """Compile a network, which may be changed by it, so that `precision` is what it computes in.
+
+    OpenVINO runs what a graph has quantised in integers whatever INFERENCE_PRECISION_HINT says. Only int8
+    lets it: in the others each number is rounded where the file says so, and floats are multiplied. Raises
+    RuntimeError.
+    """
+    properties["INFERENCE_PRECISION_HINT"] = HINTS[precision]
+    if precision != "int8":
+        _widen_weights(model)
+        properties["LP_TRANSFORMS_MODE"] = False  # low precision transformations
+    return core().compile_model(model, "CPU", properties)
+
+
+def _widen_weights(model: Any) -> None:  # noqa: ANN401
+    """Make float32 constants of weights in 8 bits.
+
+    The CPU plugin would keep them, and has no kernel that widens them as it goes on every processor: "could
+    not create a primitive descriptor for the inner product" where AVX2 is all there is.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Convert" or not node.get_output_element_type(0).is_real():
+            continue
+        weights = node.input_value(0).get_node()
+        if weights.get_type_name() != "Constant" or weights.get_element_type().get_type_name() not in _BYTES:
+            continue
+        wide = operations().constant(np.asarray(weights.get_data(), np.float32))
+        widened = operations().convert(wide, node.get_output_element_type(0).get_type_name())
+        for taker in node.output(0).get_target_inputs():
+            taker.replace_source_output(widened.output(0))
+
+
 def preprocessor(model: Any) -> Any:  # noqa: ANN401
     """What puts steps before a model's input into its graph."""
     from openvino.preprocess import PrePostProcessor  # noqa: PLC0415 - likewise
@@ -82,6 +122,35 @@ def operations() -> Any:  # noqa: ANN401
 def capabilities() -> frozenset[str]:
     """What the CPU computes natively: FP32, BF16 (AMX or AVX512_BF16), FP16, INT8, as OpenVINO says."""
     return frozenset(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+@cache
+def saturates_int8() -> bool:
+    """Whether sums of 8-bit products overflow on this CPU. Found by computing one (50 ms, once).
+
+    Without VNNI (before AVX-VNNI or AVX512_VNNI), two products are added in 16 bits, and what does not fit is
+    cut: 2 * 255 * 127 becomes 32767. OPTIMIZATION_CAPABILITIES has INT8 all the same.
+    """
+    build = operations()
+    picture = build.parameter([1, 16, 4, 4], np.float32)
+    weights = np.full((16, 16, 3, 3), _LARGEST_WEIGHT, np.float32)
+    product = build.convolution(
+        _rounded(picture, 0, _LARGEST_BYTE),
+        _rounded(build.constant(weights), -_LARGEST_WEIGHT, _LARGEST_WEIGHT),
+        strides=[1, 1],
+        pads_begin=[0, 0],
+        pads_end=[0, 0],
+        dilations=[1, 1],
+    )
+    network = compile_for_cpu(Model([product], [picture], "saturation"), "int8", NUM_STREAMS=1)
+    (found,) = network([np.full((1, 16, 4, 4), _LARGEST_BYTE, np.float32)]).values()
+    return bool(found.min() < 0.9 * 16 * 9 * _LARGEST_BYTE * _LARGEST_WEIGHT)
+
+
+def _rounded(numbers: Any, low: float, high: float) -> Any:  # noqa: ANN401
+    """Numbers that OpenVINO computes with in 8 bits."""
+    bounds = [operations().constant(np.float32(each)) for each in (low, high)]
+    return operations().fake_quantize(numbers, *bounds, *bounds, int(high - low) + 1)
 
 
 def lacks(precision: str) -> str:

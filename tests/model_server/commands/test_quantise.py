@@ -7,15 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.commands import quantise
 from model_server.engines import EngineOptions
-from model_server.engines.openvino import conversion
-from model_server.engines.openvino.engine import OpenVINOEngine, int8_ingredients
+from model_server.engines.openvino import conversion, runtime
+from model_server.engines.openvino.engine import FITS_16_BITS, OpenVINOEngine, int8_ingredients
 from model_server.engines.openvino.store import Store, StoreEntry
 from settings import PROJECT
 from tests.model_server.commands.test_picture_folder import fill
@@ -74,6 +75,7 @@ def test_it_tells_what_int8_costs_and_precision_int8_serves_it(
     assert entry is not None
     assert entry.manifest()["agreement"] == 1.0
     assert entry.manifest()["calibrated_on"] == 8
+    assert entry.manifest()[FITS_16_BITS] is True
 
 
 def test_pictures_without_labels_tell_agreement_alone(run: Callable[..., Said], tmp_path: Path) -> None:
@@ -164,6 +166,17 @@ def test_the_digits_stay_readable_in_int8(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"accuracy +[01]\.\d+ +(1\.0|0\.9)", done.stdout)
+    entry = Store(tmp_path / "cache").find("digits", int8_ingredients(digits))
+    assert entry is not None
+    constants = [each for each in runtime.core().read_model(entry.network).get_ops() if _is_int8(each)]
+    assert len(constants) > 3
+    # 2 * 255 * 64 fits into 16 bits: no processor's sums overflow.
+    assert max(int(np.abs(each.get_data().astype(int)).max()) for each in constants) <= 64
     choice = EngineChoice("openvino", "int8")
     engine = OpenVINOEngine(digits, choice.precision, EngineOptions(8, tmp_path / "cache"))
     assert engine.predict(drawn_pictures.draw(digits.input))[0].argmax(axis=1).tolist() == list(range(10))
+
+
+def _is_int8(node: Any) -> bool:  # noqa: ANN401 - an openvino.Node
+    kind: str = node.get_output_element_type(0).get_type_name()
+    return kind == "i8" and bool(node.get_type_name() == "Constant")

@@ -1,12 +1,15 @@
 """Which engine and precision `auto` means, without a GPU and with a made-up one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from model_server.catalogue.model_toml import Onnx
 from model_server.engines import choice
 from model_server.engines.choice import EngineChoice, choose
 from model_server.engines.openvino import runtime
+from tests.model_server.engines import tiny
 
 
 @pytest.fixture
@@ -44,6 +47,19 @@ def test_a_cpu_without_bf16_computes_in_fp32(machine: pytest.MonkeyPatch) -> Non
     assert choose("openvino", "bf16", keras_backend="tensorflow") == EngineChoice("openvino", "bf16")
     assert "does not compute in bf16 (it has FP32, INT8)" in runtime.lacks("bf16")
     assert runtime.lacks("int8") == runtime.lacks("fp32") == ""
+
+
+@pytest.mark.parametrize(("saturates", "precision"), [(True, "fp32"), (False, "int8")])
+def test_a_quantised_file_runs_in_int8_where_its_sums_fit(
+    machine: pytest.MonkeyPatch, tmp_path: Path, *, saturates: bool, precision: str
+) -> None:
+    machine.setattr(runtime, "saturates_int8", lambda: saturates)
+    (tmp_path / "net.onnx").write_bytes(b"QuantizeLinear")
+    spec = replace(tiny.spec(tmp_path), source=Onnx("net.onnx"))
+    chosen = choice.choose_for(spec, "auto", "auto", keras_backend="tensorflow")
+    assert chosen == EngineChoice("openvino", precision)
+    by_name = choice.choose_for(spec, "auto", "int8", keras_backend="tensorflow")
+    assert by_name == EngineChoice("openvino", "int8")
 
 
 def test_without_openvino_keras_own_backend_runs(machine: pytest.MonkeyPatch) -> None:

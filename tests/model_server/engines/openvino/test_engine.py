@@ -13,7 +13,7 @@ from model_server import engines
 from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
 from model_server.engines.openvino import conversion, runtime
-from model_server.engines.openvino.engine import CHUNK, OpenVINOEngine, int8_ingredients
+from model_server.engines.openvino.engine import CHUNK, FITS_16_BITS, OpenVINOEngine, int8_ingredients
 from model_server.engines.openvino.store import Store
 from settings import PROJECT
 from tests.model_server.engines import tiny
@@ -80,12 +80,30 @@ def test_int8_needs_to_be_made_first_and_serves_then(load: Load, tmp_path: Path)
     with pytest.raises(ModelUnavailable, match="python -m model_server quantise tiny --pictures FOLDER"):
         load("int8")
 
+    _make_int8(tmp_path, fits_16_bits=True)
+    assert load("int8").precision == "int8"
+
+
+def _make_int8(tmp_path: Path, *, fits_16_bits: bool) -> None:
     def make(folder: Path) -> dict[str, object]:
         tiny.write(folder)
-        return {}
+        return {FITS_16_BITS: True} if fits_16_bits else {}
 
     Store(tmp_path / "cache").find_or_make("tiny", int8_ingredients(tiny.spec(tmp_path / "tiny")), make)
-    assert load("int8").precision == "int8"
+
+
+@pytest.mark.parametrize("fits_16_bits", [True, False])
+@pytest.mark.parametrize("saturates", [True, False])
+def test_int8_weights_of_8_bits_are_refused_where_sums_overflow(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, saturates: bool, fits_16_bits: bool
+) -> None:
+    monkeypatch.setattr(runtime, "saturates_int8", lambda: saturates)
+    _make_int8(tmp_path, fits_16_bits=fits_16_bits)
+    if saturates and not fits_16_bits:
+        with pytest.raises(ModelUnavailable, match=r"made for CPUs with VNNI.*Make it again: python -m"):
+            load("int8")
+    else:
+        assert load("int8").precision == "int8"
 
 
 def test_int8_is_openvino_s_alone(tmp_path: Path) -> None:

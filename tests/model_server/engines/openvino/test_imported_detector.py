@@ -86,7 +86,7 @@ def _engine(
     folder: Path, monkeypatch: pytest.MonkeyPatch, onnx: bytes, toml: str
 ) -> tuple[ModelSpec, OpenVINOEngine]:
     def in_this_process(spec: ModelSpec, width: str, into: Path) -> None:
-        importing.write(spec, into, half=width == "half")
+        importing.write(spec, into, half=width == "half", in_int8=width == "int8")
 
     monkeypatch.setattr(conversion, "_run_child", in_this_process)
     model = folder / "net"

@@ -114,7 +114,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 
 
 def _in_this_process(spec: ModelSpec, width: str, folder: Path) -> None:
-    importing.write(spec, folder, half=width == "half")
+    importing.write(spec, folder, half=width == "half", in_int8=width == "int8")
 
 
 def write(

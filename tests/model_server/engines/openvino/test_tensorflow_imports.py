@@ -14,8 +14,9 @@ from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
-from model_server.engines.openvino import imported_graph, quantised
+from model_server.engines.openvino import imported_graph, quantised, runtime
 from settings import PROJECT
+from tests.model_server.engines.openvino.processors import run_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -72,17 +73,36 @@ def test_the_engine_gives_what_tensorflow_gives(exports: Path, tmp_path: Path, k
     np.testing.assert_allclose(found, right, atol=1e-5)
 
 
+SERVE = """
+import sys
+from pathlib import Path
+import numpy as np
+from model_server import engines
+from model_server.catalogue.model_spec import read_model
+from model_server.engines import EngineOptions
+from model_server.engines.choice import choose_for
+from model_server.engines.openvino import runtime
+
+models, kind, precision, pictures, outputs = sys.argv[1:]
+spec = read_model(Path(models), kind)
+chosen = choose_for(spec, "auto", precision, keras_backend="tensorflow")
+engine = engines.load(spec, chosen, EngineOptions(32, Path(models) / "cache"))
+np.save(outputs, engine.predict(np.load(pictures))[0])
+print(engine.name, engine.precision, runtime.saturates_int8())
+"""
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
-def test_a_quantised_file_runs_in_int8_as_tensorflow_lite_runs_it(
-    exports: Path, tmp_path: Path, kind: str
+@pytest.mark.parametrize("most", ["", "AVX2", "AVX512_CORE"])
+def test_a_quantised_file_gives_what_tensorflow_lite_gives_on_each_kind_of_processor(
+    exports: Path, tmp_path: Path, most: str, kind: str
 ) -> None:
-    spec = _spec(exports, tmp_path, kind)
-    assert quantised.is_quantised(spec)
-    chosen = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
-    assert chosen == EngineChoice("openvino", "int8")
-    engine = engines.load(spec, chosen, EngineOptions(32, tmp_path / "cache"))
-    found = engine.predict(np.load(exports / "pictures.npy"))[0]
-    right = np.load(exports / f"{kind}.npy")
+    assert quantised.is_quantised(_spec(exports, tmp_path, kind))
+    paths = [str(exports / "pictures.npy"), str(tmp_path / "outputs.npy")]
+    engine, precision, saturates = run_on(most, "-c", SERVE, str(tmp_path), kind, "auto", *paths).split()
+    assert (engine, precision) == ("openvino", "fp32" if saturates == "True" else "int8")
+    assert saturates == "True" or not most
+    found, right = np.load(tmp_path / "outputs.npy"), np.load(exports / f"{kind}.npy")
     # The integers of a layer may be rounded otherwise: steps of 1/256 of a probability, and what follows.
     assert np.abs(found - right).max() < 0.06
     assert (found.argmax(axis=1) == right.argmax(axis=1)).mean() >= 0.9
@@ -92,12 +112,22 @@ def test_a_file_calibrated_with_dim_pictures_clips_and_is_warned_of(
     exports: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = _normalised_spec(exports, tmp_path, "dim", '"unit"')
-    engine = engines.load(spec, EngineChoice("openvino", "int8"), EngineOptions(32, tmp_path / "cache"))
+    chosen = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
+    engine = engines.load(spec, chosen, EngineOptions(32, tmp_path / "cache"))
     found = engine.predict(np.load(exports / "pictures.npy"))[0]
     assert np.abs(found - np.load(exports / "dim.npy")).max() < 0.06
     told = capfd.readouterr().err
     assert told.count("dim: the network takes numbers from 0 to 0.75, and normalise") == 1
     assert "makes 0 to 1 of a picture" in told
+
+
+def test_int8_by_name_is_refused_where_a_quantised_file_would_overflow(
+    exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "saturates_int8", lambda: True)
+    spec = _spec(exports, tmp_path, "uint8")
+    with pytest.raises(ModelUnavailable, match=r"no VNNI. PRECISION=auto runs uint8.tflite in fp32"):
+        engines.load(spec, EngineChoice("openvino", "int8"), EngineOptions(32, tmp_path / "cache"))
 
 
 def test_only_what_is_quantised_is_taken_for_quantised(exports: Path, tmp_path: Path) -> None:

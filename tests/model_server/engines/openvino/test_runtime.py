@@ -1,0 +1,86 @@
+"""What the processor does to 8-bit products, and that only int8 lets it: on this one and on others."""
+
+import json
+import os
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_server.engines.openvino import runtime
+from tests.model_server.engines.openvino.processors import run_on
+
+CPUINFO = Path("/proc/cpuinfo")
+VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
+
+# 16 products of 250 and 120, of which two do not fit 16 bits. The weights are as a file may have them: stored
+# in 8 bits and scaled (TensorFlow Lite, ONNX), or in 32 and rounded by the graph (a frozen graph).
+PROGRAM = """
+import json, sys
+import numpy as np
+from model_server.engines.openvino import runtime
+
+def stored(build):
+    weights = build.convert(build.constant(np.full((8, 16), 120, np.int8)), "f32")
+    return build.multiply(weights, build.constant(np.full((8, 1), 0.5, np.float32)))
+
+def rounded(build):
+    bounds = [build.constant(np.float32(each)) for each in (-63.5, 63.5)]
+    return build.fake_quantize(build.constant(np.full((8, 16), 60.1, np.float32)), *bounds, *bounds, 255)
+
+def products(precision, weights):
+    build = runtime.operations()
+    given = build.parameter([1, 16], np.float32)
+    bounds = [build.constant(np.float32(each)) for each in (0, 255)]
+    bytes_ = build.fake_quantize(given, *bounds, *bounds, 256)
+    product = build.matmul(bytes_, weights(build), transpose_a=False, transpose_b=True)
+    network = runtime.compile_for_cpu(runtime.Model([product], [given], "products"), precision)
+    (found,) = network([np.full((1, 16), 250.3, np.float32)]).values()
+    return found.reshape(-1).tolist()
+
+seen = {kind: [products(kind, stored), products(kind, rounded)] for kind in ("fp32", "int8")}
+print(json.dumps({"saturates": runtime.saturates_int8(), **seen}))
+"""
+RIGHT = 16 * 250 * 120 * 0.5
+
+
+@cache
+def _seen(most: str) -> dict[str, Any]:
+    seen: dict[str, Any] = json.loads(run_on(most, "-c", PROGRAM))
+    return seen
+
+
+@pytest.mark.parametrize("most", ["SSE41", "AVX2", "AVX512_CORE"])
+def test_without_vnni_products_overflow_in_int8_and_are_right_in_fp32(most: str) -> None:
+    seen = _seen(most)
+    assert seen["saturates"] is True
+    assert np.max(seen["int8"]) < 0.9 * RIGHT  # else there is nothing to keep a network from
+    np.testing.assert_allclose(seen["fp32"], RIGHT, rtol=1e-6)
+
+
+@pytest.mark.parametrize("most", ["", "AVX2_VNNI", "AVX512_CORE_VNNI"])
+def test_where_nothing_overflows_int8_is_right(most: str) -> None:
+    seen = _seen(most)
+    if seen["saturates"]:
+        pytest.skip("this processor has no such VNNI to be restricted to")
+    np.testing.assert_allclose(seen["int8"], RIGHT, rtol=1e-6)
+    np.testing.assert_allclose(seen["fp32"], RIGHT, rtol=1e-6)
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not CPUINFO.is_file(), reason="only Linux on x86 lists VNNI"
+)
+@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="the list knows nothing of oneDNN's cap")
+def test_what_is_computed_is_what_the_processor_says() -> None:
+    flags = next(line for line in CPUINFO.read_text("utf-8").splitlines() if line.startswith("flags"))
+    assert runtime.saturates_int8() is not bool(VNNI & set(flags.split()))
+
+
+def test_it_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = runtime.saturates_int8()
+    monkeypatch.setattr(runtime, "compile_for_cpu", lambda *_: sys.exit("compiled again"))
+    assert runtime.saturates_int8() is first
