@@ -20,4 +20,4 @@ for _handler in logging.getLogger().handlers:
     _handler.addFilter(request_ids.Stamp())
 app = create_app(_settings)
 Connection.origins = _settings.cors_origins
-app.extensions["frontend"].replies.start()
+app.extensions["jobs"].replies.start()

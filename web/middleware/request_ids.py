@@ -1,7 +1,7 @@
 """An id for each request: the client's own X-Request-ID where it is sane, else a fresh one.
 
 Owns which ids are taken, and where they go: into the answer, into every line of the log that the request's
-thread writes. The job takes it along (frontend.py), so that a model server can name it.
+thread writes. The job takes it along (jobs.py), so that a model server can name it.
 """
 
 import logging
