@@ -25,7 +25,7 @@ from broker.messages import Job, Prediction, Result, WorkerState
 from broker.producer import TOLD_S, PendingJob, Producer
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
-from pictures import annotate, decode
+from pictures import annotate, fit
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
 from web.server import capacity
 
@@ -122,7 +122,7 @@ class JobClient:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 left_s = wait_until - time.monotonic()
                 self.producer.admit(model, size=size, timeout_s=left_s, pace=view.pace)
-            prepared = decode.prepare(picture, view.card.input, max_pixels=limits.max_pixels)
+            prepared = fit.prepare(picture, view.card.input, max_pixels=limits.max_pixels)
         now = self._clock.now()
         job = Job(
             id=str(uuid.uuid4()),

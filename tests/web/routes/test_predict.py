@@ -11,7 +11,7 @@ import redis
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.producer import Producer
-from pictures import decode
+from pictures import fit
 from settings import Settings
 from tests.support.fakes import MODEL, SPEC
 from tests.support.pictures import form, png
@@ -205,7 +205,7 @@ def test_what_the_queue_has_no_room_for_is_not_decoded(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.client.post("/predict", data=form(png(0)), headers={"Prefer": "respond-async"})
-    monkeypatch.setattr(decode, "prepare", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr(fit, "prepare", lambda *_, **__: pytest.fail("it was decoded"))
     assert service.client.post("/predict", data=form(png(0))).status_code == 503
 
 

@@ -14,7 +14,7 @@ from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.messages import Result
 from broker.producer import TOLD_S, Producer
-from pictures import decode
+from pictures import fit
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service
@@ -67,13 +67,13 @@ def test_nobody_waits_on_after_a_refusal(service: Service, monkeypatch: pytest.M
 def test_what_was_accepted_before_an_error_of_ours_is_cancelled(
     service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare, calls = decode.prepare, []
+    prepare, calls = fit.prepare, []
 
     def fail_the_second(*args: object, **how: object) -> object:
         calls.append(args)
         return prepare(*args, **how) if len(calls) == 1 else 1 / 0  # type: ignore[arg-type]
 
-    monkeypatch.setattr(decode, "prepare", fail_the_second)
+    monkeypatch.setattr(fit, "prepare", fail_the_second)
     response = service.client.post("/predict", data=form(png(0), png(1)))
     assert response.status_code == 500
     assert _waiters(service) == 0
