@@ -144,6 +144,7 @@ class _Path:
             reply_to="bench",
             original_size=(1280, 720),
             top=5,
+            traceparent=None,
         )
 
     def _admit(self) -> None:
