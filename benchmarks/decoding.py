@@ -28,7 +28,7 @@ from model_server import engines
 from model_server.catalogue.model_spec import CatalogueError, read_model
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import choose_for
-from pictures import decode
+from pictures import fit
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _SIZES: Final = ((640, 480), (1280, 720), (1920, 1080), (4000, 3000))
@@ -121,7 +121,7 @@ def _variants(photos: list[Path], size: tuple[int, int], crops: int) -> Iterator
 
 def _prepared(upload: bytes, spec: InputSpec) -> tuple[NDArray[np.uint8], float]:
     began = time.perf_counter()
-    pixels = decode.prepare(upload, spec, max_pixels=_MAX_PIXELS).pixels
+    pixels = fit.prepare(upload, spec, max_pixels=_MAX_PIXELS).pixels
     return pixels, (time.perf_counter() - began) * 1000
 
 

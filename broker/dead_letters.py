@@ -7,11 +7,12 @@ changes no job that is queued or claimed, and does not judge whether one is stil
 import hashlib
 import re
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, cast
 
 import msgspec
 import redis
+from msgspec.structs import replace
 
 from broker import codec
 from broker.connection import translated

@@ -1,4 +1,4 @@
-"""The nouns that travel between the tiers, as frozen dataclasses (and one msgspec struct).
+"""The nouns that travel between the tiers, as frozen dataclasses and msgspec structs.
 
 Owns what a job, a result, a card and a state hold. Encoding is codec.py's, keys are keys.py's, and
 nothing here does I/O.
@@ -118,27 +118,36 @@ class Pace:
         return waiting / self.rate + 2 * self.batch_s if self.rate > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One picture and its deadline. Times are Redis' own, in seconds since 1970."""
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One picture and its deadline. Times are Redis' own, in seconds since 1970.
+
+    The order of its fields is that of its JSON, where the Lua scripts read the first two.
+    """
 
     id: str
+    input: str = ""
+    """The tag of the InputSpec that the picture was prepared for; empty: any worker may run it."""
     image: NDArray[np.uint8]
     """uint8 (height, width, channels), already fitted; never normalised."""
+    shape: tuple[int, int, int] = (0, 0, 0)
+    """The image's, always: nobody needs to give it."""
     accepted: float
     deadline: float
     reply_to: str | None
-    """The frontend whose channel gets the result; None for a client that polls."""
+    """The web process whose channel gets the result; None for a client that polls."""
     original_size: tuple[int, int]
     """(width, height) of the upload."""
     top: int
-    traceparent: str | None = None
-    input: str = ""
-    """The tag of the InputSpec that the picture was prepared for; empty: any worker may run it."""
+    traceparent: str | None
     notice: str = ""
     """What its answer must say, such as that another model answers than was asked for."""
     request_id: str = ""
     """Of the request that it came with, 128 characters at most: for the logs."""
+
+    def __post_init__(self) -> None:
+        """Take the shape from the image, in a copy with another image too."""
+        if isinstance(self.image, np.ndarray):
+            msgspec.structs.force_setattr(self, "shape", self.image.shape)
 
 
 Box = tuple[int, int, int, int]

@@ -1,24 +1,21 @@
-"""From the bytes of an upload to the uint8 array that a model takes.
+"""From the bytes of an upload to an image, upright, in mode L or RGB.
 
-Owns decoding (Pillow), orientation, colour modes and fitting. Knows nothing of HTTP, Redis or
-models beyond the size, the channels and the fit that a card names. Never opens a path or a URL:
-only bytes that are already here, and never decodes pixels before the header was judged.
+Owns decoding (Pillow), its bounds and refusals, orientation and colour modes; fit.py makes a model's input of
+the image. Knows nothing of HTTP, Redis or models. Never opens a path or a URL, only bytes that are already
+here, and never decodes pixels before it has judged the header.
 """
 
 import io
 import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from broker.errors import ClientError
-from broker.messages import Fit, InputSpec
-from pictures import ink, jpeg_scans
+from pictures import jpeg_scans
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -34,9 +31,6 @@ _SIDEWAYS: Final = (5, 6, 7, 8)
 
 _FAX: Final = ("group3", "group4", "tiff_ccitt")
 """Pillow's names of TIFF's compressions 3, 4 and 2 (ITU-T T.4 and T.6)."""
-
-_INK_SIDE: Final = 560
-"""A drawing is found on a small copy but framed from the picture itself: sharp enough for thin strokes."""
 
 
 class InvalidImage(ClientError):
@@ -57,30 +51,9 @@ class UnsupportedFormat(ClientError):
     code = "unsupported_format"
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedPicture:
-    """A picture that fits a model: `pixels` is uint8 (height, width, channels), in C order.
-
-    `original_size` is (width, height) of the picture as people see it, after its EXIF orientation.
-    """
-
-    pixels: NDArray[np.uint8]
-    original_size: tuple[int, int]
-
-
-def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPicture:
-    """Decode `upload` and fit it to `spec`.
-
-    Raises InvalidImage, ImageTooLarge (judged from the header, before pixels are decoded) or
-    UnsupportedFormat; each message says what to do.
-    """
-    image, original_size = _decode(upload, max_pixels=max_pixels, needed=lambda _: _needed_side(spec))
-    return PreparedPicture(fit(image, spec), original_size)
-
-
 def decode(upload: bytes, *, max_pixels: int) -> Image.Image:
-    """Return the upload's first frame, upright, in mode L or RGB. Raises as `prepare` does."""
-    return _decode(upload, max_pixels=max_pixels, needed=lambda _: max_pixels)[0]
+    """Return the upload's first frame, upright, in mode L or RGB. Raises as `decode_near` does."""
+    return decode_near(upload, max_pixels=max_pixels, needed=lambda _: max_pixels)[0]
 
 
 def decode_at_most(upload: bytes, *, longest: int, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -92,23 +65,21 @@ def decode_at_most(upload: bytes, *, longest: int, max_pixels: int) -> tuple[Ima
     def needed(size: tuple[int, int]) -> int:
         return min(max_pixels, -(-longest * min(size) // max(size)))
 
-    image, original_size = _decode(upload, max_pixels=max_pixels, needed=needed)
+    image, original_size = decode_near(upload, max_pixels=max_pixels, needed=needed)
     image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
     return image if image.mode == "RGB" else image.convert("RGB"), original_size
 
 
-def _needed_side(spec: InputSpec) -> int:
-    """How many pixels each side of a picture needs for its model; a JPEG with more is decoded smaller."""
-    return _INK_SIDE if spec.fit is Fit.INK else max(spec.width, spec.height, spec.resize)
-
-
-def _decode(
+def decode_near(
     upload: bytes, *, max_pixels: int, needed: Callable[[tuple[int, int]], int]
 ) -> tuple[Image.Image, tuple[int, int]]:
     """The picture, and the (width, height) that it has upright and whole.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides keep `needed(size)` pixels: its inverse
     DCT then makes that many fewer pixels, and the resize after it reads fewer.
+
+    Raises InvalidImage, ImageTooLarge (judged from the header, before pixels are decoded) or
+    UnsupportedFormat; each message says what to do.
     """
     if not upload:
         raise InvalidImage("The upload is empty: send the bytes of a picture.")
@@ -162,45 +133,6 @@ def _turn_upright(image: Image.Image) -> bool:
     return is_sideways
 
 
-def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
-    """Return `image` (mode L or RGB) as uint8 (height, width, channels) in the way `spec.fit` names."""
-    mode = "L" if spec.channels == 1 else "RGB"
-    image = image if image.mode == mode else image.convert(mode)
-    target = (spec.width, spec.height)
-    match spec.fit:
-        case Fit.STRETCH:
-            fitted = image if image.size == target else image.resize(target, Image.Resampling.BICUBIC)
-        case Fit.CROP if spec.resize:
-            fitted = _resized_centre(image, target, spec.resize)
-        case Fit.CROP:
-            fitted = ImageOps.fit(image, target, Image.Resampling.BICUBIC)
-        case Fit.PAD:
-            fitted = ImageOps.pad(image, target, Image.Resampling.BICUBIC, color=_border_colour(image))
-        case Fit.INK:
-            drawing = ink.placed(image, target)
-            if drawing is None:  # a network would name something
-                raise InvalidImage(
-                    "Nothing is drawn on the picture: strokes must stand out from their paper."
-                )
-            fitted = drawing
-    pixels = np.asarray(fitted, dtype=np.uint8)
-    return np.ascontiguousarray(pixels.reshape(spec.height, spec.width, spec.channels))
-
-
-def _resized_centre(image: Image.Image, target: tuple[int, int], short: int) -> Image.Image:
-    """The centre of `image` with its short side resized to `short`: torchvision's Resize, then CenterCrop.
-
-    Only what is kept is made: 65,535 x 1 pixels would be 4 gigapixels else.
-    """
-    shortest = min(image.size)
-    resized = [short if side == shortest else short * side // shortest for side in image.size]
-    starts = [round((side - kept) / 2) for side, kept in zip(resized, target, strict=True)]
-    scales = [side / after for side, after in zip(image.size, resized, strict=True)]
-    left, top = (start * scale for start, scale in zip(starts, scales, strict=True))
-    box = (left, top, left + target[0] * scales[0], top + target[1] * scales[1])
-    return image.resize(target, Image.Resampling.BICUBIC, box)
-
-
 def _unidentified(upload: bytes) -> ClientError:
     """Tell a picture in a format we refuse from what is no picture at all, by its first bytes only."""
     Image.init()
@@ -240,8 +172,3 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray(values.astype(np.uint8))
     span = high - low or 1.0
     return Image.fromarray(((values - low) * (255 / span)).round().astype(np.uint8))
-
-
-def _border_colour(image: Image.Image) -> tuple[int, ...]:
-    median = np.median(ink.border(np.asarray(image, dtype=np.uint8)), axis=0)
-    return tuple(int(value) for value in np.atleast_1d(median))

@@ -1,6 +1,6 @@
 """From the pixels of a network's input back to those of the photo, through the fit that made the input.
 
-Owns the inverse of what pictures/decode.py does with a photo; a test takes pictures there and back.
+Owns the inverse of what pictures/fit.py does with a photo; a test takes pictures there and back.
 """
 
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from broker.errors import ClientError
 from broker.messages import InputSpec
-from pictures import decode
+from pictures import fit
 
 MAX_PIXELS: Final = 50_000_000
 """As MAX_PIXELS of the service has it by default: what it refuses is no use in training."""
@@ -148,7 +148,7 @@ def _places_in(folder: Place) -> list[Place]:
 
 def _decoded(file: File, spec: InputSpec) -> NDArray[np.uint8]:
     """Return the picture as the model gets it from the web tier. Raises ClientError or OSError."""
-    return decode.prepare(file.place.read_bytes(), spec, max_pixels=MAX_PIXELS).pixels
+    return fit.prepare(file.place.read_bytes(), spec, max_pixels=MAX_PIXELS).pixels
 
 
 def read(files: Sequence[File], spec: InputSpec, keep_in: Path | None = None) -> FolderContents:

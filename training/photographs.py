@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from broker.messages import Fit, InputSpec
-from pictures.decode import prepare
+from pictures.fit import prepare
 
 SIDE: Final = 32
 INPUT: Final = InputSpec(width=SIDE, height=SIDE, channels=3, fit=Fit.CROP)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from broker.messages import Fit, InputSpec
-from pictures.decode import fit
+from pictures.fit import fit
 
 SIDE: Final = 28
 CLASSES: Final = 10

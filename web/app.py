@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
     app = Flask("web", static_folder=None, template_folder="pages/templates")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
-    app.extensions["frontend"] = frontend(settings)
+    app.extensions["jobs"] = job_client(settings)
     request_ids.register(app)
     errors.register(app)
     cors.register(app, settings.cors_origins)
@@ -50,8 +50,8 @@ def create_app(settings: Settings) -> Flask:
     return app
 
 
-def frontend(settings: Settings) -> JobClient:
-    """This process' half of the queue, under a name of its own."""
+def job_client(settings: Settings) -> JobClient:
+    """The queue's client of this process, with a channel of its own for replies."""
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
     client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)

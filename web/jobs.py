@@ -1,7 +1,12 @@
-"""A frontend: from an upload's bytes to its result, through the queue.
+"""A web process's client of the queue: it submits pictures as jobs and waits for their results.
 
+<<<<<<< HEAD
 Owns the line's web half: decode, enqueue, wait, give up; model_choice.py says which model. Knows no HTTP;
 predict.py puts requests in and answers out.
+=======
+Owns the web half of a job's life: decode, enqueue, wait, poll, cancel. model_choice.py chooses the model.
+Knows no HTTP: routes/predict.py turns requests into jobs and results into answers.
+>>>>>>> path
 """
 
 import contextlib
@@ -21,14 +26,12 @@ from broker.errors import (
     DeadlinePassed,
     Overloaded,
 )
-from broker.messages import InputSpec, Job, Prediction, Result, WorkerState
+from broker.messages import Job, Prediction, Result, WorkerState
 from broker.producer import TOLD_S, PendingJob, Producer
-from broker.registry import ModelView, Registry
+from broker.registry import Registry
 from broker.replies import Replies, Waiter
-from pictures import annotate, decode
-from pictures.decode import PreparedPicture
-from web.decode_turns import turn
-from web.model_choice import ModelChooser, ModelNames, unavailable
+from pictures import annotate, fit
+from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
 from web.server import capacity
 
 _LOG = logging.getLogger(__name__)
@@ -52,6 +55,17 @@ class JobLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What a request asks of the jobs of all its pictures."""
+
+    started_at: float
+    """Monotonic time at which the request came; the deadlines of its jobs count from there."""
+    polled: bool = False
+    traceparent: str | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SubmittedJob:
     """A job in the queue. `waiter` is None for one that is polled."""
 
@@ -61,14 +75,9 @@ class SubmittedJob:
     wait_until: float
     """Monotonic time at which its client stops waiting."""
 
-    @property
-    def job_id(self) -> str:
-        """The id that its result has, too."""
-        return self.job.id
-
 
 class JobClient:
-    """Serves requests from any thread."""
+    """Submits jobs and waits for them, from any thread."""
 
     def __init__(
         self,
@@ -105,98 +114,86 @@ class JobClient:
         finally:
             self._slots.release()
 
-    def accept(
-        self,
-        view: ModelView,
-        upload: bytes,
-        *,
-        top: int,
-        polled: bool,
-        traceparent: str | None,
-        since: float,
-        notice: str = "",
-        request_id: str = "",
-    ) -> SubmittedJob:
-        """Decode, fit and enqueue one picture. Raises ClientError, Overloaded, BrokerUnavailable.
-
-        `since`: monotonic time at which the request came; its deadline counts from there.
-        """
-        model = view.card.model
-        timeout_s = self._limits.async_timeout_s if polled else self._limits.request_timeout_s
-        wait_until = since + timeout_s
-        job_bytes = codec.job_size(view.card.input) + len(notice)
-
-        def admit() -> None:
-            self.producer.admit(
-                model, size=job_bytes, timeout_s=wait_until - time.monotonic(), pace=view.pace
-            )
-
-        admit()
-        prepared = self._prepared(upload, view.card.input, since=since, admit_again=admit)
-        job_id = str(uuid.uuid4())
-        waiter = None if polled else self.replies.expect(model, job_id)
+    def submit(self, choice: ModelChoice, picture: bytes, options: JobOptions, *, top: int) -> SubmittedJob:
+        """Decode, fit and enqueue one picture. Raises ClientError, Overloaded, BrokerUnavailable."""
+        view, model = choice.view, choice.view.card.model
+        limits = self._limits
+        timeout_s = limits.async_timeout_s if options.polled else limits.request_timeout_s
+        wait_until = options.started_at + timeout_s
+        size = codec.job_size(view.card.input) + len(choice.notice)
+        self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
+        with self._decoder(until=options.started_at + limits.request_timeout_s) as waited_s:
+            if waited_s > TOLD_S:
+                # Hundreds may have waited here with it, each let in by a queue that had room for one.
+                left_s = wait_until - time.monotonic()
+                self.producer.admit(model, size=size, timeout_s=left_s, pace=view.pace)
+            prepared = fit.prepare(picture, view.card.input, max_pixels=limits.max_pixels)
         now = self._clock.now()
         job = Job(
-            id=job_id,
+            id=str(uuid.uuid4()),
             image=prepared.pixels,
             accepted=now,
             deadline=now + wait_until - time.monotonic(),
-            reply_to=None if polled else self.replies.frontend,
+            reply_to=None if options.polled else self.replies.frontend,
             original_size=prepared.original_size,
             top=top,
-            traceparent=traceparent,
+            traceparent=options.traceparent,
             input=view.card.input.tag,
-            notice=notice,
-            request_id=request_id,
+            notice=choice.notice,
+            request_id=options.request_id,
         )
-        self._enqueue(model, job, waiter)
-        _LOG.debug("job %s of %s is accepted", job_id, model)
-        return SubmittedJob(model, job, waiter, wait_until)
-
-    def _prepared(
-        self, upload: bytes, spec: InputSpec, *, since: float, admit_again: Callable[[], None]
-    ) -> PreparedPicture:
-        """Decode and fit, when it is its turn."""
-        with turn(self._decoders, until=since + self._limits.request_timeout_s) as waited_s:
-            if waited_s > TOLD_S:
-                # Hundreds may have waited here with it, each let in by a queue that had room for one.
-                admit_again()
-            return decode.prepare(upload, spec, max_pixels=self._limits.max_pixels)
-
-    def _enqueue(self, model: str, job: Job, waiter: Waiter | None) -> None:
+        # Before the job is enqueued: its result may come at once.
+        waiter = None if options.polled else self.replies.expect(model, job.id)
         try:
-            self.producer.enqueue(model, job, now=job.accepted)
+            self.producer.enqueue(model, job, now=now)
         except BaseException:
             if waiter is not None:
                 self.replies.forget(waiter)
             raise
         if waiter is not None:
             waiter.is_accepted = True
+        _LOG.debug("job %s of %s is enqueued", job.id, model)
+        return SubmittedJob(model, job, waiter, wait_until)
 
-    def draw(self, upload: bytes, predictions: tuple[Prediction, ...], *, since: float) -> bytes:
+    @contextlib.contextmanager
+    def _decoder(self, *, until: float) -> Iterator[float]:
+        """A place among those that decode, by the monotonic time `until`: the seconds waited for it.
+
+        Raises Overloaded.
+        """
+        began = time.monotonic()
+        # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
+        if not self._decoders.acquire(timeout=max(0.0, until - began)):
+            raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
+        try:
+            yield time.monotonic() - began
+        finally:
+            self._decoders.release()
+
+    def draw(self, upload: bytes, predictions: tuple[Prediction, ...], *, started_at: float) -> bytes:
         """The picture with what was found on it, as PNG. Raises ClientError, or Overloaded."""
-        with turn(self._decoders, until=since + self._limits.request_timeout_s):
+        with self._decoder(until=started_at + self._limits.request_timeout_s):
             return annotate.annotated(upload, predictions, max_pixels=self._limits.max_pixels)
 
-    def wait(self, accepted: SubmittedJob, *, client_gone: Callable[[], bool]) -> Result:
+    def wait(self, submitted: SubmittedJob, *, is_client_gone: Callable[[], bool]) -> Result:
         """Sleep until the result comes. Raises DeadlinePassed, ModelUnavailable, ClientGone, and cancels."""
-        waiter = accepted.waiter
+        waiter, model, job_id = submitted.waiter, submitted.model, submitted.job.id
         if waiter is None:
             raise ValueError("a job that is polled can't be waited for")
         reason = ""
         try:
-            while not reason and (left_s := accepted.wait_until - time.monotonic()) > 0:
+            while not reason and (left_s := submitted.wait_until - time.monotonic()) > 0:
                 result = waiter.wait(min(left_s, LOOK_AT_CLIENT_S))
                 if result is not None:
                     return result
                 if waiter.take_forgotten():
-                    self._enqueue_again(accepted)
-                if client_gone():
-                    self.producer.cancel(accepted.model, accepted.job_id)
+                    self._enqueue_again(submitted)
+                if is_client_gone():
+                    self.producer.cancel(model, job_id)
                     raise ClientGone("The client hung up.")
-                reason = self._failure(accepted.model)
+                reason = self._failure(model)
             # First what came already: of several pictures the last are looked at late.
-            result = waiter.wait(0) or self.producer.take_or_cancel(accepted.model, accepted.job_id)
+            result = waiter.wait(0) or self.producer.take_or_cancel(model, job_id)
             if result is not None:
                 return result
             if reason:
@@ -205,11 +202,11 @@ class JobClient:
         finally:
             self.replies.forget(waiter)
 
-    def _enqueue_again(self, accepted: SubmittedJob) -> None:
+    def _enqueue_again(self, submitted: SubmittedJob) -> None:
         """Put a job back that Redis forgot: it was killed before its last writes were on the disk."""
-        _LOG.warning("Redis has forgotten job %s of %s: enqueued again", accepted.job_id, accepted.model)
+        _LOG.warning("Redis has forgotten job %s of %s: enqueued again", submitted.job.id, submitted.model)
         with contextlib.suppress(BrokerUnavailable):  # it is looked up again soon
-            self.producer.enqueue(accepted.model, accepted.job, now=self._clock.now())
+            self.producer.enqueue(submitted.model, submitted.job, now=self._clock.now())
 
     def _failure(self, model: str) -> str:
         """Why every live worker of the model failed to load it; empty while one may still answer."""
@@ -219,22 +216,22 @@ class JobClient:
             return ""
         return view.reason if view is not None and view.state is WorkerState.FAILED else ""
 
-    def abandon(self, accepted: SubmittedJob) -> None:
-        """Cancel a job whose request failed in another place."""
-        if accepted.waiter is not None:
-            self.replies.forget(accepted.waiter)
+    def cancel(self, submitted: SubmittedJob) -> None:
+        """Give up a job whose request has failed elsewhere."""
+        if submitted.waiter is not None:
+            self.replies.forget(submitted.waiter)
         with contextlib.suppress(BrokerUnavailable):  # it then ends at its deadline
-            self.producer.cancel(accepted.model, accepted.job_id)
+            self.producer.cancel(submitted.model, submitted.job.id)
 
     def poll(self, model: str, job_id: str) -> Result | PendingJob | None:
-        """The result of a job that is polled, Pending, or None where there is none (any more).
+        """The result of a job that is polled, PendingJob, or None where there is none (any more).
 
         Raises DeadlinePassed, once: the job is cancelled then.
         """
-        polled = self.producer.poll(model, job_id)
-        if isinstance(polled, PendingJob) and polled.deadline_passed:
+        state = self.producer.poll(model, job_id)
+        if isinstance(state, PendingJob) and state.deadline_passed:
             result = self.producer.take_or_cancel(model, job_id)
             if result is None:
                 raise DeadlinePassed("The picture waited for a model server until its deadline.")
             return result
-        return polled
+        return state

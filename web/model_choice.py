@@ -1,4 +1,4 @@
-"""Which model answers a request: the one that it names, the default, or the one that falls in for that.
+"""Which model answers a request: the one that it names, the default, or the default's fallback.
 
 Owns the choice and its refusals. Prepares no picture and enqueues nothing; jobs.py does.
 """
@@ -31,7 +31,7 @@ class ModelNames:
     expected: tuple[str, ...]
     default: str
     fallback: str = ""
-    """Empty: nobody falls in."""
+    """Empty: there is no fallback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def unavailable(reason: str) -> ModelUnavailable:
 
 
 class ModelChooser:
-    """The models as this frontend knows them."""
+    """The models as this web process knows them."""
 
     def __init__(
         self, registry: Registry, clock: RedisClock, names: ModelNames, *, request_timeout_s: float
@@ -81,7 +81,7 @@ class ModelChooser:
         """The refusal of a name that is no model's; it names those that are served or expected."""
         served = (known for known, view in models.items() if view.state is not None)
         known = ", ".join(sorted({*served, *self._expected}))
-        return UnknownModel(f"There is no model {name[:60]!r}. There are: {known}.")
+        return UnknownModel(f"Unknown model {name[:60]!r}. Available: {known}.")
 
     def require(self, name: str) -> None:
         """Raise UnknownModel where no model of that name was announced or is expected."""
@@ -107,9 +107,9 @@ class ModelChooser:
     def choose(self, name: str | None) -> ModelChoice:
         """The model for a request that names `name`, or none. Raises as `named` does.
 
-        Only for a default that failed to load another falls in: one that loads, or whose model server is
-        away for a moment, is waited for, and one that a client names is that or nothing. Nor does one that
-        answers in another form, a classifier for a detector.
+        The fallback answers only for a default that failed to load. A default that is still loading, or whose
+        model server is away for a moment, is waited for, and a model that a client names has no fallback.
+        Nor does a classifier answer for a detector, whose answers have another form.
         """
         if name:
             view = self.named(name)
@@ -125,11 +125,11 @@ class ModelChooser:
                 view = self.named(self.fallback)
             except ServiceError:
                 raise failed from None
-            if view.card.task != asked.card.task:  # who waits for boxes can do nothing with classes
+            if view.card.task != asked.card.task:  # a client that expects boxes can't use classes
                 raise
             reason = asked.reason.removeprefix(f"{self.default}: ")
-            said = f"{self.fallback} answers for {self.default}, which failed to load: {reason}"
-            return ModelChoice(view, asked, said[:_NOTICE_LENGTH])
+            notice = f"{self.fallback} answers for {self.default}, which failed to load: {reason}"
+            return ModelChoice(view, asked, notice[:_NOTICE_LENGTH])
 
     def answering(self) -> str:
         """The model that answers requests which name none, as things are."""

@@ -21,4 +21,4 @@ for _handler in logging.getLogger().handlers:
     _handler.addFilter(request_ids.Stamp())
 app = create_app(_settings)
 Connection.render_refusal = staticmethod(errors.refusal_renderer(_settings.cors_origins))
-app.extensions["frontend"].replies.start()
+app.extensions["jobs"].replies.start()

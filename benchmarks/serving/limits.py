@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.serving import decode, engine
 from broker.messages import Fit, InputSpec
-from pictures.decode import prepare
+from pictures.fit import prepare
 
 _BATCH: Final = 32
 _SPEC: Final = InputSpec(width=engine.SIDE, height=engine.SIDE, channels=3, fit=Fit.STRETCH)

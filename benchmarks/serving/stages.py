@@ -30,7 +30,7 @@ from model_server import engines
 from model_server.catalogue.model_spec import read_model
 from model_server.serving import batching
 from model_server.serving import results as batch_results
-from pictures import decode
+from pictures import fit
 from settings import PROJECT
 from tests.support.redis_server import running_redis
 from web.routes import predict
@@ -132,7 +132,7 @@ class _Path:
         return picture
 
     def _decode(self, picture: bytes) -> NDArray[np.uint8]:
-        return decode.prepare(picture, self._spec.input, max_pixels=_MAX_PIXELS).pixels
+        return fit.prepare(picture, self._spec.input, max_pixels=_MAX_PIXELS).pixels
 
     def _job(self, pixels: NDArray[np.uint8]) -> Job:
         now = self._clock.now()
@@ -144,6 +144,7 @@ class _Path:
             reply_to="bench",
             original_size=(1280, 720),
             top=5,
+            traceparent=None,
         )
 
     def _admit(self) -> None:

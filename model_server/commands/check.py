@@ -22,7 +22,7 @@ from model_server.commands.terminal import DONE, REFUSED, complain, count, print
 from model_server.engines import Engine, EngineOptions, Outputs
 from model_server.engines.check import agreement, drawn_pictures
 from model_server.engines.choice import choose_for
-from pictures import decode
+from pictures import fit
 from settings import SettingError, Settings, weights
 
 _EPILOG: Final = """\
@@ -111,7 +111,7 @@ def _shown(spec: ModelSpec, path: Path | None, settings: Settings) -> CheckedPic
         return CheckedPicture(
             "a drawn one", drawn_pictures.draw(spec.input)[0], (spec.input.width, spec.input.height)
         )
-    prepared = decode.prepare(path.read_bytes(), spec.input, max_pixels=settings.max_pixels)
+    prepared = fit.prepare(path.read_bytes(), spec.input, max_pixels=settings.max_pixels)
     return CheckedPicture(str(path), prepared.pixels, prepared.original_size)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from broker.errors import ClientError
 from model_server.catalogue.model_spec import ModelSpec
-from pictures import decode
+from pictures import fit
 
 LEAST: Final = 20
 """Pictures without which neither a calibration nor a verdict means anything."""
@@ -58,7 +58,7 @@ def read(folder: Path, spec: ModelSpec, *, max_pixels: int, at_most: int) -> Fol
         if len(pixels) == at_most:
             break
         try:
-            pixels.append(decode.prepare(path.read_bytes(), spec.input, max_pixels=max_pixels).pixels)
+            pixels.append(fit.prepare(path.read_bytes(), spec.input, max_pixels=max_pixels).pixels)
         except ClientError:
             continue
         labels.append(classes.get(path.relative_to(folder).parts[0], -1))

@@ -1,8 +1,8 @@
 """The wire format: golden bytes, and the refusal of everything else."""
 
-import dataclasses
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -34,7 +34,7 @@ def test_a_job_s_bytes_are_these() -> None:
 
 
 def test_the_tag_of_the_input_stands_second_and_the_notice_last() -> None:
-    job = dataclasses.replace(JOB, input="2-1-3-crop", notice="n")
+    job = msgspec.structs.replace(JOB, input="2-1-3-crop", notice="n")
     payload = codec.encode_job(job)
     assert payload.startswith(b'{"id":"11111111-2222-4333-8444-555555555555","input":"2-1-3-crop","image":"')
     decoded = codec.decode_job(payload)
@@ -50,7 +50,7 @@ def test_a_job_comes_back_whole() -> None:
     decoded = codec.decode_job(GOLDEN_JOB)
     assert np.array_equal(decoded.image, JOB.image)
     assert decoded.image.dtype == np.uint8
-    for field in dataclasses.fields(Job):
+    for field in msgspec.structs.fields(Job):
         if field.name != "image":
             assert getattr(decoded, field.name) == getattr(JOB, field.name)
 
@@ -81,8 +81,14 @@ def test_what_is_no_job_is_refused(payload: bytes) -> None:
         codec.decode_job(payload)
 
 
+def test_a_job_s_shape_is_its_image_s_in_a_copy_too() -> None:
+    taller = msgspec.structs.replace(JOB, image=np.zeros((4, 2, 3), np.uint8))
+    assert (JOB.shape, taller.shape) == ((1, 2, 3), (4, 2, 3))
+    assert codec.decode_job(codec.encode_job(taller)).image.shape == (4, 2, 3)
+
+
 def test_a_224_pixel_picture_takes_200_704_bytes_and_little_more() -> None:
-    job = dataclasses.replace(JOB, image=np.zeros((224, 224, 3), np.uint8))
+    job = msgspec.structs.replace(JOB, image=np.zeros((224, 224, 3), np.uint8))
     assert 200_704 < len(codec.encode_job(job)) < 200_704 + 400
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import redis
+from msgspec import structs
 
 from broker import codec
 from broker.clock import RedisClock
@@ -204,7 +205,9 @@ def _taker(client: redis.Redis, keys: Keys, tag: str) -> Consumer:
 def test_a_job_for_another_input_is_left_to_the_worker_that_takes_it(client: redis.Redis, keys: Keys) -> None:
     old, old_tag = _register_as(client, keys)
     new, new_tag = _register_as(client, keys, side=4)
-    enqueue(client, keys, *(replace(job(), input=tag) for tag in (old_tag, old_tag, new_tag, old_tag)))
+    enqueue(
+        client, keys, *(structs.replace(job(), input=tag) for tag in (old_tag, old_tag, new_tag, old_tag))
+    )
     of_new, of_old = _taker(client, keys, new_tag), _taker(client, keys, old_tag)
     client.delete(keys.of(MODEL).bell)
     assert [of_new.claim(new.worker, 4) for _ in range(3)] == [[], [], []]
@@ -220,7 +223,7 @@ def test_it_is_left_only_while_that_worker_lives_and_has_not_failed(
 ) -> None:
     old, old_tag = _register_as(client, keys)
     new, new_tag = _register_as(client, keys, side=4)
-    enqueue(client, keys, replace(job(), input=old_tag))
+    enqueue(client, keys, structs.replace(job(), input=old_tag))
     match end:
         case "lapsed":
             lapse(client, keys, old.worker)
@@ -239,8 +242,8 @@ def test_a_job_that_nobody_waits_for_is_left_to_nobody(client: redis.Redis, keys
     """Its worker may be long in coming, and what stands behind it would wait for nothing."""
     _, old_tag = _register_as(client, keys)
     new, new_tag = _register_as(client, keys, side=4)
-    dead = replace(job(deadline_in_s=0.0 if end == "late" else 60.0), input=old_tag)
-    enqueue(client, keys, dead, replace(job(), input=new_tag))
+    dead = structs.replace(job(deadline_in_s=0.0 if end == "late" else 60.0), input=old_tag)
+    enqueue(client, keys, dead, structs.replace(job(), input=new_tag))
     if end == "cancelled":
         producer(client, keys).cancel(MODEL, dead.id)
     claimed = _taker(client, keys, new_tag).claim(new.worker, 4)
@@ -254,7 +257,7 @@ def test_who_is_ready_leaves_nothing_to_one_that_still_loads(
     """One that drains does: the other takes its place."""
     _, loading_tag = _register_as(client, keys, State(WorkerState.LOADING, "v1"))
     own, own_tag = _register_as(client, keys, State(mine, "v1"), side=4)
-    enqueue(client, keys, *(replace(job(), input=tag) for tag in (loading_tag, own_tag)))
+    enqueue(client, keys, *(structs.replace(job(), input=tag) for tag in (loading_tag, own_tag)))
     claimed = _taker(client, keys, own_tag).claim(own.worker, 4)
     assert len(claimed) == (2 if mine is WorkerState.READY else 0)
 
@@ -270,7 +273,7 @@ def test_who_left_a_job_to_others_does_not_wait_for_the_bell(client: redis.Redis
     """It rings for the others; woken by it, this one would claim and leave without a pause."""
     _, old_tag = _register_as(client, keys)
     new, new_tag = _register_as(client, keys, side=4)
-    enqueue(client, keys, replace(job(), input=old_tag))
+    enqueue(client, keys, structs.replace(job(), input=old_tag))
     taker = _taker(client, keys, new_tag)
     taker.claim(new.worker, 4)
     taker.wait(5)

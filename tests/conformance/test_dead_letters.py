@@ -4,6 +4,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 
@@ -63,7 +64,7 @@ def test_an_entry_says_what_the_job_was_and_why_it_is_dead(client: redis.Redis, 
 
 def test_a_job_goes_back_under_a_fresh_id_as_one_that_is_polled(client: redis.Redis, keys: Keys) -> None:
     began = time.time()
-    old = dataclasses.replace(job(value=7, reply_to="web-1", now=1000.0), traceparent="00-a-b-01")
+    old = msgspec.structs.replace(job(value=7, reply_to="web-1", now=1000.0), traceparent="00-a-b-01")
     bury(client, keys, old)
     fresh_id = box(client, keys).requeue(old.id, timeout_s=TIMEOUT_S, pace=Pace())
     (again,) = queued(client, keys)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
+from msgspec import structs
 
 from broker import codec
 from broker.connection import connect
@@ -124,7 +125,7 @@ def test_refuses_when_the_queue_has_as_many_bytes_as_it_may(client: redis.Redis,
 
 def test_the_size_that_is_judged_is_that_of_a_job() -> None:
     for spec in (SPEC, InputSpec(224, 224, 3, Fit.STRETCH)):
-        largest = dataclasses.replace(
+        largest = structs.replace(
             job(shape=spec.shape),
             reply_to=job().id,
             traceparent=f"00-{'a' * 32}-{'b' * 16}-01",

@@ -108,6 +108,7 @@ def test_5_a_picture_goes_through_redis_as_uint8() -> None:
         reply_to=None,
         original_size=(1, 1),
         top=5,
+        traceparent=None,
     )
     # The pattern's float32 took 802,816 bytes.
     assert len(codec.encode_job(job)) < 201_200

@@ -11,7 +11,8 @@ from PIL import Image
 
 from broker.errors import ClientError
 from broker.messages import Fit, InputSpec
-from pictures.decode import MAX_SIDE, ImageTooLarge, InvalidImage, UnsupportedFormat, decode, prepare
+from pictures.decode import MAX_SIDE, ImageTooLarge, InvalidImage, UnsupportedFormat, decode
+from pictures.fit import prepare
 from tests.support.pictures import encoded
 
 MANY = 10_000_000

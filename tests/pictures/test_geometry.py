@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from broker.messages import Fit, InputSpec
-from pictures import decode
+from pictures import fit
 from pictures.geometry import place
 
 BOX = (90, 70, 150, 110)
@@ -38,7 +38,7 @@ def _photo(size: tuple[int, int]) -> bytes:
 def test_a_box_is_found_again_where_it_was(spec: InputSpec, size: tuple[int, int]) -> None:
     if size[0] == 1000 and spec.fit is Fit.CROP:
         size = (260, 170)
-    prepared = decode.prepare(_photo(size), spec, max_pixels=10**6)
+    prepared = fit.prepare(_photo(size), spec, max_pixels=10**6)
     dark = prepared.pixels.mean(axis=2) < 128
     rows, columns = np.flatnonzero(dark.any(axis=1)), np.flatnonzero(dark.any(axis=0))
     found = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float64)

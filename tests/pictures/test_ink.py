@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from broker.messages import Fit, InputSpec
-from pictures.decode import InvalidImage, fit, prepare
+from pictures.decode import InvalidImage
+from pictures.fit import fit, prepare
 
 SPEC: Final = InputSpec(width=28, height=28, channels=1, fit=Fit.INK)
 SEVEN: Final = ((0.0, 0.0), (0.6, 0.0), (0.2, 1.0))

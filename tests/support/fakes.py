@@ -84,6 +84,7 @@ def job(
         reply_to=reply_to,
         original_size=(20, 10),
         top=2,
+        traceparent=None,
     )
 
 

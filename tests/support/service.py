@@ -23,4 +23,4 @@ class Service:
 
 def disconnect(app: Flask) -> None:
     """Close its connections to Redis, which a web process has until its end."""
-    app.extensions["frontend"].producer._redis.close()
+    app.extensions["jobs"].producer._redis.close()

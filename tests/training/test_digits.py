@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pictures.decode import fit
+from pictures.fit import fit
 from tests.support import ROOT
 from tests.support.real_data import MNIST, needs
 from training.pictures import INPUT, Digits, as_served, photographed, read_npz

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from broker.messages import Fit, InputSpec
-from pictures.decode import prepare
+from pictures.fit import prepare
 from tests.training.folders import fill, picture
 from training import labelled_folder
 from training.labelled_folder import LabelledFolderError

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pictures.decode import prepare
+from pictures.fit import prepare
 from training.photographs import INPUT, SIDE, photograph, photographed
 
 

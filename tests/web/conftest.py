@@ -32,7 +32,7 @@ def service(
         {"REDIS_URL": redis_url, "MODELS": f"{MODEL},never", "REQUEST_TIMEOUT_S": "20", **environment}
     )
     app = create_app(settings)
-    replies = app.extensions["frontend"].replies
+    replies = app.extensions["jobs"].replies
     replies.start()
     assert replies.is_subscribed(20)
     engine = FakeEngine()

@@ -24,7 +24,8 @@ from PIL import Image
 
 from broker.errors import ClientError
 from broker.messages import Fit, InputSpec
-from pictures.decode import FORMATS, prepare
+from pictures.decode import FORMATS
+from pictures.fit import prepare
 from tests.support.pictures import png
 from tests.support.service import Service
 from web.server.request_reader import Arrival

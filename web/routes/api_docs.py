@@ -40,9 +40,9 @@ def page() -> Response:
 @blueprint.get("/openapi.json")
 def document() -> Response:
     """The description of the service, as it is with the models that there are now."""
-    frontend: JobClient = current_app.extensions["frontend"]
+    jobs: JobClient = current_app.extensions["jobs"]
     try:
-        views = list(frontend.registry.models().values())
+        views = list(jobs.registry.models().values())
     except BrokerUnavailable:
         views = []  # then it is true as well, only less exact
     top_max = max((view.card.top_max for view in views), default=None)

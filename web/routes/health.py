@@ -28,17 +28,17 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 def readyz() -> Response:
     """Redis answers and takes writes, and a live worker serves some model (or the one of `?model=NAME`)."""
-    frontend: JobClient = current_app.extensions["frontend"]
+    jobs: JobClient = current_app.extensions["jobs"]
     try:
-        views = frontend.registry.models(fresh=True)
-        frontend.producer.check_writable()
+        views = jobs.registry.models(fresh=True)
+        jobs.producer.check_writable()
     except BrokerUnavailable as error:
         return respond(error)
     wanted = request.args.get("model")
     if wanted:
-        frontend.models.require(wanted)
+        jobs.models.require(wanted)
     asked = [view for name, view in views.items() if name == wanted]
-    there = asked if wanted else frontend.models.shown(views)
+    there = asked if wanted else jobs.models.shown(views)
     states = {view.card.model: view.state.value if view.state else "no worker" for view in there}
     ready = WorkerState.READY in states.values()
     reasons = [views[name].reason for name in states if views[name].reason]
@@ -51,27 +51,27 @@ def readyz() -> Response:
 @blueprint.get("/models")
 def models() -> Response:
     """Every model that is served, expected or was served a moment ago: card, state, workers, queue."""
-    frontend: JobClient = current_app.extensions["frontend"]
-    views = frontend.models.shown(frontend.registry.models(fresh=True))
+    jobs: JobClient = current_app.extensions["jobs"]
+    views = jobs.models.shown(jobs.registry.models(fresh=True))
     return responses.respond(
         ModelList(
-            default_model=frontend.models.default,
-            fallback_model=frontend.models.fallback or None,
-            default_answered_by=frontend.models.answering(),
-            time=round(frontend.registry.now(), 3),
-            models=[_shown(view, frontend) for view in views],
+            default_model=jobs.models.default,
+            fallback_model=jobs.models.fallback or None,
+            default_answered_by=jobs.models.answering(),
+            time=round(jobs.registry.now(), 3),
+            models=[_shown(view, jobs) for view in views],
         )
     )
 
 
-def _shown(view: ModelView, frontend: JobClient) -> ModelSummary:
+def _shown(view: ModelView, jobs: JobClient) -> ModelSummary:
     return ModelSummary(
         **{each.name: getattr(view.card, each.name) for each in fields(Card)},
         state=view.state.value if view.state else "no worker",
         reason=view.reason,
         workers=[_worker(worker, state) for worker, state in sorted(view.states.items())],
         queue_length=view.queue_length,
-        expected=frontend.models.expects(view.card.model),
+        expected=jobs.models.expects(view.card.model),
     )
 
 

@@ -48,13 +48,13 @@ HEADERS: Final = {
 @blueprint.get("/")
 def index() -> Response:
     """The page with the models as they are now; without Redis it says so."""
-    frontend: JobClient = current_app.extensions["frontend"]
+    jobs: JobClient = current_app.extensions["jobs"]
     problem = ""
     try:
-        views = frontend.models.shown(frontend.registry.models())
+        views = jobs.models.shown(jobs.registry.models())
     except BrokerUnavailable as error:
         views, problem = [], error.message
-    models = frontend.models
+    models = jobs.models
     answering = models.answering() if views else models.default
     fallback = answering if answering != models.default else ""
     chosen = _first_choice(views, answering)

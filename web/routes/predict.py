@@ -1,14 +1,16 @@
 """`POST /predict` and `GET /predictions/<uuid>`.
 
+<<<<<<< HEAD
 Owns the shape of requests and answers. What happens between is jobs.py's.
+=======
+Owns the shape of requests and answers. What happens in between is jobs.py's.
+>>>>>>> path
 """
 
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, replace
 
 from flask import Blueprint, Response, current_app, request, url_for
 from msgspec import UNSET
@@ -16,10 +18,10 @@ from msgspec import UNSET
 from broker.errors import BrokerUnavailable, ClientError, ModelUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
 from broker.messages import Failure, Result
-from broker.producer import PendingJob as JobPending
+from broker.producer import PendingJob
 from web import errors, responses
 from web.errors import NotFound
-from web.jobs import ClientGone, JobClient, SubmittedJob
+from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
 from web.middleware import request_ids
 from web.model_choice import ModelChoice
 from web.responses import Answer, AnswerList, Each, ErrorDetail, FailedAnswer, PendingAnswer
@@ -28,8 +30,17 @@ from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("predict", __name__)
 
-Outcome = SubmittedJob | Result | ServiceError
+PictureResult = SubmittedJob | Result | ServiceError
 """What became of one picture: it waits for a poller, has its result, or failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """What one request asks: its pictures, the model for all of them, and how their jobs are answered."""
+
+    upload: Upload
+    choice: ModelChoice
+    options: JobOptions
 
 
 @blueprint.post("/predict")
@@ -38,28 +49,34 @@ def predict() -> Response:
 
     A client that prefers image/png gets its picture, with the answer drawn on it.
     """
-    frontend: JobClient = current_app.extensions["frontend"]
-    with frontend.slot():
-        since = time.monotonic()
+    jobs: JobClient = current_app.extensions["jobs"]
+    with jobs.slot():
+        started_at = time.monotonic()
         upload = reader.read(request)
         is_drawn = reader.wants_drawing(request, upload)
-        outcomes = _outcomes(frontend, upload, since=since)
+        options = JobOptions(
+            started_at=started_at,
+            polled=reader.wants_async(request),
+            traceparent=reader.traceparent(request),
+            request_id=request_ids.current(),
+        )
+        results = _results(jobs, upload, options)
         if is_drawn:
-            return _drawn(frontend, upload.pictures[0], outcomes[0], since=since)
-    return _several(outcomes) if upload.is_list else _one(outcomes[0])
+            return _drawn(jobs, upload.pictures[0], results[0], started_at=started_at)
+    return _several(results) if upload.is_list else _one(results[0])
 
 
 @blueprint.get("/predictions/<job_id>")
 def prediction(job_id: str) -> Response:
-    """The result of a job that was accepted with `Prefer: respond-async`."""
-    frontend: JobClient = current_app.extensions["frontend"]
-    model = request.args.get("model") or frontend.models.default
-    # The key first: a model that another process has just accepted this job for may be news to this one.
-    result = frontend.poll(model, job_id) if _is_uuid(job_id) and MODEL_NAME.fullmatch(model) else None
+    """The result of a job that was submitted with `Prefer: respond-async`."""
+    jobs: JobClient = current_app.extensions["jobs"]
+    model = request.args.get("model") or jobs.models.default
+    # The key first: a model that another process has just enqueued this job for may be news to this one.
+    result = jobs.poll(model, job_id) if _is_uuid(job_id) and MODEL_NAME.fullmatch(model) else None
     if result is None:
-        frontend.models.require(model)
+        jobs.models.require(model)
         raise NotFound(f"{model!r} has no prediction with this id (any more); ?model= names another.")
-    if isinstance(result, JobPending):
+    if isinstance(result, PendingJob):
         response = responses.respond(_pending(model, job_id), 202)
         response.headers["Retry-After"] = "1"
         return response
@@ -74,103 +91,96 @@ def vary(response: Response) -> Response:
     return response
 
 
-def _outcomes(frontend: JobClient, upload: Upload, *, since: float) -> list[Outcome]:
-    """Enqueue every picture, then wait for every result (a poller's jobs are not waited for)."""
-    name = upload.parameters.get("model")
-    chosen = frontend.models.choose(name)
-    _top(upload, chosen)  # a request that asks for too many is refused whole
-    polled = reader.wants_async(request)
-    accept = partial(_accept, frontend, upload, polled=polled, since=since)
-    client_gone = partial(_client_gone, request.environ)
-    outcomes: list[Outcome] = []
+def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[PictureResult]:
+    """Submit every picture, then wait for every result (a poller's jobs are not waited for)."""
+    choice = jobs.models.choose(upload.parameters.get("model"))
+    _top(upload, choice)  # a request that asks for too many is refused whole
+    asked = PredictRequest(upload, choice, options)
+    results: list[PictureResult] = []
     try:
         for picture in upload.pictures:
-            if outcomes and isinstance(outcomes[-1], BrokerUnavailable):
-                outcomes.append(outcomes[-1])  # each would find out anew, 0.9 s later
+            if results and isinstance(results[-1], BrokerUnavailable):
+                results.append(results[-1])  # each would find that out again, 0.9 s later
                 continue
-            if outcomes and client_gone():
+            if results and _is_client_gone():
                 raise ClientGone("The client hung up.")
-            outcomes.append(_outcome(partial(accept, chosen, picture)))
-        for number, outcome in enumerate(outcomes):
-            if isinstance(outcome, SubmittedJob) and not polled:
-                wait = partial(frontend.wait, client_gone=client_gone)
-                outcomes[number] = _outcome(partial(wait, outcome))
-                if not name and isinstance(outcomes[number], ModelUnavailable):
-                    # It was loading when this was accepted: who falls in for it is known only now.
-                    again = partial(accept, None, upload.pictures[number])
-                    outcomes[number] = _outcome(lambda again=again, wait=wait: wait(again()))  # type: ignore[misc]
+            results.append(_submit(jobs, asked, picture))
+        for number, job in enumerate(results):
+            if isinstance(job, SubmittedJob) and not options.polled:
+                results[number] = _wait(jobs, job)
+                if isinstance(results[number], ModelUnavailable) and not upload.parameters.get("model"):
+                    # The default was loading when this was submitted; only now is its fallback known.
+                    results[number] = again = _submit_again(jobs, asked, upload.pictures[number])
+                    if isinstance(again, SubmittedJob):
+                        results[number] = _wait(jobs, again)
     except BaseException:
-        for outcome in outcomes:
-            if isinstance(outcome, SubmittedJob):
-                frontend.abandon(outcome)
+        for result in results:
+            if isinstance(result, SubmittedJob):
+                jobs.cancel(result)
         raise
-    return outcomes
+    return results
 
 
-def _accept(
-    frontend: JobClient,
-    upload: Upload,
-    chosen: ModelChoice | None,
-    picture: Picture,
-    *,
-    polled: bool,
-    since: float,
-) -> SubmittedJob:
-    """Enqueue one picture for the chosen model; None: for whoever answers requests that name none."""
+def _submit(jobs: JobClient, asked: PredictRequest, picture: Picture) -> SubmittedJob | ServiceError:
+    """Submit one picture; a failure is that picture's alone."""
     if isinstance(picture, ClientError):
-        raise picture
-    chosen = chosen or frontend.models.choose(None)
-    return frontend.accept(
-        chosen.view,
-        picture,
-        top=_top(upload, chosen),
-        polled=polled,
-        traceparent=reader.traceparent(request),
-        since=since,
-        notice=chosen.notice,
-        request_id=request_ids.current(),
-    )
-
-
-def _top(upload: Upload, chosen: ModelChoice) -> int:
-    """Predictions in an answer. Raises ClientError for more than the model that was asked for has."""
-    asked = reader.top(upload, default=chosen.view.card.top, top_max=chosen.asked.card.top_max)
-    return min(asked, chosen.view.card.top_max)
-
-
-def _outcome(step: Callable[[], SubmittedJob | Result]) -> Outcome:
-    """What a step makes of one picture. Raises ClientGone: then nobody waits for the others either."""
+        return picture
     try:
-        return step()
+        return jobs.submit(asked.choice, picture, asked.options, top=_top(asked.upload, asked.choice))
+    except ServiceError as error:
+        return error
+
+
+def _submit_again(jobs: JobClient, asked: PredictRequest, picture: Picture) -> SubmittedJob | ServiceError:
+    """Submit one picture to the model that answers for the default now."""
+    try:
+        choice = jobs.models.choose(None)
+    except ServiceError as error:
+        return error
+    return _submit(jobs, replace(asked, choice=choice), picture)
+
+
+def _wait(jobs: JobClient, job: SubmittedJob) -> Result | ServiceError:
+    """The job's result. Raises ClientGone: then nobody waits for the others either."""
+    try:
+        return jobs.wait(job, is_client_gone=_is_client_gone)
     except ClientGone:
         raise
     except ServiceError as error:
         return error
 
 
-def _one(outcome: Outcome) -> Response:
+def _top(upload: Upload, choice: ModelChoice) -> int:
+    """Predictions in an answer. Raises ClientError for more than the model that was asked for has."""
+    top = reader.top(upload, default=choice.view.card.top, top_max=choice.asked.card.top_max)
+    return min(top, choice.view.card.top_max)
+
+
+def _one(result: PictureResult) -> Response:
     """The answer for a single picture."""
-    if isinstance(outcome, ServiceError):
-        raise outcome
-    body = _body(outcome)
-    response = responses.respond(body, _status(outcome))
+    if isinstance(result, ServiceError):
+        raise result
+    body = _body(result)
+    response = responses.respond(body, _status(result))
     if isinstance(body, PendingAnswer):
         response.headers["Location"] = body.location
         response.headers["Preference-Applied"] = "respond-async"
     return response
 
 
-def _drawn(frontend: JobClient, picture: Picture, outcome: Outcome, *, since: float) -> Response:
+def _drawn(jobs: JobClient, picture: Picture, result: PictureResult, *, started_at: float) -> Response:
     """The annotated picture; a failure as JSON, like any other."""
-    if not isinstance(outcome, Result) or outcome.error is not None or isinstance(picture, ClientError):
-        return _one(outcome)
-    return responses.drawn(frontend.draw(picture, outcome.predictions, since=since), outcome)
+    if not isinstance(result, Result) or result.error is not None or isinstance(picture, ClientError):
+        return _one(result)
+    return responses.drawn(jobs.draw(picture, result.predictions, started_at=started_at), result)
 
 
-def _several(outcomes: list[Outcome]) -> Response:
+def _several(results: list[PictureResult]) -> Response:
     """Answers in the order sent, with the first good one's status, else that of the first failure."""
-    bodies = [_body(outcome) for outcome in outcomes]
-    deciding = next((o for o, body in zip(outcomes, bodies, strict=True) if body.success), outcomes[0])
+    bodies = [_body(result) for result in results]
+    deciding = next(
+        (result for result, body in zip(results, bodies, strict=True) if body.success), results[0]
+    )
     success = all(body.success for body in bodies)
     request_id = UNSET if success else request_ids.current()
     several = AnswerList(success=success, results=bodies, request_id=request_id)
@@ -182,33 +192,33 @@ def _several(outcomes: list[Outcome]) -> Response:
     return response
 
 
-def _body(outcome: Outcome) -> Each:
-    match outcome:
+def _body(result: PictureResult) -> Each:
+    match result:
         case SubmittedJob():
-            return _pending(outcome.model, outcome.job_id, outcome.job.notice)
+            return _pending(result.model, result.job.id, result.job.notice)
         case Result():
-            return _answer(outcome)
+            return _answer(result)
         case ServiceError():
-            return errors.body(outcome.code, outcome.message, request_ids.current())
+            return errors.body(result.code, result.message, request_ids.current())
 
 
-def _status(outcome: Outcome) -> int:
-    match outcome:
+def _status(result: PictureResult) -> int:
+    match result:
         case SubmittedJob():
             return 202
         case Result(error=None):
             return 200
         case Result(error=Failure(code=code)) | ServiceError(code=code):
             return errors.STATUS.get(code, 500)
-    raise TypeError(f"{outcome!r} is no outcome. This is a bug")
+    raise TypeError(f"{result!r} is not a PictureResult. This is a bug")
 
 
 def _answer(result: Result) -> Answer | FailedAnswer:
     """A result as its client sees it."""
     if result.error is not None:
-        said = ErrorDetail(result.error.code, result.error.message)
+        detail = ErrorDetail(result.error.code, result.error.message)
         return FailedAnswer(
-            success=False, model=result.model, id=result.id, error=said, request_id=request_ids.current()
+            success=False, model=result.model, id=result.id, error=detail, request_id=request_ids.current()
         )
     return Answer(
         success=True,
@@ -238,9 +248,9 @@ def _is_uuid(text: str) -> bool:
         return False
 
 
-def _client_gone(environ: Mapping[str, Any]) -> bool:
+def _is_client_gone() -> bool:
     """Whether the client has closed its side: its socket has an end of file to read, and nothing else."""
-    client = environ.get("gunicorn.socket")
+    client = request.environ.get("gunicorn.socket")
     if not isinstance(client, socket.socket):  # a test client has none
         return False
     try:

@@ -50,7 +50,7 @@ def draw(spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def _digit(digit: int, spec: InputSpec) -> NDArray[np.uint8]:
-    """Light strokes on black, the digit in the middle 20 of 28 pixels, as `pictures.decode` centres it."""
+    """Light strokes on black, the digit in the middle 20 of 28 pixels, as `pictures.fit` centres it."""
     y, x = np.mgrid[: spec.height, : spec.width].astype(np.float64)
     height, width = spec.height * 20 / 28, spec.width * 14 / 28
     corners = np.asarray(_STROKES[digit]) * (width, height)

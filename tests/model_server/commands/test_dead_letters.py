@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import redis
+from msgspec import structs
 
 from broker import codec
 from broker.dead_letters import DeadLetters
@@ -72,7 +73,10 @@ def test_a_line_for_each_of_every_model(run: Callable[..., Said], client: redis.
 def test_the_request_that_a_job_came_with_is_told(
     run: Callable[..., Said], client: redis.Redis, keys: Keys
 ) -> None:
-    known, odd = replace(job(), request_id="web-7:a/b"), replace(job(), request_id="a\n b\x1b[2J")
+    known, odd = (
+        structs.replace(job(), request_id="web-7:a/b"),
+        structs.replace(job(), request_id="a\n b\x1b[2J"),
+    )
     bury(client, keys, known, odd, reason="boom")
     first, second = run("list").out.splitlines()
     assert re.fullmatch(rf"tiny  {known.id}  \S+  2x2x1  20x10  \d+  web-7:a/b  boom", first)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -146,7 +147,7 @@ def test_outputs_for_another_number_of_pictures_are_no_answer(rows: int) -> None
 
 def test_a_picture_for_another_input_is_scaled_and_its_answer_says_so() -> None:
     (entry,) = _form(
-        _claimed(dataclasses.replace(job(now=NOW, value=77, shape=(6, 4, 3)), input="4-6-3-crop"))
+        _claimed(msgspec.structs.replace(job(now=NOW, value=77, shape=(6, 4, 3)), input="4-6-3-crop"))
     ).entries
     assert entry.job is not None
     assert entry.job.image.shape == SPEC.shape
@@ -155,12 +156,12 @@ def test_a_picture_for_another_input_is_scaled_and_its_answer_says_so() -> None:
 
 
 def test_a_picture_of_the_right_size_that_was_fitted_otherwise_says_so_too() -> None:
-    (entry,) = _form(_claimed(dataclasses.replace(_at_now(), input="2-2-1-pad"))).entries
+    (entry,) = _form(_claimed(msgspec.structs.replace(_at_now(), input="2-2-1-pad"))).entries
     assert entry.notice == refit.NOTICE
 
 
 def test_one_that_was_prepared_for_this_input_says_nothing() -> None:
-    (entry,) = _form(_claimed(dataclasses.replace(_at_now(), input=SPEC.tag))).entries
+    (entry,) = _form(_claimed(msgspec.structs.replace(_at_now(), input=SPEC.tag))).entries
     assert (entry.notice, entry.error) == ("", None)
 
 
@@ -176,7 +177,7 @@ def test_one_that_was_prepared_for_this_input_says_nothing() -> None:
 def test_where_places_matter_only_what_keeps_them_is_scaled(
     tag: str, shape: tuple[int, int, int], keeps: bool
 ) -> None:
-    claimed = [_claimed(dataclasses.replace(job(now=NOW, shape=shape), input=tag))]
+    claimed = [_claimed(msgspec.structs.replace(job(now=NOW, shape=shape), input=tag))]
     (entry,) = batching.form(claimed, SPEC, now=NOW, max_attempts=3, only_places=True).entries
     assert (entry.error is None) is keeps
     assert not entry.is_poison

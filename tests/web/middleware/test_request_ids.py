@@ -94,7 +94,7 @@ def test_an_unexpected_error_is_logged_with_the_id_that_its_client_has(
     service: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.handler.addFilter(request_ids.Stamp())
-    monkeypatch.setattr(service.app.extensions["frontend"].registry, "models", lambda **_: 1 / 0)
+    monkeypatch.setattr(service.app.extensions["jobs"].registry, "models", lambda **_: 1 / 0)
     response = service.client.get("/models")
     assert response.status_code == 500
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]

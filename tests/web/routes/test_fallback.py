@@ -183,7 +183,7 @@ def test_a_fallback_that_can_not_answer_leaves_the_default_s_reason(
     running: Service, client: redis.Redis, keys: Keys
 ) -> None:
     running.worker.lease.announce(State(WorkerState.FAILED, "v1", reason="tiny: broken as well"))
-    models = running.app.extensions["frontend"].models
+    models = running.app.extensions["jobs"].models
     eventually(lambda: models.answering() == "big")
     with pytest.raises(ModelUnavailable, match="no weights"):
         models.choose(None)

@@ -157,7 +157,7 @@ def test_a_request_that_waits_for_a_model_hears_that_it_failed(service: Service)
 
     waiting = threading.Thread(target=ask)
     waiting.start()
-    eventually(lambda: service.app.extensions["frontend"].producer.queue_length(MODEL) == 1)
+    eventually(lambda: service.app.extensions["jobs"].producer.queue_length(MODEL) == 1)
     service.worker.lease.announce(State(WorkerState.FAILED, "v1", reason="no weights"))
     waiting.join(15)  # well before its deadline of 20 s
     (response,) = answers

@@ -94,7 +94,7 @@ def test_a_poller_of_a_model_that_there_is_not_is_told_which_there_are(running: 
     eventually(lambda: running.client.get(f"/readyz?model={MODEL}").status_code == 200)
     response = running.client.get(f"/predictions/{uuid.uuid4()}", query_string={"model": model})
     assert (response.status_code, response.get_json()["error"]["code"]) == (404, "unknown_model")
-    assert f"There are: never, {MODEL}." in response.get_json()["error"]["message"]
+    assert f"Available: never, {MODEL}." in response.get_json()["error"]["message"]
 
 
 @pytest.mark.parametrize("environment", [{"ASYNC_TIMEOUT_S": "0.2"}])

@@ -11,7 +11,7 @@ import redis
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.producer import Producer
-from pictures import decode
+from pictures import fit
 from settings import Settings
 from tests.support.fakes import MODEL, SPEC
 from tests.support.pictures import form, png
@@ -161,7 +161,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
 
 
 @pytest.mark.parametrize("environment", [{"WEB_THREADS": "10", "REQUEST_TIMEOUT_S": "60"}])
-def test_a_frontend_keeps_threads_for_health_checks(service: Service) -> None:
+def test_a_web_process_keeps_threads_for_health_checks(service: Service) -> None:
     waiting = [
         threading.Thread(
             target=service.app.test_client().post, args=("/predict",), kwargs={"data": form(png(0))}
@@ -170,8 +170,8 @@ def test_a_frontend_keeps_threads_for_health_checks(service: Service) -> None:
     ]
     for thread in waiting:
         thread.start()
-    frontend: JobClient = service.app.extensions["frontend"]
-    eventually(lambda: len(frontend.replies._waiters) == 2)
+    jobs: JobClient = service.app.extensions["jobs"]
+    eventually(lambda: len(jobs.replies._waiters) == 2)
     response = service.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
     assert service.client.get("/healthz").status_code == 200
@@ -205,7 +205,7 @@ def test_what_the_queue_has_no_room_for_is_not_decoded(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.client.post("/predict", data=form(png(0)), headers={"Prefer": "respond-async"})
-    monkeypatch.setattr(decode, "prepare", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr(fit, "prepare", lambda *_, **__: pytest.fail("it was decoded"))
     assert service.client.post("/predict", data=form(png(0))).status_code == 503
 
 
@@ -230,7 +230,7 @@ def test_the_job_in_redis_is_a_fitted_uint8_picture(
 def test_an_unexpected_error_is_a_500_in_the_same_shape(
     running: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(JobClient, "accept", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(JobClient, "submit", lambda *_, **__: 1 / 0)
     response = running.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (500, "internal")
     assert "division" not in response.get_data(as_text=True)
@@ -240,5 +240,5 @@ def test_a_container_decodes_on_the_cores_that_it_may_use(monkeypatch: pytest.Mo
     monkeypatch.setattr("web.server.capacity.usable_cores", lambda: 3)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     settings = Settings.from_env({"REDIS_URL": "redis://localhost", "MODELS": MODEL})
-    decoders = create_app(settings).extensions["frontend"]._decoders
+    decoders = create_app(settings).extensions["jobs"]._decoders
     assert [decoders.acquire(blocking=False) for _ in range(4)] == [True, True, True, False]

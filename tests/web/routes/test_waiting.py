@@ -7,22 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
+from flask import Flask
 from flask.testing import FlaskClient
 
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.messages import Result
 from broker.producer import TOLD_S, Producer
-from pictures import decode
+from pictures import fit
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
-from web.routes.predict import _client_gone
+from web.jobs import JobClient, JobOptions
+from web.routes.predict import _is_client_gone
 
 
 def _waiters(service: Service) -> int:
-    return len(service.app.extensions["frontend"].replies._waiters)
+    return len(service.app.extensions["jobs"].replies._waiters)
 
 
 def _status(http: FlaskClient, picture: bytes) -> int:
@@ -65,13 +67,13 @@ def test_nobody_waits_on_after_a_refusal(service: Service, monkeypatch: pytest.M
 def test_what_was_accepted_before_an_error_of_ours_is_cancelled(
     service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare, calls = decode.prepare, []
+    prepare, calls = fit.prepare, []
 
     def fail_the_second(*args: object, **how: object) -> object:
         calls.append(args)
         return prepare(*args, **how) if len(calls) == 1 else 1 / 0  # type: ignore[arg-type]
 
-    monkeypatch.setattr(decode, "prepare", fail_the_second)
+    monkeypatch.setattr(fit, "prepare", fail_the_second)
     response = service.client.post("/predict", data=form(png(0), png(1)))
     assert response.status_code == 500
     assert _waiters(service) == 0
@@ -98,11 +100,11 @@ def test_when_the_client_has_gone_none_of_its_pictures_is_waited_for(
 ) -> None:
     looks: list[bool] = []
 
-    def gone(_: object) -> bool:
-        looks.append(len(looks) >= 2)  # after all three were accepted
+    def gone() -> bool:
+        looks.append(len(looks) >= 2)  # after all three were submitted
         return looks[-1]
 
-    monkeypatch.setattr("web.routes.predict._client_gone", gone)
+    monkeypatch.setattr("web.routes.predict._is_client_gone", gone)
     service.client.post("/predict", data=form(*[png(0)] * 3))
     assert looks == [False, False, True]
     assert client.keys(keys.of(MODEL).result("*")) == []
@@ -110,7 +112,7 @@ def test_when_the_client_has_gone_none_of_its_pictures_is_waited_for(
 
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
 def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service: Service) -> None:
-    decoders = service.app.extensions["frontend"]._decoders
+    decoders = service.app.extensions["jobs"]._decoders
     while decoders.acquire(blocking=False):
         pass
     response = service.client.post("/predict", data=form(png(0)))
@@ -123,7 +125,7 @@ def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service:
 def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
     service: Service,
 ) -> None:
-    decoders = service.app.extensions["frontend"]._decoders
+    decoders = service.app.extensions["jobs"]._decoders
     taken = 0
     while decoders.acquire(blocking=False):
         taken += 1
@@ -142,27 +144,28 @@ def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
 
 
 def test_a_result_that_came_before_the_deadline_is_given_after_it(service: Service) -> None:
-    frontend = service.app.extensions["frontend"]
-    view = frontend.models.named(MODEL)
-    accepted = frontend.accept(
-        view, png(0), top=1, polled=False, traceparent=None, since=time.monotonic() - 19.9
-    )
-    result = Result(id=accepted.job_id, model=MODEL, model_version="v1")
-    accepted.waiter.put(result)
-    eventually(lambda: time.monotonic() > accepted.wait_until)
-    assert frontend.wait(accepted, client_gone=lambda: False) == result
+    jobs: JobClient = service.app.extensions["jobs"]
+    options = JobOptions(started_at=time.monotonic() - 19.9)
+    submitted = jobs.submit(jobs.models.choose(MODEL), png(0), options, top=1)
+    assert submitted.waiter is not None
+    result = Result(id=submitted.job.id, model=MODEL, model_version="v1")
+    submitted.waiter.put(result)
+    eventually(lambda: time.monotonic() > submitted.wait_until)
+    assert jobs.wait(submitted, is_client_gone=lambda: False) == result
 
 
 def test_a_client_is_gone_once_it_has_closed_and_not_before() -> None:
+    app = Flask("gone")
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        assert not _client_gone({"gunicorn.socket": ours})
+    with ours, theirs, app.test_request_context(environ_overrides={"gunicorn.socket": ours}):
+        assert not _is_client_gone()
         theirs.sendall(b"the next request")
-        assert not _client_gone({"gunicorn.socket": ours})
+        assert not _is_client_gone()
         assert ours.recv(100) == b"the next request"
         theirs.close()
-        assert _client_gone({"gunicorn.socket": ours})
-    assert not _client_gone({})
+        assert _is_client_gone()
+    with app.test_request_context():
+        assert not _is_client_gone()
 
 
 def test_nothing_sleeps_between_a_picture_and_its_answer(
@@ -171,7 +174,7 @@ def test_nothing_sleeps_between_a_picture_and_its_answer(
     # With every fallback look-up beyond the deadline, only wake-ups can bring the answer in time.
     monkeypatch.setattr("model_server.serving.worker.IDLE_S", 4.0)
     monkeypatch.setattr("web.jobs.LOOK_AT_CLIENT_S", 1000.0)
-    service.app.extensions["frontend"].replies._reread_s = 1000.0
+    service.app.extensions["jobs"].replies._reread_s = 1000.0
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("something sleeps"))
     service.start_worker()
     for value in (0, 128, 255):
