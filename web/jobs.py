@@ -1,12 +1,7 @@
 """A web process's client of the queue: it submits pictures as jobs and waits for their results.
 
-<<<<<<< HEAD
-Owns the line's web half: decode, enqueue, wait, give up; model_choice.py says which model. Knows no HTTP;
-predict.py puts requests in and answers out.
-=======
 Owns the web half of a job's life: decode, enqueue, wait, poll, cancel. model_choice.py chooses the model.
 Knows no HTTP: routes/predict.py turns requests into jobs and results into answers.
->>>>>>> path
 """
 
 import contextlib

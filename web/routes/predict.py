@@ -1,10 +1,6 @@
 """`POST /predict` and `GET /predictions/<uuid>`.
 
-<<<<<<< HEAD
-Owns the shape of requests and answers. What happens between is jobs.py's.
-=======
 Owns the shape of requests and answers. What happens in between is jobs.py's.
->>>>>>> path
 """
 
 import socket
