@@ -51,7 +51,7 @@ _KERAS = """
 import json
 import keras
 from keras import layers
-from model_server.engines import ending
+from model_server.engines.check import final_operation
 
 def network(*last):
     return keras.Sequential([layers.Input((4,)), *last])
@@ -80,7 +80,7 @@ networks = {
     "other_heads": heads("sigmoid", None),
     "none": keras.Model(given, given),
 }
-print(json.dumps({name: ending.of_keras(each.outputs[0]) for name, each in networks.items()}))
+print(json.dumps({name: final_operation.of_keras(each.outputs[0]) for name, each in networks.items()}))
 """
 
 

@@ -17,12 +17,13 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from broker.errors import ModelUnavailable
-from model_server.catalogue import read_model
-from model_server.engines import EngineOptions, pictures
+from model_server.catalogue.model_spec import read_model
+from model_server.engines import EngineOptions
+from model_server.engines.check import drawn_pictures
 spec = read_model(Path("models"), "digits")
 options = EngineOptions(batch_size=6, cache=Path("none"), threads=1)
 {load}
-drawn = pictures.draw(spec.input)
+drawn = drawn_pictures.draw(spec.input)
 print(json.dumps({{
     "found": engine.predict(drawn)[0].argmax(axis=1).tolist(),
     "shapes": [engine.predict(drawn[:rows])[0].shape for rows in (1, 2, 3, 6, 9)],
@@ -84,10 +85,10 @@ def test_jax_compiles_each_bucket_once() -> None:
 
 def test_a_network_of_another_normalisation_is_refused() -> None:
     spoil = (
-        "from model_server.engines import keras_network, check\n"
+        "from model_server.engines.keras import network\n"
         "from model_server.engines.keras.tensorflow import TensorFlowEngine\n"
-        "plain = keras_network.KerasNetwork.plain\n"
-        "keras_network.KerasNetwork.plain = lambda self, batch: plain(self, batch // 2)\n"
+        "plain = network.KerasNetwork.plain\n"
+        "network.KerasNetwork.plain = lambda self, batch: plain(self, batch // 2)\n"
         "try: TensorFlowEngine(spec, 'fp32', options)\n"
         "except ModelUnavailable as error: print(json.dumps({'error': error.message})); sys.exit()\n"
     )

@@ -16,16 +16,16 @@ _BUILD = """
 import json, sys, time
 from pathlib import Path
 from broker.errors import ModelUnavailable
-from model_server.catalogue import read_model
+from model_server.catalogue.model_spec import read_model
 from model_server import engines
-from model_server.engines.choice import Choice
+from model_server.engines.choice import EngineChoice
 import numpy as np
 models, name, weights = sys.argv[1:4]
 spec = read_model(Path(models), name, weights=weights or None)
 began = time.monotonic()
 try:
     options = engines.EngineOptions(batch_size=2, cache=Path("none"))
-    engine = engines.load(spec, Choice("tensorflow", "fp32"), options)
+    engine = engines.load(spec, EngineChoice("tensorflow", "fp32"), options)
 except ModelUnavailable as error:
     print(json.dumps({"error": error.message, "seconds": time.monotonic() - began}))
 else:

@@ -45,11 +45,11 @@ def test_the_second_start_loads_neither_tensorflow_nor_keras(cache: Path) -> Non
     code = """
 import json, sys
 from pathlib import Path
-from model_server.catalogue import read_model
+from model_server.catalogue.model_spec import read_model
 from model_server.engines import EngineOptions, load
-from model_server.engines.choice import Choice
+from model_server.engines.choice import EngineChoice
 spec = read_model(Path("models"), "digits")
-load(spec, Choice("openvino", "fp32"), EngineOptions(4, Path(sys.argv[1])))
+load(spec, EngineChoice("openvino", "fp32"), EngineOptions(4, Path(sys.argv[1])))
 print(json.dumps([name for name in ("tensorflow", "keras", "h5py", "jax") if name in sys.modules]))
 """
     command = [sys.executable, "-c", code, str(cache)]
