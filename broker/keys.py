@@ -5,7 +5,8 @@ Lua script may touch them together. docs/architecture.md has the table with type
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 MODEL_NAME: Final = re.compile(r"[a-z0-9_-]+")
@@ -13,61 +14,44 @@ MODEL_NAME: Final = re.compile(r"[a-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class ModelKeys:
-    """The keys of one model. Raises ValueError for a name outside `[a-z0-9_-]+`."""
+    """The keys of one model, spelled once for all its requests.
+
+    Raises ValueError for a name outside `[a-z0-9_-]+`.
+    """
 
     prefix: str
     model: str
+    card: str = field(init=False)
+    """String: what the web tier needs to know of the model."""
+    states: str = field(init=False)
+    """Hash: worker -> its state."""
+    workers: str = field(init=False)
+    """Sorted set: worker -> lease expiry in Redis' time; negative: a tombstone."""
+    queue: str = field(init=False)
+    """List: jobs, the oldest left."""
+    bell: str = field(init=False)
+    """List: a token a new job; it only wakes."""
+    attempts: str = field(init=False)
+    """Hash: job -> times it was recovered from a lost worker."""
+    dead: str = field(init=False)
+    """List: poison jobs with their reasons."""
+    result_prefix: str = field(init=False)
+    """What comes before a job's id in the key of its result."""
+    _claims_prefix: str = field(init=False)
 
     def __post_init__(self) -> None:
+        """Spell the keys."""
         if not MODEL_NAME.fullmatch(self.model):
             raise ValueError(f"a model's name has only a-z, 0-9, _ and -; got {self.model!r}")
-
-    def _key(self, name: str) -> str:
-        return f"{self.prefix}{{{self.model}}}:{name}"
-
-    @property
-    def card(self) -> str:
-        """String: what the web tier needs to know of the model."""
-        return self._key("card")
-
-    @property
-    def states(self) -> str:
-        """Hash: worker -> its state."""
-        return self._key("states")
-
-    @property
-    def workers(self) -> str:
-        """Sorted set: worker -> lease expiry in Redis' time; negative: a tombstone."""
-        return self._key("workers")
-
-    @property
-    def queue(self) -> str:
-        """List: jobs, the oldest left."""
-        return self._key("queue")
-
-    @property
-    def bell(self) -> str:
-        """List: a token a new job; it only wakes."""
-        return self._key("bell")
-
-    @property
-    def attempts(self) -> str:
-        """Hash: job -> times it was recovered from a lost worker."""
-        return self._key("attempts")
-
-    @property
-    def dead(self) -> str:
-        """List: poison jobs with their reasons."""
-        return self._key("dead")
-
-    @property
-    def result_prefix(self) -> str:
-        """What comes before a job's id in the key of its result."""
-        return self._key("result:")
+        tagged = f"{self.prefix}{{{self.model}}}"
+        for name in ("card", "states", "workers", "queue", "bell", "attempts", "dead"):
+            object.__setattr__(self, name, f"{tagged}:{name}")
+        object.__setattr__(self, "result_prefix", f"{tagged}:result:")
+        object.__setattr__(self, "_claims_prefix", f"{tagged}:claims:")
 
     def claims(self, worker: str) -> str:
         """List: the jobs that this worker has claimed and not completed."""
-        return self._key(f"claims:{worker}")
+        return f"{self._claims_prefix}{worker}"
 
     def result(self, job_id: str) -> str:
         """String: `pending`, then the result."""
@@ -101,4 +85,8 @@ class Keys:
 
     def of(self, model: str) -> ModelKeys:
         """The keys of one model."""
-        return ModelKeys(self.prefix, model)
+        return _model_keys(self.prefix, model)
+
+
+# Bounded: a client may ask for a result of any model's name.
+_model_keys = lru_cache(maxsize=256)(ModelKeys)
