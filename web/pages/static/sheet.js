@@ -120,8 +120,15 @@ export class Sheet {
     Object.assign(context, { strokeStyle: INK, lineWidth: NIB, lineCap: "round", lineJoin: "round" });
     for (const [first, ...others] of this.strokes) {
       context.beginPath();
+      if (others.every(([x, y]) => x === first[0] && y === first[1])) {
+        // A dot: the HTML standard strokes no line of length zero, and Chromium no longer does.
+        context.fillStyle = INK;
+        context.arc(...first, NIB / 2, 0, 2 * Math.PI);
+        context.fill();
+        continue;
+      }
       context.moveTo(...first);
-      for (const point of others.length ? others : [first]) context.lineTo(...point);
+      for (const point of others) context.lineTo(...point);
       context.stroke();
     }
   }
