@@ -33,7 +33,8 @@ def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis
     if strike is ChaosStack.model_servers_rolled:
         assert account.executed_again == 0  # else it did not drain: what it had begun was run again
     if strike is ChaosStack.model_server_killed:
-        assert account.recovered > 0  # else nothing was struck in mid-batch
+        # Not `recovered`: one job may meet both strikes. Else nothing was struck in mid-batch.
+        assert account.executed_again > 0
 
 
 def test_three_times_too_much_is_refused_at_once_and_the_rest_is_answered(
