@@ -137,7 +137,7 @@ def running_service() -> Iterator[int]:
         model_worker = fakes.worker(client, keys, fakes.FakeEngine(), Path(folder))
         thread = threading.Thread(target=model_worker.run, name="model-server")
         thread.start()
-        replies = _replies(app)
+        replies = app.extensions["jobs"].replies
         replies.start()
         try:
             if not replies.is_subscribed(_START_S):
@@ -149,10 +149,6 @@ def running_service() -> Iterator[int]:
             client.rpush(keys.of(fakes.MODEL).bell, "1")  # so that an idle worker looks at once
             thread.join()
             replies.stop()
-
-
-def _replies(app: Flask) -> Any:  # noqa: ANN401 - whatever the app calls its client of the queue
-    return next(part.replies for part in app.extensions.values() if hasattr(part, "replies"))
 
 
 def post(port: int, picture: bytes) -> int:

@@ -126,7 +126,7 @@ class Producer:
         return None if value is None or value == codec.PENDING else codec.decode_result(_bytes(value))
 
     def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
-        """For a client that polls: the result, Pending, or None when there is none (any more)."""
+        """For a client that polls: the result, PendingJob, or None when there is none (any more)."""
         key = self._keys.of(model).result(job_id)
         with translated("look up a result"), self._redis.pipeline() as pipe:
             pipe.get(key)

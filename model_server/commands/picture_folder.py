@@ -1,7 +1,7 @@
 """A folder of the user's pictures, as arrays that went the way of serving, with labels where it has them.
 
-Owns reading, labelling and dividing. Only offline commands use it, since it imports the web tier's
-decoding: a serving model process never does.
+Owns reading, labelling and dividing. Only offline commands use it, since it decodes pictures: a
+serving model process never does.
 """
 
 import random

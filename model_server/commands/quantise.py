@@ -140,7 +140,7 @@ def quantise(
 
 
 def _write_int8(full: StoreEntry, int8: StoreEntry, calibration: FolderPictures) -> None:
-    # NNCF imports openvino: openvino_runtime, imported above, has blocked the telemetry of both.
+    # NNCF imports openvino: runtime.py, imported above, has blocked the telemetry of both.
     import nncf  # noqa: PLC0415 - not part of the default install
 
     graph = runtime.core().read_model(full.network)
