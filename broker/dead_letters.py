@@ -41,7 +41,7 @@ class DeadLetter:
     """(height, width, channels) of its picture."""
     original_size: tuple[int, int] | None = None
     """(width, height) of the upload."""
-    accepted: float | None = None
+    accepted_at: float | None = None
     """Redis' time, in seconds since 1970."""
     request_id: str = ""
     """Of the request that the job came with; empty: of none that is known."""
@@ -77,7 +77,7 @@ class DeadLetters:
         self._producer.admit(self._model, size=len(payload), timeout_s=timeout_s, pace=pace)
         now = self._now()
         fresh_id = str(uuid.uuid4())
-        again = replace(job, id=fresh_id, accepted=now, deadline=now + timeout_s, reply_to=None)
+        again = replace(job, id=fresh_id, accepted_at=now, deadline=now + timeout_s, reply_to=None)
         # The queue first: whoever dies between the two leaves a job and its entry, never neither. Queued
         # twice it is two jobs, each with an id and an answer of its own.
         self._producer.enqueue(self._model, again, now=now)
@@ -139,7 +139,7 @@ def _letter(entry: bytes) -> DeadLetter:
         len(payload),
         shape=job.image.shape,
         original_size=job.original_size,
-        accepted=job.accepted,
+        accepted_at=job.accepted_at,
         request_id=job.request_id,
     )
 

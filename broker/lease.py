@@ -125,7 +125,7 @@ class Lease:
             pipe.hgetall(self._keys.states)
             live, states = pipe.execute()
         others = set(live) - {self._worker.encode()}
-        return [codec.decode_state(state) for worker, state in states.items() if worker in others]
+        return [codec.decode(state, State) for worker, state in states.items() if worker in others]
 
     def next_lapse_s(self) -> float | None:
         """Seconds until a peer's lease lapses, unless it is renewed; None where there is no peer."""

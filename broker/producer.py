@@ -123,7 +123,7 @@ class Producer:
         """At the deadline: the result if it is there after all, else None and the job is cancelled."""
         with translated("look up a result"):
             value = self._redis.getdel(self._keys.of(model).result(job_id))
-        return None if value is None or value == codec.PENDING else codec.decode_result(_bytes(value))
+        return None if value is None or value == codec.PENDING else codec.decode(_bytes(value), Result)
 
     def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
         """For a client that polls: the result, PendingJob, or None when there is none (any more)."""
@@ -137,7 +137,7 @@ class Producer:
         if value == codec.PENDING:
             # A pending key lives until its deadline and RESULT_TTL_S more.
             return PendingJob(deadline_passed=ttl_ms <= self._limits.result_ttl_s * 1000)
-        return codec.decode_result(value)
+        return codec.decode(value, Result)
 
     def check_writable(self) -> None:
         """Raise BrokerUnavailable if Redis takes no writes: it is full, or a replica. Leaves no key behind.

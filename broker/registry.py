@@ -7,6 +7,7 @@ reads.
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import redis
@@ -24,9 +25,9 @@ SNAPSHOT_S: Final = 1.0
 _BEST_FIRST: Final = (WorkerState.READY, WorkerState.LOADING, WorkerState.DRAINING, WorkerState.FAILED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelView:
-    """One model as its keys show it."""
+    """One model as its keys show it. What is derived is derived once a snapshot, not once a request."""
 
     card: Card
     states: Mapping[str, State]
@@ -35,7 +36,7 @@ class ModelView:
     """Redis' time until which some worker's lease lasts or lasted; 0 if none is remembered."""
     queue_length: int
 
-    @property
+    @cached_property
     def state(self) -> WorkerState | None:
         """The best state among the live workers; None without one."""
         present = {state.state for state in self.states.values()}
@@ -49,7 +50,7 @@ class ModelView:
         )
         return reasons[0][1] if reasons else ""
 
-    @property
+    @cached_property
     def pace(self) -> Pace:
         """How fast the ready workers are, as they measured it."""
         ready = [state for state in self.states.values() if state.state is WorkerState.READY]
@@ -135,8 +136,8 @@ class Registry:
         now = self._clock.now()
         live = {worker for worker, expiry in workers if expiry > now}
         try:
-            told = {str(w, "ascii"): codec.decode_state(s) for w, s in states.items() if w in live}
-            newest = _card(told.values()) or (codec.decode_card(card) if card is not None else None)
+            told = {str(w, "ascii"): codec.decode(s, State) for w, s in states.items() if w in live}
+            newest = _card(told.values()) or (codec.decode(card, Card) if card is not None else None)
             if newest is None:
                 return None
             return ModelView(

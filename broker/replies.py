@@ -43,7 +43,7 @@ class Waiter:
         self.model = model
         self.job_id = job_id
         self.since = since
-        self.is_accepted = False
+        self.is_enqueued = False
         """Set once the job has been enqueued: before that Redis can't know of it."""
         self._result: Result | None = None
         self._is_forgotten = False
@@ -61,7 +61,7 @@ class Waiter:
             self._woken.set()
 
     def mark_forgotten(self) -> None:
-        """Redis knows nothing of the accepted job any more: wake the waiter, to enqueue it again."""
+        """Redis knows nothing of the enqueued job any more: wake the waiter, to enqueue it again."""
         self._is_forgotten = True
         self._woken.set()
 
@@ -171,7 +171,7 @@ class Replies:
         by_model: dict[str, list[Waiter]] = defaultdict(list)
         with self._lock:
             for waiter in self._waiters.values():
-                if waiter.is_accepted and waiter.since <= waiting_since:
+                if waiter.is_enqueued and waiter.since <= waiting_since:
                     by_model[waiter.model].append(waiter)
         for model, waiters in by_model.items():
             keys = self._keys.of(model)
@@ -187,7 +187,7 @@ class Replies:
         """Hand a result to `waiter`, or to whom its id names; one that can't be read ends the wait too."""
         result: Result | None = None
         try:
-            result = codec.decode_result(payload)
+            result = codec.decode(payload, Result)
         except MalformedMessage as error:
             _LOG.error("a result can't be read: %s", error.message)
         if waiter is None:

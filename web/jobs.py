@@ -127,7 +127,7 @@ class JobClient:
         job = Job(
             id=str(uuid.uuid4()),
             image=prepared.pixels,
-            accepted=now,
+            accepted_at=now,
             deadline=now + wait_until - time.monotonic(),
             reply_to=None if options.polled else self.replies.frontend,
             original_size=prepared.original_size,
@@ -146,7 +146,7 @@ class JobClient:
                 self.replies.forget(waiter)
             raise
         if waiter is not None:
-            waiter.is_accepted = True
+            waiter.is_enqueued = True
         _LOG.debug("job %s of %s is enqueued", job.id, model)
         return SubmittedJob(model, job, waiter, wait_until)
 

@@ -29,9 +29,10 @@ from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.serving.device import Device
 from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
+from model_server.serving.pipeline import WorkerLimits
 from model_server.serving.stop_signals import StopSignals
 from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
-from model_server.serving.worker import IDLE_S, Worker, WorkerLimits
+from model_server.serving.worker import IDLE_S, Worker
 from settings import EXIT_CONFIG, SettingError, Settings, masked, weights
 
 _LOG = logging.getLogger("model_server")
@@ -122,7 +123,7 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
         means = Loaders(
             read=partial(read_spec, Path(settings.models_dir), spec.name, weights(settings)),
             load=partial(_load, settings),
-            staff=partial(_staff, settings, device, outage, on_hung),
+            make_worker=partial(_worker_threads, settings, device, outage, on_hung),
         )
         return VersionedModel(spec, watch, means)
 
@@ -141,7 +142,7 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
     return EXIT_HUNG if hung.is_set() else 0
 
 
-def _staff(
+def _worker_threads(
     settings: Settings,
     device: Device,
     outage: Outage,
@@ -156,7 +157,10 @@ def _staff(
     chosen = replace(spec, engine=choice.engine, precision=choice.precision)
     worker = _worker(settings, chosen, device, outage, load)
     keeper = LeaseKeeper(
-        worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s, on_hung=on_hung
+        worker.registration,
+        lease_s=settings.lease_s,
+        model_call_max_s=settings.model_call_max_s,
+        on_hung=on_hung,
     )
     thread = threading.Thread(target=_run, args=(worker,), name=f"worker-{spec.name}", daemon=True)
     return WorkerThreads(worker, keeper, thread)

@@ -44,6 +44,6 @@ class DrainingJobs:
         if oldest is None:
             return True
         try:
-            return codec.decode_job(oldest).accepted > self.last
+            return codec.decode_job(oldest).accepted_at > self.last
         except MalformedMessage:
             return False  # the next claim takes it away

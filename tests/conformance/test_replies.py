@@ -21,7 +21,7 @@ NEVER_S = 1000.0
 
 def _accepted(replies: Replies, job_id: str) -> Waiter:
     waiter = replies.expect(MODEL, job_id)
-    waiter.is_accepted = True
+    waiter.is_enqueued = True
     return waiter
 
 
@@ -133,7 +133,7 @@ def test_a_result_that_can_t_be_read_ends_its_wait(
     replies = make(0.1 if is_lost else 4.0)
     job_id = str(uuid.uuid4())
     waiter = replies.expect(MODEL, job_id)
-    waiter.is_accepted = is_lost
+    waiter.is_enqueued = is_lost
     unreadable = codec.encode(_result(job_id)).replace(b'"v1"', b"null")
     if is_lost:
         client.set(keys.of(MODEL).result(job_id), unreadable)

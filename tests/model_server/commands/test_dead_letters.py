@@ -93,7 +93,7 @@ def test_requeue_prints_where_each_is_polled(
     found = [re.fullmatch(pattern, line) for line in said.out.splitlines()]
     assert [match and match[1] for match in found] == [first.id, third.id]
     assert [match and match[2] for match in found] == [each.id for each in queued(client, keys)]
-    assert all(each.deadline == each.accepted + 77 for each in queued(client, keys))
+    assert all(each.deadline == each.accepted_at + 77 for each in queued(client, keys))
     assert [line.split()[1] for line in run("list").out.splitlines()] == [second.id]
 
 

@@ -68,7 +68,7 @@ def test_models_counts_the_pictures(running: Service) -> None:
         return said
 
     first = worker()
-    running.worker.standing.announce()  # as the keeper does at each renewal
+    running.worker.status.announce()  # as the keeper does at each renewal
     assert worker()["pictures"] == 3
     assert worker()["heartbeat"] >= first["heartbeat"]
 
