@@ -5,24 +5,22 @@ Owns the one notion of time that deadlines and leases share, so that hosts may d
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 
 class RedisClock:
     """Seconds since 1970 as Redis sees them. One writer (whoever asked TIME last), many readers."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+        self.monotonic: Final = monotonic
+        """This process' own clock, to be read before and after asking for TIME."""
         # Until the first sync the host's own clock is the best guess.
         self._offset_s = time.time() - monotonic()
         self._within_s = float("inf")
 
     def now(self) -> float:
         """Redis' time now, right to about half the shortest round trip."""
-        return self._monotonic() + self._offset_s
-
-    def monotonic(self) -> float:
-        """This process' own clock, to be read before and after asking for TIME."""
-        return self._monotonic()
+        return self.monotonic() + self._offset_s
 
     def sync(self, redis_now: float, *, sent: float, received: float) -> None:
         """Learn that Redis said `redis_now` somewhen between `sent` and `received` (monotonic).

@@ -49,21 +49,17 @@ class Lease:
         self._lease_s = lease_s
         self._ttl_s = key_ttl_s
         self._clock = clock
-        self._worker = ""
+        self.worker = ""
+        """The id under which this worker is registered now; empty before the first registration."""
         self._since = 0.0
         self._lease_script = client.register_script(lua("lease"))
         self._recover_script = client.register_script(lua("recover"))
-
-    @property
-    def worker(self) -> str:
-        """The id under which this worker is registered now; empty before the first registration."""
-        return self._worker
 
     def register(self, state: State) -> str:
         """Take a lease under a fresh id, publish the card and the state. Returns the id."""
         worker = str(uuid.uuid4())
         _, now = self._run_lease(worker, "register")
-        self._worker = worker
+        self.worker = worker
         # Kept when it registers anew: a worker that was reaped is no newer than it was.
         self._since = self._since or now
         self.announce(state)
@@ -71,9 +67,9 @@ class Lease:
 
     def renew(self) -> None:
         """Prolong the lease to `lease_s` from now. Raises LeaseLost if a peer has reaped it."""
-        is_renewed, _ = self._run_lease(self._worker, "renew")
+        is_renewed, _ = self._run_lease(self.worker, "renew")
         if not is_renewed:
-            raise LeaseLost(f"worker {self._worker} was taken for dead")
+            raise LeaseLost(f"worker {self.worker} was taken for dead")
 
     def announce(self, state: State) -> None:
         """Write the state with the card in it, and refresh their TTLs.
@@ -87,7 +83,7 @@ class Lease:
             pipe.expire(self._models_key, self._ttl_s)
             pipe.set(self._keys.card, codec.encode(self._card), nx=state.state is not WorkerState.READY)
             pipe.expire(self._keys.card, self._ttl_s)
-            pipe.hset(self._keys.states, self._worker, codec.encode(state))
+            pipe.hset(self._keys.states, self.worker, codec.encode(state))
             pipe.expire(self._keys.states, self._ttl_s)
             pipe.execute()
 
@@ -111,7 +107,7 @@ class Lease:
             self._redis.zremrangebyscore(self._keys.workers, f"({-(now - TOMBSTONE_S)}", "(0")
         recovered = {}
         for suspect in (str(worker, "ascii") for worker in suspects):
-            if suspect == self._worker:
+            if suspect == self.worker:
                 continue
             status, *moved = self._run_recover(suspect, "lapsed")
             if status == b"ok" and moved[0]:
@@ -124,7 +120,7 @@ class Lease:
             pipe.zrangebyscore(self._keys.workers, self._clock.now(), "+inf")
             pipe.hgetall(self._keys.states)
             live, states = pipe.execute()
-        others = set(live) - {self._worker.encode()}
+        others = set(live) - {self.worker.encode()}
         return [codec.decode(state, State) for worker, state in states.items() if worker in others]
 
     def next_lapse_s(self) -> float | None:
@@ -135,9 +131,7 @@ class Lease:
                 "list[tuple[bytes, float]]",
                 self._redis.zrangebyscore(self._keys.workers, now, "+inf", start=0, num=2, withscores=True),
             )
-        return next(
-            (lapses - now for worker, lapses in soonest if str(worker, "ascii") != self._worker), None
-        )
+        return next((lapses - now for worker, lapses in soonest if str(worker, "ascii") != self.worker), None)
 
     def server_uptime_s(self) -> int:
         """Seconds since the Redis process started: a young one has not heard from every live peer yet."""
@@ -145,9 +139,9 @@ class Lease:
             return int(self._redis.info("server")["uptime_in_seconds"])
 
     def _give_back(self, why: str) -> int:
-        status, *moved = self._run_recover(self._worker, why)
+        status, *moved = self._run_recover(self.worker, why)
         if status != b"ok":
-            raise LeaseLost(f"worker {self._worker} was taken for dead")
+            raise LeaseLost(f"worker {self.worker} was taken for dead")
         return int(moved[0])
 
     def _run_lease(self, worker: str, verb: str) -> tuple[bool, float]:

@@ -79,25 +79,22 @@ class Registry:
         little too old will do while another thread reads; one of before a pause will not.
         """
         asked_at = self._clock.monotonic()
-        if not fresh and asked_at - self._began_at < SNAPSHOT_S:
-            return self._outcome()
-        is_stale = asked_at - self._began_at > 2 * SNAPSHOT_S
-        if self._reading.acquire(blocking=fresh or is_stale):
-            try:
-                if self._began_at <= (asked_at if fresh else self._clock.monotonic() - SNAPSHOT_S):
-                    self._refresh()
-            finally:
-                self._reading.release()
-        return self._outcome()
+        age_s = asked_at - self._began_at
+        if fresh or age_s >= SNAPSHOT_S:
+            is_stale = age_s > 2 * SNAPSHOT_S
+            if self._reading.acquire(blocking=fresh or is_stale):
+                try:
+                    if self._began_at <= (asked_at if fresh else self._clock.monotonic() - SNAPSHOT_S):
+                        self._refresh()
+                finally:
+                    self._reading.release()
+        if self._failure is not None:
+            raise self._failure
+        return self._models
 
     def now(self) -> float:
         """Redis' time, as this process keeps it."""
         return self._clock.now()
-
-    def _outcome(self) -> Mapping[str, ModelView]:
-        if self._failure is not None:
-            raise self._failure
-        return self._models
 
     def _refresh(self) -> None:
         began_at = self._clock.monotonic()

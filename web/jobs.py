@@ -22,7 +22,7 @@ from broker.errors import (
     Overloaded,
 )
 from broker.messages import Job, Prediction, Result, WorkerState
-from broker.producer import TOLD_S, PendingJob, Producer
+from broker.producer import LENGTH_VALID_S, PendingJob, Producer
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
 from pictures import annotate, fit
@@ -118,7 +118,7 @@ class JobClient:
         size = codec.job_size(view.card.input) + len(choice.notice)
         self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
         with self._decoder(until=options.started_at + limits.request_timeout_s) as waited_s:
-            if waited_s > TOLD_S:
+            if waited_s > LENGTH_VALID_S:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 left_s = wait_until - time.monotonic()
                 self.producer.admit(model, size=size, timeout_s=left_s, pace=view.pace)

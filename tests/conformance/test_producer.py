@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 from msgspec import structs
+from redis.client import Pipeline
 
 from broker import codec
 from broker.connection import connect
@@ -140,15 +141,14 @@ def test_the_size_that_is_judged_is_that_of_a_job() -> None:
 def test_a_lost_reply_is_no_second_job(
     client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maker, accept, calls = producer(client, keys), Producer._accept, []
+    execute, calls = Pipeline.execute, []
 
-    def accept_and_lose_the_reply(self: Producer, *args: object) -> None:
-        calls.append(args)
-        accept(self, *args)  # type: ignore[arg-type]
-        raise BrokerUnavailable("the reply is lost")
+    def execute_and_lose_the_reply(self: Pipeline) -> None:
+        calls.append(execute(self))
+        raise redis.ConnectionError("the reply is lost")
 
-    monkeypatch.setattr(Producer, "_accept", accept_and_lose_the_reply)
-    maker.enqueue(MODEL, job(), now=0)
+    monkeypatch.setattr(Pipeline, "execute", execute_and_lose_the_reply)
+    producer(client, keys).enqueue(MODEL, job(), now=0)
     assert len(calls) == 1
     assert client.llen(keys.of(MODEL).queue) == 1
 
@@ -156,16 +156,16 @@ def test_a_lost_reply_is_no_second_job(
 def test_a_lost_request_is_sent_again(
     client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maker, accept, calls = producer(client, keys), Producer._accept, []
+    execute, calls = Pipeline.execute, []
 
-    def lose_the_first(self: Producer, *args: object) -> None:
-        calls.append(args)
+    def lose_the_first(self: Pipeline) -> list[object]:
+        calls.append(self)
         if len(calls) == 1:
-            raise BrokerUnavailable("the request is lost")
-        accept(self, *args)  # type: ignore[arg-type]
+            raise redis.ConnectionError("the request is lost")
+        return execute(self)
 
-    monkeypatch.setattr(Producer, "_accept", lose_the_first)
-    maker.enqueue(MODEL, job(), now=0)
+    monkeypatch.setattr(Pipeline, "execute", lose_the_first)
+    producer(client, keys).enqueue(MODEL, job(), now=0)
     assert client.llen(keys.of(MODEL).queue) == 1
 
 

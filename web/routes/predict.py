@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from broker.errors import BrokerUnavailable, ClientError, ModelUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
-from broker.messages import Failure, Result
+from broker.messages import Result
 from broker.producer import PendingJob
 from web import errors, responses
 from web.errors import NotFound
@@ -156,8 +156,8 @@ def _one(result: PictureResult) -> Response:
     """The answer for a single picture."""
     if isinstance(result, ServiceError):
         raise result
-    body = _body(result)
-    response = responses.respond(body, _status(result))
+    body, status = _shown(result)
+    response = responses.respond(body, status)
     if isinstance(body, PendingAnswer):
         response.headers["Location"] = body.location
         response.headers["Preference-Applied"] = "respond-async"
@@ -173,50 +173,37 @@ def _drawn(jobs: JobClient, picture: Picture, result: PictureResult, *, started_
 
 def _several(results: list[PictureResult]) -> Response:
     """Answers in the order sent, with the first good one's status, else that of the first failure."""
-    bodies = [_body(result) for result in results]
-    deciding = next(
-        (result for result, body in zip(results, bodies, strict=True) if body.success), results[0]
-    )
-    success = all(body.success for body in bodies)
+    shown = [_shown(result) for result in results]
+    deciding = next((number for number, (body, _) in enumerate(shown) if body.success), 0)
+    success = all(body.success for body, _ in shown)
     request_id = UNSET if success else request_ids.current()
-    several = AnswerList(success=success, results=bodies, request_id=request_id)
-    response = responses.respond(several, _status(deciding))
-    if isinstance(deciding, SubmittedJob):
+    several = AnswerList(success=success, results=[body for body, _ in shown], request_id=request_id)
+    response = responses.respond(several, shown[deciding][1])
+    result = results[deciding]
+    if isinstance(result, SubmittedJob):
         response.headers["Preference-Applied"] = "respond-async"
-    if isinstance(deciding, Unavailable):
-        response.headers["Retry-After"] = str(deciding.retry_after_s)
+    if isinstance(result, Unavailable):
+        response.headers["Retry-After"] = str(result.retry_after_s)
     return response
 
 
-def _body(result: PictureResult) -> Each:
-    match result:
-        case SubmittedJob():
-            return _pending(result.model, result.job.id, result.job.notice)
-        case Result():
-            return _answer(result)
-        case ServiceError():
-            return errors.body(result.code, result.message, request_ids.current())
-
-
-def _status(result: PictureResult) -> int:
-    match result:
-        case SubmittedJob():
-            return 202
-        case Result(error=None):
-            return 200
-        case Result(error=Failure(code=code)) | ServiceError(code=code):
-            return errors.STATUS.get(code, 500)
-    raise TypeError(f"{result!r} is not a PictureResult. This is a bug")
-
-
-def _answer(result: Result) -> Answer | FailedAnswer:
-    """A result as its client sees it."""
+def _shown(result: PictureResult) -> tuple[Each, int]:
+    """A picture's result as its client sees it, and the status of an answer with it alone."""
+    if isinstance(result, SubmittedJob):
+        return _pending(result.model, result.job.id, result.job.notice), 202
+    if isinstance(result, ServiceError):
+        body = errors.body(result.code, result.message, request_ids.current())
+        return body, errors.STATUS.get(result.code, 500)
     if result.error is not None:
-        detail = ErrorDetail(result.error.code, result.error.message)
-        return FailedAnswer(
-            success=False, model=result.model, id=result.id, error=detail, request_id=request_ids.current()
+        failed = FailedAnswer(
+            success=False,
+            model=result.model,
+            id=result.id,
+            error=ErrorDetail(result.error.code, result.error.message),
+            request_id=request_ids.current(),
         )
-    return Answer(
+        return failed, errors.STATUS.get(result.error.code, 500)
+    answer = Answer(
         success=True,
         model=result.model,
         id=result.id,
@@ -228,6 +215,7 @@ def _answer(result: Result) -> Answer | FailedAnswer:
         batch_size=result.batch_size,
         timings_ms=result.timings_ms,
     )
+    return answer, 200
 
 
 def _pending(model: str, job_id: str, notice: str = "") -> PendingAnswer:
