@@ -87,7 +87,8 @@ class Producer:
             and pace.wait_s(length) <= _PATIENCE * timeout_s
         ):
             return
-        waiting = self.queue_length(model)
+        with translated("measure a queue"):
+            waiting = self._redis.llen(self._keys.of(model).queue)
         over_s = pace.wait_s(waiting) - _PATIENCE * timeout_s
         fits = waiting < room
         if fits and (over_s <= 0 or waiting == 0):
@@ -147,11 +148,6 @@ class Producer:
         """
         with translated("take a write"):
             self._redis.setrange(self._keys.probe, 0, "")
-
-    def queue_length(self, model: str) -> int:
-        """Jobs in the queue, claimed ones not counted."""
-        with translated("measure a queue"):
-            return self._redis.llen(self._keys.of(model).queue)
 
     def _push(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> None:
         keys = self._keys.of(model)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import redis
@@ -36,18 +37,18 @@ _LISTEN_S: Final = 0.25
 """How long one wait for a message lasts at most; between waits the thread looks at its other duties."""
 
 
+@dataclass(slots=True)
 class Waiter:
     """One job's place in the table; its thread sleeps here until the result is put in."""
 
-    def __init__(self, model: str, job_id: str, since: float) -> None:
-        self.model = model
-        self.job_id = job_id
-        self.since = since
-        self.is_enqueued = False
-        """Set once the job has been enqueued: before that Redis can't know of it."""
-        self._result: Result | None = None
-        self._is_forgotten = False
-        self._woken = threading.Event()
+    model: str
+    job_id: str
+    since: float
+    is_enqueued: bool = False
+    """Set once the job has been enqueued: before that Redis can't know of it."""
+    _result: Result | None = None
+    _is_forgotten: bool = False
+    _woken: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, timeout_s: float) -> Result | None:
         """Sleep until the result is there, `timeout_s` at most; None when it did not come."""

@@ -21,7 +21,7 @@ from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
 from web.middleware import request_ids
 from web.model_choice import ModelChoice
 from web.responses import Answer, AnswerList, Each, ErrorDetail, FailedAnswer, PendingAnswer
-from web.uploads import reader
+from web.uploads import preferences, reader
 from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("predict", __name__)
@@ -37,6 +37,7 @@ class PredictRequest:
     upload: Upload
     choice: ModelChoice
     options: JobOptions
+    top: int
 
 
 @blueprint.post("/predict")
@@ -49,15 +50,15 @@ def predict() -> Response:
     with jobs.slot():
         started_at = time.monotonic()
         upload = reader.read(request)
-        is_drawn = reader.wants_drawing(request, upload)
+        wanted = preferences.read(request, upload)
         options = JobOptions(
             started_at=started_at,
-            polled=reader.wants_async(request),
-            traceparent=reader.traceparent(request),
+            polled=wanted.polled,
+            traceparent=wanted.traceparent,
             request_id=request_ids.current(),
         )
         results = _results(jobs, upload, options)
-        if is_drawn:
+        if wanted.drawn:
             return _drawn(jobs, upload.pictures[0], results[0], started_at=started_at)
     return _several(results) if upload.is_list else _one(results[0])
 
@@ -90,8 +91,9 @@ def vary(response: Response) -> Response:
 def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[PictureResult]:
     """Submit every picture, then wait for every result (a poller's jobs are not waited for)."""
     choice = jobs.models.choose(upload.parameters.get("model"))
-    _top(upload, choice)  # a request that asks for too many is refused whole
-    asked = PredictRequest(upload, choice, options)
+    # A request that asks for too many predictions is refused whole.
+    top = reader.top(upload, choice.view.card, asked=choice.asked.card)
+    asked = PredictRequest(upload, choice, options, top)
     results: list[PictureResult] = []
     try:
         for picture in upload.pictures:
@@ -122,7 +124,7 @@ def _submit(jobs: JobClient, asked: PredictRequest, picture: Picture) -> Submitt
     if isinstance(picture, ClientError):
         return picture
     try:
-        return jobs.submit(asked.choice, picture, asked.options, top=_top(asked.upload, asked.choice))
+        return jobs.submit(asked.choice, picture, asked.options, top=asked.top)
     except ServiceError as error:
         return error
 
@@ -131,9 +133,10 @@ def _submit_again(jobs: JobClient, asked: PredictRequest, picture: Picture) -> S
     """Submit one picture to the model that answers for the default now."""
     try:
         choice = jobs.models.choose(None)
+        top = reader.top(asked.upload, choice.view.card, asked=choice.asked.card)
     except ServiceError as error:
         return error
-    return _submit(jobs, replace(asked, choice=choice), picture)
+    return _submit(jobs, replace(asked, choice=choice, top=top), picture)
 
 
 def _wait(jobs: JobClient, job: SubmittedJob) -> Result | ServiceError:
@@ -144,12 +147,6 @@ def _wait(jobs: JobClient, job: SubmittedJob) -> Result | ServiceError:
         raise
     except ServiceError as error:
         return error
-
-
-def _top(upload: Upload, choice: ModelChoice) -> int:
-    """Predictions in an answer. Raises ClientError for more than the model that was asked for has."""
-    top = reader.top(upload, default=choice.view.card.top, top_max=choice.asked.card.top_max)
-    return min(top, choice.view.card.top_max)
 
 
 def _one(result: PictureResult) -> Response:

@@ -146,7 +146,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             return
         self._next_sweep = now + _SWEEP_S
         for conn in list(self.arriving) if self._stop_by <= now else self.arriving.late(now):
-            self._read(conn)  # what came while this loop was busy counts
+            self._on_readable(conn)  # what came while this loop was busy counts
             if conn.stage is Stage.ARRIVING and self._stop_by <= now:
                 self._refuse(conn, Overloaded("This process is stopping; send it again."))
             elif conn.stage is Stage.ARRIVING and conn.arrival.deadline <= now:
@@ -180,15 +180,14 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self.keepalived_conns.append(conn)
         conn.watch(self.poller, partial(self._on_readable, conn))
 
-    def _on_readable(self, conn: Connection, _: object) -> None:
+    def _on_readable(self, conn: Connection, _: object = None) -> None:
         """Its socket has something to read: bytes, or the end."""
         if conn.stage is Stage.WORKING:
             # Only now: most clients wait for their answer, and so most requests need no call to the selector.
             conn.unwatch(self.poller)
-        elif conn.stage is not Stage.CLOSED:  # by what was woken before it
-            self._read(conn)
-
-    def _read(self, conn: Connection) -> None:
+            return
+        if conn.stage is Stage.CLOSED:  # by what was woken before it
+            return
         try:
             count = conn.sock.recv_into(self._scratch, 0, socket.MSG_DONTWAIT)
         except OSError as error:

@@ -148,7 +148,9 @@ def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
     assert service.client.get("/models").get_json()["models"][0]["reason"].startswith("no weights")
 
 
-def test_a_request_that_waits_for_a_model_hears_that_it_failed(service: Service) -> None:
+def test_a_request_that_waits_for_a_model_hears_that_it_failed(
+    service: Service, client: redis.Redis, keys: Keys
+) -> None:
     answers: list[TestResponse] = []
 
     def ask() -> None:
@@ -157,7 +159,7 @@ def test_a_request_that_waits_for_a_model_hears_that_it_failed(service: Service)
 
     waiting = threading.Thread(target=ask)
     waiting.start()
-    eventually(lambda: service.app.extensions["jobs"].producer.queue_length(MODEL) == 1)
+    eventually(lambda: client.llen(keys.of(MODEL).queue) == 1)
     service.worker.lease.announce(State(WorkerState.FAILED, "v1", reason="no weights"))
     waiting.join(15)  # well before its deadline of 20 s
     (response,) = answers
