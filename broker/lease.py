@@ -10,7 +10,7 @@ from typing import Final, cast
 
 import redis
 
-from broker import codec
+from broker import codec, contract
 from broker.clock import RedisClock
 from broker.connection import translated
 from broker.errors import LeaseLost
@@ -43,7 +43,7 @@ class Lease:
         clock: RedisClock,
     ) -> None:
         self._redis = client
-        self._models_key = keys.models
+        self._all_keys = keys
         self._keys = keys.of(card.model)
         self._card = card
         self._lease_s = lease_s
@@ -56,7 +56,11 @@ class Lease:
         self._recover_script = client.register_script(lua("recover"))
 
     def register(self, state: State) -> str:
-        """Take a lease under a fresh id, publish the card and the state. Returns the id."""
+        """Take a lease under a fresh id, publish the card and the state. Returns the id.
+
+        Raises BrokerUnavailable where another release, with another contract, uses these keys.
+        """
+        self._agree()
         worker = str(uuid.uuid4())
         _, now = self._run_lease(worker, "register")
         self.worker = worker
@@ -79,8 +83,9 @@ class Lease:
         state = replace(state, input=self._card.input.tag, since=self._since, card=self._card)
         state = replace(state, heartbeat=round(self._clock.now(), 3))
         with translated("take this worker's state"), self._redis.pipeline() as pipe:
-            pipe.sadd(self._models_key, self._card.model)
-            pipe.expire(self._models_key, self._ttl_s)
+            pipe.sadd(self._all_keys.models, self._card.model)
+            pipe.expire(self._all_keys.models, self._ttl_s)
+            pipe.expire(self._all_keys.contract, self._ttl_s)
             pipe.set(self._keys.card, codec.encode(self._card), nx=state.state is not WorkerState.READY)
             pipe.expire(self._keys.card, self._ttl_s)
             pipe.hset(self._keys.states, self.worker, codec.encode(state))
@@ -137,6 +142,14 @@ class Lease:
         """Seconds since the Redis process started: a young one has not heard from every live peer yet."""
         with translated("be asked for its uptime"):
             return int(self._redis.info("server")["uptime_in_seconds"])
+
+    def _agree(self) -> None:
+        """Write the contract's version where none is; refuse to join those who keep another."""
+        with translated("agree on its contract"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(self._all_keys.contract, contract.VERSION, nx=True, ex=self._ttl_s)
+            pipe.get(self._all_keys.contract)
+            version = pipe.execute()[1]
+        contract.check(self._all_keys, version)
 
     def _give_back(self, why: str) -> int:
         status, *moved = self._run_recover(self.worker, why)

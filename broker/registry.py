@@ -12,7 +12,7 @@ from typing import Final
 
 import redis
 
-from broker import codec
+from broker import codec, contract
 from broker.clock import RedisClock
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, MalformedMessage
@@ -110,7 +110,9 @@ class Registry:
             sent = self._clock.monotonic()
             pipe.time()
             pipe.smembers(self._keys.models)
-            (seconds, microseconds), names = pipe.execute()
+            pipe.get(self._keys.contract)
+            (seconds, microseconds), names, version = pipe.execute()
+            contract.check(self._keys, version)
             self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
             models = sorted(str(name, "ascii") for name in names)
             for model in models:
