@@ -122,8 +122,8 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
     def serving(spec: ModelSpec, watch: Watch) -> VersionedModel:
         means = Loaders(
             read=partial(read_spec, Path(settings.models_dir), spec.name, weights(settings)),
-            load=partial(_load, settings),
-            make_worker=partial(_worker_threads, settings, device, outage, on_hung),
+            load=partial(load_engine, settings),
+            make_worker=partial(worker_threads, settings, device, outage, on_hung),
         )
         return VersionedModel(spec, watch, means)
 
@@ -142,7 +142,7 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
     return EXIT_HUNG if hung.is_set() else 0
 
 
-def _worker_threads(
+def worker_threads(
     settings: Settings,
     device: Device,
     outage: Outage,
@@ -150,6 +150,7 @@ def _worker_threads(
     spec: ModelSpec,
     load: Callable[[], Engine],
 ) -> WorkerThreads:
+    """A worker of this version, its lease keeper and its thread, none of them started."""
     try:
         choice = _choice(settings, spec)
     except Exception:  # noqa: BLE001 - it reads the network's files, and so does `load`, which says why it failed
@@ -209,7 +210,8 @@ def _choice(settings: Settings, spec: ModelSpec) -> EngineChoice:
     return choose_for(spec, settings.engine, settings.precision, keras_backend=settings.keras_backend)
 
 
-def _load(settings: Settings, spec: ModelSpec) -> Engine:
+def load_engine(settings: Settings, spec: ModelSpec) -> Engine:
+    """The engine of a model, as the settings choose it. Raises ModelUnavailable."""
     choice = _choice(settings, spec)
     options = EngineOptions(
         settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads

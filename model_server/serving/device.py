@@ -31,9 +31,9 @@ class Device:
         self._since = 0.0
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether somebody waits for it."""
-        return bool(self._waiters)
+    def waiting(self) -> int:
+        """How many threads wait for it."""
+        return len(self._waiters)
 
     def __enter__(self) -> None:
         me = threading.get_ident()

@@ -224,7 +224,7 @@ class Pipeline:
         try:
             return self.run(batch)
         finally:
-            self._sibling_is_next = self.device.is_wanted
+            self._sibling_is_next = self.device.waiting > 0
             self._is_free.set()
             share_s = (time.monotonic() - began) / max(1, len(batch.entries))
             self.picture_s += _SMOOTHING * (share_s - self.picture_s)
@@ -233,7 +233,7 @@ class Pipeline:
         self._is_free.wait(max(0.0, ends_at - _LEAD_MARGIN * self._claim_s - time.monotonic()))
         if self.limits.batch_wait_s:
             self._let_fill()
-        if self._sibling_is_next or self.device.is_wanted:
+        if self._sibling_is_next or self.device.waiting:
             return False, None  # another process may take the jobs meanwhile
         return True, self.claim()
 

@@ -71,10 +71,11 @@ class VersionedModel:
             self._add_failed(spec, public(_unserved(spec.name, error), spec.folder))
         self._thread = threading.Thread(target=self._run, name=f"versions-{spec.name}", daemon=True)
 
-    def start(self) -> None:
-        """Start the first worker, and the look at the folder."""
+    def start(self, *, watching: bool = True) -> None:
+        """Start the first worker and, if `watching`, a look at the folder every second."""
         self._start(self.workers[0])
-        self._thread.start()
+        if watching:
+            self._thread.start()
 
     def stop(self, *, within_s: float) -> None:
         """Tell every worker to go: what runs is finished, the rest goes back to the queue."""

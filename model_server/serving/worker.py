@@ -59,7 +59,7 @@ class Worker:
         self.registration = Registration(spec.name, lease, self.status, self.stopping, self.outage)
         self.pipeline = Pipeline(spec, self.registration, consumer, clock, limits=limits, device=device)
         self._drains_until = math.inf
-        self._load = load
+        self.load = load
         self._consumer = consumer
         self._clock = clock
         self._card_s = limits.card_s
@@ -74,7 +74,7 @@ class Worker:
         self.registration.ensure()
         if not self.lease.worker:
             return  # stopped while Redis was away
-        engine, reason = load_or_reason(self.spec.name, self._load)
+        engine, reason = load_or_reason(self.spec.name, self.load)
         if engine is None:
             shown = public(reason, self.spec.folder)
             self.status.publish(State(WorkerState.FAILED, self.version, reason=shown))

@@ -177,7 +177,7 @@ def test_nothing_is_claimed_ahead_while_a_sibling_wants_the_device(
 
     def wait_until_wanted() -> None:
         waiting.start()
-        eventually(lambda: device.is_wanted)
+        eventually(lambda: device.waiting > 0)
 
     steps.picture_s = 3600.0  # so that it is asked for only once the call has ended
     steps.on_run = wait_until_wanted

@@ -52,7 +52,7 @@ def test_the_first_version_too_is_just_what_was_read(client: redis.Redis, keys: 
         patch.setattr(VersionedModel, "_start", lambda *_: True)
         original(made, tmp_path, client, keys)
     made.on_load = lambda: change_once(made)
-    made.serving._start(made.serving.workers[0])
+    made.serving.start(watching=False)
     eventually(made.is_settled)
     assert "changed while they were loaded" in made.reason
     made.look()

@@ -178,7 +178,7 @@ def test_a_model_that_fails_to_load_says_why_and_stays(
     def fail() -> FakeEngine:
         raise error
 
-    worker._load = fail
+    worker.load = fail
     registry = Registry(client, keys, RedisClock())
     serving = threading.Thread(target=worker.run)
     serving.start()

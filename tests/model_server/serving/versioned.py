@@ -51,7 +51,7 @@ class Model:
             return WorkerThreads(worker, keeper, threading.Thread(target=worker.run, daemon=True))
 
         self.serving = VersionedModel(read(), watch, Loaders(read, load, make_worker))
-        self.serving._start(self.serving.workers[0])  # without its own looks
+        self.serving.start(watching=False)  # without its own looks
 
     def on_make_worker(self) -> None:
         """Called before a worker is made."""
@@ -103,6 +103,6 @@ def failed(client: redis.Redis, keys: Keys, folder: Path, reason: str) -> Model:
         patch.setattr(VersionedModel, "_start", lambda *_: True)
         original(made, folder, client, keys)
     made.on_load = lambda: fail(made)
-    made.serving._start(made.serving.workers[0])
+    made.serving.start(watching=False)
     eventually(made.is_settled)
     return made
