@@ -9,7 +9,7 @@ from typing import Final
 
 
 class RedisClock:
-    """Seconds since 1970 as Redis sees them. One writer (whoever asked TIME last), many readers."""
+    """Seconds since 1970 as Redis sees them. One writer (the last to ask TIME), many readers."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.monotonic: Final = monotonic
@@ -23,7 +23,7 @@ class RedisClock:
         return self.monotonic() + self._offset_s
 
     def sync(self, redis_now: float, *, sent: float, received: float) -> None:
-        """Learn that Redis said `redis_now` somewhen between `sent` and `received` (monotonic).
+        """Learn that Redis said `redis_now` at some moment between `sent` and `received` (monotonic).
 
         The middle is right to half the round trip. A slow one that agrees with a quicker one before it
         tells nothing new, and would shift the clock by what its process waited for a core (tens of

@@ -30,7 +30,7 @@ _JOB_ID: Final = re.compile(rf"[0-9A-Fa-f-]{{{codec.ID_LENGTH}}}")
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """What can be told of one entry. None: unknown, because the job can't be read."""
+    """What one entry says. None: unknown, because the job can't be read."""
 
     id: str
     """The job's; `entry-` and a checksum where it has none that can be read."""
@@ -85,7 +85,7 @@ class DeadLetters:
             self._remove(entry)
         except BrokerUnavailable as error:
             raise BrokerUnavailable(
-                f"{error.message} {job_id} is queued again as {fresh_id}, but may be a dead letter still."
+                f"{error.message} {job_id} is queued again as {fresh_id}, but may still be a dead letter."
             ) from error
         return fresh_id
 
@@ -111,7 +111,7 @@ class DeadLetters:
             pipe.execute()
 
     def _now(self) -> float:
-        with translated("be asked for the time"):
+        with translated("tell the time"):
             seconds, microseconds = self._redis.time()
         return float(seconds + microseconds / 1e6)
 

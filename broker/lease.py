@@ -64,7 +64,7 @@ class Lease:
         worker = str(uuid.uuid4())
         _, now = self._run_lease(worker, "register")
         self.worker = worker
-        # Kept when it registers anew: a worker that was reaped is no newer than it was.
+        # The first registration counts: a worker that was reaped and registers again is no newer than it was.
         self._since = self._since or now
         self.announce(state)
         return worker
@@ -73,7 +73,7 @@ class Lease:
         """Prolong the lease to `lease_s` from now. Raises LeaseLost if a peer has reaped it."""
         is_renewed, _ = self._run_lease(self.worker, "renew")
         if not is_renewed:
-            raise LeaseLost(f"worker {self.worker} was taken for dead")
+            raise LeaseLost(f"worker {self.worker} lost its lease to a peer")
 
     def announce(self, state: State) -> None:
         """Write the state with the card in it, and refresh their TTLs.
@@ -140,7 +140,7 @@ class Lease:
 
     def server_uptime_s(self) -> int:
         """Seconds since the Redis process started: a young one has not heard from every live peer yet."""
-        with translated("be asked for its uptime"):
+        with translated("tell its uptime"):
             return int(self._redis.info("server")["uptime_in_seconds"])
 
     def _agree(self) -> None:
@@ -154,7 +154,7 @@ class Lease:
     def _give_back(self, why: str) -> int:
         status, *moved = self._run_recover(self.worker, why)
         if status != b"ok":
-            raise LeaseLost(f"worker {self.worker} was taken for dead")
+            raise LeaseLost(f"worker {self.worker} lost its lease to a peer")
         return int(moved[0])
 
     def _run_lease(self, worker: str, verb: str) -> tuple[bool, float]:

@@ -71,9 +71,9 @@ class Producer:
     def admit(self, model: str, *, size: int, timeout_s: float, pace: Pace) -> None:
         """Refuse a job of `size` bytes that the queue has no room for, before it costs a decoding.
 
-        Nor one that would not be answered within `timeout_s`, at the pace that the workers have:
+        Also one that would not be answered within `timeout_s`, at the pace that the workers have:
         accepted, it would take the model's time from those that can be answered, and end as a 504. While
-        nothing waits every job is let in, so that a rate that was wrong is measured anew.
+        nothing waits every job is let in, so that a wrong rate is measured again.
 
         All jobs of a model have about the same size, so their number times this one's is the sum. Threads
         that ask at the same moment may each be let in: the queue overshoots by one a web thread at most.

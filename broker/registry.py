@@ -135,13 +135,13 @@ class Registry:
         now = self._clock.now()
         live = {worker for worker, expiry in workers if expiry > now}
         try:
-            told = {str(w, "ascii"): codec.decode(s, State) for w, s in states.items() if w in live}
-            newest = _card(told.values()) or (codec.decode(card, Card) if card is not None else None)
+            live_states = {str(w, "ascii"): codec.decode(s, State) for w, s in states.items() if w in live}
+            newest = _card(live_states.values()) or (codec.decode(card, Card) if card is not None else None)
             if newest is None:
                 return None
             return ModelView(
                 card=newest,
-                states=told,
+                states=live_states,
                 last_alive=max((abs(expiry) for _, expiry in workers), default=0.0),
                 queue_length=queue_length,
             )
@@ -154,5 +154,5 @@ def _card(states: Iterable[State]) -> Card | None:
 
     So two versions side by side do not take turns, and when the newest leaves the other's counts again.
     """
-    tellers = [(-_BEST_FIRST.index(state.state), state.since, state.card) for state in states if state.card]
-    return max(tellers, key=lambda each: each[:2])[2] if tellers else None
+    ranked = [(-_BEST_FIRST.index(state.state), state.since, state.card) for state in states if state.card]
+    return max(ranked, key=lambda rank: rank[:2])[2] if ranked else None

@@ -28,8 +28,8 @@ REREAD_S: Final = 1.0
 """A lost notification costs a waiter at most about this long."""
 
 DEAF_S: Final = 2.0
-"""A subscription that not even a pong has come over for so long is made anew: one that a firewall has
-forgotten looks like one on which nothing happens, and every answer would wait for REREAD_S."""
+"""A subscription that not even a pong has come over for so long is replaced: one that a firewall has
+forgotten looks like an idle one, and every answer would wait for REREAD_S."""
 
 _RECONNECT_S: Final = 0.2
 
@@ -132,7 +132,7 @@ class Replies:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with translated("be listened to"):
+                with translated("be subscribed to"):
                     self._listen()
             except BrokerUnavailable as error:
                 self._outage.failed(error)
@@ -161,9 +161,7 @@ class Replies:
                 if self._monotonic() >= reread_at:
                     reread_at = self._monotonic() + self._reread_s / 2
                     if self._monotonic() - heard_at > max(DEAF_S, 2 * self._reread_s):
-                        raise BrokerUnavailable(
-                            "Redis can't be heard: it answers no ping on the subscription."
-                        )
+                        raise BrokerUnavailable("Redis does not answer pings on the subscription.")
                     pubsub.ping()
                     self._reread(waiting_since=self._monotonic() - self._reread_s)
 

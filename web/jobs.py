@@ -36,7 +36,7 @@ LOOK_AT_CLIENT_S: Final = 0.25
 
 
 class ClientGone(ClientError):
-    """The client hung up; nobody reads the answer."""
+    """The client closed the connection; nobody reads the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class JobClient:
                     self._enqueue_again(submitted)
                 if is_client_gone():
                     self.producer.cancel(model, job_id)
-                    raise ClientGone("The client hung up.")
+                    raise ClientGone("The client closed the connection.")
                 reason = self._failure(model)
             # First what came already: of several pictures the last are looked at late.
             result = waiter.wait(0) or self.producer.take_or_cancel(model, job_id)

@@ -28,7 +28,7 @@ class LeaseKeeper(threading.Thread):
 
     Awake when a peer's lease lapses, too: looking only every third of LEASE_S left a killed worker's jobs
     lying for up to a second more (LEASE_S=3). A worker whose network hangs is renewed no more, so that its
-    jobs go to others; `on_hung` is told once, and ends the process: the call would never return.
+    jobs go to others; `on_hung` is called once, and ends the process: the call would never return.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class LeaseKeeper(threading.Thread):
         except BrokerUnavailable as error:
             self._registration.outage.failed(error, self._model)
             self._reap_from = None
-        except Exception:  # noqa: BLE001 - a keeper that dies quietly would cost a living worker its lease
+        except Exception:  # noqa: BLE001 - a keeper that dies quietly would cost a live worker its lease
             _LOG.exception("the keeper of %s failed; it goes on. This is a bug", self._model)
         return usual_s
 

@@ -1,7 +1,7 @@
 """A worker's place among its peers: it registers, renews what lapsed, and leaves once.
 
-Owns that a worker which was taken for dead goes on under a new id, and that nobody registers one that has
-left. Two threads use it, the worker's and its keeper's.
+Owns that a worker whose lease was reaped goes on under a new id, and that one that has left is not registered
+again. Two threads use it, the worker's and its keeper's.
 """
 
 import contextlib
@@ -58,12 +58,12 @@ class Registration:
         """Give back what was claimed and not begun, and end the lease."""
         try:
             with self._registering:
-                self.has_left = True  # from here on the keeper neither renews nor registers anew
+                self.has_left = True  # from here on the keeper neither renews nor registers it
                 with contextlib.suppress(LeaseLost):
                     self.lease.renew()  # lapsed but not reaped, it could not give its claims back
                 self.lease.leave()
         except ServiceError as error:
-            _LOG.warning("%s: left without a word to Redis: %s", self.model, error.message)
+            _LOG.warning("%s: left, but Redis could not be told: %s", self.model, error.message)
         else:
             _LOG.info("%s: worker %s has left", self.model, self.lease.worker)
 

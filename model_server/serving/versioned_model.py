@@ -96,9 +96,9 @@ class VersionedModel:
         """One look at the folder; a change that is complete is taken up, or refused."""
         if self.workers[-1].worker.status.state.state is WorkerState.LOADING:
             return
-        found = self._watch.look(now)
-        if found is not None:
-            self._take_up(found)
+        snapshot = self._watch.look(now)
+        if snapshot is not None:
+            self._take_up(snapshot)
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_S):
@@ -107,19 +107,19 @@ class VersionedModel:
             except Exception:  # noqa: BLE001 - a thread that dies quietly would never take up a version again
                 _LOG.exception("%s: the look at its folder failed; it goes on. This is a bug", self.name)
 
-    def _take_up(self, found: Snapshot) -> None:
+    def _take_up(self, snapshot: Snapshot) -> None:
         worker = self.workers[-1].worker
         try:
-            if not found:
+            if not snapshot:
                 raise CatalogueError(f"{self.name}: its folder is gone, or empty.")
             spec = self._loaders.read()
-            found = self._watch.also(spec.elsewhere, found)
+            snapshot = self._watch.also(spec.elsewhere, snapshot)
             is_served = spec.version == worker.version and worker.ready.is_set()
         except (CatalogueError, OSError) as error:
-            self._refuse(found, str(error))
+            self._refuse(snapshot, str(error))
             return
         if is_served:
-            self._watch.settle(found)
+            self._watch.settle(snapshot)
             worker.status.set_reason("")
             return
         _LOG.info("%s: its folder has changed; version %s is being loaded", self.name, spec.version)
@@ -128,17 +128,17 @@ class VersionedModel:
         worker.status.set_reason(
             "" if worker.ready.is_set() else f"{self.name}: its changed folder is being loaded."
         )
-        engine, reason = load_or_reason(self.name, lambda: self._loaded(spec, found))
+        engine, reason = load_or_reason(self.name, lambda: self._loaded(spec, snapshot))
         if engine is None:
-            self._refuse(found, reason)
+            self._refuse(snapshot, reason)
             return
         try:
             new = self._add(spec, lambda: engine)
         except Exception as error:  # noqa: BLE001 - likewise, and the old version does
             _LOG.exception("%s can't be served", self.name)
-            self._refuse(found, _unserved(self.name, error))
+            self._refuse(snapshot, _unserved(self.name, error))
             return
-        self._watch.settle(found)
+        self._watch.settle(snapshot)
         self._succeed(new)
 
     def _loaded(self, spec: ModelSpec, seen: Snapshot) -> Engine:
@@ -149,15 +149,15 @@ class VersionedModel:
             if not self._watch.is_still(seen):
                 raise ModelUnavailable(f"{self.name}: its files changed while they were loaded.")
 
-    def _refuse(self, found: Snapshot, reason: str) -> None:
-        """Say so, and serve on. What has changed meanwhile is looked at anew."""
-        worker, told = self.workers[-1].worker, public(reason, self._folder)
-        is_still = self._watch.is_still(found)
+    def _refuse(self, snapshot: Snapshot, reason: str) -> None:
+        """Say so, and serve on. What has changed meanwhile is looked at again."""
+        worker, shown = self.workers[-1].worker, public(reason, self._folder)
+        is_still = self._watch.is_still(snapshot)
         if is_still:
-            self._watch.settle(found)
+            self._watch.settle(snapshot)
         if not worker.ready.is_set():
             _LOG.error("%s: its changed folder can't be served either: %s", self.name, reason)
-            worker.status.publish(State(WorkerState.FAILED, worker.version, reason=told))
+            worker.status.publish(State(WorkerState.FAILED, worker.version, reason=shown))
         elif is_still:
             _LOG.error(
                 "%s: its changed folder is refused, version %s serves on: %s",
@@ -165,7 +165,7 @@ class VersionedModel:
                 worker.version,
                 reason,
             )
-            worker.status.set_reason(f"{told} Version {worker.version} serves on.")
+            worker.status.set_reason(f"{shown} Version {worker.version} serves on.")
 
     def _succeed(self, new: WorkerThreads) -> None:
         """Start the new worker beside the old one; once it serves, the old one goes."""

@@ -101,7 +101,7 @@ def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[Pictu
                 results.append(results[-1])  # each would find that out again, 0.9 s later
                 continue
             if results and _is_client_gone():
-                raise ClientGone("The client hung up.")
+                raise ClientGone("The client closed the connection.")
             results.append(_submit(jobs, asked, picture))
         for number, job in enumerate(results):
             if isinstance(job, SubmittedJob) and not options.polled:

@@ -24,9 +24,9 @@ SILENCE_S: Final = 5.0
 class AnswerSocket(socket.socket):
     """A socket whose `sendall` returns at once: what can't be sent yet is kept in `left`."""
 
-    def __init__(self, taken: socket.socket) -> None:
-        family, kind, protocol = taken.family, taken.type, taken.proto
-        super().__init__(family, kind, protocol, fileno=taken.detach())
+    def __init__(self, accepted: socket.socket) -> None:
+        family, kind, protocol = accepted.family, accepted.type, accepted.proto
+        super().__init__(family, kind, protocol, fileno=accepted.detach())
         self.deadline = float("inf")
         """When its client must have read more, by the clock of `begin`."""
         self.left = 0

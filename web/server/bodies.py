@@ -116,7 +116,7 @@ class ChunkedBody:
             return False
         line = _CHUNK_LINE.fullmatch(self._raw, self._at, end)
         if line is None:
-            raise ClientError("The body's chunks can't be read: a size is no number.")
+            raise ClientError("The body's chunks can't be read: a size is not a number.")
         size = int(line[1], 16)
         self._size += size
         self._chunks += 1

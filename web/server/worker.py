@@ -34,7 +34,7 @@ _SWEEP_S: Final = 0.25
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
-    """See the module. Methods run in the loop thread, but for `handle`."""
+    """See the module. All methods except `handle` run in the loop thread."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Gunicorn's own
         super().__init__(*args, **options)
@@ -45,7 +45,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._stop_by = float("inf")
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until stopped."""
         self._bound(self.wsgi.config["MAX_CONTENT_LENGTH"])
         capacity.open_files()
         answer_socket.widen(self.sockets)
@@ -166,7 +166,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         return is_there
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """The process is told to stop: what arrives may go on, but not until Gunicorn ends the process."""
+        """The process is stopping: requests that arrive may go on, until LINGER_S before Gunicorn ends it."""
         super()._cap_keepalive(deadline)
         self._neighbours.end()
         self._stop_by = time.monotonic() + max(0.0, self.cfg.graceful_timeout - LINGER_S)

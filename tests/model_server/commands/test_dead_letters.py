@@ -175,7 +175,7 @@ def test_a_model_that_there_is_not_is_refused(run: Callable[..., Said]) -> None:
 def test_without_redis_it_says_which_one_is_missing(run: Callable[..., Said]) -> None:
     said = run("list", REDIS_URL="redis://:secret@127.0.0.1:9/0")
     assert (said.status, said.out) == (2, "")
-    assert "there is no connection" in said.err
+    assert "no connection" in said.err
     assert said.err.endswith(" REDIS_URL is redis://:***@127.0.0.1:9/0.\n")
 
 

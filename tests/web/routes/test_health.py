@@ -137,7 +137,7 @@ def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
     assert response.status_code == 400
     response = service.client.post("/predict", data=b"x", content_type="image/png")
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "model_unavailable")
-    said = "no weights. Three ways out: ... Asking again helps only once its operator has mended it."
+    said = "no weights. Three ways out: ... Retrying helps only once its operator has repaired it."
     assert response.get_json()["error"]["message"] == said
     assert response.headers["Retry-After"] == "30"
     page = service.client.get("/").get_data(as_text=True)
@@ -164,7 +164,7 @@ def test_a_request_that_waits_for_a_model_hears_that_it_failed(
     waiting.join(15)  # well before its deadline of 20 s
     (response,) = answers
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "model_unavailable")
-    assert "only once its operator has mended it" in response.get_json()["error"]["message"]
+    assert "only once its operator has repaired it" in response.get_json()["error"]["message"]
 
 
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.1"}])
