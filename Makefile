@@ -5,6 +5,14 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
+# What computes has a process a core; what starts processes waits for most of its time, and has two.
+CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
+BESIDE := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
+PLAIN := not browser and not compose and not importers
+
+# Every process of the tests loads the same modules: without .pyc files each compiles them again.
+check test test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help serve look install lint check format test test-importers test-compose test-browser screenshot chaos bench clean
 
@@ -26,15 +34,16 @@ lint: $(VENV)/.dev ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 
-check: lint ## Lint and the fast tests: under half a minute
-	$(BIN)/python -m pytest -q -m "not slow and not browser and not compose and not importers"
+check: lint ## Lint and the fast tests: under a minute
+	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal -m "$(PLAIN) and not slow and not alone"
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 test: $(VENV)/.dev ## Every test that needs nothing but Python: unit, real Redis, real processes
-	$(BIN)/python -m pytest -m "not browser and not compose and not importers"
+	$(BIN)/python -m pytest -n $(BESIDE) --dist worksteal -m "$(PLAIN) and not alone"
+	$(BIN)/python -m pytest -m "$(PLAIN) and alone"
 
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
 	$(BIN)/python -m pytest -m compose

@@ -37,6 +37,7 @@ def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis
         assert account.executed_again > 0
 
 
+@pytest.mark.alone
 def test_three_times_too_much_is_refused_at_once_and_the_rest_is_answered(
     tmp_path: Path, own_redis: RedisServer
 ) -> None:
@@ -53,6 +54,7 @@ def test_three_times_too_much_is_refused_at_once_and_the_rest_is_answered(
     assert most < before + 20
 
 
+@pytest.mark.alone
 def test_two_thousand_requests_leave_memory_where_it_was(tmp_path: Path, own_redis: RedisServer) -> None:
     account = memory.run(requests=2000, folder=tmp_path, redis=own_redis)
     assert account.right == 2000

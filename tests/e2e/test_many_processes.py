@@ -65,6 +65,7 @@ def _is_answered(client: socket.socket) -> bool:
     return client.recv(65536).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.alone
 def test_clients_that_come_at_once_are_shared_evenly(web: Stack) -> None:
     processes = _started(web)
     with ExitStack() as stack:

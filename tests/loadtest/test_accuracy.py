@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from loadtest.measuring.slo import nearest_rank
 from tests.support import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(180)]
 
 WITHIN = 0.02
 """What a figure may be off."""

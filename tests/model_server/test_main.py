@@ -37,6 +37,7 @@ def test_a_typo_is_refused_and_starts_nothing(words: list[str], capsys: pytest.C
     assert "usage: python -m model_server" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["serve"]])
 def test_without_a_command_it_serves(words: list[str]) -> None:
     asked = [sys.executable, "-m", "model_server", *words, "--check"]

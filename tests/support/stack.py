@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,10 +26,17 @@ START_S = 60.0
 
 
 def free_port() -> int:
-    """A port that nobody had a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, and that neither a client nor a test beside this one gets before it is used.
+
+    The kernel gives clients the ports from 32768 on. Each worker of pytest-xdist has a share of those below.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 12_000 + worker % 20 * 1000
+    while True:
+        port = first + random.randrange(1000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def shade(value: int) -> bytes:

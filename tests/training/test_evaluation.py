@@ -95,6 +95,7 @@ def test_the_report_and_the_picture_are_written(tmp_path: Path) -> None:
         assert min(image.size) >= 400
 
 
+@pytest.mark.slow
 def test_a_picture_of_many_classes_stays_small_enough_to_be_opened(tmp_path: Path) -> None:
     count = 200
     found = evaluation.judge(

@@ -4,6 +4,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -41,6 +42,7 @@ def test_a_photograph_is_a_large_jpeg_that_looks_like_its_picture() -> None:
     assert max(likeness) < 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_however_many_share_the_work() -> None:
     pictures = _pictures(600)  # more than a lot
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(3) as three:

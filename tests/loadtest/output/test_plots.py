@@ -135,6 +135,7 @@ def test_a_long_queue_is_thinned_out_but_keeps_its_peak() -> None:
     assert len(text) < 100_000
 
 
+@pytest.mark.slow
 def test_no_screen_is_looked_for() -> None:
     code = "import sys, loadtest.output.report; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

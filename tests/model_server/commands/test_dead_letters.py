@@ -231,6 +231,7 @@ def test_a_command_line_that_says_nothing_clear_is_refused(
     assert capsys.readouterr().err.startswith("usage: python -m model_server dead-letters")
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_command(client: redis.Redis, keys: Keys, run: Callable[..., Said]) -> None:
     (dead,) = bury(client, keys, job())
     command = [sys.executable, "-m", "model_server", "dead-letters"]

@@ -62,7 +62,7 @@ def test_a_polled_job_that_nobody_runs_ends_at_its_deadline(service: Service) ->
 @pytest.mark.parametrize(
     "address",
     [
-        f"/predictions/{uuid.uuid4()}",
+        "/predictions/0190c0de-4c68-47e9-877e-25cf1868a37d",
         "/predictions/x",
         "/predictions/",
         "/nothing",

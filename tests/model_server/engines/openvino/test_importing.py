@@ -264,6 +264,7 @@ def test_it_takes_openvino_whatever_runs_the_others(tmp_path: Path, monkeypatch:
         engines.load(spec, chosen, EngineOptions(4, tmp_path))
 
 
+@pytest.mark.slow
 def test_importing_needs_neither_tensorflow_nor_keras(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

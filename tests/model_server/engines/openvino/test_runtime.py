@@ -54,6 +54,7 @@ def _seen(most: str) -> dict[str, Any]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", ["SSE41", "AVX2", "AVX512_CORE"])
 def test_without_vnni_products_overflow_in_int8_and_are_right_in_fp32(most: str) -> None:
     seen = _seen(most)
@@ -62,6 +63,7 @@ def test_without_vnni_products_overflow_in_int8_and_are_right_in_fp32(most: str)
     np.testing.assert_allclose(seen["fp32"], RIGHT, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", ["", "AVX2_VNNI", "AVX512_CORE_VNNI"])
 def test_where_nothing_overflows_int8_is_right(most: str) -> None:
     seen = _seen(most)
