@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] = ()) -> int:
     )
     signals = StopSignals()
     if not settings.redis_url:
-        sys.stderr.write("REDIS_URL is not set: name a Redis, or use `make serve`, which starts one.\n")
+        sys.stderr.write(
+            "REDIS_URL is not set. Set it to your Redis, or use `make serve`, which starts one.\n"
+        )
         return EXIT_CONFIG
     if not _await_redis(settings, signals):
         return 0
