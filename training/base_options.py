@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker.messages import Fit
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_model
-from model_server.catalogue.model_toml import Named
+from model_server.catalogue.model_toml import NormalisationName
 
 
 class BaseError(ValueError):
@@ -24,7 +24,7 @@ class BaseOptions:
     """`imagenet`, `none` or a path."""
     size: int | None = None
     fit: Fit | None = None
-    normalise: Named | None = None
+    normalise: NormalisationName | None = None
 
 
 def refuse_early(wanted: BaseOptions) -> None:

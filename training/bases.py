@@ -14,7 +14,7 @@ import numpy as np
 
 from broker.errors import first_line
 from broker.messages import Fit, InputSpec
-from model_server.catalogue.model_toml import Named
+from model_server.catalogue.model_toml import NormalisationName
 from model_server.engines.keras import sources
 from training.base_options import BaseError, BaseOptions, toml_beside
 from training.network_input import NetworkInput
@@ -22,7 +22,7 @@ from training.network_input import NetworkInput
 SIZE: Final = 224
 """Of a network of keras.applications, where none is named: what most of them learnt ImageNet at."""
 
-_NAMED: Final[tuple[Named, ...]] = ("none", "unit", "tf", "torch", "caffe")
+_NAMED: Final[tuple[NormalisationName, ...]] = ("none", "unit", "tf", "torch", "caffe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _no_weights(wanted: BaseOptions, reason: str) -> str:
     )
 
 
-def _normalise_of(constructor: Any) -> Named:  # noqa: ANN401
+def _normalise_of(constructor: Any) -> NormalisationName:  # noqa: ANN401
     """Which of model.toml's normalisations is the network's own `preprocess_input`, found by trying."""
     own = sys.modules[constructor.__module__].preprocess_input
     sample = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3)).astype(np.uint8)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.engines.normalisation import Numbers
+from model_server.engines.normalisation import ChannelNumbers
 from training.bases import Base
 from training.labelled_folder import LabelledPictures
 from training.splits import Division
@@ -47,7 +47,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # Keras ships no typ
         self,
         pictures: LabelledPictures,
         rows: NDArray[np.int64],
-        numbers: Numbers,
+        numbers: ChannelNumbers,
         batch: int,
         *,
         shuffled_by: int | None = None,
