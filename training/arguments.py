@@ -51,22 +51,30 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=_count, default=32, help="pictures in a step (32)")
     parser.add_argument(
-        "--held-out", metavar="SHARE", type=_share, default=0.2, help="judge at the end (0.2)"
+        "--held-out",
+        metavar="SHARE",
+        type=_share,
+        default=0.2,
+        help="share of each class that judges at the end (0.2)",
     )
     parser.add_argument(
-        "--validation", metavar="SHARE", type=_share, default=0.1, help="tell when to stop (0.1)"
+        "--validation",
+        metavar="SHARE",
+        type=_share,
+        default=0.1,
+        help="share of each class that decides when to stop (0.1)",
     )
     parser.add_argument("--top", type=_count, default=5, help="predictions in an answer (5)")
-    parser.add_argument("--seed", type=int, default=0, help="the same gives the same network (0)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same network (0)")
     parser.add_argument("--models", type=Path, default=Path("models"), help="where the folder goes (models)")
-    parser.add_argument("--replace", action="store_true", help="put it in the place of a model of this name")
+    parser.add_argument("--replace", action="store_true", help="replace a model of this name")
     parser.add_argument("--frozen-graph", action="store_true", help="write NAME.pb and labels.txt too")
     return parser
 
 
 def _name(text: str) -> str:
     if not MODEL_NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError("a model's name is of a-z, 0-9, _ and -")
+        raise argparse.ArgumentTypeError("a model's name may only have a-z, 0-9, _ and -")
     return text
 
 
@@ -82,5 +90,5 @@ def _count_or_none(text: str) -> int:
 
 def _share(text: str) -> float:
     if not 0 < float(text) <= 0.4:
-        raise argparse.ArgumentTypeError("a share is above 0 and at most 0.4")
+        raise argparse.ArgumentTypeError("a share must be above 0 and at most 0.4")
     return float(text)

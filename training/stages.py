@@ -134,7 +134,7 @@ class Learner:
         before, weights = self._validation_loss(), self.network.get_weights()
         self._learn_all(FINE_TUNING_RATE, self._plan.fine_tune, stopping=_stopping())
         if self._validation_loss() > before:
-            print("That told the validation pictures worse than before: the network stays as it was.")
+            print("That classified the validation pictures worse than before, so it was undone.")
             self.network.set_weights(weights)
 
     def _normalisations(self) -> list[Any]:
