@@ -118,7 +118,7 @@ def test_it_says_what_it_did(made: tuple[Path, subprocess.CompletedProcess[str]]
     assert "84 pictures to learn from, 12 that decide when to stop, 24 held out" in done.stdout
     assert "val_accuracy" in done.stdout  # Keras' own bar
     assert "held-out accuracy: 100.00%" in done.stdout
-    assert f"Written to {models / 'places'}. MODELS=places serves it." in done.stdout
+    assert f"Written to {models / 'places'}. Serve it with MODELS=places." in done.stdout
     report = json.loads((models / "places" / "report.json").read_text("utf-8"))
     assert report["held_out_accuracy"] == 1.0
     assert {Path(name).name for name in report["left_out"]} == {"broken.jpg", "list.txt"}
