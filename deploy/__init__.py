@@ -1,1 +1,1 @@
-"""What runs the project, besides docker-compose.yml. Owns no part of serving itself."""
+"""Deployment: the programs that run the project, beside docker-compose.yml. Owns no part of serving."""

@@ -1,6 +1,6 @@
-"""`python -m model_server [COMMAND]`: serve, or one of the commands that look after models and queues.
+"""`python -m model_server [COMMAND]`: serve, or run one of the commands that maintain models and queues.
 
-Owns the choice of the command, nothing of what it does: each is a module of commands/, imported only when it
+Owns the choice of the command, not what it does: each command is a module of commands/, imported only when it
 is chosen, so that a serving process never loads Pillow and a health check loads next to nothing.
 """
 
@@ -13,8 +13,8 @@ _COMMANDS: Final = {
     "serve": "serve the models of MODELS until SIGTERM; the default",
     "check": "read a model's folder, load its network and classify a picture",
     "quantise": "make an int8 network of a model, calibrated on your pictures",
-    "dead-letters": "list, re-queue or drop the jobs that were put aside as poison",
-    "health": "exit with 0 if the model server beside it serves and holds its leases",
+    "dead-letters": "list, requeue or drop the jobs that were set aside as poison",
+    "health": "exit with 0 if the model server on this machine serves and holds its leases",
 }
 
 

@@ -26,47 +26,63 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="labelled folders of pictures")
-    parser.add_argument("--name", required=True, type=_name, help="the model's name, and its folder's")
-    parser.add_argument("--base", metavar="NETWORK", default="MobileNetV2", help="of keras.applications")
+    parser.add_argument("--name", required=True, type=_name, help="the name of the model and of its folder")
+    parser.add_argument(
+        "--base", metavar="NETWORK", default="MobileNetV2", help="a network of keras.applications"
+    )
     parser.add_argument(
         "--weights",
         metavar="imagenet|none|PATH",
         default="imagenet",
-        help="what it starts from: downloaded; nothing; a .keras network, the base then; a notop .h5",
+        help="initial weights: downloaded; none; those of a .keras network, the base then; a notop .h5",
     )
     parser.add_argument("--size", type=_count, help="side of the pictures (224, or what a .keras takes)")
     parser.add_argument(
-        "--fit", type=Fit, choices=[Fit.CROP, Fit.STRETCH, Fit.PAD], help="how they fit (crop)"
+        "--fit", type=Fit, choices=[Fit.CROP, Fit.STRETCH, Fit.PAD], help="how pictures are fitted (crop)"
     )
     parser.add_argument(
-        "--normalise", choices=["none", "unit", "tf", "torch", "caffe"], help="of a .keras without model.toml"
+        "--normalise",
+        choices=["none", "unit", "tf", "torch", "caffe"],
+        help="for a .keras without model.toml",
     )
-    parser.add_argument("--epochs", type=_count, default=100, help="at most, of the head (100)")
+    _add_learning(parser)
+    parser.add_argument("--top", type=_count, default=5, help="predictions in an answer (5)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same network (0)")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="where the folder goes (models)")
+    parser.add_argument("--replace", action="store_true", help="replace a model of this name")
+    parser.add_argument("--frozen-graph", action="store_true", help="also write NAME.pb and labels.txt")
+    return parser
+
+
+def _add_learning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", type=_count, default=100, help="most epochs of the head (100)")
     parser.add_argument(
         "--fine-tune",
         metavar="EPOCHS",
         type=_count_or_none,
         default=0,
-        help="at most, of the whole network after that (0)",
+        help="most epochs of the whole network after that (0)",
     )
     parser.add_argument("--batch", type=_count, default=32, help="pictures in a step (32)")
     parser.add_argument(
-        "--held-out", metavar="SHARE", type=_share, default=0.2, help="judge at the end (0.2)"
+        "--held-out",
+        metavar="SHARE",
+        type=_share,
+        default=0.2,
+        help="share of each class that judges at the end (0.2)",
     )
     parser.add_argument(
-        "--validation", metavar="SHARE", type=_share, default=0.1, help="tell when to stop (0.1)"
+        "--validation",
+        metavar="SHARE",
+        type=_share,
+        default=0.1,
+        help="share of each class that decides when to stop (0.1)",
     )
-    parser.add_argument("--top", type=_count, default=5, help="predictions in an answer (5)")
-    parser.add_argument("--seed", type=int, default=0, help="the same gives the same network (0)")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="where the folder goes (models)")
-    parser.add_argument("--replace", action="store_true", help="put it in the place of a model of this name")
-    parser.add_argument("--frozen-graph", action="store_true", help="write NAME.pb and labels.txt too")
-    return parser
 
 
 def _name(text: str) -> str:
     if not MODEL_NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError("a model's name is of a-z, 0-9, _ and -")
+        raise argparse.ArgumentTypeError("a model's name may only have a-z, 0-9, _ and -")
     return text
 
 
@@ -82,5 +98,5 @@ def _count_or_none(text: str) -> int:
 
 def _share(text: str) -> float:
     if not 0 < float(text) <= 0.4:
-        raise argparse.ArgumentTypeError("a share is above 0 and at most 0.4")
+        raise argparse.ArgumentTypeError("a share must be above 0 and at most 0.4")
     return float(text)

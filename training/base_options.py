@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker.messages import Fit
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_model
-from model_server.catalogue.model_toml import Named
+from model_server.catalogue.model_toml import NormalisationName
 
 
 class BaseError(ValueError):
@@ -24,21 +24,21 @@ class BaseOptions:
     """`imagenet`, `none` or a path."""
     size: int | None = None
     fit: Fit | None = None
-    normalise: Named | None = None
+    normalise: NormalisationName | None = None
 
 
 def refuse_early(wanted: BaseOptions) -> None:
-    """Raise BaseError for weights that are not there, or of which nobody says how they take pictures."""
+    """Raise BaseError if the weights are missing, or if nothing says how they want images normalised."""
     if wanted.weights in ("imagenet", "none"):
         return
     path = Path(wanted.weights)
     if not path.is_file():
         raise BaseError(
-            f"--weights {wanted.weights}: there is no such file. It is imagenet (downloaded), none (to learn "
-            "from nothing), or the path of a .keras or of a notop .h5"
+            f"--weights {wanted.weights}: no such file. Use imagenet (downloaded), none (to train from "
+            "scratch), or the path of a .keras or a notop .h5"
         )
     if path.suffix == ".keras" and wanted.normalise is None and toml_beside(path) is None:
-        raise BaseError(f"no model.toml beside {path} says how its pictures are normalised: name --normalise")
+        raise BaseError(f"no model.toml beside {path} says how its pictures are normalised: set --normalise")
 
 
 def toml_beside(path: Path) -> ModelSpec | None:

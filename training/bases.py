@@ -14,7 +14,7 @@ import numpy as np
 
 from broker.errors import first_line
 from broker.messages import Fit, InputSpec
-from model_server.catalogue.model_toml import Named
+from model_server.catalogue.model_toml import NormalisationName
 from model_server.engines.keras import sources
 from training.base_options import BaseError, BaseOptions, toml_beside
 from training.network_input import NetworkInput
@@ -22,7 +22,7 @@ from training.network_input import NetworkInput
 SIZE: Final = 224
 """Of a network of keras.applications, where none is named: what most of them learnt ImageNet at."""
 
-_NAMED: Final[tuple[Named, ...]] = ("none", "unit", "tf", "torch", "caffe")
+_NAMED: Final[tuple[NormalisationName, ...]] = ("none", "unit", "tf", "torch", "caffe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def _application(wanted: BaseOptions) -> Base:
         raise BaseError(f"keras.applications has no network {wanted.name!r}; it has {', '.join(known)}")
     normalise = _normalise_of(constructor)
     if wanted.normalise not in (None, normalise):
-        raise BaseError(f"{wanted.name} takes pictures normalised as {normalise!r}, nothing else")
+        raise BaseError(f"{wanted.name} needs pictures normalised as {normalise!r}")
     size = wanted.size or SIZE
     options = {"include_top": False, "pooling": "avg", "input_shape": (size, size, 3)}
     try:
@@ -86,7 +86,7 @@ def _no_weights(wanted: BaseOptions, reason: str) -> str:
     )
 
 
-def _normalise_of(constructor: Any) -> Named:  # noqa: ANN401
+def _normalise_of(constructor: Any) -> NormalisationName:  # noqa: ANN401
     """Which of model.toml's normalisations is the network's own `preprocess_input`, found by trying."""
     own = sys.modules[constructor.__module__].preprocess_input
     sample = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3)).astype(np.uint8)
@@ -95,7 +95,7 @@ def _normalise_of(constructor: Any) -> Named:  # noqa: ANN401
     for normalise in _NAMED:
         if np.allclose(wanted, NetworkInput(spec, normalise).numbers(sample), atol=1e-3):
             return normalise
-    raise BaseError(f"{constructor.__name__} normalises pictures in a way that no model.toml can say")
+    raise BaseError(f"{constructor.__name__} normalises pictures in a way that model.toml can't express")
 
 
 def _saved(wanted: BaseOptions, path: Path) -> Base:
@@ -110,7 +110,7 @@ def _saved(wanted: BaseOptions, path: Path) -> Base:
     beside = toml_beside(path)
     normalise = wanted.normalise or (beside.normalise if beside else None)
     if normalise is None:
-        raise BaseError(f"no model.toml beside {path} says how its pictures are normalised: name --normalise")
+        raise BaseError(f"no model.toml beside {path} says how its pictures are normalised: set --normalise")
     height, width, channels = network.input_shape[1:]
     size = wanted.size or width or SIZE
     if (height or size, width or size) != (size, size) or channels not in (1, 3):

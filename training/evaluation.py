@@ -59,10 +59,10 @@ class Evaluation:
         if self.accuracy > guessing:
             judged = (
                 f"is hardly better than guessing {given}: {held_out.sum()} held-out pictures are too few to "
-                "tell whether the network can tell the classes apart."
+                "say whether the network can distinguish the classes."
             )
         else:
-            judged = f"is no better than guessing {given}: the network can't tell the classes apart."
+            judged = f"is no better than guessing {given}: the network can't distinguish the classes."
         return (
             f"Warning: held-out accuracy of {self.accuracy:.2%} {judged} Try more pictures of each class, "
             "--weights imagenet or a .keras network to start from, or more --epochs."

@@ -78,7 +78,7 @@ def opened(path: Path) -> Place:
     if path.is_dir():
         return path
     if not path.is_file():
-        raise LabelledFolderError(f"there is no folder {path}")
+        raise LabelledFolderError(f"{path} is not a folder")
     try:
         return zipfile.Path(path)
     except (OSError, zipfile.BadZipFile):
@@ -89,7 +89,7 @@ def files_of(folder: Place) -> tuple[tuple[str, ...], list[File]]:
     """Return the classes, in order of their names, and every file below each class's folder.
 
     What begins with a dot is passed over, and what macOS adds to a .zip; where all lies in one folder, that
-    folder counts. Raises FolderError if there are no two classes, or a name is no text.
+    folder counts. Raises LabelledFolderError unless there are two classes with valid names.
     """
     found = _places_in(folder)
     while len(found) == 1 and found[0].is_dir() and any(place.is_dir() for place in _places_in(found[0])):
@@ -136,7 +136,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     except OSError as error:
         raise LabelledFolderError(
             f"{path.parent} has no room for {shape[0]} pictures, {pixels.nbytes / 1e6:.0f} MB ({error}); "
-            "TMPDIR names another place"
+            "TMPDIR chooses another place"
         ) from error
     return pixels
 

@@ -21,7 +21,7 @@ class NetworkInput:
     order: Order = "rgb"
 
     @property
-    def numbers(self) -> normalisation.Numbers:
+    def numbers(self) -> normalisation.ChannelNumbers:
         """What makes uint8 pictures what the network takes, as it is served."""
         nameless = KerasFile(file="")
         return normalisation.of(

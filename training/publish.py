@@ -29,7 +29,7 @@ class PublishError(OSError):
 def refuse_existing(folder: Path, *, replace: bool) -> None:
     """Raise PublishError if there is a model already, before hours are spent on another."""
     if folder.exists() and not replace:
-        raise PublishError(f"{folder} is there already: --replace puts the new model in its place")
+        raise PublishError(f"{folder} exists already: --replace replaces it with the new model")
 
 
 def refuse_unwritable(folder: Path, *, replace: bool) -> None:
@@ -46,7 +46,7 @@ def refuse_unwritable(folder: Path, *, replace: bool) -> None:
     except PublishError:
         raise
     except OSError as error:
-        raise PublishError(f"{folder} can't be written ({error}): --models names another place") from error
+        raise PublishError(f"{folder} can't be written ({error}): --models chooses another place") from error
     finally:
         for draft in drafts:
             draft.rmdir()

@@ -57,18 +57,18 @@ def without_repeats(files: Sequence[File]) -> tuple[dict[File, str], list[Skippe
             skipped += [SkippedFile(file, "The same picture lies in another class too.") for file in same]
             continue
         kept[same[0]] = digest
-        skipped += [SkippedFile(file, f"It is the same picture as {same[0].name}.") for file in same[1:]]
+        skipped += [SkippedFile(file, f"It is a copy of {same[0].name}.") for file in same[1:]]
     return kept, skipped
 
 
 def refuse_too_few(classes: Sequence[str], labels: Iterable[int], *, which: str) -> None:
-    """Raise FolderError if a class has too few of the pictures, which are `which` (they can be used)."""
+    """Raise LabelledFolderError if a class has too few images; `which` describes them in the message."""
     counts = Counter(labels)
     for label, name in enumerate(classes):
         if counts[label] < LEAST:
             raise LabelledFolderError(
-                f"{name} has {counts[label]} {which}; a class takes {LEAST} at least, and a hundred to be "
-                "told well"
+                f"{name} has {counts[label]} {which}; a class needs at least {LEAST}, and a hundred for good "
+                "results"
             )
 
 
@@ -77,7 +77,7 @@ def divide(
 ) -> Division:
     """Divide each class's rows, in order of their digests; at least one picture of it goes into each part.
 
-    Raises FolderError where a class has too few for that.
+    Raises LabelledFolderError if a class has too few for that.
     """
     training: list[int] = []
     validation: list[int] = []

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.engines.normalisation import Numbers
+from model_server.engines.normalisation import ChannelNumbers
 from training.bases import Base
 from training.labelled_folder import LabelledPictures
 from training.splits import Division
@@ -47,7 +47,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc] # Keras ships no typ
         self,
         pictures: LabelledPictures,
         rows: NDArray[np.int64],
-        numbers: Numbers,
+        numbers: ChannelNumbers,
         batch: int,
         *,
         shuffled_by: int | None = None,
@@ -134,7 +134,7 @@ class Learner:
         before, weights = self._validation_loss(), self.network.get_weights()
         self._learn_all(FINE_TUNING_RATE, self._plan.fine_tune, stopping=_stopping())
         if self._validation_loss() > before:
-            print("That told the validation pictures worse than before: the network stays as it was.")
+            print("That classified the validation pictures worse than before, so it was undone.")
             self.network.set_weights(weights)
 
     def _normalisations(self) -> list[Any]:

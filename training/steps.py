@@ -58,7 +58,7 @@ def run(
     print(f"held-out accuracy: {found.accuracy:.2%}", *found.lines(), sep="\n")
     if found.warning():
         print(found.warning())
-    print(f"Written to {folder}. MODELS={options.name} serves it.")
+    print(f"Written to {folder}. Serve it with MODELS={options.name}.")
 
 
 def _learnt(
@@ -67,13 +67,13 @@ def _learnt(
     plan = TrainingPlan(options.epochs, options.fine_tune, options.batch, options.seed)
     learner = Learner(base, read.pictures, classes, division, plan)
     if base.weights == "none":
-        print("The whole network learns, from nothing.", flush=True)
+        print("The whole network is trained from scratch.", flush=True)
         learner.learn_from_scratch()
         return learner
-    print("The base looks at every picture once; then a new head learns from what it saw.", flush=True)
+    print("The base processes every picture once; then a new head is trained on its outputs.", flush=True)
     learner.learn_head()
     if options.fine_tune:
-        print("The whole network learns.", flush=True)
+        print("The whole network is trained.", flush=True)
         learner.fine_tune()
     return learner
 
@@ -88,7 +88,7 @@ def _say_skipped(skipped: Sequence[SkippedFile]) -> None:
 def _say_division(classes: Sequence[str], division: Division) -> None:
     print(
         f"{len(classes)} classes; {len(division.training)} pictures to learn from, "
-        f"{len(division.validation)} that tell when to stop, {len(division.held_out)} held out",
+        f"{len(division.validation)} that decide when to stop, {len(division.held_out)} held out",
         flush=True,
     )
 

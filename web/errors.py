@@ -46,18 +46,18 @@ STATUS: Final[dict[str, int]] = {
 
 
 class NotFound(ClientError):
-    """Nothing is at this address (any more)."""
+    """Nothing is at this address, or nothing any more."""
 
     code = "not_found"
 
 
 class UnsupportedUpload(ClientError):
-    """The body's content type is not one of an upload."""
+    """The body's content type is not that of an upload."""
 
     code = "unsupported_format"
 
 
-# Statuses that Flask and Werkzeug answer by themselves, in our codes.
+# Our codes for the statuses that Flask and Werkzeug answer themselves.
 _HTTP_CODES: Final = {
     404: "not_found",
     405: "method_not_allowed",
@@ -72,9 +72,9 @@ def body(code: str, message: str, request_id: str | UnsetType = UNSET) -> Failed
 
 
 def respond(error: ServiceError) -> Response:
-    """The answer for an error: its status, its body, Retry-After where waiting helps."""
-    said = body(error.code, error.message, request_ids.current())
-    response = responses.respond(said, STATUS[error.code])
+    """The answer for an error: its status, its body, and Retry-After where waiting helps."""
+    failure = body(error.code, error.message, request_ids.current())
+    response = responses.respond(failure, STATUS[error.code])
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
@@ -99,7 +99,7 @@ def raw(error: ServiceError, *headers: str, request_id: str, with_body: bool = T
 
 
 def refusal_renderer(origins: tuple[str, ...]) -> RenderRefusal:
-    """How web.server's refusals read: as `raw` has them, with CORS headers for pages of `origins`."""
+    """The function that renders web.server's refusals: as `raw` does, with CORS headers for `origins`."""
 
     def render(error: ServiceError, head: RequestHead) -> tuple[bytes, str]:
         request_id = request_ids.chosen(head.request_id)
@@ -110,7 +110,7 @@ def refusal_renderer(origins: tuple[str, ...]) -> RenderRefusal:
 
 
 def register(app: Flask) -> None:
-    """Make every error of `app` leave in this shape."""
+    """Give every error of `app` this shape."""
 
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
@@ -122,12 +122,11 @@ def register(app: Flask) -> None:
         code = _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal")
         message = error.description or error.name
         if isinstance(error, MethodNotAllowed):
-            message = (
-                f"This address takes {', '.join(sorted(error.valid_methods or ()))}, not {request.method}."
-            )
+            methods = ", ".join(sorted(error.valid_methods or ()))
+            message = f"This address does not accept {request.method}. Accepted methods: {methods}."
         if status == 404:
             message = (
-                "Nothing is at this address. There are: POST /predict, GET /predictions/ID, /, /status, "
+                "Nothing is at this address. Available: POST /predict, GET /predictions/ID, /, /status, "
                 "/models, /healthz, /readyz, /docs, /openapi.json."
             )
         if status == 413:
@@ -141,5 +140,5 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
-        _LOG.error("an unexpected error; this is a bug", exc_info=error)
+        _LOG.error("unexpected error; this is a bug", exc_info=error)
         return respond(ServiceError("The service failed on this request; its log says why."))

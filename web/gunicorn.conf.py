@@ -12,7 +12,9 @@ from web.server import capacity
 try:
     _settings = Settings.from_env()
     if not _settings.redis_url:
-        raise SettingError("REDIS_URL is not set: name a Redis, or use `make serve`, which starts one.")
+        raise SettingError(
+            "REDIS_URL is not set. Set it to your Redis, or use `make serve`, which starts one."
+        )
 except SettingError as error:
     sys.exit(str(error))
 
@@ -22,14 +24,14 @@ worker_class = "web.server.worker.PatientWorker"
 _size = capacity.of(_settings.web_workers, _settings.web_threads)
 workers = _size.workers
 threads = _size.threads
-# A drained worker may wait for the slowest answer it owes.
+# A draining process may still have to wait for its slowest answer.
 graceful_timeout = int(_settings.request_timeout_s) + 2
-# Heartbeats come from the worker's own loop, not from its threads: silence means that it hangs.
+# Heartbeats come from the process's own loop, not from its threads: silence means that the loop hangs.
 timeout = 30
 keepalive = 30
-# sendfile waits without a bound for a client that does not read; the page is small.
+# sendfile waits indefinitely for a client that does not read, and the pages are small.
 sendfile = False
-# Heartbeats are a file's times; on a disk they would stall with it.
+# A heartbeat sets a file's times; a slow disk would delay it.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - memory, not a predictable name
 control_socket_disable = True
 loglevel = _settings.log_level
@@ -37,9 +39,9 @@ proc_name = "batchwire-web"
 
 
 def on_starting(server: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
-    """Refuse to start with a certificate: Gunicorn would announce https, and web.server answer plain HTTP."""
+    """Refuse to start with a certificate: Gunicorn would announce https, but web.server speaks plain HTTP."""
     if server.cfg.is_ssl:
         sys.exit(
-            "Batchwire's web tier does not serve TLS: leave out --certfile and --keyfile, and terminate TLS "
-            "in a reverse proxy in front of it (nginx, for example)."
+            "Batchwire's web tier does not serve TLS. Leave out --certfile and --keyfile, and terminate TLS "
+            "in a reverse proxy (nginx, for example)."
         )

@@ -27,7 +27,7 @@ def load(name: str) -> Predict:
     if name == "null":
         return _null
     if name != "openvino":
-        raise ValueError(f"there is no engine {name!r}")
+        raise ValueError(f"unknown engine {name!r}")
     predict = _openvino(os.environ["BENCH_NETWORK"])
     for size in range(_CHUNK, 0, -1):
         predict(np.zeros((size, SIDE, SIDE, 3), np.uint8))

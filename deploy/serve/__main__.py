@@ -1,11 +1,12 @@
-"""`python -m deploy.serve`: check what could be in the way, start everything, say when it is ready.
+"""`python -m deploy.serve`: check that nothing prevents a start, start everything, say when it is ready.
 
-Owns the foreground process: signals in, supervisor's life out.
+Owns the foreground process: it receives the signals, and starts and stops supervisor.
 """
 
 import argparse
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -30,7 +31,7 @@ from settings import PROJECT, SettingError, Settings, is_given, masked
 VAR: Final = PROJECT / "var"
 
 FALLBACK: Final = "photos10"
-"""Answers for a default model that can't be loaded, such as one whose weights can't be downloaded."""
+"""The model that answers when the default model can't be loaded (its weights can't be downloaded, say)."""
 
 _STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> int:
     signals = _StopSignals()
-    _say_who_falls_in(settings)
+    _warn_without_fallback(settings)
     _say(f"Starting Batchwire with the models {', '.join(settings.served)} ...")
     # Its own process group: Ctrl-C reaches this process alone, which then stops things in order.
     supervisor = subprocess.Popen(  # noqa: S603 - our own command, no shell
@@ -74,7 +75,7 @@ def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> 
         cwd=PROJECT,
         env=settings.environment(),
         process_group=0,
-        # It holds the folder's lock as well, and ends everything in order when this process is killed.
+        # Supervisor holds the folder's lock as well, and stops everything in order if this process is killed.
         pass_fds=(lock,),
         preexec_fn=_in_child,  # noqa: PLW1509 - this process has no other thread
     )
@@ -99,7 +100,7 @@ def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> 
     if signals.came(within_s=0):
         _say("Batchwire has stopped.")
         return 0
-    _say(f"supervisor ended by itself (status {status}): stopping what it left behind.")
+    _say(f"supervisor exited unexpectedly (status {status}): stopping the processes that it left behind.")
     _end(programs_, settings.request_timeout_s + 4)
     return 1
 
@@ -114,21 +115,21 @@ def _end(left_behind: list[psutil.Process], within_s: float) -> None:
 
 
 class _StopSignals:
-    """SIGTERM and SIGINT, waited for: a handler that sets an Event can deadlock on the Event's own lock."""
+    """Waits for SIGTERM and SIGINT. A handler that sets an Event can deadlock on the Event's own lock."""
 
     def __init__(self) -> None:
         self._came = False
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
 
     def came(self, *, within_s: float) -> bool:
-        """Whether one came, waiting so long for it."""
+        """Whether a signal has come; waits up to `within_s` for one."""
         if not self._came:
             self._came = signal.sigtimedwait(_STOP, within_s) is not None
         return self._came
 
 
 def _in_child() -> None:
-    """Take signals again; get SIGTERM when the parent dies (prctl(2), PR_SET_PDEATHSIG = 1; Linux)."""
+    """Unblock signals; ask for SIGTERM when the parent dies (prctl(2), PR_SET_PDEATHSIG = 1; Linux)."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -144,7 +145,7 @@ def _only_one(var: Path) -> Iterator[int]:
         except BlockingIOError:
             lock.seek(0)
             raise CannotStart(
-                f"`make serve` runs from this folder already (process {lock.read().strip() or '?'})."
+                f"`make serve` is already running from this folder (process {lock.read().strip() or '?'})."
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -153,22 +154,23 @@ def _only_one(var: Path) -> Iterator[int]:
 
 
 def _with_fallback(settings: Settings) -> Settings:
-    """With the fallback of `make serve`, where there is one, unless the user has set another, or none."""
-    usual = not is_given("FALLBACK_MODEL") and (Path(settings.models_dir) / FALLBACK / "model.toml").is_file()
-    return replace(settings, fallback_model=FALLBACK) if usual else settings
+    """Add the usual fallback if its folder exists, unless the user has set FALLBACK_MODEL."""
+    has_folder = (Path(settings.models_dir) / FALLBACK / "model.toml").is_file()
+    is_usual = has_folder and not is_given("FALLBACK_MODEL")
+    return replace(settings, fallback_model=FALLBACK) if is_usual else settings
 
 
-def _say_who_falls_in(settings: Settings) -> None:
+def _warn_without_fallback(settings: Settings) -> None:
     if not settings.fallback_model and not is_given("FALLBACK_MODEL"):
         _say(
-            f"There is no model {FALLBACK} in {settings.models_dir}: should {settings.default_model} fail to "
-            "load, requests that name no model are refused. FALLBACK_MODEL=NAME names one that answers them, "
-            "FALLBACK_MODEL=none leaves it at that."
+            f"No fallback model: {settings.models_dir} has no {FALLBACK}. If {settings.default_model} fails "
+            "to load, requests that name no model get 503. FALLBACK_MODEL=NAME chooses another fallback, "
+            "FALLBACK_MODEL=none turns it off."
         )
 
 
 def _check_files(settings: Settings) -> None:
-    """Check the files that `make look` has checked too, for those who start this module directly."""
+    """Check the files again that `make look` has checked: this module can be started directly."""
     if problem := look.missing(settings):
         raise CannotStart(problem)
 
@@ -180,9 +182,12 @@ def _check_port(settings: Settings) -> None:
         try:
             probe.bind((settings.bind, settings.port))
         except OSError as error:
+            problem = f"can't be opened ({error.strerror}). Change BIND"
+            if error.errno == errno.EADDRINUSE:
+                problem = "is in use. Stop the program that uses it"
             raise CannotStart(
-                f"port {settings.port} on {settings.bind} can't be used ({error.strerror}). Stop what uses "
-                f"it, or choose another: PORT={settings.port % 65535 + 1} make serve"
+                f"port {settings.port} on {settings.bind} {problem}, or choose another port: "
+                f"PORT={settings.port % 65535 + 1} make serve"
             ) from None
 
 
@@ -204,10 +209,12 @@ def _check_models(settings: Settings) -> None:
 
 
 def _check_no_redis_left_behind(settings: Settings) -> None:
-    """Redis would take over the socket unasked, and two over one append-only file corrupt it."""
+    """Refuse to start beside a Redis of an earlier run: two on one append-only file would corrupt it."""
     with contextlib.suppress(BrokerUnavailable):
         pid = server_pid(connect(settings.redis_url, timeout_s=3))
-        raise CannotStart(f"a Redis of an earlier run is still there (process {pid}): end it, start again.")
+        raise CannotStart(
+            f"a Redis from an earlier run is still running (process {pid}). Stop it, then start again."
+        )
 
 
 def _check_redis(settings: Settings) -> None:

@@ -11,11 +11,11 @@ from typing import Final
 from settings import SettingError, Settings
 
 _NOT_A_FILE: Final = ("imagenet", "random")
-"""Values of RESNET50_WEIGHTS that name no file."""
+"""Values of RESNET50_WEIGHTS that are not paths."""
 
 
 def missing(settings: Settings) -> str:
-    """The first thing that is missing: its variable and what to do about it. Empty: nothing is."""
+    """A message about the first thing that is missing: its variable and what to do. Empty if nothing is."""
     models_dir = settings.models_dir
     folder = Path(models_dir)
     if not folder.is_dir():

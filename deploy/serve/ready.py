@@ -1,6 +1,6 @@
-"""When the service is up, and how the terminal says so.
+"""Waits until the service is up, and words what the terminal says then.
 
-Owns the look at `/models` from outside, as a client would look, and the words of the ready line.
+Owns polling `/models` from outside, as a client would, and the text of the ready line.
 """
 
 import json
@@ -15,13 +15,13 @@ _REMIND_S: Final = 20.0
 _SETTLED: Final = ("ready", "failed")
 
 _SAMPLES: Final = {"digits": "docs/digit-7.png"}
-"""Pictures of the project's own, for models that need a certain kind."""
+"""The project's own sample images, for models that need a certain kind."""
 
 
 def wait(
     url: str, models: tuple[str, ...], *, say: Callable[[str], None], running: Callable[[], bool]
 ) -> dict[str, dict[str, Any]] | None:
-    """Look until every model is ready or has failed. Returns each one's card, or None once not `running`."""
+    """Poll until every model is ready or has failed; return each model's card. None: `running` is over."""
     remind_at = time.monotonic() + _REMIND_S
     while running():
         cards = _cards(url)
@@ -43,7 +43,7 @@ def announcement(
 ) -> str:
     """What the terminal says once everything has settled: the ready line, each model, a curl to try.
 
-    `default`: the default model, and the one that falls in for it or nothing.
+    `default` is the default model and its fallback, which may be empty.
     """
     ready = [name for name, card in cards.items() if card["state"] == "ready"]
     width = max(len(name) for name in cards)
@@ -58,7 +58,7 @@ def announcement(
         lines.append(f"  {name:<{width}}  {about}")
     model, fallback = default
     if cards[model]["state"] == "failed" and fallback in ready:
-        lines.append(f"{fallback} answers requests that name no model, for {model} failed.")
+        lines.append(f"{model} failed to load, so {fallback} answers requests that name no model.")
     if ready:
         picture = _SAMPLES.get(ready[0], "photo.jpg")
         lines += ["Try it:", f"  curl -X POST -F image=@{picture} '{url}/predict?model={ready[0]}'"]
@@ -67,7 +67,7 @@ def announcement(
 
 def _cards(url: str) -> dict[str, dict[str, Any]]:
     try:
-        # Ours and on this machine; a proxy of the environment must not be asked.
+        # The service is on this machine: a proxy from the environment must not be asked.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{url}/models", timeout=2) as response:
             return {card["model"]: card for card in json.load(response)["models"]}

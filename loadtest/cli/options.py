@@ -141,11 +141,11 @@ def _check(found: argparse.Namespace, searches: bool, loads: tuple[Load, ...]) -
     """Raise ValueError for options that contradict each other or that can't be carried out."""
     target_options.check(found)
     if found.search and not (found.slo and len(loads) == 2 and loads[0].is_open):
-        raise ValueError("--search needs --slo and two rates, such as --rate 10,200")
+        raise ValueError("--search needs --slo and two rates, for example --rate 10,200")
     if found.search and loads[0].value >= loads[1].value:
-        raise ValueError("--search needs the lower of its two rates first, such as --rate 10,200")
+        raise ValueError("--search needs the lower of its two rates first, for example --rate 10,200")
     if found.poisson and found.concurrency:
-        raise ValueError("--poisson is of arrivals at a rate: it has no meaning with --concurrency")
+        raise ValueError("--poisson is for arrivals at a rate: it has no effect with --concurrency")
     if searches and found.requests:
         raise ValueError("a search tries each rate for a time: use --duration, not --requests")
     if found.stable is not None and found.requests:
@@ -155,7 +155,7 @@ def _check(found: argparse.Namespace, searches: bool, loads: tuple[Load, ...]) -
         if getattr(found, name) == 0:
             raise ValueError(f"--{name} must be above 0")
     if found.stable == 0:
-        raise ValueError("--stable must be above 0: no two windows are quite the same")
+        raise ValueError("--stable must be above 0: no two windows are exactly the same")
     if searches and found.within == 0:
         raise ValueError("--within must be above 0")
     for name in ("json", "csv", "report", "ledger"):
@@ -163,19 +163,19 @@ def _check(found: argparse.Namespace, searches: bool, loads: tuple[Load, ...]) -
         if path and (
             path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK)
         ):
-            raise ValueError(f"--{name} {path} can't be written: is its folder there, and yours?")
+            raise ValueError(f"--{name} {path} can't be written. Its folder must exist and be writable")
 
 
 def _check_faults(found: argparse.Namespace, searches: bool) -> None:
     """Raise ValueError for a command that can't be started, and where faults would spoil the result."""
     if found.fault and (searches or found.stable is not None):
-        raise ValueError("--fault disturbs the load: it can't be searched (--slo needs a rate) nor --stable")
+        raise ValueError("--fault disturbs the load: it excludes a search (--slo needs a rate) and --stable")
     for command in found.fault:
         try:
             words = shlex.split(command)
         except ValueError as error:
             raise ValueError(f"--fault {command}: {str(error).lower()}") from error
         if not words or not shutil.which(words[0]):
-            raise ValueError(f"--fault {command}: there is no such program. A shell's own words need sh -c")
+            raise ValueError(f"--fault {command}: program not found. Shell syntax needs sh -c")
     if len(set(found.fault)) < len(found.fault):
-        raise ValueError("--fault is given twice with the same command: each is struck in turn anyway")
+        raise ValueError("--fault has the same command twice: the commands run in turn anyway")

@@ -19,13 +19,11 @@ def check(found: argparse.Namespace) -> None:
     """Raise ValueError for what the service that --url names would not understand."""
     names_model = is_batchwire(found.url) or "{model}" in found.url or "$model" in found.body
     if found.model != (("", 1.0),) and not names_model and found.body in {"multipart", "raw"}:
-        raise ValueError(
-            "--model has no place to go: write {model} into --url, or $model into a --body template"
-        )
+        raise ValueError("--model is not used: write {model} into --url, or $model into a --body template")
     if "{model}" in found.url and found.model == (("", 1.0),):
-        raise ValueError("--url has {model}: say which with --model")
+        raise ValueError("--url has {model}: choose one with --model")
     if found.polled and not is_batchwire(found.url):
-        raise ValueError("--async is for a Batchwire server: give its address alone as --url")
+        raise ValueError("--async is for a Batchwire server: give only its address as --url")
 
 
 def target(found: argparse.Namespace) -> Target:
@@ -33,14 +31,14 @@ def target(found: argparse.Namespace) -> Target:
     if not _is_address(found.url):
         raise ValueError(f"--url {found.url}: write http://host:port or https://host/path")
     if "@" in urlsplit(found.url).netloc:
-        raise ValueError("--url may not hold a user or a password: it is written down. Use --header")
+        raise ValueError("--url may not have a user or a password: it is written to files. Use --header")
     if not found.field.isprintable():
-        raise ValueError("--field has characters that no form field may have")
+        raise ValueError("--field has characters that a form field may not have")
     headers = [tuple(part.strip() for part in header.split(":", 1)) for header in found.header]
     if any(len(header) != 2 or not header[0] for header in headers):
-        raise ValueError("--header is written NAME:VALUE")
+        raise ValueError("--header must be NAME:VALUE")
     if not all("".join(header).isprintable() and "".join(header).isascii() for header in headers):
-        raise ValueError("--header has characters that no HTTP header may have")
+        raise ValueError("--header has characters that an HTTP header may not have")
     body = found.body
     if body not in {"multipart", "raw"}:
         try:
@@ -59,7 +57,7 @@ def target(found: argparse.Namespace) -> Target:
             pass  # of no answer at all: expected
         except jmespath.exceptions.JMESPathError as error:
             reason = str(error).splitlines()[0]  # without the picture of where it stands
-            raise ValueError(f"--label {found.label} is no JMESPath: {reason}") from error
+            raise ValueError(f"--label {found.label} is not a JMESPath expression: {reason}") from error
     check = "label" if found.label else "predictions" if is_batchwire(found.url) else "status"
     if found.expect and check == "status":
         raise ValueError("--expect needs --label: where is the label in another service's answer?")

@@ -23,14 +23,14 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 and at most a million")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, at most a million")
     return value
 
 
 def whole(text: str) -> int:
     """Read a whole number above 0 and at most a billion."""
     if not re.fullmatch(r"[0-9]{1,10}", text) or not 0 < int(text) <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0 and at most a billion")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0, at most a billion")
     return int(text)
 
 
@@ -38,7 +38,7 @@ def seconds(text: str) -> float:
     """Read a duration such as `200ms`, `10s`, `2m` or `10` (seconds). Returns seconds, 0 or more."""
     found = re.fullmatch(r"([0-9]*\.?[0-9]+) *([a-z]*)", text)
     if not found or found[2] not in _SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration: write 200ms, 10s, 2m or 1h")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration: write 200ms, 10s, 2m or 1h")
     value = float(found[1]) * _SECONDS[found[2]]
     if value > 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is longer than a million seconds")
@@ -50,7 +50,7 @@ def share(text: str) -> float:
     found = re.fullmatch(r"([0-9]*\.?[0-9]+) *(%?)", text)
     value = float(found[1]) / (100 if found[2] else 1) if found else math.nan
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share: write 5% or 0.05")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share: write 5% or 0.05")
     return value
 
 
@@ -59,7 +59,7 @@ def size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
     width, height = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 0 < width * height <= 50_000_000 or max(width, height) > _LONGEST_SIDE:
-        raise argparse.ArgumentTypeError(f"{text!r} is no picture size: write 1280x720")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a picture size: write 1280x720")
     return width, height
 
 
@@ -74,7 +74,7 @@ def values(text: str) -> tuple[float, ...]:
             steps = int((ends[1] - ends[0]) / ends[2] + 1e-9)
             found += [ends[0] + n * ends[2] for n in range(steps + 1)]
         else:
-            raise argparse.ArgumentTypeError(f"{text!r} is no range: write 20, 1,8,32 or 10:200:10")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a range: write 20, 1,8,32 or 10:200:10")
     if len(found) > MAX_POINTS:
         raise argparse.ArgumentTypeError(f"{text!r} has more than {MAX_POINTS} points")
     return tuple(found)
@@ -86,7 +86,7 @@ def models(text: str) -> tuple[tuple[str, float], ...]:
     for part in text.split(","):
         name, _, weight = part.partition("=")
         if not name or name in pairs:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of models: write digits or a=3,b=1")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of models: write digits or a=3,b=1")
         pairs[name] = number(weight or "1")
     total = sum(pairs.values())
     return tuple((name, weight / total) for name, weight in pairs.items())

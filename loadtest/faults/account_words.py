@@ -64,5 +64,5 @@ def verdict(account: FaultAccount) -> str:
     if troubled:
         text += f"; {troubled} strikes failed"
     if any(row.fault and not row.strikes for row in account.rows):
-        text += "; not every fault came to strike: --duration and --every decide it"
+        text += "; not every fault struck: change --duration or --every"
     return f"{text}."

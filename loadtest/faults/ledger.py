@@ -104,7 +104,7 @@ def check(path: Path, expected: dict[tuple[str, str], str]) -> Account:
     closing: Closing | None = None
     for line in _lines(path):
         if closing is not None:
-            raise LedgerError(f"{path} goes on after its closing line")
+            raise LedgerError(f"{path} continues after its closing line")
         if isinstance(line, Closing):
             closing = line
         elif isinstance(line, Strike):
@@ -113,7 +113,7 @@ def check(path: Path, expected: dict[tuple[str, str], str]) -> Account:
             _account_for(account, line, seen[line.point], judge, expected)
             aftermath.add(line.point, line)
     if closing is None:
-        raise LedgerError(f"{path} has no closing line: the load test did not end by itself")
+        raise LedgerError(f"{path} has no closing line: the load test was cut short")
     for point in sorted(seen.keys() | set(range(len(closing.begun)))):
         begun = closing.begun[point] if 0 <= point < len(closing.begun) else []
         numbers = {
@@ -137,7 +137,7 @@ def _lines(path: Path) -> Iterator[Line | Strike | Closing]:
         with path.open("rb") as file:
             header = msgspec.json.decode(file.readline())
             if not isinstance(header, dict) or header.get("format") != FORMAT:
-                raise LedgerError(f"{path} is no ledger of this load tester")
+                raise LedgerError(f"{path} is not a ledger of this load tester")
             for line in file:
                 yield (decoders.get(line[:9]) or usual)(line)
     except (OSError, ValueError) as error:  # msgspec's own, and UnicodeDecodeError

@@ -102,9 +102,9 @@ class Faults:
         try:
             await asyncio.wait_for(process.wait(), self._limit_s)
         except TimeoutError:
-            why = f"it was killed, since it took longer than {self._limit_s:g} s"
+            why = f"killed, because it took longer than {self._limit_s:g} s"
         except asyncio.CancelledError:
-            why = "it was killed, since the run was stopped"
+            why = "killed, because the run was stopped"
         else:
             return ""
         os.killpg(process.pid, signal.SIGKILL)

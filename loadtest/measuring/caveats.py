@@ -55,29 +55,27 @@ def _of(point: Figures) -> Iterator[tuple[str, str]]:
     """Yield (kind, text) pairs for one point."""
     yield from _of_the_tester(point)
     if not point.requests:
-        yield "nothing", "nothing was measured: the warm-up took all."
+        yield "nothing", "nothing was measured: the warm-up took all the time."
         return
     offered = point.load.value
     if point.load.is_open and not point.given_up and not point.interrupted and point.per_s is not None:
         # Poisson arrivals scatter: three standard deviations are no falling behind.
         least = offered * _KEPT_UP - (3 * (offered / point.seconds) ** 0.5 if point.load.poisson else 0.0)
         if point.per_s < least:
-            told = f"{units.shown(offered)}/s were asked for, {units.shown(point.per_s)}/s answered rightly."
-            yield "behind", f"the service did not keep up: {told}"
+            rates = f"{units.shown(offered)}/s were sent, {units.shown(point.per_s)}/s answered correctly."
+            yield "behind", f"the service did not keep up: {rates}"
     if point.given_up:
-        yield "given up", f"{point.given_up}: ended before its time."
+        yield "given up", f"{point.given_up}: ended early."
     if point.interrupted:
-        yield "interrupted", f"{point.interrupted} requests were still out, and are in no figure."
+        yield "interrupted", f"{point.interrupted} requests were unfinished, and are in no figure."
     if point.client.queued and point.load.is_open:
-        told = (
-            f"{point.client.queued} requests found all connections in use, and waited; it counts as latency."
-        )
+        told = f"{point.client.queued} requests waited for a free connection; the wait counts as latency."
         yield "connections", f"{told} --connections allows more."
     told_ms = sum(ms for stage, ms in point.stages_ms.items() if stage not in {LEAVING, REST})
     if REST in point.stages_ms and told_ms > (point.latency_ms["mean"] or math.inf):
-        yield "clock", "the stages that the server tells add up to more than the latency: its clock is off."
+        yield "clock", "the server's stages add up to more than the latency: its clock is wrong."
     if point.stable is False:
-        yield "unstable", "it never became stable: the figures are of all of it."
+        yield "unstable", "the load never became stable: the figures are of all of it."
     if point.warmup_failed:
         yield "warm-up", f"{point.warmup_failed} requests of the warm-up failed."
 
@@ -85,13 +83,13 @@ def _of(point: Figures) -> Iterator[tuple[str, str]]:
 def _of_the_tester(point: Figures) -> Iterator[tuple[str, str]]:
     mean, busy = point.latency_ms["mean"] or 0.0, point.client.busy
     leaving = point.stages_ms.get(LEAVING, 0.0)
-    advice = f"use --processes {point.client.processes * 2}, or a machine of its own."
+    advice = f"use --processes {point.client.processes * 2}, or a separate machine."
     if is_own_limit(point):
         told = f"{units.shown(leaving)} of {units.shown(mean)} ms arose in the load tester"
         whose = "" if point.leaving_share < _MOSTLY else ": this is its limit, not the server's"
         yield "limit", f"{told}{whose}; {advice}"
     elif busy > _BUSY:
-        yield "busy", f"the load tester had no time left ({busy:.0%} of a core): {advice}"
+        yield "busy", f"the load tester had no spare CPU ({busy:.0%} of a core): {advice}"
     elif point.client.lag_ms[1] > max(_LAG_MS, (mean - leaving) * _LAG_SHARE):
         lag = units.shown(point.client.lag_ms[1])
         yield "late", f"the load tester woke up to {lag} ms late (p99): its machine is short of CPU."

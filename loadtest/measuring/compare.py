@@ -50,14 +50,14 @@ def read(path: Path) -> RunReport:
         content = path.read_bytes()
         header = msgspec.json.decode(content, type=_Header)
         if header.format != FORMAT:
-            raise CompareError(f"{path} holds no figures of a load test, which --json writes.")
+            raise CompareError(f"{path} has no figures of a load test, which --json writes.")
         if header.version != VERSION:
             raise CompareError(f"{path} has figures of version {header.version}; version {VERSION} is read.")
         return msgspec.json.decode(content, type=RunReport)
     except OSError as error:
         raise CompareError(f"{path} can't be read: {error.strerror}.") from error
     except msgspec.ValidationError as error:
-        raise CompareError(f"{path} holds no figures of a load test: {error}.") from error
+        raise CompareError(f"{path} has no figures of a load test: {error}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CompareError(f"{path} is not JSON: {error}.") from error
 

@@ -61,7 +61,7 @@ class Lookout:
         if self._fails_alike():
             self.is_hopeless = True
         elif self._is_lost(elapsed):
-            self.given_up = "its objective could not be met any more"
+            self.given_up = "its objective could no longer be met"
         return bool(self.given_up) or self._is_settled(elapsed)
 
     def _fails_alike(self) -> bool:
@@ -75,7 +75,7 @@ class Lookout:
         if alike is None or not alike[0].startswith(_NO_LOAD):
             return False
         self.given_up = (
-            f"all of the first {len(self._columns)} requests failed alike ({alike[0]}: {alike[1]})"
+            f"all of the first {len(self._columns)} requests failed in the same way ({alike[0]}: {alike[1]})"
         )
         return True
 

@@ -83,7 +83,7 @@ def parse(text: str) -> Slo:
             latencies[float(percentile[1])] = _latency_s(value)
         else:
             raise argparse.ArgumentTypeError(
-                f"{part!r} is no objective: write p99=200ms, max=1s or errors=1%"
+                f"{part!r} is not an objective: write p99=200ms, max=1s or errors=1%"
             )
     return Slo(latencies, errors, text)
 

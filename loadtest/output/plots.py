@@ -131,7 +131,7 @@ def _batch_sizes(point: Figures, salt: str) -> Plot | None:
     figure = svg.new_figure(170, head=10)
     axes = figure.subplots()
     svg.bars(axes, [size - 0.4 for size in sizes], answers, [0.8] * len(sizes))
-    axes.set(xlabel="size of the batch that an answer rode in", xlim=(0, max(sizes) + 1))
+    axes.set(xlabel="size of the batch that an answer was part of", xlim=(0, max(sizes) + 1))
     svg.plain_ticks(axes.xaxis, whole=True)
     told = f"{shown(fmean(sizes, answers))} on average, from {min(sizes)} to {max(sizes)}"
     return svg.finished(figure, "Batch sizes", f"Batch sizes, {point.name}: {told}.", salt)

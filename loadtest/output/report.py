@@ -59,7 +59,7 @@ def _lines(report: RunReport) -> list[tuple[str, str, str]]:
     elif right:
         lines.append(("good", "Right", f"all {right} answers"))
     else:
-        lines.append(("bad", "Nothing measured", "there is no right answer"))
+        lines.append(("bad", "Nothing measured", "no answer was right"))
     if report.faults:
         tone, mark = ("good", "Faults") if report.faults.is_sound else ("bad", "Faults")
         lines.append((tone, mark, account_words.verdict(report.faults)))

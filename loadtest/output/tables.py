@@ -141,7 +141,9 @@ def show_account(console: Console, name: str, account: Account) -> None:
         console.print(Text(f"and {len(account.wrong) - _MOST_COMPLAINTS} more", style="red"))
     verdict = "every request has exactly one outcome, and no answer is another picture's"
     if not account.adds_up:
-        verdict = f"{len(account.wrong)} things are wrong" if len(account.wrong) > 1 else "one thing is wrong"
+        verdict = (
+            f"{len(account.wrong)} faults were found" if len(account.wrong) > 1 else "one fault was found"
+        )
     console.print(Text(f"{account.requests} requests: {verdict}."))
     if account.faults:
         show_faults(console, account.faults, account.strikes)

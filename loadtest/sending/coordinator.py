@@ -86,7 +86,9 @@ class Coordinator:
     def interrupt(self) -> None:
         """Send no more and wait for what is out; the second time, do not wait. The figures are told then."""
         if not self.outcome.interrupted:
-            self._display.say("Interrupted: waiting for what is out. Once more stops at once.")
+            self._display.say(
+                "Interrupted: waiting for unfinished requests. Interrupt again to stop at once."
+            )
         self._disturbance.stop(abandon=self.outcome.interrupted)
         self._crew.halt(abandon=self.outcome.interrupted)
         self.outcome.interrupted = True
@@ -125,7 +127,7 @@ class Coordinator:
             if not figures.right:
                 self.outcome.points.append(figures)
                 self.outcome.met = False
-                self.outcome.conclusion = "No request got a right answer: there is nothing to search."
+                self.outcome.conclusion = "No request got a right answer, so the search ends."
                 return
             first = figures.per_s or search.LOWEST_RATE
             found = await search.highest(self._meets, first=first, within=self._options.within)
@@ -146,7 +148,7 @@ class Coordinator:
         missed = [point for point in self.outcome.points if point.misses and point.load.value > found.rate]
         lowest = min(missed, key=lambda point: point.load.value)
         whose = (
-            " There the load tester was late itself: the limit may be its own."
+            " The load tester itself was late there: the limit may be its own."
             if is_tester_in_doubt(lowest)
             else ""
         )

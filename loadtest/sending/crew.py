@@ -130,7 +130,7 @@ async def _hear(process: asyncio.subprocess.Process) -> Report:
         raise ClientFailed("a client process has no output. This is a bug")
     line = await process.stdout.readline()
     if not line:
-        raise ClientFailed(f"a client process ended by itself (status {await process.wait()})")
+        raise ClientFailed(f"a client process exited unexpectedly (status {await process.wait()})")
     return decode_report(line)
 
 

@@ -19,7 +19,7 @@ def failure(error: Exception, record: Record, timeout_s: float) -> tuple[str, st
         case WrongAnswer():
             return error.kind, error.message
         case TimeoutError() if record.sent is None:
-            return "not sent in time", f"it did not leave within {timeout_s:g} s"
+            return "not sent in time", f"the request was not sent within {timeout_s:g} s"
         case TimeoutError():
             return "timeout", f"no answer within {timeout_s:g} s"
         case aiohttp.ClientConnectorCertificateError():
@@ -30,4 +30,4 @@ def failure(error: Exception, record: Record, timeout_s: float) -> tuple[str, st
             return "connection refused", told
         case aiohttp.ClientError() | OSError():
             return "connection lost", told
-    return "load tester's own error", told
+    return "error in the load tester", told

@@ -113,7 +113,7 @@ class Server:
             reason = str(error).replace(" ssl:default", "") or "no answer within 5 s"
             raise NotReady(
                 f"The server at {self._target.url} can't be reached: {reason}. "
-                "Is it started? --url names another."
+                "Start it, or choose another with --url."
             ) from error
         self._is_failing = response.status >= 500
         try:
@@ -136,7 +136,7 @@ def _check(known: dict[str, ModelFacts], name: str, default: str) -> None:
     others = f" Ready: {', '.join(ready)} (--model {ready[0]})." if ready else " No model is ready."
     which = f"The server's default model, {name}," if name == default else f"Model {name}"
     if facts is None:
-        raise NotReady(f"{which} is not known to the server.{others}")
+        raise NotReady(f"{which} is unknown to the server.{others}")
     if facts.state != "ready":
         reason = f": {facts.reason.rstrip('.')}." if facts.reason else "."
         raise NotReady(f"{which} is not ready but {facts.state}{reason}{others}")

@@ -75,7 +75,9 @@ def read_pictures(traffic: Traffic) -> dict[str, bytes]:
         else:
             found = {path.name: path}
         if twice := files.keys() & found.keys():
-            raise TrafficError(f"two pictures have the name {min(twice)}: they could not be told apart")
+            raise TrafficError(
+                f"two pictures have the name {min(twice)}: their answers can't be distinguished"
+            )
         files |= found
     try:
         pictures = {name: files[name].read_bytes() for name in sorted(files)}
@@ -84,7 +86,7 @@ def read_pictures(traffic: Traffic) -> dict[str, bytes]:
     if not traffic.paths:
         pictures = _drawn(traffic)
     if not pictures:
-        raise TrafficError("the folders hold no picture (" + ", ".join(sorted(SUFFIXES)) + ")")
+        raise TrafficError("the folders have no picture (" + ", ".join(sorted(SUFFIXES)) + ")")
     return pictures
 
 
@@ -129,7 +131,7 @@ def read_label_file(path: str) -> dict[tuple[str, str], str]:
 def _labels_of_ledger(path: str) -> dict[tuple[str, str], str]:
     account = ledger.check(Path(path), {})
     if not account.adds_up:
-        raise TrafficError(f"{path} does not add up ({account.wrong[0]}): its labels can't be relied on")
+        raise TrafficError(f"{path} is inconsistent ({account.wrong[0]}): its labels can't be relied on")
     return account.labels
 
 

@@ -1,7 +1,7 @@
-"""How a detector's outputs are laid out, and what of them is a detection: model.toml's `[detection]`.
+"""How a detector's outputs are laid out, and which of them are detections: model.toml's `[detection]`.
 
-Owns the names, the defaults, and taking outputs apart by them. Importers put outputs in the order that it
-names; which boxes are told is tasks/detection.py's.
+Owns the names and the defaults, and splits outputs by them. Importers put outputs in the order named here;
+tasks/detection.py decides which boxes are reported.
 """
 
 import math
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Output = Annotated[int, msgspec.Meta(ge=0)] | str
-"""An output by its place among the network's, or by its name."""
+"""An output by its number among the network's outputs, or by its name."""
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -23,45 +23,45 @@ MOST_DETECTIONS: Final = 1_000
 
 
 class Detection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What of a network's outputs is a detection, and how they are laid out.
+    """Which of a network's outputs are detections, and how they are laid out.
 
-    `layout`: `separate`, boxes (n, 4) and scores (n, classes) and perhaps objectness (n); or `ultralytics`,
-    the one output (4 + classes, n) of YOLOv8 and later as Ultralytics exports it: `boxes` names it, and the
-    others are not looked at.
+    `layout` is `separate`, with boxes (n, 4), scores (n, classes) and perhaps objectness (n); or
+    `ultralytics`, the single output (4 + classes, n) of YOLOv8 and later as Ultralytics exports it: `boxes`
+    names it, and the other fields are ignored.
     """
 
     confidence: Share = 0.4
-    """The least probability that is told."""
+    """The least probability that is reported."""
     nms_iou: Share = 0.45
-    """Of two boxes of one class that overlap more, only the better is told (Darknet's own default)."""
+    """Of two boxes of one class that overlap more, only the better is reported (Darknet's own default)."""
     layout: Literal["separate", "ultralytics"] = "separate"
     boxes: Output = 0
     scores: Output = 1
     objectness: Output | None = None
-    """Where there is one, a class's probability is its score times this."""
+    """If it is set, a class's probability is its score times this output."""
     format: Literal["xyxy", "yxyx", "xywh", "cxcywh"] = "xyxy"
-    """Two corners, or the upper left corner or the centre and the sides."""
+    """Two corners; the upper left corner and the sides; or the centre and the sides."""
     units: Literal["relative", "pixels"] = "relative"
-    """Of the network's input: 0..1, or 0..width and 0..height."""
+    """Relative to the network's input (0..1), or in its pixels."""
 
     @property
     def outputs(self) -> tuple[Output, ...]:
         """The outputs that are read, in the order in which engines give them."""
         if self.layout == "ultralytics":
             return (self.boxes,)
-        named = (self.boxes, self.scores)
-        return named if self.objectness is None else (*named, self.objectness)
+        outputs = (self.boxes, self.scores)
+        return outputs if self.objectness is None else (*outputs, self.objectness)
 
 
 LAYOUT_FIELDS: Final = ("layout", "boxes", "scores", "objectness", "format", "units")
-"""What a Darknet network leaves no choice of: its outputs are made by our own converter."""
+"""The fields that a Darknet network's model.toml may not set: our own converter makes its outputs."""
 
 
-def of_darknet(told: Detection) -> Detection:
-    """The thresholds of `told` with the layout in which darknet/ gives its outputs."""
+def of_darknet(thresholds: Detection) -> Detection:
+    """The thresholds of `thresholds` with the layout in which darknet/ gives its outputs."""
     return Detection(
-        confidence=told.confidence,
-        nms_iou=told.nms_iou,
+        confidence=thresholds.confidence,
+        nms_iou=thresholds.nms_iou,
         boxes=0,
         scores=1,
         objectness=2,
@@ -71,7 +71,7 @@ def of_darknet(told: Detection) -> Detection:
 
 
 def misfit(detection: Detection, shapes: list[tuple[int, ...]], classes: int) -> str:
-    """Why outputs of these shapes, for one picture, are no detections of so many classes; else empty."""
+    """Why outputs of these shapes, for one image, are not detections of `classes` classes; else empty."""
     sizes = [math.prod(shape) for shape in shapes]
     if len(sizes) == len(detection.outputs):
         if detection.layout == "ultralytics":
@@ -81,28 +81,28 @@ def misfit(detection: Detection, shapes: list[tuple[int, ...]], classes: int) ->
             boxes, rest = divmod(sizes[0], 4)
             if not rest and sizes[1:] == [boxes * classes, boxes][: len(sizes) - 1]:
                 return ""
-    wanted = {
+    expected = {
         "ultralytics": f"one of (4 + {classes}, n)",
         "separate": f"(n, 4), (n, {classes})" + (", (n)" if detection.objectness is not None else ""),
     }[detection.layout]
-    found = ", ".join(map(str, shapes))
-    return f"the network's outputs for a picture are {found}, but {classes} labels need {wanted}"
+    actual = ", ".join(map(str, shapes))
+    return f"the network's outputs for a picture are {actual}, but {classes} labels need {expected}"
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorOutputs:
-    """A network's outputs for one picture, taken apart; views, nothing is copied."""
+    """A network's outputs for one image, split into views; nothing is copied."""
 
     boxes: Floats
     """(n, 4), in the network's own format."""
     scores: Floats
     """(n, classes)."""
     objectness: Floats | None
-    """(n), where the network tells it."""
+    """(n), if the network gives it."""
 
 
 def arrange(outputs: tuple[Floats, ...], detection: Detection, classes: int) -> DetectorOutputs:
-    """Outputs for one picture, in the order of `detection.outputs`. Raises ValueError if they do not fit."""
+    """Split outputs for one image, in the order of `detection.outputs`. Raises ValueError on a misfit."""
     problem = misfit(detection, [output.shape for output in outputs], classes)
     if problem:
         raise ValueError(problem)
@@ -115,7 +115,7 @@ def arrange(outputs: tuple[Floats, ...], detection: Detection, classes: int) -> 
 
 
 def corners(boxes: Floats, detection: Detection, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Boxes in the network's format as x1, y1, x2, y2 in pixels of its input of (width, height)."""
+    """Convert boxes from the network's format to x1, y1, x2, y2 in pixels of its input of (width, height)."""
     exact = boxes.astype(np.float64)
     first, second = exact[:, :2], exact[:, 2:]
     is_ultralytics = detection.layout == "ultralytics"
@@ -126,5 +126,5 @@ def corners(boxes: Floats, detection: Detection, size: tuple[int, int]) -> NDArr
             second = first + second
         case "cxcywh":
             first, second = first - second / 2, first + second / 2
-    found = np.concatenate([first, second], axis=1)
-    return found if is_ultralytics or detection.units == "pixels" else found * (*size, *size)
+    both = np.concatenate([first, second], axis=1)
+    return both if is_ultralytics or detection.units == "pixels" else both * (*size, *size)

@@ -1,6 +1,6 @@
-"""What kind of network a file is, by its name and its first bytes, whatever model.toml says.
+"""The kind of network that a file holds, by its name and its first bytes, whatever model.toml says.
 
-Owns the hint that goes with a file which could not be read as the kind that model.toml names. Loads nothing.
+Owns the hint about a file that could not be read as the kind that model.toml names. Loads nothing.
 """
 
 import os
@@ -25,37 +25,37 @@ _SUFFIXES: Final = {
 }
 
 _FOREIGN: Final = {
-    ".pt": "PyTorch's",
-    ".pth": "PyTorch's",
+    ".pt": "a PyTorch file",
+    ".pth": "a PyTorch file",
     ".ckpt": "a checkpoint",
     ".safetensors": "weights without a network",
 }
-"""What no kind takes: it must be exported first."""
+"""Files that no kind accepts: the network must be exported first."""
 
 _SEE: Final = "docs/models.md has an example of each kind."
 
 
 def hint(path: Path, source: Source, *, within: Path) -> str:
-    """A sentence, after a space, on what the file looks like if that is not `source`'s kind; else empty.
+    """A sentence, after a space, saying what the file looks like if that is not `source`'s kind; else empty.
 
-    `within` is the model's folder, from which model.toml names its files.
+    `within` is the model's folder, to which the paths in model.toml are relative.
     """
-    written = str(type(source).__struct_config__.tag)
+    written_kind = str(type(source).__struct_config__.tag)
     foreign = _FOREIGN.get(path.suffix.lower())
     if foreign is not None and path.is_file():
         return f" It looks like {foreign}: export it to ONNX. {_SEE}"
     kind = kind_of(path)
-    if kind in ("", written):
+    if kind in ("", written_kind):
         return ""
-    what = f'write kind = "{kind}", not "{written}", in [source] of model.toml'
+    cure = f'write kind = "{kind}", not "{written_kind}", in [source] of model.toml'
     if kind == "saved_model":
         folder = os.path.relpath(path if path.is_dir() else path.parent, within)
-        what += f', and folder = "{folder}"'
-    return f" It looks like {_NAMES[kind]}: {what}. {_SEE}"
+        cure += f', and folder = "{folder}"'
+    return f" It looks like {_NAMES[kind]}: {cure}. {_SEE}"
 
 
 def kind_of(path: Path) -> str:
-    """The kind of a file or folder, by its first bytes, then by its name; empty if nothing tells."""
+    """The kind of a file or folder, by its first bytes, then by its name; empty if neither says."""
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             return "saved_model"
@@ -78,22 +78,22 @@ def kind_of(path: Path) -> str:
 
 
 def _is_keras(path: Path) -> bool:
-    """Whether it is the .zip that Keras 3 writes."""
+    """Whether it is a .zip as Keras 3 writes it."""
     if not zipfile.is_zipfile(path):
         return False
     try:
         with zipfile.ZipFile(path) as archive:
             return {"config.json", "metadata.json"} <= set(archive.namelist())
-    except Exception:  # noqa: BLE001 - damaged in any way: a hint must not stand before the reason it goes with
+    except Exception:  # noqa: BLE001 - damaged in any way: a hint must not hide the error that it goes with
         return False
 
 
 _NAMES: Final = {
-    "onnx": "a network in ONNX",
-    "tflite": "a network of TensorFlow Lite",
+    "onnx": "an ONNX network",
+    "tflite": "a TensorFlow Lite network",
     "keras_file": "a network saved by Keras",
-    "frozen_graph": "a frozen graph of TensorFlow",
-    "saved_model": "a SavedModel of TensorFlow",
-    "paddle": "a network of PaddlePaddle",
-    "darknet": "a file of Darknet's",
+    "frozen_graph": "a TensorFlow frozen graph",
+    "saved_model": "a TensorFlow SavedModel",
+    "paddle": "a PaddlePaddle network",
+    "darknet": "a Darknet file",
 }

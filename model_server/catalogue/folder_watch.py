@@ -1,6 +1,6 @@
-"""A model's folder as files: has it changed, is it quiet, what does it hold.
+"""A model's folder as files: whether it has changed, whether it is quiet, and the hash of its content.
 
-Owns the looks at the file system. Knows no model.toml: catalogue.py says what the content means.
+Owns the looks at the file system. Knows no model.toml: model_spec.py says what the content means.
 """
 
 import hashlib
@@ -11,34 +11,33 @@ from pathlib import Path
 from typing import Final
 
 QUIET_S: Final = 2.0
-"""A folder that changed is taken up once nothing has changed for so long: a copy may still be on its way."""
+"""How long a changed folder must be left alone before it is loaded: a copy may still be under way."""
 
 _BLOCK_BYTES: Final = 1024 * 1024
 
 _UNREADABLE: Final = b"\0unreadable"
-"""Digested in the place of a file's content."""
+"""Hashed in place of the content of a file that can't be read."""
 
 _UNFINISHED: Final = ("~", ".tmp", ".part", ".swp")
-"""How the names end that editors and copying programs give to what they have not finished."""
+"""Suffixes that editors and copying programs give to unfinished files."""
 
 Snapshot = dict[str, tuple[int, ...]]
-"""Every file's path below the folder -> inode, size, times of change; empty: there is no folder."""
+"""Every file's path below the folder -> inode, size, times of change; empty if there is no folder."""
 
 
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below, in the order of their paths: that path with slashes, and the file.
+    """Every file below the folder, ordered by path: its path with slashes, and the file.
 
-    Hidden and unfinished ones are left out.
+    Hidden and unfinished files are left out.
     """
-    found = ((path, file) for path, file in every_file(folder) if not _is_passed_over(path))
-    return iter(sorted(found))
+    return iter(sorted((path, file) for path, file in every_file(folder) if not _is_ignored(path)))
 
 
 def every_file(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below, hidden ones too, in no order: its path with slashes, and the file.
+    """Every file below the folder, hidden ones too, in no order: its path with slashes, and the file.
 
-    A linked folder is followed, for it may be the network (`current`), but neither out of `folder` nor in a
-    circle: then the link itself is told.
+    A linked folder is followed, since it may be the network (`current`), but neither out of `folder` nor in a
+    circle: then the link itself is given.
     """
     return _below(folder, "", os.path.realpath(folder), ())
 
@@ -53,18 +52,18 @@ def _below(place: Path, path: str, top: str, above: tuple[str, ...]) -> Iterator
     except OSError:  # gone, or another user's
         return
     for name in names:
-        each, at = place / name, f"{path}/{name}" if path else name
-        if os.path.isdir(each):
-            yield from _below(each, at, top, (*above, real))
+        entry, entry_path = place / name, f"{path}/{name}" if path else name
+        if os.path.isdir(entry):
+            yield from _below(entry, entry_path, top, (*above, real))
         else:
-            yield at, each
+            yield entry_path, entry
 
 
 def version_of(folder: Path, source: str, elsewhere: Path | None = None) -> str:
     """Twelve hexadecimal digits that change with the content of the files and with `source`.
 
-    `elsewhere` is a file that belongs to the model and lies at a place that does not matter. No file stops
-    it: what can't be read may not even belong to the model.
+    `elsewhere` is a file that belongs to the model; its path does not matter. A file that can't be read
+    raises nothing: it may not even belong to the model.
     """
     digest = hashlib.sha256(source.encode())
     if elsewhere is not None:
@@ -78,7 +77,7 @@ def version_of(folder: Path, source: str, elsewhere: Path | None = None) -> str:
 
 
 def _blocks(file: Path) -> Iterator[bytes]:
-    """What it holds; nothing of a pipe, whose reading would wait for a writer, or a device."""
+    """A file's content; nothing for a pipe, whose reading would wait for a writer, or for a device."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
             if file.is_symlink():
@@ -92,14 +91,14 @@ def _blocks(file: Path) -> Iterator[bytes]:
 
 
 def snapshot(folder: Path, elsewhere: Path | None = None) -> Snapshot:
-    """How its files are now, without reading them. ctime too: a copy may set the other time as it likes.
+    """The state of its files now, without reading them. It has ctime too: a copy may set mtime to any value.
 
-    `elsewhere`, under its absolute path, is a file that belongs to the model.
+    `elsewhere` is a file that belongs to the model; it appears under its absolute path.
     """
-    seen: Snapshot = {}
+    statuses: Snapshot = {}
     for path, file in files(folder):
-        seen |= _status(path, file)
-    return seen | _elsewhere(elsewhere) if seen else seen
+        statuses |= _status(path, file)
+    return statuses | _elsewhere(elsewhere) if statuses else statuses
 
 
 def _elsewhere(file: Path | None) -> Snapshot:
@@ -115,7 +114,7 @@ def _status(path: str, file: Path) -> Snapshot:
 
 
 class Watch:
-    """Tells when a folder has changed and is quiet again. One thread's. `now` is monotonic seconds."""
+    """Notices when a folder has changed and is quiet again. For one thread. `now` is monotonic seconds."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -125,36 +124,37 @@ class Watch:
 
     def look(self, now: float) -> Snapshot | None:
         """The snapshot of a folder that changed since it was last settled, once it is quiet; else None."""
-        found = snapshot(self._folder, self._elsewhere)
-        if found != self._latest:
-            self._latest, self._since = found, now
-        if found == self._settled or now - self._since < QUIET_S:
+        current = snapshot(self._folder, self._elsewhere)
+        if current != self._latest:
+            self._latest, self._since = current, now
+        if current == self._settled or now - self._since < QUIET_S:
             return None
-        return found
+        return current
 
-    def also(self, elsewhere: Path | None, taken: Snapshot) -> Snapshot:
-        """Watch this file beside the folder. Returns `taken`, with the file as it is now if it is a new one.
+    def also(self, elsewhere: Path | None, earlier: Snapshot) -> Snapshot:
+        """Watch this file beside the folder. Returns `earlier`, with the file's state now if it is new.
 
         To be called before the file is read.
         """
         if elsewhere == self._elsewhere:
-            return taken
+            return earlier
         self._elsewhere = elsewhere
-        return {path: seen for path, seen in taken.items() if not os.path.isabs(path)} | _elsewhere(elsewhere)
+        within = {path: status for path, status in earlier.items() if not os.path.isabs(path)}
+        return within | _elsewhere(elsewhere)
 
-    def settle(self, taken: Snapshot) -> None:
-        """This has been taken up, or refused: only another is a change."""
-        self._settled = taken
+    def settle(self, current: Snapshot) -> None:
+        """Say that this snapshot was loaded or refused: from now on only another one is a change."""
+        self._settled = current
 
-    def is_still(self, taken: Snapshot) -> bool:
-        """Whether nothing has changed since."""
-        return snapshot(self._folder, self._elsewhere) == taken
+    def is_still(self, earlier: Snapshot) -> bool:
+        """Whether nothing has changed since the snapshot."""
+        return snapshot(self._folder, self._elsewhere) == earlier
 
     @property
     def settled(self) -> Snapshot:
-        """What was there when it was made, or settled last."""
+        """The snapshot that was settled last, or that of the start."""
         return self._settled
 
 
-def _is_passed_over(path: str) -> bool:
+def _is_ignored(path: str) -> bool:
     return path.endswith(_UNFINISHED) or any(part.startswith(".") for part in path.split("/"))

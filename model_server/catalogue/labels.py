@@ -1,6 +1,6 @@
 """The labels of a model: a CSV with a row for each class, or plain text with a line for each.
 
-Owns the reading of both, and what is said of a file that is neither.
+Owns the reading of both, and the messages about a file that is neither.
 """
 
 import csv
@@ -20,7 +20,7 @@ class Label:
 
 
 def read(path: Path) -> tuple[Label, ...]:
-    """A `.csv` by its columns; any other file line by line, the class's index being its id.
+    """Read a `.csv` by its columns; any other file line by line, where a class's id is its index.
 
     Raises CatalogueError.
     """
@@ -32,19 +32,21 @@ def read(path: Path) -> tuple[Label, ...]:
 
 
 def _table(path: Path, text: str) -> tuple[Label, ...]:
-    """With a header: index,class_id,label; the indices are 0, 1, 2, ..."""
+    """Read a CSV with the header index,class_id,label and the indices 0, 1, 2, ..."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise CatalogueError(f"{path}, line {reader.line_num + 1}: is no CSV ({error}).") from None
+        raise CatalogueError(f"{path}, line {reader.line_num + 1}: this is not CSV ({error}).") from None
     if not rows or not {"index", "class_id", "label"} <= set(rows[0][1]):
-        raise CatalogueError(f"{path}: needs the columns index,class_id,label and a row for each class")
+        raise CatalogueError(
+            f"{path}: the file needs the columns index,class_id,label and a row for each class"
+        )
     for number, (line, row) in enumerate(rows):
         if None in row or None in row.values():
             raise CatalogueError(
-                f"{path}, line {line}: must have as many columns as the first line; a comma in a label needs "
-                'quotes around it: "tench, Tinca tinca"'
+                f"{path}, line {line}: this line must have as many columns as the first; a label with a "
+                'comma needs quotes: "tench, Tinca tinca"'
             )
         if row["index"] != str(number):
             raise CatalogueError(f"{path}, line {line}: the index must be {number}, not {row['index']!r}")
@@ -54,7 +56,9 @@ def _table(path: Path, text: str) -> tuple[Label, ...]:
 def _lines(path: Path, text: str) -> tuple[Label, ...]:
     lines = [line.strip() for line in text.rstrip().split("\n")]
     if lines == [""]:
-        raise CatalogueError(f"{path}: needs a line for each class")
+        raise CatalogueError(f"{path}: it needs a line for each class")
     if "" in lines:
-        raise CatalogueError(f"{path}, line {lines.index('') + 1}: is empty, but each line names a class")
+        raise CatalogueError(
+            f"{path}, line {lines.index('') + 1}: this line is empty, but each names a class"
+        )
     return tuple(Label(str(index), line) for index, line in enumerate(lines))

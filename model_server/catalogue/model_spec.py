@@ -1,7 +1,7 @@
 """The catalogue: models/NAME with its model.toml and its labels, read and checked.
 
-Owns what a model is, as its folder describes it. The fields of model.toml are model_toml.py's; loads no
-network: sources.py and engines/ do.
+Owns what a model is, as its folder describes it. model_toml.py owns the fields of model.toml. Loads no
+network: engines/ do.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from model_server.catalogue.model_toml import (
     Activation,
     Darknet,
     FrozenGraph,
-    Imported,
+    ImportedSource,
     KerasApplication,
     KerasFile,
     ModelToml,
@@ -51,10 +51,10 @@ __all__ = [
 class ModelSpec:
     """A model as its folder describes it.
 
-    `normalise` says how the network wants uint8 made into float32: `none` (as it is), `unit` (0..1),
-    `tf` (-1..1), `torch` (0..1, then ImageNet's mean and deviation), `caffe` (BGR less ImageNet's mean);
-    the last three are those of keras.applications.imagenet_utils.preprocess_input. A table gives the mean and
-    the deviation themselves. `order` is that of the channels that the network wants, normalised after it.
+    `normalise` says how uint8 becomes the network's float32: `none` (as it is), `unit` (0..1), `tf` (-1..1),
+    `torch` (0..1, then ImageNet's mean and deviation), `caffe` (BGR less ImageNet's mean); the last three are
+    those of keras.applications.imagenet_utils.preprocess_input. A table gives the mean and the deviation
+    themselves. `order` is the channel order of the network; normalisation follows it.
     """
 
     name: str
@@ -67,20 +67,20 @@ class ModelSpec:
     top: int
     order: Order = "rgb"
     activation: Activation = "none"
-    """What makes the network's outputs probabilities, where it ends in logits."""
+    """The function that turns the network's outputs into probabilities, if it ends in logits."""
     detection: Detection | None = None
-    """How outputs are read as detections, in the order of `Detection.outputs`; None: the task is another."""
+    """How outputs are read as detections, in the order of `Detection.outputs`; None for another task."""
     engine: str = ""
-    """What runs it in this process; empty until an entry point has chosen."""
+    """The engine that runs it in this process; empty until an entry point has chosen."""
     precision: str = ""
-    """What it computes in; likewise."""
+    """The precision that it computes in; empty until an entry point has chosen."""
     _versions: dict[tuple[Path, str], str] = field(default_factory=dict, repr=False, compare=False)
-    """Shared with its copies, so that they do not read the files again: 1.5 s for 500 MB."""
+    """Shared with copies of this spec, so that they do not read the files again: 1.5 s for 500 MB."""
 
     @property
     def is_imported(self) -> bool:
-        """Whether OpenVINO reads the network itself, so that nothing else runs it."""
-        return isinstance(self.source, Imported)
+        """Whether OpenVINO reads the network's file itself, so that no other engine runs it."""
+        return isinstance(self.source, ImportedSource)
 
     @property
     def weights(self) -> str:
@@ -104,7 +104,7 @@ class ModelSpec:
 
     @property
     def elsewhere(self) -> Path | None:
-        """The file of weights that belongs to it and lies where the user said, not in its folder."""
+        """The weights file that the user named and that lies outside the model's folder, if there is one."""
         source = self.source
         if not isinstance(source, KerasApplication) or source.weights in ("imagenet", "random"):
             return None
@@ -114,7 +114,7 @@ class ModelSpec:
     def version(self) -> str:
         """Twelve hexadecimal digits that change with the folder's content, the source and its weights.
 
-        Of the files as they were when it was first asked for: who loads them must see that they still are.
+        It is that of the files when it was first read: code that loads them must check that they still match.
         """
         source = self.source
         if isinstance(source, KerasApplication) and self.elsewhere is not None:
@@ -126,7 +126,7 @@ class ModelSpec:
         return self._versions[key]
 
     def card(self) -> Card:
-        """What the web tier gets to know of it."""
+        """What the web tier gets to know about the model."""
         return Card(
             model=self.name,
             task=self.task,
@@ -142,7 +142,7 @@ class ModelSpec:
 
 
 def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> ModelSpec:
-    """Read models_dir/name. `weights` replaces those that a keras_application names.
+    """Read models_dir/name. `weights` replaces the weights that a keras_application names.
 
     Raises CatalogueError.
     """
@@ -150,16 +150,16 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
     path = folder / "model.toml"
     if not MODEL_NAME.fullmatch(name):
         raise CatalogueError(
-            f"{name!r} can't be a model's name: that has only a-z, 0-9, _ and -, and so has its folder's."
+            f"{name!r} can't be a model's name: the folder's name may only have a-z, 0-9, _ and -."
         )
     if not path.is_file():
-        folders = sorted(found.parent.name for found in models_dir.glob("*/model.toml"))
-        known = [each for each in folders if MODEL_NAME.fullmatch(each)]
+        names = sorted(toml.parent.name for toml in models_dir.glob("*/model.toml"))
+        known = [known_name for known_name in names if MODEL_NAME.fullmatch(known_name)]
         raise CatalogueError(
-            f"There is no model {name!r}: no file {path}. There are: {', '.join(known) or 'none'}."
+            f"Unknown model {name!r}: there is no file {path}. Available: {', '.join(known) or 'none'}."
         )
     toml = model_toml.read(path)
-    source, given = toml.source, toml.input
+    source, input_ = toml.source, toml.input
     if weights is not None and isinstance(source, KerasApplication):
         source = KerasApplication(name=source.name, weights=weights)
     spec = ModelSpec(
@@ -167,45 +167,46 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         folder=folder,
         task=toml.task,
         source=source,
-        input=InputSpec(given.width, given.height, given.channels, given.fit, resize=given.resize or 0),
-        normalise=given.normalise,
+        input=InputSpec(input_.width, input_.height, input_.channels, input_.fit, resize=input_.resize or 0),
+        normalise=input_.normalise,
         labels=labels.read(folder / toml.labels),
         top=toml.top,
-        order=given.order,
+        order=input_.order,
         activation=toml.output.activation,
         detection=_detection(toml),
     )
-    many = (
-        f"{spec.top_max} label{'s' if spec.top_max > 1 else ''}"
+    limit = (
+        f"the model has {spec.top_max} label{'s' if spec.top_max > 1 else ''}"
         if spec.detection is None
-        else f"{spec.top_max} detections at most"
+        else f"a detector's answer has at most {spec.top_max}"
     )
-    model_toml.require_top(path, spec.top, spec.top_max, many)
+    model_toml.require_top(path, spec.top, spec.top_max, limit)
     return spec
 
 
 def read_spec(models_dir: Path, name: str, weights: Mapping[str, str]) -> ModelSpec:
-    """Read models_dir/name, with the weights of the variable that is for this model alone, if it is set.
+    """Read models_dir/name, with the weights that this model's own variable names, if it is set.
 
     `weights` is settings.weights: RESNET50_WEIGHTS for resnet50, NAME_WEIGHTS for any other. Raises
     CatalogueError.
     """
     variable = f"{name.upper().replace('-', '_')}_WEIGHTS"
-    given = weights.get(variable)
-    spec = read_model(models_dir, name, weights=given)
-    if given is None:
+    value = weights.get(variable)
+    spec = read_model(models_dir, name, weights=value)
+    if value is None:
         return spec
     if not isinstance(spec.source, KerasApplication):
         raise CatalogueError(
-            f"{variable}={given!r} is for a network of keras.applications; {name} has its own file: unset it."
+            f"{variable}={value!r} has no effect: {name} has its weights in its own file, not from "
+            f"keras.applications. Unset {variable}."
         )
-    if given not in ("imagenet", "random") and not Path(given).is_file():
-        raise CatalogueError(f"{variable}={given!r} is not imagenet, random or a file that is there.")
+    if value not in ("imagenet", "random") and not Path(value).is_file():
+        raise CatalogueError(f"{variable}={value!r} is not imagenet, random or the path of a file.")
     return spec
 
 
 def _detection(toml: ModelToml) -> Detection | None:
     if toml.task != "detection":
         return None
-    told = toml.detection or Detection()
-    return of_darknet(told) if isinstance(toml.source, Darknet) else told
+    detection = toml.detection or Detection()
+    return of_darknet(detection) if isinstance(toml.source, Darknet) else detection

@@ -1,7 +1,7 @@
-"""What a model.toml may say.
+"""The fields of a model.toml.
 
-Owns the file's fields, their bounds, and what must fit together. The words of a refusal are toml_errors.py's.
-Reads no other file and loads no network. docs/models.md describes every field.
+Owns the fields, their bounds, and which must fit together. toml_errors.py words the refusals. Reads no other
+file and loads no network. docs/models.md describes every field.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from model_server.catalogue.toml_errors import SEE, CatalogueError
 class KerasApplication(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="keras_application"
 ):
-    """A network of keras.applications, such as ResNet50, with its published weights."""
+    """A network of keras.applications, for example ResNet50, with its published weights."""
 
     name: str
     weights: str = "imagenet"
@@ -33,20 +33,20 @@ class KerasFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
 
 class Darknet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="darknet"):
-    """A network of Darknet's: the layers in `cfg`, their numbers in `weights`."""
+    """A Darknet network: its layers in `cfg`, their parameters in `weights`."""
 
     cfg: str
     weights: str
 
 
 class Onnx(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="onnx"):
-    """A network in ONNX, as PyTorch and many others export it; large weights may lie in a file beside it."""
+    """An ONNX network, as PyTorch and many others export it; large weights may lie in a file beside it."""
 
     file: str
 
 
 class TFLite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tflite"):
-    """A network for TensorFlow Lite, quantised or not."""
+    """A TensorFlow Lite network, quantised or not."""
 
     file: str
 
@@ -54,7 +54,7 @@ class TFLite(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 class FrozenGraph(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="frozen_graph"
 ):
-    """A TensorFlow graph with its weights as constants: a `.pb`, as TensorFlow 1 left it."""
+    """A TensorFlow graph with its weights as constants: a `.pb`, as TensorFlow 1 wrote it."""
 
     file: str
 
@@ -68,34 +68,34 @@ class SavedModel(
 
 
 class Paddle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="paddle"):
-    """An inference model of PaddlePaddle: its `.pdmodel`, or a folder with just one."""
+    """A PaddlePaddle inference model: its `.pdmodel`, or a folder with exactly one."""
 
     file: str
 
 
-Imported = Onnx | TFLite | FrozenGraph | SavedModel | Paddle
-"""What OpenVINO reads itself, so that nothing else runs it."""
-Source = KerasApplication | KerasFile | Imported | Darknet
+ImportedSource = Onnx | TFLite | FrozenGraph | SavedModel | Paddle
+"""The sources that OpenVINO reads itself, so that no other engine runs them."""
+Source = KerasApplication | KerasFile | ImportedSource | Darknet
 
 Task = Literal["classification", "detection"]
-Named = Literal["none", "unit", "tf", "torch", "caffe"]
+NormalisationName = Literal["none", "unit", "tf", "torch", "caffe"]
 Order = Literal["rgb", "bgr"]
 Activation = Literal["none", "softmax", "sigmoid"]
 Size = Annotated[int, Meta(ge=1, le=4096)]
 
 
 class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """(pixel - mean) / std, a number for each channel in the network's order, in units of 0..255."""
+    """(pixel - mean) / std: a number for each channel in the network's order, for pixels of 0..255."""
 
     mean: tuple[Annotated[float, Meta(ge=-65536, le=65536)], ...]
     std: tuple[Annotated[float, Meta(gt=0, le=65536)], ...]
 
 
-Normalise = Named | Normalisation
+Normalise = NormalisationName | Normalisation
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[input]: what the network takes."""
+    """[input]: the images that the network takes."""
 
     width: Size
     height: Size
@@ -107,17 +107,17 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _DARKNET_STRIDE: Final = 32
-"""Pixels of the picture that a cell of a detector's coarsest grid has."""
+"""The side in pixels of a cell of a detector's coarsest grid."""
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[output]: what is done with what the network gives."""
+    """[output]: how the network's outputs become probabilities."""
 
     activation: Activation = "none"
 
 
 class ModelToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file."""
+    """A whole model.toml."""
 
     task: Task
     labels: str
@@ -129,11 +129,11 @@ class ModelToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read(path: Path) -> ModelToml:
-    """Read a model.toml. Raises CatalogueError with the file, the line and what is allowed there."""
+    """Read a model.toml. Raises CatalogueError, which names the file, the line and what is allowed there."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise CatalogueError(f"{path}: can't be read as UTF-8 ({error}). {SEE}") from None
+        raise CatalogueError(f"{path}: the file can't be read as UTF-8 ({error}). {SEE}") from None
     try:
         toml = msgspec.toml.decode(text, type=ModelToml)
     except msgspec.ValidationError as error:
@@ -145,75 +145,75 @@ def read(path: Path) -> ModelToml:
     return toml
 
 
-def require_top(path: Path, top: int, most: int, many: str) -> None:
-    """Raise CatalogueError if `top` asks for more predictions than there can be: `most`, which are `many`."""
+def require_top(path: Path, top: int, most: int, limit: str) -> None:
+    """Raise CatalogueError if `top` is above `most`; `limit` is the clause that says why."""
     if top > most:
-        problem = f"An answer can't have {top} predictions: there are {many}. Write {most}, or fewer."
+        problem = f"An answer can't have {top} predictions: {limit}. Write {most} or less."
         raise toml_errors.of_key(path, path.read_text("utf-8-sig"), "top", problem)
 
 
-def _misfits(given: Input) -> Iterator[tuple[str, str]]:
-    """Keys of [input] that do not fit its others, each with the reason."""
-    if given.fit is Fit.INK and given.channels != 1:
+def _misfits(fields: Input) -> Iterator[tuple[str, str]]:
+    """Keys of [input] that contradict its other keys, each with the reason."""
+    if fields.fit is Fit.INK and fields.channels != 1:
         yield "input.channels", 'fit = "ink" makes grey pictures, so channels must be 1.'
-    if given.resize is not None and given.fit is not Fit.CROP:
-        yield "input.resize", 'It is the short side before the centre crop, so fit must be "crop".'
-    elif given.resize is not None and given.resize < max(given.width, given.height):
-        yield "input.resize", "It is at least the width and the height."
-    match given.normalise:
+    if fields.resize is not None and fields.fit is not Fit.CROP:
+        yield "input.resize", 'resize is the short side before the centre crop, so fit must be "crop".'
+    elif fields.resize is not None and fields.resize < max(fields.width, fields.height):
+        yield "input.resize", "resize must be at least the width and the height."
+    match fields.normalise:
         case Normalisation(mean=mean, std=std):
             for key, numbers in (("mean", mean), ("std", std)):
-                if len(numbers) != given.channels:
-                    problem = f"It has {len(numbers)} numbers, but there are {given.channels} channels."
+                if len(numbers) != fields.channels:
+                    problem = f"{key} has {len(numbers)} numbers, but there are {fields.channels} channels."
                     yield f"input.normalise.{key}", problem
             if min(std) < 1:
                 # Nobody divides 0..255 by less; and no check of ours would notice.
-                problem = "It is in units of 0..255: multiply mean and std by 255 where they are of 0..1."
+                problem = "Pixels are 0..255. If mean and std are for 0..1, multiply them by 255."
                 yield "input.normalise.std", problem
-        case "torch" | "caffe" if given.channels != 3:
-            problem = f'"{given.normalise}" is for 3 channels. Use "unit", or a table of mean and std.'
+        case "torch" | "caffe" if fields.channels != 3:
+            problem = f'"{fields.normalise}" is for 3 channels. Use "unit", or a table of mean and std.'
             yield "input.normalise", problem
-        case "caffe" if given.order == "bgr":
+        case "caffe" if fields.order == "bgr":
             yield "input.order", 'normalise = "caffe" makes BGR already. Leave order out.'
-    if given.order == "bgr" and given.channels != 3:
+    if fields.order == "bgr" and fields.channels != 3:
         yield "input.order", '"bgr" is for 3 channels.'
 
 
 def _undetectable(toml: ModelToml) -> Iterator[tuple[str, str]]:
-    """Keys that do not go with the task."""
+    """Keys that do not fit the task, each with the reason."""
     if toml.task == "classification":
         if toml.detection is not None:
-            yield "detection", 'It is for task = "detection".'
+            yield "detection", '[detection] is for task = "detection".'
         return
     if toml.input.fit is Fit.INK:
-        yield "input.fit", '"ink" frames a drawing, and boxes could not be found again on the photo.'
+        yield "input.fit", 'A detector can\'t use "ink": its boxes could not be placed on the photo.'
     if toml.output.activation != "none":
-        yield "output.activation", "It is for classification: a detector's scores are taken as they are."
+        yield "output.activation", "activation is for classification: a detector's scores stay as they are."
     if isinstance(toml.source, Darknet):
         yield from _misfits_of_darknet(toml.input)
     if isinstance(toml.source, Darknet) and toml.detection is not None:
         for field in LAYOUT_FIELDS:
             if getattr(toml.detection, field) != getattr(Detection(), field):
-                yield f"detection.{field}", "Darknet's outputs are known: leave it out."
+                yield f"detection.{field}", f"The layout of Darknet's outputs is known. Leave {field} out."
 
 
-def _misfits_of_darknet(given: Input) -> Iterator[tuple[str, str]]:
-    """What a detector of Darknet would take without a word, or refuse in words of its layers."""
-    if isinstance(given.normalise, str) and given.normalise != "unit":
+def _misfits_of_darknet(fields: Input) -> Iterator[tuple[str, str]]:
+    """Keys that a Darknet detector would silently accept, or refuse in terms of its layers."""
+    if isinstance(fields.normalise, str) and fields.normalise != "unit":
         yield "input.normalise", 'Darknet\'s networks take 0..1. Use "unit".'
     for side in ("width", "height"):
-        if getattr(given, side) % _DARKNET_STRIDE:
-            yield f"input.{side}", f"It is a multiple of {_DARKNET_STRIDE}, whatever the cfg says."
+        if getattr(fields, side) % _DARKNET_STRIDE:
+            yield f"input.{side}", f"{side} must be a multiple of {_DARKNET_STRIDE}, whatever the cfg says."
 
 
 def _misplaced(folder: Path, toml: ModelToml) -> Iterator[tuple[str, str]]:
-    """Keys that name a file outside the folder, and labels that are not there.
+    """Keys that name a file outside the folder, and labels that are missing.
 
-    A network that is not there costs only its own model, when it is loaded.
+    A missing network costs only its own model, when that is loaded.
     """
     keys = ("cfg", "weights") if isinstance(toml.source, Darknet) else ("file", "folder")
-    named = {f"source.{key}": getattr(toml.source, key, "") for key in keys}
-    for key, name in {"labels": toml.labels, **named}.items():
+    paths = {f"source.{key}": getattr(toml.source, key, "") for key in keys}
+    for key, name in {"labels": toml.labels, **paths}.items():
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             yield key, f"{name!r} is outside this folder."
     if not (folder / toml.labels).is_file():

@@ -1,6 +1,6 @@
-"""The words that refuse a model.toml: the file, the line, the key, what is wrong and what is allowed.
+"""The errors that refuse a model.toml: the file, the line, the key, what is wrong and what is allowed.
 
-Owns finding a key's line in the text, and saying what a field takes, as its type has it. Knows no field.
+Owns finding a key's line in the text, and describing a field's allowed values from its type. Knows no field.
 """
 
 import re
@@ -18,18 +18,18 @@ _LINES: Final = 'A line is key = value, [table] or # a comment; a string is in s
 
 
 class CatalogueError(ValueError):
-    """A model's folder is missing or wrong; the message names the file and what it may hold."""
+    """A model's folder is missing or invalid; the message names the file and what is allowed."""
 
 
 def of_key(path: Path, text: str, key: str, problem: str) -> CatalogueError:
-    """The error for a key such as `input.fit`; `text` is what the file holds."""
+    """The error for a key (`input.fit`, say); `text` is the file's content."""
     where = f"{path}, line {_line(text, key.split('.'))}"
     see = _SEE_DETECTION if key.split(".", maxsplit=1)[0] == "detection" else SEE
     return CatalogueError(f"{where}, {key}: {problem} {see}")
 
 
 def of_value(path: Path, text: str, error: msgspec.ValidationError, kind: type) -> CatalogueError:
-    """The error for what msgspec refused when it read `text` as a `kind`."""
+    """The error for a value that msgspec refused when it read `text` as a `kind`."""
     message, _, place = str(error).partition(" - at `$")
     keys = re.findall(r"\.([\w-]+)", place)
     unknown = re.search(r"unknown field `(.+?)`", message)
@@ -41,33 +41,33 @@ def of_value(path: Path, text: str, error: msgspec.ValidationError, kind: type) 
 
 
 def of_syntax(path: Path, text: str, error: ValueError) -> CatalogueError:
-    """The error for a `text` that is not TOML; tomllib says what is wrong."""
+    """The error for a `text` that is not TOML, with tomllib's own explanation."""
     line = _line_of_syntax(text, str(error))
     return CatalogueError(f"{path}, line {line}: this is not valid TOML: {error}. {_LINES} {SEE}")
 
 
-def _line_of_syntax(text: str, said: str) -> int:
-    """The line that tomllib names; of a text that runs to the file's end, that in which it begins."""
-    told = re.search(r"at line (\d+)", said)
-    if told:
-        return int(told[1])
+def _line_of_syntax(text: str, message: str) -> int:
+    """The line that tomllib names; for a string that runs to the file's end, the line where it begins."""
+    named_line = re.search(r"at line (\d+)", message)
+    if named_line:
+        return int(named_line[1])
     lines = text.rstrip().splitlines()
-    quote = "'" if said.startswith("Expected") else '"'
+    quote = "'" if message.startswith("Expected") else '"'
     odd = (number for number, line in enumerate(lines, 1) if line.count(quote) % 2)
     return next(odd, max(1, len(lines)))
 
 
 def _line(text: str, keys: list[str]) -> int:
-    """The line, from 1, of a key; of the table that it would be in if it is not there; else the first."""
+    """The line, from 1, of a key; if it is missing, of the table that it belongs in; else the first."""
     for length in range(len(keys), 0, -1):
-        for number, found in _keys_by_line(text):
-            if found == keys[:length]:
+        for number, line_keys in _keys_by_line(text):
+            if line_keys == keys[:length]:
                 return number
     return 1
 
 
 def _keys_by_line(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line and keys of every table's header and every `key = value`."""
+    """The line and the keys of every table header and every `key = value`."""
     table: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[\s*([\w.\- \"']+?)\s*\]", line)
@@ -84,27 +84,27 @@ def _parts(dotted: str) -> list[str]:
 
 
 def _allowed(kind: type, keys: list[str]) -> str:
-    """What may stand at a key."""
-    for each in _at(kind, keys[:-1]):
-        if isinstance(each, inspect.StructType) and each.tag_field == keys[-1]:
+    """The sentence that says which values a key may have."""
+    for table in _at(kind, keys[:-1]):
+        if isinstance(table, inspect.StructType) and table.tag_field == keys[-1]:
             tags = [str(other.tag) for other in _at(kind, keys[:-1]) if isinstance(other, inspect.StructType)]
             return f"Allowed: {', '.join(tags)}."
     return f"Allowed: {_words(_at(kind, keys))}."
 
 
 def _fields_of(kind: type, keys: list[str]) -> str:
-    """What may stand in a table."""
+    """The sentence that says which keys a table may have."""
     where = f"[{'.'.join(keys)}]" if keys else "A model.toml"
     return f"{where} is {_words(_at(kind, keys))}."
 
 
 def _at(kind: type, keys: list[str]) -> list[inspect.Type]:
-    """The types that may stand at a key."""
-    at: list[inspect.Type] = [inspect.type_info(kind)]
+    """The types that a key's value may have."""
+    types: list[inspect.Type] = [inspect.type_info(kind)]
     for key in keys:
-        below = [field.type for each in at for field in _fields(each) if field.encode_name == key]
-        at = [each for field in below for each in _alternatives(field)]
-    return at
+        below = [field.type for outer in types for field in _fields(outer) if field.encode_name == key]
+        types = [alternative for field in below for alternative in _alternatives(field)]
+    return types
 
 
 def _fields(kind: inspect.Type) -> tuple[inspect.Field, ...]:
@@ -116,16 +116,15 @@ def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
 
 
 def _words(kinds: list[inspect.Type]) -> str:
-    said = [_word(each) for each in kinds if not isinstance(each, inspect.NoneType)]
-    return "; or ".join(said)
+    return "; or ".join(_word(kind) for kind in kinds if not isinstance(kind, inspect.NoneType))
 
 
-def _word(kind: Any) -> str:  # noqa: ANN401 - each of msgspec's kinds has attributes of its own
+def _word(kind: Any) -> str:  # noqa: ANN401 - each of msgspec's kinds has its own attributes
     match kind:
         case inspect.LiteralType():
             return ", ".join(map(str, kind.values))
         case inspect.EnumType():
-            return ", ".join(each.value for each in kind.cls)
+            return ", ".join(member.value for member in kind.cls)
         case inspect.IntType() if kind.le is not None:
             return f"a whole number from {kind.ge} to {kind.le}"
         case inspect.IntType():

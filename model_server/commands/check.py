@@ -1,7 +1,7 @@
 """`python -m model_server check models/NAME`: read a model's folder, load its network, classify a picture.
 
-Owns the command line, its words and its exit status. A process of its own, never one that serves: it decodes
-a picture as the web tier does. It says of a folder what serving it would.
+Owns the command line, its messages and its exit status. Runs in its own process, never in one that serves: it
+decodes an image as the web tier does. It accepts and refuses the same folders as serving does.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from pictures import fit
 from settings import SettingError, Settings, weights
 
 _EPILOG: Final = """\
-Without --picture a drawn one goes through the network: it shows that the model runs, not that it is right.
+Without --picture a drawn picture is used: it shows that the model runs, not that its answers are right.
 exit status: 0 the model can be served; 1 it can't, and the last line says why.
-It reads the settings of the service: ENGINE, PRECISION, CACHE_DIR, DENSENET121_WEIGHTS and so on.
+The command reads the service's settings: ENGINE, PRECISION, CACHE_DIR, DENSENET121_WEIGHTS and so on.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedPicture:
-    """The picture that is tried, as the model takes it."""
+    """The image that is classified, as the model takes it."""
 
     name: str
     pixels: NDArray[np.uint8]
@@ -42,30 +42,31 @@ class CheckedPicture:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit status."""
+    """Run the command; return the exit status."""
     options = _options(arguments)
     try:
         settings = Settings.from_env()
         spec = _spec(options.model, settings)
         if options.top and options.top > spec.top_max:
-            return complain(f"--top is {options.top}; {spec.name} gives {spec.top_max} at most.", REFUSED)
+            return complain(f"--top is {options.top}; {spec.name} gives at most {spec.top_max}.", REFUSED)
         for line in _described(spec):
             print_line(line)
-        shown = _shown(spec, options.picture, settings)
+        picture = _picture(spec, options.picture, settings)
         engine = _engine(spec, settings)
         print_line(f"engine      {engine.name} {engine.precision}, weights: {spec.weights}")
-        print_line(f"picture     {shown.name}, {shown.original_size[0]} x {shown.original_size[1]}")
-        found = _predictions(spec, engine.predict(shown.pixels[None]), shown, options.top or spec.top)
-        for each in found:
-            box = f"  {list(each.box)}" if each.box is not None else ""
-            print_line(f"  {each.probability:8.4f}  {each.label}  ({each.class_id}){box}")
-        if not found:
-            print_line("  nothing was found on it")
+        print_line(f"picture     {picture.name}, {picture.original_size[0]} x {picture.original_size[1]}")
+        outputs = engine.predict(picture.pixels[None])
+        predictions = _predictions(spec, outputs, picture, options.top or spec.top)
+        for prediction in predictions:
+            box = f"  {list(prediction.box)}" if prediction.box is not None else ""
+            print_line(f"  {prediction.probability:8.4f}  {prediction.label}  ({prediction.class_id}){box}")
+        if not predictions:
+            print_line("  nothing was found")
     except (SettingError, CatalogueError, OSError) as error:
         return complain(str(error), REFUSED)
     except ServiceError as error:
         return complain(error.message, REFUSED)
-    except Exception as error:  # noqa: BLE001 - whatever a network raises, it is this model's own
+    except Exception as error:  # noqa: BLE001 - whatever a network raises is this model's fault
         return complain(f"The network can't be run as its model.toml says ({first_line(error)}).", REFUSED)
     elsewhere = spec.folder.resolve().parent != Path(settings.models_dir).resolve()
     where = f"MODELS_DIR={spec.folder.resolve().parent} " if elsewhere else ""
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _spec(model: str, settings: Settings) -> ModelSpec:
-    """By the path of its folder, or by its name in MODELS_DIR."""
+    """The model with this path, or with this name in MODELS_DIR."""
     path = Path(model)
     is_path = path.is_dir() or len(path.parts) > 1
     folder = path.absolute() if is_path else Path(settings.models_dir) / model
@@ -84,20 +85,20 @@ def _spec(model: str, settings: Settings) -> ModelSpec:
 
 
 def _described(spec: ModelSpec) -> list[str]:
-    given = spec.input
-    resized = f" after the short side is {given.resize}" if given.resize else ""
+    input_ = spec.input
+    resized = f" after the short side is resized to {input_.resize}" if input_.resize else ""
     normalise = str(spec.normalise)
     if isinstance(spec.normalise, Normalisation):
         normalise = f"(pixel - {list(spec.normalise.mean)}) / {list(spec.normalise.std)}"
     # In quotes: ImageNet's labels have commas in them.
     first = ", ".join(f'"{label.label}"' for label in spec.labels[:3])
     rest = ", ..." if len(spec.labels) > 3 else ""
-    colours = "grey" if given.channels == 1 else spec.order
+    colours = "grey" if input_.channels == 1 else spec.order
     return [
         f"model       {spec.name}: {spec.task}, {_many(len(spec.labels), 'label')} ({first}{rest})",
         f"source      {type(spec.source).__struct_config__.tag}: {spec.weights}",
-        f"input       {given.width} x {given.height}, {_many(given.channels, 'channel')} ({colours}), "
-        f"fit {given.fit}{resized}, normalise {normalise}",
+        f"input       {input_.width} x {input_.height}, {_many(input_.channels, 'channel')} ({colours}), "
+        f"fit {input_.fit}{resized}, normalise {normalise}",
         f"output      activation {spec.activation}",
     ]
 
@@ -106,10 +107,10 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _shown(spec: ModelSpec, path: Path | None, settings: Settings) -> CheckedPicture:
+def _picture(spec: ModelSpec, path: Path | None, settings: Settings) -> CheckedPicture:
     if path is None:
         return CheckedPicture(
-            "a drawn one", drawn_pictures.draw(spec.input)[0], (spec.input.width, spec.input.height)
+            "drawn", drawn_pictures.draw(spec.input)[0], (spec.input.width, spec.input.height)
         )
     prepared = fit.prepare(path.read_bytes(), spec.input, max_pixels=settings.max_pixels)
     return CheckedPicture(str(path), prepared.pixels, prepared.original_size)
@@ -124,23 +125,23 @@ def _engine(spec: ModelSpec, settings: Settings) -> Engine:
 
 
 def _predictions(
-    spec: ModelSpec, outputs: Outputs, shown: CheckedPicture, top: int
+    spec: ModelSpec, outputs: Outputs, picture: CheckedPicture, top: int
 ) -> tuple[Prediction, ...]:
-    """What would be answered. Raises ServiceError if the outputs are no probabilities."""
+    """The predictions of the answer. Raises ServiceError if the outputs are not probabilities."""
     if spec.detection is None:
         agreement.require_probabilities(spec, outputs[0])
-    picture = tuple(output[0] for output in outputs)
-    return tasks.predictions(picture, spec, original_size=shown.original_size, top=top)
+    first = tuple(output[0] for output in outputs)
+    return tasks.predictions(first, spec, original_size=picture.original_size, top=top)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m model_server check",
-        description="Read a model's folder, load its network, and classify a picture with it.",
+        description="Read a model's folder, load its network and classify a picture with it.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="models/NAME", help="its folder, or its name in MODELS_DIR")
-    parser.add_argument("--picture", metavar="FILE", type=Path, help="a picture of what the model knows")
+    parser.add_argument("model", metavar="models/NAME", help="the model's folder, or its name in MODELS_DIR")
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="a picture to classify (a drawn one)")
     parser.add_argument("--top", metavar="K", type=count, help="predictions to print (model.toml's top)")
     return parser.parse_args(arguments)

@@ -1,7 +1,7 @@
-"""`python -m model_server dead-letters list|requeue|drop`: an operator's hand on the poison jobs.
+"""`python -m model_server dead-letters list|requeue|drop`: the operator's command for poison jobs.
 
-Owns the command line, its words and its exit status. What a dead letter is, and how its job goes back into
-the queue, is the broker's.
+Owns the command line, its messages and its exit status. The broker owns what a dead letter is and how its job
+goes back into the queue.
 """
 
 import argparse
@@ -26,21 +26,21 @@ _REDIS_TIMEOUT_S: Final = 10.0
 _MB: Final = 1024 * 1024
 
 _EPILOG: Final = """\
-exit status: 0 all was done; 1 something was refused, and all else done; 2 nothing could be tried.
-It reads the settings of the service: give it the same REDIS_URL, KEY_PREFIX, QUEUE_LIMIT and so on.
+exit status: 0 success; 1 something was refused, and the rest was done; 2 nothing could be tried.
+The command reads the service's settings: give it the same REDIS_URL, KEY_PREFIX, QUEUE_LIMIT and so on.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit status."""
+    """Run the command; return the exit status."""
     options = _options(arguments)
     try:
         settings = Settings.from_env()
         command = Command(settings)
     except SettingError as error:
         return complain(str(error), IMPOSSIBLE)
-    except ValueError as error:  # what only the Redis client finds, such as a port that is none
-        return complain(f"REDIS_URL can't be used: {error}.", IMPOSSIBLE)
+    except ValueError as error:  # only the Redis client finds an invalid port, for example
+        return complain(f"REDIS_URL is invalid: {error}.", IMPOSSIBLE)
     try:
         command.choose(options.model)
         if options.verb == "list":
@@ -49,16 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnknownModel as error:
         return complain(error.message, IMPOSSIBLE)
     except BrokerUnavailable as error:
-        whose = (
+        place = (
             "REDIS_URL is"
             if settings.redis_url
-            else "REDIS_URL is not set, and `make serve` has its Redis at"
+            else "REDIS_URL is not set, and the Redis of `make serve` is at"
         )
-        return complain(f"{error.message} {whose} {masked(_redis_url(settings))}.", IMPOSSIBLE)
+        return complain(f"{error.message} {place} {masked(_redis_url(settings))}.", IMPOSSIBLE)
 
 
 class Command:
-    """What is done to the chosen models' dead letters. Every method raises BrokerUnavailable."""
+    """The command on the chosen models' dead letters. Every method raises BrokerUnavailable."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -67,9 +67,9 @@ class Command:
         self._models: dict[str, ModelView | None] = {}
 
     def choose(self, name: str | None) -> None:
-        """Choose the model of that name, or all there are. Raises UnknownModel."""
+        """Choose the model of that name, or all of them. Raises UnknownModel."""
         views = Registry(self._client, self._keys, RedisClock()).models(fresh=True)
-        known = {each: views.get(each) for each in sorted({*views, *self._settings.models})}
+        known = {model: views.get(model) for model in sorted({*views, *self._settings.models})}
         if name is not None and name not in known:
             raise UnknownModel(f"Unknown model {name!r}. Available: {', '.join(known)}.")
         self._models = known if name is None else {name: known[name]}
@@ -82,13 +82,14 @@ class Command:
         return DONE if letters else self._nothing()
 
     def apply(self, verb: str, ids: list[str]) -> int:
-        """Re-queue or drop the dead letters of these ids, or all of them where none is given."""
+        """Requeue or drop the dead letters with these ids; without ids, all of them."""
         letters = [(model, letter.id) for model, letter in self._letters()]
         if not letters and not ids:
             return self._nothing()
         status = DONE
-        for missing in [each for each in ids if each not in (job_id for _, job_id in letters)]:
-            status = complain(f"{missing} is no dead letter of {', '.join(self._models)}.", REFUSED)
+        known = {job_id for _, job_id in letters}
+        for missing in [job_id for job_id in ids if job_id not in known]:
+            status = complain(f"{missing} is not a dead letter of {', '.join(self._models)}.", REFUSED)
         for model, job_id in letters:
             if ids and job_id not in ids:
                 continue
@@ -97,14 +98,14 @@ class Command:
             except BrokerUnavailable:
                 raise
             except ServiceError as error:
-                status = complain(f"{job_id} was left as it is: {error.message}", REFUSED)
+                status = complain(f"{job_id} was left unchanged: {error.message}", REFUSED)
         return status
 
     def _letters(self) -> list[tuple[str, DeadLetter]]:
         return [(model, letter) for model in self._models for letter in self._of(model).entries()]
 
     def _nothing(self) -> int:
-        print_line(f"There are no dead letters of {', '.join(self._models)}.")
+        print_line(f"No dead letters of {', '.join(self._models)}.")
         return DONE
 
     def _requeue(self, model: str, job_id: str) -> str:
@@ -112,12 +113,14 @@ class Command:
         fresh_id = self._of(model).requeue(job_id, timeout_s=timeout_s, pace=view.pace if view else Pace())
         waits = ""
         if view is None or view.state not in (WorkerState.READY, WorkerState.LOADING):
-            waits = f" (no model server serves {model}: it waits {timeout_s:g} s for one, and is then lost)"
+            waits = (
+                f" (no model server serves {model}: the job waits {timeout_s:g} s for one, then is dropped)"
+            )
         return f"{job_id} is queued again: /predictions/{fresh_id}?model={model}{waits}"
 
     def _drop(self, model: str, job_id: str) -> str:
         self._of(model).drop(job_id)
-        return f"{job_id} is dropped."
+        return f"{job_id} was dropped."
 
     def _of(self, model: str) -> DeadLetters:
         limits = Limits(
@@ -132,21 +135,21 @@ class Command:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m model_server dead-letters",
-        description="List, re-queue or drop the jobs that were put aside because they were poison.",
+        description="List, requeue or drop the jobs that were set aside as poison.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, about in (
-        ("list", "print one line for each: model, id, accepted, picture, upload, bytes, request, reason"),
-        ("requeue", "put jobs back into the queue and print where each is polled"),
+        ("list", "print a line for each: model, id, accepted, picture, upload, bytes, request, reason"),
+        ("requeue", "put jobs back into the queue and print where each can be polled"),
         ("drop", "remove jobs for good"),
     ):
         sub = verbs.add_parser(verb, help=about, description=about)
-        sub.add_argument("--model", metavar="NAME", help="of this model only (default: of every model)")
+        sub.add_argument("--model", metavar="NAME", help="only this model's (default: every model's)")
         if verb != "list":
             sub.add_argument("ids", nargs="*", metavar="ID", help="as `list` prints it")
-            sub.add_argument("--all", action="store_true", help="every one, instead of IDs")
+            sub.add_argument("--all", action="store_true", help="all dead letters, instead of IDs")
     options = parser.parse_args(arguments)
     if options.verb != "list" and bool(options.ids) == options.all:
         parser.error(f"{options.verb} takes either IDs or --all")
@@ -163,7 +166,7 @@ def _line(model: str, letter: DeadLetter) -> str:
         height, width, channels = letter.shape
         picture = f"{width}x{height}x{channels}"
         upload = "{}x{}".format(*letter.original_size)
-    # A reason may hold what a network's own error says.
+    # A reason may contain a network's own error message.
     reason, request = _printable(letter.reason), _printable(letter.request_id).replace(" ", "")
     accepted = _when(letter.accepted_at)
     place = f"{model}  {letter.id}  {accepted}  {picture}  {upload}  {letter.size}"
@@ -171,8 +174,8 @@ def _line(model: str, letter: DeadLetter) -> str:
 
 
 def _printable(text: str) -> str:
-    """One line, and nothing that moves a cursor."""
-    return "".join(each if each.isprintable() else " " for each in text)
+    """The text on one line, without control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _when(accepted: float | None) -> str:
@@ -180,5 +183,5 @@ def _when(accepted: float | None) -> str:
         return (
             "-" if accepted is None else datetime.fromtimestamp(accepted, UTC).isoformat(timespec="seconds")
         )
-    except (ValueError, OverflowError, OSError):  # no time that a calendar has
+    except (ValueError, OverflowError, OSError):  # a time outside the calendar
         return "-"

@@ -1,6 +1,6 @@
-"""`python -m model_server health`: exit with 0 if the model server beside it is well, else say why not.
+"""`python -m model_server health`: exit with 0 if the model server on this machine is healthy, else say why.
 
-Owns the command line. What it reads is serving/heartbeat.py's.
+Owns the command line. serving/heartbeat.py owns what it reads.
 """
 
 import argparse
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Return the exit status: 0 while every model that is served holds its lease, 1 otherwise."""
     argparse.ArgumentParser(
         prog="python -m model_server health",
-        description="Exit with 0 if the model server beside it serves and holds its leases, else 1.",
+        description="Exit with 0 if the model server on this machine serves and holds its leases, else 1.",
     ).parse_args(arguments)
     reason = heartbeat.verdict(time.time())
     return complain(reason, REFUSED) if reason else DONE

@@ -1,7 +1,7 @@
-"""A folder of the user's pictures, as arrays that went the way of serving, with labels where it has them.
+"""A folder of the user's images as arrays, prepared as in serving, with labels where it has them.
 
-Owns reading, labelling and dividing. Only offline commands use it, since it decodes pictures: a
-serving model process never does.
+Owns reading, labelling and dividing. Only offline commands use it, since it decodes images: a serving model
+process never does.
 """
 
 import random
@@ -17,7 +17,7 @@ from model_server.catalogue.model_spec import ModelSpec
 from pictures import fit
 
 LEAST: Final = 20
-"""Pictures without which neither a calibration nor a verdict means anything."""
+"""The fewest pictures for a meaningful calibration and verdict."""
 
 _SEED: Final = 7
 
@@ -28,7 +28,7 @@ class PictureFolderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FolderPictures:
-    """`pixels` is uint8 (N, height, width, channels); `labels` is int64 (N,), the class of each, or None."""
+    """Images: `pixels` is uint8 (N, height, width, channels), `labels` int64 (N,), their classes, or None."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
@@ -37,18 +37,18 @@ class FolderPictures:
         return len(self.pixels)
 
     def part(self, rows: slice) -> "FolderPictures":
-        """Some of them."""
+        """The images of these rows."""
         return FolderPictures(self.pixels[rows], None if self.labels is None else self.labels[rows])
 
 
 def read(folder: Path, spec: ModelSpec, *, max_pixels: int, at_most: int) -> FolderPictures:
-    """Decode and fit up to `at_most` pictures below `folder`, chosen by lot, always the same ones.
+    """Decode and fit up to `at_most` images below `folder`, chosen at random with a fixed seed.
 
     They have labels if every folder directly below is named after a class (its label or its id) and no file
-    lies beside them. What is no picture is left out. Raises FolderError.
+    lies beside them. Files that are not images are left out. Raises PictureFolderError.
     """
     if not folder.is_dir():
-        raise PictureFolderError(f"there is no folder {folder}")
+        raise PictureFolderError(f"{folder} is not a folder")
     classes = _classes(folder, spec)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     random.Random(_SEED).shuffle(paths)
@@ -64,19 +64,19 @@ def read(folder: Path, spec: ModelSpec, *, max_pixels: int, at_most: int) -> Fol
         labels.append(classes.get(path.relative_to(folder).parts[0], -1))
     if len(pixels) < LEAST:
         raise PictureFolderError(
-            f"{folder} has {len(pixels)} pictures of a format that is served; it takes {LEAST}"
+            f"{folder} has {len(pixels)} pictures in a supported format; at least {LEAST} are needed"
         )
     return FolderPictures(np.stack(pixels), np.array(labels, np.int64) if classes else None)
 
 
 def divide(pictures: FolderPictures, calibrate: int) -> tuple[FolderPictures, FolderPictures]:
-    """Those to calibrate with, `calibrate` or half if they are fewer than twice that, and those held out."""
+    """Split into images to calibrate with, `calibrate` or at most half of them, and the held-out rest."""
     middle = min(calibrate, len(pictures) // 2)
     return pictures.part(slice(None, middle)), pictures.part(slice(middle, None))
 
 
 def _classes(folder: Path, spec: ModelSpec) -> dict[str, int]:
-    """Name of each folder directly below -> its class's index; empty if the pictures have no labels."""
+    """Name of each folder directly below -> its class's index; empty if the images have no labels."""
     names: dict[str, int] = {}
     for index, label in enumerate(spec.labels):
         names.setdefault(_plain(label.label), index)  # ImageNet has two "crane"

@@ -1,6 +1,6 @@
 """`python -m model_server serve`: serve the models of MODELS until SIGTERM; with --check, only read them.
 
-Owns the process: settings, logging, signals, one thread a model. Knows no queue and no network itself.
+Owns the process: settings, logging, signals, one thread for each model. Knows no queue and no network itself.
 """
 
 import argparse
@@ -38,15 +38,15 @@ from settings import EXIT_CONFIG, SettingError, Settings, masked, weights
 _LOG = logging.getLogger("model_server")
 
 _EPILOG: Final = f"""\
-exit status: 0 it was told to stop, and drained; {EXIT_CONFIG} a setting or a model's folder can't work;
-{EXIT_HUNG} a call of a network hung: start it again.
+exit status: 0 stopped by a signal, and drained; {EXIT_CONFIG} a setting or a model's folder is invalid;
+{EXIT_HUNG} a call of a network hung: restart it.
 Settings are environment variables: docs/settings.md.
 """
 
 _DRAIN_MARGIN_S: Final = 1.0
 
 _CARD_MARGIN_S: Final = 3.0
-"""A frontend's snapshot of the cards is up to two seconds old; its picture may wait for a decoder besides."""
+"""A frontend's snapshot of the cards is up to two seconds old, and its image may wait for a decoder too."""
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -65,13 +65,15 @@ def main(arguments: Sequence[str] = ()) -> int:
     )
     signals = StopSignals()
     if not settings.redis_url:
-        sys.stderr.write("REDIS_URL is not set: name a Redis, or use `make serve`, which starts one.\n")
+        sys.stderr.write(
+            "REDIS_URL is not set. Set it to your Redis, or use `make serve`, which starts one.\n"
+        )
         return EXIT_CONFIG
     if not _await_redis(settings, signals):
         return 0
     status = _serve(settings, models, signals)
     logging.shutdown()
-    # Not a return: threads of an engine that still loads, or hangs, would keep the process.
+    # Not a return: threads of an engine that still loads, or hangs, would keep the process alive.
     os._exit(status)
 
 
@@ -87,30 +89,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _read(settings: Settings, name: str) -> tuple[ModelSpec, Watch]:
-    """Raises CatalogueError."""
-    watch = Watch(Path(settings.models_dir) / name)  # before the reading, so that no change slips through
+    """Read a model and watch its folder. Raises CatalogueError."""
+    watch = Watch(Path(settings.models_dir) / name)  # before reading, so that no change is missed
     return read_spec(Path(settings.models_dir), name, weights(settings)), watch
 
 
 def _await_redis(settings: Settings, signals: StopSignals) -> bool:
-    """Wait until Redis answers, saying why it does not. Returns False when told to stop meanwhile."""
+    """Wait until Redis answers, logging why it does not. Returns False if a signal comes first."""
     client = connect(settings.redis_url, timeout_s=settings.lease_s)
-    said = ""
+    logged = ""
     while True:
         try:
             for warning in check_server(client):
                 _LOG.warning("Redis at %s: %s", masked(settings.redis_url), warning)
             return True
         except BrokerUnavailable as error:
-            if error.message != said:
-                said = error.message
-                _LOG.warning("%s Waiting for it at %s.", said, masked(settings.redis_url))
+            if error.message != logged:
+                logged = error.message
+                _LOG.warning("%s Waiting for Redis at %s.", logged, masked(settings.redis_url))
         if signals.wait(0.5):
             return False
 
 
 def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: StopSignals) -> int:
-    """Serve until told to stop, or until a network hangs; return the exit status."""
+    """Serve until a signal comes or a network hangs; return the exit status."""
     hung = threading.Event()
 
     def on_hung() -> None:
@@ -120,25 +122,25 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
     device, outage = Device(), Outage()
 
     def serving(spec: ModelSpec, watch: Watch) -> VersionedModel:
-        means = Loaders(
+        loaders = Loaders(
             read=partial(read_spec, Path(settings.models_dir), spec.name, weights(settings)),
             load=partial(load_engine, settings),
             make_worker=partial(worker_threads, settings, device, outage, on_hung),
         )
-        return VersionedModel(spec, watch, means)
+        return VersionedModel(spec, watch, loaders)
 
-    servings = [serving(*model) for model in models]
-    for each in servings:
-        each.start()
+    versioned = [serving(*model) for model in models]
+    for model in versioned:
+        model.start()
     signals.wait()
-    _LOG.info("stopping: what runs is finished, the rest goes back to the queue")
-    for each in servings:
-        each.stop(within_s=settings.request_timeout_s)
+    _LOG.info("stopping: running batches are finished, the other jobs go back to the queue")
+    for model in versioned:
+        model.stop(within_s=settings.request_timeout_s)
     drained_by = time.monotonic() + settings.request_timeout_s + _DRAIN_MARGIN_S
-    for each in servings:
-        # A load can't be interrupted, a batch can take a while: what is not done by then is left to
-        # others, once the lease has lapsed.
-        each.join(drained_by)
+    for model in versioned:
+        # A load can't be interrupted, and a batch can take a while: other workers do what is not done by
+        # then, once the lease has lapsed.
+        model.join(drained_by)
     return EXIT_HUNG if hung.is_set() else 0
 
 
@@ -153,7 +155,7 @@ def worker_threads(
     """A worker of this version, its lease keeper and its thread, none of them started."""
     try:
         choice = _choice(settings, spec)
-    except Exception:  # noqa: BLE001 - it reads the network's files, and so does `load`, which says why it failed
+    except Exception:  # noqa: BLE001 - it reads the network's files, as does `load`, which says why that failed
         choice = EngineChoice("", "")
     chosen = replace(spec, engine=choice.engine, precision=choice.precision)
     worker = _worker(settings, chosen, device, outage, load)
@@ -170,8 +172,8 @@ def worker_threads(
 def _run(worker: Worker) -> None:
     try:
         worker.run()
-    except Exception:  # noqa: BLE001 - a thread that dies quietly would leave a model without its worker
-        _LOG.exception("the worker of %s failed; this process ends. This is a bug", worker.spec.name)
+    except Exception:  # noqa: BLE001 - a thread that dies silently would leave a model without its worker
+        _LOG.exception("the worker of %s failed, so this process exits; this is a bug", worker.spec.name)
         os._exit(1)
 
 
@@ -181,7 +183,7 @@ def _worker(
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
     lease = Lease(
-        # Renewals must fail soon enough to be tried again before the lease lapses.
+        # Renewals must fail early enough to be retried before the lease lapses.
         connect(settings.redis_url, timeout_s=settings.lease_s / 3),
         keys,
         spec.card(),

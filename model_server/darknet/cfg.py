@@ -1,7 +1,7 @@
 """A Darknet .cfg as sections of options, each with its line.
 
-Owns the syntax, and that nothing is overlooked: an option is read, is known to matter only in training, or is
-refused. What the options mean is network.py's.
+Owns the syntax, and that nothing is overlooked: an option is read, known to matter only in training, or
+refused. network.py owns what the options mean.
 """
 
 import re
@@ -30,25 +30,25 @@ _OF_TRAINING: Final = {
     "dropout": "probability dropblock dropblock_size_abs",
     "cost": "type scale",
 }
-"""Options of a kind of section that are known to matter only in training, or only to Darknet's programs."""
+"""Options of each kind of section that matter only in training, or only to Darknet's own programs."""
 
 _OF_TRAINING_ANYWHERE: Final = ("stopbackward", "learning_rate_scale", "onlyforward", "burnin_update")
 
 
 class DarknetError(ValueError):
-    """A cfg or its weights can't be taken; the message names the place."""
+    """A cfg or its weights can't be used; the message names the place."""
 
 
 @dataclass(slots=True)
 class Section:
-    """One section: `number` counts layers as Darknet does, from 0, and is -1 for [net]."""
+    """A section of a cfg. `number` counts layers as Darknet does, from 0, and is -1 for [net]."""
 
     name: str
     number: int
     line: int
     options: dict[str, str] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
-    """Where each option stands."""
+    """The line of each option."""
 
     def __str__(self) -> str:
         number = f"layer {self.number} " if self.number >= 0 else ""
@@ -60,41 +60,41 @@ class Section:
         return DarknetError(f"{where}: {reason}")
 
     def text(self, option: str, default: str, allowed: tuple[str, ...]) -> str:
-        """One of a few words."""
+        """The option's value, which must be one of the `allowed` words."""
         value = self.options.get(option, default)
         if value not in allowed:
             raise self.refusal(f"{option}={value[:40]} is not one of {', '.join(allowed)}", option)
         return value
 
     def whole(self, option: str, default: int | None, least: int, most: int) -> int:
-        """A whole number within bounds; without a default it must be there."""
+        """The option as a whole number within bounds; without a default it is required."""
         value = self.options.get(option, None if default is None else str(default))
         if value is None:
             raise self.refusal(f"{option} is missing")
         if not _WHOLE.fullmatch(value) or not least <= int(value) <= most:
-            raise self.refusal(f"{option}={value[:40]} is no whole number from {least} to {most}", option)
+            raise self.refusal(f"{option}={value[:40]} is not a whole number from {least} to {most}", option)
         return int(value)
 
     def flag(self, option: str, *, default: bool = False) -> bool:
-        """0 or 1."""
+        """The option as 0 or 1."""
         return bool(self.whole(option, int(default), 0, 1))
 
     def decimal(self, option: str, default: float) -> float:
-        """A decimal number."""
+        """The option as a decimal number."""
         return self.decimals(option)[0] if option in self.options else default
 
     def decimals(self, option: str) -> list[float]:
-        """Decimal numbers with commas between them (one at the end is Darknet's habit, too)."""
+        """The option as comma-separated decimal numbers (a trailing comma is allowed, as in Darknet)."""
         values = self.options.get(option, "").rstrip(",").split(",")
         if any(not _NUMBER.fullmatch(value) or abs(float(value)) > 1e9 for value in values):
-            raise self.refusal(f"{option} is no list of numbers", option)
+            raise self.refusal(f"{option} is not a list of numbers", option)
         return [float(value) for value in values]
 
     def wholes(self, option: str) -> list[int]:
-        """Whole numbers with commas between them."""
+        """The option as comma-separated whole numbers."""
         numbers = self.decimals(option)
         if any(number != int(number) for number in numbers):
-            raise self.refusal(f"{option} is no list of whole numbers", option)
+            raise self.refusal(f"{option} is not a list of whole numbers", option)
         return [int(number) for number in numbers]
 
     def allow(self, *used: str) -> None:
@@ -102,40 +102,40 @@ class Section:
         known = {*used, *_OF_TRAINING_ANYWHERE, *_OF_TRAINING.get(self.name, "").split()}
         for option in self.options:
             if option not in known:
-                raise self.refusal(f"the option {option[:40]!r} is not known here", option)
+                raise self.refusal(f"the option {option[:40]!r} is not supported here", option)
 
 
 def read(path: Path) -> list[Section]:
     """The sections of a file, [net] first. Raises DarknetError, OSError."""
     if path.stat().st_size > MOST_BYTES:
-        raise DarknetError(f"{path.name} has more than {MOST_BYTES} bytes: it is no cfg")
+        raise DarknetError(f"{path.name} is not a cfg: it has more than {MOST_BYTES} bytes")
     try:
         return parse(path.read_text("utf-8"))
     except UnicodeDecodeError:
-        raise DarknetError(f"{path.name} is no text") from None
+        raise DarknetError(f"{path.name} is not a text file") from None
 
 
 def parse(text: str) -> list[Section]:
     """The sections of a cfg's text, [net] first. Raises DarknetError."""
     sections: list[Section] = []
     for number, line in enumerate(text.split("\n"), 1):
-        # As Darknet does: spaces mean nothing, not even inside a value; # and ; begin a comment.
+        # As in Darknet, spaces mean nothing, not even inside a value; # and ; begin a comment.
         bare = re.sub(r"\s", "", re.split("[#;]", line, maxsplit=1)[0])
         if not bare:
             continue
         if bare.startswith("["):
             if not bare.endswith("]") or len(bare) > 40:
-                raise DarknetError(f"line {number}: {bare[:40]!r} is no section's name")
+                raise DarknetError(f"line {number}: {bare[:40]!r} is not the name of a section")
             name = bare[1:-1].lower()
             sections.append(Section("net" if name == "network" else name, len(sections) - 1, number))
         elif not sections:
-            raise DarknetError(f"line {number}: an option before the first section")
+            raise DarknetError(f"line {number}: there is an option before the first section")
         else:
             _add(sections[-1], bare, number)
     if not sections or sections[0].name != "net":
         raise DarknetError("the first section must be [net]")
     if len(sections) > MOST_SECTIONS:
-        raise DarknetError(f"{len(sections)} sections; at most {MOST_SECTIONS} are taken")
+        raise DarknetError(f"the cfg has {len(sections)} sections; at most {MOST_SECTIONS} are allowed")
     return sections
 
 
@@ -143,7 +143,7 @@ def _add(section: Section, line: str, number: int) -> None:
     option, equals, value = line.partition("=")
     if not equals or not option:
         raise DarknetError(f"line {number}: {line[:40]!r} is neither a section nor option=value")
-    before = section.options.setdefault(option, value)
-    first = section.lines.setdefault(option, number)
-    if before != value:
-        raise DarknetError(f"line {number}: {option[:40]} was {before[:40]} on line {first}")
+    first_value = section.options.setdefault(option, value)
+    first_line = section.lines.setdefault(option, number)
+    if first_value != value:
+        raise DarknetError(f"line {number}: {option[:40]} was {first_value[:40]} on line {first_line}")

@@ -1,8 +1,8 @@
-"""The last layer of a Darknet detector: what its [yolo] layers say, as boxes, class scores and objectness.
+"""The last layer of a Darknet detector: decodes its [yolo] layers into boxes, class scores and objectness.
 
 Owns the decoding (Redmon and Farhadi 2018, "YOLOv3", section 2.1; Bochkovskiy et al. 2020, "YOLOv4", for
-scale_x_y; Wang et al. 2021, "Scaled-YOLOv4", for new_coords). One layer for all, so that it is the last of
-the network and computes in float32 whatever the others do: in bf16 a centre would be off by 2 pixels of 640.
+scale_x_y; Wang et al. 2021, "Scaled-YOLOv4", for new_coords). It is one layer, the last of the network, so
+that it computes in float32 whatever the others do: in bf16 a centre would be off by 2 pixels of 640.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ from model_server.darknet.layers import Size, Yolo
 
 
 class Detections(keras.layers.Layer):  # type: ignore[misc] # Keras has no types
-    """Outputs, for n boxes: (n, 4) centre and sides as shares of the picture, (n, classes), (n).
+    """Gives, for n boxes: (n, 4) centre and sides as shares of the image, (n, classes) and (n).
 
     Boxes come scale by scale, row by row, cell by cell, anchor by anchor. The probability of a class is its
     score times the objectness.
     """
 
     def __init__(self, yolos: list[Yolo], grids: list[Size], picture: tuple[int, int]) -> None:
-        """`grids` are the sizes of the inputs, `picture` (height, width) of the network's."""
+        """`grids` are the sizes of the inputs, `picture` is (height, width) of the network's input."""
         super().__init__(name="detections", dtype="float32")
         self._yolos = yolos
         self._grids = grids
@@ -30,11 +30,11 @@ class Detections(keras.layers.Layer):  # type: ignore[misc] # Keras has no types
 
     def call(self, raw: list[Any]) -> list[Any]:
         """See the class."""
-        parts = [
-            self._decode(each, yolo, grid)
-            for each, yolo, grid in zip(raw, self._yolos, self._grids, strict=True)
+        scales = [
+            self._decode(scale, yolo, grid)
+            for scale, yolo, grid in zip(raw, self._yolos, self._grids, strict=True)
         ]
-        return [ops.concatenate(each, axis=1) for each in zip(*parts, strict=True)]
+        return [ops.concatenate(parts, axis=1) for parts in zip(*scales, strict=True)]
 
     def _decode(self, raw: Any, yolo: Yolo, grid: Size) -> tuple[Any, Any, Any]:  # noqa: ANN401
         rows, columns, _ = grid

@@ -1,6 +1,6 @@
 """The kinds of layers of a Darknet network, and a network of them.
 
-Owns the nouns only: network.py reads them from a cfg, keras_model.py builds them.
+Owns the types only: network.py reads them from a cfg, keras_model.py builds them.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """[maxpool]; padding is less than every number; `before` is the smaller half of it, as in Darknet."""
+    """[maxpool]. Padding is below every number; `before` is the smaller half of it, as in Darknet."""
 
     size: int
     stride: int
@@ -43,7 +43,7 @@ class Shortcut:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """[route]: its sources one after the other in the channels, or one group of each."""
+    """[route]: its sources concatenated along the channels, or one group of each."""
 
     groups: int
     group: int
@@ -51,7 +51,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Upsample:
-    """[upsample]: each pixel `stride` times each way, times `scale`."""
+    """[upsample]: each pixel repeated `stride` times each way, multiplied by `scale`."""
 
     stride: int
     scale: float
@@ -64,7 +64,7 @@ class AveragePool:
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """[softmax] over all that comes in."""
+    """[softmax] over all its inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,13 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class Yolo:
-    """[yolo]: what the convolution before it says of each cell and anchor."""
+    """[yolo]: reads the convolution before it as boxes, one for each cell and anchor."""
 
     anchors: tuple[tuple[float, float], ...]
-    """Width and height in pixels of the input, those of the mask only."""
+    """Width and height in pixels of the input, of the mask's anchors only."""
     classes: int
     scale: float
-    """How far a centre may leave its cell (scale_x_y)."""
+    """How far a centre may lie outside its cell (scale_x_y)."""
     is_new: bool
     """new_coords of Scaled-YOLOv4: the convolution before it was logistic, and sides are squares."""
 
@@ -90,16 +90,17 @@ Kind = Convolution | MaxPool | Shortcut | Route | Upsample | AveragePool | Softm
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer with what goes in and what comes out of it."""
+    """A layer with its inputs and its output."""
 
     name: str
-    """How a message names it."""
+    """Its name in messages."""
     kind: Kind
     sources: tuple[int, ...]
-    """Numbers of the layers that it takes; -1 is the picture."""
+    """The numbers of its input layers; -1 is the image."""
     takes: Size
-    """Of its first source."""
+    """The size of its first input."""
     gives: Size
+    """The size of its output."""
 
 
 @dataclass(frozen=True, slots=True)

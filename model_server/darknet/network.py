@@ -1,7 +1,7 @@
 """From sections to layers: what each computes, from which others, of which size, with how many weights.
 
-Owns the meaning of every option and the arithmetic of sizes, as Darknet's parser.c and layers have them. No
-weights and no Keras: a network that can't be is refused before anything is read or allocated.
+Owns the meaning of every option and the arithmetic of sizes, as in Darknet's parser.c and layers. Reads no
+weights and knows no Keras: an impossible network is refused before anything is read or allocated.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,11 @@ from model_server.darknet.layers import (
 )
 
 MOST_VALUES: Final = 1 << 28
-"""Numbers in what one layer gives for one picture: YOLOv3 at 608 has 12 million in its largest."""
+"""The most values in a layer's output for one image: YOLOv3's largest layer at 608 has 12 million."""
 
 
 def plan(sections: list[Section], size: tuple[int, int] | None = None) -> Network:
-    """The network of a cfg for pictures of (height, width), else of the cfg's size. Raises DarknetError."""
+    """The network of a cfg for images of (height, width); None: of the cfg's size. Raises DarknetError."""
     net = sections[0]
     net.allow("width", "height", "channels")
     own = (net.whole("height", None, 1, 8192), net.whole("width", None, 1, 8192))
@@ -40,25 +40,25 @@ def plan(sections: list[Section], size: tuple[int, int] | None = None) -> Networ
     for section in sections[1:]:
         read = _KINDS.get(section.name)
         if read is None:
-            raise section.refusal(f"this kind of layer is not taken; there are: {', '.join(_KINDS)}")
-        layer = read(section, _Before(picture, layers))
+            raise section.refusal(f"this kind of layer is not supported. Supported: {', '.join(_KINDS)}")
+        layer = read(section, _Predecessors(picture, layers))
         height, width, channels = layer.gives
         if min(layer.gives) < 1:
-            raise section.refusal(f"nothing is left of a picture of {layer.takes[1]} x {layer.takes[0]}")
+            raise section.refusal(f"an input of {layer.takes[1]} x {layer.takes[0]} leaves no output")
         if height * width * channels > MOST_VALUES:
-            raise section.refusal(f"{width} x {height} x {channels} is more than is taken")
+            raise section.refusal(f"an output of {width} x {height} x {channels} is too large")
         layers.append(layer)
     if not layers:
         raise DarknetError("there are no layers after [net]")
-    found = Network(picture, tuple(layers))
-    if len({layer.kind.classes for layer in found.detectors if isinstance(layer.kind, Yolo)}) > 1:
+    network = Network(picture, tuple(layers))
+    if len({layer.kind.classes for layer in network.detectors if isinstance(layer.kind, Yolo)}) > 1:
         raise DarknetError("the [yolo] layers have different numbers of classes")
-    return found
+    return network
 
 
 @dataclass(frozen=True, slots=True)
-class _Before:
-    """What stands before a layer: the picture and the layers so far."""
+class _Predecessors:
+    """What a layer can take as its input: the image and the layers so far."""
 
     picture: Size
     layers: list[Layer]
@@ -69,7 +69,7 @@ class _Before:
         if not 0 <= number < len(self.layers):
             raise section.refusal(f"there is no layer {number} before it", option)
         if isinstance(self.layers[number].kind, Yolo):
-            raise section.refusal(f"layer {number} is a [yolo]: it gives nothing to others", option)
+            raise section.refusal(f"layer {number} is a [yolo], which no other layer can use", option)
         return self.layers[number].gives
 
     def last(self, section: Section) -> tuple[int, Size]:
@@ -77,18 +77,18 @@ class _Before:
         return number, self.size(section, number)
 
     def named(self, section: Section, option: str) -> list[int]:
-        """Layers that an option names: from the start, or back from here if negative."""
+        """The layers that an option names: counted from the start, or backwards from here if negative."""
         here = len(self.layers)
         return [number + here if number < 0 else number for number in section.wholes(option)]
 
 
-def _layer(section: Section, before: _Before, kind: Kind, gives: Callable[[Size], Size]) -> Layer:
-    """A layer that takes what comes just before it."""
+def _layer(section: Section, before: _Predecessors, kind: Kind, gives: Callable[[Size], Size]) -> Layer:
+    """A layer whose input is the layer just before it."""
     number, takes = before.last(section)
     return Layer(str(section), kind, (number,), takes, gives(takes))
 
 
-def _convolution(section: Section, before: _Before) -> Layer:
+def _convolution(section: Section, before: _Predecessors) -> Layer:
     section.allow(
         *(
             [
@@ -134,7 +134,7 @@ def _convolution(section: Section, before: _Before) -> Layer:
     return Layer(str(section), kind, (number,), takes, (height, width, kind.filters))
 
 
-def _max_pool(section: Section, before: _Before) -> Layer:
+def _max_pool(section: Section, before: _Predecessors) -> Layer:
     section.allow(*["size", "stride", "padding", "stride_x", "stride_y", "maxpool_depth", "antialiasing"])
     section.whole("maxpool_depth", 0, 0, 0)
     section.whole("antialiasing", 0, 0, 0)
@@ -151,7 +151,7 @@ def _max_pool(section: Section, before: _Before) -> Layer:
     return _layer(section, before, MaxPool(size, stride, padding // 2), gives)
 
 
-def _shortcut(section: Section, before: _Before) -> Layer:
+def _shortcut(section: Section, before: _Predecessors) -> Layer:
     section.allow("from", "activation", "weights_type", "weights_normalization")
     section.text("weights_type", "none", ("none",))
     number, takes = before.last(section)
@@ -159,13 +159,13 @@ def _shortcut(section: Section, before: _Before) -> Layer:
     for source in sources[1:]:
         size = before.size(section, source, "from")
         if size != takes:
-            raise section.refusal(f"layer {source} gives {size}, the layer before it {takes}", "from")
+            raise section.refusal(f"layer {source} gives {size}, but the layer before gives {takes}", "from")
     return Layer(
         str(section), Shortcut(section.text("activation", "linear", ACTIVATIONS)), sources, takes, takes
     )
 
 
-def _route(section: Section, before: _Before) -> Layer:
+def _route(section: Section, before: _Predecessors) -> Layer:
     section.allow("layers", "groups", "group_id")
     sources = before.named(section, "layers")
     sizes = [before.size(section, source, "layers") for source in sources]
@@ -180,48 +180,48 @@ def _route(section: Section, before: _Before) -> Layer:
     return Layer(str(section), Route(groups, group), tuple(sources), sizes[0], gives)
 
 
-def _upsample(section: Section, before: _Before) -> Layer:
+def _upsample(section: Section, before: _Predecessors) -> Layer:
     section.allow("stride", "scale")
     kind = Upsample(section.whole("stride", 2, 1, 64), section.decimal("scale", 1))
     return _layer(section, before, kind, lambda size: (size[0] * kind.stride, size[1] * kind.stride, size[2]))
 
 
-def _average_pool(section: Section, before: _Before) -> Layer:
+def _average_pool(section: Section, before: _Predecessors) -> Layer:
     section.allow()
     return _layer(section, before, AveragePool(), lambda size: (1, 1, size[2]))
 
 
-def _softmax(section: Section, before: _Before) -> Layer:
+def _softmax(section: Section, before: _Predecessors) -> Layer:
     section.allow("groups", "temperature")
     section.whole("groups", 1, 1, 1)
     if section.decimal("temperature", 1) != 1:
-        raise section.refusal("only a temperature of 1 is taken", "temperature")
+        raise section.refusal("only a temperature of 1 is supported", "temperature")
     return _layer(section, before, Softmax(), lambda size: size)
 
 
-def _same(section: Section, before: _Before) -> Layer:
+def _same(section: Section, before: _Predecessors) -> Layer:
     section.allow()
     return _layer(section, before, Same(), lambda size: size)
 
 
-def _yolo(section: Section, before: _Before) -> Layer:
+def _yolo(section: Section, before: _Predecessors) -> Layer:
     section.allow("mask", "anchors", "classes", "num", "scale_x_y", "new_coords")
     classes = section.whole("classes", 20, 1, 1 << 16)
     sides = section.decimals("anchors")
     anchors = list(zip(sides[::2], sides[1::2], strict=False))
     number_of_anchors = section.whole("num", 1, 1, 1000)
     if len(sides) != 2 * number_of_anchors or min(sides) <= 0:
-        raise section.refusal(f"anchors are not {number_of_anchors} pairs of sides above 0 (num)", "anchors")
+        raise section.refusal(f"anchors must be {number_of_anchors} pairs of sides above 0 (num)", "anchors")
     mask = section.wholes("mask") if "mask" in section.options else list(range(number_of_anchors))
-    if any(not 0 <= each < number_of_anchors for each in mask):
-        raise section.refusal(f"the mask names other anchors than 0 to {number_of_anchors - 1}", "mask")
+    if any(not 0 <= anchor < number_of_anchors for anchor in mask):
+        raise section.refusal(f"mask may only name anchors from 0 to {number_of_anchors - 1}", "mask")
     number, takes = before.last(section)
     if takes[2] != len(mask) * (5 + classes):
         raise section.refusal(
             f"the layer before it gives {takes[2]} channels, not {len(mask)} x (5 + {classes} classes)"
         )
     kind = Yolo(
-        tuple(anchors[each] for each in mask),
+        tuple(anchors[anchor] for anchor in mask),
         classes,
         section.decimal("scale_x_y", 1),
         section.flag("new_coords"),
@@ -229,7 +229,7 @@ def _yolo(section: Section, before: _Before) -> Layer:
     return Layer(str(section), kind, (number,), takes, takes)
 
 
-_KINDS: Final[dict[str, Callable[[Section, _Before], Layer]]] = {
+_KINDS: Final[dict[str, Callable[[Section, _Predecessors], Layer]]] = {
     "convolutional": _convolution,
     "shortcut": _shortcut,
     "route": _route,

@@ -1,7 +1,7 @@
-"""A Darknet .weights file, cut into the numbers of each convolution.
+"""Reads a Darknet .weights file into the parameters of each convolution.
 
-Owns the file's header and order. The file is as long as the cfg says or it is refused, with the layer at
-which it ends, before anything of it is read.
+Owns the file's header and order. A file whose length does not match the cfg is refused before it is read, and
+the message names the layer at which it ends.
 """
 
 import struct
@@ -25,7 +25,7 @@ _HEAD: Final = struct.Struct("<iii")
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One convolution's numbers, its batch normalisation folded in; float32.
+    """One convolution's parameters in float32, with its batch normalisation folded in.
 
     `weights` is (height, width, channels of a group, filters), `bias` (filters,).
     """
@@ -50,7 +50,7 @@ def read(path: Path, network: Network) -> dict[int, Kernel]:
 
 
 def count_of(layer: Layer, kind: Convolution) -> int:
-    """How many numbers of the file are this convolution's."""
+    """How many numbers this convolution has in the file."""
     return kind.filters * ((4 if kind.normalised else 1) + layer.takes[2] // kind.groups * kind.size**2)
 
 
@@ -61,12 +61,12 @@ def _convolutions(network: Network) -> Iterator[tuple[int, Layer, Convolution]]:
 
 
 def _header(path: Path, head: bytes) -> int:
-    """The header's length: three numbers of a version, then how many pictures were seen, in 4 or 8 bytes."""
+    """The header's length: three numbers of a version, then the count of training images, 4 or 8 bytes."""
     if len(head) < _HEAD.size + 4:
-        raise DarknetError(f"{path.name} is too short to be weights of Darknet ({len(head)} bytes)")
+        raise DarknetError(f"{path.name} is too short to be a Darknet weights file ({len(head)} bytes)")
     major, minor, _ = _HEAD.unpack_from(head)
     if not (0 <= major < 1000 and 0 <= minor < 1000):
-        raise DarknetError(f"{path.name} does not begin as weights of Darknet do (version {major}.{minor})")
+        raise DarknetError(f"{path.name} is not a Darknet weights file (version {major}.{minor})")
     return _HEAD.size + (8 if major * 10 + minor >= 2 else 4)
 
 
@@ -77,21 +77,21 @@ def _require_length(path: Path, start: int, network: Network) -> None:
         end += 4 * count_of(layer, kind)
         if end > size:
             raise DarknetError(
-                f"{path.name} is too short for this cfg: it has {size} bytes, and {layer.name} needs those "
-                f"up to {end}"
+                f"{path.name} is too short for this cfg: it has {size} bytes, but {layer.name} ends at byte "
+                f"{end}"
             )
         last = layer.name
     if not last:
         raise DarknetError("no layer of the cfg has weights")
     if end < size:
         raise DarknetError(
-            f"{path.name} is too long for this cfg: it has {size} bytes, and {last}, the last with weights, "
-            f"ends at {end}"
+            f"{path.name} is too long for this cfg: it has {size} bytes, but {last}, the last layer with "
+            f"weights, ends at byte {end}"
         )
 
 
 def _kernel(path: Path, layer: Layer, kind: Convolution, numbers: NDArray[np.float32]) -> Kernel:
-    """Biases; scales, means and variances to normalise by; weights by filter, channel, row, column."""
+    """The kernel of biases; scales, means and variances of the normalisation; and weights, in file order."""
     if not np.isfinite(numbers).all():
         raise DarknetError(f"{path.name}: the weights of {layer.name} are not finite")
     rows = 4 if kind.normalised else 1

@@ -1,7 +1,7 @@
-"""Engines: what turns a batch of uint8 pictures into the network's outputs.
+"""Engines: run a network on a batch of uint8 images.
 
-Owns the interface and the loading; choice.py owns the choice, each engine's module one runtime, check.py
-whether it computes what plain Keras does. An engine knows nothing of jobs, labels or Redis.
+Owns the interface and the loading. choice.py owns the choice, each engine's package one runtime, check/
+whether an engine computes what plain Keras computes. An engine knows nothing about jobs, labels or Redis.
 """
 
 from dataclasses import dataclass
@@ -33,39 +33,39 @@ class Engine(Protocol):
         ...
 
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:
-        """Run the network once on uint8 (N, height, width, channels), normalisation included.
+        """Normalise uint8 (N, height, width, channels) and run the network on it once.
 
-        Any exception means that it failed on this batch; the worker then looks for the picture at fault.
+        Any exception means that the network failed on this batch; the worker then looks for the bad image.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How an engine is to run."""
+    """How an engine runs."""
 
     batch_size: int
-    """The most pictures in one call: it is warmed up to that."""
+    """The most images in one call; the engine is warmed up for that size."""
     cache: Path
-    """The folder that keeps converted networks (store.py)."""
+    """The folder of converted networks (store.py)."""
     threads: int = 0
-    """Threads of one call; 0: the engine's own choice, one a core."""
+    """The threads of one call; 0: the engine's own choice, one per core."""
 
 
 def load(spec: ModelSpec, choice: EngineChoice, options: EngineOptions) -> Engine:
-    """Load `spec` as chosen, check it against plain Keras, and warm it at every size it will see.
+    """Load `spec` as chosen, check it against plain Keras, and warm it up.
 
     Raises ModelUnavailable with the reason.
     """
     if spec.is_imported and choice.engine != "openvino":
         raise ModelUnavailable(
-            f"{spec.name}: ENGINE={choice.engine} runs networks of Keras; this one ({spec.weights}) is none, "
-            "and runs on OpenVINO. ENGINE=auto chooses that for such models alone."
+            f"{spec.name}: ENGINE={choice.engine} runs only Keras networks, and {spec.weights} needs "
+            "OpenVINO. ENGINE=auto chooses OpenVINO for such models alone."
         )
     if choice.precision == "int8" and choice.engine != "openvino":
         raise ModelUnavailable(f"{spec.name}: PRECISION=int8 needs ENGINE=openvino, not {choice.engine}.")
     try:
-        # Imported only here: each takes from a quarter of a second to several.
+        # Imported here, because each takes from a quarter of a second to several.
         match choice.engine:
             case "openvino":
                 from model_server.engines.openvino.engine import OpenVINOEngine  # noqa: PLC0415
@@ -84,4 +84,4 @@ def load(spec: ModelSpec, choice: EngineChoice, options: EngineOptions) -> Engin
             f"{spec.name}: ENGINE={choice.engine} needs the Python package {error.name!r}, which is not "
             "installed."
         ) from error
-    raise ValueError(f"there is no engine {choice.engine!r}")
+    raise ValueError(f"unknown engine {choice.engine!r}")

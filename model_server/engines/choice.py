@@ -1,8 +1,8 @@
-"""Which engine runs a model, and in what precision, from the settings and from what is there.
+"""Which engine runs a model, and in what precision, from the settings and what is installed.
 
-Owns that decision, made once at the start, before anything is loaded: the card tells it from the first
-moment. Loads neither TensorFlow nor JAX, and no network. What was asked for by name is never replaced; if it
-can't be had, loading says why.
+Owns that decision, which is made once at the start, before anything is loaded: the card shows it from the
+first moment. Loads neither TensorFlow nor JAX, and no network. An engine or a precision that was named is
+never replaced; if it is not available, loading says why.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ from model_server.catalogue.model_spec import ModelSpec
 
 _DEVICES: Final = Path("/dev")
 _GPU_PATTERNS: Final = ("nvidia[0-9]*", "dxg")
-"""What NVIDIA's driver puts there: on Linux and in its containers, and under WSL."""
+"""The device files of NVIDIA's driver: on Linux and in its containers, and under WSL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class EngineChoice:
 
 
 def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
-    """Resolve `auto` for a model: OpenVINO runs what is imported, in int8 if its file was made so.
+    """Resolve `auto` for a model: OpenVINO runs imported networks, in int8 if their file is quantised.
 
-    Not where int8 would overflow: there such a file runs in fp32, which gives the same answers.
+    Where int8 would overflow, such a file runs in fp32, which gives the same answers.
     """
     if spec.is_imported and engine == "auto":
         engine = "openvino"
@@ -43,10 +43,10 @@ def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: s
 
 
 def choose(engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
-    """Resolve `auto`. OpenVINO on CPUs where it is installed; on a GPU, Keras' own backend.
+    """Resolve `auto`: OpenVINO on CPUs if it is installed, Keras' own backend on a GPU.
 
-    ResNet50 on two cores: OpenVINO runs 1.2 times as many pictures as TensorFlow in fp32 and 2.5 times in
-    bf16.
+    ResNet50 on two cores: OpenVINO runs 1.2 times as many images as TensorFlow in fp32, and 2.5 times as many
+    in bf16.
     """
     if engine == "auto":
         engine = "openvino" if _is_installed("openvino") and not has_gpu(keras_backend) else keras_backend
@@ -56,19 +56,19 @@ def choose(engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
         return EngineChoice(engine, precision)
     if engine == "openvino":
         return EngineChoice(engine, _openvino_precision())
-    # fp16 rather than bf16: tensor cores have it since 2017, bf16 only since 2020, and it is the more exact.
+    # fp16 rather than bf16: tensor cores have had it since 2017, bf16 only since 2020, and it is more exact.
     return EngineChoice(engine, "fp16" if has_gpu(engine) else "fp32")
 
 
 def has_gpu(keras_backend: str, devices: Path = _DEVICES) -> bool:
     """Whether there is a GPU, and this Keras backend is installed in a build that can use one."""
-    if not any(found for pattern in _GPU_PATTERNS for found in devices.glob(pattern)):
+    if not any(device for pattern in _GPU_PATTERNS for device in devices.glob(pattern)):
         return False
-    return can_use_gpu(keras_backend, (each.name for each in importlib.metadata.distributions()))
+    return can_use_gpu(keras_backend, (package.name for package in importlib.metadata.distributions()))
 
 
 def can_use_gpu(keras_backend: str, installed: Iterable[str]) -> bool:
-    """Whether one of the `installed` distributions is the backend's build for GPUs."""
+    """Whether one of the `installed` packages is the backend's build for GPUs."""
     names = {name.lower().replace("_", "-") for name in installed}
     if keras_backend == "jax":
         return any(name.startswith("jax-cuda") for name in names)
@@ -82,6 +82,6 @@ def _is_installed(module: str) -> bool:
 def _openvino_precision() -> str:
     if not _is_installed("openvino"):
         return "fp32"  # loading will say that it is missing
-    from model_server.engines.openvino import runtime  # noqa: PLC0415 - a fifth of a second, only where it is used
+    from model_server.engines.openvino import runtime  # noqa: PLC0415 - a fifth of a second, paid only if it is used
 
     return "bf16" if "BF16" in runtime.capabilities() else "fp32"

@@ -1,6 +1,6 @@
-"""What a model's normalisation is in numbers: the order of the channels, the mean and the deviation.
+"""A model's normalisation in numbers: the order of the channels, the mean and the deviation.
 
-Owns those numbers, and their use by NumPy. Pure: knows no runtime.
+Owns those numbers, and normalising with NumPy. Pure: knows no runtime.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.catalogue.model_toml import Named, Normalisation
+from model_server.catalogue.model_toml import Normalisation, NormalisationName
 
-_NAMED: Final[dict[Named, tuple[tuple[float, ...], tuple[float, ...]]]] = {
+_NAMED: Final[dict[NormalisationName, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     "none": ((0.0,), (1.0,)),
     "unit": ((0.0,), (255.0,)),
     # As keras.applications.imagenet_utils.preprocess_input has the three.
@@ -23,8 +23,8 @@ _NAMED: Final[dict[Named, tuple[tuple[float, ...], tuple[float, ...]]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """(pixel - mean) / std, with as many of each as there are channels, in the network's order."""
+class ChannelNumbers:
+    """(pixel - mean) / std: a mean and a deviation for each channel, in the network's order."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -37,10 +37,10 @@ class Numbers:
         return numbers.astype(np.float32)
 
 
-def of(spec: ModelSpec) -> Numbers:
+def of(spec: ModelSpec) -> ChannelNumbers:
     """The numbers of a model."""
-    given = spec.normalise
-    mean, std = (given.mean, given.std) if isinstance(given, Normalisation) else _NAMED[given]
-    many = spec.input.channels
-    mean, std = (each * many if len(each) == 1 else each for each in (mean, std))
-    return Numbers(mean, std, is_bgr=spec.order == "bgr" or given == "caffe")
+    normalise = spec.normalise
+    table = (normalise.mean, normalise.std) if isinstance(normalise, Normalisation) else _NAMED[normalise]
+    channels = spec.input.channels
+    mean, std = (numbers * channels if len(numbers) == 1 else numbers for numbers in table)
+    return ChannelNumbers(mean, std, is_bgr=spec.order == "bgr" or normalise == "caffe")

@@ -1,7 +1,7 @@
-"""Tasks: what comes out of a network, in words.
+"""Tasks: how a network's outputs become predictions.
 
-Owns the choice by the model's task: classification.py names the picture, detection.py what is on it and
-where, geometry.py where that is on the photo. Knows no engine and no Redis.
+Owns the choice by the model's task: classification.py says what an image shows, detection.py what is in it
+and where. Knows no engine and no Redis.
 """
 
 from broker.messages import Prediction
@@ -13,9 +13,9 @@ from model_server.tasks import classification, detection
 def predictions(
     outputs: Outputs, spec: ModelSpec, *, original_size: tuple[int, int], top: int
 ) -> tuple[Prediction, ...]:
-    """What the network's outputs for one picture say of it. Raises InferenceFailed where they say nothing.
+    """The predictions from the network's outputs for one image. Raises InferenceFailed if they are invalid.
 
-    `original_size` is the upload's (width, height), `top` the most that is told.
+    `original_size` is the upload's (width, height), `top` the most predictions.
     """
     if spec.detection is not None:
         return detection.detect(outputs, spec, spec.detection, original_size=original_size, top=top)

@@ -1,4 +1,4 @@
-"""What a picture shows: a network's probabilities to the best classes.
+"""Classification: a network's probabilities to the best classes.
 
 Owns the reading of a classifier's output. Knows no engine and no Redis.
 """
@@ -14,10 +14,10 @@ from model_server.catalogue.model_spec import Label
 def classify(
     probabilities: NDArray[np.float32], labels: tuple[Label, ...], top: int
 ) -> tuple[Prediction, ...]:
-    """The `top` most probable classes of one picture, best first; equals stay in the labels' order.
+    """The `top` most probable classes of one image, best first; equals stay in the labels' order.
 
-    `probabilities` is float32 (classes,). Raises InferenceFailed when it is not one finite number a
-    class: JSON has no NaN, and an answer without meaning is none.
+    `probabilities` is float32 (classes,). Raises InferenceFailed unless it has one finite number for each
+    class: JSON has no NaN.
     """
     if probabilities.shape != (len(labels),):
         raise InferenceFailed(

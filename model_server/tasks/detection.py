@@ -1,7 +1,7 @@
-"""What is on a picture and where: a detector's boxes and scores to predictions with boxes on the photo.
+"""Detection: a detector's boxes and scores to predictions with boxes on the photo.
 
-Owns the thresholds' application, non-maximum suppression and the clipping. Runs in the serving thread, so
-only the few boxes above the threshold are ever looked at closely (docs/detection.md has the times).
+Owns the thresholds, non-maximum suppression and clipping. Runs in the serving thread, so only the few boxes
+above the threshold are examined closely (docs/detection.md has the times).
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from model_server.engines import Outputs
 from pictures.geometry import place
 
 MAX_CANDIDATES: Final = 2_048
-"""Boxes of a picture that are compared with each other, the best: only a threshold near 0 has more, and a
-batch must not hold its worker up."""
+"""How many of an image's best boxes are compared with each other. Only a threshold near 0 leaves more, and a
+batch must not hold up its worker."""
 
 _BLOCK: Final = 32
-"""Boxes that are compared with each other at once: 30 take 0.14 ms so, and 1.2 ms one after the other."""
+"""How many boxes are compared at once: 30 take 0.14 ms in one block, and 1.2 ms one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +37,29 @@ class _Candidates:
 def detect(
     outputs: Outputs, spec: ModelSpec, detection: Detection, *, original_size: tuple[int, int], top: int
 ) -> tuple[Prediction, ...]:
-    """The `top` most probable detections on a picture, best first, with boxes on a photo of `original_size`.
+    """The `top` most probable detections in an image, best first, with boxes on a photo of `original_size`.
 
-    `outputs` are the network's for this picture, in the order of `detection.outputs`. A box has one class,
-    its best; no detection at all is an answer. Raises InferenceFailed where the outputs have another shape,
-    or a number that decides the answer is not finite.
+    `outputs` are the network's for this image, in the order of `detection.outputs`. A box has one class, its
+    best; an empty answer is an answer. Raises InferenceFailed if the outputs have another shape, or if a
+    number that decides the answer is not finite.
     """
     try:
         arranged = arrange(outputs, detection, len(spec.labels))
     except ValueError as error:
-        raise InferenceFailed(f"The model does not do what its model.toml says: {error}.") from None
-    found = _confident(arranged, detection, (spec.input.width, spec.input.height))
-    placed = place(spec.input, original_size).on_photo(found.corners)
+        raise InferenceFailed(f"The outputs do not fit the model's model.toml: {error}.") from None
+    candidates = _confident(arranged, detection, (spec.input.width, spec.input.height))
+    placed = place(spec.input, original_size).on_photo(candidates.corners)
     boxes = _whole(placed, original_size)
-    # What lies beyond the photo's edges, or inside out, is nothing on it.
-    shown = np.flatnonzero((boxes[:, 2:] > 0).all(axis=1))
-    kept = shown[suppress(placed[shown], found.classes[shown], at_most=top, iou=detection.nms_iou)]
+    # Boxes beyond the photo's edges, or inside out, are dropped.
+    visible = np.flatnonzero((boxes[:, 2:] > 0).all(axis=1))
+    rows = visible[suppress(placed[visible], candidates.classes[visible], at_most=top, iou=detection.nms_iou)]
     return tuple(
         Prediction(spec.labels[at].label, spec.labels[at].class_id, probability, (x, y, width, height))
         for at, probability, (x, y, width, height) in zip(
-            found.classes[kept].tolist(), found.scores[kept].tolist(), boxes[kept].tolist(), strict=True
+            candidates.classes[rows].tolist(),
+            candidates.scores[rows].tolist(),
+            boxes[rows].tolist(),
+            strict=True,
         )
     )
 
@@ -68,24 +71,24 @@ def suppress(
 
     Of two boxes of one class whose intersection over union is above `iou`, only the better is kept. The usual
     greedy algorithm (Felzenszwalb et al. 2010, "Object detection with discriminatively trained part-based
-    models"), block by block: all pairs of a block are compared at once, and what is left is a walk over bits.
-    It ends when there are `at_most`.
+    models"), block by block: all pairs of a block are compared at once, and the rest is a walk over bits. It
+    ends when there are `at_most`.
     """
-    kept: list[int] = []
+    best: list[int] = []
     for start in range(0, len(corners), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(corners)))
-        if kept:
-            rows = rows[~_hides(corners, classes, np.array(kept), rows, iou).any(axis=0)]
+        if best:
+            rows = rows[~_hides(corners, classes, np.array(best), rows, iou).any(axis=0)]
         hides = _hides(corners, classes, rows, rows, iou)
         is_hidden = np.zeros(len(rows), np.bool_)
         for at, row in enumerate(rows.tolist()):
             if is_hidden[at]:
                 continue
-            kept.append(row)
-            if len(kept) == at_most:
-                return kept
+            best.append(row)
+            if len(best) == at_most:
+                return best
             is_hidden |= hides[at]
-    return kept
+    return best
 
 
 def _hides(
@@ -95,7 +98,7 @@ def _hides(
     others: NDArray[np.intp],
     iou: float,
 ) -> NDArray[np.bool_]:
-    """Whether each of `better` overlaps each of `others` by more than `iou`, and is of its class."""
+    """Whether each of `better` overlaps each of `others` by more than `iou`, and has the same class."""
     ones, twos = corners[better, None], corners[others]
     sides = np.minimum(ones[..., 2:], twos[:, 2:]) - np.maximum(ones[..., :2], twos[:, :2])
     shared = np.maximum(sides, 0).prod(axis=-1)
@@ -104,30 +107,30 @@ def _hides(
     return np.asarray(same & (shared > iou * (areas - shared)))
 
 
-def _confident(found: DetectorOutputs, detection: Detection, size: tuple[int, int]) -> _Candidates:
+def _confident(outputs: DetectorOutputs, detection: Detection, size: tuple[int, int]) -> _Candidates:
     """The boxes above the threshold, in the input's pixels. Raises InferenceFailed."""
-    if found.objectness is None:
-        _require_finite("scores", found.scores)
-        rows = _rows_above(found.scores, detection.confidence)
-        classes = found.scores[rows].argmax(axis=1)
-        told = found.scores[rows, classes]
+    if outputs.objectness is None:
+        _require_finite("scores", outputs.scores)
+        rows = _rows_above(outputs.scores, detection.confidence)
+        classes = outputs.scores[rows].argmax(axis=1)
+        scores = outputs.scores[rows, classes]
     else:
-        # No class is more probable than that there is an object: the classes of other boxes need no look.
-        _require_finite("scores", found.objectness)
-        rows = np.flatnonzero(found.objectness >= detection.confidence)
-        classes = found.scores[rows].argmax(axis=1)
-        told = found.scores[rows, classes] * found.objectness[rows]
-        _require_finite("scores", told)
-        passed = np.flatnonzero(told >= detection.confidence)
-        rows, classes, told = rows[passed], classes[passed], told[passed]
-    order = np.argsort(-told, kind="stable")[:MAX_CANDIDATES]
-    boxes = found.boxes[rows[order]]
+        # No class is more probable than the object itself: other boxes need not be examined.
+        _require_finite("scores", outputs.objectness)
+        rows = np.flatnonzero(outputs.objectness >= detection.confidence)
+        classes = outputs.scores[rows].argmax(axis=1)
+        scores = outputs.scores[rows, classes] * outputs.objectness[rows]
+        _require_finite("scores", scores)
+        passed = np.flatnonzero(scores >= detection.confidence)
+        rows, classes, scores = rows[passed], classes[passed], scores[passed]
+    order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+    boxes = outputs.boxes[rows[order]]
     _require_finite("boxes", boxes)
-    return _Candidates(corners(boxes, detection, size), np.minimum(told[order], 1), classes[order])
+    return _Candidates(corners(boxes, detection, size), np.minimum(scores[order], 1), classes[order])
 
 
 def _rows_above(scores: Floats, least: float) -> NDArray[np.intp]:
-    """The rows with a score of at least that. 10,647 x 80 take 0.3 ms; `scores.max(axis=1)` takes 1 to 5."""
+    """The rows with a score of at least `least`: 0.3 ms for 10,647 x 80, where `scores.max` takes 1 to 5."""
     above = scores >= least
     if above.flags.c_contiguous:
         return np.unique(np.flatnonzero(above) // scores.shape[1])
@@ -135,7 +138,7 @@ def _rows_above(scores: Floats, least: float) -> NDArray[np.intp]:
 
 
 def _require_finite(what: str, numbers: Floats) -> None:
-    # One number that is not finite makes the sum so; to look at each takes four times as long.
+    # One number that is not finite makes the sum not finite; checking each number takes four times as long.
     with np.errstate(invalid="ignore", over="ignore"):
         is_finite = np.isfinite(numbers.sum())
     if not is_finite:
@@ -143,9 +146,9 @@ def _require_finite(what: str, numbers: Floats) -> None:
 
 
 def _whole(placed: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.int64]:
-    """Corners as x, y, width, height in whole pixels of the photo; sides of 0 or less where nothing is on it.
+    """Corners as x, y, width, height in whole pixels of the photo; a box outside the photo has sides of 0.
 
-    What is on it at all is at least a pixel wide and high.
+    A box that overlaps the photo is at least a pixel wide and high.
     """
     edges = np.array(size, np.float64)
     first, second = placed[:, :2].clip(0, edges), placed[:, 2:].clip(0, edges)

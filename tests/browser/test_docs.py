@@ -96,7 +96,7 @@ def test_the_example_in_json_can_be_sent_as_it_is(visit: Visit, digits: Stack) -
 
 def test_it_fits_a_phone(visit: Visit, digits: Stack) -> None:
     page = _opened(visit, digits, "predictions-predict", width=390, height=844)
-    expect(page.get_by_text("Every address that takes GET")).to_be_visible()
+    expect(page.get_by_text("Every address that accepts GET")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

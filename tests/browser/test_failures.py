@@ -15,12 +15,12 @@ from tests.support import ROOT
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.stack import START_S, Stack, shade
 from tests.support.waiting import eventually
-from web.pages.reasons import told
+from web.pages.reasons import shorten
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True), pytest.mark.refusals]
 
 
-ONLY_THE_OPERATOR = "Only the operator of this service can mend that; choose another model."
+ONLY_THE_OPERATOR = "Only the operator of this service can fix that; choose another model."
 
 REASONS = (
     "",
@@ -86,7 +86,7 @@ def test_a_failed_model_says_why(visit: Visit, digits: Stack) -> None:
     ways_out = page.locator("#trouble details p")
     expect(ways_out).to_contain_text("RESNET50_WEIGHTS=random")
     expect(ways_out).to_be_hidden()
-    page.get_by_text("The whole reason").click()
+    page.get_by_text("Full reason").click()
     with page.expect_response("**/models"):
         pass
     expect(ways_out).to_be_visible()  # and it stays open
@@ -106,14 +106,14 @@ def test_a_reason_is_shortened_alike_by_the_page_and_its_script(visit: Visit, di
     address = module.replace("page.js", "reason.js")
     said = page.evaluate(
         """async ([address, reasons]) => {
-            const { told } = await import(address);
-            return reasons.map((reason) => told(reason)).map(({ short, whole }) => [short, whole]);
+            const { shorten } = await import(address);
+            return reasons.map((reason) => shorten(reason)).map(({ short, whole }) => [short, whole]);
         }""",
         [address, REASONS],
     )
-    assert [tuple(each) for each in said] == [told(reason) for reason in REASONS]
-    assert told(REASONS[2]).short == "x: Keras can't load n.keras: File not found: filepath=n.keras."
-    assert told(REASONS[3]).whole == REASONS[3]
+    assert [tuple(each) for each in said] == [shorten(reason) for reason in REASONS]
+    assert shorten(REASONS[2]).short == "x: Keras can't load n.keras: File not found: filepath=n.keras."
+    assert shorten(REASONS[3]).whole == REASONS[3]
 
 
 def test_a_choice_stays_and_a_list_that_is_open_is_left_alone(visit: Visit, digits: Stack) -> None:
@@ -133,7 +133,7 @@ def test_an_oversized_file_is_not_even_sent(visit: Visit, digits: Stack, tmp_pat
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method))
     page.set_input_files("#files", tmp_path / "big.png")
-    assert "The picture is too large. A request may have 1 MB." in failed(page, "too_large")
+    assert "The picture is too large. A request may have at most 1 MB." in failed(page, "too_large")
     assert "POST" not in sent
 
 
@@ -149,9 +149,14 @@ def test_too_many_pixels_are_refused_by_the_service(visit: Visit, digits: Stack,
 @pytest.mark.parametrize(
     ("name", "content", "code", "said"),
     [
-        ("notes.txt", b"not a picture", "invalid_image", "This is no picture, or it is broken."),
+        ("notes.txt", b"not a picture", "invalid_image", "This is not a picture, or the file is broken."),
         ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", "unsupported_format", "Save the picture as JPEG"),
-        ("cut.png", SEVEN.read_bytes()[:2000], "invalid_image", "This is no picture, or it is broken."),
+        (
+            "cut.png",
+            SEVEN.read_bytes()[:2000],
+            "invalid_image",
+            "This is not a picture, or the file is broken.",
+        ),
     ],
 )
 def test_what_is_no_picture(
@@ -176,7 +181,7 @@ def test_an_overloaded_service_says_when_to_come_back(visit: Visit, stack: Stack
     page = visit(stack.url)
     page.set_input_files("#files", names)
     said = failed(page, "overloaded")
-    assert "The service has more to do than it can." in said
+    assert "The service is busy." in said
     assert "Try again in " in said
     expect(page.locator(".card[data-state=waiting]")).to_have_count(0, timeout=30_000)
     before = page.locator(".card[data-state=answered]").count()
@@ -194,7 +199,7 @@ def test_a_service_that_is_gone_and_comes_back(
     problem = page.locator("#problem")
     expect(problem).to_be_hidden()
     own_redis.stop(kill=True)
-    expect(problem).to_contain_text("The service has lost its queue.")
+    expect(problem).to_contain_text("The service can't reach its queue.")
     expect(problem).to_be_visible()
     own_redis.start()
     expect(problem).to_be_hidden(timeout=30_000)
@@ -268,7 +273,7 @@ def test_a_notice_in_an_answer_is_shown(visit: Visit, digits: Stack) -> None:
     page.set_input_files("#files", SEVEN)
     expect(page.locator(".card .notice")).to_have_text("digits answers for resnet50 <b>")
     expect(page.locator(".card .ranking .label")).to_have_text("<i>")
-    expect(page.get_by_text("Rode in a batch of 3 pictures")).to_be_visible()
+    expect(page.get_by_text("Ran in a batch of 3 pictures")).to_be_visible()
 
 
 @pytest.mark.parametrize(
@@ -279,5 +284,5 @@ def test_an_answer_of_something_else_in_between(visit: Visit, digits: Stack, sta
     page.route("**/predict?*", lambda route: route.fulfill(status=status, body=body))
     page.set_input_files("#files", SEVEN)
     said = failed(page, "unexpected")
-    assert "The answer makes no sense." in said
+    assert "The answer can't be understood." in said
     assert f"HTTP {status}" in said

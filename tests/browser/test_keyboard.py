@@ -99,6 +99,6 @@ def test_the_camera_gives_the_focus_back(visit: Visit, digits: Stack) -> None:
     page = visit(digits.url, permissions=["camera"])
     page.get_by_role("button", name="Use the camera").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Take the picture")).to_be_focused()
+    expect(page.get_by_role("button", name="Take a picture")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Use the camera")).to_be_focused()

@@ -140,7 +140,7 @@ def test_a_picture_is_dropped_beside_the_target(visit: Visit, digits: Stack, tmp
     expect(page.locator("#drop.over")).to_have_count(0)
     for kind in ("dragEnter", "dragOver", "drop"):
         drag(kind, tmp_path)
-    expect(page.get_by_text("What you dropped is no file.")).to_be_visible()
+    expect(page.get_by_text("What you dropped is not a file.")).to_be_visible()
 
 
 def test_a_photograph_is_taken(visit: Visit, digits: Stack) -> None:
@@ -148,7 +148,7 @@ def test_a_photograph_is_taken(visit: Visit, digits: Stack) -> None:
     page.get_by_role("button", name="Use the camera").click()
     expect(page.get_by_role("dialog", name="Camera")).to_be_visible()
     expect(page.locator("#view")).not_to_have_js_property("videoWidth", 0)  # its first frame
-    page.get_by_role("button", name="Take the picture").evaluate(
+    page.get_by_role("button", name="Take a picture").evaluate(
         "button => { button.click(); button.click(); }"
     )
     answers(page)
@@ -186,7 +186,7 @@ def test_nothing_is_taken_before_there_is_something_to_see(visit: Visit, digits:
     page = visit(digits.url)
     page.evaluate("() => { navigator.mediaDevices.getUserMedia = async () => new MediaStream(); }")
     page.get_by_role("button", name="Use the camera").click()
-    page.get_by_role("button", name="Take the picture").click()
+    page.get_by_role("button", name="Take a picture").click()
     expect(page.get_by_role("dialog")).to_be_visible()
     page.get_by_role("button", name="Close").click()
     expect(page.locator(".card")).to_have_count(0)
@@ -197,7 +197,7 @@ def test_without_a_camera_the_page_says_so(visit: Visit, digits: Stack) -> None:
     page.evaluate("() => { navigator.mediaDevices.getUserMedia = async () => { throw new Error('none'); }; }")
     for _ in range(2):
         page.get_by_role("button", name="Use the camera").click()
-        expect(page.locator("#said.seen")).to_have_text("There is no camera that this page may use.")
+        expect(page.locator("#said.seen")).to_have_text("This page has no access to a camera.")
         expect(page.locator("#said.seen")).to_have_count(0)
 
 

@@ -193,7 +193,7 @@ def test_no_column_of_the_workers_is_cut_off(
         "cell.getBoundingClientRect().right <= innerWidth",
     ]
     shown = table.locator("tbody td").evaluate_all(f"cells => cells.map(cell => [{', '.join(titles)}])")
-    named = ["Worker", "State", "Heartbeat", "Pictures", "Rate while busy", "A batch takes", "Version"]
+    named = ["Worker", "State", "Heartbeat", "Pictures", "Rate while busy", "Time per batch", "Version"]
     assert shown == [[name if is_beneath else "none", True] for name in named]
     assert table.locator("xpath=..").evaluate("scroller => scroller.scrollWidth <= scroller.clientWidth")
     expect(page.get_by_role("table", name="Workers of digits").get_by_role("cell")).to_have_count(7)
@@ -214,7 +214,7 @@ def test_without_redis_and_without_the_service(visit: Visit, stack: Stack, own_r
     expect(page.locator(".badge")).to_have_text("ready")
     own_redis.stop(kill=True)
     problem = page.locator("#problem")
-    expect(problem).to_contain_text("The service has lost its queue.")
+    expect(problem).to_contain_text("The service can't reach its queue.")
     expect(problem).to_be_visible()
     stack.stop()
     expect(problem).to_contain_text("The service can't be reached.")

@@ -247,7 +247,7 @@ def test_another_answers_for_a_default_that_failed(project: Path) -> None:
     try:
         serving.wait_ready()
         assert re.search(r"digits +ready", serving.said)
-        assert "digits answers requests that name no model, for resnet50 failed." in serving.said
+        assert "resnet50 failed to load, so digits answers requests that name no model." in serving.said
         answer = httpx.post(
             f"{serving.url}/predict", files={"image": ("x.png", drawn(3))}, trust_env=False, timeout=20
         ).json()
@@ -268,7 +268,7 @@ def test_a_catalogue_without_the_usual_fallback_is_served_without(
     serving = Serving(project, MODELS="digits", **fallback)
     try:
         serving.wait_ready()
-        assert ("There is no model photos10" in serving.said) is (fallback == {})
+        assert ("has no photos10" in serving.said) is (fallback == {})
         assert serving.digit(7) == "7"
     finally:
         serving.end()
@@ -282,7 +282,7 @@ def test_a_redis_left_behind_is_said_so(project: Path) -> None:
         serving = Serving(project, MODELS="digits")
         assert serving.process.wait(timeout=60) == 1
         serving.end()
-        assert f"still there (process {left.pid})" in serving.said
+        assert f"still running (process {left.pid})" in serving.said
     finally:
         left.terminate()
         left.wait(timeout=20)
@@ -354,11 +354,11 @@ def test_a_port_in_use_and_a_second_start_are_said_so(project: Path) -> None:
         second = Serving(project, MODELS="digits")
         assert second.process.wait(timeout=60) == 1
         second.end()
-        assert f"already (process {first.process.pid})" in second.said
+        assert f"already running from this folder (process {first.process.pid})" in second.said
         _copy(project / "other")
         third = Serving(project / "other", MODELS="digits", PORT=str(first.port))
         assert third.process.wait(timeout=60) == 1
         third.end()
-        assert f"port {first.port} on 127.0.0.1 can't be used" in third.said
+        assert f"port {first.port} on 127.0.0.1 is in use" in third.said
     finally:
         first.end()

@@ -60,7 +60,7 @@ def test_of_a_network_that_may_have_learnt_something_it_is_said_that_nobody_can_
     words = found.warning()
     assert f"held-out accuracy of {told} is hardly better than guessing" in words
     assert f"each time gives {guessing}" in words
-    assert f"{found.matrix.sum()} held-out pictures are too few to tell" in words
+    assert f"{found.matrix.sum()} held-out pictures are too few to say" in words
     assert "no better" not in words
     for way_out in ("more pictures", "--weights imagenet", "--epochs"):
         assert way_out in words

@@ -69,7 +69,7 @@ def test_what_is_no_picture_is_named_and_the_rest_keeps_its_labels(tmp_path: Pat
 
 
 def test_a_folder_that_is_none_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(LabelledFolderError, match="there is no folder"):
+    with pytest.raises(LabelledFolderError, match="is not a folder"):
         labelled_folder.opened(tmp_path / "none")
     (tmp_path / "text").write_text("no archive")
     with pytest.raises(LabelledFolderError, match=r"neither a folder nor a \.zip"):

@@ -41,7 +41,7 @@ def test_the_catalogue_reads_what_was_written(tmp_path: Path) -> None:
 
 def test_a_model_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
     _put(tmp_path / "dogs", ("a", "b"))
-    with pytest.raises(PublishError, match="is there already: --replace"):
+    with pytest.raises(PublishError, match="exists already: --replace"):
         _put(tmp_path / "dogs", ("c", "d"))
     assert read_model(tmp_path, "dogs").labels[0].label == "a"
     (tmp_path / "dogs" / "stale.pb").touch()

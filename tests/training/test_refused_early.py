@@ -36,12 +36,12 @@ def test_what_can_be_done_comes_to_the_steps(pictures: Path) -> None:
 
 def test_a_model_that_is_there_already(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures.parent / "models" / "pets").mkdir(parents=True)
-    assert "is there already: --replace" in _refused(pictures, capsys=capsys)
+    assert "exists already: --replace" in _refused(pictures, capsys=capsys)
 
 
 def test_a_place_that_can_t_be_written(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures.parent / "models").write_text("a file")
-    assert "--models names another place" in _refused(pictures, capsys=capsys)
+    assert "--models chooses another place" in _refused(pictures, capsys=capsys)
 
 
 def test_a_model_that_could_not_be_replaced_in_the_end(
@@ -58,7 +58,7 @@ def test_a_model_that_could_not_be_replaced_in_the_end(
 @pytest.mark.parametrize("weights", ["gone.keras", "gone.h5", "imagenett"])
 def test_weights_that_are_not_there(pictures: Path, capsys: pytest.CaptureFixture[str], weights: str) -> None:
     told = _refused(pictures, "--weights", weights, capsys=capsys)
-    assert f"--weights {weights}: there is no such file. It is imagenet" in told
+    assert f"--weights {weights}: no such file. Use imagenet" in told
 
 
 def test_a_keras_file_whose_pictures_nobody_describes(
@@ -66,14 +66,14 @@ def test_a_keras_file_whose_pictures_nobody_describes(
 ) -> None:
     (pictures.parent / "net.keras").touch()
     told = _refused(pictures, "--weights", str(pictures.parent / "net.keras"), capsys=capsys)
-    assert "name --normalise" in told
+    assert "set --normalise" in told
 
 
 @pytest.mark.parametrize("kept", [0, 4])
 def test_a_class_with_too_few_files(pictures: Path, capsys: pytest.CaptureFixture[str], kept: int) -> None:
     for each in sorted((pictures / "sea").iterdir())[kept:]:
         each.unlink()
-    assert f"sea has {kept} files; a class takes 5 at least" in _refused(pictures, capsys=capsys)
+    assert f"sea has {kept} files; a class needs at least 5" in _refused(pictures, capsys=capsys)
 
 
 def test_a_folder_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,10 +115,10 @@ def test_it_says_what_it_did(made: tuple[Path, subprocess.CompletedProcess[str]]
     models, done = made
     assert f"left out: {folder / 'sea' / 'broken.jpg'}: The picture is broken or cut short" in done.stdout
     assert f"left out: {folder / 'wine' / 'list.txt'}: The upload is not a picture" in done.stdout
-    assert "84 pictures to learn from, 12 that tell when to stop, 24 held out" in done.stdout
+    assert "84 pictures to learn from, 12 that decide when to stop, 24 held out" in done.stdout
     assert "val_accuracy" in done.stdout  # Keras' own bar
     assert "held-out accuracy: 100.00%" in done.stdout
-    assert f"Written to {models / 'places'}. MODELS=places serves it." in done.stdout
+    assert f"Written to {models / 'places'}. Serve it with MODELS=places." in done.stdout
     report = json.loads((models / "places" / "report.json").read_text("utf-8"))
     assert report["held_out_accuracy"] == 1.0
     assert {Path(name).name for name in report["left_out"]} == {"broken.jpg", "list.txt"}
@@ -170,7 +170,7 @@ def test_the_same_seed_gives_the_same_network_and_another_does_not(
     options = ("--weights", str(base), "--normalise", "tf", "--epochs", "3", "--fine-tune", "2")
     for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
         done = _retrain(folder, tmp_path, name, *options, "--seed", seed, "--frozen-graph")
-        assert "The whole network learns." in done.stdout
+        assert "The whole network is trained." in done.stdout
     assert _weights(tmp_path, "a") == _weights(tmp_path, "b")
     assert _weights(tmp_path, "a") != _weights(tmp_path, "c")
 
@@ -184,7 +184,7 @@ def test_what_was_retrained_can_be_retrained_and_replaced(
     before = read_model(tmp_path, "again").version
     refused = _retrain(folder, tmp_path, "again", "--weights", network, check=False)
     assert refused.returncode == 2
-    assert "is there already: --replace" in refused.stderr
+    assert "exists already: --replace" in refused.stderr
     assert read_model(tmp_path, "again").version == before
     _retrain(folder, tmp_path, "again", "--weights", network, "--epochs", "3", "--replace")
     assert read_model(tmp_path, "again").version != before
@@ -232,7 +232,7 @@ def test_pictures_that_are_all_the_same_are_refused_before_they_are_decoded(
     options = ("--weights", str(base), "--normalise", "tf")
     done = _retrain(folder, tmp_path / "models", "no", *options, check=False)
     assert done.returncode == 2
-    assert "sea has 1 different files; a class takes 5 at least" in done.stderr
+    assert "sea has 1 different files; a class needs at least 5" in done.stderr
 
 
 def test_a_network_that_learns_nothing_is_warned_of_and_stderr_is_left_to_what_matters(
@@ -263,4 +263,4 @@ def test_a_keras_file_alone_must_have_its_normalisation_named(
 ) -> None:
     done = _retrain(folder, tmp_path, "no", "--weights", str(base), check=False)
     assert done.returncode == 2
-    assert "name --normalise" in done.stderr
+    assert "set --normalise" in done.stderr

@@ -57,7 +57,7 @@ def test_the_smallest_class_that_is_taken_still_has_three_parts() -> None:
         for rows in _parts(divide(_digests(10), labels, CLASSES, shares)):
             assert set(labels[sorted(rows)].tolist()) == {0, 1}
     with pytest.raises(
-        LabelledFolderError, match="few has 4 pictures that can be used; a class takes 5 at least"
+        LabelledFolderError, match="few has 4 pictures that can be used; a class needs at least 5"
     ):
         divide(_digests(9), labels[:9], CLASSES, Shares())
 

@@ -1,7 +1,7 @@
-"""Which other sites' pages may use the service from a browser (CORS), as CORS_ORIGINS says.
+"""CORS: which other sites' pages may use the service from a browser, as CORS_ORIGINS says.
 
-Owns the headers that permit it. The app's answers get theirs from flask-cors; refusals that never reached the
-app, from `headers`. Never with credentials: there are none.
+Owns the headers that permit it. flask-cors adds them to the app's answers, `headers` gives them to refusals
+that never reached the app. Credentials are never allowed: there are none.
 """
 
 import re
@@ -22,18 +22,18 @@ _EXPOSED: Final = (
     responses.VERSION_FIELD,
     responses.NOTICE_FIELD,
 )
-"""What a page may read besides the body."""
+"""The headers that a page may read."""
 
 _PREFLIGHT_S: Final = 600
-"""For so long a browser need not ask again."""
+"""How long a browser may cache a preflight's answer."""
 
 
 def register(app: Flask, origins: tuple[str, ...]) -> None:
-    """Let pages of these origins use every address; `*`: of all."""
+    """Let pages of these origins use every address; `*` allows all origins."""
     if not origins:
         return
-    # As patterns: flask-cors would take an IPv6 address' brackets for one of its own.
-    patterns = "*" if origins == ("*",) else [re.compile(re.escape(each) + r"\Z") for each in origins]
+    # Compiled: flask-cors would read the brackets of an IPv6 address as a pattern.
+    patterns = "*" if origins == ("*",) else [re.compile(re.escape(origin) + r"\Z") for origin in origins]
     CORS(
         app,
         origins=patterns,
@@ -45,7 +45,7 @@ def register(app: Flask, origins: tuple[str, ...]) -> None:
 
 
 def headers(origins: tuple[str, ...], origin: str) -> list[str]:
-    """The header lines of an answer to a page of `origin`; empty where it may not read it."""
+    """The header lines of an answer to a page of `origin`; empty if the page may not read the answer."""
     if origins == ("*",):
         allowed = "*"
     elif origin in origins:

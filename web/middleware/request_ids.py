@@ -1,7 +1,7 @@
-"""An id for each request: the client's own X-Request-ID where it is sane, else a fresh one.
+"""An id for each request: the client's own X-Request-ID if it is well formed, else a fresh one.
 
-Owns which ids are taken, and where they go: into the answer, into every line of the log that the request's
-thread writes. The job takes it along (jobs.py), so that a model server can name it.
+Owns which ids are accepted, and where they appear: in the answer, and in every line that the request's thread
+logs. The job carries the id as well (jobs.py), so that a model server can name it.
 """
 
 import logging
@@ -16,14 +16,14 @@ from flask import Flask, Response, request
 HEADER: Final = "X-Request-ID"
 
 NONE: Final = "-"
-"""What the log has where a line belongs to no request."""
+"""The id in log lines that belong to no request."""
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s[%(process)d] %(request_id)s %(message)s"
 
 _LOG: Final = logging.getLogger(__name__)
 
 _SANE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
-"""UUIDs, ULIDs and what proxies make; nothing that could forge a line of a log or a field of a head."""
+"""Matches UUIDs, ULIDs and the ids of proxies; nothing that could forge a log line or a header field."""
 
 _PATH_MOST: Final = 200
 """Characters of a path in the log."""
@@ -31,9 +31,9 @@ _PATH_MOST: Final = 200
 _CURRENT: Final[ContextVar[str]] = ContextVar("request_id", default=NONE)
 
 
-def chosen(given: str) -> str:
-    """The id of a request whose client gave this one; empty: none."""
-    return given if _SANE.fullmatch(given) else str(uuid.uuid4())
+def chosen(client_id: str) -> str:
+    """The id of a request whose client sent `client_id`, which may be empty."""
+    return client_id if _SANE.fullmatch(client_id) else str(uuid.uuid4())
 
 
 def current() -> str:
@@ -42,7 +42,7 @@ def current() -> str:
 
 
 def register(app: Flask) -> None:
-    """Give each request of `app` its id. Before all else, so that whatever fails has one."""
+    """Give each request of `app` its id. Register this first, so that every failure has one."""
 
     @app.before_request
     def begin() -> None:
@@ -51,7 +51,7 @@ def register(app: Flask) -> None:
     @app.after_request
     def stamp(response: Response) -> Response:
         response.headers[HEADER] = current()
-        # Refusals for lack of room come by the thousand, when there is no time for them.
+        # An overloaded service refuses by the thousand, and has no time to log each refusal.
         is_failure = response.status_code >= 500 and response.status_code != 503
         level = logging.INFO if is_failure else logging.DEBUG
         if _LOG.isEnabledFor(level):
@@ -65,7 +65,7 @@ def register(app: Flask) -> None:
 
 
 class Stamp(logging.Filter):
-    """Puts the id into each record, for LOG_FORMAT."""
+    """Adds the id to each record, for LOG_FORMAT."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""

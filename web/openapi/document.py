@@ -1,6 +1,6 @@
-"""/openapi.json: OpenAPI 3.1, made of the table of operations, the types in it and the app's own routes.
+"""/openapi.json: OpenAPI 3.1, made from the table of operations, its types and the app's own routes.
 
-Owns how those become a document; msgspec turns types into JSON Schema. Knows no route by name.
+Owns how those become a document; msgspec turns the types into JSON Schema. Knows no route by name.
 """
 
 import re
@@ -31,18 +31,18 @@ VERSION: Final = "0.1.0"
 Json = dict[str, Any]
 
 _ABOUT: Final = (
-    "An image model behind HTTP. Every answer has the field X-Request-ID; every failure is "
-    '`{"success": false, "error": {"code": "...", "message": "..."}, "request_id": "..."}`, also that of an '
-    "address that there is not (404 `not_found`) and of a method that an address does not take (405 "
-    "`method_not_allowed`). Every address that takes GET takes HEAD, and every one takes OPTIONS."
+    "An image model behind HTTP. Every answer has the header X-Request-ID; every failure is "
+    '`{"success": false, "error": {"code": "...", "message": "..."}, "request_id": "..."}`, including that '
+    "of an unknown address (404 `not_found`) and of a method that an address does not accept (405 "
+    "`method_not_allowed`). Every address that accepts GET accepts HEAD, and every address accepts OPTIONS."
 )
 _WORDS: Final = {"internal": "The service failed on this request; its log says why."}
 
 
 def document(routes: Map, *, root: str, top_max: int | None) -> Json:
-    """The description of the app that has these routes, at the path `root`.
+    """The description of the app that has these routes, under the path `root`.
 
-    `top_max`: the most predictions that any model gives, None while none is known.
+    `top_max` is the most predictions that any model gives; None while no model is known.
     """
     rules = {rule.endpoint: rule for rule in routes.iter_rules()}
     paths: Json = {}
@@ -61,18 +61,18 @@ def document(routes: Map, *, root: str, top_max: int | None) -> Json:
 
 
 def _schemas() -> dict[str, Json]:
-    """Every type of the table, and those within them, by name."""
+    """Every type of the table, and every type within it, by name."""
     types: list[type] = []
     for operation in OPERATIONS.values():
         for content in (operation.body, operation.error_content, *_contents(operation.answers.values())):
             for kind in content.values():
-                types += [each for each in _alternatives(kind) if isinstance(each, type)]
+                types += [part for part in _alternatives(kind) if isinstance(part, type)]
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     return {name: _closed(_tidy(schema)) for name, schema in components.items()}
 
 
 def _contents(answers: Iterable[ResponseSpec]) -> list[Content]:
-    return [each.content for each in answers]
+    return [answer.content for answer in answers]
 
 
 def _alternatives(kind: object) -> tuple[object, ...]:
@@ -80,22 +80,22 @@ def _alternatives(kind: object) -> tuple[object, ...]:
 
 
 def _tidy(schema: Json) -> Json:
-    """With the first paragraph of a docstring only: what follows is for those who read the code."""
+    """Keep only the first paragraph of a docstring: the rest is for readers of the code."""
     if "description" in schema:
         schema["description"] = " ".join(schema["description"].split("\n\n")[0].split())
     return schema
 
 
 def _closed(schema: Any) -> Any:  # noqa: ANN401 - JSON
-    """Without `"items": false` in tuples: `maxItems` says it, and many tools read no boolean schema.
+    """Drop `"items": false` from tuples: `maxItems` says the same, and many tools read no boolean schema.
 
-    A multiple of 1 is called an integer.
+    A number that is a multiple of 1 becomes an integer.
     """
     if isinstance(schema, list):
-        return [_closed(each) for each in schema]
+        return [_closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {name: _closed(each) for name, each in schema.items() if (name, each) != ("items", False)}
+    closed = {name: _closed(value) for name, value in schema.items() if (name, value) != ("items", False)}
     if closed.get("multipleOf") == 1:
         closed |= {"type": "integer"}
         del closed["multipleOf"]
@@ -126,14 +126,14 @@ def _parameters(operation: Operation) -> list[Json]:
         _, components = msgspec.json.schema_components([operation.query])
         properties = components[operation.query.__name__]["properties"]
         query = [_parameter(name, "query", schema) for name, schema in properties.items()]
-    headers = [{"name": each.name, "in": "header", **_field(each)} for each in operation.headers]
+    headers = [{"name": header.name, "in": "header", **_field(header)} for header in operation.headers]
     return [*path, *query, *headers]
 
 
 def _parameter(name: str, place: str, kind: object) -> Json:
     schema = _schema(kind)
-    said = {"description": schema.pop("description")} if "description" in schema else {}
-    return {"name": name, "in": place, **said, "schema": schema}
+    description = {"description": schema.pop("description")} if "description" in schema else {}
+    return {"name": name, "in": place, **description, "schema": schema}
 
 
 def _field(header: HeaderSpec) -> Json:
@@ -151,30 +151,30 @@ def _responses(operation: Operation) -> dict[str, Json]:
         if answer.links:
             made[status]["links"] = answer.links
     for status, codes in operation.failures.items():
-        said = "\n".join(f"- `{code}`: {_meaning(code)}" for code in codes)
+        meanings = "\n".join(f"- `{code}`: {_meaning(code)}" for code in codes)
         if status in made:
-            made[status]["description"] += f"\n{said}"
+            made[status]["description"] += f"\n{meanings}"
             continue
         fields = (RETRY_AFTER,) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
         content = {
             media_type: _with_codes(kind, codes) for media_type, kind in operation.error_content.items()
         }
-        made[status] = _response(said, content, fields)
+        made[status] = _response(meanings, content, fields)
     return {str(status): made[status] for status in sorted(made)}
 
 
 def _with_codes(kind: object, codes: list[str]) -> Json:
-    """The schema of a failure that has one of these codes."""
+    """The schema of a failure with one of these codes."""
     code = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
     first, *others = _alternatives(kind)
-    failed = {"allOf": [_schema(first), code]}
-    return {"anyOf": [failed, *(_schema(each) for each in others)]} if others else failed
+    failure = {"allOf": [_schema(first), code]}
+    return {"anyOf": [failure, *(_schema(other) for other in others)]} if others else failure
 
 
 def _response(description: str, content: Content, fields: tuple[HeaderSpec, ...]) -> Json:
     headers = {
-        each.name: {**_field(each), **({"required": True} if each.is_always else {})}
-        for each in (REQUEST_ID, *fields)
+        header.name: {**_field(header), **({"required": True} if header.is_always else {})}
+        for header in (REQUEST_ID, *fields)
     }
     return {"description": description, "headers": headers, "content": _content(content)}
 
@@ -184,9 +184,9 @@ def _content(content: Content) -> Json:
 
 
 def _schema(kind: object) -> Json:
-    """The JSON Schema of a type, of one of several, or of a schema that has types in it."""
+    """The JSON Schema of a type, of a tuple of alternatives, or of a schema that has types in it."""
     if isinstance(kind, tuple):
-        return {"anyOf": [_schema(each) for each in kind]}
+        return {"anyOf": [_schema(alternative) for alternative in kind]}
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return {"$ref": f"#/components/schemas/{kind.__name__}"}
     if isinstance(kind, Mapping):
@@ -199,7 +199,7 @@ def _has_types(value: object) -> bool:
 
 
 def _meaning(code: str) -> str:
-    """What a code means, as its error classes say."""
+    """The meaning of a code, from the docstrings of its error classes."""
     if code in _WORDS:
         return _WORDS[code]
     return " ".join(dict.fromkeys(_first_lines(ServiceError, code)))
@@ -207,14 +207,14 @@ def _meaning(code: str) -> str:
 
 def _first_lines(base: type[ServiceError], code: str) -> list[str]:
     own = [(base.__doc__ or "").split("\n")[0]] if base.code == code else []
-    return own + [line for each in base.__subclasses__() for line in _first_lines(each, code)]
+    return own + [line for subclass in base.__subclasses__() for line in _first_lines(subclass, code)]
 
 
 def _bounded(value: Any, top_max: int) -> Any:  # noqa: ANN401 - JSON
-    """With the bound of the models that there are in the place of the types'."""
+    """Replace the types' bound of `top` by that of the known models."""
     if isinstance(value, dict):
         return {
-            name: top_max if name == "maximum" and each == MOST else _bounded(each, top_max)
-            for name, each in value.items()
+            name: top_max if name == "maximum" and member == MOST else _bounded(member, top_max)
+            for name, member in value.items()
         }
-    return [_bounded(each, top_max) for each in value] if isinstance(value, list) else value
+    return [_bounded(item, top_max) for item in value] if isinstance(value, list) else value

@@ -1,6 +1,6 @@
-"""Answers as they came from a running service, for /docs to show: a digit, a list, a detection.
+"""Answers of a running service, for /docs to show: a digit, a list, a detection.
 
-Owns the values; they are of the types that the routes answer with. A test holds them to their schemas.
+Owns the values, which have the types that the routes answer with. A test checks them against their schemas.
 """
 
 from typing import Final
@@ -63,14 +63,14 @@ def _pending(job_id: str) -> PendingAnswer:
 
 
 Examples = dict[str, Struct]
-"""By what /docs calls them."""
+"""Examples by the name that /docs shows."""
 
 RESULT: Final[Examples] = {"A digit": _DIGIT, "A detector's": _DETECTION}
-"""Of one picture."""
+"""Examples of the answer for one image."""
 
 ANSWERED: Final[Examples] = {
     **RESULT,
-    "Of two pictures, one broken": AnswerList(
+    "For two pictures, one broken": AnswerList(
         success=False, results=(_DIGIT, _BROKEN), request_id=_REQUEST_ID
     ),
 }

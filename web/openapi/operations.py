@@ -1,7 +1,7 @@
-"""What can be asked of the service, route by route: the table that /openapi.json is made of.
+"""The operations of the service, route by route: the table that /openapi.json is made from.
 
-Owns which types, fields and errors belong to a route; the types are those that the routes check requests by
-and fill their answers with. A test asserts that no route is missing.
+Owns which types, headers and errors belong to a route. The routes check requests and write answers with the
+same types. A test asserts that no route is missing.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictQuery
 JSON: Final = "application/json"
 
 Content = dict[str, Any]
-"""By media type: a type, several in a tuple of which it is one, or a JSON Schema."""
+"""By media type: a type, a tuple of alternatives, or a JSON Schema."""
 
 FILE: Final = {"type": "string", "format": "binary"}
 
@@ -53,12 +53,12 @@ ANYWHERE: Final = (
     "internal",
     "overloaded",
 )
-"""Errors that every address may answer: of requests that can't be read, or that there is no room for."""
+"""Errors that every address may answer: for a request that can't be read, or that exceeds a limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderSpec:
-    """A field of a request or an answer."""
+    """A header of a request or an answer."""
 
     name: str
     description: str
@@ -68,23 +68,25 @@ class HeaderSpec:
 
 REQUEST_ID: Final = HeaderSpec(
     "X-Request-ID",
-    "Names the request in the answer, in errors and in the service's logs. One of 1 to 128 letters, digits "
-    "and ._:/+=@~- is kept; for any other there is a fresh one.",
+    "Names the request in the answer, in errors and in the service's logs. An id of 1 to 128 letters, digits "
+    "and ._:/+=@~- is kept; any other is replaced by a fresh one.",
 )
 RETRY_AFTER: Final = HeaderSpec("Retry-After", "Seconds.", {"type": "integer", "minimum": 1})
-LOCATION: Final = HeaderSpec("Location", "Where the result is polled.", is_always=False)
+LOCATION: Final = HeaderSpec("Location", "The address at which to poll the result.", is_always=False)
 DRAWN: Final = (
-    HeaderSpec(MODEL_FIELD, "Of an annotated picture: the model that answered.", is_always=False),
-    HeaderSpec(VERSION_FIELD, "Of an annotated picture: its version.", is_always=False),
+    HeaderSpec(MODEL_FIELD, "With an annotated picture: the model that answered.", is_always=False),
+    HeaderSpec(VERSION_FIELD, "With an annotated picture: the model's version.", is_always=False),
     HeaderSpec(
         NOTICE_FIELD,
-        "Of an annotated picture: the `notice`, where there is one; percent-encoded where it is not ASCII.",
+        "With an annotated picture: the `notice`, if there is one; percent-encoded where it is not ASCII.",
         is_always=False,
     ),
 )
 APPLIED: Final = HeaderSpec("Preference-Applied", "`respond-async`.")
-TRACEPARENT: Final = HeaderSpec("traceparent", "The W3C trace that the request belongs to; its job takes it.")
-PREFER: Final = HeaderSpec("Prefer", "`respond-async`: answer 202 at once, to be polled.")
+TRACEPARENT: Final = HeaderSpec(
+    "traceparent", "The W3C trace that the request belongs to; its job carries it."
+)
+PREFER: Final = HeaderSpec("Prefer", "`respond-async`: answer 202 at once; the result is polled.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,12 @@ class ResponseSpec:
     headers: tuple[HeaderSpec, ...] = ()
     links: dict[str, Any] = field(default_factory=dict)
     examples: Examples = field(default_factory=dict)
-    """Of its JSON, by what they are called."""
+    """Examples of its JSON, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a route takes and answers, besides `ANYWHERE`."""
+    """What a route accepts and answers, besides the errors of `ANYWHERE`."""
 
     id: str
     tag: str
@@ -114,17 +116,17 @@ class Operation:
     headers: tuple[HeaderSpec, ...] = ()
     body: Content = field(default_factory=dict)
     example: Any = None
-    """A JSON body that can be tried out."""
+    """A JSON body to try out."""
     error_content: Content = field(default_factory=lambda: {JSON: FailedAnswer})
-    """Failed, or it and what else an error may be."""
+    """The types that an error's body may have."""
 
     @property
     def failures(self) -> dict[int, list[str]]:
         """The codes of its errors by their status."""
-        found: dict[int, list[str]] = {}
+        codes: dict[int, list[str]] = {}
         for code in sorted({*ANYWHERE, *self.errors}, key=list(STATUS).index):
-            found.setdefault(STATUS[code], []).append(code)
-        return found
+            codes.setdefault(STATUS[code], []).append(code)
+        return codes
 
 
 _FORM: Final = {
@@ -136,7 +138,7 @@ _FORM: Final = {
             "minItems": 1,
             "maxItems": MAX_PICTURES,
             "description": "Picture files. The names `file` and `img` mean the same. `model` and `top` may "
-            "be fields as well; the query counts before them.",
+            "be fields as well; the query takes precedence.",
         },
     },
     "required": ["image"],
@@ -146,12 +148,12 @@ _STROKE: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAAAJElEQVR42mP8z4AbMDEMMkkWVC4jA8P/QezaUUlC"
     "koxDKvUBAKDPAzcBInz0AAAAAElFTkSuQmCC"
 )
-"""A PNG of 28 x 28 pixels: a 1 as it is written by hand."""
+"""A PNG of 28 x 28 pixels: a handwritten 1."""
 
 _POLL: Final = {
     "operationId": "prediction",
     "parameters": {"path.job_id": "$response.body#/id", "query.model": "$response.body#/model"},
-    "description": "Poll the result of one picture; in a list each has a location of its own.",
+    "description": "Poll the result of one picture; each entry of a list has its own location.",
 }
 
 _MODEL_ERRORS: Final = ("unknown_model", "no_worker", "model_unavailable", "broker_unavailable")
@@ -161,11 +163,11 @@ OPERATIONS: Final = {
     "predict.predict": Operation(
         "predict",
         "predictions",
-        "Ask a model of one picture, or of several",
+        "Predictions for one picture or several",
         description="JPEG, PNG, WebP, GIF (first frame), BMP and TIFF: files in a form, the file itself as "
         "the body, or base64 in JSON. Several files in a form, and a list in JSON, are answered by a list in "
         "the order sent, each failing alone; its status is that of the first success, else of the first "
-        "failure. With `Accept: image/png` the answer is the picture with what was found drawn on it (one "
+        "failure. With `Accept: image/png` the answer is the picture with the predictions drawn on it (one "
         "picture, not polled); failures stay JSON.",
         query=PredictQuery,
         headers=(PREFER, TRACEPARENT, REQUEST_ID),
@@ -192,15 +194,15 @@ OPERATIONS: Final = {
     "predict.prediction": Operation(
         "prediction",
         "predictions",
-        "The result of a job that was accepted to be polled",
-        description="A job's failure is answered with that failure's own status.",
+        "The result of a job that is polled",
+        description="A failed job is answered with the status of its failure.",
         path={"job_id": JobId},
         query=ModelQuery,
         headers=(REQUEST_ID,),
         answers={
             200: ResponseSpec("The predictions.", {JSON: Answer}, examples=RESULT),
             202: ResponseSpec(
-                "It waits for its result.", {JSON: PendingAnswer}, (RETRY_AFTER,), examples=WAITING
+                "The job has no result yet.", {JSON: PendingAnswer}, (RETRY_AFTER,), examples=WAITING
             ),
         },
         errors=("not_found", "unknown_model", "broker_unavailable", *_JOB_ERRORS),
@@ -223,7 +225,7 @@ OPERATIONS: Final = {
     "health.readyz": Operation(
         "readyz",
         "service",
-        "Whether Redis takes writes and a live worker serves some model, or the one that is named",
+        "Whether Redis accepts writes and a live worker serves some model, or the named one",
         query=ModelQuery,
         headers=(REQUEST_ID,),
         answers={

@@ -1,4 +1,4 @@
-"""Pages: the templates, scripts, styles and words that people see.
+"""Pages: the templates, scripts, styles and phrases that people see.
 
-Owns what a page shows and in which language. Which address shows it is web.routes' decision.
+Owns what a page shows and in which language. web.routes decides which address shows it.
 """

@@ -1,6 +1,6 @@
-"""The languages of the pages: which one a browser gets, and its words.
+"""The languages of the pages: which one a browser gets, and its phrases.
 
-Owns the choice. The words are in static/text, where the pages' scripts read the same files.
+Owns the choice. The phrases are in static/text, where the pages' scripts read the same files.
 """
 
 import json
@@ -12,15 +12,15 @@ from typing import Any, Final
 from flask import Request
 
 NAMES: Final = {"en": "English", "zh-CN": "简体中文"}
-"""The tag of each language, as `lang` spells it, and its own name for itself."""
+"""Each language's tag, as `lang` spells it, and its name in that language."""
 
 TEXT: Final = Path(__file__).resolve().parent / "static" / "text"
 
 
 def chosen(request: Request) -> str:
-    """The language that was asked for by `?lang=`; empty if none was."""
-    asked = request.args.get("lang", "")
-    return asked if asked in NAMES else ""
+    """The language that `?lang=` names; empty if it names none."""
+    tag = request.args.get("lang", "")
+    return tag if tag in NAMES else ""
 
 
 def of(request: Request) -> str:
@@ -31,12 +31,12 @@ def of(request: Request) -> str:
 @cache
 def words(language: str) -> Mapping[str, str]:
     """Every phrase of a language by its key."""
-    found: dict[str, str] = json.loads((TEXT / f"{language}.json").read_text("utf-8"))
-    return found
+    phrases: dict[str, str] = json.loads((TEXT / f"{language}.json").read_text("utf-8"))
+    return phrases
 
 
 def speaker(language: str) -> Callable[..., str]:
-    """A function that says the phrase of a key, its `{names}` filled in."""
+    """A function that returns the phrase of a key with its `{names}` filled in."""
 
     def say(key: str, **values: Any) -> str:  # noqa: ANN401 - whatever a phrase shows
         return words(language)[key].format_map(values)

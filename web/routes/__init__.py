@@ -1,4 +1,4 @@
-"""Routes: one module a family of addresses, each with its blueprint.
+"""Routes: one module for each family of addresses, with its blueprint.
 
-Owns what a request to an address does. Jobs go through web.jobs; bodies are read by web.uploads.
+Owns what a request to an address does. Jobs go through web.jobs; web.uploads reads bodies.
 """

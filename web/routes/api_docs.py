@@ -1,7 +1,7 @@
-"""`/openapi.json`, and `/docs`, where it can be read and tried out in a browser: Swagger UI.
+"""`/openapi.json`, and `/docs`, which shows it in a browser, to read and to try out: Swagger UI.
 
-Owns how long the description may be kept, and what the page may do; its frame is that of all pages. Swagger
-UI's files come with flask-swagger-ui and are served as the page's own are; nothing is fetched from elsewhere.
+Owns how long the description may be cached, and the page's policy; its frame is that of all pages. Swagger
+UI's files come with flask-swagger-ui and are served like the page's own; nothing is fetched from elsewhere.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ blueprint = Blueprint("docs", __name__)
 
 _POLICY: Final = policy(
     **{
-        # Swagger UI has pictures in its style sheet, and shows an answer that is one.
+        # Swagger UI has images in its style sheet, and shows answers that are images.
         "img-src": "'self' data: blob:",
-        # It makes markup of the descriptions, which are ours, through a sanitiser of its own.
+        # It renders the descriptions, which are ours, as markup through its own sanitiser.
         "require-trusted-types-for": None,
         "trusted-types": None,
     }
@@ -31,7 +31,7 @@ _POLICY: Final = policy(
 
 @blueprint.get("/docs")
 def page() -> Response:
-    """Swagger UI over /openapi.json."""
+    """Swagger UI for /openapi.json."""
     response = shown("docs.html")
     response.headers["Content-Security-Policy"] = _POLICY
     return response
@@ -39,12 +39,12 @@ def page() -> Response:
 
 @blueprint.get("/openapi.json")
 def document() -> Response:
-    """The description of the service, as it is with the models that there are now."""
+    """The description of the service, with the bounds of the models that are known now."""
     jobs: JobClient = current_app.extensions["jobs"]
     try:
         views = list(jobs.registry.models().values())
     except BrokerUnavailable:
-        views = []  # then it is true as well, only less exact
+        views = []  # the description is then less exact, but still correct
     top_max = max((view.card.top_max for view in views), default=None)
     body, etag = _encoded(request.script_root, top_max)
     response = Response(body, mimetype="application/json")

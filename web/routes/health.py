@@ -1,6 +1,7 @@
-"""What operators and load balancers ask: alive, ready, which models.
+"""Health checks for operators and load balancers: liveness, readiness, and the models.
 
-Owns the three answers. Liveness asks nobody, so that load or a lost Redis never restarts a sound process.
+Owns the three answers. Liveness depends on nothing else, so that load or a lost Redis never gets a healthy
+process restarted.
 """
 
 from dataclasses import fields
@@ -21,28 +22,28 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.get("/healthz")
 def healthz() -> Response:
-    """This process answers."""
+    """Say that this process answers."""
     return responses.respond(Liveness())
 
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Redis answers and takes writes, and a live worker serves some model (or the one of `?model=NAME`)."""
+    """Say whether Redis accepts writes and a live worker serves some model (or that of `?model=NAME`)."""
     jobs: JobClient = current_app.extensions["jobs"]
     try:
         views = jobs.registry.models(fresh=True)
         jobs.producer.check_writable()
     except BrokerUnavailable as error:
         return respond(error)
-    wanted = request.args.get("model")
-    if wanted:
-        jobs.models.require(wanted)
-    asked = [view for name, view in views.items() if name == wanted]
-    there = asked if wanted else jobs.models.shown(views)
-    states = {view.card.model: view.state.value if view.state else "no worker" for view in there}
+    model = request.args.get("model")
+    if model:
+        jobs.models.require(model)
+    named = [view for name, view in views.items() if name == model]
+    relevant = named if model else jobs.models.shown(views)
+    states = {view.card.model: view.state.value if view.state else "no worker" for view in relevant}
     ready = WorkerState.READY in states.values()
     reasons = [views[name].reason for name in states if views[name].reason]
-    reason = "" if ready else " ".join(reasons) or "no live worker serves " + (wanted or "any model")
+    reason = "" if ready else " ".join(reasons) or "no live worker serves " + (model or "any model")
     return responses.respond(
         Readiness(ready=ready, models=states, reason=reason or UNSET), 200 if ready else 503
     )
@@ -50,7 +51,7 @@ def readyz() -> Response:
 
 @blueprint.get("/models")
 def models() -> Response:
-    """Every model that is served, expected or was served a moment ago: card, state, workers, queue."""
+    """List every model that is served, expected or was served a moment ago: card, state, workers, queue."""
     jobs: JobClient = current_app.extensions["jobs"]
     views = jobs.models.shown(jobs.registry.models(fresh=True))
     return responses.respond(
@@ -66,7 +67,7 @@ def models() -> Response:
 
 def _shown(view: ModelView, jobs: JobClient) -> ModelSummary:
     return ModelSummary(
-        **{each.name: getattr(view.card, each.name) for each in fields(Card)},
+        **{field.name: getattr(view.card, field.name) for field in fields(Card)},
         state=view.state.value if view.state else "no worker",
         reason=view.reason,
         workers=[_worker(worker, state) for worker, state in sorted(view.states.items())],
@@ -76,6 +77,6 @@ def _shown(view: ModelView, jobs: JobClient) -> ModelSummary:
 
 
 def _worker(worker: str, state: State) -> WorkerSummary:
-    # Without its card: that is the model's own, or waits to become it.
-    shown = {each.name: getattr(state, each.name) for each in fields(State) if each.name != "card"}
-    return WorkerSummary(id=worker, **shown)
+    # Without the card: it is the model's card, or will be once this version serves.
+    values = {field.name: getattr(state, field.name) for field in fields(State) if field.name != "card"}
+    return WorkerSummary(id=worker, **values)

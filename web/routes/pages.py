@@ -1,7 +1,7 @@
-"""The pages for people: `/` to try a model, `/status` to look after the service.
+"""The pages for people: `/` to try a model, `/status` to watch the service.
 
-Owns which page is shown, in which language, and the headers that keep it harmless. What happens in a page is
-static/'s; without a script `/` is a plain form.
+Owns which page is shown, in which language, and its security headers. The scripts in static/ own what happens
+in a page; without scripts `/` is a plain form.
 """
 
 from typing import Any, Final
@@ -32,7 +32,7 @@ _POLICY: Final = {
 
 
 def policy(**changes: str | None) -> str:
-    """The Content-Security-Policy of a page, with what one of them needs else; None: left out."""
+    """The Content-Security-Policy of a page, with that page's `changes`; None removes a directive."""
     return "; ".join(f"{name} {value}" for name, value in {**_POLICY, **changes}.items() if value)
 
 
@@ -47,7 +47,7 @@ HEADERS: Final = {
 
 @blueprint.get("/")
 def index() -> Response:
-    """The page with the models as they are now; without Redis it says so."""
+    """The page, with the models as they are now; if Redis is away it says so."""
     jobs: JobClient = current_app.extensions["jobs"]
     problem = ""
     try:
@@ -74,27 +74,27 @@ def index() -> Response:
 
 @blueprint.get("/status")
 def status() -> Response:
-    """The frame of the status page: its script fills it from /models."""
+    """The frame of the status page, which its script fills from /models."""
     return shown("status.html")
 
 
 def _first_choice(views: list[ModelView], answering: str) -> str:
-    """The model that is chosen until somebody chooses: who answers for none, or the first that can answer."""
+    """The model that is selected at first: the one that answers by default, else the first that is ready."""
     ready = [view.card.model for view in views if view.state is WorkerState.READY]
     return answering if answering in ready else next(iter(ready), answering)
 
 
 def shown(template: str, **values: Any) -> Response:  # noqa: ANN401 - what the template shows
-    """A page in the language of the request, with its headers."""
+    """Render a page in the language of the request, with its headers."""
     language, lang = languages.of(request), languages.chosen(request) or None
     page = render_template(
         template,
         language=language,
         languages=languages.NAMES,
         say=languages.speaker(language),
-        # A language that was chosen goes along to the other pages.
+        # Links keep a language that was chosen.
         link=lambda endpoint: url_for(endpoint, lang=lang),
-        told=reasons.told,
+        shorten=reasons.shorten,
         max_bytes=current_app.config["MAX_CONTENT_LENGTH"],
         **values,
     )

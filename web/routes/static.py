@@ -1,7 +1,7 @@
 """The static files, from memory, at an address that changes with their content.
 
-Owns how long a browser may keep them: for good, because a changed file has another address. A script finds
-its neighbours by relative imports, and so at the same address.
+Owns how long a browser may cache them: for good, because a changed file has another address. Scripts import
+each other by relative paths, and so from the same address.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ blueprint = Blueprint("files", __name__)
 FOLDER: Final = Path(__file__).resolve().parent.parent / "pages" / "static"
 
 _SWAGGER_UI: Final = ("swagger-ui.css", "swagger-ui-bundle.js")
-"""What /docs needs of flask-swagger-ui; its own page, which has a script within, is not used."""
+"""The files of flask-swagger-ui that /docs needs; its own page, which has an inline script, is not used."""
 
 _TYPES: Final = {
     ".css": "text/css",
@@ -44,21 +44,21 @@ class _File:
 
 @blueprint.get("/static/<version>/<path:name>")
 def file(version: str, name: str) -> Response:
-    """A file of static/."""
+    """Answer with a file of static/."""
     response = _answer(name)
     if version == _version():
         response.cache_control.public = True
         response.cache_control.max_age = _YEAR_S
         response.cache_control.immutable = True
     else:
-        # This process is of another release than the page: what it has will do, but not for a year.
+        # The page is from another release: this file will do, but must not be cached.
         response.cache_control.no_cache = True
     return response
 
 
 @blueprint.get("/favicon.ico")
 def favicon() -> Response:
-    """The icon where browsers look for it when no page names one, as beside a JSON answer."""
+    """Answer with the icon where browsers look for it if no page names one, as beside a JSON answer."""
     response = _answer("icon.svg")
     response.cache_control.max_age = _DAY_S
     return response
@@ -70,11 +70,11 @@ def _addresses() -> dict[str, Callable[[str], str]]:
 
 
 def _answer(name: str) -> Response:
-    found = _files().get(name)
-    if found is None:
-        raise NotFound(f"There is no file {name[:60]!r}.")
-    response = Response(found.content, mimetype=found.mimetype)
-    response.set_etag(found.digest)
+    file = _files().get(name)
+    if file is None:
+        raise NotFound(f"Unknown file {name[:60]!r}.")
+    response = Response(file.content, mimetype=file.mimetype)
+    response.set_etag(file.digest)
     response.make_conditional(request)
     return response
 
@@ -84,25 +84,25 @@ def _files() -> Mapping[str, _File]:
     """Every file by its path in static/, 70 KB in all; and Swagger UI's, 1.9 MB."""
     own = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rglob("*"))}
     paths = own | {f"swagger-ui/{name}": _swagger_ui() / name for name in _SWAGGER_UI}
-    found = {}
+    files = {}
     for name, path in paths.items():
         if path.suffix in _TYPES:
             content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()[:16]
-            found[name] = _File(content, _TYPES[path.suffix], digest)
-    return found
+            files[name] = _File(content, _TYPES[path.suffix], digest)
+    return files
 
 
 def _swagger_ui() -> Path:
-    """The folder with its files. The package is found, not imported: that has routes of its own."""
+    """The folder with Swagger UI's files. The package is not imported: it would add routes of its own."""
     spec = importlib.util.find_spec("flask_swagger_ui")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("flask-swagger-ui is not installed: see web/requirements.txt")
+        raise ModuleNotFoundError("flask-swagger-ui is not installed (web/requirements.txt lists it)")
     return Path(spec.submodule_search_locations[0]) / "dist"
 
 
 @cache
 def _version() -> str:
-    """A name for the content of all files together: they import each other."""
-    every = "".join(f"{name} {each.digest}\n" for name, each in _files().items())
-    return hashlib.sha256(every.encode()).hexdigest()[:12]
+    """A hash of all files together, since they import each other."""
+    digests = "".join(f"{name} {file.digest}\n" for name, file in _files().items())
+    return hashlib.sha256(digests.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Checks: does an engine compute what its reference computes?
+"""Checks: whether an engine computes what its reference computes.
 
-Owns measures, tolerances and the pictures drawn for them. Runs no network itself.
+Owns measures, tolerances and the images drawn for them. Runs no network itself.
 """

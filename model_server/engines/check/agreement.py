@@ -1,6 +1,6 @@
-"""Whether an engine computes what plain Keras computes, or an imported network in fp32, on the same pictures.
+"""Checks that an engine computes what plain Keras computes (or an imported network in fp32).
 
-Owns the measures, the tolerances and the words of a refusal. Runs no network itself.
+Owns the measures, the tolerances and the messages of a refusal. Runs no network itself.
 """
 
 import logging
@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The right `outputs`, in float32, for `pictures`, uint8 (N, height, width, channels)."""
+    """The correct `outputs`, in float32, for `pictures`, uint8 (N, height, width, channels)."""
 
     pictures: NDArray[np.uint8]
     outputs: Outputs
@@ -32,57 +32,58 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far an engine may be from the reference: shares, so that they hold for any number of classes."""
+    """How far an engine may be from the reference, in shares, so that any number of classes can be judged."""
 
     peak: float
-    """Largest difference of an output, as a share of the picture's largest output (a probability near 1)."""
+    """The largest difference of an output, as a share of the image's largest output (often near 1)."""
     log: float
-    """Largest difference of a log-probability, as a share of their range over the classes, for the picture
-    where that is largest. A network that is sure hides much from the first measure: its probabilities are 0
-    and 1 whatever its logits. Each picture's own range would not do: three classes are often unsure (a range
-    of 1.1 for one picture, of 8 for another), and 16 bits a fiftieth of that, 0.017, right as they are."""
+    """The largest difference of a log-probability, as a share of their range over the classes, for the image
+    where that range is largest. A confident network hides much from the first measure: its probabilities are
+    0 and 1 whatever its logits. Each image's own range would not do: with three classes a network is often
+    unsure (a range of 1.1 for one image, 8 for another), and a sound one in 16 bits was off by 0.017 of
+    it."""
 
 
 TOLERANCES: Final = {
     # Measured (peak, log) on OpenVINO: digits 8e-8 and 2e-7, ResNet50 with random weights 2e-7 and 5e-7.
     "fp32": Tolerance(0.001, 0.001),
     # bf16: digits 4e-4 and 9e-4, photos10 0.012 and 0.003, three classes retrained from it 0.001 and 0.002,
-    # ResNet50 6e-4 and 0.0021. What must be found is far off: channels in the wrong order give 0.025 in the
-    # second on that ResNet50, 0.2 on photos10; a forgotten normalisation 0.35 and more.
+    # ResNet50 6e-4 and 0.0021. The faults to detect are far off: channels in the wrong order give 0.025 in
+    # the second on that ResNet50, 0.2 on photos10; a forgotten normalisation 0.35 and more.
     "bf16": Tolerance(0.1, 0.015),
     "fp16": Tolerance(0.1, 0.015),
-    # int8 is compared with its own outputs of when it was made: the pictures of the user decided then whether
-    # it is good enough (quantise.py), and this finds a processor or a version that computes something else.
+    # int8 is compared with its own outputs from when it was made. The user's images decided then whether it
+    # is good enough (quantise.py); this detects a processor or a version that computes something else.
     "int8": Tolerance(0.3, 0.1),
 }
 
 RULES: Final = 3
-"""Raised when a network that was converted may be refused today: part of its entry's name (conversion.py)."""
+"""Increased when new rules may refuse a converted network: part of its entry's name (conversion.py)."""
 
 _SLACK: Final = 0.01
 """How far outside 0..1 a probability may lie: quantised networks round."""
 
 _SUM_SLACK: Final = 0.01
-"""How far from 1 the sum of a picture's probabilities may be: those of a network in int8 are rounded."""
+"""How far from 1 the sum of an image's probabilities may be: int8 networks round them."""
 
 _LEAST_PROBABILITY: Final = 1e-30
-"""Below it logarithms are not compared; float32 itself ends at 1e-38."""
+"""Logarithms of smaller probabilities are not compared; float32 itself ends at 1e-38."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgreementVerdict:
-    """What a comparison found, the worst of all pictures (see Tolerance), and what was allowed."""
+    """The result of a comparison, for the worst of all images (see Tolerance), and what is allowed."""
 
     pictures: int
     same_top1: int
-    """Pictures with the same best class. A lead within the tolerance is a tie: either is right."""
+    """How many images have the same best class. A lead within the tolerance is a tie: either is right."""
     peak: float
     log: float
     tolerance: Tolerance
 
     @property
     def agrees(self) -> bool:
-        """Whether the engine may serve. A difference that is no number is too large."""
+        """Whether the engine may serve. A difference of NaN is too large."""
         near = self.peak <= self.tolerance.peak and self.log <= self.tolerance.log
         return near and self.same_top1 == self.pictures
 
@@ -95,14 +96,14 @@ class AgreementVerdict:
 
 
 def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> AgreementVerdict:
-    """Compare outputs, each float32 with the pictures as first axis. Shapes that differ raise ValueError."""
-    shapes = [[each.shape for each in some] for some in (reference, outputs)]
+    """Compare outputs, each float32 with the images as first axis. Raises ValueError if the shapes differ."""
+    shapes = [[output.shape for output in side] for side in (reference, outputs)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"the outputs' shapes are {shapes[1]}, where {shapes[0]} are right")
+        raise ValueError(f"the outputs' shapes are {shapes[1]}, but should be {shapes[0]}")
     rows = len(reference[0])
     flat = [
-        (right.reshape(rows, -1).astype(np.float64), found.reshape(rows, -1).astype(np.float64))
-        for right, found in zip(reference, outputs, strict=True)
+        (right.reshape(rows, -1).astype(np.float64), actual.reshape(rows, -1).astype(np.float64))
+        for right, actual in zip(reference, outputs, strict=True)
     ]
     return AgreementVerdict(
         pictures=rows,
@@ -117,7 +118,7 @@ def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> Agree
 def judge(
     spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str
 ) -> AgreementVerdict | DetectionVerdict:
-    """Compare by the measures and the tolerances of the model's task. Shapes that differ raise ValueError."""
+    """Compare by the measures and the tolerances of the model's task. Raises ValueError on other shapes."""
     if spec.detection is not None:
         return detection.compare(spec, reference, outputs, precision)
     return compare(reference, outputs, TOLERANCES[precision])
@@ -130,7 +131,7 @@ def require(
     reference: Reference,
     predict: Callable[[NDArray[np.uint8]], Outputs],
 ) -> AgreementVerdict | DetectionVerdict:
-    """Run the reference's pictures. Raises ModelUnavailable, with the verdict, if the outputs disagree."""
+    """Run the reference's images. Raises ModelUnavailable, with the verdict, if the outputs disagree."""
     try:
         verdict = judge(spec, reference.outputs, predict(reference.pictures), precision)
         if verdict.agrees:
@@ -141,49 +142,48 @@ def require(
     right = "its file does in fp32" if spec.is_imported else "plain Keras does"
     other = "PRECISION" if spec.is_imported else "PRECISION or ENGINE"
     raise ModelUnavailable(
-        f"{spec.name}: {engine} in {precision} does not compute what {right}, so it does not serve "
+        f"{spec.name}: {engine} in {precision} does not compute what {right}, so it is not served "
         f"({reason}). Try another {other}."
     )
 
 
 def is_of_second(spec: ModelSpec, shape: tuple[int, ...]) -> bool:
-    """Whether a picture's output of this shape is one number for two labels: the second's probability.
+    """Whether an image's output of this shape is one number for two labels: the second's probability.
 
-    So end networks of two classes that were trained by binary cross-entropy. Raises ModelUnavailable for one
-    whose model.toml makes it 1 whatever it is.
+    Networks of two classes that were trained with binary cross-entropy end so. Raises ModelUnavailable if the
+    activation in model.toml would turn every such number into 1.
     """
     if spec.task != "classification" or len(spec.labels) != 2 or math.prod(shape) != 1:
         return False
     if spec.activation == "softmax":
         raise ModelUnavailable(
-            f"{spec.name}: the network gives one number for a picture, and a softmax of one is always 1. "
-            'Write activation = "sigmoid" in model.toml if it ends in a logit, or leave the line out.'
+            f"{spec.name}: the network gives one number for a picture, and a softmax of one is always 1. If "
+            'it ends in a logit, write activation = "sigmoid" in model.toml; otherwise leave the line out.'
         )
     return True
 
 
-def require_probabilities(spec: ModelSpec, found: NDArray[np.float32]) -> None:
+def require_probabilities(spec: ModelSpec, outputs: NDArray[np.float32]) -> None:
     """Raise ModelUnavailable unless a classifier's outputs lie in 0..1."""
-    if np.isnan(found).any():
+    if np.isnan(outputs).any():
         raise ModelUnavailable(
-            f"{spec.name}: the network gives NaN (not a number) for some pictures. Its weights are wrong, or "
-            "normalise in model.toml is not what it was trained with."
+            f"{spec.name}: the network gives NaN (not a number) for some pictures. Either its weights are "
+            "wrong, or it was trained with another normalisation than normalise in model.toml."
         )
-    low, high = float(found.min()), float(found.max())
+    low, high = float(outputs.min()), float(outputs.max())
     if not (low >= -_SLACK and high <= 1 + _SLACK):
         raise ModelUnavailable(
-            f"{spec.name}: the network gives numbers from {low:.3g} to {high:.3g}, no probabilities. If it "
+            f"{spec.name}: the network gives numbers from {low:.3g} to {high:.3g}, not probabilities. If it "
             'ends in logits, say so in model.toml: [output] activation = "softmax" (or "sigmoid").'
         )
 
 
 def require_logits(spec: ModelSpec, numbers: NDArray[np.float32], ends_in: Ending) -> None:
-    """Raise ModelUnavailable if what model.toml would make probabilities are probabilities already.
+    """Raise ModelUnavailable if model.toml applies an activation to outputs that are probabilities already.
 
-    Twice through a softmax the best of a thousand classes has 0.0027 at most, the others 0.001. `numbers` is
-    float32 (pictures, classes), of several different pictures: those of a softmax add up to 1 for each of
-    them, whatever graph gives them. Only the graph tells a sigmoid's from small logits; where it tells
-    nothing, that is only warned of.
+    After two softmaxes the best of a thousand classes has 0.0027 at most, the others 0.001. `numbers` is
+    float32 (images, classes), for several different images: after a softmax they add up to 1 for each image.
+    Only the graph can distinguish a sigmoid's outputs from small logits; if it does not, this only warns.
     """
     if spec.activation == "none":
         return
@@ -193,37 +193,36 @@ def require_logits(spec: ModelSpec, numbers: NDArray[np.float32], ends_in: Endin
     if ends_in == "probabilities" or (several_within and add_up and spec.activation == "softmax"):
         raise ModelUnavailable(
             f"{spec.name}: the network gives probabilities already, and activation = "
-            f'"{spec.activation}" would make nearly equal ones of them. Remove that line from [output] in '
-            "model.toml."
+            f'"{spec.activation}" would make them nearly equal. Remove that line from [output] in model.toml.'
         )
     if ends_in == "unknown" and several_within and wide.any():
         _LOG.warning(
-            "%s: the network gives numbers from 0 to 1 for all pictures that it was tried with. If they are "
+            "%s: the network gives numbers from 0 to 1 for all the pictures of the check. If they are "
             'probabilities already, remove activation = "%s" from [output] in model.toml.',
             spec.name,
             spec.activation,
         )
 
 
-def _same_top1(right: NDArray[np.float64], found: NDArray[np.float64], *, tie: float) -> int:
+def _same_top1(right: NDArray[np.float64], actual: NDArray[np.float64], *, tie: float) -> int:
     rows = np.arange(len(right))
-    lead = right.max(axis=1) - right[rows, found.argmax(axis=1)]
+    lead = right.max(axis=1) - right[rows, actual.argmax(axis=1)]
     return int((lead <= tie * np.abs(right).max(axis=1)).sum())
 
 
-def _peak(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+def _peak(right: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
     peaks = np.maximum(np.abs(right).max(axis=1), _LEAST_PROBABILITY)
-    return float((np.abs(right - found).max(axis=1) / peaks).max())
+    return float((np.abs(right - actual).max(axis=1) / peaks).max())
 
 
-def _log(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
-    """0 for outputs that are no probabilities of several classes."""
+def _log(right: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    """The difference of the log-probabilities; 0 if the outputs are not probabilities of several classes."""
     if right.shape[1] < 2 or right.min() < 0:
         return 0.0
-    if not np.isfinite(found).all():
+    if not np.isfinite(actual).all():
         return np.inf
-    logs = [np.log(np.maximum(each, _LEAST_PROBABILITY)) for each in (right, found)]
+    logs = [np.log(np.maximum(side, _LEAST_PROBABILITY)) for side in (right, actual)]
     # Softmax loses a constant, the logits' mean; so does the comparison.
-    logs = [each - each.mean(axis=1, keepdims=True) for each in logs]
+    logs = [side - side.mean(axis=1, keepdims=True) for side in logs]
     span = max(float(np.ptp(logs[0], axis=1).max()), 1.0)
     return float(np.abs(logs[0] - logs[1]).max() / span)

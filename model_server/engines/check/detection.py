@@ -1,7 +1,7 @@
-"""Whether an engine detects what plain Keras detects: the measures for a detector's boxes and probabilities.
+"""Compares a detector's boxes and probabilities with those of plain Keras.
 
-Owns the measures and their tolerances; check.py refuses. All boxes count, not only those that would be told:
-on drawn pictures there may be none.
+Owns the measures and their tolerances; agreement.py refuses. All boxes count, not only those that would be
+reported: drawn images may have none.
 """
 
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ class DetectionTolerance:
     """How far an engine may be from the reference."""
 
     peak: float
-    """Largest difference of a probability."""
+    """The largest difference of a probability."""
     log: float
-    """Root mean square difference of a picture's log-probabilities, as a share of their range: what is small
-    everywhere hides from the first measure. A mean, because the worst of 100,000 is an outlier."""
+    """The root mean square difference of an image's log-probabilities, as a share of their range: the first
+    measure overlooks errors in small probabilities. A mean, because the worst of 100,000 is an outlier."""
     box: float
-    """Root mean square over a picture's boxes of 1 less their overlap (intersection over union) with the
-    reference's. A share of a box's own size: pixels that spoil a small one do nothing to a large one."""
+    """The root mean square over an image's boxes of 1 less their overlap (intersection over union) with the
+    reference's. A share of a box's own size: pixels that spoil a small box do nothing to a large one."""
 
 
 TOLERANCES: Final = {
     # Measured (peak, log, box) on OpenVINO. fp32: Yolo-Fastest-xl 1e-6, 1e-7, 1e-6; YOLOv3-tiny with random
     # weights 3e-7, 2e-7, 4e-6.
     "fp32": DetectionTolerance(0.001, 0.0005, 0.0005),
-    # bf16: Yolo-Fastest-xl 0.03, 0.008, 0.032; YOLOv3-tiny 0.001, 0.0007, 0.003. What must be found, on the
-    # former: channels in the wrong order 0.16, 0.036, 0.16; a forgotten normalisation 0.22, 0.22, 0.53; a
-    # picture one pixel aside 0.12, 0.023, 0.14; anchors a tenth too wide 0, 0, 0.09.
+    # bf16: Yolo-Fastest-xl 0.03, 0.008, 0.032; YOLOv3-tiny 0.001, 0.0007, 0.003. The faults to detect, on the
+    # former: channels in the wrong order 0.16, 0.036, 0.16; a forgotten normalisation 0.22, 0.22, 0.53; an
+    # image shifted by one pixel 0.12, 0.023, 0.14; anchors a tenth too wide 0, 0, 0.09.
     "bf16": DetectionTolerance(0.1, 0.015, 0.06),
     "fp16": DetectionTolerance(0.1, 0.015, 0.06),
-    # Compared with its own outputs of when it was made (see check.py).
+    # Compared with its own outputs from when it was made (see agreement.py).
     "int8": DetectionTolerance(0.3, 0.05, 0.15),
 }
 
@@ -47,7 +47,7 @@ _LEAST_PROBABILITY: Final = 1e-30
 
 @dataclass(frozen=True, slots=True)
 class DetectionVerdict:
-    """What a comparison found, the worst of all pictures (see DetectionTolerance), and what was allowed."""
+    """The result of a comparison, for the worst image (see DetectionTolerance), and what is allowed."""
 
     pictures: int
     peak: float
@@ -57,7 +57,7 @@ class DetectionVerdict:
 
     @property
     def agrees(self) -> bool:
-        """Whether the engine may serve. A difference that is no number is too large."""
+        """Whether the engine may serve. A difference of NaN is too large."""
         allowed = self.tolerance
         return self.peak <= allowed.peak and self.log <= allowed.log and self.box <= allowed.box
 
@@ -71,55 +71,58 @@ class DetectionVerdict:
 
 
 def compare(spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str) -> DetectionVerdict:
-    """Compare a detector's outputs, with the pictures as first axis. Shapes that differ raise ValueError."""
-    shapes = [[each.shape for each in some] for some in (reference, outputs)]
+    """Compare a detector's outputs, with the images as first axis. Raises ValueError if the shapes differ."""
+    shapes = [[output.shape for output in side] for side in (reference, outputs)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"the outputs' shapes are {shapes[1]}, those of plain Keras {shapes[0]}")
+        raise ValueError(f"the outputs' shapes are {shapes[1]}, but those of plain Keras are {shapes[0]}")
     pairs = [
-        tuple(_taken_apart(spec, [each[row] for each in some]) for some in (reference, outputs))
+        tuple(
+            _corners_and_probabilities(spec, [output[row] for output in side])
+            for side in (reference, outputs)
+        )
         for row in range(len(reference[0]))
     ]
     # NumPy's maximum, because that of a number and NaN is NaN.
     return DetectionVerdict(
         pictures=len(pairs),
-        peak=float(np.max([np.abs(right[1] - found[1]).max() for right, found in pairs])),
-        log=float(np.max([_log(right[1], found[1]) for right, found in pairs])),
-        box=float(np.max([_box(right[0], found[0]) for right, found in pairs])),
+        peak=float(np.max([np.abs(right[1] - actual[1]).max() for right, actual in pairs])),
+        log=float(np.max([_log(right[1], actual[1]) for right, actual in pairs])),
+        box=float(np.max([_box(right[0], actual[0]) for right, actual in pairs])),
         tolerance=TOLERANCES[precision],
     )
 
 
-def _taken_apart(
+def _corners_and_probabilities(
     spec: ModelSpec, outputs: list[NDArray[np.float32]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Corners (n, 4) and probabilities (n, classes) of one picture."""
+    """Corners (n, 4) and probabilities (n, classes) of one image."""
     if spec.detection is None:
-        raise ValueError(f"{spec.name} is no detector")
-    found = detection_layout.arrange(tuple(outputs), spec.detection, len(spec.labels))
-    probabilities = found.scores.astype(np.float64)
-    if found.objectness is not None:
-        probabilities *= found.objectness[:, None]
+        raise ValueError(f"{spec.name} is not a detector")
+    arranged = detection_layout.arrange(tuple(outputs), spec.detection, len(spec.labels))
+    probabilities = arranged.scores.astype(np.float64)
+    if arranged.objectness is not None:
+        probabilities *= arranged.objectness[:, None]
     return detection_layout.corners(
-        found.boxes, spec.detection, (spec.input.width, spec.input.height)
+        arranged.boxes, spec.detection, (spec.input.width, spec.input.height)
     ), probabilities
 
 
-def _log(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
-    if not np.isfinite(found).all():
+def _log(right: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    if not np.isfinite(actual).all():
         return np.inf
-    logs = [np.log(np.maximum(each, _LEAST_PROBABILITY)) for each in (right, found)]
+    logs = [np.log(np.maximum(side, _LEAST_PROBABILITY)) for side in (right, actual)]
     span = max(float(np.ptp(logs[0])), 1.0)
     return float(np.sqrt(np.mean((logs[0] - logs[1]) ** 2)) / span)
 
 
-def _box(right: NDArray[np.float64], found: NDArray[np.float64]) -> float:
-    if not np.isfinite(found).all():
+def _box(right: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    if not np.isfinite(actual).all():
         return np.inf
-    inner = np.minimum(right[:, 2:], found[:, 2:]) - np.maximum(right[:, :2], found[:, :2])
+    inner = np.minimum(right[:, 2:], actual[:, 2:]) - np.maximum(right[:, :2], actual[:, :2])
     shared = inner.clip(0).prod(axis=1)
-    areas = [(each[:, 2:] - each[:, :2]).clip(0).prod(axis=1) for each in (right, found)]
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1) for boxes in (right, actual)]
     joined = areas[0] + areas[1] - shared
-    # Boxes without an area overlap with nothing: they agree where they are the same.
-    same = np.isclose(right, found, atol=1e-3).all(axis=1)
+    # Boxes without an area overlap with nothing: they agree if they are equal.
+    same = np.isclose(right, actual, atol=1e-3).all(axis=1)
     overlap = np.where(joined > 0, shared / np.maximum(joined, 1e-9), same)
     return float(np.sqrt(np.mean((1 - overlap) ** 2)))

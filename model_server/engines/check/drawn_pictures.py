@@ -1,9 +1,10 @@
-"""The pictures that an engine is checked on: drawn by code, photo-like, the same everywhere.
+"""The images that an engine is checked on: drawn by code, photo-like, the same everywhere.
 
-Owns their drawing, in NumPy alone. Real photos would need a licence and a decoder; noise would do too little:
-a network that saw photos answers noise with one class, whatever is wrong. So photos are imitated by dead
-leaves (Lee, Mumford and Huang 2001, "Occlusion models for natural images"): opaque discs of power-law
-sizes that hide each other, which have the edges, the flat parts and the scale invariance of photographs.
+Owns their drawing, in NumPy alone. Real photos would need a licence and a decoder; noise would test too
+little: a network trained on photos answers noise with one class, whatever is wrong. So photos are imitated by
+the dead leaves model (Lee, Mumford and Huang 2001, "Occlusion models for natural images"): opaque discs of
+power-law sizes that hide each other, which have the edges, the flat parts and the scale invariance of
+photographs.
 """
 
 from itertools import pairwise
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from broker.messages import Fit, InputSpec
 
 COUNT: Final = 10
-"""Pictures in a check: each digit once; ten more photos found nothing that ten had not."""
+"""How many images a check uses: each digit once; ten more photos detected nothing that ten did not."""
 
 _SEED: Final = 20010418
 _LEAVES: Final = 300
 _LEAST_RADIUS: Final = 0.015
-"""Of the longer side: 3 pixels of 224."""
+"""A share of the longer side: 3 pixels of 224."""
 _MOST_RADIUS: Final = 0.35
 
 # Each digit's strokes as corners in a box of width 1 and height 1, y downwards.
@@ -39,18 +40,18 @@ _STROKES: Final[tuple[tuple[tuple[float, float], ...], ...]] = (
 
 
 def draw(spec: InputSpec) -> NDArray[np.uint8]:
-    """The check's pictures for a model that takes `spec`: uint8 (COUNT, height, width, channels).
+    """The check's images for a model with the input `spec`: uint8 (COUNT, height, width, channels).
 
-    Handwriting-like digits where the model takes drawings (`fit = "ink"`), else dead leaves.
+    They are digits like handwriting if the model takes drawings (`fit = "ink"`), else dead leaves.
     """
     if spec.fit is Fit.INK:
-        return np.stack([_digit(each % len(_STROKES), spec) for each in range(COUNT)])
+        return np.stack([_digit(number % len(_STROKES), spec) for number in range(COUNT)])
     chance = np.random.default_rng(_SEED)
     return np.ascontiguousarray(np.stack([_leaves(chance, spec) for _ in range(COUNT)]))
 
 
 def _digit(digit: int, spec: InputSpec) -> NDArray[np.uint8]:
-    """Light strokes on black, the digit in the middle 20 of 28 pixels, as `pictures.fit` centres it."""
+    """A digit in light strokes on black, in the middle 20 of 28 pixels, as `pictures.fit` centres it."""
     y, x = np.mgrid[: spec.height, : spec.width].astype(np.float64)
     height, width = spec.height * 20 / 28, spec.width * 14 / 28
     corners = np.asarray(_STROKES[digit]) * (width, height)
@@ -67,7 +68,7 @@ def _digit(digit: int, spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def _leaves(chance: np.random.Generator, spec: InputSpec) -> NDArray[np.uint8]:
-    """One picture of shaded, grainy discs, the later ones in front."""
+    """An image of shaded, grainy discs, the later ones in front."""
     y, x = np.mgrid[: spec.height, : spec.width].astype(np.float32)
     light = chance.uniform(-1, 1, 2)
     picture = np.broadcast_to(_colour(chance, spec.channels), spec.shape).astype(np.float32)
@@ -86,6 +87,6 @@ def _leaves(chance: np.random.Generator, spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def _colour(chance: np.random.Generator, channels: int) -> NDArray[np.float64]:
-    """A colour whose channels go together, as those of photographs do."""
+    """A colour whose channels are correlated, as in photographs."""
     colour: NDArray[np.float64] = chance.uniform(10, 245) + chance.normal(0, 35, channels)
     return colour

@@ -1,8 +1,7 @@
-"""Whether a network ends in probabilities, as its last operation tells.
+"""Whether a network ends in probabilities, judged by its last operation.
 
-Owns which operations those are, in OpenVINO's graphs and in Keras'. Loads neither and runs nothing. Numbers
-alone do not tell: the logits of several hard questions, each answered by yes for 60 of 100 pictures, lie near
-0.4 for every picture.
+Owns which operations those are, in OpenVINO's graphs and in Keras'. Loads neither and runs nothing. The
+numbers alone don't show it: the logits of several hard yes-or-no questions can lie near 0.4 for every image.
 """
 
 from collections.abc import Iterable
@@ -11,23 +10,23 @@ from typing import Any, Final, Literal
 Ending = Literal["probabilities", "logits", "unknown"]
 
 _PROBABILITIES: Final = ("Softmax", "Sigmoid")
-"""Both libraries' names; Keras' layers have a function besides, named in lower case."""
+"""The names in both libraries; Keras' layers also have a function, named in lower case."""
 
 _LINEAR: Final = ("MatMul", "Add", "Convolution", "Dense", "Conv2D")
-"""What gives numbers of any size."""
+"""Operations that give numbers of any size."""
 
 _PASSED: Final = (
     *("Result", "Convert", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "FakeQuantize"),
     *("Flatten", "Dropout", "Identity", "Activation"),
 )
-"""What only moves, casts or rounds: what comes before it counts. (Keras' Activation: a linear one.)"""
+"""Operations that only move, cast or round: the one before them counts. (Keras' Activation: a linear one.)"""
 
 _JOINED: Final = ("Concat", "Concatenate")
-"""What joins several heads: they count if they are alike."""
+"""Operations that join several heads: the heads count if they end alike."""
 
 
 def of_graph(node: Any) -> Ending:  # noqa: ANN401 - an openvino.Node
-    """How a graph of OpenVINO's ends that gives a node's first output; `node` may be its Result."""
+    """How the graph behind the first output of an OpenVINO node ends; `node` may be a Result."""
     kind = node.get_type_name()
     if kind in _PROBABILITIES:
         return "probabilities"
@@ -35,11 +34,12 @@ def of_graph(node: Any) -> Ending:  # noqa: ANN401 - an openvino.Node
         return "logits"
     if kind in _PASSED:
         return of_graph(node.input_value(0).get_node())
-    return _alike(of_graph(each.get_node()) for each in node.input_values()) if kind in _JOINED else "unknown"
+    heads = (of_graph(value.get_node()) for value in node.input_values())
+    return _alike(heads) if kind in _JOINED else "unknown"
 
 
 def of_keras(tensor: Any) -> Ending:  # noqa: ANN401 - a keras.KerasTensor
-    """How a Keras network ends that gives a symbolic tensor, one of its `outputs`."""
+    """How the Keras network behind a symbolic tensor, one of its `outputs`, ends."""
     operation, call, at = tensor._keras_history
     if hasattr(operation, "outputs"):  # a network within the network
         return of_keras(operation.outputs[at])
@@ -57,5 +57,5 @@ def of_keras(tensor: Any) -> Ending:  # noqa: ANN401 - a keras.KerasTensor
 
 
 def _alike(endings: Iterable[Ending]) -> Ending:
-    found = set(endings)
-    return found.pop() if len(found) == 1 else "unknown"
+    distinct = set(endings)
+    return distinct.pop() if len(distinct) == 1 else "unknown"

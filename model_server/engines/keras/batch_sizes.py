@@ -12,7 +12,7 @@ from model_server.engines import Outputs
 
 
 def sizes(batch_size: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and batch_size itself: at most one picture in two is padding, for few compilations."""
+    """1, 2, 4, ... and batch_size itself: few compilations, and at most half of a batch is padding."""
     powers = [1 << power for power in range(batch_size.bit_length()) if 1 << power < batch_size]
     return (*powers, batch_size)
 
@@ -20,11 +20,11 @@ def sizes(batch_size: int) -> tuple[int, ...]:
 def run(
     batch: NDArray[np.uint8], buckets: Sequence[int], predict: Callable[[NDArray[np.uint8]], Outputs]
 ) -> Outputs:
-    """Run uint8 (N, ...), padded with black to the least bucket that holds it; in several calls if none."""
+    """Run uint8 (N, ...), padded with black to the smallest bucket that holds it, or in several calls."""
     largest = buckets[-1]
     if len(batch) > largest:
         parts = [run(batch[at : at + largest], buckets, predict) for at in range(0, len(batch), largest)]
-        return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+        return tuple(np.concatenate(output) for output in zip(*parts, strict=True))
     size = next(bucket for bucket in buckets if bucket >= len(batch))
     if size == len(batch):
         return predict(batch)

@@ -1,7 +1,7 @@
 """The JAX engine: a Keras network on Keras' own JAX backend, compiled by XLA.
 
-Owns the only use of JAX, which is optional: `pip install jax`, or `jax[cuda12]` for a GPU. JAX compiles one
-program a shape, so batches are padded to a few sizes.
+Owns the only use of JAX, which is optional: `pip install jax`, or `jax[cuda12]` for a GPU. JAX compiles a
+program for each shape, so batches are padded to a few sizes.
 """
 
 import os
@@ -33,7 +33,7 @@ class JaxEngine:
             raise ModelUnavailable(f"{spec.name}: Keras runs on {keras.backend.backend()} in this process.")
         self.precision = precision
         self.buckets = batch_sizes.sizes(options.batch_size)
-        """The sizes that it is compiled for."""
+        """The batch sizes that the network is compiled for."""
         network = KerasNetwork(spec)
         reference = network.reference()
         network.compute_in(precision)
@@ -44,8 +44,8 @@ class JaxEngine:
             return network.activated(outputs)
 
         self._call = jax.jit(run)
-        self._weights = [each.value for each in model.trainable_variables]
-        self._state = [each.value for each in model.non_trainable_variables]
+        self._weights = [variable.value for variable in model.trainable_variables]
+        self._state = [variable.value for variable in model.non_trainable_variables]
         for size in reversed(self.buckets):
             self._run(np.zeros((size, *spec.input.shape), np.uint8))
         agreement.require(spec, self.name, precision, reference, self.predict)
@@ -55,7 +55,6 @@ class JaxEngine:
         return batch_sizes.run(batch, self.buckets, self._run)
 
     def _run(self, batch: NDArray[np.uint8]) -> Outputs:
-        # Fetched together: one wait for the device, not one an output.
-        return tuple(
-            np.asarray(each) for each in jax.device_get(self._call(self._weights, self._state, batch))
-        )
+        # Fetched together: one wait for the device, not one for each output.
+        outputs = jax.device_get(self._call(self._weights, self._state, batch))
+        return tuple(np.asarray(output) for output in outputs)

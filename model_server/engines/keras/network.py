@@ -1,6 +1,7 @@
-"""A Keras network with its normalisation, for whichever backend Keras runs on, and plain Keras as reference.
+"""A Keras network with its normalisation, on whichever backend Keras runs; and plain Keras as the reference.
 
-Owns the normalisation and the mixed precision. The engine that imports this has named Keras' backend before.
+Owns the normalisation and the mixed precision. The engine that imports this module names Keras' backend
+first.
 """
 
 from typing import Any
@@ -20,54 +21,54 @@ from model_server.engines.keras import sources
 
 
 class KerasNetwork:
-    """The network of `spec`, built and its weights loaded. Raises ModelUnavailable with the reason."""
+    """The network of `spec`, built, with its weights loaded. Raises ModelUnavailable with the reason."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.model: Any = sources.build(spec)
         self._spec = spec
-        taken = tuple(self.model.input_shape[1:])
-        self._is_flat = len(taken) == 2 and spec.input.channels == 1
+        shape = tuple(self.model.input_shape[1:])
+        self._is_flat = len(shape) == 2 and spec.input.channels == 1
         if self._is_flat:
-            taken = (*taken, 1)
-        if len(taken) != 3:
+            shape = (*shape, 1)
+        if len(shape) != 3:
             raise ModelUnavailable(
-                f"{spec.name}: the network takes {taken} and not pictures of (height, width, channels). Save "
-                f"it with the step between: keras.Sequential([keras.Input({spec.input.shape}), "
-                f"keras.layers.Reshape({taken}), network])."
+                f"{spec.name}: the network takes {shape}, not pictures of (height, width, channels). Save it "
+                f"with a layer that reshapes: keras.Sequential([keras.Input({spec.input.shape}), "
+                f"keras.layers.Reshape({shape}), network])."
             )
-        if any(size not in (None, ours) for size, ours in zip(taken, spec.input.shape, strict=True)):
+        if any(size not in (None, ours) for size, ours in zip(shape, spec.input.shape, strict=True)):
             raise ModelUnavailable(
-                f"{spec.name}: the network takes pictures of (height, width, channels) {taken}, "
+                f"{spec.name}: the network takes pictures of (height, width, channels) {shape}, "
                 f"but model.toml says {spec.input.shape}."
             )
 
     def normalised(self, batch: Any) -> Any:  # noqa: ANN401 - a tensor of the backend
-        """uint8 to what the network wants, in float32 (see ModelSpec.normalise)."""
+        """Uint8 images to the float32 that the network takes (see ModelSpec.normalise)."""
         pixels = normalised(batch, self._spec)
         return keras.ops.squeeze(pixels, axis=-1) if self._is_flat else pixels
 
     def activated(self, outputs: Any) -> list[Any]:  # noqa: ANN401
-        """The network's outputs in float32, made probabilities where model.toml says how."""
-        numbers = [keras.ops.cast(each, "float32") for each in keras.tree.flatten(outputs)]
+        """The network's outputs in float32, with the activation of model.toml."""
+        numbers = [keras.ops.cast(output, "float32") for output in keras.tree.flatten(outputs)]
         match self._spec.activation:
             case "softmax":
-                numbers = [keras.ops.softmax(each, axis=-1) for each in numbers]
+                numbers = [keras.ops.softmax(output, axis=-1) for output in numbers]
             case "sigmoid":
-                numbers = [keras.ops.sigmoid(each) for each in numbers]
+                numbers = [keras.ops.sigmoid(output) for output in numbers]
         if agreement.is_of_second(self._spec, tuple(numbers[0].shape[1:])):
             return [keras.ops.concatenate([1 - numbers[0], numbers[0]], axis=-1)]
         return numbers
 
     def reference(self) -> Reference:
-        """Plain Keras, called layer by layer, on the check's pictures. Raises ModelUnavailable.
+        """The outputs of plain Keras, layer by layer, for the check's images. Raises ModelUnavailable.
 
         Call it before `compute_in`.
         """
         drawn = drawn_pictures.draw(self._spec.input)
-        # By twos: ten at once leave 1.2 GB more resident (ResNet50, eager TensorFlow).
+        # Two at a time: ten at once leave 1.2 GB more resident (ResNet50, eager TensorFlow).
         parts = [self.plain(drawn[at : at + 2]) for at in range(0, len(drawn), 2)]
-        numbers = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
-        problem = _misfit(self._spec, [each.shape[1:] for each in numbers])
+        numbers = tuple(np.concatenate(output) for output in zip(*parts, strict=True))
+        problem = _misfit(self._spec, [output.shape[1:] for output in numbers])
         if problem:
             raise ModelUnavailable(f"{self._spec.name}: {problem}.")
         if self._spec.task == "detection":
@@ -78,17 +79,17 @@ class KerasNetwork:
         return Reference(drawn, outputs)
 
     def plain(self, batch: NDArray[np.uint8]) -> Outputs:
-        """The network's outputs for uint8 (N, height, width, channels), compiled by nobody, not activated."""
+        """The network's outputs for uint8 (N, height, width, channels), not compiled and not activated."""
         return _arrays(keras.tree.flatten(self.model(self.normalised(batch), training=False)))
 
     def compute_in(self, precision: str) -> None:
-        """Let the layers compute in `precision`, but not those that give outputs; weights stay float32.
+        """Let all layers except those that give outputs compute in `precision`; weights stay float32.
 
         A detector's heads, before its last layer, stay in float32 as well: in 16 bits a side of a box would
         be off by a third of a percent.
 
-        Mixed precision (Micikevicius et al. 2018). Not the global policy: that reaches only layers which are
-        made after it, and a saved network names the policy of each of its layers.
+        This is mixed precision (Micikevicius et al. 2018). The global policy would not do: it applies only to
+        layers that are made after it, and a saved network names the policy of each of its layers.
         """
         if precision == "fp32":
             return
@@ -100,8 +101,8 @@ class KerasNetwork:
 
 
 def _arrays(tensors: list[Any]) -> Outputs:
-    """Tensors of the backend as float32 arrays."""
-    return tuple(np.asarray(keras.ops.convert_to_numpy(each), np.float32) for each in tensors)
+    """The backend's tensors as float32 arrays."""
+    return tuple(np.asarray(keras.ops.convert_to_numpy(tensor), np.float32) for tensor in tensors)
 
 
 def _misfit(spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:
@@ -115,7 +116,7 @@ def _misfit(spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:
 
 
 def normalised(batch: Any, spec: ModelSpec) -> Any:  # noqa: ANN401
-    """uint8 (N, height, width, channels) of any kind to a float32 tensor, as ModelSpec.normalise says."""
+    """Normalise uint8 (N, height, width, channels) to a float32 tensor, as ModelSpec.normalise says."""
     pixels = keras.ops.cast(batch, "float32")
     if spec.order == "bgr":
         pixels = keras.ops.flip(pixels, axis=-1)

@@ -1,7 +1,7 @@
-"""Loads TensorFlow without the lines that its C++ writes about itself, whatever TF_CPP_MIN_LOG_LEVEL says.
+"""Loads TensorFlow without the log lines that its C++ always writes, whatever TF_CPP_MIN_LOG_LEVEL says.
 
-Owns which lines those are. For a command, or a process of its own: in one that serves, what other threads
-write to stderr would go the same way round.
+Owns which lines those are. It is for commands and child processes: in a serving process the stderr of other
+threads would be filtered as well.
 """
 
 import os
@@ -16,40 +16,41 @@ _NOISE: Final = (
     "^I0000 .*oneDNN custom operations",
     "^E0000 .*NodeDef mentions attribute use_unbounded_threadpool",
 )
-"""What TensorFlow 2.21 writes: the first two at each import, twice; the last wherever tf.data runs."""
+"""Lines of TensorFlow 2.21: the first two at each import, twice; the last wherever tf.data runs."""
 
 _GREP: Final = ("grep", "-a", "--line-buffered", "-v")
-"""-a, as text: after a byte that is no UTF-8 it would swallow all that follows ("binary file matches")."""
+"""-a treats the input as text: otherwise grep drops everything after a byte that is not UTF-8."""
 
 _LAST_LINES_S: Final = 2.0
-"""How long the last lines are waited for, so that they stand before what is written next."""
+"""How long to wait for the last lines, so that they come before what is written next."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Around what imports TensorFlow, or trains: what else comes on stderr is written all the same.
+    """Filter stderr around an import of TensorFlow, or training; all other lines pass.
 
-    By grep, not by this process, which TensorFlow may end (a processor without AVX) with only a line of why.
+    Grep does the filtering, because TensorFlow may end this process (on a processor without AVX) with a
+    single line that says why.
     """
     ends = os.pipe()
     patterns = [word for pattern in _NOISE for word in ("-e", pattern)]
     try:
         grep = subprocess.Popen([*_GREP, *patterns], stdin=ends[0], stdout=2)  # noqa: S603
-    except OSError:  # no grep: then they are seen
+    except OSError:  # no grep: nothing is filtered
         os.close(ends[1])
         yield
         return
     finally:
         os.close(ends[0])
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     os.dup2(ends[1], 2)
     os.close(ends[1])
     try:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        with suppress(subprocess.TimeoutExpired):  # a process that was started within may hold its input open
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        with suppress(subprocess.TimeoutExpired):  # a process started meanwhile may hold grep's input open
             grep.wait(_LAST_LINES_S)

@@ -1,7 +1,7 @@
-"""Where networks come from: keras.applications with its downloads, files saved by Keras, and Darknet's.
+"""Where Keras networks come from: keras.applications with its downloads, Keras files and Darknet's files.
 
-Owns the download and every sentence that says why a network could not be had. It only builds Keras
-models; engines/ run them.
+Owns the download, and every message about a network that could not be built. It only builds Keras models;
+engines/ run them.
 """
 
 import fcntl
@@ -18,17 +18,17 @@ from model_server.catalogue import file_kinds
 from model_server.catalogue.model_spec import Darknet, KerasApplication, KerasFile, ModelSpec
 
 _OWN_CODE: Final = ("lambda", "safe_mode", "could not locate class", "get_config")
-"""In what Keras says of a file whose layers are not all its own."""
+"""Words in Keras' error about a file with custom layers."""
 
 DOWNLOAD_SILENCE_S: Final = 5.0
-"""A download whose server is silent for so long has failed: without a network the service must say so
+"""A download fails once its server has been silent for so long: without a network the service must report it
 within seconds, and Keras itself would wait for ever."""
 
 _RANDOM_SEED: Final = 20180129
-"""So that every model server with random weights answers alike."""
+"""Fixed, so that all model servers with random weights give the same answers."""
 
 _DRAWING: Final = threading.Lock()
-"""Keras draws all initial weights from one generator: models that load side by side would mix them."""
+"""Keras draws all initial weights from one generator: models that load at the same time would mix them."""
 
 
 def build(spec: ModelSpec) -> Any:  # noqa: ANN401 - a keras.Model; Keras ships no types
@@ -40,15 +40,15 @@ def build(spec: ModelSpec) -> Any:  # noqa: ANN401 - a keras.Model; Keras ships 
             return _picked(spec, _file(spec, source, spec.folder / file))
         case Darknet() as source:
             return _darknet(spec, source)
-    raise ModelUnavailable(f"{spec.name}: its source is no Keras network, so only ENGINE=openvino runs it.")
+    raise ModelUnavailable(f"{spec.name}: its source is not a Keras network: only ENGINE=openvino runs it.")
 
 
 def _application(spec: ModelSpec, source: KerasApplication) -> Any:  # noqa: ANN401
-    import keras  # noqa: PLC0415 - seconds long, and only a process that loads a model pays for it
+    import keras  # noqa: PLC0415 - it takes seconds, which only a process that loads a model pays
 
     constructor = getattr(keras.applications, source.name, None)
     if not callable(constructor):
-        raise ModelUnavailable(f"{spec.name}: keras.applications has no network {source.name!r}.")
+        raise ModelUnavailable(f"{spec.name}: unknown network {source.name!r}: keras.applications lacks it.")
     if source.weights == "random":
         with _DRAWING:
             keras.utils.set_random_seed(_RANDOM_SEED)
@@ -57,14 +57,14 @@ def _application(spec: ModelSpec, source: KerasApplication) -> Any:  # noqa: ANN
         return _with_imagenet_weights(spec, constructor)
     if not Path(source.weights).is_file():
         raise ModelUnavailable(
-            f"{spec.name}: there is no file of weights {source.weights!r}. {_ways_out(spec)}"
+            f"{spec.name}: the weights file {source.weights!r} is missing. {_ways_out(spec)}"
         )
     try:
         return constructor(weights=source.weights)
     except Exception as error:  # h5py, zipfile and Keras each raise their own
         raise ModelUnavailable(
-            f"{spec.name}: {source.weights!r} does not hold weights of {source.name}: {first_line(error)}. "
-            f"{_ways_out(spec)}"
+            f"{spec.name}: {source.weights!r} does not have the weights of {source.name}: "
+            f"{first_line(error)}. {_ways_out(spec)}"
         ) from error
 
 
@@ -83,10 +83,8 @@ def _file(spec: ModelSpec, source: KerasFile, path: Path) -> Any:  # noqa: ANN40
     import keras  # noqa: PLC0415
 
     if not path.is_file():
-        there = (
-            f"{path.name!r} is a folder" if path.is_dir() else f"there is no file {path.name!r} in its folder"
-        )
-        raise ModelUnavailable(f"{spec.name}: {there}.{file_kinds.hint(path, source, within=spec.folder)}")
+        problem = f"{path.name!r} is a folder" if path.is_dir() else f"its folder has no file {path.name!r}"
+        raise ModelUnavailable(f"{spec.name}: {problem}.{file_kinds.hint(path, source, within=spec.folder)}")
     try:
         with _DRAWING:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -98,15 +96,15 @@ def _file(spec: ModelSpec, source: KerasFile, path: Path) -> Any:  # noqa: ANN40
 
 
 def _cure(path: Path, error: Exception) -> str:
-    """What to do with a file of Keras' that Keras refuses."""
-    said = str(error).lower()
-    if any(word in said for word in _OWN_CODE):
+    """A sentence, after a space, on what to do about a file that Keras refuses; empty if unknown."""
+    message = str(error).lower()
+    if any(word in message for word in _OWN_CODE):
         return (
-            " It needs Python code of its own (a Lambda, a layer of yours), which is not run here: export it "
-            'where that code is, model.export("exported"), and serve that folder with kind = "saved_model".'
+            " It needs custom Python code (a Lambda, a custom layer), which is not run here. Export it where "
+            'that code is, model.export("exported"), and serve that folder with kind = "saved_model".'
         )
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        return " A .keras file is a zip, and this is none: it was cut short, or it is a Git LFS pointer."
+        return " A .keras file is a zip, but this is not: it was cut short, or it is a Git LFS pointer."
     return ""
 
 
@@ -116,7 +114,7 @@ def _darknet(spec: ModelSpec, source: Darknet) -> Any:  # noqa: ANN401
     paths = (spec.folder / source.cfg, spec.folder / source.weights)
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise ModelUnavailable(f"{spec.name}: there is no file {missing[0]!r} in its folder.")
+        raise ModelUnavailable(f"{spec.name}: its folder has no file {missing[0]!r}.")
     try:
         return keras_model.build(*paths, spec.input.shape[:2])
     except (cfg.DarknetError, OSError) as error:
@@ -124,35 +122,34 @@ def _darknet(spec: ModelSpec, source: Darknet) -> Any:  # noqa: ANN401
 
 
 def _picked(spec: ModelSpec, model: Any) -> Any:  # noqa: ANN401
-    """A detector with the outputs that model.toml names, in that order; any other network as it is."""
+    """A detector reduced to the outputs that model.toml names, in that order; another network unchanged."""
     import keras  # noqa: PLC0415
 
     if spec.detection is None:
         return model
-    wanted = spec.detection.outputs
-    found = dict(zip(model.output_names, model.outputs, strict=True))
-    found_at = {**found, **dict(enumerate(model.outputs))}
-    for output in wanted:
-        if output not in found_at:
+    by_name = dict(zip(model.output_names, model.outputs, strict=True))
+    tensors = {**by_name, **dict(enumerate(model.outputs))}
+    for output in spec.detection.outputs:
+        if output not in tensors:
             raise ModelUnavailable(
-                f"{spec.name}: the network has no output {output!r}; it has {', '.join(found)} (or 0 to "
-                f"{len(found) - 1})."
+                f"{spec.name}: the network has no output {output!r}. Available: {', '.join(by_name)} (or 0 "
+                f"to {len(by_name) - 1})."
             )
-    return keras.Model(model.inputs, [found_at[output] for output in wanted])
+    return keras.Model(model.inputs, [tensors[output] for output in spec.detection.outputs])
 
 
 def _ways_out(spec: ModelSpec) -> str:
     variable = f"{spec.name.upper().replace('-', '_')}_WEIGHTS"
     return (
         "Three ways out: let this machine download them and start again; "
-        f"{variable}=PATH for a file of weights that you have; "
+        f"{variable}=PATH to use a weights file that you have; "
         f"{variable}=random to measure speed only."
     )
 
 
 @contextmanager
 def download() -> Iterator[None]:
-    """Around what makes Keras download weights: one process at a time, and a silent server fails soon."""
+    """Guard a download by Keras: one process at a time, and a silent server fails within seconds."""
     with _one_download_at_a_time(), _silence_limit(DOWNLOAD_SILENCE_S):
         yield
 
@@ -173,12 +170,12 @@ def _silence_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _one_download_at_a_time() -> Iterator[None]:
-    """Model servers that share the folder of weights: the first downloads, the others find the file."""
+    """Lock the folder of weights, which model servers share: one downloads, the others find the file."""
     folder = Path("~/.keras").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "batchwire.lock").open("w")
-    except OSError:  # a home that can't be written is not shared either; Keras then uses /tmp
+    except OSError:  # a read-only home is not shared either; Keras then uses /tmp
         yield
         return
     with lock:

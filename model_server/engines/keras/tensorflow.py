@@ -24,14 +24,14 @@ from model_server.engines.keras import batch_sizes
 from model_server.engines.keras.network import KerasNetwork
 
 _CONFIGURING: Final = threading.Lock()
-"""Models of one process load side by side, and TensorFlow's threads can be set only once."""
+"""Models of one process load at the same time, and TensorFlow's threads can be set only once."""
 
 
 class TensorFlowEngine:
     """One network of uint8 (N, height, width, channels).
 
-    On CPUs a frozen graph: 51 images a second against 43 as a `tf.function` (ResNet50, 2 cores).
-    On a GPU compiled by XLA, which makes one program a shape: hence `buckets`.
+    On CPUs it is a frozen graph: 51 images a second against 43 as a `tf.function` (ResNet50, 2 cores). On a
+    GPU XLA compiles it, one program for each shape: hence `buckets`.
     """
 
     name: Final = "tensorflow"
@@ -46,7 +46,7 @@ class TensorFlowEngine:
         reference = network.reference()
         network.compute_in(precision)
         self.buckets: tuple[int, ...] = ()
-        """The sizes that it is compiled for; empty: any size runs as it comes."""
+        """The batch sizes that the network is compiled for; empty if any size runs unpadded."""
         if has_gpu if with_xla is None else with_xla:
             self.buckets = batch_sizes.sizes(options.batch_size)
             self._call: Any = graph(network, spec, jit_compile=True)
@@ -81,16 +81,16 @@ def graph(network: KerasNetwork, spec: ModelSpec, *, jit_compile: bool = False) 
 
 
 def frozen(network: KerasNetwork, spec: ModelSpec) -> Any:  # noqa: ANN401
-    """The same with the variables' values as constants, so that they fold into what uses them."""
+    """The same function with the variables as constants, which fold into the operations that use them."""
     return convert_variables_to_constants_v2(graph(network, spec))
 
 
 def warm_sizes(batch_size: int) -> tuple[int, ...]:
-    """The sizes to run before serving, so that memory is taken once.
+    """The sizes to run before serving, so that memory is allocated beforehand.
 
-    The ends are enough: the graph takes any size through one dynamic shape, and a size that it never saw
-    costs no more than its repeats (ResNet50 on 2 cores, first and later runs in ms: 3 pictures 146 and
-    133, 15: 612 and 566, 31: 1071 and 1064).
+    The smallest and the largest are enough: the graph takes any size through one dynamic shape, and the first
+    run of a size costs no more than later ones (ResNet50 on 2 cores, first and later runs in ms: 3 images 146
+    and 133, 15: 612 and 566, 31: 1071 and 1064).
     """
     return tuple(sorted({1, batch_size}))
 

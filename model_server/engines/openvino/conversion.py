@@ -1,8 +1,9 @@
-"""From a Keras network, or one that OpenVINO can read, to OpenVINO's files, once, in a process of its own.
+"""Converts a Keras network, or one that OpenVINO can read, to OpenVINO's files, once, in a child process.
 
-Owns the conversion and the process: TensorFlow and Keras take 1.2 GB and seconds to load, and what serves
-should never hold them. What OpenVINO reads needs neither (importing.py does it), but then its weights are in
-memory several times over. Its command line is only for `converted`. Reads no settings.
+Owns the conversion and the process: TensorFlow and Keras take 1.2 GB and seconds to load, and a serving
+process should never hold them. A network that OpenVINO reads needs neither (importing.py imports it), but its
+weights are in memory several times over meanwhile. The command line is only for `converted`. Reads no
+settings.
 """
 
 import json
@@ -24,13 +25,13 @@ _LOG = logging.getLogger(__name__)
 
 _ROOT: Final = Path(__file__).resolve().parents[3]
 
-_NOT_HAD: Final = 3
-"""Exit status when the network could not be had; the reason is the last line on stdout."""
+_UNAVAILABLE: Final = 3
+"""Exit status when the network could not be built; the reason is the last line on stdout."""
 
 Width = Literal["full", "half", "int8"]
 """What a network is converted for: float32; 16 bits, with weights as float16 (half the file and 150 MB less
-in memory, ResNet50: 274 MB resident against 424, at the same agreement: 0.0021 against 0.0023); or, if its
-file is quantised, the file's integers, in which its reference is computed too."""
+in memory, ResNet50: 274 MB resident against 424, with the same agreement: 0.0021 against 0.0023); or, if its
+file is quantised, the file's integers, in which its reference is computed as well."""
 
 
 def width_of(precision: str) -> Width:
@@ -40,18 +41,19 @@ def width_of(precision: str) -> Width:
 
 
 def converted(spec: ModelSpec, width: Width, store: Store) -> StoreEntry:
-    """The network of `spec` from the store, or converted into it. Raises ModelUnavailable with the reason."""
+    """The network of `spec`, from the store or newly converted. Raises ModelUnavailable with the reason."""
     packages = () if spec.is_imported else ("keras", "tensorflow", "tensorflow-cpu")
-    kept = network_ingredients(spec)
-    ingredients = kept | {"width": width, "versions": _versions(packages), "rules": agreement.RULES}
+    network = network_ingredients(spec)
+    ingredients = network | {"width": width, "versions": _versions(packages), "rules": agreement.RULES}
 
     def make(folder: Path) -> dict[str, object]:
-        how = "imported: once, for some seconds"
-        how = how if spec.is_imported else "converted for OpenVINO: once, for about fifteen seconds"
-        _LOG.info("%s is %s", spec.name, how)
+        if spec.is_imported:
+            _LOG.info("importing %s into OpenVINO (once; takes a few seconds)", spec.name)
+        else:
+            _LOG.info("converting %s for OpenVINO (once; takes about 15 seconds)", spec.name)
         _run_child(spec, width, folder)
-        if network_ingredients(spec) != kept:
-            # What the child read may not be what this entry is named by: it would be served for ever.
+        if network_ingredients(spec) != network:
+            # The child may have read other files than those that name this entry, which would stay for ever.
             raise ModelUnavailable(f"{spec.name}: its files changed while it was converted.")
         return {}
 
@@ -59,14 +61,14 @@ def converted(spec: ModelSpec, width: Width, store: Store) -> StoreEntry:
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Of what decides the graph; read from their metadata, without loading them."""
-    found = {"openvino": runtime.VERSION}
+    """The versions of the packages that decide the graph, from their metadata, without loading them."""
+    versions = {"openvino": runtime.VERSION}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _run_child(spec: ModelSpec, width: Width, folder: Path) -> None:
@@ -88,11 +90,11 @@ def _run_child(spec: ModelSpec, width: Width, folder: Path) -> None:
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - ours
     if done.returncode == 0:
         return
-    if done.returncode == _NOT_HAD:
+    if done.returncode == _UNAVAILABLE:
         raise ModelUnavailable(str(json.loads(done.stdout.splitlines()[-1])))
     raise ModelUnavailable(
         f"{spec.name}: the network can't be converted for OpenVINO (exit status {done.returncode}; the log "
-        f"has more).{'' if spec.is_imported else ' ENGINE=tensorflow runs it as it is.'}"
+        f"has the details).{'' if spec.is_imported else ' ENGINE=tensorflow runs it without conversion.'}"
     )
 
 
@@ -109,21 +111,21 @@ def main(arguments: list[str]) -> int:
             _convert(spec, Path(folder), half=width == "half")
     except ModelUnavailable as error:
         sys.stdout.write(f"{json.dumps(error.message)}\n")
-        return _NOT_HAD
+        return _UNAVAILABLE
     return 0
 
 
 def _convert(spec: ModelSpec, folder: Path, *, half: bool) -> None:
-    """Freeze, read by OpenVINO's TensorFlow front end, save, with the reference of plain Keras."""
+    """Freeze, read with OpenVINO's TensorFlow front end, and save, with plain Keras' outputs as reference."""
     try:
         # TensorFlow first: it names Keras' backend.
         with quiet():
-            from model_server.engines.keras import tensorflow  # noqa: PLC0415 - only this process pays for it
+            from model_server.engines.keras import tensorflow  # noqa: PLC0415 - only the child process loads it
         from model_server.engines.keras.network import KerasNetwork  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ModelUnavailable(
-            f"{spec.name}: to convert it for OpenVINO once, the Python package {error.name!r} must be "
-            "installed."
+            f"{spec.name}: its conversion for OpenVINO, once, needs the Python package {error.name!r}, which "
+            "is not installed."
         ) from error
     network = KerasNetwork(spec)
     write_reference(folder, network.reference())
@@ -135,7 +137,7 @@ def _convert(spec: ModelSpec, folder: Path, *, half: bool) -> None:
         runtime.save_model(graph, StoreEntry(folder).network, compress_to_fp16=half)
     except RuntimeError as error:  # whatever OpenVINO's C++ raises
         raise ModelUnavailable(
-            f"{spec.name}: OpenVINO can't take this network ({first_line(error)}). ENGINE=tensorflow runs it."
+            f"{spec.name}: OpenVINO can't read this network ({first_line(error)}). ENGINE=tensorflow runs it."
         ) from error
     finally:
         frozen.unlink()

@@ -1,6 +1,6 @@
 """The OpenVINO engine: a network from the store, compiled for this CPU, without TensorFlow or Keras.
 
-Owns the serving of a converted network. Converts nothing itself; conversion.py does, at the first start.
+Owns serving a converted network. Converts nothing itself: conversion.py does, at the first start.
 """
 
 from pathlib import Path
@@ -19,21 +19,21 @@ from model_server.engines.openvino.quantised import is_quantised
 from model_server.engines.openvino.store import INT8, Store, StoreEntry, network_ingredients
 
 CHUNK: Final = 8
-"""Pictures in one call of the runtime; a larger batch runs as several. ResNet50 in bf16 on 2 cores, images a
-second in chunks of 1, 2, 4, 8, 16, 32: 55.7, 58.7, 60.8, 61.2, 58.9, 57.6 (what a layer leaves then still
-lies in the cache when the next reads it), and 150 MB less are resident than with 32."""
+"""Images in one call of the runtime; a larger batch takes several calls. ResNet50 in bf16 on 2 cores, images
+a second in chunks of 1, 2, 4, 8, 16, 32: 55.7, 58.7, 60.8, 61.2, 58.9, 57.6 (a layer's output is still in the
+cache when the next layer reads it), and 150 MB less resident than with 32."""
 
 
 FITS_16_BITS: Final = "fits_16_bits"
-"""Of an int8 network's manifest: its weights are small enough for a CPU where sums of products saturate."""
+"""Key of an int8 network's manifest: its weights are small enough for CPUs whose sums saturate."""
 
 
 class OpenVINOEngine:
     """One network of uint8 (N, height, width, channels) through one dynamic shape and one infer request.
 
-    One request at a time and one stream: with PERFORMANCE_HINT=THROUGHPUT OpenVINO makes a stream a core, of
-    which one request uses one (29 images a second against 52). Its own cache of compiled networks (CACHE_DIR)
-    saves nothing here: 0.03 s instead of 0.09 s, and no memory.
+    It runs one request at a time in one stream: with PERFORMANCE_HINT=THROUGHPUT OpenVINO makes a stream for
+    each core, and a request uses only one of them (29 images a second against 52). OpenVINO's own cache of
+    compiled networks (CACHE_DIR) gains little: 0.03 s instead of 0.09 s at a start, and no memory.
     """
 
     name: Final = "openvino"
@@ -42,15 +42,15 @@ class OpenVINOEngine:
         self.precision = precision
         lacking = runtime.lacks(precision)
         if lacking:
-            raise ModelUnavailable(f"{spec.name}: PRECISION={precision} can't be had: {lacking}.")
+            raise ModelUnavailable(f"{spec.name}: PRECISION={precision} is not available: {lacking}.")
         entry = find(spec, precision, Store(options.cache))
         try:
             self._network = CompiledNetwork(entry.network, precision, threads=options.threads)
         except RuntimeError as error:  # whatever OpenVINO's C++ raises
             raise ModelUnavailable(f"{spec.name}: OpenVINO can't run it: {first_line(error)}.") from error
         reference = entry.reference()
-        # A size's first run takes 10 to 20 ms more than the next (ResNet50): every one is made before
-        # serving.
+        # The first run of a size takes 10 to 20 ms more than the next (ResNet50), so each size runs once
+        # before serving.
         for size in range(min(CHUNK, options.batch_size), 0, -1):
             self.predict(np.zeros((size, *spec.input.shape), np.uint8))
         # At every start, not only at conversion: another processor or version has other kernels.
@@ -62,7 +62,7 @@ class OpenVINOEngine:
 
 
 class CompiledNetwork:
-    """A network's file, compiled for this CPU. Raises RuntimeError, as OpenVINO does."""
+    """A network's file, compiled for this CPU. Raises OpenVINO's RuntimeError."""
 
     def __init__(self, path: Path, precision: str, *, threads: int = 0) -> None:
         properties: dict[str, object] = {"INFERENCE_NUM_THREADS": threads} if threads else {}
@@ -71,23 +71,23 @@ class CompiledNetwork:
         self._request = self._compiled.create_infer_request()
         batch = self._compiled.input(0).partial_shape[0]
         self._chunk = CHUNK if batch.is_dynamic else batch.get_length()
-        """Pictures in one call: 1 for an imported network that is right only one by one."""
+        """Images in one call: 1 for an imported network that is correct only for single images."""
 
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:
         """Outputs of uint8 (N, height, width, channels), N at least 1."""
         batch = np.ascontiguousarray(batch)
         outputs: list[NDArray[np.float32]] = []
         calls = -(-len(batch) // self._chunk)
-        # Even chunks: 9 pictures as 5 and 4, not 8 and a lone one, which costs a tenth more a picture.
+        # Even chunks: 9 images as 5 and 4, not as 8 and 1, which costs a tenth more for each image.
         for rows in np.array_split(np.arange(len(batch)), calls):
             chunk = slice(rows[0], rows[-1] + 1)
             self._request.infer([batch[chunk]], share_inputs=True, share_outputs=True)
             for number in range(len(self._compiled.outputs)):
-                # The request's own memory, which the next call overwrites: hence the copy.
-                found = self._request.get_output_tensor(number).data
+                # A copy, because the next call overwrites the request's own memory.
+                values = self._request.get_output_tensor(number).data
                 if number == len(outputs):
-                    outputs.append(np.empty((len(batch), *found.shape[1:]), np.float32))
-                outputs[number][chunk] = found
+                    outputs.append(np.empty((len(batch), *values.shape[1:]), np.float32))
+                outputs[number][chunk] = values
         return tuple(outputs)
 
 
@@ -97,14 +97,14 @@ def find(spec: ModelSpec, precision: str, store: Store) -> StoreEntry:
     if precision != "int8" or is_quantised(spec):
         if not is_exact:
             raise ModelUnavailable(
-                f"{spec.name}: PRECISION=int8 can't be had: sums of 8-bit products overflow on this CPU, "
+                f"{spec.name}: PRECISION=int8 is not available: sums of 8-bit products overflow on this CPU, "
                 f"which has no VNNI. PRECISION=auto runs {spec.weights} in fp32."
             )
         return converted(spec, width_of(precision), store)
     entry = store.find(spec.name, int8_ingredients(spec))
     if entry is None:
         raise ModelUnavailable(
-            f"{spec.name}: PRECISION=int8, but there is no int8 network of these weights. Make it of your "
+            f"{spec.name}: PRECISION=int8, but there is no int8 network for these weights. Make it with your "
             f"own pictures: python -m model_server quantise {spec.name} --pictures FOLDER"
         )
     if not is_exact and not entry.manifest().get(FITS_16_BITS):
@@ -117,5 +117,5 @@ def find(spec: ModelSpec, precision: str, store: Store) -> StoreEntry:
 
 
 def int8_ingredients(spec: ModelSpec) -> dict[str, object]:
-    """Without versions: an update must not cost what only the user's pictures can make."""
+    """The ingredients, without versions: an update must not cost a network that needs the user's images."""
     return network_ingredients(spec) | {"kind": INT8}

@@ -1,6 +1,6 @@
-"""Networks whose file is quantised: what their integers stand for, and how such a file is known.
+"""Networks whose file is quantised: what their integers stand for, and how to recognise such a file.
 
-Owns the reading of FakeQuantize, in which OpenVINO keeps a quantisation. Runs nothing.
+Owns the reading of FakeQuantize, in which OpenVINO stores a quantisation. Runs nothing.
 """
 
 import mmap
@@ -20,33 +20,34 @@ _MARKS: Final[dict[type, bytes]] = {
     FrozenGraph: b"FakeQuantWithMinMax",
     Paddle: b"quantize_linear",
 }
-"""Operations that only a quantised network has, as their names stand in its file."""
+"""Names of operations, as in the file, that only a quantised network has."""
 
 
 _NEAR: Final = 0.25
-"""Both ends within this share of a quantised input's span: nothing to warn of."""
+"""Both ends agree within this share of a quantised input's span: no warning."""
 
 _MOST: Final = 10
-"""Times its span, what a picture's numbers may reach: a file that was calibrated with dim pictures clips
-brighter ones, as it was made to. 0 to 255 for -2.1 to 2.6 is 54 times."""
+"""How many times the input's span an image's numbers may cover: a file that was calibrated with dim images
+clips brighter ones, by design. 0 to 255 for -2.1 to 2.6 is 54 times."""
 
 _LEAST: Final = 0.6
-"""Of its span, what they must reach: calibration saw it all, but for a resampling's overshoot, a tenth.
-0 to 1 for -1 to 1 is 0.5, and -1 to 1 for ImageNet's mean and deviation 0.42."""
+"""The share of the input's span that an image's numbers must cover: calibration saw all of it, except for a
+resampling's overshoot, a tenth. 0 to 1 for -1 to 1 is 0.5, and -1 to 1 for ImageNet's mean and deviation
+0.42."""
 
 _LEAST_OF_SYMMETRIC: Final = 0.25
-"""The same where zero is in the middle: half of it may be there for nothing (0 to 1 as -1 to 1)."""
+"""The same share if zero is in the middle: half of the span may be unused (0 to 1 as -1 to 1)."""
 
 _NEGATIVE: Final = (0.1, 0.25)
-"""The shares below zero of its span and of what a picture's numbers reach: where the one is less and the
-other more, they have another sign. No pictures are so bright that every pixel of them is above the middle."""
+"""The share below zero of the input's span, and of an image's numbers: if the first is less and the second
+more, the signs disagree. No images are so bright that every pixel is above the middle."""
 
 Fit = Literal["right", "doubtful", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
-class Quantised:
-    """How a quantised input's integers stand for numbers: number = (integer - zero) * step."""
+class Quantisation:
+    """The numbers that a quantised input's integers stand for: number = (integer - zero) * step."""
 
     step: float
     zero: float
@@ -57,26 +58,26 @@ class Quantised:
         return f"from {self._number(self.low):.4g} to {self._number(self.high):.4g}"
 
     def integers(self, numbers: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Numbers as the network takes them."""
+        """The integers that the network takes for these numbers."""
         return np.asarray(np.clip(np.rint(numbers / self.step + self.zero), self.low, self.high), np.float64)
 
     def is_identity(self, numbers: NDArray[np.float32]) -> bool:
-        """Whether what a normalisation makes of 0 to 255, in the third axis, becomes just these bytes."""
+        """Whether 0 to 255, normalised to `numbers` (in the third axis), becomes the same bytes again."""
         bytes_ = np.arange(256)[:, None]
         return bool(np.abs(self.integers(numbers) - bytes_).max() <= 1)
 
     def fits(self, least: float, most: float) -> Fit:
-        """Whether it was made for a normalisation that makes these numbers of 0 and 255.
+        """Whether the input was made for a normalisation that turns 0 and 255 into `least` and `most`.
 
-        Doubtful is what calibration with too few pictures, or a symmetric range, may have left.
+        It is doubtful if calibration with too few images, or a symmetric range, may explain the difference.
         """
         low, high = self._number(self.low), self._number(self.high)
-        span, given = high - low, most - least
-        reached = (min(high, most) - max(low, least)) / span
+        span, width = high - low, most - least
+        covered = (min(high, most) - max(low, least)) / span
         symmetric = abs(self.zero - (self.low + self.high + 1) / 2) < 0.01
-        another_sign = -low < _NEGATIVE[0] * span and -least > _NEGATIVE[1] * given
-        part = _LEAST_OF_SYMMETRIC if symmetric else _LEAST
-        if given > _MOST * span or reached < part or another_sign:
+        another_sign = -low < _NEGATIVE[0] * span and -least > _NEGATIVE[1] * width
+        required = _LEAST_OF_SYMMETRIC if symmetric else _LEAST
+        if width > _MOST * span or covered < required or another_sign:
             return "wrong"
         return "right" if max(abs(least - low), abs(most - high)) <= _NEAR * span else "doubtful"
 
@@ -85,7 +86,7 @@ class Quantised:
 
 
 def is_quantised(spec: ModelSpec) -> bool:
-    """Whether the file was quantised when it was made; then `auto` is int8, not 16 bits."""
+    """Whether the file itself is quantised; then `auto` means int8, not 16 bits."""
     source = spec.source
     if isinstance(source, TFLite):
         return _has_quantisation(spec.folder / source.file)
@@ -98,29 +99,29 @@ def is_quantised(spec: ModelSpec) -> bool:
 
 
 def _has_quantisation(path: Path) -> bool:
-    """By its graph: TensorFlow Lite writes scales beside tensors, and no names (0.2 s for 4 MB)."""
+    """Whether a TensorFlow Lite graph is quantised: its file has scales, but no names (0.2 s for 4 MB)."""
     try:
         model = runtime.read("tflite", path)
     except RuntimeError:
-        return False  # importing will say why it can't be read
+        return False  # importing will report why it can't be read
     return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
 
-def quantised_input(model: Any) -> Quantised | None:  # noqa: ANN401
-    """How a network's integer input is to be read; None if it takes real numbers, or integers as they are."""
+def input_quantisation(model: Any) -> Quantisation | None:  # noqa: ANN401
+    """The quantisation of a network's input; None if it takes real numbers, or integers as they are."""
     bounds = {"u8": (0, 255), "i8": (-128, 127)}.get(model.input(0).element_type.get_type_name())
     node = _after(model.get_parameters()[0], "FakeQuantize")
     if bounds is None or node is None:
         return None
     low, high, real_low, real_high = (_constant(node, number) for number in (1, 2, 3, 4))
     step = (real_high - real_low) / (high - low)
-    return Quantised(step, low - real_low / step, *bounds)
+    return Quantisation(step, low - real_low / step, *bounds)
 
 
 def _after(node: Any, kind: str) -> Any:  # noqa: ANN401
-    """The node of a kind that follows, across what only moves and casts; None if something else does."""
+    """The next node, if it is of `kind`, skipping nodes that only move or cast; else None."""
     while True:
-        followers = [each.get_node() for each in node.output(0).get_target_inputs()]
+        followers = [target.get_node() for target in node.output(0).get_target_inputs()]
         if len(followers) != 1:
             return None
         node = followers[0]
@@ -131,13 +132,13 @@ def _after(node: Any, kind: str) -> Any:  # noqa: ANN401
 
 
 def with_outputs_in_numbers(model: Any) -> Any:  # noqa: ANN401
-    """The same graph without the last step of a quantised one, which rounds each output to a byte."""
+    """The graph without a quantised graph's last step, which rounds each output to a byte."""
     outputs = [_before_rounding(result).input_value(0) for result in model.get_results()]
     return runtime.Model(outputs, model.get_parameters(), model.get_friendly_name())
 
 
 def _before_rounding(result: Any) -> Any:  # noqa: ANN401
-    """The node whose input is what a result gives, unrounded."""
+    """The node whose input is the result's value before rounding."""
     cast = result.input_value(0).get_node()
     if cast.get_type_name() != "Convert" or not result.get_output_element_type(0).is_integral():
         return result

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-# `import openvino` would report itself to a web analytics service over the network (openvino.tools.ovc,
-# telemetry.send_event); so would NNCF. A service does not do that behind its owner's back, and where there
-# is no network it costs a thread that waits. None makes its import fail, which both provide for.
+# `import openvino` would send a report to a web analytics service (openvino.tools.ovc, telemetry.send_event);
+# so would NNCF. A service must not do that without its owner's knowledge, and without a network it costs a
+# thread that waits. None makes the import fail, which both handle.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # the documented way to block an import
 
 import openvino  # noqa: E402 - what stands above must come first
@@ -39,14 +39,14 @@ __all__ = [
 VERSION: Final[str] = openvino.__version__
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
-"""INFERENCE_PRECISION_HINT for a precision. What an int8 network leaves in floats stays float32."""
+"""INFERENCE_PRECISION_HINT for each precision. The floats of an int8 network stay float32."""
 
 _BYTES: Final = ("i8", "u8")
 _LARGEST_BYTE: Final = 255
 _LARGEST_WEIGHT: Final = 127
 
 _NEEDS: Final = {"bf16": "BF16", "fp16": "FP16"}
-"""The entry of OPTIMIZATION_CAPABILITIES without which a precision would silently be another."""
+"""The entry of OPTIMIZATION_CAPABILITIES without which OpenVINO would silently use another precision."""
 
 
 @cache
@@ -56,8 +56,8 @@ def core() -> openvino.Core:
 
 
 def read(front_end: str, path: Path) -> Any:  # noqa: ANN401 - an openvino.Model
-    """Read a network by the front end of that name: onnx, tflite, tf or paddle. Raises RuntimeError."""
-    from openvino import frontend  # noqa: PLC0415 - only an import needs it
+    """Read a network with the front end of that name: onnx, tflite, tf or paddle. Raises RuntimeError."""
+    from openvino import frontend  # noqa: PLC0415 - only importing a network needs it
 
     reader = frontend.FrontEndManager().load_by_framework(front_end)
     try:
@@ -68,16 +68,15 @@ def read(front_end: str, path: Path) -> Any:  # noqa: ANN401 - an openvino.Model
         frontend.NotImplementedFailure,
         frontend.OpConversionFailure,
         frontend.OpValidationFailure,
-    ) as error:  # these alone of OpenVINO's are no RuntimeError
+    ) as error:  # OpenVINO's only errors that are not RuntimeErrors
         raise RuntimeError(str(error)) from error
 
 
 def compile_for_cpu(model: Any, precision: str, **properties: object) -> Any:  # noqa: ANN401
-    """Compile a network, which may be changed by it, so that `precision` is what it computes in.
+    """Compile a network, which this may change, so that it computes in `precision`. Raises RuntimeError.
 
-    OpenVINO runs what a graph has quantised in integers whatever INFERENCE_PRECISION_HINT says. Only int8
-    lets it: in the others each number is rounded where the file says so, and floats are multiplied. Raises
-    RuntimeError.
+    OpenVINO computes the quantised parts of a graph in integers whatever INFERENCE_PRECISION_HINT says. Only
+    int8 allows that: the other precisions round each number where the file says so, and multiply floats.
     """
     properties["INFERENCE_PRECISION_HINT"] = HINTS[precision]
     if precision != "int8":
@@ -87,10 +86,10 @@ def compile_for_cpu(model: Any, precision: str, **properties: object) -> Any:  #
 
 
 def _widen_weights(model: Any) -> None:  # noqa: ANN401
-    """Make float32 constants of weights in 8 bits.
+    """Turn 8-bit weights into float32 constants.
 
-    The CPU plugin would keep them, and has no kernel that widens them as it goes on every processor: "could
-    not create a primitive descriptor for the inner product" where AVX2 is all there is.
+    The CPU plugin would keep them, but not every processor has a kernel that widens them on the fly: "could
+    not create a primitive descriptor for the inner product" on CPUs that have only AVX2.
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Convert" or not node.get_output_element_type(0).is_real():
@@ -105,14 +104,14 @@ def _widen_weights(model: Any) -> None:  # noqa: ANN401
 
 
 def preprocessor(model: Any) -> Any:  # noqa: ANN401
-    """What puts steps before a model's input into its graph."""
+    """The object that adds preprocessing steps to a model's graph."""
     from openvino.preprocess import PrePostProcessor  # noqa: PLC0415 - likewise
 
     return PrePostProcessor(model)
 
 
 def operations() -> Any:  # noqa: ANN401
-    """The operations that graphs are built of."""
+    """The operations that graphs are built from."""
     from openvino import opset13  # noqa: PLC0415 - likewise
 
     return opset13
@@ -120,16 +119,16 @@ def operations() -> Any:  # noqa: ANN401
 
 @cache
 def capabilities() -> frozenset[str]:
-    """What the CPU computes natively: FP32, BF16 (AMX or AVX512_BF16), FP16, INT8, as OpenVINO says."""
+    """What the CPU computes natively, according to OpenVINO: FP32, BF16 (AMX or AVX512_BF16), FP16, INT8."""
     return frozenset(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 @cache
 def saturates_int8() -> bool:
-    """Whether sums of 8-bit products overflow on this CPU. Found by computing one (50 ms, once).
+    """Whether sums of 8-bit products overflow on this CPU; computes one to find out (50 ms, once).
 
-    Without VNNI (before AVX-VNNI or AVX512_VNNI), two products are added in 16 bits, and what does not fit is
-    cut: 2 * 255 * 127 becomes 32767. OPTIMIZATION_CAPABILITIES has INT8 all the same.
+    Without VNNI (before AVX-VNNI or AVX512_VNNI), two products are added in 16 bits, and the sum saturates:
+    2 * 255 * 127 becomes 32767. OPTIMIZATION_CAPABILITIES has INT8 nevertheless.
     """
     build = operations()
     picture = build.parameter([1, 16, 4, 4], np.float32)
@@ -143,13 +142,13 @@ def saturates_int8() -> bool:
         dilations=[1, 1],
     )
     network = compile_for_cpu(Model([product], [picture], "saturation"), "int8", NUM_STREAMS=1)
-    (found,) = network([np.full((1, 16, 4, 4), _LARGEST_BYTE, np.float32)]).values()
-    return bool(found.min() < 0.9 * 16 * 9 * _LARGEST_BYTE * _LARGEST_WEIGHT)
+    (sums,) = network([np.full((1, 16, 4, 4), _LARGEST_BYTE, np.float32)]).values()
+    return bool(sums.min() < 0.9 * 16 * 9 * _LARGEST_BYTE * _LARGEST_WEIGHT)
 
 
 def _rounded(numbers: Any, low: float, high: float) -> Any:  # noqa: ANN401
-    """Numbers that OpenVINO computes with in 8 bits."""
-    bounds = [operations().constant(np.float32(each)) for each in (low, high)]
+    """Quantise numbers, so that OpenVINO computes with them in 8 bits."""
+    bounds = [operations().constant(np.float32(bound)) for bound in (low, high)]
     return operations().fake_quantize(numbers, *bounds, *bounds, int(high - low) + 1)
 
 

@@ -1,7 +1,7 @@
-"""The converted networks on disk: a folder each, named by the hash of all that went into it.
+"""The converted networks on disk: a folder for each, named by the hash of its ingredients.
 
-Owns the names, the atomic writing and what is thrown away. An entry is complete or is not there: it is
-written beside its place, synced, and renamed. Any number of processes may share the folder. Knows no runtime.
+Owns the names, the atomic writing and the pruning. An entry is complete or absent: it is written beside its
+place, synced and renamed. Any number of processes may share the folder. Knows no runtime.
 """
 
 import fcntl
@@ -26,10 +26,10 @@ from model_server.catalogue.model_spec import Darknet, KerasApplication, KerasFi
 from model_server.engines.check.agreement import Reference
 
 _FORMAT: Final = 1
-"""Raised when conversion itself changes, so that no older entry is taken for one of today's."""
+"""Increased when conversion itself changes, so that older entries are not used."""
 
-_KEPT: Final = 4
-"""Entries of a model that are kept, newest use first: each precision, and what an update replaced."""
+_MOST_ENTRIES: Final = 4
+"""The most entries of a model that are kept, latest use first: each precision, and those before an update."""
 
 _NETWORK: Final = "network.xml"
 _REFERENCE: Final = "reference.npz"
@@ -42,29 +42,29 @@ _WORDS: Final = (".toml", ".csv", ".txt", ".names", ".md")
 
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
-    """A converted network, and what it is checked against each time that it is loaded."""
+    """A converted network, with the reference that it is checked against whenever it is loaded."""
 
     folder: Path
 
     @property
     def network(self) -> Path:
-        """OpenVINO's file of the graph; that of the weights is beside it."""
+        """OpenVINO's graph file; the weights file is beside it."""
         return self.folder / _NETWORK
 
     def reference(self) -> Reference:
-        """The pictures and the outputs that are right for them."""
+        """The images and the correct outputs for them."""
         with np.load(self.folder / _REFERENCE, allow_pickle=False) as arrays:
             outputs = tuple(arrays[f"output_{number}"] for number in range(len(arrays.files) - 1))
             return Reference(arrays["pictures"], outputs)
 
     def manifest(self) -> dict[str, Any]:
-        """What it was made of, and how good it was found."""
-        told: dict[str, Any] = json.loads((self.folder / _MANIFEST).read_text("utf-8"))
-        return told
+        """The ingredients of the entry, and its measured quality."""
+        manifest: dict[str, Any] = json.loads((self.folder / _MANIFEST).read_text("utf-8"))
+        return manifest
 
 
 def write_reference(folder: Path, reference: Reference) -> None:
-    """Put the reference into an entry's folder."""
+    """Write the reference into an entry's folder."""
     outputs: dict[str, Any] = {f"output_{number}": output for number, output in enumerate(reference.outputs)}
     np.savez_compressed(folder / _REFERENCE, pictures=reference.pictures, **outputs)
 
@@ -76,7 +76,7 @@ class Store:
         self._folder = folder
 
     def find(self, model: str, ingredients: dict[str, object]) -> StoreEntry | None:
-        """The complete entry that was made of just these ingredients."""
+        """The complete entry with exactly these ingredients, if there is one."""
         entry = StoreEntry(self._path(model, ingredients))
         try:
             manifest = entry.manifest()
@@ -84,38 +84,38 @@ class Store:
         except (OSError, ValueError):
             return None
         if manifest.get("bytes") != {name: size for name, size in sizes.items() if name != _MANIFEST}:
-            return None  # cut short by a disk or by a hand
-        with suppress(OSError):  # a folder that can only be read serves as well
+            return None  # truncated or changed by hand
+        with suppress(OSError):  # a read-only folder will do
             os.utime(entry.folder)
         return entry
 
     def find_or_make(
         self, model: str, ingredients: dict[str, object], make: Callable[[Path], dict[str, object]]
     ) -> StoreEntry:
-        """The entry of these ingredients; where there is none, `make` writes its files into an empty folder.
+        """The entry of these ingredients; if there is none, `make` writes its files into an empty folder.
 
-        What `make` returns goes into the manifest; what it raises leaves no trace. Processes that want the
+        The manifest gets what `make` returns; if it raises, nothing is left behind. Processes that need the
         same entry at once wait for the first. Raises ModelUnavailable if the folder can't be written.
         """
-        found = self.find(model, ingredients)
-        if found is not None:
-            return found
+        entry = self.find(model, ingredients)
+        if entry is not None:
+            return entry
         with self._locked(model, ingredients):
             return self.find(model, ingredients) or self.replace(model, ingredients, make)
 
     def replace(
         self, model: str, ingredients: dict[str, object], make: Callable[[Path], dict[str, object]]
     ) -> StoreEntry:
-        """Make the entry anew, whether or not there is one."""
+        """Make the entry, and replace an older one."""
         path = self._path(model, ingredients)
         with self._writing(model) as folder:
-            told = make(folder)
-            sizes = {each.name: each.stat().st_size for each in folder.iterdir()}
-            manifest = {"model": model, "ingredients": ingredients, "bytes": sizes, **told}
+            details = make(folder)
+            sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+            manifest = {"model": model, "ingredients": ingredients, "bytes": sizes, **details}
             (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-            for each in folder.iterdir():
-                sync(each)
-            if path.exists():  # broken, or made better: who has it open keeps what he has
+            for file in folder.iterdir():
+                sync(file)
+            if path.exists():  # broken, or an older network; processes that have it open keep it
                 path.rename(folder.with_name(folder.name + ".old"))
             folder.rename(path)
             sync(path.parent)
@@ -135,11 +135,11 @@ class Store:
             folder = Path(tempfile.mkdtemp(prefix=f".{model}-", dir=self._folder))
         except OSError as error:
             raise ModelUnavailable(
-                f"{model}: the converted network can't be kept in CACHE_DIR ({error}). Name a folder that "
-                "can be written, or use ENGINE=tensorflow."
+                f"{model}: the converted network can't be written to CACHE_DIR ({error}). Set CACHE_DIR to a "
+                "writable directory, or use ENGINE=tensorflow."
             ) from error
         try:
-            folder.chmod(0o755)  # mkdtemp's own would shut out another user's model server
+            folder.chmod(0o755)  # mkdtemp's own mode would shut out another user's model server
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -150,7 +150,7 @@ class Store:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = (self._folder / f".{path.name}.lock").open("w")
-        except OSError:  # `_writing` will say so
+        except OSError:  # `_writing` will report it
             yield
             return
         with lock:
@@ -158,29 +158,29 @@ class Store:
             yield
 
     def _prune(self, model: str) -> None:
-        """Drop all but the latest used. Never an int8 one: it can't be made again without its pictures."""
-        paths = [each for each in self._folder.glob(f"{model}-*") if _is_of(each, model)]
+        """Delete all but the latest used. Never an int8 one: it can't be made again without its images."""
+        paths = [path for path in self._folder.glob(f"{model}-*") if _is_of(path, model)]
         with suppress(OSError):
-            paths.sort(key=lambda each: each.stat().st_mtime, reverse=True)
-        for path in paths[_KEPT:]:
+            paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in paths[_MOST_ENTRIES:]:
             shutil.rmtree(path, ignore_errors=True)
             (self._folder / f".{path.name}.lock").unlink(missing_ok=True)
 
 
 def network_ingredients(spec: ModelSpec) -> dict[str, object]:
-    """All of a model's folder and its weights that reaches the graph, as JSON can hold it.
+    """Everything in a model's folder and its weights that affects the graph, as JSON-compatible values.
 
-    What a model.toml leaves out is left out here too: a field that is new must not cost an int8 network that
-    only the user's pictures can make again.
+    Fields that a model.toml leaves out are left out here as well: a new field must not cost an int8 network,
+    which can't be made again without the user's images.
     """
     at_weights = spec.is_imported or _weights_file(spec) is not None
-    given = asdict(spec.input)
+    input_ = asdict(spec.input)
     optional = {"order": spec.order, "activation": spec.activation}
     unset = {"resize": 0, "order": "rgb", "activation": "none"}
     return {
         "source": type(spec.source).__name__ if at_weights else repr(spec.source),
         "weights": _weights_digest(spec),
-        "input": {key: value for key, value in given.items() if key not in unset or value != unset[key]},
+        "input": {key: value for key, value in input_.items() if key not in unset or value != unset[key]},
         "normalise": msgspec.to_builtins(spec.normalise),
         "classes": len(spec.labels),
         **{key: value for key, value in optional.items() if value != unset[key]},
@@ -199,12 +199,11 @@ def _weights_file(spec: ModelSpec) -> Path | None:
 
 
 def _weights_digest(spec: ModelSpec) -> str:
-    """The content's hash, or a name that one version of Keras gives one meaning.
+    """The hash of the weights, or a name whose meaning a version of Keras fixes.
 
-    Keras checks the hash of what it downloads for `imagenet`, and sources.py fixes the seed of `random`:
-    random weights are the same in every process, so what is converted from them is kept like any other.
-    An imported network may lie in several files, of which only its format knows all: every file of the
-    folder counts, but for model.toml, labels and notes.
+    Keras checks the hash of what it downloads for `imagenet`, and sources.py fixes the seed of `random`, so
+    random weights are the same in every process. An imported network may consist of several files that only
+    its format knows, so every file of the folder counts, except model.toml, labels and notes.
     """
     if isinstance(spec.source, Darknet):
         return "-".join(_digest(spec.folder / name) for name in (spec.source.cfg, spec.source.weights))
@@ -228,7 +227,7 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return "none"  # building the network will say why it can't be had
+        return "none"  # building the network will report why
 
 
 def _is_of(path: Path, model: str) -> bool:
@@ -237,7 +236,7 @@ def _is_of(path: Path, model: str) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Make a file or a folder survive a power cut: a rename may otherwise come before the content."""
+    """Make a file or a folder survive a power cut: a rename may reach the disk before the content."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -20,7 +20,7 @@ def test_number(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan", "inf", "1000000.1", "1,5"])
 def test_what_is_no_number(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="no number above 0 and at most a million"):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a number above 0, at most a million"):
         units.number(text)
 
 
@@ -31,7 +31,7 @@ def test_whole(text: str, value: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.0", "1e3", "1_0", "٣", "1000000001", " 1", "9" * 5000])
 def test_what_is_not_whole(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="no whole number above 0 and at most a billion"):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a whole number above 0, at most a billion"):
         units.whole(text)
 
 
@@ -57,7 +57,7 @@ def test_seconds(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "1S", "1e3", "nan", "inf", "1.", "10s\n", "1 2"])
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="no duration: write 200ms"):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a duration: write 200ms"):
         units.seconds(text)
 
 
@@ -76,7 +76,7 @@ def test_share(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "%", "101%", "1.01", "-5%", "nan", "5%%", "5 % "])
 def test_what_is_no_share(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="no share: write 5%"):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a share: write 5%"):
         units.share(text)
 
 
@@ -90,7 +90,7 @@ def test_size(size: tuple[int, int]) -> None:
     ["", "640", "640x", "640X480", "0x480", "640x0", "-1x5", "1x1x1", "65501x1", "1x65501", "10000x5001"],
 )
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="no picture size: write 1280x720"):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a picture size: write 1280x720"):
         units.size(text)
 
 

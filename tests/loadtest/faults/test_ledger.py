@@ -185,7 +185,7 @@ def test_nothing_follows_the_closing_line(tmp_path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     for more in lines[1:]:
         path.write_bytes(b"".join([*lines, more]))
-        with pytest.raises(LedgerError, match="goes on after its closing line"):
+        with pytest.raises(LedgerError, match="continues after its closing line"):
             check(path, {})
 
 
@@ -207,7 +207,7 @@ def test_nothing_follows_the_closing_line(tmp_path: Path) -> None:
 )
 def test_what_is_no_ledger(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "ledger").write_bytes(content)
-    with pytest.raises(LedgerError, match=r"/ledger (is no ledger|can't be read as a ledger)"):
+    with pytest.raises(LedgerError, match=r"/ledger (is not a ledger|can't be read as a ledger)"):
         check(tmp_path / "ledger", {})
 
 

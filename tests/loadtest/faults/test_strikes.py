@@ -110,7 +110,7 @@ def test_a_command_that_cannot_be_started_is_told(tmp_path: Path) -> None:
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     found = strikes(f"sh -c '{SLEEP.replace(chr(39), chr(34))} & echo $! > {pid}; wait'", limit_s=2)
-    assert (found[0].status, found[0].trouble) == (-9, "it was killed, since it took longer than 2 s")
+    assert (found[0].status, found[0].trouble) == (-9, "killed, because it took longer than 2 s")
     child = int(pid.read_text())
     eventually(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie")
 
@@ -158,9 +158,7 @@ def test_abandoned_it_kills_the_command(tmp_path: Path) -> None:
         return found
 
     found = asyncio.run(run())
-    assert [(each.status, each.trouble) for each in found] == [
-        (-9, "it was killed, since the run was stopped")
-    ]
+    assert [(each.status, each.trouble) for each in found] == [(-9, "killed, because the run was stopped")]
 
 
 def test_an_end_before_the_first_pause_is_over_strikes_never() -> None:

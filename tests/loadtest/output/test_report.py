@@ -175,7 +175,7 @@ def test_little_or_odd_figures_are_no_trouble(report_: RunReport) -> None:
 
 def test_what_has_no_right_answer_says_so() -> None:
     found = page(empty())
-    assert found.lines == ["Nothing measured: there is no right answer"]
+    assert found.lines == ["Nothing measured: no answer was right"]
     assert found.tables[0][1] == ["1 client", "-", "-", "-", "-", "-", "-", "0", "-"]
     assert found.images == []
     assert page(ALL_FAILED).lines == ["Failed: 3 of 3 requests"]

@@ -160,9 +160,9 @@ def test_a_ledger_that_adds_up() -> None:
 
 def test_a_ledger_that_does_not_add_up() -> None:
     wrong = [f"[i]request {number} " + "x" * 80 for number in range(25)]
-    assert account(wrong=wrong)[-22:] == [*wrong[:20], "and 5 more", "5 requests: 25 things are wrong."]
-    assert account(wrong=wrong[:2])[-1] == "5 requests: 2 things are wrong."
-    assert account(wrong=wrong[:1])[-2:] == [wrong[0], "5 requests: one thing is wrong."]
+    assert account(wrong=wrong)[-22:] == [*wrong[:20], "and 5 more", "5 requests: 25 faults were found."]
+    assert account(wrong=wrong[:2])[-1] == "5 requests: 2 faults were found."
+    assert account(wrong=wrong[:1])[-2:] == [wrong[0], "5 requests: one fault was found."]
 
 
 def test_a_long_command_does_not_break_the_table_of_faults() -> None:

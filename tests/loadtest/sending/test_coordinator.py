@@ -18,7 +18,7 @@ from tests.support import ROOT
 
 pytestmark = pytest.mark.slow  # each starts a client process or two: half a second
 
-SAYS_SO = "Interrupted: waiting for what is out. Once more stops at once.\n"
+SAYS_SO = "Interrupted: waiting for unfinished requests. Interrupt again to stop at once.\n"
 
 SCRIPT = ROOT / "stress_test.py"
 
@@ -157,7 +157,7 @@ def test_an_interrupt_waits_for_what_is_out_and_a_second_does_not(
                 process.kill()
     assert (process.returncode, complaints) == (130, "")
     assert "1 client" in said[0] + printed
-    assert ("requests were still out" in printed) == (times == 2)
+    assert ("requests were unfinished" in printed) == (times == 2)
     outcomes = [json.loads(line)["outcome"] for line in ledger.read_text().splitlines()[1:-1]]
     assert outcomes == ["ok", "ok", "ok", "ok" if times == 1 else "interrupted"]
     assert len(server.seen) == 4

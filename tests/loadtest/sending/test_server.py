@@ -94,8 +94,8 @@ def test_the_models_are_asked_for_once_with_the_users_headers() -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["x"], "Model x is not known to the server. Ready: a, b (--model a)."),
-        (["a", "x"], "Model x is not known to the server. Ready: a, b (--model a)."),
+        (["x"], "Model x is unknown to the server. Ready: a, b (--model a)."),
+        (["a", "x"], "Model x is unknown to the server. Ready: a, b (--model a)."),
         (["bad"], "Model bad is not ready but failed: out of memory. Ready: a, b (--model a)."),
         (["new"], "Model new is not ready but loading. Ready: a, b (--model a)."),
         ([], "The server's default model, no, is not ready but failed: lost. Ready: a, b (--model a)."),
@@ -149,7 +149,7 @@ def test_the_queue_of_who_falls_in_is_watched() -> None:
 
 
 def test_no_model_is_ready() -> None:
-    with pytest.raises(NotReady, match=r"default model, m, is not known to the server\. No model is ready\."):
+    with pytest.raises(NotReady, match=r"default model, m, is unknown to the server\. No model is ready\."):
         counts(models(default="m"))
 
 
@@ -215,7 +215,7 @@ def test_a_server_that_does_not_answer_is_waited_for_a_while_only(monkeypatch: p
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(NotReady, match=r"can't be reached: no answer within 5 s\. Is it started"):
+        with pytest.raises(NotReady, match=r"can't be reached: no answer within 5 s\. Start it"):
             counts_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 

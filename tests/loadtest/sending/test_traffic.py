@@ -71,7 +71,7 @@ def test_a_missing_picture_is_named(tmp_path: Path) -> None:
 
 def test_folders_without_a_picture_are_refused_and_nothing_is_drawn(tmp_path: Path) -> None:
     write(tmp_path, "labels.csv")
-    with pytest.raises(ValueError, match=r"hold no picture \(\.bmp, "):
+    with pytest.raises(ValueError, match=r"have no picture \(\.bmp, "):
         read_pictures(Traffic(paths=(str(tmp_path),)))
 
 

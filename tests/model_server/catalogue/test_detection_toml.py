@@ -63,24 +63,26 @@ def test_another_source_tells_how_its_outputs_are_laid_out(tmp_path: Path) -> No
 REFUSED = {
     TOML.replace("stretch", "ink").replace(
         "channels = 3", "channels = 1"
-    ): r"line 14, input\.fit: \"ink\" frames",
-    TOML + '[output]\nactivation = "softmax"\n': r"line 17, output\.activation: It is for classification",
-    TOML.replace('"detection"', '"classification"') + "[detection]\n": r"line 16, detection: It is for task",
+    ): r"line 14, input\.fit: A detector",
+    TOML
+    + '[output]\nactivation = "softmax"\n': r"line 17, output\.activation: activation is for classification",
+    TOML.replace('"detection"', '"classification"')
+    + "[detection]\n": r"line 16, detection: \[detection\] is for task",
     TOML + "[detection]\nconfidence = 1.5\n": r"line 17, detection\.confidence: .*a number from 0 to 1",
     TOML + '[detection]\nconfidence = "high"\n': r"line 17, detection\.confidence: .*a number from 0 to 1",
+    TOML + '[detection]\nformat = "xyxy"\nunits = "pixels"\n': r"line 18, detection\.units: The layout of",
     TOML
-    + '[detection]\nformat = "xyxy"\nunits = "pixels"\n': r"line 18, detection\.units: Darknet's outputs",
-    TOML + '[detection]\nboxes = "a"\n': r"line 17, detection\.boxes: Darknet's outputs are known",
+    + '[detection]\nboxes = "a"\n': r"line 17, detection\.boxes: The layout of Darknet's outputs is known",
     TOML + "[detection]\nboxes = -1\n": r"line 17, detection\.boxes",
     TOML + "[detection]\nnms = 1\n": r"line 17, detection\.nms: .*unknown field `nms`",
     TOML.replace("a.cfg", "../a.cfg"): r"source\.cfg: '\.\./a\.cfg' is outside this folder",
     TOML.replace("a.weights", "/a.weights"): r"source\.weights: '/a\.weights' is outside",
     TOML.replace('cfg = "a.cfg"\n', ""): r"required field `cfg`",
     TOML.replace('"unit"', '"none"'): r"line 15, input\.normalise: Darknet's networks take 0\.\.1",
-    TOML.replace("width = 320", "width = 300"): r"line 11, input\.width: It is a multiple of 32",
-    TOML.replace("height = 320", "height = 300"): r"line 12, input\.height: It is a multiple of 32",
+    TOML.replace("width = 320", "width = 300"): r"line 11, input\.width: width must be a multiple of 32",
+    TOML.replace("height = 320", "height = 300"): r"line 12, input\.height: height must be a multiple of 32",
     TOML + "[detection]\nnms = 2\n": r"docs/detection\.md describes \[detection\]",
-    TOML.replace("top = 100", "top = 1001"): r"line 3, top: .*there are 1000 detections at most\. Write 1000",
+    TOML.replace("top = 100", "top = 1001"): r"line 3, top: .*at most 1000\. Write 1000",
     TOML.replace('"detection"', '"segmentation"'): r"line 1, task: .*classification, detection",
 }
 

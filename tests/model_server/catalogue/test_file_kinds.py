@@ -85,7 +85,7 @@ def test_the_hint_names_the_kind_to_write(tmp_path: Path) -> None:
     path.write_bytes(b"\x1c\0\0\0TFL3")
     assert file_kinds.hint(path, TFLite("net.tflite"), within=tmp_path) == ""
     assert file_kinds.hint(path, Onnx("net.tflite"), within=tmp_path) == (
-        ' It looks like a network of TensorFlow Lite: write kind = "tflite", not "onnx", in [source] of '
+        ' It looks like a TensorFlow Lite network: write kind = "tflite", not "onnx", in [source] of '
         "model.toml. docs/models.md has an example of each kind."
     )
 
@@ -107,6 +107,6 @@ def test_of_a_saved_model_the_folder_is_told_as_model_toml_names_it(tmp_path: Pa
 
 def test_what_no_kind_takes_is_to_be_exported(tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(b"PK")
-    assert "PyTorch's: export it to ONNX." in file_kinds.hint(
+    assert "a PyTorch file: export it to ONNX." in file_kinds.hint(
         tmp_path / "net.pt", Paddle("net.pt"), within=tmp_path
     )

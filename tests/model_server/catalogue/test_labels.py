@@ -22,10 +22,10 @@ def test_a_label_may_hold_commas_quotes_and_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ("1,a", "line 3: must have as many columns"),
-        ("1,n1,tench, Tinca tinca", "line 3: must have as many columns"),
-        ('1,n1,"tench', "line 3: is no CSV"),
-        ('1,n1,"tench"x', "line 3: is no CSV"),
+        ("1,a", "line 3: this line must have as many columns"),
+        ("1,n1,tench, Tinca tinca", "line 3: this line must have as many columns"),
+        ('1,n1,"tench', "line 3: this is not CSV"),
+        ('1,n1,"tench"x', "line 3: this is not CSV"),
         ("2,n1,tench", "line 3: the index must be 1, not '2'"),
     ],
 )

@@ -86,9 +86,9 @@ def test_a_name_that_is_none_is_not_called_missing(tmp_path: Path, name: str) ->
     models = _folder(tmp_path)
     (models / "Net").mkdir()
     (models / "Net" / "model.toml").touch()
-    with pytest.raises(CatalogueError, match="can't be a model's name: that has only a-z"):
+    with pytest.raises(CatalogueError, match="can't be a model's name: the folder's name may only have a-z"):
         read_model(models, name)
-    with pytest.raises(CatalogueError, match=r"There are: net\."):
+    with pytest.raises(CatalogueError, match=r"Available: net\."):
         read_model(models, "none")
 
 
@@ -146,7 +146,7 @@ def test_wrong_labels_are_refused(tmp_path: Path, labels: str, words: str) -> No
 
 
 def test_an_unknown_model_is_named_with_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match="There are: net"):
+    with pytest.raises(CatalogueError, match="Available: net"):
         read_model(_folder(tmp_path), "other")
 
 
@@ -202,7 +202,7 @@ def test_the_optional_fields(tmp_path: Path) -> None:
         ('"pad"', '"pad"\nresize = 8', "line 13, input.resize", 'fit must be "crop"'),
         ('"pad"', '"crop"\nresize = 3', "line 13, input.resize", "at least the width and the height"),
         ('"unit"', '"unit"\n[output]\nactivation = "relu"', "line 15, output.activation", "softmax"),
-        ("top = 2", "top = 3", "line 4, top", "there are 2 labels. Write 2, or fewer."),
+        ("top = 2", "top = 3", "line 4, top", "the model has 2 labels. Write 2 or less."),
         ("top = 2", "top = 2\nbottom = 1", "line 5, bottom", "A model.toml is a table of task"),
     ],
 )
@@ -268,7 +268,9 @@ def test_labels_a_line_each_have_their_index_for_an_id(tmp_path: Path) -> None:
         assert read_model(folder, "net").labels == (Label("0", "a cat"), Label("1", "dog, a good one"))
 
 
-@pytest.mark.parametrize(("text", "words"), [("", "a line for each"), ("a\n\nb\n", "line 2: is empty")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "a line for each"), ("a\n\nb\n", "line 2: this line is empty")]
+)
 def test_wrong_lines_of_labels_are_refused(tmp_path: Path, text: str, words: str) -> None:
     folder = _folder(tmp_path, TOML.replace("labels.csv", "labels.txt"))
     (folder / "net" / "labels.txt").write_text(text)
@@ -289,8 +291,8 @@ def test_any_keras_application_has_a_variable_for_its_weights(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("DENSENET121_WEIGHTS", "imagenett", "='imagenett' is not imagenet, random or a file"),
-        ("DIGITS_WEIGHTS", "random", "digits has its own file"),
+        ("DENSENET121_WEIGHTS", "imagenett", "='imagenett' is not imagenet, random or the path of a file"),
+        ("DIGITS_WEIGHTS", "random", "digits has its weights in its own file"),
     ],
 )
 def test_bad_weights_are_refused_with_their_variable(variable: str, value: str, words: str) -> None:

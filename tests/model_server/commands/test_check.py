@@ -55,13 +55,13 @@ def test_more_predictions_than_there_are_labels_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check.main([str(folder), "--top", "4"]) == REFUSED
-    assert capsys.readouterr().err == "--top is 4; net gives 3 at most.\n"
+    assert capsys.readouterr().err == "--top is 4; net gives at most 3.\n"
 
 
 def test_without_a_picture_a_drawn_one_is_tried(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main([str(folder)]) == DONE
     told = capsys.readouterr().out
-    assert "a drawn one" in told
+    assert "picture     drawn" in told
     assert len([line for line in told.splitlines() if line.startswith("  ")]) == 2  # model.toml's top
 
 
@@ -69,7 +69,7 @@ def test_without_a_picture_a_drawn_one_is_tried(folder: Path, capsys: pytest.Cap
     ("file", "content", "words"),
     [
         ("model.toml", network.TOML.replace('"stretch"', '"squeeze"'), "line 11, input.fit: "),
-        ("model.toml", network.TOML.replace('"softmax"', '"none"'), "no probabilities"),
+        ("model.toml", network.TOML.replace('"softmax"', '"none"'), "not probabilities"),
         ("labels.txt", "one\ntwo\n", "there are 2 labels"),
         ("net.onnx", "nothing", "OpenVINO can't read net.onnx"),
     ],
@@ -92,7 +92,7 @@ def test_a_picture_that_can_not_be_read_is_said_too(
 
 def test_a_model_that_is_not_there_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main(["models/other"]) == REFUSED
-    assert "There are: " in capsys.readouterr().err
+    assert "Available: " in capsys.readouterr().err
 
 
 def test_a_path_that_is_not_there_is_looked_for_where_it_points(
@@ -102,4 +102,4 @@ def test_a_path_that_is_not_there_is_looked_for_where_it_points(
     (tmp_path / "nets" / "cats" / "model.toml").touch()
     assert check.main([str(tmp_path / "nets" / "dogs")]) == REFUSED
     told = capsys.readouterr().err
-    assert f"no file {tmp_path}/nets/dogs/model.toml. There are: cats." in told
+    assert f"no file {tmp_path}/nets/dogs/model.toml. Available: cats." in told

@@ -53,7 +53,7 @@ def run(
 
 def test_without_dead_letters_it_says_so_and_all_is_well(run: Callable[..., Said]) -> None:
     for arguments in (["list"], ["requeue", "--all"], ["drop", "--all"]):
-        assert run(*arguments) == (0, "There are no dead letters of digits.\n", "")
+        assert run(*arguments) == (0, "No dead letters of digits.\n", "")
 
 
 def test_a_line_for_each_of_every_model(run: Callable[..., Said], client: redis.Redis, keys: Keys) -> None:
@@ -109,12 +109,12 @@ def test_all_are_all_of_the_model_that_was_named(
     assert len(queued(client, keys)) == (2 if verb == "requeue" else 0)
     assert client.llen(keys.of("digits").dead) == 1
     assert run(verb, "--all").status == 0
-    assert run("list").out == "There are no dead letters of digits, tiny.\n"
+    assert run("list").out == "No dead letters of digits, tiny.\n"
 
 
 def test_drop_says_what_it_dropped(run: Callable[..., Said], client: redis.Redis, keys: Keys) -> None:
     first, second = bury(client, keys, job(), job())
-    assert run("drop", first.id) == (0, f"{first.id} is dropped.\n", "")
+    assert run("drop", first.id) == (0, f"{first.id} was dropped.\n", "")
     assert [line.split()[1] for line in run("list").out.splitlines()] == [second.id]
     assert queued(client, keys) == []
 
@@ -127,11 +127,11 @@ def test_what_is_refused_is_said_and_the_rest_is_done(
     name = run("list").out.split()[1]
     said = run("requeue", "--all")
     assert said.status == 1
-    assert said.err.startswith(f"{name} was left as it is: The job of {name} can't be read, so")
+    assert said.err.startswith(f"{name} was left unchanged: The job of {name} can't be read, so")
     assert said.out.startswith(f"{good.id} is queued again: ")
     unknown = job().id
     said = run("drop", unknown, name, "--model", MODEL)
-    assert said == (1, f"{name} is dropped.\n", f"{unknown} is no dead letter of tiny.\n")
+    assert said == (1, f"{name} was dropped.\n", f"{unknown} is not a dead letter of tiny.\n")
 
 
 def test_a_full_queue_refuses_with_words(run: Callable[..., Said], client: redis.Redis, keys: Keys) -> None:
@@ -142,7 +142,7 @@ def test_a_full_queue_refuses_with_words(run: Callable[..., Said], client: redis
     assert said.status == 1
     assert said.out.startswith(f"{first.id} is queued again")
     reason = "2 pictures wait for tiny already; come back in 4 s."
-    assert said.err == f"{second.id} was left as it is: {reason}\n"
+    assert said.err == f"{second.id} was left unchanged: {reason}\n"
     assert len(queued(client, keys)) == 2
     assert [line.split()[1] for line in run("list").out.splitlines()] == [second.id]
     client.delete(keys.of(MODEL).queue)
@@ -159,7 +159,7 @@ def test_a_model_that_nobody_serves_is_warned_of(
     run: Callable[..., Said], client: redis.Redis, keys: Keys
 ) -> None:
     first, second = bury(client, keys, job(), job())
-    warning = "no model server serves tiny: it waits 300 s for one"
+    warning = "no model server serves tiny: the job waits 300 s for one"
     assert warning not in run("requeue", first.id).out
     client.delete(keys.of(MODEL).workers)
     said = run("requeue", second.id)
@@ -197,7 +197,7 @@ def test_a_redis_that_goes_away_ends_it_at_once(
     ("variable", "value", "words"),
     [
         ("LEASE_S", "0", "LEASE_S='0' is not a number"),
-        ("REDIS_URL", "redis://h:65536/0", "REDIS_URL can't be"),
+        ("REDIS_URL", "redis://h:65536/0", "REDIS_URL is invalid"),
     ],
 )
 def test_a_setting_that_can_t_work_is_said_so(
@@ -216,7 +216,7 @@ def test_it_finds_the_redis_of_make_serve_by_itself(
     monkeypatch.setattr(dead_letters, "EMBEDDED_REDIS", tmp_path / "redis.sock")
     said = run("list")
     assert said.status == 2
-    assert said.err.endswith(f" `make serve` has its Redis at unix://{tmp_path}/redis.sock.\n")
+    assert said.err.endswith(f" the Redis of `make serve` is at unix://{tmp_path}/redis.sock.\n")
 
 
 @pytest.mark.parametrize(

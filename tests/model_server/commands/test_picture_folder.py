@@ -56,7 +56,7 @@ def test_what_is_no_picture_is_left_out_and_the_choice_is_always_the_same(tmp_pa
 
 
 def test_a_folder_that_is_none_or_too_small_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureFolderError, match="there is no folder"):
+    with pytest.raises(PictureFolderError, match="is not a folder"):
         _read(tmp_path / "none", tmp_path)
     with pytest.raises(PictureFolderError, match="has 9 pictures"):
         _read(fill(tmp_path / "p", each=3), tmp_path)

@@ -63,7 +63,7 @@ def test_it_tells_what_int8_costs_and_precision_int8_serves_it(
 ) -> None:
     said = run("--pictures", str(fill(tmp_path / "p")), "--calibrate", "8")
     assert (said.status, said.err) == (0, "")
-    assert "tiny: 30 pictures with labels; 8 of them calibrate." in said.out
+    assert "tiny: 30 pictures with labels; 8 are for calibration." in said.out
     assert re.search(r"on 22 pictures held out +fp32 +int8", said.out)
     assert re.search(r"same best class as fp32 +1\.0000", said.out)
     accuracy = re.search(r"accuracy +([\d.]+) +([\d.]+)", said.out)
@@ -81,7 +81,7 @@ def test_it_tells_what_int8_costs_and_precision_int8_serves_it(
 def test_pictures_without_labels_tell_agreement_alone(run: Callable[..., Said], tmp_path: Path) -> None:
     said = run("--pictures", str(fill(tmp_path / "p", ("a", "b", "c"))))
     assert said.status == 0
-    assert "30 pictures without labels; 15 of them" in said.out
+    assert "30 pictures without labels; 15 are for calibration" in said.out
     assert "accuracy" not in said.out
 
 
@@ -101,7 +101,7 @@ def test_what_can_t_be_tried_is_said_so(
     run: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = run("--pictures", str(tmp_path / "none"))
-    assert (said.status, said.err) == (2, f"there is no folder {tmp_path}/none.\n")
+    assert (said.status, said.err) == (2, f"{tmp_path}/none is not a folder.\n")
     monkeypatch.setenv("MAX_PIXELS", "many")
     assert run("--pictures", str(tmp_path)).err.startswith("MAX_PIXELS='many' is not")
     for arguments in (
@@ -121,7 +121,7 @@ def test_without_nncf_it_says_what_to_install(
     said = run("--pictures", str(fill(tmp_path / "p")), real=True)
     assert said.status == 2
     assert "'nncf' is not installed. Install" in said.err
-    python, *words, needed = shlex.split(said.err.partition("beside the service: ")[2])
+    python, *words, needed = shlex.split(said.err.partition("command needs: ")[2])
     assert words == ["-m", "pip", "install", "-r"]
     assert (Path.cwd() / python) == Path(sys.executable)
     assert "nncf" in (Path.cwd() / needed).read_text("utf-8").splitlines()

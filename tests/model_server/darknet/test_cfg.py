@@ -64,40 +64,39 @@ def test_max_pooling_without_a_stride_keeps_the_size() -> None:
 REFUSED = {
     "": "the first section must be \\[net\\]",
     "[convolutional]\n": "the first section must be \\[net\\]",
-    "filters=3\n": "line 1: an option before the first section",
-    "[net\n": "line 1: '\\[net' is no section's name",
+    "filters=3\n": "line 1: there is an option before the first section",
+    "[net\n": "line 1: '\\[net' is not the name of a section",
     NET: "there are no layers after \\[net\\]",
     NET + "what\n": "line 5: 'what' is neither a section nor option=value",
     NET + "width=65\n": "line 5: width was 64 on line 2",
     "[net]\nheight=4\nchannels=3\n" + CONVOLUTION: "\\[net\\] on line 1: width is missing",
+    NET + "[lstm]\n": "layer 0 \\[lstm\\] on line 5: this kind of layer is not supported. Supported: conv",
     NET
-    + "[lstm]\n": "layer 0 \\[lstm\\] on line 5: this kind of layer is not taken; there are: convolutional,",
-    NET + CONVOLUTION + "wheels=4\n": "layer 0 \\[convolutional\\] on line 5, wheels on line 10: .*not known",
-    NET + CONVOLUTION + "jitter=1\n": "jitter on line 10: the option 'jitter' is not known here",
-    NET + CONVOLUTION + "xnor=1\n": "xnor on line 10: xnor=1 is no whole number from 0 to 0",
+    + CONVOLUTION
+    + "wheels=4\n": "layer 0 \\[convolutional\\] on line 5, wheels on line 10: .*not supported",
+    NET + CONVOLUTION + "jitter=1\n": "jitter on line 10: the option 'jitter' is not supported here",
+    NET + CONVOLUTION + "xnor=1\n": "xnor on line 10: xnor=1 is not a whole number from 0 to 0",
     NET
     + CONVOLUTION.replace(
         "leaky", "gelu"
     ): "activation on line 9: activation=gelu is not one of linear, leaky",
-    NET
-    + CONVOLUTION.replace("=8", "=-8"): "filters on line 6: filters=-8 is no whole number from 1 to 65536",
-    NET + CONVOLUTION.replace("=8", "=1e99"): "filters=1e99 is no whole number",
-    NET + CONVOLUTION.replace("=8", "=99999999999"): "filters=99999999999 is no whole number",
+    NET + CONVOLUTION.replace("=8", "=-8"): "filters on line 6: filters=-8 is not a whole number from 1",
+    NET + CONVOLUTION.replace("=8", "=1e99"): "filters=1e99 is not a whole number",
+    NET + CONVOLUTION.replace("=8", "=99999999999"): "filters=99999999999 is not a whole number",
     NET + CONVOLUTION + "groups=2\n": "2 groups do not divide 3 channels into 8 filters",
     NET + CONVOLUTION + "dilation=2\n": "dilation on line 10",
-    NET
-    + "[convolutional]\nfilters=1\nsize=63\nactivation=linear\n": "nothing is left of a picture of 64 x 48",
-    NET + "[upsample]\nstride=64\n" * 4: "is more than is taken",
+    NET + "[convolutional]\nfilters=1\nsize=63\nactivation=linear\n": "an input of 64 x 48 leaves no output",
+    NET + "[upsample]\nstride=64\n" * 4: "is too large",
     NET
     + CONVOLUTION
     + "[shortcut]\nfrom=-3\n": "layer 1 \\[shortcut\\] on line 10, from on line 11: there is no layer -2",
     NET + CONVOLUTION + "[shortcut]\nfrom=1\n": "there is no layer 1 before it",
-    NET + CONVOLUTION + "[shortcut]\n": "from is no list of numbers",
+    NET + CONVOLUTION + "[shortcut]\n": "from is not a list of numbers",
     NET
     + CONVOLUTION
     + CONVOLUTION
-    + "stride=2\n[shortcut]\nfrom=0\n": "layer 0 gives \\(48, 64, 8\\), the layer before",
-    NET + CONVOLUTION + "[route]\nlayers=-1,0.5\n": "layers is no list of whole numbers",
+    + "stride=2\n[shortcut]\nfrom=0\n": "layer 0 gives \\(48, 64, 8\\), but the layer before",
+    NET + CONVOLUTION + "[route]\nlayers=-1,0.5\n": "layers is not a list of whole numbers",
     NET
     + CONVOLUTION
     + CONVOLUTION
@@ -105,13 +104,13 @@ REFUSED = {
     NET + CONVOLUTION + "[route]\nlayers=-1\ngroups=3\n": "3 groups do not divide the channels",
     NET
     + CONVOLUTION
-    + "[route]\nlayers=-1\ngroups=2\ngroup_id=2\n": "group_id=2 is no whole number from 0 to 1",
+    + "[route]\nlayers=-1\ngroups=2\ngroup_id=2\n": "group_id=2 is not a whole number from 0 to 1",
     NET + CONVOLUTION + YOLO: "gives 8 channels, not 3 x \\(5 \\+ 2 classes\\)",
-    NET + HEAD + YOLO.replace("num=3", "num=4"): "anchors are not 4 pairs of sides above 0",
-    NET + HEAD + YOLO.replace("1,2,", "0,2,"): "anchors are not 3 pairs of sides above 0",
-    NET + HEAD + YOLO.replace("mask=0", "mask=3"): "the mask names other anchors than 0 to 2",
+    NET + HEAD + YOLO.replace("num=3", "num=4"): "anchors must be 4 pairs of sides above 0",
+    NET + HEAD + YOLO.replace("1,2,", "0,2,"): "anchors must be 3 pairs of sides above 0",
+    NET + HEAD + YOLO.replace("mask=0", "mask=3"): "mask may only name anchors from 0 to 2",
     NET + HEAD + YOLO + CONVOLUTION: "layer 2 \\[convolutional\\] on line 14: layer 1 is a \\[yolo\\]",
-    NET + HEAD + YOLO.replace("anchors=1", "anchors=nan"): "anchors is no list of numbers",
+    NET + HEAD + YOLO.replace("anchors=1", "anchors=nan"): "anchors is not a list of numbers",
     NET + "[softmax]\ntemperature=2\n": "only a temperature of 1",
 }
 
@@ -132,10 +131,10 @@ def test_scales_with_different_classes_are_refused() -> None:
 def test_a_file_that_is_no_text_or_far_too_long_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.cfg"
     path.write_bytes(b"\xff\xfe[net]")
-    with pytest.raises(DarknetError, match="is no text"):
+    with pytest.raises(DarknetError, match="is not a text file"):
         read(path)
     path.write_bytes(b"#" * (MOST_BYTES + 1))
-    with pytest.raises(DarknetError, match="it is no cfg"):
+    with pytest.raises(DarknetError, match="is not a cfg"):
         read(path)
 
 

@@ -44,15 +44,15 @@ def test_numbers_are_cut_in_darknet_s_order_and_folded(tmp_path: Path, header: b
 
 
 REFUSED = {
-    b"": r"too short to be weights of Darknet \(0 bytes\)",
-    NEW[:15]: r"too short to be weights of Darknet \(15 bytes\)",
-    b"PK\x03\x04" + bytes(40): "does not begin as weights of Darknet do",
-    NEW: r"too short .* has 20 bytes, and layer 0 \[convolutional\] on line 5 needs those up to 92",
+    b"": r"too short to be a Darknet weights file \(0 bytes\)",
+    NEW[:15]: r"too short to be a Darknet weights file \(15 bytes\)",
+    b"PK\x03\x04" + bytes(40): "is not a Darknet weights file",
+    NEW: r"too short .* has 20 bytes, but layer 0 \[convolutional\] on line 5 ends at byte 92",
     NEW
     + NUMBERS.tobytes()[
         :-1
-    ]: r"too short .* has 143 bytes, and layer 2 \[convolutional\] on line 11 .* to 144",
-    NEW + NUMBERS.tobytes() + b"\0": r"too long .* has 145 bytes, and layer 2 .* ends at 144",
+    ]: r"too short .* has 143 bytes, but layer 2 \[convolutional\] on line 11 ends at byte 144",
+    NEW + NUMBERS.tobytes() + b"\0": r"too long .* has 145 bytes, but layer 2 .* ends at byte 144",
     # A header of the other kind moves every number by one.
     OLD + NUMBERS.tobytes() + bytes(4): "too long",
     NEW + NUMBERS.tobytes()[:-4] + struct.pack("<f", np.nan): r"the weights of layer 2 .* are not finite",

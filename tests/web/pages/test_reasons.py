@@ -1,8 +1,8 @@
-"""What a page tells of a reason; that its script cuts alike is tests/browser/test_failures.py's."""
+"""How a page shortens a reason. tests/browser/test_failures.py checks that its script cuts it alike."""
 
 import pytest
 
-from web.pages.reasons import MOST, told
+from web.pages.reasons import MOST, shorten
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from web.pages.reasons import MOST, told
     ],
 )
 def test_its_first_sentence(reason: str, short: str, whole: str) -> None:
-    assert told(reason) == (short, whole)
+    assert shorten(reason) == (short, whole)

@@ -143,7 +143,7 @@ def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
     page = service.client.get("/").get_data(as_text=True)
     assert '<span class="words" lang="en">no weights.</span>' in page
     assert '<p lang="en">no weights. Three ways out: ...</p>' in page
-    assert "Only the operator of this service can mend that; choose another model." in page
+    assert "Only the operator of this service can fix that; choose another model." in page
     assert "no weights" in service.client.get(f"/readyz?model={MODEL}").get_json()["reason"]
     assert service.client.get("/models").get_json()["models"][0]["reason"].startswith("no weights")
 

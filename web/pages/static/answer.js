@@ -6,7 +6,7 @@
 import { element } from "./dom.js";
 import { label } from "./labels.js";
 import { colourOf } from "./palette.js";
-import { inFull, told, why } from "./reason.js";
+import { inFull, shorten, why } from "./reason.js";
 import { repeats } from "./repeat.js";
 import { duration, say, share } from "./text.js";
 
@@ -25,7 +25,7 @@ export function answerParts(answer, elapsedMs, picture, replaced) {
 /** What the service says of an answer; that another model gave it in the page's own words, before the reason. */
 function noticed({ notice, model }, replaced) {
   if (!replaced || replaced === model) return why(notice);
-  return [say("model.stand_in", { name: replaced, other: model }), inFull(told(notice).whole)];
+  return [say("model.stand_in", { name: replaced, other: model }), inFull(shorten(notice).whole)];
 }
 
 /** The first label and its probability, in words. */

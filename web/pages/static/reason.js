@@ -11,7 +11,7 @@ const MOST = 200;
 const FIRST = /^.*?[.!?](?=\s+[A-Z])/s;
 
 /** A reason in short, and whole; the same where it is short. */
-export function told(reason) {
+export function shorten(reason) {
   const whole = reason.trim();
   const [first] = FIRST.exec(whole) ?? [whole];
   return { short: first.length <= MOST ? first : `${first.slice(0, MOST).trimEnd()} …`, whole };
@@ -19,7 +19,7 @@ export function told(reason) {
 
 /** The nodes of a reason; none of an empty one. */
 export function why(reason) {
-  const { short, whole } = told(reason ?? "");
+  const { short, whole } = shorten(reason ?? "");
   if (!whole) return [];
   const shown = element("span", { className: "words", lang: "en" }, short);
   return short === whole ? [shown] : [shown, inFull(whole)];

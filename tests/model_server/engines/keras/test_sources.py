@@ -162,7 +162,7 @@ def test_one_number_for_two_labels_is_the_probability_of_the_second(tmp_path: Pa
 
 def test_a_network_of_rows_is_refused_with_the_layer_that_it_needs(tmp_path: Path) -> None:
     error = str(_grey(tmp_path, "(784,)", 3, "softmax", "a\nb\nc\n")["error"])
-    assert "takes (784,) and not pictures" in error
+    assert "takes (784,), not pictures" in error
     assert "keras.Input((28, 28, 1)), keras.layers.Reshape((784,)), network])" in error
 
 

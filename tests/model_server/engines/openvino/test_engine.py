@@ -71,7 +71,7 @@ def test_it_is_converted_once_for_all_that_start(load: Load, tmp_path: Path) -> 
 def test_a_precision_that_the_cpu_lacks_is_refused(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "capabilities", lambda: frozenset({"FP32"}))
     with pytest.raises(
-        ModelUnavailable, match="PRECISION=bf16 can't be had: this CPU does not compute in bf16"
+        ModelUnavailable, match="PRECISION=bf16 is not available: this CPU does not compute in bf16"
     ):
         load("bf16")
 
@@ -128,7 +128,7 @@ def test_a_conversion_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Mo
     real = subprocess.run
     monkeypatch.setattr(subprocess, "run", run)
     spec = tiny.spec(tmp_path / "tiny")
-    status = conversion._NOT_HAD
+    status = conversion._UNAVAILABLE
     with pytest.raises(ModelUnavailable, match=r"^no weights: é$"):
         conversion.converted(spec, "full", Store(tmp_path))
     status = 1

@@ -136,7 +136,7 @@ def test_an_export_of_ultralytics_is_one_output(tmp_path: Path, monkeypatch: pyt
 
 
 REFUSED = {
-    'boxes = "where"\nscores = 0\n': r"no output .where.; it has 0: scores \(1, 5, 3\); 1: .*; 2: boxes",
+    'boxes = "where"\nscores = 0\n': r"no output .where.\. Available: 0: scores \(1, 5, 3\); 1: .*; 2: boxes",
     "boxes = 2\nscores = 3\n": "no output 3",
     "boxes = 0\nscores = 2\n": r"are \(5, 3\), \(5, 4\), but 3 labels need \(n, 4\), \(n, 3\)",
     "boxes = 2\nscores = 0\nobjectness = 1\n": r"need \(n, 4\), \(n, 3\), \(n\)",

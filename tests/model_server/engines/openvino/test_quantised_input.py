@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_server.engines.openvino.quantised import Fit, Quantised
+from model_server.engines.openvino.quantised import Fit, Quantisation
 
 # MobileNetV2's of TensorFlow Hub: a byte stands for -1 to 1.
-FILE = Quantised(step=1 / 127.5, zero=127, low=0, high=255)
+FILE = Quantisation(step=1 / 127.5, zero=127, low=0, high=255)
 
 
 def _numbers(mean: float, std: float) -> NDArray[np.float32]:
@@ -20,13 +20,13 @@ def test_a_normalisation_that_gives_the_bytes_again_is_known(mean: float, std: f
     assert FILE.is_identity(_numbers(mean, std)) is same
 
 
-def _range(low: float, high: float) -> Quantised:
+def _range(low: float, high: float) -> Quantisation:
     """As a quantiser leaves what it saw: low to high as bytes."""
     step = (high - low) / 255
-    return Quantised(step, zero=-128 - low / step, low=-128, high=127)
+    return Quantisation(step, zero=-128 - low / step, low=-128, high=127)
 
 
-SYMMETRIC = Quantised(step=1 / 127, zero=0, low=-128, high=127)
+SYMMETRIC = Quantisation(step=1 / 127, zero=0, low=-128, high=127)
 """-1.008 to 1: what a symmetric quantiser makes of 0 to 1 as well as of -1 to 1."""
 
 
@@ -69,10 +69,10 @@ SYMMETRIC = Quantised(step=1 / 127, zero=0, low=-128, high=127)
     ],
 )
 def test_only_what_no_calibration_explains_is_wrong(
-    file: Quantised, least: float, most: float, fit: Fit
+    file: Quantisation, least: float, most: float, fit: Fit
 ) -> None:
     assert file.fits(least, most) == fit
 
 
 def test_its_numbers_are_told() -> None:
-    assert str(Quantised(step=0.025, zero=-28, low=-128, high=127)) == "from -2.5 to 3.875"
+    assert str(Quantisation(step=0.025, zero=-28, low=-128, high=127)) == "from -2.5 to 3.875"

@@ -85,7 +85,7 @@ def test_two_that_start_at_once_make_it_once(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_t_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ModelUnavailable, match="can't be kept in CACHE_DIR"):
+    with pytest.raises(ModelUnavailable, match="can't be written to CACHE_DIR"):
         Store(tmp_path / "file" / "engines").find_or_make("tiny", WHAT, _make)
 
 

@@ -118,7 +118,7 @@ def test_a_file_calibrated_with_dim_pictures_clips_and_is_warned_of(
     assert np.abs(found - np.load(exports / "dim.npy")).max() < 0.06
     told = capfd.readouterr().err
     assert told.count("dim: the network takes numbers from 0 to 0.75, and normalise") == 1
-    assert "makes 0 to 1 of a picture" in told
+    assert "gives 0 to 1." in told
 
 
 def test_int8_by_name_is_refused_where_a_quantised_file_would_overflow(
@@ -167,7 +167,7 @@ def test_keras_networks_take_the_same_normalisation_order_and_activation(
         ("keras", "softmax", r'gives probabilities already.*"softmax".*Remove that line from \[output\]'),
         ("uint8", "softmax", r'gives probabilities already.*"softmax".*Remove that line from \[output\]'),
         ("sigmoid", "sigmoid", r'gives probabilities already.*"sigmoid".*Remove that line from \[output\]'),
-        ("logits", "none", r'no probabilities.*\[output\] activation = "softmax"'),
+        ("logits", "none", r'not probabilities.*\[output\] activation = "softmax"'),
     ],
 )
 def test_an_activation_too_many_or_too_few_is_refused(
@@ -181,14 +181,14 @@ def test_an_activation_too_many_or_too_few_is_refused(
 @pytest.mark.parametrize(
     ("kind", "normalise", "words"),
     [
-        ("uint8", '"unit"', r'bytes, 0 to 255, as they are.*normalise = "none" in \[input\].*mean and std'),
-        ("uint8", "{ mean = [0, 0, 0], std = [1, 1, 1] }", "bytes, 0 to 255, as they are"),
+        ("uint8", '"unit"', r'bytes, 0 to 255, and norm.*normalise = "none" in \[input\].*mean and std'),
+        ("uint8", "{ mean = [0, 0, 0], std = [1, 1, 1] }", "bytes, 0 to 255, and normalises"),
         (
             "int8",
             '"none"',
-            "takes numbers from -2.5 to 3.875, and normalise .* others of a picture, 0 to 255",
+            "takes numbers from -2.5 to 3.875, but normalise .* gives 0 to 255",
         ),
-        ("int8", '"unit"', "takes numbers from -2.5 to 3.875, and normalise .* others of a picture, 0 to 1"),
+        ("int8", '"unit"', "takes numbers from -2.5 to 3.875, but normalise .* gives 0 to 1"),
     ],
 )
 def test_a_normalisation_that_a_quantised_file_was_not_made_for_is_refused(
