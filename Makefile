@@ -5,9 +5,9 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What computes has a process a core; what starts processes waits for most of its time, and has two.
-CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
-BESIDE := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
+# Three processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
+CORES := $(shell nproc 2>/dev/null || echo 2)
+SIDE_BY_SIDE := $(shell n=$$(( $(CORES) * 3 / 2 )); echo $$(( n < 8 ? n : 8 )))
 PLAIN := not browser and not compose and not importers
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
@@ -35,14 +35,14 @@ lint: $(VENV)/.dev ## Format, lint and types
 	$(BIN)/mypy .
 
 check: lint ## Lint and the fast tests: under a minute
-	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal -m "$(PLAIN) and not slow and not alone"
+	$(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist worksteal -m "$(PLAIN) and not slow and not alone"
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 test: $(VENV)/.dev ## Every test that needs nothing but Python: unit, real Redis, real processes
-	$(BIN)/python -m pytest -n $(BESIDE) --dist worksteal -m "$(PLAIN) and not alone"
+	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadscope -m "$(PLAIN) and not alone"
 	$(BIN)/python -m pytest -m "$(PLAIN) and alone"
 
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine

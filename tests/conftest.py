@@ -1,16 +1,19 @@
 """Fixtures for all tests: a private Redis of our own, and an environment without the user's settings."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import redis
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from broker.connection import connect
 from broker.keys import Keys
 from settings import Settings, weights
-from tests.support import real_data
+from tests.support import ROOT, real_data
 from tests.support.redis_server import RedisServer, running_redis
 
 
@@ -23,6 +26,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(
                 f"NOT RUN ({tests}): {reason.removeprefix('Skipped: ')} (tests/README.md)"
             )
+
+
+class _ModulesThatShare(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each test to whichever process is free, but keeps a module whose tests share something in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module, _, _ = nodeid.partition("::")
+        return module if _shares(module) else nodeid
+
+
+@functools.cache
+def _shares(module: str) -> bool:
+    # A fixture, which would be made once a process; or the cores: a campaign of chaos sends at a fixed rate.
+    return module.startswith("tests/chaos/") or 'scope="module"' in (ROOT / module).read_text("utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    """Say what `--dist loadscope` means here; under pytest 9.2 pytest-xdist 3.8 ignores `loadgroup`."""
+    return _ModulesThatShare(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:

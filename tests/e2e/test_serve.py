@@ -117,11 +117,15 @@ def drawn(value: int) -> bytes:
 
 
 @pytest.fixture
-def project() -> Iterator[Path]:
-    """A copy of the project with a var/ of its own."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the project with its own var/; networks that another test converted are there already."""
     # Not tmp_path: a Unix socket's path has 107 bytes at most.
     folder = Path(tempfile.mkdtemp(prefix="bw-"))
     _copy(folder)
+    engines = tmp_path_factory.getbasetemp() / "engines"
+    engines.mkdir(exist_ok=True)
+    (folder / "var").mkdir()
+    (folder / "var" / "engines").symlink_to(engines)
     yield folder
     shutil.rmtree(folder)
 
@@ -137,6 +141,7 @@ def _copy(folder: Path) -> None:
 
 
 def test_from_nothing_to_answers_through_deaths_to_a_clean_end(project: Path) -> None:
+    (project / "var" / "engines").unlink()
     serving = Serving(project)
     try:
         serving.wait_ready()
