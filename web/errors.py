@@ -127,8 +127,8 @@ def register(app: Flask) -> None:
             )
         if status == 404:
             message = (
-                "Nothing is at this address. There are: POST /predict, GET /predictions/ID, /, /status, "
-                "/models, /healthz, /readyz, /docs, /openapi.json."
+                "Nothing is at this address. There are: POST /predict, GET /predictions/ID, /, /upload, "
+                "/run, /infer, /classify, /status, /models, /healthz, /readyz, /docs, /openapi.json."
             )
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)

@@ -10,8 +10,8 @@ from tests.compose.project import compose_command, run
 from tests.support import ROOT
 
 FIXED_INSIDE = {"BIND", "PORT", "REDIS_URL", "CACHE_DIR"}
-NOT_FOR_CONTAINERS = {"MODEL_SERVERS", "MODELS_DIR"}
-"""--scale makes model servers; the catalogue is in the image."""
+NOT_FOR_CONTAINERS = {"MODEL_SERVERS", "MODELS_DIR", "FILES_DIR"}
+"""--scale makes model servers; the catalogue is in the image, and pictures to classify are not."""
 OTHER_WEIGHTS = {"DENSENET121_WEIGHTS"}
 """RESNET50_WEIGHTS is a field of the settings; so has each other keras_application a variable."""
 

@@ -5,7 +5,8 @@ app, from `headers`. Never with credentials: there are none.
 """
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from flask import Flask
 from flask_cors import CORS
@@ -28,20 +29,29 @@ _PREFLIGHT_S: Final = 600
 """For so long a browser need not ask again."""
 
 
-def register(app: Flask, origins: tuple[str, ...]) -> None:
-    """Let pages of these origins use every address; `*`: of all."""
-    if not origins:
+def register(
+    app: Flask, origins: tuple[str, ...], *, more: Mapping[str, tuple[str, ...]] | None = None
+) -> None:
+    """Let pages of these origins use every address, and of `more` one address besides; `*`: of all."""
+    paths = {path: origins + extra for path, extra in (more or {}).items()} | {"/*": origins}
+    resources: dict[str | re.Pattern[str], dict[str, Any]] = {
+        path: {"origins": _patterns(allowed)} for path, allowed in paths.items() if allowed
+    }
+    if not resources:
         return
-    # As patterns: flask-cors would take an IPv6 address' brackets for one of its own.
-    patterns = "*" if origins == ("*",) else [re.compile(re.escape(each) + r"\Z") for each in origins]
     CORS(
         app,
-        origins=patterns,
+        resources=resources,
         methods=["GET", "HEAD", "POST", "OPTIONS"],
         expose_headers=list(_EXPOSED),
         max_age=_PREFLIGHT_S,
         send_wildcard=True,
     )
+
+
+def _patterns(origins: tuple[str, ...]) -> str | list[re.Pattern[str]]:
+    # As patterns: flask-cors would take an IPv6 address' brackets for one of its own.
+    return "*" if "*" in origins else [re.compile(re.escape(each) + r"\Z") for each in origins]
 
 
 def headers(origins: tuple[str, ...], origin: str) -> list[str]:
