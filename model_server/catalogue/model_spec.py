@@ -10,7 +10,7 @@ from pathlib import Path
 
 from broker.keys import MODEL_NAME
 from broker.messages import Card, InputSpec
-from model_server.catalogue import labels, model_toml
+from model_server.catalogue import file_kinds, labels, model_toml
 from model_server.catalogue.detection_layout import MOST_DETECTIONS, Detection, of_darknet
 from model_server.catalogue.folder_watch import version_of
 from model_server.catalogue.labels import Label
@@ -162,6 +162,8 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
             f"{name!r} can't be a model's name: that has only a-z, 0-9, _ and -, and so has its folder's."
         )
     if not path.is_file():
+        if old := file_kinds.paddle_0_11(folder, ""):
+            raise CatalogueError(old)
         folders = sorted(found.parent.name for found in models_dir.glob("*/model.toml"))
         known = [each for each in folders if MODEL_NAME.fullmatch(each)]
         raise CatalogueError(
@@ -169,6 +171,9 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         )
     toml = model_toml.read(path)
     source, given = toml.source, toml.input
+    named = getattr(source, "file", getattr(source, "folder", path.name))
+    if old := file_kinds.paddle_0_11(folder, str(named)):
+        raise CatalogueError(old)
     if weights is not None and isinstance(source, KerasApplication):
         source = KerasApplication(name=source.name, weights=weights)
     spec = ModelSpec(
