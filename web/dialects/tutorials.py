@@ -104,7 +104,7 @@ def run() -> Response:
 @blueprint.get("/run")
 def run_by_get() -> Response:
     """The same for a client that sends the form by GET; without one, how to send it."""
-    if not request.content_length:
+    if not (request.content_type or request.content_length):
         return _text(f"Send a picture: curl -F file=@photo.jpg {request.base_url}\n")
     return run()
 
