@@ -194,6 +194,10 @@ class Settings:
     """After how many seconds a call of a network counts as hung, and its process is restarted."""
     cors_origins: tuple[str, ...] = _setting((), _ORIGINS)
     """The origins whose pages may use the service from a browser; `*`: all. Unset: only its own pages."""
+    infer_cors_origins: tuple[str, ...] = _setting((), _ORIGINS)
+    """The origins whose pages may use `/infer` from a browser, besides those of `CORS_ORIGINS`; `*`: all."""
+    files_dir: str = _text("")
+    """The directory whose pictures `GET /classify?file=NAME` may read. Unset: no file is read."""
     max_upload_mb: int = _whole(20, 1, 1024)
     """The largest request body, in megabytes (2^20 bytes)."""
     max_pixels: int = _whole(50_000_000, 1, 1_000_000_000)

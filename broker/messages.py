@@ -204,3 +204,5 @@ class Result:
     """What ran the network, as ENGINE spells it."""
     precision: str = ""
     """What it computed in: fp32, bf16, fp16 or int8."""
+    best_index: int | None = None
+    """The place of the best prediction's class among the model's labels; None without predictions."""

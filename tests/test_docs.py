@@ -1,12 +1,18 @@
 """The documents say what is true: tables against the code, links against files, commands by running them."""
 
 import ast
+import contextlib
+import io
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -22,6 +28,8 @@ from model_server.catalogue.model_spec import Source, read_model
 from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, Output
 from tests.e2e.test_serve import PARTS, Serving, project
 from tests.support import ROOT
+from tests.support.stack import free_port
+from tests.support.waiting import eventually
 from web.server.worker import PatientWorker
 
 __all__ = ["project"]
@@ -32,6 +40,7 @@ HTTP = (ROOT / "docs" / "http.md").read_text("utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
+TUTORIALS = (ROOT / "docs" / "tutorials.md").read_text("utf-8")
 CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted(
@@ -291,7 +300,9 @@ def serving(project: Path) -> Iterator[Serving]:
         else:
             shutil.copy(source, project / part)
     (project / ".venv").symlink_to(ROOT / ".venv")
-    running = Serving(project, MODELS="digits")
+    running = Serving(
+        project, MODELS="digits", INFER_CORS_ORIGINS="*", FILES_DIR=str(project / "docs")
+    )  # as docs/tutorials.md says
     try:
         running.wait_ready()
         yield running
@@ -324,6 +335,61 @@ def test_the_commands_run_and_answer_as_the_documents_say(serving: Serving, proj
             assert answer["model_version"] == said["model_version"]
             assert list(answer["predictions"][0]) == list(said["predictions"][0])
             assert list(answer["timings_ms"]) == list(said["timings_ms"])
+
+
+def test_every_block_of_the_page_on_tutorials_is_of_a_kind_that_is_run() -> None:
+    assert set(re.findall(r"^```(\w+)$", TUTORIALS, re.MULTILINE)) == {"sh", "python", "text"}
+    assert len(told("sh", TUTORIALS)) == len(_blocks("sh", TUTORIALS)) == 12
+    assert len(told("python", TUTORIALS)) == len(_blocks("python", TUTORIALS)) == 1
+
+
+def _rounded(text: str) -> str:
+    """With three digits of each share: the rest differs from processor to processor."""
+    return re.sub(r"\d\.\d+(e-\d+)?", lambda share: f"{float(share[0]):.3f}", text)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_commands_of_the_tutorials_print_what_their_page_says(serving: Serving, project: Path) -> None:
+    for program in ("nginx", "ab"):
+        if shutil.which(program) is None:
+            pytest.skip(
+                f"NOT RUN: {program} is not installed (Debian: apt install nginx-light apache2-utils)"
+            )
+    ports = {"5000": str(serving.port), "5555": str(free_port()), "5556": str(free_port())}
+
+    def moved(text: str) -> str:
+        return re.sub(r"\b(5000|5555|5556)\b", lambda port: ports[port[1]], text)
+
+    config = project / "deploy" / "nginx" / "nginx.conf"
+    config.write_text(moved(config.read_text("utf-8")), "utf-8")
+    pids = [project / "var" / "gunicorn.pid", project / "var" / "nginx" / "nginx.pid"]
+    try:
+        for block, printed in told("sh", TUTORIALS):
+            words = ["bash", "-euo", "pipefail", "-c", moved(block)]
+            done = subprocess.run(words, cwd=project, capture_output=True, text=True, timeout=90, check=False)
+            assert done.returncode == 0, block + done.stdout + done.stderr
+            assert _rounded(done.stdout) == _rounded(printed), block + done.stderr
+        eventually(lambda: not any(path.exists() for path in pids))  # the last block ended them
+    finally:
+        for path in pids:
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int(path.read_text()), signal.SIGTERM)
+
+
+def test_the_weights_of_paddle_0_11_are_read_as_the_page_says(tmp_path: Path) -> None:
+    """From an archive as its Parameters.to_tar writes it."""
+    with tarfile.open(tmp_path / "param.tar", "w") as archive:
+        for name, count in (("___conv_0__.w0", 500), ("___conv_0__.wbias", 20)):
+            content = struct.pack("<IIQ", 0, 4, count) + bytes(4 * count)
+            for each, held in ((name, content), (f"{name}.protobuf", b"\x0a")):
+                member = tarfile.TarInfo(each)
+                member.size = len(held)
+                archive.addfile(member, io.BytesIO(held))
+    ((block, printed),) = told("python", TUTORIALS)
+    words = [sys.executable, "-c", block]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == printed, done.stderr
 
 
 @pytest.mark.slow

@@ -76,6 +76,18 @@ ROOMS: dict[str, set[str]] = {
         "web.server.refusals",
         "web.uploads",
     },
+    "web/dialects": {
+        "broker.errors",
+        "broker.messages",
+        "web.dialects",
+        "web.errors",
+        "web.jobs",
+        "web.responses",
+        "web.routes.pages",
+        "web.routes.predict",
+        "web.server.refusals",
+        "web.uploads",
+    },
     "web/middleware": {"broker.errors", "web.middleware", "web.responses"},
     "model_server/catalogue": {"broker", "model_server.catalogue"},
     "model_server/tasks": {
@@ -162,6 +174,18 @@ def test_each_room_imports_only_what_it_may(room: str) -> None:
         if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ROOMS[room])
     }
     assert breaches == set()
+
+
+def test_dialects_are_registered_and_described_and_nothing_else_needs_them() -> None:
+    importers = {
+        str(path.relative_to(ROOT))
+        for path in _files("web")
+        if {name for name in _project_imports(path) if name.startswith("web.dialects")}
+    }
+    assert {name for name in importers if not name.startswith("web/dialects/")} == {
+        "web/app.py",
+        "web/openapi/operations.py",
+    }
 
 
 def test_pillow_is_imported_by_pictures_alone_and_by_what_makes_pictures() -> None:

@@ -16,6 +16,7 @@ from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
 from web import errors
+from web.dialects import tutorials
 from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
 from web.model_choice import ModelNames
@@ -32,13 +33,15 @@ def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
     app = Flask("web", static_folder=None, template_folder="pages/templates")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
+    app.config["FILES_DIR"] = settings.files_dir
     app.extensions["jobs"] = job_client(settings)
     request_ids.register(app)
     errors.register(app)
-    cors.register(app, settings.cors_origins)
+    cors.register(app, settings.cors_origins, more={"/infer": settings.infer_cors_origins})
     compression.register(app)
     for part in (predict, health, pages, api_docs, static):
         app.register_blueprint(part.blueprint)
+    app.register_blueprint(tutorials.blueprint)
 
     @app.after_request
     def of_its_type(response: Response) -> Response:

@@ -126,8 +126,8 @@ def register(app: Flask) -> None:
             message = f"This address does not accept {request.method}. Accepted methods: {methods}."
         if status == 404:
             message = (
-                "Nothing is at this address. Available: POST /predict, GET /predictions/ID, /, /status, "
-                "/models, /healthz, /readyz, /docs, /openapi.json."
+                "Nothing is at this address. Available: POST /predict, GET /predictions/ID, /, /upload, "
+                "/run, /infer, /classify, /status, /models, /healthz, /readyz, /docs, /openapi.json."
             )
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)

@@ -48,6 +48,11 @@ class Answer(Struct, frozen=True, kw_only=True):
     model: str
     id: JobId
     predictions: tuple[Prediction, ...]
+    class_id: (
+        Annotated[str, Meta(description="The best prediction's, for a picture in the field `file`.")]
+        | UnsetType
+    ) = UNSET
+    class_name: Annotated[str, Meta(description="Its label, likewise.")] | UnsetType = UNSET
     notice: Notice | UnsetType = UNSET
     model_version: str
     engine: str

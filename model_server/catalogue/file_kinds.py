@@ -32,6 +32,9 @@ _FOREIGN: Final = {
 }
 """Files that no kind accepts: the network must be exported first."""
 
+_PADDLE_0_11: Final = ("param.tar", "inference_topology.pkl")
+"""What PaddlePaddle 0.11 saves of a network: its weights, and its layers as a Python pickle."""
+
 _SEE: Final = "docs/models.md has an example of each kind."
 
 
@@ -52,6 +55,23 @@ def hint(path: Path, source: Source, *, within: Path) -> str:
         folder = os.path.relpath(path if path.is_dir() else path.parent, within)
         cure += f', and folder = "{folder}"'
     return f" It looks like {_NAMES[kind]}: {cure}. {_SEE}"
+
+
+def paddle_0_11(folder: Path, named: str) -> str:
+    """Why a network of PaddlePaddle 0.11 can't be served, and what to do; empty if it is none.
+
+    `named` is the file or folder that model.toml names, empty if there is no model.toml. Reads no file: a
+    pickle runs what its author wrote.
+    """
+    path = folder / named
+    names_it = path.name in _PADDLE_0_11 or all((path / each).is_file() for each in _PADDLE_0_11)
+    if not names_it:
+        return ""
+    return (
+        f"{folder} has a network of PaddlePaddle 0.11 (param.tar and inference_topology.pkl), which no "
+        "engine runs; a pickle is never read here. Build its layers in Keras or PaddlePaddle 2, set the "
+        "weights of param.tar, and save it as a kind that is served: docs/tutorials.md has the steps."
+    )
 
 
 def kind_of(path: Path) -> str:

@@ -104,3 +104,17 @@ def test_words_that_do_not_come_at_once_are_asked_for_again(visit: Visit, digits
     assert refused
     page.set_input_files("#files", SEVEN)
     expect(page.locator(".timing h4")).to_contain_text("Answered in")
+
+
+@pytest.mark.parametrize("path", ["/", "/status", "/upload"])
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_the_header_is_one_line_on_a_telephone(visit: Visit, digits: Stack, locale: str, path: str) -> None:
+    """In a wider font than this machine's, too: a pixel more for each letter is some eight in a hundred."""
+    page = visit(digits.url + path, width=390, locale=locale, java_script_enabled=False)
+    links = page.locator("body > header a")
+    expect(links).to_have_count(5)
+    page.evaluate("document.documentElement.style.letterSpacing = '1px'")
+    boxes = [each.bounding_box() for each in links.all()]
+    middles = {round(box["y"] + box["height"] / 2) for box in boxes if box}
+    assert max(middles) - min(middles) <= 2
+    assert all(box and box["x"] + box["width"] <= 390 for box in boxes)

@@ -137,17 +137,17 @@ class Stack:
     def __init__(self, command: list[str], folder: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
+        self.folder = folder
         self._command = [*command, "-p", f"bwtest{uuid.uuid4().hex[:8]}"]
         ours = {field.name.upper() for field in dataclasses.fields(Settings)}
-        self._environment = {name: value for name, value in os.environ.items() if name not in ours} | {
+        self.environment = {name: value for name, value in os.environ.items() if name not in ours} | {
             "PORT": str(self.port),
             "RESNET50_WEIGHTS": "random",
         }
 
     def compose(self, *arguments: str) -> str:
         """Run Compose on this project."""
-        return run(*self._command, *arguments, cwd=self._folder, env=self._environment)
+        return run(*self._command, *arguments, cwd=self.folder, env=self.environment)
 
     def up(self, *arguments: str) -> None:
         """Bring everything up, and wait until every model is served by every model server."""
@@ -165,6 +165,13 @@ class Stack:
     def get(self, path: str) -> httpx.Response:
         """One GET."""
         return httpx.get(self.url + path, trust_env=False, timeout=10)
+
+    def answers(self, path: str) -> bool:
+        """Whether a GET gives 200."""
+        try:
+            return self.get(path).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     def workers(self, model: str) -> list[dict[str, Any]]:
         """The live workers of a model, as /models shows them."""

@@ -10,15 +10,15 @@ from tests.compose.project import compose_command, run
 from tests.support import ROOT
 
 FIXED_INSIDE = {"BIND", "PORT", "REDIS_URL", "CACHE_DIR"}
-NOT_FOR_CONTAINERS = {"MODEL_SERVERS", "MODELS_DIR"}
-"""--scale makes model servers; the catalogue is in the image."""
+NOT_FOR_CONTAINERS = {"MODEL_SERVERS", "MODELS_DIR", "FILES_DIR"}
+"""--scale makes model servers; the catalogue is mounted, and pictures to classify are not."""
 OTHER_WEIGHTS = {"DENSENET121_WEIGHTS"}
 """RESNET50_WEIGHTS is a field of the settings; so has each other keras_application a variable."""
 
 
 def test_every_setting_reaches_the_containers() -> None:
     text = (ROOT / "docker-compose.yml").read_text("utf-8")
-    passed = set(re.findall(r"^ +(\w+): \$\{\1:-\}$", text, re.MULTILINE))
+    passed = set(re.findall(r"^ +(\w+): \$\{\1:-(?:photos10)?\}$", text, re.MULTILINE))
     settings = {field.name.upper() for field in dataclasses.fields(Settings)}
     assert passed == settings - FIXED_INSIDE - NOT_FOR_CONTAINERS | OTHER_WEIGHTS
 

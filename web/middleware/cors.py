@@ -5,7 +5,8 @@ that never reached the app. Credentials are never allowed: there are none.
 """
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from flask import Flask
 from flask_cors import CORS
@@ -28,20 +29,32 @@ _PREFLIGHT_S: Final = 600
 """How long a browser may cache a preflight's answer."""
 
 
-def register(app: Flask, origins: tuple[str, ...]) -> None:
-    """Let pages of these origins use every address; `*` allows all origins."""
-    if not origins:
+def register(
+    app: Flask, origins: tuple[str, ...], *, more: Mapping[str, tuple[str, ...]] | None = None
+) -> None:
+    """Let pages of these origins use every address; `*` allows all origins.
+
+    `more` has origins that may use one address besides.
+    """
+    paths = {path: origins + extra for path, extra in (more or {}).items()} | {"/*": origins}
+    resources: dict[str | re.Pattern[str], dict[str, Any]] = {
+        path: {"origins": _patterns(allowed)} for path, allowed in paths.items() if allowed
+    }
+    if not resources:
         return
-    # Compiled: flask-cors would read the brackets of an IPv6 address as a pattern.
-    patterns = "*" if origins == ("*",) else [re.compile(re.escape(origin) + r"\Z") for origin in origins]
     CORS(
         app,
-        origins=patterns,
+        resources=resources,
         methods=["GET", "HEAD", "POST", "OPTIONS"],
         expose_headers=list(_EXPOSED),
         max_age=_PREFLIGHT_S,
         send_wildcard=True,
     )
+
+
+def _patterns(origins: tuple[str, ...]) -> str | list[re.Pattern[str]]:
+    # Compiled: flask-cors would read the brackets of an IPv6 address as a pattern.
+    return "*" if "*" in origins else [re.compile(re.escape(origin) + r"\Z") for origin in origins]
 
 
 def headers(origins: tuple[str, ...], origin: str) -> list[str]:

@@ -124,8 +124,12 @@ def _parameters(operation: Operation) -> list[Json]:
     query: list[Json] = []
     if operation.query is not None:
         _, components = msgspec.json.schema_components([operation.query])
-        properties = components[operation.query.__name__]["properties"]
-        query = [_parameter(name, "query", schema) for name, schema in properties.items()]
+        schema = components[operation.query.__name__]
+        required = schema.get("required", ())
+        query = [
+            {**_parameter(name, "query", kind), **({"required": True} if name in required else {})}
+            for name, kind in schema["properties"].items()
+        ]
     headers = [{"name": header.name, "in": "header", **_field(header)} for header in operation.headers]
     return [*path, *query, *headers]
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from web.dialects.tutorials import ClassifyQuery, InferAnswer, InferFailure
 from web.errors import STATUS
 from web.openapi.examples import ACCEPTED, ANSWERED, RESULT, WAITING, Examples
 from web.responses import (
@@ -144,6 +145,14 @@ _FORM: Final = {
     "required": ["image"],
 }
 
+
+def _one_picture(field: str) -> Content:
+    """The body of a route that takes a single picture, and names its field so."""
+    properties = {field: {**FILE, "description": "The names `image`, `file` and `img` mean the same."}}
+    form = {"type": "object", "properties": properties, "required": [field]}
+    return {"multipart/form-data": form, **dict.fromkeys(RAW_TYPES, FILE)}
+
+
 _STROKE: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAAAJElEQVR42mP8z4AbMDEMMkkWVC4jA8P/QezaUUlC"
     "koxDKvUBAKDPAzcBInz0AAAAAElFTkSuQmCC"
@@ -158,6 +167,14 @@ _POLL: Final = {
 
 _MODEL_ERRORS: Final = ("unknown_model", "no_worker", "model_unavailable", "broker_unavailable")
 _JOB_ERRORS: Final = ("inference_failed", "deadline_passed")
+_PICTURE_ERRORS: Final = ("invalid_image", "unsupported_format", *_MODEL_ERRORS, *_JOB_ERRORS)
+
+_TWO_ARRAYS: Final = {
+    "type": "array",
+    "items": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "number"}]}},
+    "minItems": 2,
+    "maxItems": 2,
+}
 
 OPERATIONS: Final = {
     "predict.predict": Operation(
@@ -188,7 +205,7 @@ OPERATIONS: Final = {
                 ACCEPTED,
             ),
         },
-        errors=("invalid_image", "unsupported_format", *_MODEL_ERRORS, *_JOB_ERRORS),
+        errors=_PICTURE_ERRORS,
         error_content={JSON: (FailedAnswer, AnswerList)},
     ),
     "predict.prediction": Operation(
@@ -206,6 +223,56 @@ OPERATIONS: Final = {
             ),
         },
         errors=("not_found", "unknown_model", "broker_unavailable", *_JOB_ERRORS),
+    ),
+    "tutorials.infer": Operation(
+        "infer",
+        "tutorials",
+        "The index of the class, as the PaddlePaddle tutorial has it",
+        description="Without `?model=` the model `digits` answers, or else the default.",
+        query=PredictQuery,
+        headers=(REQUEST_ID,),
+        body=_one_picture("img"),
+        answers={200: ResponseSpec("The best class.", {JSON: InferAnswer})},
+        errors=_PICTURE_ERRORS,
+        error_content={JSON: (InferFailure, FailedAnswer)},
+    ),
+    "tutorials.run": Operation(
+        "run",
+        "tutorials",
+        "The name of the class, as the Gunicorn tutorial has it",
+        description="`result : Egyptian_cat`",
+        query=PredictQuery,
+        headers=(REQUEST_ID,),
+        body=_one_picture("file"),
+        answers={200: ResponseSpec("The best class.", {"text/plain": {"type": "string"}})},
+        errors=_PICTURE_ERRORS,
+    ),
+    "tutorials.run_by_get": Operation(
+        "runByGet",
+        "tutorials",
+        "How to send a picture; a form that is sent by GET is answered as well",
+        headers=(REQUEST_ID,),
+        answers={200: ResponseSpec("The command.", {"text/plain": {"type": "string"}})},
+        errors=_PICTURE_ERRORS,
+    ),
+    "tutorials.classify": Operation(
+        "classify",
+        "tutorials",
+        "The best classes in two arrays, as the TensorFlow tutorial has them",
+        query=PredictQuery,
+        headers=(REQUEST_ID,),
+        body=_one_picture("file"),
+        answers={200: ResponseSpec("Names and probabilities, the best first.", {JSON: _TWO_ARRAYS})},
+        errors=_PICTURE_ERRORS,
+    ),
+    "tutorials.classify_file": Operation(
+        "classifyFile",
+        "tutorials",
+        "The same for a file in the folder that FILES_DIR names",
+        query=ClassifyQuery,
+        headers=(REQUEST_ID,),
+        answers={200: ResponseSpec("Names and probabilities, the best first.", {JSON: _TWO_ARRAYS})},
+        errors=("not_found", *_PICTURE_ERRORS),
     ),
     "health.models": Operation(
         "models",

@@ -8,6 +8,7 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 
+import msgspec
 from flask import Blueprint, Response, current_app, request, url_for
 from msgspec import UNSET
 
@@ -60,7 +61,7 @@ def predict() -> Response:
         results = _results(jobs, upload, options)
         if wanted.drawn:
             return _drawn(jobs, upload.pictures[0], results[0], started_at=started_at)
-    return _several(results) if upload.is_list else _one(results[0])
+    return _several(results) if upload.is_list else _one(results[0], is_named=upload.field == "file")
 
 
 @blueprint.get("/predictions/<job_id>")
@@ -119,6 +120,29 @@ def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[Pictu
     return results
 
 
+def answers(jobs: JobClient, upload: Upload, *, started_at: float) -> list[Result | ServiceError]:
+    """What became of each picture, for the routes of web/dialects: its result, or the error it ended in.
+
+    Waits for all. Raises a ServiceError of the whole request.
+    """
+    options = JobOptions(
+        started_at=started_at,
+        traceparent=preferences.traceparent(request),
+        request_id=request_ids.current(),
+    )
+    results: list[Result | ServiceError] = []
+    for result in _results(jobs, upload, options):
+        if isinstance(result, SubmittedJob):
+            raise TypeError(f"{result!r} was not waited for. This is a bug")
+        if isinstance(result, Result) and result.error is not None:
+            failure = ServiceError(result.error.message)
+            failure.code = result.error.code
+            results.append(failure)
+        else:
+            results.append(result)
+    return results
+
+
 def _submit(jobs: JobClient, asked: PredictRequest, picture: Picture) -> SubmittedJob | ServiceError:
     """Submit one picture; a failure is that picture's alone."""
     if isinstance(picture, ClientError):
@@ -149,11 +173,14 @@ def _wait(jobs: JobClient, job: SubmittedJob) -> Result | ServiceError:
         return error
 
 
-def _one(result: PictureResult) -> Response:
-    """The answer for a single picture."""
+def _one(result: PictureResult, *, is_named: bool = False) -> Response:
+    """The answer for a single picture; `is_named`: with the best class beside the predictions."""
     if isinstance(result, ServiceError):
         raise result
     body, status = _shown(result)
+    if is_named and isinstance(body, Answer) and body.predictions:
+        best = body.predictions[0]
+        body = msgspec.structs.replace(body, class_id=best.class_id, class_name=best.label)
     response = responses.respond(body, status)
     if isinstance(body, PendingAnswer):
         response.headers["Location"] = body.location

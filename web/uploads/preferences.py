@@ -31,8 +31,6 @@ class Preferences:
 
 def read(request: Request, upload: Upload) -> Preferences:
     """Read the preferences of a request. Raises ClientError where they can't all be had."""
-    header = request.headers.get("traceparent", "")
-    traceparent = header if _TRACEPARENT.fullmatch(header) else None
     polled = any(
         preference.split(";")[0].strip().lower() == "respond-async"
         for header in request.headers.getlist("Prefer")
@@ -41,11 +39,11 @@ def read(request: Request, upload: Upload) -> Preferences:
     accepted = request.accept_mimetypes
     # JSON comes first: it is the answer of a client that takes either.
     if accepted.best_match(["application/json", PNG], default="application/json") != PNG:
-        return Preferences(polled, drawn=False, traceparent=traceparent)
+        return Preferences(polled, drawn=False, traceparent=traceparent(request))
     # Firefox 128 to 131 names image/png for every page that it asks for, the answer of a form included.
     page = max((quality for kind, quality in accepted if kind.lower() == "text/html"), default=0)
     if page and page >= accepted.quality(PNG):
-        return Preferences(polled, drawn=False, traceparent=traceparent)
+        return Preferences(polled, drawn=False, traceparent=traceparent(request))
     if upload.is_list:
         raise ClientError(
             f"An answer of {PNG} shows one picture; {len(upload.pictures)} came in a list. Send them one by "
@@ -55,4 +53,10 @@ def read(request: Request, upload: Upload) -> Preferences:
         raise ClientError(
             f"A drawn answer can't be polled: leave out Prefer: respond-async, or Accept: {PNG}."
         )
-    return Preferences(polled, drawn=True, traceparent=traceparent)
+    return Preferences(polled, drawn=True, traceparent=traceparent(request))
+
+
+def traceparent(request: Request) -> str | None:
+    """The trace that the request belongs to, where the header is well-formed."""
+    header = request.headers.get("traceparent", "")
+    return header if _TRACEPARENT.fullmatch(header) else None

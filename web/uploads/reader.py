@@ -38,6 +38,8 @@ class Upload:
     """Each `top` that was given, that of the query first: one that can't be is no better for another."""
     is_list: bool = False
     """The answer is a list, of whatever length."""
+    field: str = ""
+    """The form's field that the first picture came in; empty if it came in no form."""
 
 
 def read(request: Request) -> Upload:
@@ -48,7 +50,7 @@ def read(request: Request) -> Upload:
     """
     kind = request.mimetype
     parameters: dict[str, str] = {}
-    is_list = False
+    is_list, field = False, ""
     pictures: list[Picture]
     if kind == "multipart/form-data":
         boundary = request.mimetype_params.get("boundary")
@@ -57,6 +59,7 @@ def read(request: Request) -> Upload:
         form = forms.read(request.get_data(cache=False), boundary)
         pictures, parameters = _pictures(form), form.texts
         is_list = len(pictures) > 1
+        field = next(name for name, _ in form.files if name in FIELDS)
     elif kind.startswith(_RAW_TYPES):
         pictures = [request.get_data(cache=False)]
     elif kind == json_bodies.MIMETYPE:
@@ -73,7 +76,7 @@ def read(request: Request) -> Upload:
     sources = (request.args, parameters)
     tops = [source["top"] for source in sources if source.get("top")]
     given = {name: text for source in reversed(sources) for name, text in source.items() if text}
-    return Upload(pictures, given, tops, is_list)
+    return Upload(pictures, given, tops, is_list, field)
 
 
 def _pictures(form: Form) -> list[Picture]:

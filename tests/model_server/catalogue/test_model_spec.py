@@ -261,6 +261,45 @@ def test_a_model_toml_of_another_coding_is_refused_and_a_byte_order_mark_is_not(
         read_model(tmp_path, "net")
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        'kind = "paddle"\nfile = "."',
+        'kind = "paddle"\nfile = "param.tar"',
+        'kind = "paddle"\nfile = "inference_topology.pkl"',
+        'kind = "onnx"\nfile = "inference_topology.pkl"',
+        'kind = "saved_model"\nfolder = "."',
+        'kind = "paddle"\nfile = "old"',
+    ],
+)
+def test_a_network_of_paddle_0_11_is_refused_with_what_to_do(tmp_path: Path, source: str) -> None:
+    old = 'kind = "keras_file"\nfile = "net.keras"'
+    folder = _folder(tmp_path, TOML.replace(old, source))
+    place = folder / "net" / "old" if '"old"' in source else folder / "net"
+    place.mkdir(exist_ok=True)
+    (place / "param.tar").write_bytes(b"")
+    (place / "inference_topology.pkl").write_bytes(b"cos\nsystem\n(S'touch read'\ntR.")
+    if not source:
+        (folder / "net" / "model.toml").unlink()
+    with pytest.raises(CatalogueError, match=r"PaddlePaddle 0\.11 .*param\.tar.*docs/tutorials\.md"):
+        read_model(folder, "net")
+
+
+def test_what_is_left_of_paddle_0_11_hinders_no_converted_network(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    for name in ("param.tar", "inference_topology.pkl"):
+        (folder / "net" / name).write_bytes(b"")
+    assert read_model(folder, "net").source == KerasFile("net.keras")
+
+
+def test_a_class_has_its_place_among_the_labels(tmp_path: Path) -> None:
+    labels = "index,class_id,label\n0,a,crane\n1,b,crane\n2,c,cat\n3,c,cat\n4,d,cat\n"
+    spec = read_model(_folder(tmp_path, labels=labels), "net")
+    named = [("a", "crane"), ("b", "crane"), ("c", "cat"), ("d", "cat")]
+    assert [spec.index_of(*name) for name in named] == [0, 1, 2, 4]
+
+
 def test_labels_a_line_each_have_their_index_for_an_id(tmp_path: Path) -> None:
     for name in ("labels.txt", "coco.names"):
         folder = _folder(tmp_path, TOML.replace("labels.csv", name))

@@ -1,5 +1,8 @@
 """A form read from its bytes: what real clients send, what is bounded, and what is refused."""
 
+import base64
+from collections.abc import Callable
+
 import pytest
 
 from broker.errors import ClientError
@@ -33,6 +36,34 @@ def test_text_that_is_not_utf_8_is_no_error() -> None:
     assert forms.read(_part("model", b"\xff") + b"--b--", "b").texts == {"model": "\ufffd"}
 
 
+PIXELS = bytes(range(256))
+
+
+@pytest.mark.parametrize("line_end", ["\r\n", "\n"])
+@pytest.mark.parametrize(
+    "declared", ["", "Content-Transfer-Encoding: base64\n", "content-transfer-encoding: BASE64\n"]
+)
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.encodebytes])
+def test_a_file_in_base64_is_decoded(encode: Callable[[bytes], bytes], declared: str, line_end: str) -> None:
+    """The form that is posted with `ab -p turtle.txt`, whose tutorial says that nothing need be decoded."""
+    head = f'--b\nContent-Disposition: form-data; name="file"; filename="turtle.jpg"\n{declared}\n'
+    body = (head + encode(PIXELS).decode() + "\n--b--\n").replace("\n", line_end)
+    assert forms.read(body.encode(), "b").files == [("file", PIXELS)]
+
+
+def test_a_file_that_says_base64_and_is_not_is_refused() -> None:
+    part = _part("image", b"\xffno", "x.png").replace(
+        b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    )
+    with pytest.raises(ClientError, match="'image' is not base64"):
+        forms.read(part + b"--b--\r\n", "b")
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"not base64!", b"abcde", b"\x89PNG\r\n"])
+def test_a_file_that_is_no_base64_is_left_as_it_is(data: bytes) -> None:
+    assert forms.read(_part("image", data, "x") + b"--b--\r\n", "b").files == [("image", data)]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -40,7 +71,7 @@ def test_text_that_is_not_utf_8_is_no_error() -> None:
         b"no form at all",
         _part("image", b"bytes", "x.png"),
         _part("image", b"bytes", "x.png")[:-4],
-        _part("image", b"bytes", "x.png").replace(b"\r\n", b"\n") + b"--b--\n",
+        _part("image", b"\xff", "x.png").replace(b"\r\n", b"\n") + b"--b--\n",
         b"--b\r\nContent-Type: image/png\r\n\r\nbytes\r\n--b--\r\n",
     ],
 )
