@@ -1,7 +1,9 @@
 """A Darknet detector as it is served, on real photos, against what an independent program answers."""
 
+import base64
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -108,7 +110,19 @@ def test_the_answer_is_the_independent_program_s(served: Stack) -> None:
             assert near[1]["probability"] == pytest.approx(probability, abs=0.06)
             assert near[1]["class_id"].isdigit()
     _assert_drawn(served)
+    _assert_page(served)
     _assert_nothing_is_an_answer(served)
+
+
+def _assert_page(stack: Stack) -> None:
+    """What a tutorial's page shows: the picture with its boxes, and their labels."""
+    files = {"file": (PHOTOS / "dog.jpg").read_bytes()}
+    with httpx.Client(base_url=stack.url, trust_env=False, timeout=30) as client:
+        page = client.post("/upload", files=files).text
+        assert client.post("/run", files=files).text == "result : dog"
+    (inlined,) = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page)
+    assert base64.b64decode(inlined) == _post(stack, "dog.jpg", Accept="image/png").content
+    assert {"dog", "bicycle"} <= set(re.findall(r'<span class="label">([^<]+)</span>', page))
 
 
 def _assert_drawn(served: Stack) -> None:
