@@ -196,7 +196,7 @@ class Settings:
     """The origins whose pages may use the service from a browser; `*`: all. Unset: only its own pages."""
     max_upload_mb: int = _whole(20, 1, 1024)
     """The largest request body, in megabytes (2^20 bytes)."""
-    max_pixels: int = _whole(50_000_000, 1, 1_000_000_000)
+    max_pixels: int = _whole(64_000_000, 1, 1_000_000_000)
     """The largest number of pixels in an image, read from its header before it is decoded."""
     model_servers: int = _whole(1, 1, 64)
     """How many model server processes `make serve` runs."""

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pillow_heif
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 MAX_UPLOAD_MB: Final = 2
 _LIMIT: Final = MAX_UPLOAD_MB * 1024 * 1024
@@ -146,6 +148,15 @@ def painted_over(side: int, scans: int) -> bytes:
     return jpeg[:last] + jpeg[last:-2] * (scans + 1) + jpeg[-2:]
 
 
+def _wordy() -> bytes:
+    """A PNG with more text, compressed, than Pillow reads."""
+    words = PngInfo()
+    words.add_text("Comment", "x" * 2_000_000, zip=True)
+    return picture(grey(40), pnginfo=words)
+
+
+pillow_heif.register_heif_opener()
+_HEIC: Final = picture(grey(40), "HEIF", quality=-1)
 _NOISE: Final = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 60, 3), dtype=np.uint8))
 _JPEG: Final = picture(_NOISE, "JPEG")
 _PNG: Final = picture(_NOISE)
@@ -161,7 +172,13 @@ PICTURES: Final = [
     Case("text named .png", _image(b"not a picture"), 400, "invalid_image"),
     Case("a PDF named .png", _image(b"%PDF-1.7 ..."), 415, "unsupported_format"),
     Case("an SVG", _image(b'<svg xmlns="http://www.w3.org/2000/svg"/>'), 415, "unsupported_format"),
-    Case("a HEIC photo", _image(b"\0\0\0\x18ftypheic" + b"\0" * 50), 415, "unsupported_format"),
+    Case("the head of a HEIC photo alone", _image(_HEIC[:60]), 400, "invalid_image"),
+    Case("a HEIC photo", _image(_HEIC), 200, "40"),
+    Case("an AVIF", _image(picture(grey(40), "AVIF")), 200, "40"),
+    Case("JPEG XL", _image(b"\xff\x0a" + b"\0" * 50), 415, "unsupported_format"),
+    Case("a film", _image(b"\0\0\0\x18ftypmp42" + b"\0" * 50), 415, "unsupported_format"),
+    Case("a PNG with 2 MB of text in it", _image(_wordy()), 200, "40"),
+    Case("a grey PNG whose colour key is black", _image(picture(grey(0), transparency=0)), 200, "255"),
     Case("a PNG of 100 bytes and 3.6 gigapixels", _image(_bomb(60_000)), 413, "too_large"),
     Case("a JPEG that paints over itself 400 times", _image(painted_over(6000, 400)), 400, "invalid_image"),
     Case("a GIF named .png", _image(picture(grey(40), "GIF")), 200, "40"),
