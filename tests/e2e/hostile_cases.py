@@ -204,7 +204,7 @@ FORMS: Final = [
     Case("an address in JSON", raw(b'{"image": "file:///etc/passwd"}', _JSON), 400, "invalid_image"),
     Case("a picture in JSON", raw(_IN_JSON, _JSON), 200, "40"),
     Case("a PNG as image/jpeg", raw(picture(grey(40)), "image/jpeg"), 200, "40"),
-    Case("no Content-Type", http_request("Content-Length: 3", body=b"abc"), 400, "bad_request"),
+    Case("no Content-Type, no picture", http_request("Content-Length: 3", body=b"abc"), 400, "invalid_image"),
     Case("a form without its boundary", raw(_PNG, "multipart/form-data"), 400, "bad_request"),
     Case("another field's name", form(("photo", "x.png", _PNG)), 400, "bad_request"),
     Case("text in the picture's field", form(("image", "", b"photo.png")), 400, "bad_request"),
