@@ -51,7 +51,7 @@ def encode_job(job: Job) -> bytes:
 
 def decode_job(payload: bytes) -> Job:
     """JSON to Job; its image is a read-only array over the decoded bytes. Raises MalformedMessage."""
-    wire = _decode(payload, _WireJob)
+    wire = decode(payload, _WireJob)
     image = _image(wire.image)
     if min(wire.shape) < 1 or len(image) != math.prod(wire.shape):
         raise MalformedMessage(f"{len(image)} bytes of image do not fill the shape {wire.shape}")
@@ -69,19 +69,12 @@ def encode_text(text: str) -> bytes:
     return msgspec.json.encode(text)
 
 
-def decode_result(payload: bytes) -> Result:
-    """JSON to Result. Raises MalformedMessage."""
-    return _decode(payload, Result)
-
-
-def decode_card(payload: bytes) -> Card:
-    """JSON to Card. Raises MalformedMessage."""
-    return _decode(payload, Card)
-
-
-def decode_state(payload: bytes) -> State:
-    """JSON to State. Raises MalformedMessage."""
-    return _decode(payload, State)
+def decode(payload: bytes, kind: type[_Message]) -> _Message:
+    """JSON to a card, a state or a result. Raises MalformedMessage."""
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedMessage(f"not a {kind.__name__.strip('_')}: {error}") from None
 
 
 def _image(string: msgspec.Raw) -> bytes:
@@ -93,10 +86,3 @@ def _image(string: msgspec.Raw) -> bytes:
         return pybase64.b64decode(text[1:-1], validate=True)
     except ValueError as error:
         raise MalformedMessage(f"the image is not base64: {error}") from None
-
-
-def _decode(payload: bytes, kind: type[_Message]) -> _Message:
-    try:
-        return msgspec.json.decode(payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedMessage(f"not a {kind.__name__.strip('_')}: {error}") from None

@@ -1,6 +1,6 @@
 """How this project talks to Redis: one way to connect, one translation of its errors.
 
-Owns time-outs, the rule that no command is retried behind our back, and the words in which a Redis
+Owns time-outs, the rule that no command is retried on its own, and the words in which a Redis
 that is away is described: they name a host or a socket, never a password.
 """
 
@@ -57,7 +57,7 @@ def translated(what: str) -> Iterator[None]:
 
 def server_pid(client: redis.Redis) -> int:
     """The process id of the Redis server. Raises BrokerUnavailable."""
-    with translated("be asked for its process"):
+    with translated("tell its process id"):
         return int(client.info("server")["process_id"])
 
 
@@ -66,7 +66,7 @@ def check_server(client: redis.Redis) -> list[str]:
 
     A managed Redis may forbid CONFIG: then there is nothing to warn of.
     """
-    with translated("be asked for its version"):
+    with translated("tell its version"):
         version = str(client.info("server")["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < REDIS_MIN_VERSION:
         raise BrokerUnavailable(f"Redis {version} is too old: Batchwire needs 6.2 or newer (or Valkey).")
@@ -108,5 +108,5 @@ def _reason(error: redis.RedisError) -> str:
         case redis.TimeoutError():
             return "it does not answer in time"
         case redis.ConnectionError():
-            return f"there is no connection ({error})"
+            return f"no connection ({error})"
     return str(error)

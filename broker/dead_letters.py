@@ -30,7 +30,7 @@ _JOB_ID: Final = re.compile(rf"[0-9A-Fa-f-]{{{codec.ID_LENGTH}}}")
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """What can be told of one entry. None: unknown, because the job can't be read."""
+    """What one entry says. None: unknown, because the job can't be read."""
 
     id: str
     """The job's; `entry-` and a checksum where it has none that can be read."""
@@ -41,7 +41,7 @@ class DeadLetter:
     """(height, width, channels) of its picture."""
     original_size: tuple[int, int] | None = None
     """(width, height) of the upload."""
-    accepted: float | None = None
+    accepted_at: float | None = None
     """Redis' time, in seconds since 1970."""
     request_id: str = ""
     """Of the request that the job came with; empty: of none that is known."""
@@ -77,7 +77,7 @@ class DeadLetters:
         self._producer.admit(self._model, size=len(payload), timeout_s=timeout_s, pace=pace)
         now = self._now()
         fresh_id = str(uuid.uuid4())
-        again = replace(job, id=fresh_id, accepted=now, deadline=now + timeout_s, reply_to=None)
+        again = replace(job, id=fresh_id, accepted_at=now, deadline=now + timeout_s, reply_to=None)
         # The queue first: whoever dies between the two leaves a job and its entry, never neither. Queued
         # twice it is two jobs, each with an id and an answer of its own.
         self._producer.enqueue(self._model, again, now=now)
@@ -85,7 +85,7 @@ class DeadLetters:
             self._remove(entry)
         except BrokerUnavailable as error:
             raise BrokerUnavailable(
-                f"{error.message} {job_id} is queued again as {fresh_id}, but may be a dead letter still."
+                f"{error.message} {job_id} is queued again as {fresh_id}, but may still be a dead letter."
             ) from error
         return fresh_id
 
@@ -111,7 +111,7 @@ class DeadLetters:
             pipe.execute()
 
     def _now(self) -> float:
-        with translated("be asked for the time"):
+        with translated("tell the time"):
             seconds, microseconds = self._redis.time()
         return float(seconds + microseconds / 1e6)
 
@@ -139,7 +139,7 @@ def _letter(entry: bytes) -> DeadLetter:
         len(payload),
         shape=job.image.shape,
         original_size=job.original_size,
-        accepted=job.accepted,
+        accepted_at=job.accepted_at,
         request_id=job.request_id,
     )
 

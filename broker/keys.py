@@ -70,6 +70,11 @@ class Keys:
         return f"{self.prefix}models"
 
     @property
+    def contract(self) -> str:
+        """String: the version of the contract that the processes below this prefix keep."""
+        return f"{self.prefix}contract"
+
+    @property
     def probe(self) -> str:
         """String that never exists: writing nothing to it tells whether Redis takes writes."""
         return f"{self.prefix}probe"

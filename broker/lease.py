@@ -10,7 +10,7 @@ from typing import Final, cast
 
 import redis
 
-from broker import codec
+from broker import codec, contract
 from broker.clock import RedisClock
 from broker.connection import translated
 from broker.errors import LeaseLost
@@ -43,37 +43,37 @@ class Lease:
         clock: RedisClock,
     ) -> None:
         self._redis = client
-        self._models_key = keys.models
+        self._all_keys = keys
         self._keys = keys.of(card.model)
         self._card = card
         self._lease_s = lease_s
         self._ttl_s = key_ttl_s
         self._clock = clock
-        self._worker = ""
+        self.worker = ""
+        """The id under which this worker is registered now; empty before the first registration."""
         self._since = 0.0
         self._lease_script = client.register_script(lua("lease"))
         self._recover_script = client.register_script(lua("recover"))
 
-    @property
-    def worker(self) -> str:
-        """The id under which this worker is registered now; empty before the first registration."""
-        return self._worker
-
     def register(self, state: State) -> str:
-        """Take a lease under a fresh id, publish the card and the state. Returns the id."""
+        """Take a lease under a fresh id, publish the card and the state. Returns the id.
+
+        Raises BrokerUnavailable where another release, with another contract, uses these keys.
+        """
+        self._agree()
         worker = str(uuid.uuid4())
         _, now = self._run_lease(worker, "register")
-        self._worker = worker
-        # Kept when it registers anew: a worker that was reaped is no newer than it was.
+        self.worker = worker
+        # The first registration counts: a worker that was reaped and registers again is no newer than it was.
         self._since = self._since or now
         self.announce(state)
         return worker
 
     def renew(self) -> None:
         """Prolong the lease to `lease_s` from now. Raises LeaseLost if a peer has reaped it."""
-        is_renewed, _ = self._run_lease(self._worker, "renew")
+        is_renewed, _ = self._run_lease(self.worker, "renew")
         if not is_renewed:
-            raise LeaseLost(f"worker {self._worker} was taken for dead")
+            raise LeaseLost(f"worker {self.worker} lost its lease to a peer")
 
     def announce(self, state: State) -> None:
         """Write the state with the card in it, and refresh their TTLs.
@@ -83,11 +83,12 @@ class Lease:
         state = replace(state, input=self._card.input.tag, since=self._since, card=self._card)
         state = replace(state, heartbeat=round(self._clock.now(), 3))
         with translated("take this worker's state"), self._redis.pipeline() as pipe:
-            pipe.sadd(self._models_key, self._card.model)
-            pipe.expire(self._models_key, self._ttl_s)
+            pipe.sadd(self._all_keys.models, self._card.model)
+            pipe.expire(self._all_keys.models, self._ttl_s)
+            pipe.expire(self._all_keys.contract, self._ttl_s)
             pipe.set(self._keys.card, codec.encode(self._card), nx=state.state is not WorkerState.READY)
             pipe.expire(self._keys.card, self._ttl_s)
-            pipe.hset(self._keys.states, self._worker, codec.encode(state))
+            pipe.hset(self._keys.states, self.worker, codec.encode(state))
             pipe.expire(self._keys.states, self._ttl_s)
             pipe.execute()
 
@@ -111,7 +112,7 @@ class Lease:
             self._redis.zremrangebyscore(self._keys.workers, f"({-(now - TOMBSTONE_S)}", "(0")
         recovered = {}
         for suspect in (str(worker, "ascii") for worker in suspects):
-            if suspect == self._worker:
+            if suspect == self.worker:
                 continue
             status, *moved = self._run_recover(suspect, "lapsed")
             if status == b"ok" and moved[0]:
@@ -124,8 +125,8 @@ class Lease:
             pipe.zrangebyscore(self._keys.workers, self._clock.now(), "+inf")
             pipe.hgetall(self._keys.states)
             live, states = pipe.execute()
-        others = set(live) - {self._worker.encode()}
-        return [codec.decode_state(state) for worker, state in states.items() if worker in others]
+        others = set(live) - {self.worker.encode()}
+        return [codec.decode(state, State) for worker, state in states.items() if worker in others]
 
     def next_lapse_s(self) -> float | None:
         """Seconds until a peer's lease lapses, unless it is renewed; None where there is no peer."""
@@ -135,19 +136,25 @@ class Lease:
                 "list[tuple[bytes, float]]",
                 self._redis.zrangebyscore(self._keys.workers, now, "+inf", start=0, num=2, withscores=True),
             )
-        return next(
-            (lapses - now for worker, lapses in soonest if str(worker, "ascii") != self._worker), None
-        )
+        return next((lapses - now for worker, lapses in soonest if str(worker, "ascii") != self.worker), None)
 
     def server_uptime_s(self) -> int:
         """Seconds since the Redis process started: a young one has not heard from every live peer yet."""
-        with translated("be asked for its uptime"):
+        with translated("tell its uptime"):
             return int(self._redis.info("server")["uptime_in_seconds"])
 
+    def _agree(self) -> None:
+        """Write the contract's version where none is; refuse to join those who keep another."""
+        with translated("agree on its contract"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(self._all_keys.contract, contract.VERSION, nx=True, ex=self._ttl_s)
+            pipe.get(self._all_keys.contract)
+            version = pipe.execute()[1]
+        contract.check(self._all_keys, version)
+
     def _give_back(self, why: str) -> int:
-        status, *moved = self._run_recover(self._worker, why)
+        status, *moved = self._run_recover(self.worker, why)
         if status != b"ok":
-            raise LeaseLost(f"worker {self._worker} was taken for dead")
+            raise LeaseLost(f"worker {self.worker} lost its lease to a peer")
         return int(moved[0])
 
     def _run_lease(self, worker: str, verb: str) -> tuple[bool, float]:

@@ -6,6 +6,7 @@ nothing here does I/O.
 
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -30,7 +31,7 @@ class WorkerState(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InputSpec:
     """What a model takes: uint8 (height, width, channels), channels 1 (grey) or 3 (RGB)."""
 
@@ -41,18 +42,18 @@ class InputSpec:
     resize: int = 0
     """With CROP: the length of the short side before the centre is cut out; 0: the largest centred part."""
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         """The shape of one picture's array."""
         return (self.height, self.width, self.channels)
 
-    @property
+    @cached_property
     def tag(self) -> str:
         """Its values in one word, such as `224-224-3-crop`: pictures of one tag are prepared alike.
 
         A value that is its default is left out.
         """
-        values = ((each.default, getattr(self, each.name)) for each in fields(self))
+        values = ((of.default, getattr(self, of.name)) for of in fields(self))
         return "-".join(str(value) for default, value in values if default is MISSING or value != default)
 
 
@@ -131,7 +132,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """uint8 (height, width, channels), already fitted; never normalised."""
     shape: tuple[int, int, int] = (0, 0, 0)
     """The image's, always: nobody needs to give it."""
-    accepted: float
+    accepted_at: float = msgspec.field(name="accepted")
     deadline: float
     reply_to: str | None
     """The web process whose channel gets the result; None for a client that polls."""

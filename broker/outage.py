@@ -1,4 +1,4 @@
-"""What a process says of a Redis that is away, or refuses: when it begins, every ten seconds, when it ends.
+"""The log of an outage of Redis: a line when it begins, every ten seconds while it lasts, and when it ends.
 
 Owns that rate, for all threads of the process together: each of them tries again five times a second. Tries
 nothing itself.
@@ -22,7 +22,7 @@ a subscription that was cut off ten times a second wrote seven lines a second of
 
 @dataclass(slots=True)
 class _Trouble:
-    """One kind of it. `failing` is who failed last time; nobody: it is over, or seems to be."""
+    """One kind of outage. `failing` has who failed last time; it is empty once the outage is over."""
 
     since: float
     said_at: float
@@ -36,10 +36,9 @@ class _Trouble:
 class Outage:
     """Safe to use from any thread. `consequence` is said after the reason.
 
-    That Redis can't be reached is one trouble of the whole process, what it refuses is one of each model: a
-    key of a wrong type must not hide that Redis went away. A trouble is over once all who failed have
-    succeeded, or are threads that have ended: where Redis refuses writes and takes reads, a thread that reads
-    does not call it back.
+    An unreachable Redis is one trouble of the whole process; a refusal is one of its model, since a key of a
+    wrong type must not hide that Redis went away. A trouble is over once all threads that failed have
+    succeeded or ended: where Redis refuses writes and takes reads, a thread that reads does not end it.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Outage:
         with self._lock:
             for trouble in (None, model):
                 self._succeeded(trouble, who)
-            self._is_failing = any(each.failing for each in self._troubles.values())
+            self._is_failing = any(trouble.failing for trouble in self._troubles.values())
 
     def _failed(self, of: str | None, message: str, who: Hashable) -> None:
         now = self._monotonic()
@@ -91,7 +90,7 @@ class Outage:
         trouble = self._troubles.get(of)
         if trouble is None or not trouble.failing:
             return
-        trouble.failing = {each for each in trouble.failing if each != who and _may_come_back(each)}
+        trouble.failing = {other for other in trouble.failing if other != who and _may_come_back(other)}
         if trouble.failing:
             return
         trouble.over_at = now = self._monotonic()

@@ -27,10 +27,10 @@ _PATIENCE: Final = 0.8
 """How much of a job's time its expected wait may take: the pace is a moving average, and half of the jobs
 that are let in at the very limit would come too late."""
 
-TOLD_S: Final = 0.05
-"""For so long the length that the last job found at the queue's end is worth asking for nothing. It saves a
-request a round trip: 0.2 ms of its latency."""
-_TOLD_SHARE: Final = 4
+LENGTH_VALID_S: Final = 0.05
+"""For so long the queue's length after the last push from here is believed. It saves a request a round trip:
+0.2 ms of its latency."""
+_LENGTH_SHARE: Final = 4
 """But only while the queue has four times as much room: more than others can put there meanwhile."""
 
 
@@ -47,8 +47,8 @@ class Limits:
 class Producer:
     """Puts jobs into the queues of any model. Safe to share between threads.
 
-    Every method raises BrokerUnavailable when Redis is away, fast: within the client's time-out. That it
-    refuses jobs is told to `refusals`, if given; that it is away replies.py says.
+    Every method raises BrokerUnavailable when Redis is away, fast: within the client's time-out. Refused jobs
+    are reported to `refusals`, if given; replies.py reports that Redis is away.
     """
 
     def __init__(
@@ -65,30 +65,32 @@ class Producer:
         self._limits = limits
         self._refusals = refusals
         self._monotonic = monotonic
-        self._told: dict[str, tuple[float, int]] = {}
+        self._lengths: dict[str, tuple[float, int]] = {}
         """When each queue was last pushed to from here, and how long it was then."""
 
     def admit(self, model: str, *, size: int, timeout_s: float, pace: Pace) -> None:
         """Refuse a job of `size` bytes that the queue has no room for, before it costs a decoding.
 
-        Nor one that would not be answered within `timeout_s`, at the pace that the workers have:
+        Also one that would not be answered within `timeout_s`, at the pace that the workers have:
         accepted, it would take the model's time from those that can be answered, and end as a 504. While
-        nothing waits every job is let in, so that a rate that was wrong is measured anew.
+        nothing waits every job is let in, so that a wrong rate is measured again.
 
         All jobs of a model have about the same size, so their number times this one's is the sum. Threads
         that ask at the same moment may each be let in: the queue overshoots by one a web thread at most.
         Raises Overloaded.
         """
-        told_at, told = self._told.get(model, (-math.inf, 0))
+        room = min(self._limits.queue_jobs, self._limits.queue_bytes // size)
+        pushed_at, length = self._lengths.get(model, (-math.inf, 0))
         if (
-            self._monotonic() - told_at < TOLD_S
-            and self._fits(_TOLD_SHARE * told, size)
-            and pace.wait_s(told) <= _PATIENCE * timeout_s
+            self._monotonic() - pushed_at < LENGTH_VALID_S
+            and _LENGTH_SHARE * length < room
+            and pace.wait_s(length) <= _PATIENCE * timeout_s
         ):
             return
-        waiting = self.queue_length(model)
+        with translated("measure a queue"):
+            waiting = self._redis.llen(self._keys.of(model).queue)
         over_s = pace.wait_s(waiting) - _PATIENCE * timeout_s
-        fits = self._fits(waiting, size)
+        fits = waiting < room
         if fits and (over_s <= 0 or waiting == 0):
             return
         # A full queue has room for all again when it is empty; a slow one when the excess is worked off.
@@ -107,12 +109,12 @@ class Producer:
         payload = codec.encode_job(job)
         ttl_ms = math.ceil((job.deadline - now + self._limits.result_ttl_s) * 1000)
         try:
-            self._accept(model, job.id, payload, ttl_ms)
+            self._push(model, job.id, payload, ttl_ms)
         except BrokerUnavailable:
             # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
             # the first still on its way, two copies would run, and the client get one answer.
-            if not self._accepted(model, job.id):
-                self._accept(model, job.id, payload, ttl_ms)
+            if not self._is_known(model, job.id):
+                self._push(model, job.id, payload, ttl_ms)
 
     def cancel(self, model: str, job_id: str) -> None:
         """Nobody wants the result any more: a worker that has not begun the job drops it."""
@@ -123,7 +125,7 @@ class Producer:
         """At the deadline: the result if it is there after all, else None and the job is cancelled."""
         with translated("look up a result"):
             value = self._redis.getdel(self._keys.of(model).result(job_id))
-        return None if value is None or value == codec.PENDING else codec.decode_result(_bytes(value))
+        return None if value is None or value == codec.PENDING else codec.decode(_bytes(value), Result)
 
     def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
         """For a client that polls: the result, PendingJob, or None when there is none (any more)."""
@@ -137,7 +139,7 @@ class Producer:
         if value == codec.PENDING:
             # A pending key lives until its deadline and RESULT_TTL_S more.
             return PendingJob(deadline_passed=ttl_ms <= self._limits.result_ttl_s * 1000)
-        return codec.decode_result(value)
+        return codec.decode(value, Result)
 
     def check_writable(self) -> None:
         """Raise BrokerUnavailable if Redis takes no writes: it is full, or a replica. Leaves no key behind.
@@ -147,17 +149,17 @@ class Producer:
         with translated("take a write"):
             self._redis.setrange(self._keys.probe, 0, "")
 
-    def queue_length(self, model: str) -> int:
-        """Jobs in the queue, claimed ones not counted."""
-        with translated("measure a queue"):
-            return self._redis.llen(self._keys.of(model).queue)
-
-    def _fits(self, waiting: int, size: int) -> bool:
-        return waiting < self._limits.queue_jobs and (waiting + 1) * size <= self._limits.queue_bytes
-
-    def _accept(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> None:
+    def _push(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> None:
+        keys = self._keys.of(model)
         try:
-            told = self._push(model, job_id, payload, ttl_ms)
+            with translated("take a job"), self._redis.pipeline(transaction=True) as pipe:
+                pipe.set(keys.result(job_id), codec.PENDING, px=ttl_ms)
+                pipe.rpush(keys.queue, payload)
+                pipe.expire(keys.queue, self._limits.key_ttl_s)
+                pipe.rpush(keys.bell, "1")
+                pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
+                pipe.expire(keys.bell, self._limits.key_ttl_s)
+                length = int(pipe.execute()[1])
         except BrokerUnavailable as error:
             # Of all threads as one: the next request of this model comes in another.
             if self._refusals is not None and error.is_refusal:
@@ -165,21 +167,9 @@ class Producer:
             raise
         if self._refusals is not None:
             self._refusals.succeeded(model, who=self)
-        self._told[model] = self._monotonic(), told
+        self._lengths[model] = self._monotonic(), length
 
-    def _push(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> int:
-        """Returns how long the queue is now."""
-        keys = self._keys.of(model)
-        with translated("take a job"), self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(keys.result(job_id), codec.PENDING, px=ttl_ms)
-            pipe.rpush(keys.queue, payload)
-            pipe.expire(keys.queue, self._limits.key_ttl_s)
-            pipe.rpush(keys.bell, "1")
-            pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
-            pipe.expire(keys.bell, self._limits.key_ttl_s)
-            return int(pipe.execute()[1])
-
-    def _accepted(self, model: str, job_id: str) -> bool:
+    def _is_known(self, model: str, job_id: str) -> bool:
         with translated("look up a job"):
             return bool(self._redis.exists(self._keys.of(model).result(job_id)))
 

@@ -7,11 +7,12 @@ reads.
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import redis
 
-from broker import codec
+from broker import codec, contract
 from broker.clock import RedisClock
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, MalformedMessage
@@ -24,9 +25,9 @@ SNAPSHOT_S: Final = 1.0
 _BEST_FIRST: Final = (WorkerState.READY, WorkerState.LOADING, WorkerState.DRAINING, WorkerState.FAILED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelView:
-    """One model as its keys show it."""
+    """One model as its keys show it. What is derived is derived once a snapshot, not once a request."""
 
     card: Card
     states: Mapping[str, State]
@@ -35,7 +36,7 @@ class ModelView:
     """Redis' time until which some worker's lease lasts or lasted; 0 if none is remembered."""
     queue_length: int
 
-    @property
+    @cached_property
     def state(self) -> WorkerState | None:
         """The best state among the live workers; None without one."""
         present = {state.state for state in self.states.values()}
@@ -49,7 +50,7 @@ class ModelView:
         )
         return reasons[0][1] if reasons else ""
 
-    @property
+    @cached_property
     def pace(self) -> Pace:
         """How fast the ready workers are, as they measured it."""
         ready = [state for state in self.states.values() if state.state is WorkerState.READY]
@@ -78,25 +79,22 @@ class Registry:
         little too old will do while another thread reads; one of before a pause will not.
         """
         asked_at = self._clock.monotonic()
-        if not fresh and asked_at - self._began_at < SNAPSHOT_S:
-            return self._outcome()
-        is_stale = asked_at - self._began_at > 2 * SNAPSHOT_S
-        if self._reading.acquire(blocking=fresh or is_stale):
-            try:
-                if self._began_at <= (asked_at if fresh else self._clock.monotonic() - SNAPSHOT_S):
-                    self._refresh()
-            finally:
-                self._reading.release()
-        return self._outcome()
+        age_s = asked_at - self._began_at
+        if fresh or age_s >= SNAPSHOT_S:
+            is_stale = age_s > 2 * SNAPSHOT_S
+            if self._reading.acquire(blocking=fresh or is_stale):
+                try:
+                    if self._began_at <= (asked_at if fresh else self._clock.monotonic() - SNAPSHOT_S):
+                        self._refresh()
+                finally:
+                    self._reading.release()
+        if self._failure is not None:
+            raise self._failure
+        return self._models
 
     def now(self) -> float:
         """Redis' time, as this process keeps it."""
         return self._clock.now()
-
-    def _outcome(self) -> Mapping[str, ModelView]:
-        if self._failure is not None:
-            raise self._failure
-        return self._models
 
     def _refresh(self) -> None:
         began_at = self._clock.monotonic()
@@ -112,7 +110,9 @@ class Registry:
             sent = self._clock.monotonic()
             pipe.time()
             pipe.smembers(self._keys.models)
-            (seconds, microseconds), names = pipe.execute()
+            pipe.get(self._keys.contract)
+            (seconds, microseconds), names, version = pipe.execute()
+            contract.check(self._keys, version)
             self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
             models = sorted(str(name, "ascii") for name in names)
             for model in models:
@@ -135,13 +135,13 @@ class Registry:
         now = self._clock.now()
         live = {worker for worker, expiry in workers if expiry > now}
         try:
-            told = {str(w, "ascii"): codec.decode_state(s) for w, s in states.items() if w in live}
-            newest = _card(told.values()) or (codec.decode_card(card) if card is not None else None)
+            live_states = {str(w, "ascii"): codec.decode(s, State) for w, s in states.items() if w in live}
+            newest = _card(live_states.values()) or (codec.decode(card, Card) if card is not None else None)
             if newest is None:
                 return None
             return ModelView(
                 card=newest,
-                states=told,
+                states=live_states,
                 last_alive=max((abs(expiry) for _, expiry in workers), default=0.0),
                 queue_length=queue_length,
             )
@@ -154,5 +154,5 @@ def _card(states: Iterable[State]) -> Card | None:
 
     So two versions side by side do not take turns, and when the newest leaves the other's counts again.
     """
-    tellers = [(-_BEST_FIRST.index(state.state), state.since, state.card) for state in states if state.card]
-    return max(tellers, key=lambda each: each[:2])[2] if tellers else None
+    ranked = [(-_BEST_FIRST.index(state.state), state.since, state.card) for state in states if state.card]
+    return max(ranked, key=lambda rank: rank[:2])[2] if ranked else None

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import redis
@@ -27,8 +28,8 @@ REREAD_S: Final = 1.0
 """A lost notification costs a waiter at most about this long."""
 
 DEAF_S: Final = 2.0
-"""A subscription that not even a pong has come over for so long is made anew: one that a firewall has
-forgotten looks like one on which nothing happens, and every answer would wait for REREAD_S."""
+"""A subscription that not even a pong has come over for so long is replaced: one that a firewall has
+forgotten looks like an idle one, and every answer would wait for REREAD_S."""
 
 _RECONNECT_S: Final = 0.2
 
@@ -36,18 +37,18 @@ _LISTEN_S: Final = 0.25
 """How long one wait for a message lasts at most; between waits the thread looks at its other duties."""
 
 
+@dataclass(slots=True)
 class Waiter:
     """One job's place in the table; its thread sleeps here until the result is put in."""
 
-    def __init__(self, model: str, job_id: str, since: float) -> None:
-        self.model = model
-        self.job_id = job_id
-        self.since = since
-        self.is_accepted = False
-        """Set once the job has been enqueued: before that Redis can't know of it."""
-        self._result: Result | None = None
-        self._is_forgotten = False
-        self._woken = threading.Event()
+    model: str
+    job_id: str
+    since: float
+    is_enqueued: bool = False
+    """Set once the job has been enqueued: before that Redis can't know of it."""
+    _result: Result | None = None
+    _is_forgotten: bool = False
+    _woken: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, timeout_s: float) -> Result | None:
         """Sleep until the result is there, `timeout_s` at most; None when it did not come."""
@@ -61,7 +62,7 @@ class Waiter:
             self._woken.set()
 
     def mark_forgotten(self) -> None:
-        """Redis knows nothing of the accepted job any more: wake the waiter, to enqueue it again."""
+        """Redis knows nothing of the enqueued job any more: wake the waiter, to enqueue it again."""
         self._is_forgotten = True
         self._woken.set()
 
@@ -131,7 +132,7 @@ class Replies:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with translated("be listened to"):
+                with translated("be subscribed to"):
                     self._listen()
             except BrokerUnavailable as error:
                 self._outage.failed(error)
@@ -160,9 +161,7 @@ class Replies:
                 if self._monotonic() >= reread_at:
                     reread_at = self._monotonic() + self._reread_s / 2
                     if self._monotonic() - heard_at > max(DEAF_S, 2 * self._reread_s):
-                        raise BrokerUnavailable(
-                            "Redis can't be heard: it answers no ping on the subscription."
-                        )
+                        raise BrokerUnavailable("Redis does not answer pings on the subscription.")
                     pubsub.ping()
                     self._reread(waiting_since=self._monotonic() - self._reread_s)
 
@@ -171,7 +170,7 @@ class Replies:
         by_model: dict[str, list[Waiter]] = defaultdict(list)
         with self._lock:
             for waiter in self._waiters.values():
-                if waiter.is_accepted and waiter.since <= waiting_since:
+                if waiter.is_enqueued and waiter.since <= waiting_since:
                     by_model[waiter.model].append(waiter)
         for model, waiters in by_model.items():
             keys = self._keys.of(model)
@@ -187,7 +186,7 @@ class Replies:
         """Hand a result to `waiter`, or to whom its id names; one that can't be read ends the wait too."""
         result: Result | None = None
         try:
-            result = codec.decode_result(payload)
+            result = codec.decode(payload, Result)
         except MalformedMessage as error:
             _LOG.error("a result can't be read: %s", error.message)
         if waiter is None:

@@ -22,7 +22,7 @@ from broker.errors import (
     Overloaded,
 )
 from broker.messages import Job, Prediction, Result, WorkerState
-from broker.producer import TOLD_S, PendingJob, Producer
+from broker.producer import LENGTH_VALID_S, PendingJob, Producer
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
 from pictures import annotate, fit
@@ -36,7 +36,7 @@ LOOK_AT_CLIENT_S: Final = 0.25
 
 
 class ClientGone(ClientError):
-    """The client hung up; nobody reads the answer."""
+    """The client closed the connection; nobody reads the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class JobClient:
         size = codec.job_size(view.card.input) + len(choice.notice)
         self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
         with self._decoder(until=options.started_at + limits.request_timeout_s) as waited_s:
-            if waited_s > TOLD_S:
+            if waited_s > LENGTH_VALID_S:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 left_s = wait_until - time.monotonic()
                 self.producer.admit(model, size=size, timeout_s=left_s, pace=view.pace)
@@ -127,7 +127,7 @@ class JobClient:
         job = Job(
             id=str(uuid.uuid4()),
             image=prepared.pixels,
-            accepted=now,
+            accepted_at=now,
             deadline=now + wait_until - time.monotonic(),
             reply_to=None if options.polled else self.replies.frontend,
             original_size=prepared.original_size,
@@ -146,7 +146,7 @@ class JobClient:
                 self.replies.forget(waiter)
             raise
         if waiter is not None:
-            waiter.is_accepted = True
+            waiter.is_enqueued = True
         _LOG.debug("job %s of %s is enqueued", job.id, model)
         return SubmittedJob(model, job, waiter, wait_until)
 
@@ -185,7 +185,7 @@ class JobClient:
                     self._enqueue_again(submitted)
                 if is_client_gone():
                     self.producer.cancel(model, job_id)
-                    raise ClientGone("The client hung up.")
+                    raise ClientGone("The client closed the connection.")
                 reason = self._failure(model)
             # First what came already: of several pictures the last are looked at late.
             result = waiter.wait(0) or self.producer.take_or_cancel(model, job_id)

@@ -13,9 +13,9 @@ from broker.messages import WorkerState
 from broker.registry import ModelView, Registry
 
 _RETRY_FAILED_S: Final = 30
-"""For programs that ask again whatever they are told: only an operator changes that a model failed."""
+"""For programs that retry regardless: only an operator can repair a failed model."""
 
-_MENDED_FIRST: Final = "Asking again helps only once its operator has mended it."
+_REPAIR_FIRST: Final = "Retrying helps only once its operator has repaired it."
 
 _AWAY_S: Final = 60.0
 """So long beyond REQUEST_TIMEOUT_S a model that nobody expects is still shown: its host may start anew."""
@@ -48,7 +48,7 @@ class ModelChoice:
 def unavailable(reason: str) -> ModelUnavailable:
     """The refusal of a model that failed to load, for `reason`."""
     end = "" if reason.endswith(".") else "."
-    return ModelUnavailable(f"{reason}{end} {_MENDED_FIRST}", retry_after_s=_RETRY_FAILED_S)
+    return ModelUnavailable(f"{reason}{end} {_REPAIR_FIRST}", retry_after_s=_RETRY_FAILED_S)
 
 
 class ModelChooser:

@@ -94,12 +94,12 @@ class _Path:
         (claimed,) = self._stage("claim (Redis)", lambda _: self._claim(), [None], pictures=_BATCH)
         (batch,) = self._stage("JSON, base64 back", self._form, [claimed], pictures=_BATCH)
         self._stage(
-            "stack, null model", lambda _: batching.run(batch.runnable, _null), [None], pictures=_BATCH
+            "stack, null model", lambda _: batching.run(batch.entries, _null), [None], pictures=_BATCH
         )
         (done,) = self._stage("results", self._outcomes, [batch], pictures=_BATCH)
         self._stage("complete (Redis)", self._complete, [done], pictures=_BATCH)
         payloads = [codec.encode(each.result) for each in done if each.result is not None]
-        results = self._stage("read the message", codec.decode_result, payloads)
+        results = self._stage("read the message", lambda payload: codec.decode(payload, Result), payloads)
         with self._app.test_request_context():
             self._stage("make the answer", self._answer, results)
 
@@ -139,7 +139,7 @@ class _Path:
         return Job(
             id=str(uuid.uuid4()),
             image=pixels,
-            accepted=now,
+            accepted_at=now,
             deadline=now + 60,
             reply_to="bench",
             original_size=(1280, 720),
@@ -157,10 +157,22 @@ class _Path:
         return self._consumer.claim(self._worker, _BATCH)
 
     def _form(self, claimed: list[ClaimedJob]) -> batching.Batch:
-        return batching.form(claimed, self._spec.input, now=self._clock.now(), max_attempts=3)
+        return batching.form(
+            claimed,
+            self._spec.input,
+            worker=self._worker,
+            began=0.0,
+            now=self._clock.now(),
+            max_attempts=3,
+            only_places=False,
+        )
 
     def _outcomes(self, batch: batching.Batch) -> list[CompletedJob]:
-        return batch_results.of(batch, self._spec, "1", "", self._clock.now(), Timings(batch=1.0, model=1.0))
+        timings = Timings(batch=1.0, model=1.0)
+        return [
+            batch_results.completed(entry, self._spec, "1", "", batch.claimed_at, timings)
+            for entry in batch.entries
+        ]
 
     def _complete(self, done: list[CompletedJob]) -> None:
         if not self._consumer.complete(self._worker, done):

@@ -165,7 +165,7 @@ def _line(model: str, letter: DeadLetter) -> str:
         upload = "{}x{}".format(*letter.original_size)
     # A reason may hold what a network's own error says.
     reason, request = _printable(letter.reason), _printable(letter.request_id).replace(" ", "")
-    accepted = _when(letter.accepted)
+    accepted = _when(letter.accepted_at)
     place = f"{model}  {letter.id}  {accepted}  {picture}  {upload}  {letter.size}"
     return f"{place}  {request or '-'}  {reason or '-'}"
 

@@ -29,9 +29,10 @@ from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.serving.device import Device
 from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
+from model_server.serving.pipeline import WorkerLimits
 from model_server.serving.stop_signals import StopSignals
 from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
-from model_server.serving.worker import IDLE_S, Worker, WorkerLimits
+from model_server.serving.worker import IDLE_S, Worker
 from settings import EXIT_CONFIG, SettingError, Settings, masked, weights
 
 _LOG = logging.getLogger("model_server")
@@ -121,8 +122,8 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
     def serving(spec: ModelSpec, watch: Watch) -> VersionedModel:
         means = Loaders(
             read=partial(read_spec, Path(settings.models_dir), spec.name, weights(settings)),
-            load=partial(_load, settings),
-            staff=partial(_staff, settings, device, outage, on_hung),
+            load=partial(load_engine, settings),
+            make_worker=partial(worker_threads, settings, device, outage, on_hung),
         )
         return VersionedModel(spec, watch, means)
 
@@ -141,7 +142,7 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
     return EXIT_HUNG if hung.is_set() else 0
 
 
-def _staff(
+def worker_threads(
     settings: Settings,
     device: Device,
     outage: Outage,
@@ -149,6 +150,7 @@ def _staff(
     spec: ModelSpec,
     load: Callable[[], Engine],
 ) -> WorkerThreads:
+    """A worker of this version, its lease keeper and its thread, none of them started."""
     try:
         choice = _choice(settings, spec)
     except Exception:  # noqa: BLE001 - it reads the network's files, and so does `load`, which says why it failed
@@ -156,7 +158,10 @@ def _staff(
     chosen = replace(spec, engine=choice.engine, precision=choice.precision)
     worker = _worker(settings, chosen, device, outage, load)
     keeper = LeaseKeeper(
-        worker, lease_s=settings.lease_s, model_call_max_s=settings.model_call_max_s, on_hung=on_hung
+        worker.registration,
+        lease_s=settings.lease_s,
+        model_call_max_s=settings.model_call_max_s,
+        on_hung=on_hung,
     )
     thread = threading.Thread(target=_run, args=(worker,), name=f"worker-{spec.name}", daemon=True)
     return WorkerThreads(worker, keeper, thread)
@@ -205,7 +210,8 @@ def _choice(settings: Settings, spec: ModelSpec) -> EngineChoice:
     return choose_for(spec, settings.engine, settings.precision, keras_backend=settings.keras_backend)
 
 
-def _load(settings: Settings, spec: ModelSpec) -> Engine:
+def load_engine(settings: Settings, spec: ModelSpec) -> Engine:
+    """The engine of a model, as the settings choose it. Raises ModelUnavailable."""
     choice = _choice(settings, spec)
     options = EngineOptions(
         settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads

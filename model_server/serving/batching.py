@@ -5,7 +5,7 @@ or unreadable never reaches the network.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec.structs import replace
@@ -37,43 +37,21 @@ class BatchEntry:
     """What its answer must say."""
 
 
-@dataclass(slots=True)
-class Batch:
-    """Every job of one claim, in claim order; those in `runnable` go through the network."""
-
-    entries: list[BatchEntry] = field(default_factory=list)
-
-    @property
-    def runnable(self) -> list[BatchEntry]:
-        """The entries that the network should see."""
-        return [entry for entry in self.entries if entry.job is not None and entry.error is None]
-
-
 @dataclass(frozen=True, slots=True)
-class FormedBatch:
-    """A claim, decoded: it waits for the device."""
+class Batch:
+    """Every job of one claim, in claim order, decoded: it waits for the device."""
 
+    entries: list[BatchEntry]
     worker: str
     """The id under which it was claimed."""
-    batch: Batch
     claimed_at: float
     """Redis' time."""
     began: float
     """Monotonic time at which the claim began."""
-
-    @property
-    def runs_alone(self) -> bool:
-        """A job that a lost worker had may be what killed it: it must not take others along."""
-        return any(entry.attempts for entry in self.batch.entries)
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds that its pictures were in the queue, on average."""
-        waited = [self.claimed_at - entry.job.accepted for entry in self.batch.entries if entry.job]
-        return max(0.0, sum(waited) / len(waited)) if waited else 0.0
-
-    def __len__(self) -> int:
-        return len(self.batch.entries)
+    waited_s: float
+    """Seconds that its pictures were in the queue, on average."""
+    runs_alone: bool
+    """A job that a lost worker had may be what killed it: it must not take others along."""
 
 
 def wait_left_s(waiting: int, size: int, *, seen: float, now: float, wait_s: float) -> float:
@@ -91,19 +69,27 @@ def form(
     claimed: Sequence[ClaimedJob],
     spec: InputSpec,
     *,
+    worker: str,
+    began: float,
     now: float,
     max_attempts: int,
-    only_places: bool = False,
+    only_places: bool,
 ) -> Batch:
-    """Decode a claim and judge each job of it. `now` is Redis' time in seconds.
+    """Decode a claim and judge each job of it. `now` is Redis' time in seconds, `began` monotonic.
 
     `only_places`: a picture for another input is taken only if places in it stay the same when it is scaled.
     """
+    entries = [
+        _judge(claim, spec, now=now, max_attempts=max_attempts, only_places=only_places) for claim in claimed
+    ]
+    waited = [now - entry.job.accepted_at for entry in entries if entry.job]
     return Batch(
-        [
-            _judge(claim, spec, now=now, max_attempts=max_attempts, only_places=only_places)
-            for claim in claimed
-        ]
+        entries,
+        worker,
+        claimed_at=now,
+        began=began,
+        waited_s=max(0.0, sum(waited) / len(waited)) if waited else 0.0,
+        runs_alone=any(entry.attempts for entry in entries),
     )
 
 
@@ -147,35 +133,31 @@ def _refit(entry: BatchEntry, job: Job, spec: InputSpec, *, only_places: bool) -
     entry.notice = refit.NOTICE
 
 
-def run(entries: Sequence[BatchEntry], predict: Callable[[NDArray[np.uint8]], Outputs]) -> None:
-    """Run the network once on all; where that raises, on halves, until the bad job stands alone.
+def run(entries: Sequence[BatchEntry], predict: Callable[[NDArray[np.uint8]], Outputs]) -> int:
+    """Run the network once on all that are neither dropped nor failed; where that raises, on halves.
 
-    Each entry gets its outputs or an InferenceFailed; n jobs with one bad cost at most 2 log2(n) + 1
-    calls more.
+    So the bad job stands alone at last: n jobs with one bad cost at most 2 log2(n) + 1 calls more. Each
+    entry gets its outputs or an InferenceFailed. Returns how many pictures there were.
     """
+    entries = [entry for entry in entries if entry.job is not None and entry.error is None]
     if not entries:
-        return
+        return 0
     pictures = np.stack([entry.job.image for entry in entries if entry.job is not None])
     try:
         outputs = predict(pictures)
-        _check(outputs, len(entries))
+        for output in outputs:
+            if output.shape[:1] != (len(entries),):
+                raise ValueError(f"the network gave {output.shape} for {len(entries)} pictures")
     except Exception as error:  # noqa: BLE001 - whatever a network raises costs only the job at fault
         if len(entries) == 1:
             entries[0].error = InferenceFailed(
                 f"The model failed on this picture ({type(error).__name__}: {first_line(error)})."
             )
             entries[0].is_poison = True
-            return
+            return 1
         middle = len(entries) // 2
-        run(entries[:middle], predict)
-        run(entries[middle:], predict)
-        return
+        return run(entries[:middle], predict) + run(entries[middle:], predict)
     for row, entry in enumerate(entries):
         entry.outputs = tuple(output[row] for output in outputs)
         entry.batch_size = len(entries)
-
-
-def _check(outputs: Outputs, rows: int) -> None:
-    for output in outputs:
-        if output.shape[:1] != (rows,):
-            raise ValueError(f"the network gave {output.shape} for {rows} pictures")
+    return len(entries)

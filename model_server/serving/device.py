@@ -31,15 +31,15 @@ class Device:
         self._since = 0.0
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether somebody waits for it."""
-        return bool(self._waiters)
+    def waiting(self) -> int:
+        """How many threads wait for it."""
+        return len(self._waiters)
 
     def __enter__(self) -> None:
         me = threading.get_ident()
         with self._mutex:
             if self._owner is None:
-                self._hand_to(me)
+                self._owner, self._since = me, time.monotonic()
                 return
             turn = threading.Event()
             self._waiters.append((me, turn))
@@ -59,10 +59,6 @@ class Device:
         if not self._waiters:
             self._owner = None
             return
-        thread, turn = self._waiters.popleft()
-        self._hand_to(thread)
-        turn.set()
-
-    def _hand_to(self, thread: int) -> None:
-        self._owner = thread
+        self._owner, turn = self._waiters.popleft()
         self._since = time.monotonic()
+        turn.set()

@@ -1,6 +1,6 @@
-"""What a worker that is told to go still owes: jobs that were prepared for its input, and for no other's.
+"""Draining: whether a worker that was stopped must still run jobs, which only its input fits.
 
-Owns the question whether some are there or may come. Runs none: worker.py does.
+Owns the question whether such jobs are queued or may come. Runs none: worker.py does.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from broker.messages import InputSpec, WorkerState
 
 @dataclass(slots=True)
 class DrainingJobs:
-    """The jobs of one input, from the moment in which their last worker is told to go."""
+    """The jobs of one input, from the moment their last worker is stopped."""
 
     input: InputSpec
     lease: Lease
@@ -44,6 +44,6 @@ class DrainingJobs:
         if oldest is None:
             return True
         try:
-            return codec.decode_job(oldest).accepted > self.last
+            return codec.decode_job(oldest).accepted_at > self.last
         except MalformedMessage:
             return False  # the next claim takes it away

@@ -12,7 +12,7 @@ from typing import Final
 from broker.errors import BrokerUnavailable, LeaseLost
 from broker.messages import WorkerState
 from model_server.serving import heartbeat
-from model_server.serving.worker import Worker
+from model_server.serving.registration import Registration
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,19 +28,22 @@ class LeaseKeeper(threading.Thread):
 
     Awake when a peer's lease lapses, too: looking only every third of LEASE_S left a killed worker's jobs
     lying for up to a second more (LEASE_S=3). A worker whose network hangs is renewed no more, so that its
-    jobs go to others; `on_hung` is told once, and ends the process: the call would never return.
+    jobs go to others; `on_hung` is called once, and ends the process: the call would never return.
     """
 
     def __init__(
         self,
-        worker: Worker,
+        registration: Registration,
         *,
         lease_s: float,
         model_call_max_s: float,
         on_hung: Callable[[], None],
     ) -> None:
-        super().__init__(name=f"keeper-{worker.spec.name}", daemon=True)
-        self._worker = worker
+        super().__init__(name=f"keeper-{registration.model}", daemon=True)
+        self._registration = registration
+        self._model = registration.model
+        self._lease = registration.lease
+        self._status = registration.status
         self._lease_s = lease_s
         self._model_call_max_s = model_call_max_s
         self._on_hung = on_hung
@@ -64,42 +67,42 @@ class LeaseKeeper(threading.Thread):
         `now` is monotonic seconds.
         """
         usual_s = self._lease_s / 3
-        began = self._worker.call_began
+        began = self._status.call_began
         if began is not None and now - began > self._model_call_max_s:
-            if not self._worker.is_hung:
+            if not self._status.is_hung:
                 _LOG.critical(
                     "%s: a call of the network has taken over %g s; this process ends",
-                    self._worker.spec.name,
+                    self._model,
                     self._model_call_max_s,
                 )
-                self._worker.is_hung = True
+                self._status.is_hung = True
                 self._on_hung()
             return usual_s
-        worker = self._worker.lease.worker
-        if not worker or self._worker.registration.has_left:
+        worker = self._lease.worker
+        if not worker or self._registration.has_left:
             return usual_s
         try:
             self._renew(worker)
             is_recovered = self._recover(now)
-            self._worker.outage.succeeded(self._worker.spec.name)
+            self._registration.outage.succeeded(self._model)
             if is_recovered:
-                lapse_s = self._worker.lease.next_lapse_s()
+                lapse_s = self._lease.next_lapse_s()
                 return usual_s if lapse_s is None else min(usual_s, lapse_s + _AFTER_LAPSE_S)
         except BrokerUnavailable as error:
-            self._worker.outage.failed(error, self._worker.spec.name)
+            self._registration.outage.failed(error, self._model)
             self._reap_from = None
-        except Exception:  # noqa: BLE001 - a keeper that dies quietly would cost a living worker its lease
-            _LOG.exception("the keeper of %s failed; it goes on. This is a bug", self._worker.spec.name)
+        except Exception:  # noqa: BLE001 - a keeper that dies quietly would cost a live worker its lease
+            _LOG.exception("the keeper of %s failed; it goes on. This is a bug", self._model)
         return usual_s
 
     def _renew(self, worker: str) -> None:
         try:
-            self._worker.lease.renew()
+            self._lease.renew()
         except LeaseLost:
-            self._worker.registration.ensure(lost=worker)
-        self._worker.standing.announce()
-        if self._worker.standing.state.state is WorkerState.READY:
-            heartbeat.beat(self._worker.spec.name, lease_s=self._lease_s)
+            self._registration.ensure(lost=worker)
+        self._status.announce()
+        if self._status.state.state is WorkerState.READY:
+            heartbeat.beat(self._model, lease_s=self._lease_s)
 
     def _recover(self, now: float) -> bool:
         """Reap lost peers, but never in the first LEASE_S after an outage: all leases lapsed in it.
@@ -109,10 +112,8 @@ class LeaseKeeper(threading.Thread):
         """
         if self._reap_from is None:
             self._reap_from = now + self._lease_s
-        if now < self._reap_from or self._worker.lease.server_uptime_s() < self._lease_s:
+        if now < self._reap_from or self._lease.server_uptime_s() < self._lease_s:
             return False
-        for lost, jobs in self._worker.lease.recover_lost().items():
-            _LOG.warning(
-                "%s: worker %s was lost; %d jobs go back to the queue", self._worker.spec.name, lost, jobs
-            )
+        for lost, jobs in self._lease.recover_lost().items():
+            _LOG.warning("%s: worker %s was lost; %d jobs go back to the queue", self._model, lost, jobs)
         return True

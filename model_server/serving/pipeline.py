@@ -1,18 +1,33 @@
-"""Three steps of a worker that overlap: while one batch runs, the next is claimed and the last completed.
+"""A worker's pipeline: while one batch runs, the next is claimed and the last completed.
 
-Owns the threads, the order, and the moment of a claim. What the steps do is the worker's; nothing here
-talks to Redis or to a network.
+Owns the three steps of a batch, their threads and order, and what happens when Redis or the lease goes away
+between them. Which jobs of a claim run is batching.py's, the words of a result are results.py's; registration
+and the loop around it are worker.py's.
 """
 
 import contextlib
-import threading
+import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from threading import Event
+from typing import Final
 
-from broker.errors import ServiceError
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.clock import RedisClock
+from broker.consumer import CompletedJob, Consumer
+from broker.errors import BrokerUnavailable, LeaseLost, ServiceError
+from broker.messages import Timings
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.engines import Engine, Outputs
+from model_server.serving import batching, results
+from model_server.serving.batching import Batch
 from model_server.serving.device import Device
+from model_server.serving.registration import RECONNECT_S, Registration
+
+_LOG = logging.getLogger(__name__)
 
 _SMOOTHING: Final = 0.3
 """Weight of the newest batch in what the next is expected to take."""
@@ -21,82 +36,163 @@ _LEAD_MARGIN: Final = 1.5
 """A claim begins so many times before the device is free as it took last: late it costs idle time of the
 device, early only that a job waits here and not in the queue."""
 
-
-class Claim(Protocol):
-    """What `claim` hands to `run`."""
-
-    @property
-    def runs_alone(self) -> bool:
-        """Whether nothing else may be claimed meanwhile."""
-        ...
-
-    def __len__(self) -> int: ...
+_LOOK_S: Final = 0.002
+"""Between looks at a queue that fills up; Redis 6.2's BLPOP can't wait so briefly (0.003 s: up to 150 ms)."""
 
 
-Formed = TypeVar("Formed", bound=Claim)
-Done = TypeVar("Done")
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """What a worker may do: pictures a call, attempts a job, seconds for which a batch may wait for more."""
+
+    batch_size: int
+    max_attempts: int
+    batch_wait_s: float = 0.0
+    card_s: float = 0.0
+    """For so long after another card came out jobs may come that were prepared by the last."""
 
 
-class Pipeline(Generic[Formed, Done]):
+class Pipeline:
     """One claimed batch ahead, one on the device, one being completed; never more.
 
-    `gather` may wait until it is worth while to claim; the device is not held meanwhile. It and `claim` may
-    raise ServiceError, which `step` raises; `run` and `complete` raise only for bugs. Batches are completed
-    in the order of their claims. `step`, `empty` and `settle` are one thread's.
+    `step` raises the ServiceError of a claim; `run` and `complete` raise only for bugs. Batches are completed
+    in the order of their claims. `step`, `give_back` and `settle` are one thread's. `engine` must be set
+    before the first step.
     """
 
     def __init__(
         self,
-        name: str,
-        claim: Callable[[], Formed | None],
-        run: Callable[[Formed], Done],
-        complete: Callable[[Done], None],
+        spec: ModelSpec,
+        registration: Registration,
+        consumer: Consumer,
+        clock: RedisClock,
         *,
+        limits: WorkerLimits,
         device: Device,
-        gather: Callable[[], None] = lambda: None,
     ) -> None:
-        self._gather = gather
-        self._claim = claim
-        self._run = run
-        self._complete = complete
-        self._device = device
-        self._claimer = ThreadPoolExecutor(1, f"claimer-{name}")
-        self._completer = ThreadPoolExecutor(1, f"completer-{name}")
-        self._ahead: Future[tuple[bool, Formed | None]] | None = None
+        self.engine: Engine | None = None
+        self.drains = False
+        """Claims on, although the worker is stopping."""
+        self.claims_uncertain = False
+        """A claim or a completion was not confirmed: what is claimed must be given back before the next."""
+        self.picture_s = 0.0
+        """A picture's share of a call, a moving average."""
+        self._spec = spec
+        self._version = spec.version
+        self._notice = "random weights: the labels mean nothing" if spec.weights == "random" else ""
+        self._registration = registration
+        self._lease = registration.lease
+        self._status = registration.status
+        self._consumer = consumer
+        self._clock = clock
+        self.limits = limits
+        self.device = device
+        self._claimer = ThreadPoolExecutor(1, f"claimer-{spec.name}")
+        self._completer = ThreadPoolExecutor(1, f"completer-{spec.name}")
+        self._ahead: Future[tuple[bool, Batch | None]] | None = None
         """Whether the queue was asked, and what it gave."""
         self._completing: Future[None] | None = None
-        self._is_free = threading.Event()
+        self._is_free = Event()
         self._sibling_is_next = False
         self._claim_s = 0.0
-        self._run_s = 0.0
-        """A picture's share of a call."""
+        self._ran_at = 0.0
+        """Monotonic time at which the last batch had run."""
 
     def step(self) -> int:
         """Run one batch, if there is one. Returns its size; 0: everything claimed is completed by now."""
         ahead, self._ahead = self._ahead, None
-        was_asked, formed = ahead.result() if ahead is not None else (False, None)
-        if not was_asked:
-            self._gather()
-        if was_asked and formed is None:
-            # Nothing to run: waiting for the device, a sibling's whole call, would only delay the next job.
+        was_asked, batch = ahead.result() if ahead is not None else (False, None)
+        if was_asked and batch is None:
+            # An idle worker does not queue for the device: a sibling's call would only delay the next job.
             self.settle()
             return 0
-        with self._device:
+        if not was_asked and self.limits.batch_wait_s:
+            self._let_fill()
+        with self.device:
             # The device first: a batch claimed while a sibling's runs would wait where others can't take it.
             if not was_asked:
-                formed = self._timed_claim()
-            done = self._run_and_claim(formed) if formed is not None else None
+                batch = self.claim()
+            outcomes = self._run_and_claim(batch) if batch is not None else []
         self.settle()
-        if formed is None or done is None:
+        if batch is None:
             return 0
-        self._completing = self._completer.submit(self._complete, done)
-        return len(formed)
+        self._completing = self._completer.submit(self.complete, batch.worker, outcomes)
+        return len(batch.entries)
 
-    def close(self) -> None:
-        """Empty it, and end its threads."""
-        self.empty()
-        self._claimer.shutdown()
-        self._completer.shutdown()
+    def claim(self) -> Batch | None:
+        """Claim a batch and judge its jobs; None where the queue is empty. Raises ServiceError."""
+        if self._registration.stopping.is_set() and not self.drains:
+            return None
+        worker, began = self._lease.worker, time.monotonic()
+        claimed = self._consumer.claim(worker, self.limits.batch_size)
+        if not claimed:
+            return None
+        batch = batching.form(
+            claimed,
+            self._spec.input,
+            worker=worker,
+            began=began,
+            now=self._clock.now(),
+            max_attempts=self.limits.max_attempts,
+            # A place in a picture that was scaled could be another place of the upload.
+            only_places=self._spec.task != "classification",
+        )
+        self._claim_s += _SMOOTHING * (time.monotonic() - began - self._claim_s)
+        return batch
+
+    def run(self, batch: Batch) -> list[CompletedJob]:
+        """Run the network; what became of each job, in claim order.
+
+        Nothing where the batch was taken from this worker before it began: then others run it.
+        """
+        if batch.worker != self._lease.worker:
+            return []
+        began = time.monotonic()
+        pictures = batching.run(batch.entries, self._predict)
+        ran_at = time.monotonic()
+        timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
+        if pictures:
+            busy_s = ran_at - max(batch.began, self._ran_at)
+            self._status.measure(pictures, busy_s, waited_s=batch.waited_s)
+        self._ran_at = ran_at
+        return [
+            results.completed(entry, self._spec, self._version, self._notice, batch.claimed_at, timings)
+            for entry in batch.entries
+        ]
+
+    def complete(self, worker: str, outcomes: list[CompletedJob]) -> None:
+        """Write the results and take the claims away, through an outage; not without the lease."""
+        while outcomes:
+            try:
+                if not self._consumer.complete(worker, outcomes):
+                    # Done already, its reply was lost; or a killed Redis forgot its last writes and the
+                    # claims begin with an older batch. Giving back what is there puts both right.
+                    _LOG.warning("%s: the claims do not begin with this batch", self._spec.name)
+                    self.claims_uncertain = True
+                    outcomes = []
+                self._registration.outage.succeeded(self._spec.name)
+                break
+            except LeaseLost:
+                # Lapsed but not reaped: the claims are still this worker's, and so is the batch.
+                self._registration.ensure(lost=worker)
+                if self._lease.worker != worker:
+                    _LOG.warning("%s: a batch of %d was left to others", self._spec.name, len(outcomes))
+                    return
+            except BrokerUnavailable as error:
+                # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
+                self._registration.outage.failed(error, self._spec.name)
+                time.sleep(RECONNECT_S)
+        for dead in outcomes:
+            if dead.dead_reason:
+                _LOG.warning(
+                    "%s: job %s is a dead letter: %s (request %s)",
+                    *(self._spec.name, dead.id, dead.dead_reason, dead.request_id or "unknown"),
+                )
+
+    def give_back(self) -> None:
+        """Return what is claimed and not begun to the queue. Raises ServiceError."""
+        self._empty()
+        self._lease.give_back()
+        self.claims_uncertain = False
 
     def settle(self) -> None:
         """Wait until the last batch is completed."""
@@ -104,40 +200,63 @@ class Pipeline(Generic[Formed, Done]):
         if completing is not None:
             completing.result()
 
-    def empty(self) -> None:
-        """Wait until nothing is on its way. What was claimed ahead is dropped: the caller gives it back."""
+    def close(self) -> None:
+        """Empty it, and end its threads. What was claimed ahead is left claimed."""
+        self._empty()
+        self._claimer.shutdown()
+        self._completer.shutdown()
+
+    def _empty(self) -> None:
+        """Wait until nothing is on its way, and forget what was claimed ahead."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             with contextlib.suppress(ServiceError):  # whatever it claimed is given back
                 ahead.result()
         self.settle()
 
-    def _run_and_claim(self, formed: Formed) -> Done:
+    def _run_and_claim(self, batch: Batch) -> list[CompletedJob]:
         """Run a batch; begin to claim the next when the call is about to end, or has ended."""
         began = time.monotonic()
-        ends = began + len(formed) * self._run_s
         self._is_free.clear()
         self._sibling_is_next = False
-        if not formed.runs_alone:
-            self._ahead = self._claimer.submit(self._claim_ahead, ends)
+        if not batch.runs_alone:
+            self._ahead = self._claimer.submit(self._claim_ahead, began + len(batch.entries) * self.picture_s)
         try:
-            return self._run(formed)
+            return self.run(batch)
         finally:
-            self._sibling_is_next = self._device.is_wanted
+            self._sibling_is_next = self.device.waiting > 0
             self._is_free.set()
-            share_s = (time.monotonic() - began) / max(1, len(formed))
-            self._run_s += _SMOOTHING * (share_s - self._run_s)
+            share_s = (time.monotonic() - began) / max(1, len(batch.entries))
+            self.picture_s += _SMOOTHING * (share_s - self.picture_s)
 
-    def _claim_ahead(self, ends: float) -> tuple[bool, Formed | None]:
-        self._is_free.wait(max(0.0, ends - _LEAD_MARGIN * self._claim_s - time.monotonic()))
-        self._gather()
-        if self._sibling_is_next or self._device.is_wanted:
+    def _claim_ahead(self, ends_at: float) -> tuple[bool, Batch | None]:
+        self._is_free.wait(max(0.0, ends_at - _LEAD_MARGIN * self._claim_s - time.monotonic()))
+        if self.limits.batch_wait_s:
+            self._let_fill()
+        if self._sibling_is_next or self.device.waiting:
             return False, None  # another process may take the jobs meanwhile
-        return True, self._timed_claim()
+        return True, self.claim()
 
-    def _timed_claim(self) -> Formed | None:
-        began = time.monotonic()
-        formed = self._claim()
-        if formed is not None:
-            self._claim_s += _SMOOTHING * (time.monotonic() - began - self._claim_s)
-        return formed
+    def _let_fill(self) -> None:
+        """Let a batch fill up in the queue, where others can still take it, for BATCH_WAIT_MS at most."""
+        seen = time.monotonic()
+        while not self._registration.stopping.is_set():
+            left_s = batching.wait_left_s(
+                self._consumer.waiting(),
+                self.limits.batch_size,
+                seen=seen,
+                now=time.monotonic(),
+                wait_s=self.limits.batch_wait_s,
+            )
+            if not left_s:
+                return
+            self._registration.stopping.wait(min(left_s, _LOOK_S))
+
+    def _predict(self, pictures: NDArray[np.uint8]) -> Outputs:
+        if self.engine is None:
+            raise RuntimeError("a batch before the engine was loaded. This is a bug")
+        self._status.call_began = time.monotonic()
+        try:
+            return self.engine.predict(pictures)
+        finally:
+            self._status.call_began = None

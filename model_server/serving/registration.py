@@ -1,7 +1,7 @@
 """A worker's place among its peers: it registers, renews what lapsed, and leaves once.
 
-Owns that a worker which was taken for dead goes on under a new id, and that nobody registers one that has
-left. Two threads use it, the worker's and its keeper's.
+Owns that a worker whose lease was reaped goes on under a new id, and that one that has left is not registered
+again. Two threads use it, the worker's and its keeper's.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ class Registration:
     """The registration of one worker. `stopping` ends its waiting for Redis."""
 
     def __init__(
-        self, model: str, lease: Lease, standing: WorkerStatus, stopping: threading.Event, outage: Outage
+        self, model: str, lease: Lease, status: WorkerStatus, stopping: threading.Event, outage: Outage
     ) -> None:
         self.has_left = False
-        self._model = model
-        self._lease = lease
-        self._standing = standing
-        self._stopping = stopping
-        self._outage = outage
+        self.model = model
+        self.lease = lease
+        self.status = status
+        self.stopping = stopping
+        self.outage = outage
         self._registering = threading.Lock()
 
     def ensure(self, *, lost: str = "") -> None:
@@ -44,35 +44,35 @@ class Registration:
                 with self._registering:
                     if self.has_left:
                         return
-                    if self._lease.worker == lost and not self._renewed():
-                        worker = self._lease.register(self._standing.state)
-                        _LOG.info("%s registered as worker %s", self._model, worker)
-                self._outage.succeeded(self._model)
+                    if self.lease.worker == lost and not self._renewed():
+                        worker = self.lease.register(self.status.state)
+                        _LOG.info("%s registered as worker %s", self.model, worker)
+                self.outage.succeeded(self.model)
                 return
             except BrokerUnavailable as error:
-                self._outage.failed(error, self._model)
-                if self._stopping.wait(RECONNECT_S):
+                self.outage.failed(error, self.model)
+                if self.stopping.wait(RECONNECT_S):
                     return
 
     def leave(self) -> None:
         """Give back what was claimed and not begun, and end the lease."""
         try:
             with self._registering:
-                self.has_left = True  # from here on the keeper neither renews nor registers anew
+                self.has_left = True  # from here on the keeper neither renews nor registers it
                 with contextlib.suppress(LeaseLost):
-                    self._lease.renew()  # lapsed but not reaped, it could not give its claims back
-                self._lease.leave()
+                    self.lease.renew()  # lapsed but not reaped, it could not give its claims back
+                self.lease.leave()
         except ServiceError as error:
-            _LOG.warning("%s: left without a word to Redis: %s", self._model, error.message)
+            _LOG.warning("%s: left, but Redis could not be told: %s", self.model, error.message)
         else:
-            _LOG.info("%s: worker %s has left", self._model, self._lease.worker)
+            _LOG.info("%s: worker %s has left", self.model, self.lease.worker)
 
     def _renewed(self) -> bool:
-        if not self._lease.worker:
+        if not self.lease.worker:
             return False
         try:
-            self._lease.renew()
+            self.lease.renew()
         except LeaseLost as error:
-            _LOG.warning("%s: %s", self._model, error.message)
+            _LOG.warning("%s: %s", self.model, error.message)
             return False
         return True

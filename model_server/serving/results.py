@@ -3,39 +3,18 @@
 Owns the making of results from outputs and errors. Pure: no Redis, no clock, no engine.
 """
 
-from dataclasses import dataclass
-
 from broker.consumer import CompletedJob
 from broker.errors import ServiceError
 from broker.messages import Failure, Prediction, Result, Timings
 from model_server import tasks
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.serving.batching import Batch, BatchEntry
+from model_server.serving.batching import BatchEntry
 
 
-@dataclass(frozen=True, slots=True)
-class BatchResults:
-    """A batch that ran: it waits for its completion."""
-
-    worker: str
-    outcomes: list[CompletedJob]
-
-    @property
-    def dead(self) -> list[CompletedJob]:
-        """Those that go to `dead`."""
-        return [outcome for outcome in self.outcomes if outcome.dead_reason]
-
-
-def of(
-    batch: Batch, spec: ModelSpec, version: str, notice: str, claimed_at: float, timings: Timings
-) -> list[CompletedJob]:
-    """Return the outcome of every entry, in claim order. `claimed_at` is Redis' time."""
-    return [_outcome(entry, spec, version, notice, claimed_at, timings) for entry in batch.entries]
-
-
-def _outcome(
+def completed(
     entry: BatchEntry, spec: ModelSpec, version: str, notice: str, claimed_at: float, timings: Timings
 ) -> CompletedJob:
+    """Return what became of one job of a batch. `claimed_at` is Redis' time, `notice` the model's own."""
     job = entry.job
     if job is None and entry.error is None:
         return CompletedJob(entry.id)
@@ -46,7 +25,7 @@ def _outcome(
             predictions = tasks.predictions(entry.outputs, spec, original_size=job.original_size, top=job.top)
         except ServiceError as failed:
             error = failed
-    waiting_ms = max(0.0, claimed_at - job.accepted) * 1000 if job else 0.0
+    waiting_ms = max(0.0, claimed_at - job.accepted_at) * 1000 if job else 0.0
     result = Result(
         id=entry.id,
         model=spec.name,

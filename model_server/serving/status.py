@@ -1,4 +1,4 @@
-"""What a worker says of itself: its state, its version, how fast it is.
+"""A worker's status: its state, its version, how fast it is, whether its network is at work.
 
 Owns the state and its publication. Decides nothing: the worker says what it is, the keeper when it is said
 again.
@@ -20,9 +20,13 @@ _SMOOTHING: Final = 0.2
 
 
 class WorkerStatus:
-    """The state of one worker. Safe to use from its threads and from the keeper's."""
+    """The status of one worker. Safe to use from its threads and from the keeper's."""
 
     def __init__(self, lease: Lease, name: str, version: str, stopping: threading.Event) -> None:
+        self.call_began: float | None = None
+        """Monotonic time at which the running call of the network began; None between calls."""
+        self.is_hung = False
+        """Its call takes so long that nobody waits for it any more."""
         self._lease = lease
         self._name = name
         self._stopping = stopping
@@ -37,21 +41,21 @@ class WorkerStatus:
             return replace(self._state, state=WorkerState.DRAINING, reason="")
         return self._state
 
-    def say(self, state: State) -> None:
+    def publish(self, state: State) -> None:
         """Change the state and publish it; if Redis is away the keeper's next renewal does."""
         with self._changing:
             self._state = state
-        self._publish()
+        self._try_announce()
 
-    def explain(self, reason: str) -> None:
-        """Give a reason beside the state that it has, or take it away."""
+    def set_reason(self, reason: str) -> None:
+        """Change the reason beside the state that it has; empty: none."""
         with self._changing:
             if self._state.reason == reason:
                 return
             self._state = replace(self._state, reason=reason)
-        self._publish()
+        self._try_announce()
 
-    def _publish(self) -> None:
+    def _try_announce(self) -> None:
         try:
             self.announce()
         except BrokerUnavailable as error:

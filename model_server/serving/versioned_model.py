@@ -46,21 +46,21 @@ class Loaders:
     """Raises CatalogueError."""
     load: Callable[[ModelSpec], Engine]
     """Raises ModelUnavailable."""
-    staff: Callable[[ModelSpec, Callable[[], Engine]], WorkerThreads]
+    make_worker: Callable[[ModelSpec, Callable[[], Engine]], WorkerThreads]
     """A worker with its threads, not yet started."""
 
 
 class VersionedModel:
     """Serves a model from `start` until `stop`. `watch` was made before `spec` was read."""
 
-    def __init__(self, spec: ModelSpec, watch: Watch, means: Loaders) -> None:
+    def __init__(self, spec: ModelSpec, watch: Watch, loaders: Loaders) -> None:
         self.name = spec.name
         self._folder = spec.folder
         self._watch = watch
-        self._means = means
+        self._loaders = loaders
         self._stopping = threading.Event()
         self._starting = threading.Lock()
-        self.posts: list[WorkerThreads] = []
+        self.workers: list[WorkerThreads] = []
         """The one that serves is the last; before it, one that leaves."""
         seen = watch.also(spec.elsewhere, watch.settled)
         watch.settle(seen)
@@ -68,34 +68,37 @@ class VersionedModel:
             self._add(spec, lambda: self._loaded(spec, seen))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other models serve on
             _LOG.exception("%s can't be served", spec.name)
-            self._add_failed(spec, public(_staffless(spec.name, error), spec.folder))
+            self._add_failed(spec, public(_unserved(spec.name, error), spec.folder))
         self._thread = threading.Thread(target=self._run, name=f"versions-{spec.name}", daemon=True)
 
-    def start(self) -> None:
-        """Start the first worker, and the look at the folder."""
-        self._start(self.posts[0])
-        self._thread.start()
+    def start(self, *, watching: bool = True) -> None:
+        """Start the first worker and, if `watching`, a look at the folder every second."""
+        self._start(self.workers[0])
+        if watching:
+            self._thread.start()
 
     def stop(self, *, within_s: float) -> None:
         """Tell every worker to go: what runs is finished, the rest goes back to the queue."""
         with self._starting:
             self._stopping.set()
-        for post in list(self.posts):  # the versions thread may take one away meanwhile
-            post.worker.stop(within_s=within_s)
+        for threads in list(self.workers):  # the versions thread may take one away meanwhile
+            threads.worker.stop(within_s=within_s)
 
     def join(self, until: float) -> None:
         """Wait for the workers, until that monotonic time; not for one whose network hangs."""
-        for post in list(self.posts):
-            while post.thread.is_alive() and not post.worker.is_hung and time.monotonic() < until:
-                post.thread.join(0.05)
+        for threads in list(self.workers):
+            while (
+                threads.thread.is_alive() and not threads.worker.status.is_hung and time.monotonic() < until
+            ):
+                threads.thread.join(0.05)
 
     def look(self, now: float) -> None:
         """One look at the folder; a change that is complete is taken up, or refused."""
-        if self.posts[-1].worker.standing.state.state is WorkerState.LOADING:
+        if self.workers[-1].worker.status.state.state is WorkerState.LOADING:
             return
-        found = self._watch.look(now)
-        if found is not None:
-            self._take_up(found)
+        snapshot = self._watch.look(now)
+        if snapshot is not None:
+            self._take_up(snapshot)
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_S):
@@ -104,57 +107,57 @@ class VersionedModel:
             except Exception:  # noqa: BLE001 - a thread that dies quietly would never take up a version again
                 _LOG.exception("%s: the look at its folder failed; it goes on. This is a bug", self.name)
 
-    def _take_up(self, found: Snapshot) -> None:
-        worker = self.posts[-1].worker
+    def _take_up(self, snapshot: Snapshot) -> None:
+        worker = self.workers[-1].worker
         try:
-            if not found:
+            if not snapshot:
                 raise CatalogueError(f"{self.name}: its folder is gone, or empty.")
-            spec = self._means.read()
-            found = self._watch.also(spec.elsewhere, found)
+            spec = self._loaders.read()
+            snapshot = self._watch.also(spec.elsewhere, snapshot)
             is_served = spec.version == worker.version and worker.ready.is_set()
         except (CatalogueError, OSError) as error:
-            self._refuse(found, str(error))
+            self._refuse(snapshot, str(error))
             return
         if is_served:
-            self._watch.settle(found)
-            worker.standing.explain("")
+            self._watch.settle(snapshot)
+            worker.status.set_reason("")
             return
         _LOG.info("%s: its folder has changed; version %s is being loaded", self.name, spec.version)
         # What was wrong with the folder is no longer in it. A model that failed has failed until it serves:
         # another may answer for it, and to load one takes longer than its clients would wait.
-        worker.standing.explain(
+        worker.status.set_reason(
             "" if worker.ready.is_set() else f"{self.name}: its changed folder is being loaded."
         )
-        engine, reason = load_or_reason(self.name, lambda: self._loaded(spec, found))
+        engine, reason = load_or_reason(self.name, lambda: self._loaded(spec, snapshot))
         if engine is None:
-            self._refuse(found, reason)
+            self._refuse(snapshot, reason)
             return
         try:
             new = self._add(spec, lambda: engine)
         except Exception as error:  # noqa: BLE001 - likewise, and the old version does
             _LOG.exception("%s can't be served", self.name)
-            self._refuse(found, _staffless(self.name, error))
+            self._refuse(snapshot, _unserved(self.name, error))
             return
-        self._watch.settle(found)
+        self._watch.settle(snapshot)
         self._succeed(new)
 
     def _loaded(self, spec: ModelSpec, seen: Snapshot) -> Engine:
         """The engine of just what was seen. Raises ModelUnavailable."""
         try:
-            return self._means.load(spec)
+            return self._loaders.load(spec)
         finally:
             if not self._watch.is_still(seen):
                 raise ModelUnavailable(f"{self.name}: its files changed while they were loaded.")
 
-    def _refuse(self, found: Snapshot, reason: str) -> None:
-        """Say so, and serve on. What has changed meanwhile is looked at anew."""
-        worker, told = self.posts[-1].worker, public(reason, self._folder)
-        is_still = self._watch.is_still(found)
+    def _refuse(self, snapshot: Snapshot, reason: str) -> None:
+        """Say so, and serve on. What has changed meanwhile is looked at again."""
+        worker, shown = self.workers[-1].worker, public(reason, self._folder)
+        is_still = self._watch.is_still(snapshot)
         if is_still:
-            self._watch.settle(found)
+            self._watch.settle(snapshot)
         if not worker.ready.is_set():
             _LOG.error("%s: its changed folder can't be served either: %s", self.name, reason)
-            worker.standing.say(State(WorkerState.FAILED, worker.version, reason=told))
+            worker.status.publish(State(WorkerState.FAILED, worker.version, reason=shown))
         elif is_still:
             _LOG.error(
                 "%s: its changed folder is refused, version %s serves on: %s",
@@ -162,11 +165,11 @@ class VersionedModel:
                 worker.version,
                 reason,
             )
-            worker.standing.explain(f"{told} Version {worker.version} serves on.")
+            worker.status.set_reason(f"{shown} Version {worker.version} serves on.")
 
     def _succeed(self, new: WorkerThreads) -> None:
         """Start the new worker beside the old one; once it serves, the old one goes."""
-        old = self.posts[-2]
+        old = self.workers[-2]
         if not self._start(new):
             return
         while not new.worker.ready.wait(0.2):
@@ -175,15 +178,15 @@ class VersionedModel:
         old.worker.stop()
         old.thread.join()
         old.keeper.close()
-        self.posts.remove(old)
+        self.workers.remove(old)
         _LOG.info("%s: version %s has taken over from %s", self.name, new.worker.version, old.worker.version)
         del old
         gc.collect()  # a network and two connections go now, not when the collector comes by
 
     def _add(self, spec: ModelSpec, load: Callable[[], Engine]) -> WorkerThreads:
-        post = self._means.staff(spec, load)
-        self.posts.append(post)
-        return post
+        threads = self._loaders.make_worker(spec, load)
+        self.workers.append(threads)
+        return threads
 
     def _add_failed(self, spec: ModelSpec, reason: str) -> None:
         """A worker that only says why there is none: the other models of this process serve on."""
@@ -194,15 +197,15 @@ class VersionedModel:
         # Without its folder and its source: what is in them may be why.
         self._add(replace(spec, folder=Path(os.devnull), source=KerasFile("none")), fail)
 
-    def _start(self, post: WorkerThreads) -> bool:
+    def _start(self, threads: WorkerThreads) -> bool:
         """Start its threads, unless the process stops."""
         with self._starting:
             if self._stopping.is_set():
                 return False
-            post.thread.start()
-            post.keeper.start()
+            threads.thread.start()
+            threads.keeper.start()
             return True
 
 
-def _staffless(model: str, error: Exception) -> str:
+def _unserved(model: str, error: Exception) -> str:
     return f"{model} can't be served ({first_line(error)})."

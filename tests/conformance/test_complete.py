@@ -33,7 +33,7 @@ def test_writes_publishes_and_trims(client: redis.Redis, keys: Keys) -> None:
         channel.get_message(timeout=5)
         assert consumer(client, keys).complete(worker, _outcomes(ids[:2])) is True
         published = [channel.get_message(timeout=5)["data"] for _ in range(2)]
-    assert [codec.decode_result(each).id for each in published] == ids[:2]
+    assert [codec.decode(each, Result).id for each in published] == ids[:2]
     polled = producer(client, keys).poll(MODEL, ids[0])
     assert isinstance(polled, Result)
     assert polled == _result(ids[0])

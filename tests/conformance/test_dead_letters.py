@@ -52,7 +52,7 @@ def queued(client: redis.Redis, keys: Keys) -> list[Job]:
 
 def _letter(each: Job, reason: str) -> DeadLetter:
     size = len(codec.encode_job(each))
-    return DeadLetter(each.id, reason, size, each.image.shape, each.original_size, each.accepted)
+    return DeadLetter(each.id, reason, size, each.image.shape, each.original_size, each.accepted_at)
 
 
 def test_an_entry_says_what_the_job_was_and_why_it_is_dead(client: redis.Redis, keys: Keys) -> None:
@@ -69,8 +69,8 @@ def test_a_job_goes_back_under_a_fresh_id_as_one_that_is_polled(client: redis.Re
     fresh_id = box(client, keys).requeue(old.id, timeout_s=TIMEOUT_S, pace=Pace())
     (again,) = queued(client, keys)
     assert again.id == fresh_id != old.id
-    assert began - 1 <= again.accepted <= time.time() + 1
-    assert again.deadline == again.accepted + TIMEOUT_S
+    assert began - 1 <= again.accepted_at <= time.time() + 1
+    assert again.deadline == again.accepted_at + TIMEOUT_S
     assert again.reply_to is None
     assert (again.image == old.image).all()
     kept = ("original_size", "top", "traceparent")
@@ -103,7 +103,7 @@ def test_a_requeued_job_is_claimed_run_and_polled_under_its_new_id(
 
     engine = FakeEngine(fail)
     worker = fakes.worker(client, keys, engine, tmp_path)
-    worker._engine = engine
+    worker.pipeline.engine = engine
     (old,) = enqueue(client, keys, job(value=255))
     assert fakes.step(worker) == 1
     engine.on_batch = len
@@ -117,7 +117,7 @@ def test_a_requeued_job_is_claimed_run_and_polled_under_its_new_id(
     assert isinstance(before, Result)
     assert before.error is not None
     assert client.llen(keys.of(MODEL).dead) == 0
-    worker._pipeline.close()
+    worker.pipeline.close()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from broker.clock import RedisClock
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.lease import Lease
-from broker.messages import State, WorkerState
+from broker.messages import Card, State, WorkerState
 from tests.support.fakes import CARD, KEY_TTL_S, MODEL, READY, lapse, lease
 
 
@@ -19,10 +19,10 @@ def test_registering_publishes_name_card_state_and_lease(client: redis.Redis, ke
     assert client.smembers(keys.models) == {MODEL.encode()}
     card = client.get(keys.of(MODEL).card)
     assert isinstance(card, bytes)
-    assert codec.decode_card(card) == CARD
+    assert codec.decode(card, Card) == CARD
     state = client.hget(keys.of(MODEL).states, worker)
     assert isinstance(state, bytes)
-    told = codec.decode_state(state)
+    told = codec.decode(state, State)
     assert (told.state, told.version, told.card, told.input) == (READY.state, "v1", CARD, "2-2-1-stretch")
     assert before <= told.since <= after
     assert before <= told.heartbeat <= after
@@ -84,7 +84,7 @@ def test_an_announcement_replaces_the_state(client: redis.Redis, keys: Keys) -> 
     own.announce(State(WorkerState.FAILED, "v1", reason="no weights"))
     state = client.hget(keys.of(MODEL).states, worker)
     assert isinstance(state, bytes)
-    assert codec.decode_state(state).reason == "no weights"
+    assert codec.decode(state, State).reason == "no weights"
 
 
 def test_a_lease_keeps_the_clock_in_step(client: redis.Redis, keys: Keys) -> None:

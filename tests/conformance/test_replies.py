@@ -21,7 +21,7 @@ NEVER_S = 1000.0
 
 def _accepted(replies: Replies, job_id: str) -> Waiter:
     waiter = replies.expect(MODEL, job_id)
-    waiter.is_accepted = True
+    waiter.is_enqueued = True
     return waiter
 
 
@@ -76,7 +76,7 @@ def test_a_subscription_that_has_gone_deaf_is_made_anew(
     with monkeypatch.context() as deaf:
         deaf.setattr("redis.client.PubSub.ping", lambda *_: None)  # as if the link had been forgotten
         replies = make(0.1)
-        eventually(lambda: "can't be heard" in caplog.text)
+        eventually(lambda: "does not answer pings" in caplog.text)
     eventually(replies.is_subscribed)
     wanted = replies.expect(MODEL, "a")
     client.publish(keys.results_channel("web-1"), codec.encode(_result("a")))
@@ -92,7 +92,7 @@ def test_pings_keep_a_quiet_subscription(
     ping = PubSub.ping
     monkeypatch.setattr(PubSub, "ping", lambda *arguments: pings.append(ping(*arguments)))
     eventually(lambda: len(pings) > 70)  # for longer than a deaf one is borne
-    assert "can't be heard" not in caplog.text
+    assert "does not answer pings" not in caplog.text
     assert replies.is_subscribed()
 
 
@@ -133,7 +133,7 @@ def test_a_result_that_can_t_be_read_ends_its_wait(
     replies = make(0.1 if is_lost else 4.0)
     job_id = str(uuid.uuid4())
     waiter = replies.expect(MODEL, job_id)
-    waiter.is_accepted = is_lost
+    waiter.is_enqueued = is_lost
     unreadable = codec.encode(_result(job_id)).replace(b'"v1"', b"null")
     if is_lost:
         client.set(keys.of(MODEL).result(job_id), unreadable)

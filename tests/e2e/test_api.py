@@ -53,5 +53,5 @@ def test_the_service_keeps_what_its_description_promises(stack: Stack) -> None:
     assert int(re.findall(r"API Links: +(\d+) covered", done.stdout)[0]) >= 1, done.stdout
     assert int(re.findall(r"(\d+) generated", done.stdout)[0]) > 100, done.stdout
     assert stack.answers("/readyz?model=shades")
-    log = (stack._folder / "web.log").read_text()
+    log = (stack.folder / "web.log").read_text()
     assert "this is a bug" not in log

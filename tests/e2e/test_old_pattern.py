@@ -103,7 +103,7 @@ def test_5_a_picture_goes_through_redis_as_uint8() -> None:
     job = Job(
         id="11111111-2222-4333-8444-555555555555",
         image=np.zeros((224, 224, 3), np.uint8),
-        accepted=0.0,
+        accepted_at=0.0,
         deadline=1.0,
         reply_to=None,
         original_size=(1, 1),

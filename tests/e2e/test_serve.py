@@ -151,7 +151,7 @@ def test_from_nothing_to_answers_through_deaths_to_a_clean_end(project: Path) ->
             timeout=20,
         )
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
-        reason, _ = refused.json()["error"]["message"].split(" Asking again ")
+        reason, _ = refused.json()["error"]["message"].split(" Retrying ")
         assert reason in serving.said
         assert [serving.digit(value) for value in range(10)] == list("0123456789")
 

@@ -108,4 +108,4 @@ def check(value: int, body: dict[str, Any], marks: dict[str, int]) -> None:
 
 def log(stack: Stack) -> str:
     """What the model servers have logged."""
-    return (stack._folder / "model_server.log").read_text()
+    return (stack.folder / "model_server.log").read_text()

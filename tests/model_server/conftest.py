@@ -22,9 +22,9 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def worker(client: redis.Redis, keys: Keys, engine: FakeEngine, tmp_path: Path) -> Iterator[Worker]:
     made = fakes.worker(client, keys, engine, tmp_path)
-    made._engine = engine
+    made.pipeline.engine = engine
     yield made
-    made._pipeline.close()
+    made.pipeline.close()
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from broker.producer import Limits, Producer
 from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
 from model_server.engines import Engine
 from model_server.serving.device import Device
-from model_server.serving.worker import Worker, WorkerLimits
+from model_server.serving.pipeline import WorkerLimits
+from model_server.serving.worker import Worker
 
 MODEL = "tiny"
 SPEC = InputSpec(width=2, height=2, channels=1, fit=Fit.STRETCH)
@@ -79,7 +80,7 @@ def job(
     return Job(
         id=str(uuid.uuid4()),
         image=np.full(shape, value, np.uint8),
-        accepted=accepted,
+        accepted_at=accepted,
         deadline=accepted + deadline_in_s,
         reply_to=reply_to,
         original_size=(20, 10),
@@ -151,14 +152,14 @@ def unregistered_worker(
 def step(worker: Worker) -> int:
     """One batch, and until it is completed. Returns its size."""
     jobs = worker.step()
-    worker._pipeline.settle()
+    worker.pipeline.settle()
     return jobs
 
 
 def enqueue(client: redis.Redis, keys: Keys, *jobs: Job) -> list[Job]:
     """Put jobs into the tiny model's queue."""
     for each in jobs:
-        producer(client, keys).enqueue(MODEL, each, now=each.accepted)
+        producer(client, keys).enqueue(MODEL, each, now=each.accepted_at)
     return list(jobs)
 
 

@@ -53,7 +53,7 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.port}"
         self.executions = folder / "executions"
         self.executions.touch()
-        self._folder = folder
+        self.folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **os.environ,
@@ -67,7 +67,7 @@ class Stack:
 
     def start(self, *command: str, log: str) -> subprocess.Popen[bytes]:
         """Start a Python program of the project."""
-        with (self._folder / f"{log}.log").open("ab") as file:
+        with (self.folder / f"{log}.log").open("ab") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=ROOT,

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from broker.errors import BrokerUnavailable, ClientError, ModelUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
-from broker.messages import Failure, Result
+from broker.messages import Result
 from broker.producer import PendingJob
 from web import errors, responses
 from web.errors import NotFound
@@ -21,7 +21,7 @@ from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
 from web.middleware import request_ids
 from web.model_choice import ModelChoice
 from web.responses import Answer, AnswerList, Each, ErrorDetail, FailedAnswer, PendingAnswer
-from web.uploads import reader
+from web.uploads import preferences, reader
 from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("predict", __name__)
@@ -37,6 +37,7 @@ class PredictRequest:
     upload: Upload
     choice: ModelChoice
     options: JobOptions
+    top: int
 
 
 @blueprint.post("/predict")
@@ -49,15 +50,15 @@ def predict() -> Response:
     with jobs.slot():
         started_at = time.monotonic()
         upload = reader.read(request)
-        is_drawn = reader.wants_drawing(request, upload)
+        wanted = preferences.read(request, upload)
         options = JobOptions(
             started_at=started_at,
-            polled=reader.wants_async(request),
-            traceparent=reader.traceparent(request),
+            polled=wanted.polled,
+            traceparent=wanted.traceparent,
             request_id=request_ids.current(),
         )
         results = _results(jobs, upload, options)
-        if is_drawn:
+        if wanted.drawn:
             return _drawn(jobs, upload.pictures[0], results[0], started_at=started_at)
     return _several(results) if upload.is_list else _one(results[0])
 
@@ -90,8 +91,9 @@ def vary(response: Response) -> Response:
 def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[PictureResult]:
     """Submit every picture, then wait for every result (a poller's jobs are not waited for)."""
     choice = jobs.models.choose(upload.parameters.get("model"))
-    _top(upload, choice)  # a request that asks for too many is refused whole
-    asked = PredictRequest(upload, choice, options)
+    # A request that asks for too many predictions is refused whole.
+    top = reader.top(upload, choice.view.card, asked=choice.asked.card)
+    asked = PredictRequest(upload, choice, options, top)
     results: list[PictureResult] = []
     try:
         for picture in upload.pictures:
@@ -99,7 +101,7 @@ def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[Pictu
                 results.append(results[-1])  # each would find that out again, 0.9 s later
                 continue
             if results and _is_client_gone():
-                raise ClientGone("The client hung up.")
+                raise ClientGone("The client closed the connection.")
             results.append(_submit(jobs, asked, picture))
         for number, job in enumerate(results):
             if isinstance(job, SubmittedJob) and not options.polled:
@@ -122,7 +124,7 @@ def _submit(jobs: JobClient, asked: PredictRequest, picture: Picture) -> Submitt
     if isinstance(picture, ClientError):
         return picture
     try:
-        return jobs.submit(asked.choice, picture, asked.options, top=_top(asked.upload, asked.choice))
+        return jobs.submit(asked.choice, picture, asked.options, top=asked.top)
     except ServiceError as error:
         return error
 
@@ -131,9 +133,10 @@ def _submit_again(jobs: JobClient, asked: PredictRequest, picture: Picture) -> S
     """Submit one picture to the model that answers for the default now."""
     try:
         choice = jobs.models.choose(None)
+        top = reader.top(asked.upload, choice.view.card, asked=choice.asked.card)
     except ServiceError as error:
         return error
-    return _submit(jobs, replace(asked, choice=choice), picture)
+    return _submit(jobs, replace(asked, choice=choice, top=top), picture)
 
 
 def _wait(jobs: JobClient, job: SubmittedJob) -> Result | ServiceError:
@@ -146,18 +149,12 @@ def _wait(jobs: JobClient, job: SubmittedJob) -> Result | ServiceError:
         return error
 
 
-def _top(upload: Upload, choice: ModelChoice) -> int:
-    """Predictions in an answer. Raises ClientError for more than the model that was asked for has."""
-    top = reader.top(upload, default=choice.view.card.top, top_max=choice.asked.card.top_max)
-    return min(top, choice.view.card.top_max)
-
-
 def _one(result: PictureResult) -> Response:
     """The answer for a single picture."""
     if isinstance(result, ServiceError):
         raise result
-    body = _body(result)
-    response = responses.respond(body, _status(result))
+    body, status = _shown(result)
+    response = responses.respond(body, status)
     if isinstance(body, PendingAnswer):
         response.headers["Location"] = body.location
         response.headers["Preference-Applied"] = "respond-async"
@@ -173,50 +170,37 @@ def _drawn(jobs: JobClient, picture: Picture, result: PictureResult, *, started_
 
 def _several(results: list[PictureResult]) -> Response:
     """Answers in the order sent, with the first good one's status, else that of the first failure."""
-    bodies = [_body(result) for result in results]
-    deciding = next(
-        (result for result, body in zip(results, bodies, strict=True) if body.success), results[0]
-    )
-    success = all(body.success for body in bodies)
+    shown = [_shown(result) for result in results]
+    deciding = next((number for number, (body, _) in enumerate(shown) if body.success), 0)
+    success = all(body.success for body, _ in shown)
     request_id = UNSET if success else request_ids.current()
-    several = AnswerList(success=success, results=bodies, request_id=request_id)
-    response = responses.respond(several, _status(deciding))
-    if isinstance(deciding, SubmittedJob):
+    several = AnswerList(success=success, results=[body for body, _ in shown], request_id=request_id)
+    response = responses.respond(several, shown[deciding][1])
+    result = results[deciding]
+    if isinstance(result, SubmittedJob):
         response.headers["Preference-Applied"] = "respond-async"
-    if isinstance(deciding, Unavailable):
-        response.headers["Retry-After"] = str(deciding.retry_after_s)
+    if isinstance(result, Unavailable):
+        response.headers["Retry-After"] = str(result.retry_after_s)
     return response
 
 
-def _body(result: PictureResult) -> Each:
-    match result:
-        case SubmittedJob():
-            return _pending(result.model, result.job.id, result.job.notice)
-        case Result():
-            return _answer(result)
-        case ServiceError():
-            return errors.body(result.code, result.message, request_ids.current())
-
-
-def _status(result: PictureResult) -> int:
-    match result:
-        case SubmittedJob():
-            return 202
-        case Result(error=None):
-            return 200
-        case Result(error=Failure(code=code)) | ServiceError(code=code):
-            return errors.STATUS.get(code, 500)
-    raise TypeError(f"{result!r} is not a PictureResult. This is a bug")
-
-
-def _answer(result: Result) -> Answer | FailedAnswer:
-    """A result as its client sees it."""
+def _shown(result: PictureResult) -> tuple[Each, int]:
+    """A picture's result as its client sees it, and the status of an answer with it alone."""
+    if isinstance(result, SubmittedJob):
+        return _pending(result.model, result.job.id, result.job.notice), 202
+    if isinstance(result, ServiceError):
+        body = errors.body(result.code, result.message, request_ids.current())
+        return body, errors.STATUS.get(result.code, 500)
     if result.error is not None:
-        detail = ErrorDetail(result.error.code, result.error.message)
-        return FailedAnswer(
-            success=False, model=result.model, id=result.id, error=detail, request_id=request_ids.current()
+        failed = FailedAnswer(
+            success=False,
+            model=result.model,
+            id=result.id,
+            error=ErrorDetail(result.error.code, result.error.message),
+            request_id=request_ids.current(),
         )
-    return Answer(
+        return failed, errors.STATUS.get(result.error.code, 500)
+    answer = Answer(
         success=True,
         model=result.model,
         id=result.id,
@@ -228,6 +212,7 @@ def _answer(result: Result) -> Answer | FailedAnswer:
         batch_size=result.batch_size,
         timings_ms=result.timings_ms,
     )
+    return answer, 200
 
 
 def _pending(model: str, job_id: str, notice: str = "") -> PendingAnswer:

@@ -4,6 +4,7 @@ Owns what is left of an answer: the thread that made it hands over what the kern
 the loop sends it as its client reads. Closes nothing; worker.py does, when a client is too slow.
 """
 
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Iterable
@@ -23,11 +24,13 @@ SILENCE_S: Final = 5.0
 class AnswerSocket(socket.socket):
     """A socket whose `sendall` returns at once: what can't be sent yet is kept in `left`."""
 
-    def __init__(self, taken: socket.socket) -> None:
-        family, kind, protocol = taken.family, taken.type, taken.proto
-        super().__init__(family, kind, protocol, fileno=taken.detach())
+    def __init__(self, accepted: socket.socket) -> None:
+        family, kind, protocol = accepted.family, accepted.type, accepted.proto
+        super().__init__(family, kind, protocol, fileno=accepted.detach())
         self.deadline = float("inf")
         """When its client must have read more, by the clock of `begin`."""
+        self.left = 0
+        """Bytes of the answer that are still here."""
         self._parts: deque[memoryview] = deque()
         self._by = float("inf")
 
@@ -35,14 +38,11 @@ class AnswerSocket(socket.socket):
         """Send what the kernel takes; keep the rest, and all that comes after it. Raises OSError."""
         rest = memoryview(data)
         if not self._parts:
-            rest = rest[self._sent(rest, flags) :]
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[self.send(rest, flags | socket.MSG_DONTWAIT) :]
         if rest:
             self._parts.append(rest)
-
-    @property
-    def left(self) -> int:
-        """Bytes of the answer that are still here."""
-        return sum(map(len, self._parts))
+            self.left += len(rest)
 
     def begin(self, now: float) -> None:
         """The answer is whole; its client is to read it from now on."""
@@ -52,23 +52,17 @@ class AnswerSocket(socket.socket):
     def go_on(self, now: float) -> None:
         """Send more, without waiting. Raises OSError."""
         while self._parts:
-            part = self._parts.popleft()
+            part = self._parts[0]
             try:
-                count = self._sent(part)
-            except OSError:
-                self._parts.appendleft(part)
-                raise
-            if count:
-                self.deadline = min(now + SILENCE_S, self._by)
-            if count < len(part):
-                self._parts.appendleft(part[count:])
+                count = self.send(part, socket.MSG_DONTWAIT)
+            except BlockingIOError:
                 return
-
-    def _sent(self, data: memoryview, flags: int = 0) -> int:
-        try:
-            return self.send(data, flags | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return 0
+            self.left -= count
+            self.deadline = min(now + SILENCE_S, self._by)
+            if count < len(part):
+                self._parts[0] = part[count:]
+                return
+            self._parts.popleft()
 
 
 def widen(listeners: Iterable[socket.socket]) -> None:

@@ -55,10 +55,15 @@ class ConnectionBalance:
         It does so for PATIENCE_S; what is there then it takes.
         """
         now = self._clock()
-        has_left = now <= self._leaves_until + PATIENCE_S
-        if not has_left and self._has_more(connections, now):
-            self._leaves_until = now + PATIENCE_S
-            return True
+        if now > self._leaves_until + PATIENCE_S:  # else it has just left one, and takes this
+            others = [
+                count
+                for slot, (spoke, count) in enumerate(_ENTRY.iter_unpack(self._page[:]))
+                if slot != self._mine and spoke >= now - SILENT_S
+            ]
+            if others and connections > min(others) + SLACK:
+                self._leaves_until = now + PATIENCE_S
+                return True
         self._leaves_until = 0.0
         return False
 
@@ -70,11 +75,3 @@ class ConnectionBalance:
     def left_s(self) -> float:
         """For how long this process still leaves connections to the others."""
         return max(0.0, self._leaves_until - self._clock())
-
-    def _has_more(self, connections: int, now: float) -> bool:
-        others = [
-            count
-            for slot, (spoke, count) in enumerate(_ENTRY.iter_unpack(self._page[:]))
-            if slot != self._mine and spoke >= now - SILENT_S
-        ]
-        return bool(others) and connections > min(others) + SLACK

@@ -8,6 +8,7 @@ less than that reader does.
 import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from gunicorn.http.body import CHUNK_EXT_RE, Body, ChunkedReader
@@ -46,19 +47,20 @@ class BodyCollector(Protocol):
         """The whole body as the app reads it. Raises ClientError."""
 
 
+@dataclass(slots=True)
 class SizedBody:
     """A body of so many bytes."""
 
-    def __init__(self, length: int) -> None:
-        self._length = length
-        self._buffer = io.BytesIO()
-        self.received = 0
+    length: int
+    received: int = 0
+    """Bytes taken so far."""
+    _buffer: io.BytesIO = field(default_factory=io.BytesIO)
 
     def feed(self, data: memoryview | bytes) -> bytes | None:
         """See BodyCollector."""
-        missing = self._length - self.received
+        missing = self.length - self.received
         self.received += self._buffer.write(data[:missing])
-        return bytes(data[missing:]) if self.received == self._length else None
+        return bytes(data[missing:]) if self.received == self.length else None
 
     def opened(self) -> io.BytesIO:
         """See BodyCollector."""
@@ -114,7 +116,7 @@ class ChunkedBody:
             return False
         line = _CHUNK_LINE.fullmatch(self._raw, self._at, end)
         if line is None:
-            raise ClientError("The body's chunks can't be read: a size is no number.")
+            raise ClientError("The body's chunks can't be read: a size is not a number.")
         size = int(line[1], 16)
         self._size += size
         self._chunks += 1

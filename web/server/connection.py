@@ -7,15 +7,14 @@ import contextlib
 import enum
 import selectors
 import socket
-import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn
+from gunicorn.workers.gthread import TConn
 
 from broker.errors import ServiceError
 from web.server.answer_socket import AnswerSocket
-from web.server.refusals import RenderRefusal, RequestHead, UploadTimeout
+from web.server.refusals import RenderRefusal
 from web.server.request_reader import Arrival
 
 
@@ -56,9 +55,11 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     discarded = 0
     """Bytes that came after its last answer."""
 
-    _arrival: Arrival | None = None
-    _head = RequestHead()
-    _requests = 0
+    arrival: Arrival
+    """The request that arrives or is at work; stages.py sets and deletes it."""
+
+    requests = 0
+    """How many have begun."""
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - Gunicorn's own
         super().__init__(*args)
@@ -66,10 +67,6 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
         # The loop says at each call that it will not wait: switching the mode for each request would cost two
         # more calls that let go of Python's lock, and have to wait for it.
         self.sock.setblocking(True)
-
-    def read_into(self, buffer: memoryview) -> int:
-        """What is there to be read, without waiting; 0: the client has closed. Raises OSError."""
-        return int(self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT))
 
     def watch(
         self, poller: selectors.BaseSelector, wake: Callable[..., None], event: int = selectors.EVENT_READ
@@ -91,48 +88,12 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
             with contextlib.suppress(KeyError, ValueError):  # see watch
                 poller.unregister(self.sock)
 
-    def idle(self, *, is_stopping: bool) -> None:
-        """Wait for a (next) request, but not for long where the process is told to stop."""
-        self.set_timeout()
-        if is_stopping:
-            self.timeout = min(self.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
-        self.stage = Stage.IDLE
-
-    def begin(self, *, at_most: int, now: float) -> None:
-        """The first bytes of a request are here."""
-        self._requests += 1
-        self._arrival = Arrival(self.cfg, self.client, number=self._requests, at_most=at_most, now=now)
-
-    def feed(self, data: memoryview | bytes, now: float) -> bool:
-        """Take what came; return whether the request is whole. Raises ClientError."""
-        whole = self._current.feed(data, now)
-        if self._current.wants_continue:
-            with contextlib.suppress(OSError):  # the next read tells
-                self.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
-        return whole
-
-    def opened(self) -> Any:  # noqa: ANN401 - Gunicorn has no types
-        """The whole request. Raises ClientError."""
-        return self._current.opened()
-
-    def late(self) -> UploadTimeout:
-        """The refusal of a request whose deadline has passed."""
-        return self._current.late()
-
-    def done(self) -> bytes:
-        """Forget the request; return what came after it."""
-        rest = self._current.rest
-        self._head = self._current.head
-        self._arrival = None
-        return rest
-
     def refuse(self, error: ServiceError) -> str:
-        """Send an answer that the app did not make, and return the request's id.
+        """Send an answer that the app did not make to the current request, and return the request's id.
 
         The connection must be closed after it.
         """
-        head = self._arrival.head if self._arrival else self._head
-        answer, request_id = type(self).render_refusal(error, head)
+        answer, request_id = type(self).render_refusal(error, self.arrival.head)
         with contextlib.suppress(OSError):  # a client that is gone, or reads nothing, needs none
             self.sock.send(answer, socket.MSG_DONTWAIT)
         return request_id
@@ -141,19 +102,3 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
         """Close the socket, at once."""
         self.stage = Stage.CLOSED
         super().close()
-
-    @property
-    def deadline(self) -> float:
-        """When its request must have gone on."""
-        return self._current.deadline
-
-    @property
-    def held(self) -> int:
-        """Bytes of its request in memory."""
-        return self._arrival.held if self._arrival else 0
-
-    @property
-    def _current(self) -> Arrival:
-        if self._arrival is None:
-            raise RuntimeError("no request is on this connection. This is a bug")
-        return self._arrival

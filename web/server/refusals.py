@@ -34,14 +34,14 @@ class UploadTimeout(ClientError):
 
 
 class UploadTooLarge(ClientError):
-    """The request has more bytes than are taken."""
+    """The request has more bytes than are accepted."""
 
     code = "too_large"
 
     @classmethod
     def than(cls, bytes_: int, how: str = "") -> Self:
         """The refusal of more than so many."""
-        return cls(f"A request is taken up to {bytes_ / (1024 * 1024):g} MB{how and f', {how}'}.")
+        return cls(f"A request may have up to {bytes_ / (1024 * 1024):g} MB{how and f', {how}'}.")
 
 
 class UriTooLong(ClientError):

@@ -46,6 +46,8 @@ class Arrival:
         """The client waits for `100 Continue` before its body; the next byte clears this."""
         self.rest = b""
         """What came after the request: the beginning of the next."""
+        self.held = 0
+        """Bytes in memory."""
         self.head = RequestHead()
         """Known once the head is whole."""
         self._cfg = cfg
@@ -58,11 +60,6 @@ class Arrival:
         self._body: BodyCollector = SizedBody(0)
         self._body_began = 0.0
 
-    @property
-    def held(self) -> int:
-        """Bytes in memory."""
-        return len(self._head) + self._body.received + len(self.rest)
-
     def feed(self, data: memoryview | bytes, now: float) -> bool:
         """Take what came; return whether the request is whole. Raises ClientError (bad_request and its kin).
 
@@ -72,12 +69,15 @@ class Arrival:
             self._head += data
             end = self._head_end()
             if not end:
+                self.held = len(self._head)
                 return False
             data = bytes(self._head[end:])
             self._begin_body(bytes(self._head[:end]), now)
         rest = self._body.feed(data)
+        self.held = self._body.received
         if rest is not None:
             self.rest = rest
+            self.held += len(rest)
             self.wants_continue = False
             return True
         if self._body.received:

@@ -4,11 +4,13 @@ Owns which they are, in the order in which they came, the bytes that each kind h
 late and who gives way. Reads and closes nothing; worker.py does.
 """
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from web.server.connection import Connection, Stage
+from web.server.request_reader import Arrival
 
 HELD_BYTES: Final = 256 * 1024 * 1024
 """Requests in memory, arriving or at work; above this the largest that still arrives is refused. As much of
@@ -18,7 +20,7 @@ LINGER_S: Final = 2.0
 """How long an answered connection waits for its client to close, as Gunicorn's does."""
 
 
-class Transit:
+class ConnectionSet:
     """The connections of one stage, in the order in which they came."""
 
     stage: ClassVar[Stage]
@@ -36,12 +38,8 @@ class Transit:
         """It is in this stage no longer."""
         del self._connections[conn]
 
-    def _enter(self, conn: Connection) -> None:
-        self._connections[conn] = None
-        conn.stage = self.stage
 
-
-class Arriving(Transit):
+class ArrivingConnections(ConnectionSet):
     """Requests that are not whole yet. Their bytes count until `done`, while a thread is at them as well."""
 
     stage = Stage.ARRIVING
@@ -55,19 +53,25 @@ class Arriving(Transit):
 
     def begin(self, conn: Connection, now: float) -> None:
         """The first bytes of its next request are here."""
-        self._enter(conn)
-        conn.begin(at_most=self.most_bytes, now=now)
+        self._connections[conn] = None
+        conn.stage = self.stage
+        conn.requests += 1
+        conn.arrival = Arrival(conn.cfg, conn.client, number=conn.requests, at_most=self.most_bytes, now=now)
 
     def feed(self, conn: Connection, data: memoryview | bytes, now: float) -> bool:
         """Add to its request; return whether that is whole, and so arrives no more. Raises ServiceError."""
-        self.held -= conn.held
+        arrival = conn.arrival
+        self.held -= arrival.held
         try:
-            whole = conn.feed(data, now)
+            whole = arrival.feed(data, now)
         finally:
-            self.held += conn.held
+            self.held += arrival.held
         if whole:
             del self._connections[conn]
             conn.stage = Stage.WORKING
+        elif arrival.wants_continue:
+            with contextlib.suppress(OSError):  # the next read tells
+                conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
         return whole
 
     def leave(self, conn: Connection) -> None:
@@ -77,21 +81,21 @@ class Arriving(Transit):
 
     def done(self, conn: Connection) -> bytes:
         """Forget its request; return what came after it."""
-        self.held -= conn.held
-        return conn.done()
+        arrival = conn.arrival
+        del conn.arrival
+        self.held -= arrival.held
+        return arrival.rest
 
     def late(self, now: float) -> list[Connection]:
         """Those whose deadline has passed."""
-        return [each for each in self if each.deadline <= now]
+        return [conn for conn in self if conn.arrival.deadline <= now]
 
-    def too_much(self) -> Connection | None:
-        """The one that must give way, where all hold more than they may."""
-        if self.held <= self.held_most:
-            return None
-        return max(self, key=lambda each: each.held, default=None)
+    def largest(self) -> Connection | None:
+        """The one that gives way, where all together hold more than `held_most`."""
+        return max(self, key=lambda conn: conn.arrival.held, default=None)
 
 
-class Sending(Transit):
+class SendingConnections(ConnectionSet):
     """Answers that their clients have not read all of."""
 
     stage = Stage.SENDING
@@ -104,7 +108,8 @@ class Sending(Transit):
     def begin(self, conn: Connection, now: float) -> None:
         """Its answer is whole; the kernel has not taken all of it."""
         conn.sock.begin(now)
-        self._enter(conn)
+        self._connections[conn] = None
+        conn.stage = self.stage
         self.unsent += conn.sock.left
 
     def go_on(self, conn: Connection, now: float) -> bool:
@@ -123,16 +128,14 @@ class Sending(Transit):
 
     def late(self, now: float) -> list[Connection]:
         """Those whose clients are too slow."""
-        return [each for each in self if each.sock.deadline <= now]
+        return [conn for conn in self if conn.sock.deadline <= now]
 
-    def too_much(self) -> Connection | None:
-        """The one that must give way, where all wait with more than they may."""
-        if self.unsent <= self.unsent_most:
-            return None
-        return max(self, key=lambda each: each.sock.left, default=None)
+    def largest(self) -> Connection | None:
+        """The one that gives way, where all together wait with more than `unsent_most`."""
+        return max(self, key=lambda conn: conn.sock.left, default=None)
 
 
-class Lingering(Transit):
+class LingeringConnections(ConnectionSet):
     """Answered connections that wait for their clients to close."""
 
     stage = Stage.LINGERING
@@ -145,7 +148,8 @@ class Lingering(Transit):
         """Nothing more is sent. Raises OSError."""
         conn.sock.shutdown(socket.SHUT_WR)
         conn.timeout = now + LINGER_S
-        self._enter(conn)
+        self._connections[conn] = None
+        conn.stage = self.stage
 
     def discard(self, conn: Connection, count: int) -> bool:
         """Its client has sent this many bytes after its answer; return whether it may go on."""
@@ -154,4 +158,4 @@ class Lingering(Transit):
 
     def late(self, now: float) -> list[Connection]:
         """Those that have waited for long enough."""
-        return [each for each in self if each.timeout <= now]
+        return [conn for conn in self if conn.timeout <= now]

@@ -16,20 +16,25 @@ from functools import partial
 from typing import Any, Final
 
 from gunicorn.http.errors import ConfigurationProblem
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from broker.errors import ClientError, Overloaded, ServiceError
 from web.server import answer_socket, capacity
 from web.server.balancing import ConnectionBalance
 from web.server.connection import Connection, Stage
-from web.server.stages import LINGER_S, Arriving, Lingering, Sending
+from web.server.stages import (
+    LINGER_S,
+    ArrivingConnections,
+    LingeringConnections,
+    SendingConnections,
+)
 
 _READ_BYTES: Final = 256 * 1024  # at most at once: a usual upload takes one read to three
 _SWEEP_S: Final = 0.25
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
-    """See the module. Methods run in the loop thread, but for `handle`."""
+    """See the module. All methods except `handle` run in the loop thread."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Gunicorn's own
         super().__init__(*args, **options)
@@ -40,7 +45,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._stop_by = float("inf")
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until stopped."""
         self._bound(self.wsgi.config["MAX_CONTENT_LENGTH"])
         capacity.open_files()
         answer_socket.widen(self.sockets)
@@ -48,8 +53,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     def _bound(self, most_bytes: int) -> None:
         """Begin to count, with requests of so many bytes at most."""
-        self.arriving, self.sending = Arriving(most_bytes), Sending(most_bytes)
-        self.lingering = Lingering(most_bytes)
+        self.arriving = ArrivingConnections(most_bytes)
+        self.sending = SendingConnections(most_bytes)
+        self.lingering = LingeringConnections(most_bytes)
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection, or leave it to another process; where all places are taken one gives way."""
@@ -77,7 +83,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     def handle(self, conn: Connection) -> bool:
         """Answer a whole request, in a thread of the pool; return whether the connection goes on."""
         try:
-            return bool(self.handle_request(conn.opened(), conn))
+            return bool(self.handle_request(conn.arrival.opened(), conn))
         except ServiceError as error:
             conn.refuse(error)
         except ConfigurationProblem:
@@ -101,8 +107,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         conn.unwatch(self.poller)
         self.sending.begin(conn, time.monotonic())
         conn.watch(self.poller, partial(self._on_writable, conn), selectors.EVENT_WRITE)
-        if most := self.sending.too_much():
-            self._drop(most)
+        if self.sending.unsent > self.sending.unsent_most and (largest := self.sending.largest()):
+            self._drop(largest)
 
     def _on_writable(self, conn: Connection, _: object) -> None:
         """Its client has read some of its answer, or is gone."""
@@ -140,11 +146,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             return
         self._next_sweep = now + _SWEEP_S
         for conn in list(self.arriving) if self._stop_by <= now else self.arriving.late(now):
-            self._read(conn)  # what came while this loop was busy counts
+            self._on_readable(conn)  # what came while this loop was busy counts
             if conn.stage is Stage.ARRIVING and self._stop_by <= now:
                 self._refuse(conn, Overloaded("This process is stopping; send it again."))
-            elif conn.stage is Stage.ARRIVING and conn.deadline <= now:
-                self._refuse(conn, conn.late())
+            elif conn.stage is Stage.ARRIVING and conn.arrival.deadline <= now:
+                self._refuse(conn, conn.arrival.late())
         for conn in self.lingering.late(now):
             self._drop(conn)
         for conn in self.sending.late(now):
@@ -160,27 +166,30 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         return is_there
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """The process is told to stop: what arrives may go on, but not until Gunicorn ends the process."""
+        """The process is stopping: requests that arrive may go on, until LINGER_S before Gunicorn ends it."""
         super()._cap_keepalive(deadline)
         self._neighbours.end()
         self._stop_by = time.monotonic() + max(0.0, self.cfg.graceful_timeout - LINGER_S)
 
     def _idle(self, conn: Connection) -> None:
-        conn.idle(is_stopping=not self.alive)
+        """Wait for a (next) request, but not for long where the process is stopping."""
+        conn.set_timeout()
+        if not self.alive:
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+        conn.stage = Stage.IDLE
         self.keepalived_conns.append(conn)
         conn.watch(self.poller, partial(self._on_readable, conn))
 
-    def _on_readable(self, conn: Connection, _: object) -> None:
+    def _on_readable(self, conn: Connection, _: object = None) -> None:
         """Its socket has something to read: bytes, or the end."""
         if conn.stage is Stage.WORKING:
             # Only now: most clients wait for their answer, and so most requests need no call to the selector.
             conn.unwatch(self.poller)
-        elif conn.stage is not Stage.CLOSED:  # by what was woken before it
-            self._read(conn)
-
-    def _read(self, conn: Connection) -> None:
+            return
+        if conn.stage is Stage.CLOSED:  # by what was woken before it
+            return
         try:
-            count = conn.read_into(self._scratch)
+            count = conn.sock.recv_into(self._scratch, 0, socket.MSG_DONTWAIT)
         except OSError as error:
             if not isinstance(error, BlockingIOError):
                 self._drop(conn)
@@ -206,13 +215,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
                 self.enqueue_req(conn)
         except ServiceError as error:
             self._refuse(conn, error)
-        if largest := self.arriving.too_much():
+        if self.arriving.held > self.arriving.held_most and (largest := self.arriving.largest()):
             self._refuse(largest, Overloaded("Too many large uploads at once; send it again."))
 
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer a request that still arrives."""
-        self._leave(conn)
         request_id = conn.refuse(error)
+        self._leave(conn)
         self.log.debug("Request %s of %s was refused: %s", request_id, conn.client, error.code)
         self._linger(conn)
 
@@ -244,7 +253,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         """Out of whatever the loop keeps it for."""
         if conn.stage is Stage.IDLE:
             self.keepalived_conns.remove(conn)
-        for transit in (self.arriving, self.sending, self.lingering):
-            if conn.stage is transit.stage:
-                transit.leave(conn)
+        for connections in (self.arriving, self.sending, self.lingering):
+            if conn.stage is connections.stage:
+                connections.leave(conn)
         conn.stage = Stage.WORKING

@@ -4,7 +4,6 @@ Owns the names of form fields and content types. Decodes no picture, and waits f
 before its request gets here (worker.py).
 """
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,8 +11,8 @@ import msgspec
 from flask import Request
 
 from broker.errors import ClientError
+from broker.messages import Card
 from web.errors import UnsupportedUpload
-from web.responses import PNG
 from web.uploads import content_coding, forms, json_bodies
 from web.uploads.forms import Form
 from web.uploads.parameters import MAX_PICTURES, Top
@@ -30,9 +29,6 @@ NO_PICTURE: Final = "There is no picture: curl -X POST -F image=@photo.jpg http:
 
 Picture = bytes | ClientError
 """The bytes of a file; or why there are none, where the others of the request are sound."""
-
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-"""https://www.w3.org/TR/trace-context/#traceparent-header"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +119,13 @@ def _pictures(form: Form) -> list[Picture]:
     )
 
 
-def top(upload: Upload, *, default: int, top_max: int) -> int:
-    """How many predictions are asked for. Raises ClientError."""
-    asked = [_number(text, top_max) for text in upload.tops]
-    return asked[0] if asked else default
+def top(upload: Upload, card: Card, *, asked: Card) -> int:
+    """How many predictions are asked for: of `asked` at most what it has, of `card` what it has.
+
+    They differ where a fallback answers. Raises ClientError.
+    """
+    numbers = [_number(text, asked.top_max) for text in upload.tops]
+    return min(numbers[0] if numbers else card.top, card.top_max)
 
 
 def _number(text: str, top_max: int) -> int:
@@ -137,43 +136,3 @@ def _number(text: str, top_max: int) -> int:
     if not 1 <= number <= top_max:
         raise ClientError(f"top={text[:20]!r} is not a whole number from 1 to {top_max}.")
     return number
-
-
-def wants_async(request: Request) -> bool:
-    """Whether the client prefers to poll (RFC 7240)."""
-    return any(
-        preference.split(";")[0].strip().lower() == "respond-async"
-        for header in request.headers.getlist("Prefer")
-        for preference in header.split(",")
-    )
-
-
-def wants_drawing(request: Request, upload: Upload) -> bool:
-    """Whether the client would rather have the picture, annotated, than JSON (RFC 9110, section 12.5.1).
-
-    Raises ClientError where that can't be had.
-    """
-    accepted = request.accept_mimetypes
-    # JSON comes first: it is the answer of a client that takes either.
-    if accepted.best_match(["application/json", PNG], default="application/json") != PNG:
-        return False
-    # Firefox 128 to 131 names image/png for every page that it asks for, the answer of a form included.
-    page = max((quality for kind, quality in accepted if kind.lower() == "text/html"), default=0)
-    if page and page >= accepted.quality(PNG):
-        return False
-    if upload.is_list:
-        raise ClientError(
-            f"An answer of {PNG} shows one picture; {len(upload.pictures)} came in a list. Send them one by "
-            "one, or take application/json."
-        )
-    if wants_async(request):
-        raise ClientError(
-            f"A drawn answer can't be polled: leave out Prefer: respond-async, or Accept: {PNG}."
-        )
-    return True
-
-
-def traceparent(request: Request) -> str | None:
-    """The trace that this request belongs to, where the header is well-formed."""
-    header = request.headers.get("traceparent", "")
-    return header if _TRACEPARENT.fullmatch(header) else None

@@ -93,7 +93,7 @@ def test_requeue_prints_where_each_is_polled(
     found = [re.fullmatch(pattern, line) for line in said.out.splitlines()]
     assert [match and match[1] for match in found] == [first.id, third.id]
     assert [match and match[2] for match in found] == [each.id for each in queued(client, keys)]
-    assert all(each.deadline == each.accepted + 77 for each in queued(client, keys))
+    assert all(each.deadline == each.accepted_at + 77 for each in queued(client, keys))
     assert [line.split()[1] for line in run("list").out.splitlines()] == [second.id]
 
 
@@ -175,7 +175,7 @@ def test_a_model_that_there_is_not_is_refused(run: Callable[..., Said]) -> None:
 def test_without_redis_it_says_which_one_is_missing(run: Callable[..., Said]) -> None:
     said = run("list", REDIS_URL="redis://:secret@127.0.0.1:9/0")
     assert (said.status, said.out) == (2, "")
-    assert "there is no connection" in said.err
+    assert "no connection" in said.err
     assert said.err.endswith(" REDIS_URL is redis://:***@127.0.0.1:9/0.\n")
 
 

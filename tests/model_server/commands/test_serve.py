@@ -45,13 +45,13 @@ def test_the_choice_reaches_the_card_the_answers_and_the_engine(
     monkeypatch.setattr(engines, "load", lambda *arguments: loaded.extend(arguments))
     settings, spec = Settings.from_env(given), tiny.spec(tmp_path)
     monkeypatch.setattr(server, "_choice", lambda *_: CHOICE)
-    load, outage = partial(server._load, settings, spec), Outage()
-    worker = server._staff(settings, Device(), outage, lambda: None, spec, load).worker
+    load, outage = partial(server.load_engine, settings, spec), Outage()
+    worker = server.worker_threads(settings, Device(), outage, lambda: None, spec, load).worker
     assert (worker.spec.engine, worker.spec.precision) == (CHOICE.engine, CHOICE.precision)
     card = worker.spec.card()
     assert (card.engine, card.precision) == (CHOICE.engine, CHOICE.precision)
     assert worker.outage is outage
-    worker._load()
+    worker.load()
     assert loaded == [worker.spec, CHOICE, EngineOptions(5, cache=Path("kept"), threads=3)]
 
 
@@ -65,7 +65,7 @@ def test_a_network_whose_file_can_t_be_looked_into_gets_a_worker_that_says_so(
 
     settings, spec = Settings.from_env({"REDIS_URL": "redis://127.0.0.1:9/0"}), tiny.spec(tmp_path)
     monkeypatch.setattr(server, "_choice", fail)
-    load, outage = partial(server._load, settings, spec), Outage()
-    worker = server._staff(settings, Device(), outage, lambda: None, spec, load).worker
+    load, outage = partial(server.load_engine, settings, spec), Outage()
+    worker = server.worker_threads(settings, Device(), outage, lambda: None, spec, load).worker
     with pytest.raises(RuntimeError, match="no graph"):
-        worker._load()
+        worker.load()

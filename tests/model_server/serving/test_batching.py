@@ -14,7 +14,7 @@ from broker.consumer import ClaimedJob
 from broker.messages import Job
 from model_server.engines import Outputs
 from model_server.serving import batching
-from model_server.serving.batching import Batch
+from model_server.serving.batching import Batch, BatchEntry
 from pictures import refit
 from tests.support.fakes import SPEC, FakeEngine, job
 
@@ -25,8 +25,14 @@ def _claimed(made: Job, *, attempts: int = 0, pending: bool = True) -> ClaimedJo
     return ClaimedJob(made.id, attempts, pending, codec.encode_job(made))
 
 
-def _form(*claimed: ClaimedJob) -> Batch:
-    return batching.form(claimed, SPEC, now=NOW, max_attempts=3)
+def _form(*claimed: ClaimedJob, only_places: bool = False) -> Batch:
+    return batching.form(
+        claimed, SPEC, worker="w", began=0.0, now=NOW, max_attempts=3, only_places=only_places
+    )
+
+
+def _runnable(batch: Batch) -> list[BatchEntry]:
+    return [entry for entry in batch.entries if entry.job is not None and entry.error is None]
 
 
 @pytest.mark.parametrize(
@@ -55,19 +61,19 @@ def _at_now(*, value: int = 0) -> Job:
 def test_every_sound_job_runs_in_claim_order() -> None:
     jobs = [_at_now(value=each) for each in (1, 2, 3)]
     batch = _form(*map(_claimed, jobs))
-    assert [entry.id for entry in batch.runnable] == [each.id for each in jobs]
+    assert [entry.id for entry in _runnable(batch)] == [each.id for each in jobs]
 
 
 def test_a_cancelled_job_is_dropped_without_a_result() -> None:
     batch = _form(_claimed(_at_now(), pending=False), _claimed(_at_now()))
-    assert len(batch.runnable) == 1
+    assert len(_runnable(batch)) == 1
     assert batch.entries[0].job is None
     assert batch.entries[0].error is None
 
 
 def test_a_job_at_its_deadline_is_completed_unrun() -> None:
     batch = _form(_claimed(job(now=NOW - 10, deadline_in_s=10)))
-    assert batch.runnable == []
+    assert _runnable(batch) == []
     assert batch.entries[0].error is not None
     assert batch.entries[0].error.code == "deadline_passed"
     assert not batch.entries[0].is_poison
@@ -76,7 +82,7 @@ def test_a_job_at_its_deadline_is_completed_unrun() -> None:
 def test_a_worn_out_job_is_given_up_and_one_attempt_before_that_it_runs() -> None:
     batch = _form(_claimed(_at_now(), attempts=3), _claimed(_at_now(), attempts=2))
     given_up, runs = batch.entries
-    assert batch.runnable == [runs]
+    assert _runnable(batch) == [runs]
     assert given_up.is_poison
     assert given_up.error is not None
     assert given_up.error.code == "inference_failed"
@@ -85,7 +91,7 @@ def test_a_worn_out_job_is_given_up_and_one_attempt_before_that_it_runs() -> Non
 def test_a_job_that_can_not_be_read_fails_alone() -> None:
     broken = dataclasses.replace(_claimed(_at_now()), payload=b'{"id":"x"}')
     batch = _form(broken, _claimed(_at_now()))
-    assert len(batch.runnable) == 1
+    assert len(_runnable(batch)) == 1
     assert batch.entries[0].is_poison
     assert batch.entries[0].error is not None
     assert batch.entries[0].error.code == "inference_failed"
@@ -93,7 +99,7 @@ def test_a_job_that_can_not_be_read_fails_alone() -> None:
 
 def test_a_picture_of_the_wrong_shape_fails_alone() -> None:
     batch = _form(_claimed(_at_now()), _claimed(job(now=NOW, shape=(3, 2, 1))))
-    assert batch.runnable == [batch.entries[0]]
+    assert _runnable(batch) == [batch.entries[0]]
     assert batch.entries[1].error is not None
     assert "(3, 2, 1)" in batch.entries[1].error.message
 
@@ -101,7 +107,7 @@ def test_a_picture_of_the_wrong_shape_fails_alone() -> None:
 def test_the_network_runs_once_and_each_gets_its_own_row() -> None:
     engine = FakeEngine()
     batch = _form(*(_claimed(_at_now(value=each)) for each in (0, 128, 255)))
-    batching.run(batch.runnable, engine.predict)
+    batching.run(batch.entries, engine.predict)
     assert engine.batches == [3]
     assert [int(entry.outputs[0].argmax()) for entry in batch.entries] == [0, 1, 2]
     assert {entry.batch_size for entry in batch.entries} == {3}
@@ -117,7 +123,7 @@ def test_only_the_bad_jobs_fail_and_each_stands_alone(count: int, bad: set[int])
 
     engine = FakeEngine(on_batch)
     batch = _form(*(_claimed(_at_now(value=13 if each in bad else 200)) for each in range(count)))
-    batching.run(batch.runnable, engine.predict)
+    batching.run(batch.entries, engine.predict)
     assert {row for row, entry in enumerate(batch.entries) if entry.error} == bad
     assert all(entry.is_poison for entry in batch.entries if entry.error)
     assert all(len(entry.outputs) == 1 for entry in batch.entries if not entry.error)
@@ -130,7 +136,9 @@ def test_only_the_bad_jobs_fail_and_each_stands_alone(count: int, bad: set[int])
 
 def test_nothing_to_run_runs_nothing() -> None:
     engine = FakeEngine()
-    batching.run([], engine.predict)
+    assert batching.run([], engine.predict) == 0
+    dropped = _form(_claimed(_at_now(), pending=False), _claimed(job(now=NOW - 10, deadline_in_s=10)))
+    assert batching.run(dropped.entries, engine.predict) == 0
     assert engine.batches == []
 
 
@@ -140,7 +148,7 @@ def test_outputs_for_another_number_of_pictures_are_no_answer(rows: int) -> None
         return (np.zeros((rows, 3), np.float32),)
 
     batch = _form(_claimed(_at_now()), _claimed(_at_now()))
-    batching.run(batch.runnable, predict)
+    batching.run(batch.entries, predict)
     # One row for one picture is right again, once they stand alone.
     assert all((entry.error is None) == (rows == 1) for entry in batch.entries)
 
@@ -177,7 +185,7 @@ def test_one_that_was_prepared_for_this_input_says_nothing() -> None:
 def test_where_places_matter_only_what_keeps_them_is_scaled(
     tag: str, shape: tuple[int, int, int], keeps: bool
 ) -> None:
-    claimed = [_claimed(msgspec.structs.replace(job(now=NOW, shape=shape), input=tag))]
-    (entry,) = batching.form(claimed, SPEC, now=NOW, max_attempts=3, only_places=True).entries
+    claimed = _claimed(msgspec.structs.replace(job(now=NOW, shape=shape), input=tag))
+    (entry,) = _form(claimed, only_places=True).entries
     assert (entry.error is None) is keeps
     assert not entry.is_poison

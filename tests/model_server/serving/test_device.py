@@ -18,15 +18,15 @@ def test_it_is_handed_on_in_the_order_of_asking() -> None:
     with device:
         for number, thread in enumerate(threads):
             thread.start()
-            eventually(lambda number=number: len(device._waiters) == number + 1)  # type: ignore[misc]
-        assert device.is_wanted
+            eventually(lambda number=number: device.waiting == number + 1)  # type: ignore[misc]
+        assert device.waiting
     # Whoever gave it back asks again at once, and is the last.
     with device:
         got.append(-1)
     for thread in threads:
         thread.join(20)
     assert got == [0, 1, 2, 3, 4, -1]
-    assert not device.is_wanted
+    assert not device.waiting
 
 
 def test_one_at_a_time() -> None:
@@ -68,10 +68,11 @@ def test_an_error_inside_gives_it_back() -> None:
 
 def test_it_is_handed_on_past_an_owner_that_keeps_it_too_long() -> None:
     device = Device(patience_s=0.2)
-    may_end, order = threading.Event(), list[str]()
+    holding, may_end, order = threading.Event(), threading.Event(), list[str]()
 
     def hang() -> None:
         with device:
+            holding.set()
             may_end.wait(20)
         order.append("hung one")
 
@@ -81,11 +82,11 @@ def test_it_is_handed_on_past_an_owner_that_keeps_it_too_long() -> None:
 
     hung = threading.Thread(target=hang)
     hung.start()
-    eventually(lambda: device._owner is not None)
+    assert holding.wait(20)
     others = [threading.Thread(target=use, args=(name,)) for name in ("first", "second")]
     for number, thread in enumerate(others):
         thread.start()
-        eventually(lambda number=number: len(device._waiters) == number + 1 or bool(order))  # type: ignore[misc]
+        eventually(lambda number=number: device.waiting == number + 1 or bool(order))  # type: ignore[misc]
     for thread in others:
         thread.join(20)
     assert order == ["first", "second"]
@@ -95,7 +96,7 @@ def test_it_is_handed_on_past_an_owner_that_keeps_it_too_long() -> None:
         hung.join(20)
         late = threading.Thread(target=use, args=("late",))
         late.start()
-        eventually(lambda: device.is_wanted)
+        eventually(lambda: device.waiting > 0)
         assert "late" not in order
     late.join(20)
     assert order == ["first", "second", "hung one", "late"]

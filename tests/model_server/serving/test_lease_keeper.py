@@ -30,7 +30,9 @@ def ended() -> list[bool]:
 @pytest.fixture
 def keeper(worker: Worker, ended: list[bool], monkeypatch: pytest.MonkeyPatch) -> LeaseKeeper:
     monkeypatch.setattr(Lease, "server_uptime_s", lambda _: 1000)
-    return LeaseKeeper(worker, lease_s=LEASE_S, model_call_max_s=60, on_hung=lambda: ended.append(True))
+    return LeaseKeeper(
+        worker.registration, lease_s=LEASE_S, model_call_max_s=60, on_hung=lambda: ended.append(True)
+    )
 
 
 def _lost_peer(client: redis.Redis, keys: Keys) -> str:
@@ -75,7 +77,7 @@ def test_the_keeper_is_awake_when_the_lease_of_a_peer_lapses(
     client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Lease, "server_uptime_s", lambda _: 1000)
-    keeper = LeaseKeeper(worker, lease_s=60, model_call_max_s=60, on_hung=lambda: None)
+    keeper = LeaseKeeper(worker.registration, lease_s=60, model_call_max_s=60, on_hung=lambda: None)
     assert keeper.tick(0.0) == 20
     fakes.lease(client, keys, lease_s=60).register(READY)
     assert keeper.tick(0.0) == 20
@@ -114,13 +116,13 @@ def test_nobody_is_reaped_while_redis_is_younger_than_a_lease(
 def test_a_call_that_takes_too_long_is_told_once_and_its_lease_left_to_lapse(
     client: redis.Redis, keys: Keys, worker: Worker, keeper: LeaseKeeper, ended: list[bool]
 ) -> None:
-    worker.call_began = 100.0
+    worker.status.call_began = 100.0
     keeper.tick(160.0)
     assert not ended
     lease = client.zscore(keys.of(MODEL).workers, worker.lease.worker)
     keeper.tick(160.1)
     keeper.tick(161.1)
-    assert (ended, worker.is_hung) == ([True], True)
+    assert (ended, worker.status.is_hung) == ([True], True)
     assert client.zscore(keys.of(MODEL).workers, worker.lease.worker) == lease
 
 
@@ -128,7 +130,7 @@ def test_a_worker_that_has_left_is_not_brought_back(
     client: redis.Redis, keys: Keys, worker: Worker, keeper: LeaseKeeper
 ) -> None:
     worker.stopping.set()
-    worker._leave()
+    worker.leave()
     keeper.tick(0.0)
     worker.registration.ensure(lost=worker.lease.worker)
     score = client.zscore(keys.of(MODEL).workers, worker.lease.worker)

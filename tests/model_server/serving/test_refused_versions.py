@@ -13,15 +13,15 @@ from tests.support import fakes
 from tests.support.waiting import eventually
 
 
-def test_a_model_that_can_t_even_be_staffed_fails_alone_and_is_taken_up_once_it_can(
+def test_a_model_whose_worker_can_t_be_made_fails_alone_and_is_taken_up_once_it_can(
     client: redis.Redis, keys: Keys, tmp_path: Path
 ) -> None:
     def fail_once(self: Model) -> None:
-        if self.staffings == 1:
+        if self.workers_made == 1:
             raise ValueError("no such precision")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Model, "on_staff", fail_once)
+        patch.setattr(Model, "on_make_worker", fail_once)
         made = Model(tmp_path, client, keys)
     eventually(made.is_settled)
     assert made.reason == "tiny can't be served (no such precision)."
@@ -31,16 +31,18 @@ def test_a_model_that_can_t_even_be_staffed_fails_alone_and_is_taken_up_once_it_
     made.end(client, keys)
 
 
-def test_a_change_that_can_t_be_staffed_is_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_whose_worker_can_t_be_made_is_refused(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: Model) -> None:
         raise ValueError("no such precision")
 
     first = model.version
-    monkeypatch.setattr(Model, "on_staff", fail)
+    monkeypatch.setattr(Model, "on_make_worker", fail)
     model.change("two")
     model.look()
     assert model.reason == f"tiny can't be served (no such precision). Version {first} serves on."
-    assert (model.version, len(model.serving.posts)) == (first, 1)
+    assert (model.version, len(model.serving.workers)) == (first, 1)
 
 
 def test_a_refusal_is_said_and_taken_back_when_the_old_content_is(model: Model) -> None:

@@ -24,11 +24,11 @@ def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_thr
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each in a thread of its own, as in service, and trying again five times a second."""
-    keeper = LeaseKeeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
+    keeper = LeaseKeeper(worker.registration, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
     (only,) = enqueue(client, keys, job())
-    formed = worker._claim()
-    assert formed is not None
-    done = worker._run(formed)
+    batch = worker.pipeline.claim()
+    assert batch is not None
+    outcomes = worker.pipeline.run(batch)
     complete, is_completed = Consumer.complete, threading.Event()
     tried = threading.Semaphore(0)
 
@@ -43,7 +43,7 @@ def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_thr
 
     monkeypatch.setattr(Consumer, "complete", complete_at_last)
     with ThreadPoolExecutor(1) as own, ThreadPoolExecutor(1) as keepers, ThreadPoolExecutor(1) as completer:
-        completion = completer.submit(worker._completion.complete, done)
+        completion = completer.submit(worker.pipeline.complete, batch.worker, outcomes)
         with monkeypatch.context() as patch:
             patch.setattr(Consumer, "claim", away)
             patch.setattr(Lease, "renew", away)
@@ -71,7 +71,7 @@ def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_thr
 def test_whoever_failed_is_waited_for(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, last: str
 ) -> None:
-    keeper = LeaseKeeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
+    keeper = LeaseKeeper(worker.registration, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
     who: dict[str, Callable[[], object]] = {"step": worker.step, "tick": lambda: keeper.tick(0.0)}
 
     def away(*_: object) -> None:

@@ -19,7 +19,7 @@ def test_a_change_is_loaded_once_and_the_old_worker_has_left(model: Model) -> No
     model.look()
     model.look()
     assert model.version != first
-    assert (model.loads, len(model.serving.posts)) == (2, 1)
+    assert (model.loads, len(model.serving.workers)) == (2, 1)
 
 
 def test_files_that_were_only_touched_are_not_loaded_again(model: Model) -> None:
@@ -52,7 +52,7 @@ def test_the_first_version_too_is_just_what_was_read(client: redis.Redis, keys: 
         patch.setattr(VersionedModel, "_start", lambda *_: True)
         original(made, tmp_path, client, keys)
     made.on_load = lambda: change_once(made)
-    made.serving._start(made.serving.posts[0])
+    made.serving.start(watching=False)
     eventually(made.is_settled)
     assert "changed while they were loaded" in made.reason
     made.look()
@@ -66,9 +66,9 @@ def test_no_worker_begins_once_the_process_stops(model: Model) -> None:
     model.change("two")
     model.on_load = lambda: model.serving.stop(within_s=0)
     model.look()
-    assert not model.serving.posts[-1].thread.is_alive() or len(model.serving.posts) == 1
-    assert not model.serving.posts[-1].worker.ready.is_set()
-    model.serving.posts.pop()
+    assert not model.serving.workers[-1].thread.is_alive() or len(model.serving.workers) == 1
+    assert not model.serving.workers[-1].worker.ready.is_set()
+    model.serving.workers.pop()
 
 
 @pytest.mark.parametrize("verb", ["stop", "join"])
@@ -93,7 +93,7 @@ def test_every_worker_is_told_though_one_leaves_meanwhile(model: Model, verb: st
 
     posts = [Leaving("old"), Leaving("new")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.serving, "posts", posts)
+        patch.setattr(model.serving, "workers", posts)
         if verb == "stop":
             model.serving.stop(within_s=0)
         else:

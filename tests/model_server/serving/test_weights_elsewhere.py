@@ -60,7 +60,7 @@ def test_weights_from_elsewhere_that_change_while_they_are_loaded_are_not_served
     model.change("two")
     model.look()
     assert model.version == first
-    assert (len(model.serving.posts), model.loads) == (1, 2)
+    assert (len(model.serving.workers), model.loads) == (1, 2)
     model.look()
     assert model.version == fakes.spec(model.folder).version != first
 

@@ -15,6 +15,7 @@ from broker.keys import Keys
 from broker.messages import State, WorkerState
 from broker.producer import PendingJob
 from broker.registry import Registry
+from model_server.serving.device import PATIENCE_S
 from model_server.serving.worker import Worker
 from tests.support import fakes
 from tests.support.fakes import MODEL, FakeEngine, enqueue, job, result, step
@@ -33,12 +34,12 @@ def test_a_batch_is_claimed_run_once_and_completed(
     assert (first.batch_size, first.attempts, len(first.predictions)) == (3, 0, 2)
     assert first.timings_ms.waiting > 0
     assert client.llen(keys.of(MODEL).claims(worker.lease.worker)) == 0
-    state = worker.standing.state
+    state = worker.status.state
     assert (state.pictures, state.rate > 0) == (3, True)
     assert state.waiting_ms == pytest.approx(first.timings_ms.waiting, rel=0.5)
     enqueue(client, keys, job())
     assert sum(step(worker) for _ in range(2)) == 1  # the first may have asked before it came
-    assert worker.standing.state.pictures == 4
+    assert worker.status.state.pictures == 4
 
 
 def test_no_more_than_a_batch_is_claimed(
@@ -123,7 +124,7 @@ def test_an_idle_worker_is_woken_by_the_bell(
 
 
 def test_a_batch_may_wait_to_fill_up(client: redis.Redis, keys: Keys, worker: Worker) -> None:
-    worker._limits = replace(worker._limits, batch_wait_s=15)
+    worker.pipeline.limits = replace(worker.pipeline.limits, batch_wait_s=15)
     enqueue(client, keys, job(), job())
     sizes: list[int] = []
     waiting = threading.Thread(target=lambda: sizes.append(worker.step()))
@@ -131,7 +132,9 @@ def test_a_batch_may_wait_to_fill_up(client: redis.Redis, keys: Keys, worker: Wo
     waiting.join(0.3)
     # In the queue, where others can take them, and the device is a sibling's.
     assert client.llen(keys.of(MODEL).queue) == 2
-    assert worker._pipeline._device._owner is None
+    began = time.monotonic()
+    with worker.pipeline.device:
+        assert time.monotonic() - began < PATIENCE_S
     enqueue(client, keys, job(), job())
     waiting.join(10)
     assert sizes == [4]
@@ -140,7 +143,7 @@ def test_a_batch_may_wait_to_fill_up(client: redis.Redis, keys: Keys, worker: Wo
 def test_a_batch_that_does_not_fill_up_is_cut_in_time(
     client: redis.Redis, keys: Keys, worker: Worker
 ) -> None:
-    worker._limits = replace(worker._limits, batch_wait_s=0.2)
+    worker.pipeline.limits = replace(worker.pipeline.limits, batch_wait_s=0.2)
     began = time.monotonic()
     enqueue(client, keys, job())
     assert worker.step() == 1
@@ -152,7 +155,7 @@ def test_a_short_wait_is_not_left_to_redis(
     client: redis.Redis, keys: Keys, worker: Worker, wait_s: float
 ) -> None:
     """BLPOP of Redis 6.2 waits for ever where it is told 1 ms, and 60 to 150 ms where it is told 3."""
-    worker._limits = replace(worker._limits, batch_wait_s=wait_s)
+    worker.pipeline.limits = replace(worker.pipeline.limits, batch_wait_s=wait_s)
     enqueue(client, keys, job())
     client.config_resetstat()
     assert worker.step() == 1
@@ -175,7 +178,7 @@ def test_a_model_that_fails_to_load_says_why_and_stays(
     def fail() -> FakeEngine:
         raise error
 
-    worker._load = fail
+    worker.load = fail
     registry = Registry(client, keys, RedisClock())
     serving = threading.Thread(target=worker.run)
     serving.start()
@@ -191,7 +194,7 @@ def test_nothing_is_claimed_while_a_sibling_has_the_device(
 ) -> None:
     enqueue(client, keys, job())
     waiting = threading.Thread(target=worker.step)
-    with worker._pipeline._device:
+    with worker.pipeline.device:
         waiting.start()
         waiting.join(0.3)
         assert client.llen(keys.of(MODEL).queue) == 1
@@ -206,7 +209,7 @@ def test_a_call_is_timed_only_while_it_runs(
     began: list[float | None] = []
 
     def on_batch(_: NDArray[np.uint8]) -> None:
-        began.append(worker.call_began)
+        began.append(worker.status.call_began)
         if fails:
             raise RuntimeError("boom")
 
@@ -214,16 +217,16 @@ def test_a_call_is_timed_only_while_it_runs(
     enqueue(client, keys, job())
     step(worker)
     assert began[0] is not None
-    assert worker.call_began is None
+    assert worker.status.call_began is None
 
 
 def test_while_it_stops_it_says_that_it_drains_and_no_longer_why_a_change_was_refused(
     worker: Worker,
 ) -> None:
-    worker.standing.say(State(WorkerState.READY, "v1", reason="broken. Version v1 serves on."))
-    before = worker.standing.state
+    worker.status.publish(State(WorkerState.READY, "v1", reason="broken. Version v1 serves on."))
+    before = worker.status.state
     worker.stopping.set()
-    after = worker.standing.state
+    after = worker.status.state
     assert (before.state, after.state) == (WorkerState.READY, WorkerState.DRAINING)
     assert (before.reason, after.reason) == ("broken. Version v1 serves on.", "")
 

@@ -133,10 +133,10 @@ def test_what_was_taken_from_a_worker_before_it_began_is_not_run(
     client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
 ) -> None:
     enqueue(client, keys, job())
-    formed = worker._claim()
-    assert formed is not None
+    batch = worker.pipeline.claim()
+    assert batch is not None
     worker.lease.register(READY)  # as after it was reaped
-    assert worker._run(formed).outcomes == []
+    assert worker.pipeline.run(batch) == []
     assert engine.batches == []
 
 
@@ -144,9 +144,9 @@ def test_a_lapsed_lease_that_nobody_reaped_is_left_without_an_attempt(
     client: redis.Redis, keys: Keys, worker: Worker
 ) -> None:
     enqueue(client, keys, job())
-    assert worker._claim() is not None
+    assert worker.pipeline.claim() is not None
     lapse(client, keys, worker.lease.worker)
-    worker._leave()
+    worker.leave()
     assert client.llen(keys.of(MODEL).queue) == 1
     assert client.hgetall(keys.of(MODEL).attempts) == {}
 
@@ -164,11 +164,11 @@ def test_a_completion_is_tried_again_while_it_drains(
 
     monkeypatch.setattr(Consumer, "complete", fail_twice)
     (only,) = enqueue(client, keys, job())
-    formed = worker._claim()
-    assert formed is not None
-    done = worker._run(formed)
+    batch = worker.pipeline.claim()
+    assert batch is not None
+    outcomes = worker.pipeline.run(batch)
     worker.stopping.set()
-    worker._completion.complete(done)
+    worker.pipeline.complete(batch.worker, outcomes)
     assert result(client, keys, only.id).error is None
 
 
@@ -178,7 +178,7 @@ def test_a_restart_of_redis_between_claim_and_completion_loses_nothing(
 
     client = connect(own_redis.url, timeout_s=5)
     made = fakes.worker(client, keys, engine, tmp_path)
-    made._engine = engine
+    made.pipeline.engine = engine
 
     def restart(_: NDArray[np.uint8]) -> None:
         own_redis.stop(kill=True)
@@ -188,5 +188,5 @@ def test_a_restart_of_redis_between_claim_and_completion_loses_nothing(
     jobs = enqueue(client, keys, job(), job())
     step(made)
     assert [result(client, keys, each.id).attempts for each in jobs] == [0, 0]
-    made._pipeline.close()
+    made.pipeline.close()
     client.close()

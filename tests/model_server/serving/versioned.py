@@ -28,7 +28,7 @@ class Model:
         self.folder = folder
         self.on_load: Callable[[], object] = lambda: None
         self.on_read: Callable[[], object] = lambda: None
-        self.loads = self.staffings = 0
+        self.loads = self.workers_made = 0
         self.now = 0.0
         self._registry = Registry(client, keys, RedisClock())
         (folder / "weights").write_text("one")
@@ -43,26 +43,26 @@ class Model:
             self.on_load()
             return FakeEngine()
 
-        def staff(spec: ModelSpec, load: Callable[[], Engine]) -> WorkerThreads:
-            self.staffings += 1
-            self.on_staff()
+        def make_worker(spec: ModelSpec, load: Callable[[], Engine]) -> WorkerThreads:
+            self.workers_made += 1
+            self.on_make_worker()
             worker = fakes.unregistered_worker(client, keys, spec, load)
-            keeper = LeaseKeeper(worker, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
+            keeper = LeaseKeeper(worker.registration, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
             return WorkerThreads(worker, keeper, threading.Thread(target=worker.run, daemon=True))
 
-        self.serving = VersionedModel(read(), watch, Loaders(read, load, staff))
-        self.serving._start(self.serving.posts[0])  # without its own looks
+        self.serving = VersionedModel(read(), watch, Loaders(read, load, make_worker))
+        self.serving.start(watching=False)  # without its own looks
 
-    def on_staff(self) -> None:
+    def on_make_worker(self) -> None:
         """Called before a worker is made."""
 
     def end(self, client: redis.Redis, keys: Keys) -> None:
-        for post in self.serving.posts:
-            post.worker.stop()
+        for threads in self.serving.workers:
+            threads.worker.stop()
         client.rpush(keys.of(MODEL).bell, "1")
         self.serving.join(float("inf"))
-        for post in self.serving.posts:
-            post.keeper.close()
+        for threads in self.serving.workers:
+            threads.keeper.close()
 
     def change(self, text: str) -> None:
         (self.folder / "weights").write_text(text)
@@ -75,7 +75,7 @@ class Model:
 
     @property
     def version(self) -> str:
-        return self.serving.posts[-1].worker.version
+        return self.serving.workers[-1].worker.version
 
     @property
     def reason(self) -> str:
@@ -86,8 +86,8 @@ class Model:
         return str(self._registry.models(fresh=True)[MODEL].state)
 
     def is_settled(self) -> bool:
-        worker = self.serving.posts[-1].worker
-        return worker.ready.is_set() or worker.standing.state.state == "failed"
+        worker = self.serving.workers[-1].worker
+        return worker.ready.is_set() or worker.status.state.state == "failed"
 
 
 def failed(client: redis.Redis, keys: Keys, folder: Path, reason: str) -> Model:
@@ -103,6 +103,6 @@ def failed(client: redis.Redis, keys: Keys, folder: Path, reason: str) -> Model:
         patch.setattr(VersionedModel, "_start", lambda *_: True)
         original(made, folder, client, keys)
     made.on_load = lambda: fail(made)
-    made.serving._start(made.serving.posts[0])
+    made.serving.start(watching=False)
     eventually(made.is_settled)
     return made

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 WHY = "no weights. Three ways out: ..."
 REASON = f"big: {WHY}"
-REFUSED = f"{REASON} Asking again helps only once its operator has mended it."
+REFUSED = f"{REASON} Retrying helps only once its operator has repaired it."
 
 
 @pytest.fixture

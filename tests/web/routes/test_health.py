@@ -68,7 +68,7 @@ def test_models_counts_the_pictures(running: Service) -> None:
         return said
 
     first = worker()
-    running.worker.standing.announce()  # as the keeper does at each renewal
+    running.worker.status.announce()  # as the keeper does at each renewal
     assert worker()["pictures"] == 3
     assert worker()["heartbeat"] >= first["heartbeat"]
 
@@ -137,7 +137,7 @@ def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
     assert response.status_code == 400
     response = service.client.post("/predict", data=b"x", content_type="image/png")
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "model_unavailable")
-    said = "no weights. Three ways out: ... Asking again helps only once its operator has mended it."
+    said = "no weights. Three ways out: ... Retrying helps only once its operator has repaired it."
     assert response.get_json()["error"]["message"] == said
     assert response.headers["Retry-After"] == "30"
     page = service.client.get("/").get_data(as_text=True)
@@ -148,7 +148,9 @@ def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
     assert service.client.get("/models").get_json()["models"][0]["reason"].startswith("no weights")
 
 
-def test_a_request_that_waits_for_a_model_hears_that_it_failed(service: Service) -> None:
+def test_a_request_that_waits_for_a_model_hears_that_it_failed(
+    service: Service, client: redis.Redis, keys: Keys
+) -> None:
     answers: list[TestResponse] = []
 
     def ask() -> None:
@@ -157,12 +159,12 @@ def test_a_request_that_waits_for_a_model_hears_that_it_failed(service: Service)
 
     waiting = threading.Thread(target=ask)
     waiting.start()
-    eventually(lambda: service.app.extensions["jobs"].producer.queue_length(MODEL) == 1)
+    eventually(lambda: client.llen(keys.of(MODEL).queue) == 1)
     service.worker.lease.announce(State(WorkerState.FAILED, "v1", reason="no weights"))
     waiting.join(15)  # well before its deadline of 20 s
     (response,) = answers
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "model_unavailable")
-    assert "only once its operator has mended it" in response.get_json()["error"]["message"]
+    assert "only once its operator has repaired it" in response.get_json()["error"]["message"]
 
 
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.1"}])

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.messages import Result
-from broker.producer import TOLD_S, Producer
+from broker.producer import LENGTH_VALID_S, Producer
 from pictures import fit
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
@@ -134,7 +134,7 @@ def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
         # The queue is empty: each of them is let in.
         answers = [threads.submit(_status, service.app.test_client(), png(0)) for _ in range(sent)]
         eventually(lambda: len(decoders._cond._waiters) == sent)
-        threading.Event().wait(TOLD_S)
+        threading.Event().wait(LENGTH_VALID_S)
         for _ in range(taken):
             decoders.release()
         statuses = sorted(answer.result() for answer in answers)

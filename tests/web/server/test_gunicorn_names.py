@@ -67,14 +67,21 @@ def test_every_method_that_is_overridden_is_gunicorn_s_with_the_same_parameters(
         assert len(ours) == len(theirs), f"{class_.__name__}.{name}: {list(theirs)} became {list(ours)}"
 
 
+def _attributes_of(name: str, tree: ast.AST) -> set[str]:
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
+    }
+
+
 @pytest.mark.parametrize("class_", BASES)
 def test_every_attribute_that_is_gunicorn_s_is_there(class_: type) -> None:
     own = _own(class_)
-    used = {
-        node.attr
-        for node in ast.walk(own)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
-    }
+    used = _attributes_of("self", own)
+    if class_ is Connection:
+        for path in SERVER:
+            used |= _attributes_of("conn", ast.parse(path.read_text("utf-8")))
     set_here = {
         node.attr
         for node in ast.walk(own)

@@ -4,9 +4,15 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
+from gunicorn.config import Config
 
 from web.server.connection import Connection
-from web.server.stages import HELD_BYTES, Arriving, Lingering, Sending
+from web.server.stages import (
+    HELD_BYTES,
+    ArrivingConnections,
+    LingeringConnections,
+    SendingConnections,
+)
 
 
 @dataclass(eq=False)
@@ -23,29 +29,22 @@ class FakeSocket:
         pass
 
 
+HEAD = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 26\r\n\r\n"
+
+
 @dataclass(eq=False)
 class FakeConnection:
     """A connection that nobody is at the other end of."""
 
     sock: FakeSocket = field(default_factory=FakeSocket)
-    held: int = 0
-    deadline: float = 0.0
+    cfg: Config = field(default_factory=Config)
+    client: tuple[str, int] = ("127.0.0.1", 1)
+    requests: int = 0
     discarded: int = 0
 
-    def begin(self, *, at_most: int, now: float) -> None:
-        self.deadline = now + at_most
 
-    def feed(self, data: bytes, _: float) -> bool:
-        self.held += len(data)
-        return data.endswith(b".")
-
-    def done(self) -> bytes:
-        self.held = 0
-        return b""
-
-
-def _sending(*left: int) -> tuple[Sending, list[Connection]]:
-    sending = Sending(0)
+def _sending(*left: int) -> tuple[SendingConnections, list[Connection]]:
+    sending = SendingConnections(0)
     connections = [cast(Connection, FakeConnection(FakeSocket(each))) for each in left]
     for each in connections:
         sending.begin(each, 0.0)
@@ -54,30 +53,29 @@ def _sending(*left: int) -> tuple[Sending, list[Connection]]:
 
 def test_of_too_much_that_is_unread_the_most_gives_way() -> None:
     sending, (_, most, _) = _sending(10, 30, 20)
-    assert sending.too_much() is None
-    sending.unsent_most = 59
-    assert sending.too_much() is most
+    assert (sending.unsent, sending.largest()) == (60, most)
     sending.leave(most)
-    assert (sending.unsent, sending.too_much(), len(sending)) == (30, None, 2)
+    assert (sending.unsent, len(sending)) == (30, 2)
 
 
 def test_of_too_much_that_arrives_the_largest_gives_way_and_nobody_at_work() -> None:
-    arriving = Arriving(100)
-    arriving.held_most = 50
+    arriving = ArrivingConnections(100)
     connections = [cast(Connection, FakeConnection()) for _ in range(3)]
     for each, size in zip(connections, (10, 25, 15), strict=True):
         arriving.begin(each, 0.0)
-        assert not arriving.feed(each, b"x" * size, 0.0)
-    assert arriving.too_much() is None
-    assert arriving.feed(connections[1], b".", 0.0)
-    assert (arriving.held, arriving.too_much()) == (51, connections[2])
-    arriving.done(connections[1])
-    assert (arriving.held, arriving.too_much(), len(arriving)) == (25, None, 2)
+        assert not arriving.feed(each, HEAD + b"x" * size, 0.0)
+    assert (arriving.held, arriving.largest()) == (50, connections[1])
+    assert arriving.feed(connections[1], b"x" * 1, 0.0)
+    assert (arriving.held, arriving.largest()) == (51, connections[2])
+    assert arriving.done(connections[1]) == b""
+    assert (arriving.held, len(arriving)) == (25, 2)
+    arriving.leave(connections[2])
+    assert (arriving.held, arriving.largest()) == (10, connections[0])
 
 
 @pytest.mark.parametrize(("one", "most"), [(0, HELD_BYTES), (HELD_BYTES, 2 * HELD_BYTES)])
 def test_two_of_the_largest_requests_always_have_room(one: int, most: int) -> None:
-    assert (Arriving(one).held_most, Sending(one).unsent_most) == (most, most)
+    assert (ArrivingConnections(one).held_most, SendingConnections(one).unsent_most) == (most, most)
 
 
 def test_who_is_late() -> None:
@@ -86,7 +84,7 @@ def test_who_is_late() -> None:
 
 
 def test_what_a_client_sends_after_its_answer_is_thrown_away_up_to_a_bound() -> None:
-    lingering, conn = Lingering(100), cast(Connection, FakeConnection())
+    lingering, conn = LingeringConnections(100), cast(Connection, FakeConnection())
     lingering.begin(conn, 0.0)
     assert [lingering.discard(conn, count) for count in (300, 100, 1)] == [True, True, False]
     assert not lingering.discard(cast(Connection, FakeConnection()), 0)  # it has closed

@@ -200,7 +200,7 @@ def test_of_too_many_bytes_the_largest_upload_gives_way(
 def test_an_upload_on_its_way_when_it_is_told_to_stop_is_answered(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER", 0.1)
+    monkeypatch.setattr("web.server.worker.STOP_KEEPALIVE_LINGER", 0.1)
     half, idle = serving.client(), serving.client()
     idle.send(GET)
     assert idle.answer()[0] == 200
@@ -222,7 +222,7 @@ def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
     idle.send(GET)
     assert idle.answer()[0] == 200
     monkeypatch.setattr(request_reader, "SILENCE_S", 60)
-    monkeypatch.setattr("gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER", 0.3)
+    monkeypatch.setattr("web.server.worker.STOP_KEEPALIVE_LINGER", 0.3)
     serving.worker.cfg.set("graceful_timeout", 4)
     monkeypatch.setattr(request_reader, "GRACE_S", 60)
     half.send(post(b"abc")[:-1])
