@@ -194,6 +194,10 @@ class Settings:
     """After how many seconds a call of a network counts as hung, and its process is restarted."""
     cors_origins: tuple[str, ...] = _setting((), _ORIGINS)
     """The origins whose pages may use the service from a browser; `*`: all. Unset: only its own pages."""
+    keepalive_s: int = _whole(120, 1, 3600)
+    """How many seconds a connection may be idle between two requests. It should be longer than the clients
+    and balancers in front keep theirs, or they send into one that has just been closed: nginx and AWS keep
+    them for 60 s, Go for 90 s, Google's load balancer for 600 s."""
     max_upload_mb: int = _whole(20, 1, 1024)
     """The largest request body, in megabytes (2^20 bytes)."""
     max_pixels: int = _whole(64_000_000, 1, 1_000_000_000)

@@ -26,7 +26,9 @@ threads = _size.threads
 graceful_timeout = int(_settings.request_timeout_s) + 2
 # Heartbeats come from the worker's own loop, not from its threads: silence means that it hangs.
 timeout = 30
-keepalive = 30
+keepalive = _settings.keepalive_s
+# The scheme is used nowhere: proxies in a chain that disagree on it are no reason to refuse a request.
+secure_scheme_headers: dict[str, str] = {}
 # sendfile waits without a bound for a client that does not read; the page is small.
 sendfile = False
 # Heartbeats are a file's times; on a disk they would stall with it.
