@@ -198,9 +198,13 @@ class Settings:
     """The origins whose pages may use `/infer` from a browser, besides those of `CORS_ORIGINS`; `*`: all."""
     files_dir: str = _text("")
     """The directory whose pictures `GET /classify?file=NAME` may read. Unset: no file is read."""
+    keepalive_s: int = _whole(120, 1, 3600)
+    """How many seconds a connection may be idle between two requests. It should be longer than the clients
+    and balancers in front keep theirs, or they send into one that has just been closed: nginx and AWS keep
+    them for 60 s, Go for 90 s, Google's load balancer for 600 s."""
     max_upload_mb: int = _whole(20, 1, 1024)
     """The largest request body, in megabytes (2^20 bytes)."""
-    max_pixels: int = _whole(50_000_000, 1, 1_000_000_000)
+    max_pixels: int = _whole(64_000_000, 1, 1_000_000_000)
     """The largest number of pixels in an image, read from its header before it is decoded."""
     model_servers: int = _whole(1, 1, 64)
     """How many model server processes `make serve` runs."""

@@ -1,23 +1,33 @@
 """From the bytes of an upload to an image, upright, in mode L or RGB.
 
-Owns decoding (Pillow), its bounds and refusals, orientation and colour modes; fit.py makes a model's input of
-the image. Knows nothing of HTTP, Redis or models. Never opens a path or a URL, only bytes that are already
-here, and never decodes pixels before it has judged the header.
+Owns decoding (Pillow), its bounds and refusals, and orientation; colours.py owns modes, and fit.py makes a
+model's input of the image. Knows nothing of HTTP, Redis or models. Never opens a path or a URL, only bytes
+that are already here, and never decodes pixels before it has judged the header.
 """
 
 import io
+import logging
 import struct
 import warnings
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from broker.errors import ClientError
-from pictures import jpeg_scans
+from pictures import bmp, colours, confined, file_names, jpeg_scans, png_chunks
+
+_LOG: Final = logging.getLogger(__name__)
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What this process decodes, by Pillow's names; confined.py decodes AVIF and HEIC in another."""
+
+WORDS: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
+
+BROKEN: Final = "The picture is broken or cut short: send the whole file, or save it again as JPEG or PNG."
+
+_DAMAGE: Final = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, struct.error)
+"""What Pillow's readers are known to raise on broken files (its own fuzzers list them)."""
 
 # The bound on pixels is ours (`max_pixels`, from the header, before decoding), so Pillow's own, which
 # warns at 89 and raises at 179 megapixels, must not speak first.
@@ -51,9 +61,24 @@ class UnsupportedFormat(ClientError):
     code = "unsupported_format"
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a picture is needed: the pixels of its short side or, where that is 0, of its long one."""
+
+    shortest: int = 0
+    longest: int = 0
+
+    def side(self, whole: tuple[int, int]) -> int:
+        """The short side that a picture of this (width, height) needs."""
+        return self.shortest or -(-self.longest * min(whole) // max(whole))
+
+
+WHOLE: Final = Size(shortest=MAX_SIDE)
+
+
 def decode(upload: bytes, *, max_pixels: int) -> Image.Image:
     """Return the upload's first frame, upright, in mode L or RGB. Raises as `decode_near` does."""
-    return decode_near(upload, max_pixels=max_pixels, needed=lambda _: max_pixels)[0]
+    return decode_near(upload, max_pixels=max_pixels, needed=WHOLE)[0]
 
 
 def decode_at_most(upload: bytes, *, longest: int, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -61,22 +86,16 @@ def decode_at_most(upload: bytes, *, longest: int, max_pixels: int) -> tuple[Ima
 
     A JPEG is decoded near that size, so that 50 megapixels take 40 MB here and not 150.
     """
-
-    def needed(size: tuple[int, int]) -> int:
-        return min(max_pixels, -(-longest * min(size) // max(size)))
-
-    image, original_size = decode_near(upload, max_pixels=max_pixels, needed=needed)
+    image, original_size = decode_near(upload, max_pixels=max_pixels, needed=Size(longest=longest))
     image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
     return image if image.mode == "RGB" else image.convert("RGB"), original_size
 
 
-def decode_near(
-    upload: bytes, *, max_pixels: int, needed: Callable[[tuple[int, int]], int]
-) -> tuple[Image.Image, tuple[int, int]]:
+def decode_near(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Image, tuple[int, int]]:
     """The picture, and the (width, height) that it has upright and whole.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides keep `needed(size)` pixels: its inverse
-    DCT then makes that many fewer pixels, and the resize after it reads fewer.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still `needed`: its inverse DCT then makes
+    that many fewer pixels, and the resize after it reads fewer.
 
     Raises InvalidImage, ImageTooLarge (judged from the header, before pixels are decoded) or
     UnsupportedFormat; each message says what to do.
@@ -86,29 +105,76 @@ def decode_near(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels decide
-            image = Image.open(io.BytesIO(upload), formats=FORMATS)
-            width, height = image.size
-            if width * height > max_pixels or max(image.size) > MAX_SIDE:
-                raise ImageTooLarge(
-                    f"The picture has {width} x {height} pixels; at most {max_pixels} are taken, "
-                    f"and {MAX_SIDE} a side. Make it smaller and send it again."
-                )
-            _refuse_fax(image)
-            if image.format in jpeg_scans.FORMATS and jpeg_scans.too_many(
-                upload, pixels=width * height, max_pixels=max_pixels
-            ):
-                raise InvalidImage("The JPEG has too many scans; save it again.")
-            image.draft(None, (needed(image.size),) * 2)
-            image.load()
+            image, (width, height) = _pixels(upload, max_pixels=max_pixels, needed=needed)
             is_turned = _turn_upright(image)
-            return _as_l_or_rgb(image), (height, width) if is_turned else (width, height)
+            return colours.as_people_see(image), (height, width) if is_turned else (width, height)
     except UnidentifiedImageError:
         raise _unidentified(upload) from None
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError) as error:
-        # What Pillow's readers are known to raise on broken files (its own fuzzers list them).
-        raise InvalidImage(f"The picture is broken or cut short ({error}).") from None
+    except _DAMAGE as error:
+        _LOG.debug("A picture is broken: %r", error)
+        raise InvalidImage(BROKEN) from None
     except (MemoryError, OverflowError, ArithmeticError, AttributeError, NotImplementedError) as error:
-        raise InvalidImage(f"The picture could not be decoded ({type(error).__name__}).") from None
+        _LOG.debug("A picture could not be decoded: %r", error)
+        raise InvalidImage(
+            "The picture could not be decoded; save it again as JPEG or PNG, or make it smaller."
+        ) from None
+
+
+def _pixels(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Image, tuple[int, int]]:
+    """The decoded picture as it is stored, and the (width, height) of the whole."""
+    if confined.is_for(upload):
+        return _confined(upload, max_pixels=max_pixels, needed=needed)
+    if upload.startswith(png_chunks.SIGNATURE):
+        upload = png_chunks.without_extras(upload)
+    try:
+        return _by_pillow(upload, max_pixels=max_pixels, needed=needed)
+    except _DAMAGE:
+        if (other := bmp.header(upload)) is None:
+            raise
+    _check_size((other.width, other.height), max_pixels)
+    return bmp.read(upload, other), (other.width, other.height)
+
+
+def _by_pillow(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Image, tuple[int, int]]:
+    image = Image.open(io.BytesIO(upload), formats=FORMATS)
+    _check_size(image.size, max_pixels)
+    _refuse_fax(image)
+    width, height = whole = image.size
+    if image.format in jpeg_scans.FORMATS and jpeg_scans.too_many(
+        upload, pixels=width * height, max_pixels=max_pixels
+    ):
+        raise InvalidImage("The JPEG has too many scans for its size; save it again.")
+    alpha = None
+    if image.format == "PNG" and "transparency" in image.info:
+        alpha = colours.colour_key(image, upload)
+    image.draft(None, (needed.side(whole),) * 2)
+    image.load()
+    if alpha is not None:
+        image.putalpha(alpha)
+    return image, whole
+
+
+def _confined(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Image, tuple[int, int]]:
+    bounds = confined.Bounds(max_pixels, MAX_SIDE, needed.shortest, needed.longest)
+    try:
+        return confined.decode(upload, bounds)
+    except confined.TooLarge as error:
+        raise _too_large(error.size, max_pixels) from None
+    except confined.Failed as error:
+        _LOG.debug("A picture could not be decoded: %s", error)
+        raise InvalidImage(BROKEN) from None
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels or max(size) > MAX_SIDE:
+        raise _too_large(size, max_pixels)
+
+
+def _too_large(size: tuple[int, int], max_pixels: int) -> ImageTooLarge:
+    return ImageTooLarge(
+        f"The picture has {size[0]} x {size[1]} pixels; at most {max_pixels} are taken, "
+        f"and {MAX_SIDE} a side. Make it smaller and send it again."
+    )
 
 
 def _refuse_fax(image: Image.Image) -> None:
@@ -128,7 +194,7 @@ def _turn_upright(image: Image.Image) -> bool:
         is_sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
         # In place: a copy of an upright picture would be made else (0.3 ms for 720p).
         ImageOps.exif_transpose(image, in_place=True)
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
+    except _DAMAGE:
         return image.size != size  # the pixels are sound, what is written about them is not
     return is_sideways
 
@@ -139,36 +205,8 @@ def _unidentified(upload: bytes) -> ClientError:
     prefix = upload[:16].ljust(16, b"\0")  # some of Pillow's tests take four bytes for granted
     known = {name for name, (_, accept) in Image.OPEN.items() if accept and accept(prefix) is True}
     if known & set(FORMATS):
-        return InvalidImage("The picture is broken or cut short (its header can't be read).")
-    if known or prefix[4:8] == b"ftyp" or prefix.lstrip().startswith((b"<svg", b"<?xml", b"%PDF")):
-        return UnsupportedFormat(f"This format is not taken; send one of {', '.join(FORMATS)}.")
-    return InvalidImage(f"The upload is not a picture; send one of {', '.join(FORMATS)}.")
-
-
-def _as_l_or_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow's to L or RGB: 16 and 32 bits scaled, transparency laid on white paper."""
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return _scaled_to_8_bits(image)
-    if image.mode in ("1", "LAB", "HSV", "YCbCr", "CMYK"):
-        return image.convert("L" if image.mode == "1" else "RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGB", image.size, "white")
-        paper.paste(image, mask=image.getchannel("A"))
-        return paper
-    return image.convert("RGB")
-
-
-def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits: 16-bit values by their upper byte; wider or real ones by their range."""
-    raw = np.asarray(image)
-    if raw.dtype.kind == "u" or (raw.dtype.kind == "i" and raw.min() >= 0 and 255 < raw.max() <= 65535):
-        return Image.fromarray((raw >> 8).astype(np.uint8))
-    values = np.nan_to_num(raw.astype(np.float32))
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and high <= 255 and image.mode != "F":
-        return Image.fromarray(values.astype(np.uint8))
-    span = high - low or 1.0
-    return Image.fromarray(((values - low) * (255 / span)).round().astype(np.uint8))
+        return InvalidImage(BROKEN)
+    name = file_names.name(upload, sorted(known - {"AVIF", "HEIF"}))
+    if name:
+        return UnsupportedFormat(f"This is {name}, which is not taken; convert it to {WORDS}.")
+    return InvalidImage(f"The upload is not a picture; send {WORDS}.")

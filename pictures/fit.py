@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from broker.messages import Fit, InputSpec
 from pictures import ink
-from pictures.decode import InvalidImage, decode_near
+from pictures.decode import InvalidImage, Size, decode_near
 
 _INK_SIDE: Final = 560
 """A drawing is found on a small copy but framed from the picture itself: sharp enough for thin strokes."""
@@ -35,8 +35,8 @@ def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPictu
 
     Raises InvalidImage, ImageTooLarge or UnsupportedFormat, as decode.py says.
     """
-    needed = _needed_side(spec)
-    image, original_size = decode_near(upload, max_pixels=max_pixels, needed=lambda _: needed)
+    needed = Size(shortest=_needed_side(spec))
+    image, original_size = decode_near(upload, max_pixels=max_pixels, needed=needed)
     return PreparedPicture(fit(image, spec), original_size)
 
 

@@ -40,6 +40,25 @@ Batchwire can't start: PORT='0' is not a whole number from 1 to 65535.
 """
 
 _TAIL: Final = """
+## The memory of a picture
+
+A picture of `MAX_PIXELS` needs memory while it is decoded, and a web process decodes as many at once as it
+has cores. At 64 megapixels (8,000 x 8,000), prepared for an input of 224 x 224, the peak above the idle
+process is:
+
+| picture | MB |
+|---|---|
+| JPEG, which is decoded smaller | 8 |
+| progressive JPEG, colours at full size | 371 |
+| GIF, PNG in RGB, 16-bit grey PNG | 252 to 428 |
+| PNG in RGBA | 550 |
+| AVIF, HEIC (in a process of its own) | 568 |
+| WebP | 980 |
+| TIFF in floating point | 1,292 |
+
+A quarter of `MAX_PIXELS` needs a quarter of it. An AVIF or HEIC decoder ends at 1 GB and 24 bytes a pixel of
+`MAX_PIXELS`, and after 2 s of processor time and 0.25 s a megapixel.
+
 ## Weights of other models
 
 Every model whose source is a `keras_application` has a variable for its weights, `NAME_WEIGHTS`, with the

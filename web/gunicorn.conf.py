@@ -28,7 +28,9 @@ threads = _size.threads
 graceful_timeout = int(_settings.request_timeout_s) + 2
 # Heartbeats come from the process's own loop, not from its threads: silence means that the loop hangs.
 timeout = 30
-keepalive = 30
+keepalive = _settings.keepalive_s
+# The scheme is used nowhere: proxies in a chain that disagree on it are no reason to refuse a request.
+secure_scheme_headers: dict[str, str] = {}
 # sendfile waits indefinitely for a client that does not read, and the pages are small.
 sendfile = False
 # A heartbeat sets a file's times; a slow disk would delay it.

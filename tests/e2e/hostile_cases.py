@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pillow_heif
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 MAX_UPLOAD_MB: Final = 2
 _LIMIT: Final = MAX_UPLOAD_MB * 1024 * 1024
@@ -146,6 +148,15 @@ def painted_over(side: int, scans: int) -> bytes:
     return jpeg[:last] + jpeg[last:-2] * (scans + 1) + jpeg[-2:]
 
 
+def _wordy() -> bytes:
+    """A PNG with more text, compressed, than Pillow reads."""
+    words = PngInfo()
+    words.add_text("Comment", "x" * 2_000_000, zip=True)
+    return picture(grey(40), pnginfo=words)
+
+
+pillow_heif.register_heif_opener()
+_HEIC: Final = picture(grey(40), "HEIF", quality=-1)
 _NOISE: Final = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 60, 3), dtype=np.uint8))
 _JPEG: Final = picture(_NOISE, "JPEG")
 _PNG: Final = picture(_NOISE)
@@ -159,9 +170,27 @@ PICTURES: Final = [
     Case("a PNG with bytes changed", _image(_PNG[:900] + b"\0" * 90 + _PNG[990:]), 400, "invalid_image"),
     Case("no bytes at all", _image(b""), 400, "invalid_image"),
     Case("text named .png", _image(b"not a picture"), 400, "invalid_image"),
+    Case("a client that closes its sending side", _image(picture(grey(40))), 200, "40", closes_its_side=True),
+    Case(
+        "proxies that disagree on the scheme",
+        http_request(
+            "X-Forwarded-Proto: https",
+            "X-Forwarded-Protocol: https",
+            "X-Forwarded-Ssl: off",
+            f"Content-Length: {len(picture(grey(40)))}",
+            body=picture(grey(40)),
+        ),
+        200,
+        "40",
+    ),
     Case("a PDF named .png", _image(b"%PDF-1.7 ..."), 415, "unsupported_format"),
     Case("an SVG", _image(b'<svg xmlns="http://www.w3.org/2000/svg"/>'), 415, "unsupported_format"),
-    Case("a HEIC photo", _image(b"\0\0\0\x18ftypheic" + b"\0" * 50), 415, "unsupported_format"),
+    Case("the head of a HEIC photo alone", _image(_HEIC[:60]), 400, "invalid_image"),
+    Case("a HEIC photo", _image(_HEIC), 200, "40"),
+    Case("an AVIF", _image(picture(grey(40), "AVIF")), 200, "40"),
+    Case("JPEG XL", _image(b"\xff\x0a" + b"\0" * 50), 415, "unsupported_format"),
+    Case("a film", _image(b"\0\0\0\x18ftypmp42" + b"\0" * 50), 415, "unsupported_format"),
+    Case("a PNG with 2 MB of text in it", _image(_wordy()), 200, "40"),
     Case("a PNG of 100 bytes and 3.6 gigapixels", _image(_bomb(60_000)), 413, "too_large"),
     Case("a JPEG that paints over itself 400 times", _image(painted_over(6000, 400)), 400, "invalid_image"),
     Case("a GIF named .png", _image(picture(grey(40), "GIF")), 200, "40"),
@@ -187,7 +216,7 @@ FORMS: Final = [
     Case("an address in JSON", raw(b'{"image": "file:///etc/passwd"}', _JSON), 400, "invalid_image"),
     Case("a picture in JSON", raw(_IN_JSON, _JSON), 200, "40"),
     Case("a PNG as image/jpeg", raw(picture(grey(40)), "image/jpeg"), 200, "40"),
-    Case("no Content-Type", http_request("Content-Length: 3", body=b"abc"), 400, "bad_request"),
+    Case("no Content-Type, no picture", http_request("Content-Length: 3", body=b"abc"), 400, "invalid_image"),
     Case("a form without its boundary", raw(_PNG, "multipart/form-data"), 400, "bad_request"),
     Case("another field's name", form(("photo", "x.png", _PNG)), 400, "bad_request"),
     Case("text in the picture's field", form(("image", "", b"photo.png")), 400, "bad_request"),

@@ -5,7 +5,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from broker.messages import Fit, InputSpec
-from pictures.decode import MAX_SIDE, decode, decode_near
+from pictures.decode import MAX_SIDE, Size, decode, decode_near
 from pictures.fit import _needed_side, fit, prepare
 from tests.support.pictures import encoded
 
@@ -76,7 +76,7 @@ def test_a_jpeg_is_not_decoded_smaller_than_the_resize_before_the_crop() -> None
     upload = encoded(_scene((1000, 520)), "JPEG", quality=90)
     spec = InputSpec(224, 224, 3, Fit.CROP, resize=300)
     assert _needed_side(spec) == 300
-    assert decode_near(upload, max_pixels=MANY, needed=lambda _: 300)[0].size == (1000, 520)
+    assert decode_near(upload, max_pixels=MANY, needed=Size(300))[0].size == (1000, 520)
     smaller = prepare(upload, spec, max_pixels=MANY).pixels
     assert np.array_equal(smaller, fit(decode(upload, max_pixels=MANY), spec))
 
@@ -105,7 +105,7 @@ def test_a_jpeg_larger_than_the_model_needs_is_decoded_smaller(
     size: tuple[int, int], decoded: tuple[int, int]
 ) -> None:
     upload = encoded(_scene(size), "JPEG", quality=90)
-    image, original_size = decode_near(upload, max_pixels=MANY * 2, needed=lambda _: 160)
+    image, original_size = decode_near(upload, max_pixels=MANY * 2, needed=Size(160))
     assert image.size == decoded
     assert original_size == size
 

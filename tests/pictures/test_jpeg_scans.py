@@ -22,13 +22,33 @@ def _tiff_of(jpeg: bytes, *, side: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0\0\0\0" + jpeg
 
 
-@pytest.mark.parametrize(("more", "max_pixels"), [(200, MANY), (12, 4000)])
+@pytest.mark.parametrize(("more", "max_pixels"), [(200, 10_000), (40, 4000)])
 def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(
     more: int, max_pixels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(InvalidImage, match="too many scans"):
         decode(painted_over(60, more), max_pixels=max_pixels)
+
+
+def test_many_scans_of_a_small_picture_are_little_work() -> None:
+    assert decode(painted_over(60, 200), max_pixels=MANY).size == (60, 60)
+
+
+@pytest.mark.parametrize(("subsampling", "most"), [(0, 14), (2, 8)])
+def test_a_component_counts_by_its_own_size(subsampling: int, most: int) -> None:
+    colour = Image.new("RGB", (64, 64), "red")
+    jpeg = encoded(colour, "JPEG", progressive=True, subsampling=subsampling)
+    # libjpeg's script: ten scans, of which two paint all components and the others one.
+    assert not jpeg_scans.too_many(jpeg, pixels=32_000, max_pixels=1000 * most)
+    assert jpeg_scans.too_many(jpeg, pixels=32_000, max_pixels=1000 * most - 1)
+
+
+def test_48_megapixels_in_as_many_scans_as_any_tool_makes_are_taken() -> None:
+    jpeg = encoded(Image.new("RGB", (64, 64)), "JPEG", progressive=True, subsampling=0)
+    luma = jpeg[(last := jpeg.rindex(b"\xff\xda")) : -2]
+    seventeen = jpeg[:last] + luma * 8 + b"\xff\xd9"
+    assert not jpeg_scans.too_many(seventeen, pixels=8064 * 6048, max_pixels=64_000_000)
 
 
 @pytest.mark.parametrize("more", [0, 8])
@@ -46,7 +66,7 @@ def test_no_other_bytes_hide_a_scan(hidden: bytes) -> None:
     jpeg = painted_over(60, 0)
     last = jpeg.rindex(b"\xff\xda")
     many = jpeg[:last] + (hidden + jpeg[last:-2]) * 200 + jpeg[-2:]
-    assert jpeg_scans.too_many(many, pixels=3600, max_pixels=MANY)
+    assert jpeg_scans.too_many(many, pixels=3600, max_pixels=10_000)
 
 
 def test_a_jpeg_of_nothing_but_markers_is_not_read_to_its_end() -> None:
@@ -68,5 +88,5 @@ def test_what_holds_a_jpeg_is_no_way_around_it(kind: str, capfd: pytest.CaptureF
     else:
         upload = _tiff_of(jpeg, side=60)
     with pytest.raises(InvalidImage):
-        decode(upload, max_pixels=MANY)
+        decode(upload, max_pixels=10_000)
     capfd.readouterr()  # libtiff, whose own bound is a hundred, says so

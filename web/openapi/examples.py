@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from broker.messages import Prediction, Timings
+from pictures.decode import BROKEN
 from web.responses import Answer, AnswerList, ErrorDetail, FailedAnswer, PendingAnswer
 
 _DIGIT_ID: Final = "8bcad012-3f19-4157-b099-30f27f5ee3a7"
@@ -47,7 +48,7 @@ _DETECTION: Final = Answer(
 
 _BROKEN: Final = FailedAnswer(
     success=False,
-    error=ErrorDetail("invalid_image", "The picture is broken or cut short (image file is truncated)."),
+    error=ErrorDetail("invalid_image", BROKEN),
     request_id=_REQUEST_ID,
 )
 

@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from dataclasses import dataclass, replace
+from typing import Final
 
 import msgspec
 from flask import Blueprint, Response, current_app, request, url_for
@@ -26,6 +27,9 @@ from web.uploads import preferences, reader
 from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("predict", __name__)
+
+_PROBED: Final = "batchwire.is_client_probed"
+_INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 PictureResult = SubmittedJob | Result | ServiceError
 """What became of one picture: it waits for a poller, has its result, or failed."""
@@ -257,13 +261,26 @@ def _is_uuid(text: str) -> bool:
 
 
 def _is_client_gone() -> bool:
-    """Whether the client has closed its side: its socket has an end of file to read, and nothing else."""
+    """Whether the client has closed its connection, and not only its side of it (RFC 9112, section 9.6).
+
+    Its socket has an end of file to read in both cases. So an interim answer is sent, which every client of
+    HTTP/1.1 passes over: the system of one that is gone resets the connection, and the next look sees that.
+    """
     client = request.environ.get("gunicorn.socket")
     if not isinstance(client, socket.socket):  # a test client has none
         return False
     try:
         # The socket must have no time-out of Python's: with one, this would wait for it.
-        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        if client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            return False
+        if request.environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+            return True
+        if request.environ.get(_PROBED):
+            # A reset after the end of file is not read, but kept as the socket's error.
+            return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        request.environ[_PROBED] = True
+        client.send(_INTERIM, socket.MSG_DONTWAIT)
+        return False
     except BlockingIOError:
         return False
     except OSError:

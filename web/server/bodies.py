@@ -6,6 +6,7 @@ less than that reader does.
 """
 
 import io
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from gunicorn.http.unreader import SocketUnreader
 
 from broker.errors import ClientError
 from web.server.refusals import UploadTooLarge
+
+_LOG: Final = logging.getLogger(__name__)
 
 MAX_CHUNKS: Final = 65_536
 """Chunks of one body. Each costs the one loop thread a microsecond or two, however small it is."""
@@ -103,7 +106,8 @@ class ChunkedBody:
         try:
             whole = io.BytesIO(body.read())
         except (ParseException, NoMoreData) as error:
-            raise ClientError(f"The body's chunks can't be read ({type(error).__name__}).") from None
+            _LOG.debug("A body's chunks can't be read: %r", error)
+            raise ClientError("The body's chunks can't be read: their sizes or trailers are wrong.") from None
         if unreader.take_buffered() or unreader.chunk():
             raise ClientError("The body's chunks can't be read: they end twice.")
         return whole

@@ -52,6 +52,9 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     timeout: float
     """When it has been idle, or has lingered, for long enough."""
 
+    linger_until: float
+    """When it has lingered for long enough, whatever its client still sends."""
+
     discarded = 0
     """Bytes that came after its last answer."""
 

@@ -5,6 +5,7 @@ is Gunicorn's parser's to say, which reads it once, as soon as it is whole; two 
 """
 
 import io
+import logging
 import re
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from gunicorn.http.unreader import IterUnreader
 from broker.errors import ClientError
 from web.server.bodies import BodyCollector, ChunkedBody, SizedBody
 from web.server.refusals import HeaderTooLarge, RequestHead, UploadTimeout, UploadTooLarge, UriTooLong
+
+_LOG: Final = logging.getLogger(__name__)
 
 HEAD_S: Final = 5.0
 """A head must be whole so long after its first byte."""
@@ -128,7 +131,10 @@ class Arrival:
         except LimitRequestHeaders:
             raise HeaderTooLarge("The request has too many header fields, or one that is too long.") from None
         except ParseException as error:
-            raise ClientError(f"The request can't be read ({type(error).__name__}).") from None
+            _LOG.debug("A request can't be read: %r", error)
+            raise ClientError(
+                "The request can't be read: its first line or a header field is not HTTP."
+            ) from None
         fields = dict(reversed(request.headers))  # the first of each name
         self.head = RequestHead(
             fields.get("ORIGIN", ""), fields.get("X-REQUEST-ID", ""), is_head=request.method == "HEAD"

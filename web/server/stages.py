@@ -6,6 +6,7 @@ late and who gives way. Reads and closes nothing; worker.py does.
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
@@ -18,6 +19,9 @@ answers that wait for their clients; above it the client with the most is given 
 
 LINGER_S: Final = 2.0
 """How long an answered connection waits for its client to close, as Gunicorn's does."""
+
+LINGER_MOST_S: Final = 30.0
+"""And in all, while its client still sends the request that was refused: many read no answer before that."""
 
 
 class ConnectionSet:
@@ -148,12 +152,14 @@ class LingeringConnections(ConnectionSet):
         """Nothing more is sent. Raises OSError."""
         conn.sock.shutdown(socket.SHUT_WR)
         conn.timeout = now + LINGER_S
+        conn.linger_until = now + LINGER_MOST_S
         self._connections[conn] = None
         conn.stage = self.stage
 
     def discard(self, conn: Connection, count: int) -> bool:
         """Its client has sent this many bytes after its answer; return whether it may go on."""
         conn.discarded += count
+        conn.timeout = min(time.monotonic() + LINGER_S, conn.linger_until)
         return bool(count) and conn.discarded <= self._most_discarded
 
     def late(self, now: float) -> list[Connection]:

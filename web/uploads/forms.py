@@ -4,6 +4,7 @@ Owns the bounds on a form and the words of its refusal; the `multipart` library 
 took 0.42 ms for a picture of 100 KB, this one 0.02). Knows no field by name.
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ import pybase64
 from broker.errors import ClientError
 from web.server.refusals import UploadTooLarge
 
+_LOG: Final = logging.getLogger(__name__)
+
 MAX_PARTS: Final = 1000
 """Fields of a form, files among them."""
 
@@ -24,6 +27,9 @@ MAX_TEXT_BYTES: Final = 500_000
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/\s]++={0,2}+\s*+")
 """A file of nothing else: no picture format has such bytes, but a file for `ab -p` made with base64 does. The
 quantifiers give nothing back, so that a long upload is read once."""
+
+BINARY_LOOK: Final = 4096
+"""Where a NUL is looked for: every picture has one there, and no text has."""
 
 
 @dataclass(slots=True)
@@ -43,19 +49,27 @@ def read(body: bytes, boundary: str) -> Form:
     if body.startswith(f"--{boundary}\n".encode()) and body.isascii():
         body = body.replace(b"\n", b"\r\n")  # written in an editor, for `ab -p`
     try:
-        with multipart.PushMultipartParser(boundary, max_segment_count=MAX_PARTS) as parser:
+        # Latin-1 takes any byte: clients send file names in the charset of a page or of their system.
+        with multipart.PushMultipartParser(
+            boundary, max_segment_count=MAX_PARTS, header_charset="latin-1"
+        ) as parser:
             for segment, data in _segments(parser, body):
-                if _is_file(segment):
-                    form.files.append((segment.name, _file(segment, data)))
+                name = segment.name.encode("latin-1", "replace").decode("utf-8", "replace")
+                if _is_file(segment, data):
+                    form.files.append((name, _decoded(segment, name, data)))
                 elif segment.filename is None:
                     text_bytes += len(data)
-                    form.texts.setdefault(segment.name, data.decode("utf-8", "replace"))
+                    form.texts.setdefault(name, data.decode("utf-8", "replace"))
     except multipart.ParserLimitReached:
         raise UploadTooLarge(
             f"The form has more than {MAX_PARTS} fields, or one with too much of a head."
         ) from None
     except multipart.MultipartError as error:
-        raise ClientError(f"The form is broken or was cut short ({error}).") from None
+        _LOG.debug("A form is broken: %s", error)
+        raise ClientError(
+            "The form is broken or was cut short: its parts and the boundary in its Content-Type do not fit. "
+            "Let your client write both."
+        ) from None
     if text_bytes > MAX_TEXT_BYTES:
         raise UploadTooLarge(f"The form has more than {MAX_TEXT_BYTES} bytes of text.")
     return form
@@ -75,13 +89,18 @@ def _segments(
             yield segment, data
 
 
-def _is_file(segment: multipart.MultipartSegment) -> bool:
+def _is_file(segment: multipart.MultipartSegment, data: bytes) -> bool:
     # Some clients still spell a name that is not ASCII as RFC 5987 does, which RFC 7578 forbids.
-    return bool(segment.filename) or "filename*=" in segment.header("Content-Disposition", "")
+    if segment.filename or "filename*=" in segment.header("Content-Disposition", ""):
+        return True
+    # RFC 7578 wants a file name, but not all clients have one to send. A file input left empty has no bytes.
+    kind = segment.content_type or ""
+    is_typed = kind.startswith("image/") or kind == "application/octet-stream"
+    return bool(data) and (is_typed or b"\0" in data[:BINARY_LOOK])
 
 
-def _file(segment: multipart.MultipartSegment, data: bytes) -> bytes:
-    """A file's bytes, decoded if they were sent in base64. Raises ClientError: they say so, and are not."""
+def _decoded(segment: multipart.MultipartSegment, name: str, data: bytes) -> bytes:
+    """A file's bytes, decoded if they were sent in base64. Raises ClientError: declared, but not base64."""
     is_declared = segment.header("Content-Transfer-Encoding", "").strip().lower() == "base64"
     if not is_declared and not _BASE64.fullmatch(data):
         return data
@@ -90,7 +109,7 @@ def _file(segment: multipart.MultipartSegment, data: bytes) -> bytes:
     except ValueError:
         if is_declared:
             raise ClientError(
-                f"The file in the field {segment.name[:60]!r} is not base64, though its "
+                f"The file in the field {name[:60]!r} is not base64, though its "
                 "Content-Transfer-Encoding says so."
             ) from None
         return data

@@ -4,6 +4,7 @@ Owns its shape, its bounds and the words of its refusal; msgspec reads it, and d
 Opens no address and no path: a picture is what the body holds.
 """
 
+import codecs
 import re
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -21,12 +22,14 @@ MIMETYPE: Final = "application/json"
 _DATA_URL: Final = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{1,100}){0,4};base64,", re.IGNORECASE)
 """What FileReader and canvas.toDataURL put before the base64 (RFC 2397)."""
 
+_TO_STANDARD: Final = str.maketrans("-_", "+/", "\r\n\t")
+
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]{1,20}[:]", re.IGNORECASE)
 
 Base64 = Annotated[
     str,
     Meta(
-        description="A picture file in base64 (RFC 4648, section 4: with padding, without line breaks). "
+        description="A picture file in base64 (RFC 4648, section 4 or 5; padding and line breaks are free). "
         "`data:image/png;base64,` may stand before it. No address is opened.",
         extra_json_schema={"format": "byte", "contentEncoding": "base64", "contentMediaType": "image/*"},
     ),
@@ -61,7 +64,7 @@ class JsonUpload:
 def read(body: bytes) -> JsonUpload:
     """Read a body. Raises ClientError where it is not of the shape."""
     try:
-        wanted = msgspec.json.decode(body, type=PredictBody)
+        wanted = msgspec.json.decode(_as_utf_8(body), type=PredictBody)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         said = str(error) if isinstance(error, msgspec.ValidationError) else ""
         if said.endswith("at `$.top`"):  # as in the query, not in the library's words of numbers
@@ -81,15 +84,29 @@ def read(body: bytes) -> JsonUpload:
     return JsonUpload([_picture(text) for text in texts], parameters, is_list)
 
 
+def _as_utf_8(body: bytes) -> bytes:
+    """JSON without the byte order mark that .NET and PowerShell write; it may say that this is UTF-16."""
+    if body.startswith(codecs.BOM_UTF8):
+        return body[len(codecs.BOM_UTF8) :]
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return body.decode("utf-16").encode()
+    return body
+
+
 def _picture(text: str) -> bytes | ClientError:
     prefix = _DATA_URL.match(text)
     if prefix is None and _ADDRESS.match(text):
         return InvalidImage(
             "The picture is an address, and none is opened: send the picture's bytes as base64."
         )
+    data = text[prefix.end() :] if prefix else text
     try:
-        return pybase64.b64decode(text[prefix.end() :] if prefix else text, validate=True)
+        return pybase64.b64decode(data, validate=True)
     except ValueError:
-        return InvalidImage(
-            "The picture is not base64 (RFC 4648, section 4: with its padding, without line breaks)."
-        )
+        pass
+    # As MIME breaks its lines, as JSON Web Tokens spell it, as a careless encoder leaves it.
+    data = data.translate(_TO_STANDARD).rstrip("=")
+    try:
+        return pybase64.b64decode(data + "=" * (-len(data) % 4), validate=True)
+    except ValueError:
+        return InvalidImage("The picture is not base64 (RFC 4648).")

@@ -13,7 +13,7 @@ from flask import Request
 from broker.errors import ClientError
 from broker.messages import Card
 from web.errors import UnsupportedUpload
-from web.uploads import forms, json_bodies
+from web.uploads import content_coding, forms, json_bodies
 from web.uploads.forms import Form
 from web.uploads.parameters import MAX_PICTURES, Top
 
@@ -21,6 +21,11 @@ FIELDS: Final = ("image", "file", "img")
 """Form fields that mean the same: those of the pattern and of its best-known copies."""
 
 _RAW_TYPES: Final = ("image/", "application/octet-stream")
+
+_DEFAULT_TYPE: Final = "application/x-www-form-urlencoded"
+"""What curl --data-binary, urllib and Java's HttpURLConnection call any body that they are not told of."""
+
+NO_PICTURE: Final = "There is no picture: curl -X POST -F image=@photo.jpg http://HOST/predict"
 
 Picture = bytes | ClientError
 """The bytes of a file; or why there are none, where the others of the request are sound."""
@@ -56,27 +61,49 @@ def read(request: Request) -> Upload:
         boundary = request.mimetype_params.get("boundary")
         if not boundary:
             raise ClientError("The form's Content-Type names no boundary: let your client set this header.")
-        form = forms.read(request.get_data(cache=False), boundary)
+        form = forms.read(_body(request), boundary)
         pictures, parameters = _pictures(form), form.texts
         is_list = len(pictures) > 1
         field = next(name for name, _ in form.files if name in FIELDS)
     elif kind.startswith(_RAW_TYPES):
-        pictures = [request.get_data(cache=False)]
+        pictures = [_body(request)]
     elif kind == json_bodies.MIMETYPE:
-        json = json_bodies.read(request.get_data(cache=False))
+        json = json_bodies.read(_body(request))
         pictures, parameters, is_list = json.pictures, json.parameters, json.is_list
-    elif kind and request.content_length != 0:
-        raise UnsupportedUpload(
-            f"A body of {kind} is not taken: send multipart/form-data with a file in the field `image`, "
-            "the picture itself as the body with its type, such as Content-Type: image/jpeg, or "
-            'application/json: {"image": "BASE64"}.'
-        )
     else:
-        raise ClientError("There is no picture: curl -X POST -F image=@photo.jpg http://HOST/predict")
+        pictures = [_untyped(request, kind)]
     sources = (request.args, parameters)
     tops = [source["top"] for source in sources if source.get("top")]
     given = {name: text for source in reversed(sources) for name, text in source.items() if text}
     return Upload(pictures, given, tops, is_list, field)
+
+
+def _body(request: Request) -> bytes:
+    """The body's bytes, inflated where the client has compressed them."""
+    body = request.get_data(cache=False)
+    if not (codings := request.headers.get("Content-Encoding", "")):
+        return body
+    return content_coding.decoded(body, codings, at_most=request.max_content_length or len(body))
+
+
+def _untyped(request: Request, kind: str) -> bytes:
+    """A body that may be a picture though nothing says so (RFC 9110, section 8.3).
+
+    Raises ClientError where there is none, UnsupportedUpload for other types.
+    """
+    if request.content_length == 0:
+        raise ClientError(NO_PICTURE)
+    if not kind or kind == _DEFAULT_TYPE:
+        body = _body(request)
+        if not body:
+            raise ClientError(NO_PICTURE)
+        if not kind or b"\0" in body[: forms.BINARY_LOOK]:  # no form without a file has one
+            return body
+    raise UnsupportedUpload(
+        f"A body of {kind} is not taken: send multipart/form-data with a file in the field `image`, "
+        "the picture itself as the body with its type, such as Content-Type: image/jpeg, or "
+        'application/json: {"image": "BASE64"}.'
+    )
 
 
 def _pictures(form: Form) -> list[Picture]:

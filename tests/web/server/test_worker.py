@@ -1,6 +1,7 @@
 """The patient worker's loop over real sockets, in this process, with an app of its own and short bounds."""
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -76,6 +77,16 @@ def test_an_answer_reaches_a_client_that_is_still_sending(serving: Serving) -> N
     client.send(post(b"x" * (AT_MOST + 1))[:-1])  # all of it before the first look at the answer
     assert client.answer()[0] == 413
     assert client.at_end()
+
+
+def test_a_client_that_reads_nothing_before_it_has_sent_everything_gets_its_413(serving: Serving) -> None:
+    client = serving.client()
+    client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (2 * AT_MOST))
+    for _ in range(20):  # twice as long as the fixture lets one linger that sends nothing
+        client.send(b"x" * (AT_MOST // 10))
+        time.sleep(0.04)
+    status, body, _ = client.answer()
+    assert (status, body["error"]["code"]) == (413, "too_large")  # type: ignore[index]
 
 
 def test_clients_of_every_slow_kind_hold_no_thread(serving: Serving) -> None:

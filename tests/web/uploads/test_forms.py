@@ -32,6 +32,36 @@ def test_a_name_spelt_as_rfc_5987_does_is_a_file_s() -> None:
     assert forms.read(head + b"bytes\r\n--b--\r\n", "b").files == [("image", b"bytes")]
 
 
+@pytest.mark.parametrize("charset", ["gbk", "shift-jis", "big5"])
+def test_a_file_name_in_any_charset_is_a_file_s(charset: str) -> None:
+    head = '--b\r\nContent-Disposition: form-data; name="image"; filename="\u8868\u5357.jpg"\r\n\r\n'
+    assert forms.read(head.encode(charset) + b"bytes\r\n--b--\r\n", "b").files == [("image", b"bytes")]
+
+
+def test_any_byte_may_be_in_a_file_name() -> None:
+    for byte in set(range(1, 256)) - {*b'\r\n"\\'}:
+        head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="%c.jpg"\r\n\r\n' % byte
+        assert forms.read(head + b"bytes\r\n--b--\r\n", "b").files == [("image", b"bytes")]
+
+
+def test_a_field_s_name_is_utf_8() -> None:
+    assert forms.read(_part("\u56fe", b"3") + b"--b--", "b").texts == {"\u56fe": "3"}
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/PNG", "application/octet-stream"])
+@pytest.mark.parametrize("name", ["", '; filename=""'])
+def test_a_part_with_a_picture_s_type_is_a_file(kind: str, name: str) -> None:
+    head = f'--b\r\nContent-Disposition: form-data; name="image"{name}\r\nContent-Type: {kind}\r\n\r\n'
+    assert forms.read(head.encode() + b"bytes\r\n--b--\r\n", "b").files == [("image", b"bytes")]
+    # But a file input left empty, as browsers send it, is none.
+    assert forms.read(head.encode() + b"\r\n--b--\r\n", "b").files == []
+
+
+def test_a_part_without_a_name_or_a_type_is_a_file_if_it_is_binary() -> None:
+    big = b"\x89PNG\r\n\x1a\n\0\0" + b"x" * forms.MAX_TEXT_BYTES
+    assert forms.read(_part("image", big) + b"--b--", "b").files == [("image", big)]
+
+
 def test_text_that_is_not_utf_8_is_no_error() -> None:
     assert forms.read(_part("model", b"\xff") + b"--b--", "b").texts == {"model": "\ufffd"}
 

@@ -1,0 +1,166 @@
+"""From any of Pillow's modes to L or RGB, in sRGB: depth, transparency and colour profiles.
+
+Owns what a stored value looks like to a person. Bounds what a colour profile may cost; one that can't be used
+is passed over, as browsers do. Knows no upload but a PNG whose 16-bit colour key needs both bytes.
+"""
+
+import io
+from collections.abc import Callable
+from functools import lru_cache, reduce
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageCms, ImageFile
+
+MAX_PROFILE_BYTES: Final = 4 * 1024 * 1024
+"""The largest profiles, of printing presses, have 3 MB; cameras' have 500 bytes."""
+
+_SAME: Final = 3
+"""Of 255: a profile that moves no colour further than this is taken for sRGB's own. Writers round it."""
+
+_SPACES: Final = {"L": "GRAY", "RGB": "RGB ", "RGBA": "RGB ", "CMYK": "CMYK"}
+"""The kind of profile that suits a mode."""
+
+_PHOTOMETRIC: Final = 262
+"""TIFF's tag that says what zero looks like: 0 is white, 1 is black."""
+
+_DEEP_RGB: Final = "RGB;16B"
+_DEEP_RGB_LOW: Final = "RGB;16L"
+"""Pillow's way to read the upper bytes of a PNG's 16-bit values, and one that reads the lower."""
+
+_GREY_BITS: Final = {"1": 1, "L;2": 2, "L;4": 4, "L": 8}
+
+_Convert = Callable[[Image.Image], Image.Image]
+
+
+def colour_key(image: ImageFile.ImageFile, png: bytes) -> Image.Image | None:
+    """Settle a PNG's colour key before its pixels are decoded: in `image`, or as the alpha that is returned.
+
+    Pillow has the key as it is stored, and the pixels scaled from 2 or 4 bits, or cut from 16.
+    """
+    key, raw = image.info.get("transparency"), image.tile[0].args if image.tile else None
+    if isinstance(key, int) and raw in _GREY_BITS and raw != "1":
+        most = (1 << _GREY_BITS[raw]) - 1
+        image.info["transparency"] = (key & most) * 255 // most
+    elif isinstance(key, tuple) and raw == _DEEP_RGB:
+        del image.info["transparency"]
+        upper, lower = (_read_as(raw_mode, png) for raw_mode in (_DEEP_RGB, _DEEP_RGB_LOW))
+        wanted = [*(part >> 8 for part in key), *(part & 255 for part in key)]
+        matches = (
+            channel.point([255 * (value == part) for value in range(256)])
+            for channel, part in zip((*upper.split(), *lower.split()), wanted, strict=True)
+        )
+        return ImageChops.invert(reduce(ImageChops.darker, matches))
+    elif isinstance(key, tuple):
+        image.info["transparency"] = tuple(part & 255 for part in key)
+    return None
+
+
+def _read_as(raw_mode: str, png: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(png), formats=("PNG",))
+    image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
+    image.load()
+    return image
+
+
+def as_people_see(image: Image.Image) -> Image.Image:
+    """The image in mode L or RGB, in sRGB, its transparency laid on white paper."""
+    profile = image.info.get("icc_profile")
+    if image.mode in ("L", "RGB") and not profile and "transparency" not in image.info:
+        return image  # the usual upload
+    image = _plain_mode(image)
+    if profile:
+        image = _as_srgb(image, profile)
+    if image.mode == "RGBA":
+        paper = Image.new("RGB", image.size, "white")
+        paper.paste(image, mask=image.getchannel("A"))
+        return paper
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _plain_mode(image: Image.Image) -> Image.Image:
+    """In mode L, RGB, RGBA or CMYK."""
+    if image.mode.startswith("I") or image.mode == "F":
+        grey, key = _scaled_to_8_bits(image), image.info.get("transparency")
+        if not isinstance(key, int):
+            return grey
+        keyed = grey.convert("RGBA")
+        keyed.putalpha(Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8)))
+        return keyed
+    if image.mode in ("LAB", "HSV", "YCbCr"):
+        return image.convert("RGB")
+    if image.mode == "La":  # the one step that Pillow does not take itself
+        image = image.convert("LA")
+    if image.mode != "RGBA" and image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in _SPACES else image.convert("RGB")
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits: 16-bit values by their upper byte; wider or real ones by their range."""
+    raw = np.asarray(image)
+    grey: NDArray[np.uint8]
+    if raw.dtype.kind == "u" or (raw.dtype.kind == "i" and raw.min() >= 0 and 255 < raw.max() <= 65535):
+        grey = (raw >> 8).astype(np.uint8)
+    else:
+        values = np.nan_to_num(raw.astype(np.float32))
+        low, high = float(values.min()), float(values.max())
+        if low >= 0 and high <= 255 and image.mode != "F":
+            grey = values.astype(np.uint8)
+        else:
+            grey = ((values - low) * (255 / (high - low or 1.0))).round().astype(np.uint8)
+    # Pillow inverts TIFFs of up to 8 bits itself, but not these.
+    is_white_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    return Image.fromarray(255 - grey if is_white_zero else grey)
+
+
+def _as_srgb(image: Image.Image, profile: object) -> Image.Image:
+    """The image with its colours in sRGB; as it is where they are already, or the profile can't be used."""
+    if not isinstance(profile, bytes) or len(profile) > MAX_PROFILE_BYTES:
+        return image
+    try:
+        convert = _conversion(profile, image.mode)
+        return image if convert is None else convert(image)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, SyntaxError):
+        return image
+
+
+@lru_cache(maxsize=16)
+def _conversion(profile: bytes, mode: str) -> _Convert | None:
+    """What takes a mode's values to sRGB; None where they stay as they are. Cached: it takes milliseconds."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if source.profile.xcolor_space != _SPACES[mode]:
+        return None
+    made = "RGBA" if mode == "RGBA" else "RGB"
+    transform = ImageCms.ImageCmsTransform(
+        source,
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+        mode,
+        made,
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    if mode == "CMYK":
+        return transform.apply
+    sample = _greys() if mode == "L" else _cube().convert(mode)
+    moved = transform.apply(sample)
+    change = ImageChops.difference(moved.convert("RGB"), sample.convert("RGB")).getextrema()
+    if np.max(change) <= _SAME:
+        return None
+    if mode == "L":
+        table = list(moved.getchannel("G").tobytes())
+        return lambda image: image.point(table)
+    return transform.apply_in_place
+
+
+def _greys() -> Image.Image:
+    return Image.frombytes("L", (256, 1), bytes(range(256)))
+
+
+def _cube() -> Image.Image:
+    """Colours from all over the cube of RGB: 9 x 9 x 9 of them."""
+    steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+    return Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3))

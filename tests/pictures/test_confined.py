@@ -1,0 +1,134 @@
+"""AVIF and HEIC: decoded as the others are, and bounded from outside where they are not what they say."""
+
+import contextlib
+import struct
+import time
+
+import numpy as np
+import pillow_heif
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from broker.errors import ClientError
+from broker.messages import Fit, InputSpec
+from pictures import confined, decoder_process
+from pictures.decode import ImageTooLarge, InvalidImage, Size, UnsupportedFormat, decode, decode_near
+from pictures.fit import prepare
+from tests.support.pictures import encoded
+
+MANY = 10_000_000
+RED = (250, 10, 20)
+
+pillow_heif.register_heif_opener()
+
+_SEEDS = {
+    kind: encoded(Image.new("RGB", (64, 48), RED), kind, quality=90) for kind in decoder_process.FORMATS
+}
+
+
+@pytest.mark.parametrize("kind", decoder_process.FORMATS)
+def test_it_is_decoded_as_others_are(kind: str) -> None:
+    decoded = decode(_SEEDS[kind], max_pixels=MANY)
+    assert decoded.size == (64, 48)
+    assert np.abs(np.asarray(decoded)[20, 20].astype(int) - RED).max() <= 8
+
+
+@pytest.mark.parametrize("kind", decoder_process.FORMATS)
+def test_it_is_decoded_as_small_as_is_needed_and_known_whole(kind: str) -> None:
+    upload = encoded(Image.new("RGB", (640, 320), RED), kind)
+    image, whole = decode_near(upload, max_pixels=MANY, needed=Size(shortest=100))
+    assert (image.size, whole) == ((214, 107), (640, 320))
+    image, whole = decode_near(upload, max_pixels=MANY, needed=Size(longest=320))
+    assert (image.size, whole) == ((320, 160), (640, 320))
+
+
+@pytest.mark.parametrize("kind", decoder_process.FORMATS)
+def test_it_is_turned_upright_once(kind: str) -> None:
+    stored = Image.new("RGB", (64, 32), "black")
+    stored.paste((255, 255, 255), (0, 0, 32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    prepared = prepare(
+        encoded(stored, kind, exif=exif.tobytes(), quality=95),
+        InputSpec(32, 64, 3, Fit.STRETCH),
+        max_pixels=MANY,
+    )
+    assert prepared.original_size == (32, 64)
+    assert prepared.pixels[16].mean() > 240
+    assert prepared.pixels[48].mean() < 15
+
+
+@pytest.mark.parametrize("kind", decoder_process.FORMATS)
+def test_transparency_is_laid_on_white(kind: str) -> None:
+    decoded = decode(encoded(Image.new("RGBA", (32, 32), (0, 0, 0, 0)), kind), max_pixels=MANY)
+    assert np.asarray(decoded).min() > 250
+
+
+@pytest.mark.parametrize("kind", decoder_process.FORMATS)
+def test_the_bound_on_pixels_is_judged_from_the_header(kind: str) -> None:
+    with pytest.raises(ImageTooLarge, match="64 x 48 pixels; at most 3071"):
+        decode(_SEEDS[kind], max_pixels=64 * 48 - 1)
+
+
+@pytest.mark.parametrize("kind", decoder_process.FORMATS)
+def test_a_header_that_lies_ends_its_decoder_alone(kind: str) -> None:
+    upload = bytearray(encoded(Image.new("L", (4000, 3000)), kind))
+    at = bytes(upload).index(b"ispe") + 8
+    upload[at : at + 8] = struct.pack(">II", 64, 64)
+    begun = time.monotonic()
+    # libheif refuses it; libavif scales the picture to what the header says.
+    with contextlib.suppress(InvalidImage):
+        assert decode(bytes(upload), max_pixels=100_000).size == (64, 64)
+    assert time.monotonic() - begun < 20
+
+
+def test_a_decoder_without_time_or_memory_is_a_broken_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "_WALL_S", 0.001)
+    with pytest.raises(InvalidImage, match="broken or cut short"):
+        decode(_SEEDS["AVIF"], max_pixels=MANY)
+
+
+@pytest.mark.parametrize("kind", decoder_process.FORMATS)
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_one_cut_short_is_broken(kind: str, keep: float) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    upload = encoded(Image.fromarray(noise), kind)
+    with pytest.raises(InvalidImage, match="broken or cut short"):
+        decode(upload[: int(len(upload) * keep)], max_pixels=MANY)
+
+
+@pytest.mark.parametrize(
+    ("upload", "words"),
+    [
+        (b"\xff\x0a" + b"\0" * 20, "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"\xef\xbb\xbf  <svg>", "an SVG drawing"),
+        (b"\0\0\0\x18ftypmp42", "a video"),
+        (b"\0\0\0\x18ftypcrx ", "raw picture"),
+        (b"8BPS\0\x01", "Photoshop"),
+        (b"\0\0\1\0\1\0\x10\x10", "icon"),
+    ],
+)
+def test_a_refusal_names_what_came_and_what_to_do(upload: bytes, words: str) -> None:
+    with pytest.raises(UnsupportedFormat, match=f"{words}.*convert it to JPEG, PNG"):
+        decode(upload, max_pixels=MANY)
+
+
+@settings(
+    max_examples=24,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(data=st.data(), kind=st.sampled_from(decoder_process.FORMATS))
+def test_a_damaged_one_is_decoded_or_refused_never_more(data: st.DataObject, kind: str) -> None:
+    upload = bytearray(_SEEDS[kind])
+    for _ in range(data.draw(st.integers(1, 6))):
+        upload[data.draw(st.integers(12, len(upload) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ClientError):  # anything else fails the test
+        decode(bytes(upload), max_pixels=MANY)

@@ -1,0 +1,76 @@
+"""A PNG's extras are no reason to refuse it, and what it needs is kept."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from pictures import png_chunks
+from pictures.decode import InvalidImage, decode
+from tests.support.pictures import encoded
+
+PIXELS = np.random.default_rng(5).integers(0, 255, (9, 7, 3), dtype=np.uint8)
+PLAIN = encoded(Image.fromarray(PIXELS))
+
+
+def _with(kind: bytes, data: bytes, *, crc: int | None = None, at: int = 33) -> bytes:
+    """The picture with one chunk more, after its header unless told otherwise."""
+    total = zlib.crc32(kind + data) if crc is None else crc
+    return PLAIN[:at] + struct.pack(">I", len(data)) + kind + data + struct.pack(">I", total) + PLAIN[at:]
+
+
+BIG = zlib.compress(b"x" * 2_000_000)
+
+
+@pytest.mark.parametrize(
+    "upload",
+    [
+        _with(b"zTXt", b"Comment\0\0" + BIG),
+        _with(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + BIG),
+        _with(b"tEXt", b"x" * 3_000_000),
+        _with(b"iCCP", b"p\0\0" + BIG),
+        _with(b"iCCP", b"p\0\7" + BIG[:50]),
+        _with(b"iCCP", b""),
+        _with(b"pHYs", b"\0"),
+        _with(b"cHRM", b"\0" * 3),
+        _with(b"tEXt", b"x", crc=1),
+        _with(b"eXIf", b"II*\0", crc=1),
+        _with(b"acTL", b"\0" * 8),
+        _with(b"fcTL", b"\0"),
+        _with(b"zTXt", b"Comment\0\0" + BIG, at=len(PLAIN) - 12),
+        PLAIN[:-12],
+        PLAIN[:-6],
+    ],
+)
+def test_the_pixels_are_what_counts(upload: bytes) -> None:
+    assert np.array_equal(np.asarray(decode(upload, max_pixels=10_000)), PIXELS)
+
+
+def test_a_usual_picture_is_not_copied() -> None:
+    assert png_chunks.without_extras(PLAIN) is PLAIN
+    with_time = _with(b"tIME", b"\0" * 7)
+    assert png_chunks.without_extras(with_time) is with_time
+
+
+def test_text_by_the_thousand_is_passed_over() -> None:
+    words = PngInfo()
+    for _ in range(100):
+        words.add_text("k", "x" * 900_000, zip=True)
+    upload = encoded(Image.fromarray(PIXELS), pnginfo=words)
+    assert np.array_equal(np.asarray(decode(upload, max_pixels=10_000)), PIXELS)
+
+
+def test_what_is_needed_is_kept() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upload = encoded(Image.fromarray(PIXELS), exif=exif, dpi=(9, 9))
+    assert decode(upload, max_pixels=10_000).size == (9, 7)
+
+
+@pytest.mark.parametrize("cut", [20, 60, len(PLAIN) - 60])
+def test_missing_pixels_are_still_a_broken_picture(cut: int) -> None:
+    with pytest.raises(InvalidImage, match="broken or cut short"):
+        decode(PLAIN[:cut], max_pixels=10_000)

@@ -1,0 +1,85 @@
+"""A body that its client has compressed (RFC 9110, section 8.4), inflated within a bound.
+
+Owns which codings are taken. Knows no content type.
+"""
+
+import zlib
+from typing import Final
+
+import brotli
+
+from broker.errors import ClientError
+from web.errors import UnsupportedUpload
+from web.server.refusals import UploadTooLarge
+
+TAKEN: Final = "gzip, deflate, br"
+
+_BROKEN: Final = "The body is not the {} that its Content-Encoding names, or was cut short; send it again."
+
+_STEP: Final = 64 * 1024
+"""Brotli's decompressor is asked for so many bytes at once; it may give a little more."""
+
+
+def decoded(body: bytes, codings: str, *, at_most: int) -> bytes:
+    """The body without its codings, of at most so many bytes after each of them.
+
+    Raises ClientError, UnsupportedUpload or UploadTooLarge.
+    """
+    names = [name.strip().lower() for name in codings.split(",") if name.strip()]
+    if len(names) > 2:
+        raise UnsupportedUpload("Content-Encoding names more than two codings; send the body with one.")
+    for name in reversed(names):
+        match name:
+            case "identity":
+                continue
+            case "gzip" | "x-gzip":
+                body = _inflated(body, "gzip", 16 + zlib.MAX_WBITS, at_most)
+            case "deflate":
+                # Some clients leave out zlib's header, which has 8 in these bits.
+                wrapped = bool(body) and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0
+                body = _inflated(body, name, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS, at_most)
+            case "br":
+                body = _unbrotlied(body, at_most)
+            case _:
+                raise UnsupportedUpload(
+                    f"Content-Encoding: {name[:40]} is not taken; send the body as it is, or in {TAKEN}."
+                )
+    return body
+
+
+def _inflated(body: bytes, name: str, window: int, at_most: int) -> bytes:
+    pieces, left = [], at_most
+    while True:
+        inflate = zlib.decompressobj(window)
+        try:
+            pieces.append(inflate.decompress(body, left + 1))
+        except zlib.error:
+            raise ClientError(_BROKEN.format(name)) from None
+        left -= len(pieces[-1])
+        if left < 0:
+            raise UploadTooLarge.than(at_most, "also once it is inflated")
+        if not inflate.eof:
+            raise ClientError(_BROKEN.format(name))
+        body = inflate.unused_data
+        # A gzip body may have several members; each costs a call.
+        if not body or name != "gzip" or len(pieces) >= 1000:
+            return b"".join(pieces)
+
+
+def _unbrotlied(body: bytes, at_most: int) -> bytes:
+    inflate = brotli.Decompressor()
+    pieces, size = [], 0
+    try:
+        while True:
+            piece = inflate.process(body, output_buffer_limit=_STEP)
+            body = b""
+            size += len(piece)
+            if size > at_most:
+                raise UploadTooLarge.than(at_most, "also once it is inflated")
+            pieces.append(piece)
+            if inflate.is_finished():
+                return b"".join(pieces)
+            if not piece and inflate.can_accept_more_data():
+                raise ClientError(_BROKEN.format("br"))
+    except brotli.error:
+        raise ClientError(_BROKEN.format("br")) from None
