@@ -52,7 +52,13 @@ def encode_job(job: Job) -> bytes:
 def decode_job(payload: bytes) -> Job:
     """JSON to Job; its image is a read-only array over the decoded bytes. Raises MalformedMessage."""
     wire = decode(payload, _WireJob)
-    image = _image(wire.image)
+    text = memoryview(wire.image)
+    if text[0] != ord('"'):
+        raise MalformedMessage("the image is not a string")
+    try:
+        image = pybase64.b64decode(text[1:-1], validate=True)
+    except ValueError as error:
+        raise MalformedMessage(f"the image is not base64: {error}") from None
     if min(wire.shape) < 1 or len(image) != math.prod(wire.shape):
         raise MalformedMessage(f"{len(image)} bytes of image do not fill the shape {wire.shape}")
     pixels: NDArray[np.uint8] = np.frombuffer(image, np.uint8).reshape(wire.shape)
@@ -75,14 +81,3 @@ def decode(payload: bytes, kind: type[_Message]) -> _Message:
         return msgspec.json.decode(payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedMessage(f"not a {kind.__name__.strip('_')}: {error}") from None
-
-
-def _image(string: msgspec.Raw) -> bytes:
-    """The bytes of a JSON string of base64."""
-    text = memoryview(string)
-    if text[0] != ord('"'):
-        raise MalformedMessage("the image is not a string")
-    try:
-        return pybase64.b64decode(text[1:-1], validate=True)
-    except ValueError as error:
-        raise MalformedMessage(f"the image is not base64: {error}") from None

@@ -68,10 +68,6 @@ class Size:
     shortest: int = 0
     longest: int = 0
 
-    def side(self, whole: tuple[int, int]) -> int:
-        """The short side that a picture of this (width, height) needs."""
-        return self.shortest or -(-self.longest * min(whole) // max(whole))
-
 
 WHOLE: Final = Size(shortest=MAX_SIDE)
 
@@ -138,7 +134,9 @@ def _pixels(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Imag
 def _by_pillow(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Image, tuple[int, int]]:
     image = Image.open(io.BytesIO(upload), formats=FORMATS)
     _check_size(image.size, max_pixels)
-    _refuse_fax(image)
+    if image.format == "TIFF" and (coding := image.info.get("compression")) in _FAX:
+        # For each broken row of one libtiff writes a line to the log: 622 bytes made 123 MB of log in 23 s.
+        raise UnsupportedFormat(f"A TIFF in {coding} coding is not taken; send it as PNG.")
     width, height = whole = image.size
     if image.format in jpeg_scans.FORMATS and jpeg_scans.too_many(
         upload, pixels=width * height, max_pixels=max_pixels
@@ -147,7 +145,8 @@ def _by_pillow(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.I
     alpha = None
     if image.format == "PNG" and "transparency" in image.info:
         alpha = colours.colour_key(image, upload)
-    image.draft(None, (needed.side(whole),) * 2)
+    side = needed.shortest or -(-needed.longest * min(whole) // max(whole))
+    image.draft(None, (side, side))
     image.load()
     if alpha is not None:
         image.putalpha(alpha)
@@ -175,16 +174,6 @@ def _too_large(size: tuple[int, int], max_pixels: int) -> ImageTooLarge:
         f"The picture has {size[0]} x {size[1]} pixels; at most {max_pixels} are taken, "
         f"and {MAX_SIDE} a side. Make it smaller and send it again."
     )
-
-
-def _refuse_fax(image: Image.Image) -> None:
-    """Raise UnsupportedFormat for a TIFF in a fax coding, before its pixels are decoded.
-
-    For each broken row of one libtiff writes a line to the log: 622 bytes made 123 MB of log in 23 s.
-    """
-    compression = str(image.info.get("compression", "")) if image.format == "TIFF" else ""
-    if compression in _FAX:
-        raise UnsupportedFormat(f"A TIFF in {compression} coding is not taken; send it as PNG.")
 
 
 def _turn_upright(image: Image.Image) -> bool:

@@ -35,14 +35,10 @@ def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPictu
 
     Raises InvalidImage, ImageTooLarge or UnsupportedFormat, as decode.py says.
     """
-    needed = Size(shortest=_needed_side(spec))
-    image, original_size = decode_near(upload, max_pixels=max_pixels, needed=needed)
+    # A JPEG with more pixels than the model needs is decoded smaller.
+    side = _INK_SIDE if spec.fit is Fit.INK else max(spec.width, spec.height, spec.resize)
+    image, original_size = decode_near(upload, max_pixels=max_pixels, needed=Size(shortest=side))
     return PreparedPicture(fit(image, spec), original_size)
-
-
-def _needed_side(spec: InputSpec) -> int:
-    """How many pixels each side of a picture needs for its model; a JPEG with more is decoded smaller."""
-    return _INK_SIDE if spec.fit is Fit.INK else max(spec.width, spec.height, spec.resize)
 
 
 def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:

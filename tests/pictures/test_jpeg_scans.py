@@ -70,7 +70,9 @@ def test_no_other_bytes_hide_a_scan(hidden: bytes) -> None:
 
 
 def test_a_jpeg_of_nothing_but_markers_is_not_read_to_its_end() -> None:
-    assert jpeg_scans.too_many(b"\xff\xd8" + b"\xff\xfe\x00\x02" * 10_000, pixels=1, max_pixels=MANY)
+    scans = b"\xff\xda\x00\x02" * 9  # with fewer nothing is looked at
+    markers = b"\xff\xd8" + b"\xff\xfe\x00\x02" * 10_000 + scans
+    assert jpeg_scans.too_many(markers, pixels=0, max_pixels=MANY)
     assert not jpeg_scans.too_many(b"\xff\xd8", pixels=0, max_pixels=MANY)
 
 

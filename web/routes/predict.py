@@ -6,7 +6,6 @@ Owns the shape of requests and answers. What happens in between is jobs.py's.
 import socket
 import time
 import uuid
-from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -21,7 +20,6 @@ from web import errors, responses
 from web.errors import NotFound
 from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
 from web.middleware import request_ids
-from web.model_choice import ModelChoice
 from web.responses import Answer, AnswerList, Each, ErrorDetail, FailedAnswer, PendingAnswer
 from web.uploads import preferences, reader
 from web.uploads.reader import Picture, Upload
@@ -33,16 +31,6 @@ _INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 PictureResult = SubmittedJob | Result | ServiceError
 """What became of one picture: it waits for a poller, has its result, or failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class PredictRequest:
-    """What one request asks: its pictures, the model for all of them, and how their jobs are answered."""
-
-    upload: Upload
-    choice: ModelChoice
-    options: JobOptions
-    top: int
 
 
 @blueprint.post("/predict")
@@ -98,7 +86,6 @@ def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[Pictu
     choice = jobs.models.choose(upload.parameters.get("model"))
     # A request that asks for too many predictions is refused whole.
     top = reader.top(upload, choice.view.card, asked=choice.asked.card)
-    asked = PredictRequest(upload, choice, options, top)
     results: list[PictureResult] = []
     try:
         for picture in upload.pictures:
@@ -107,21 +94,49 @@ def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[Pictu
                 continue
             if results and _is_client_gone():
                 raise ClientGone("The client closed the connection.")
-            results.append(_submit(jobs, asked, picture))
+            try:
+                if isinstance(picture, ClientError):
+                    raise picture
+                results.append(jobs.submit(choice, picture, options, top=top))
+            except ServiceError as error:
+                results.append(error)
         for number, job in enumerate(results):
             if isinstance(job, SubmittedJob) and not options.polled:
-                results[number] = _wait(jobs, job)
-                if isinstance(results[number], ModelUnavailable) and not upload.parameters.get("model"):
-                    # The default was loading when this was submitted; only now is its fallback known.
-                    results[number] = again = _submit_again(jobs, asked, upload.pictures[number])
-                    if isinstance(again, SubmittedJob):
-                        results[number] = _wait(jobs, again)
+                try:
+                    results[number] = jobs.wait(job, is_client_gone=_is_client_gone)
+                except ClientGone:
+                    raise
+                except ServiceError as error:
+                    # A default that failed meanwhile has a fallback, perhaps.
+                    is_default = isinstance(error, ModelUnavailable) and not upload.parameters.get("model")
+                    picture = upload.pictures[number]
+                    results[number] = _by_fallback(jobs, upload, options, picture) if is_default else error
     except BaseException:
         for result in results:
             if isinstance(result, SubmittedJob):
                 jobs.cancel(result)
         raise
     return results
+
+
+def _by_fallback(
+    jobs: JobClient, upload: Upload, options: JobOptions, picture: Picture
+) -> Result | ServiceError:
+    """One picture's result where the default failed after it was submitted: only now is its fallback known.
+
+    Raises ClientGone.
+    """
+    try:
+        choice = jobs.models.choose(None)
+        top = reader.top(upload, choice.view.card, asked=choice.asked.card)
+        if isinstance(picture, ClientError):
+            return picture
+        job = jobs.submit(choice, picture, options, top=top)
+        return jobs.wait(job, is_client_gone=_is_client_gone)
+    except ClientGone:
+        raise
+    except ServiceError as error:
+        return error
 
 
 def answers(jobs: JobClient, upload: Upload, *, started_at: float) -> list[Result | ServiceError]:
@@ -145,36 +160,6 @@ def answers(jobs: JobClient, upload: Upload, *, started_at: float) -> list[Resul
         else:
             results.append(result)
     return results
-
-
-def _submit(jobs: JobClient, asked: PredictRequest, picture: Picture) -> SubmittedJob | ServiceError:
-    """Submit one picture; a failure is that picture's alone."""
-    if isinstance(picture, ClientError):
-        return picture
-    try:
-        return jobs.submit(asked.choice, picture, asked.options, top=asked.top)
-    except ServiceError as error:
-        return error
-
-
-def _submit_again(jobs: JobClient, asked: PredictRequest, picture: Picture) -> SubmittedJob | ServiceError:
-    """Submit one picture to the model that answers for the default now."""
-    try:
-        choice = jobs.models.choose(None)
-        top = reader.top(asked.upload, choice.view.card, asked=choice.asked.card)
-    except ServiceError as error:
-        return error
-    return _submit(jobs, replace(asked, choice=choice, top=top), picture)
-
-
-def _wait(jobs: JobClient, job: SubmittedJob) -> Result | ServiceError:
-    """The job's result. Raises ClientGone: then nobody waits for the others either."""
-    try:
-        return jobs.wait(job, is_client_gone=_is_client_gone)
-    except ClientGone:
-        raise
-    except ServiceError as error:
-        return error
 
 
 def _one(result: PictureResult, *, is_named: bool = False) -> Response:

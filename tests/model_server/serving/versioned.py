@@ -104,5 +104,5 @@ def failed(client: redis.Redis, keys: Keys, folder: Path, reason: str) -> Model:
         original(made, folder, client, keys)
     made.on_load = lambda: fail(made)
     made.serving.start(watching=False)
-    eventually(made.is_settled)
+    eventually(lambda: made.is_settled() and made.state == "failed")  # it says so a moment later
     return made
