@@ -12,7 +12,7 @@ from model_server.catalogue.model_toml import NormalisationName
 
 
 class BaseError(ValueError):
-    """The base can't be had or used; the message says why and what to do."""
+    """The base can't be loaded or used; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of the pictures that are told rightly."""
+        """Share of the pictures that are classified correctly."""
         return float(self.matrix.trace() / self.matrix.sum())
 
     def by_class(self) -> dict[str, dict[str, float | int]]:
@@ -71,10 +71,10 @@ class Evaluation:
     def lines(self) -> list[str]:
         """A table of the classes, the worst first."""
         width = max(5, *map(len, self.classes))
-        told = [f"{'class':{width}}  held out  recall  precision"]
+        lines = [f"{'class':{width}}  held out  recall  precision"]
         for name, of in sorted(self.by_class().items(), key=lambda pair: pair[1]["recall"]):
-            told.append(f"{name:{width}}  {of['held_out']:8}  {of['recall']:6.4f}  {of['precision']:9.4f}")
-        return told
+            lines.append(f"{name:{width}}  {of['held_out']:8}  {of['recall']:6.4f}  {of['precision']:9.4f}")
+        return lines
 
 
 def judge(classes: Sequence[str], labels: NDArray[np.int64], outputs: NDArray[np.float32]) -> Evaluation:
@@ -84,8 +84,8 @@ def judge(classes: Sequence[str], labels: NDArray[np.int64], outputs: NDArray[np
     return Evaluation(tuple(classes), matrix)
 
 
-def write_report(path: Path, verdict: Evaluation, told: dict[str, Any]) -> None:
-    """The figures as JSON, after what is `told` of how the network came to be."""
+def write_report(path: Path, verdict: Evaluation, provenance: dict[str, Any]) -> None:
+    """The figures as JSON, after `provenance`: how the network was made."""
     figures = {
         "held_out_accuracy": round(verdict.accuracy, 4),
         "classes": verdict.by_class(),
@@ -94,7 +94,7 @@ def write_report(path: Path, verdict: Evaluation, told: dict[str, Any]) -> None:
             for name, row in zip(verdict.classes, verdict.matrix.tolist(), strict=True)
         },
     }
-    path.write_text(json.dumps(told | figures, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(json.dumps(provenance | figures, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def draw_confusion(path: Path, verdict: Evaluation, title: str) -> None:

@@ -32,7 +32,7 @@ PEAK: Final = 0.25
 """Of the learning rate: it rises to it over the first fifth of the steps, and falls to 0 along a cosine."""
 WEIGHT_DECAY: Final = 0.013  # decoupled: what an L2 penalty of 1.3e-3 is at a momentum of 0.9
 PHOTOGRAPHS: Final = 0.2
-"""Beside every picture as it is, an epoch has as many photographs (see training.photographs), drawn anew."""
+"""Beside every picture as it is, an epoch has as many new photographs (see training.photographs)."""
 HELD_OUT: Final = 250  # of each class
 _MOVED: Final = 2 / 32
 _POLICIES: Final = {"bf16": "mixed_bfloat16", "fp32": "float32"}

@@ -41,7 +41,7 @@ class TrainingPlan:
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc] # Keras ships no types
-    """Some rows of the pictures, normalised, with their labels; shuffled anew each epoch if asked."""
+    """Some rows of the pictures, normalised, with their labels; shuffled again each epoch if asked."""
 
     def __init__(
         self,

@@ -53,8 +53,8 @@ def run(
         learner = _learnt(base, read, len(classes), division, options)
         labels = read.pictures.labels[division.held_out]
         found = evaluation.judge(classes, labels, learner.outputs(division.held_out))
-    told = _told(options, base, division, skipped, learner)
-    _write(folder, learner, base, found, told, options)
+    provenance = _provenance(options, base, division, skipped, learner)
+    _write(folder, learner, base, found, provenance, options)
     print(f"held-out accuracy: {found.accuracy:.2%}", *found.lines(), sep="\n")
     if found.warning():
         print(found.warning())
@@ -93,7 +93,7 @@ def _say_division(classes: Sequence[str], division: Division) -> None:
     )
 
 
-def _told(
+def _provenance(
     options: argparse.Namespace,
     base: Base,
     division: Division,
@@ -122,7 +122,7 @@ def _write(
     learner: Learner,
     base: Base,
     found: evaluation.Evaluation,
-    told: dict[str, Any],
+    provenance: dict[str, Any],
     options: argparse.Namespace,
 ) -> None:
     file = f"{options.name}.keras"
@@ -134,7 +134,7 @@ def _write(
         learner.network.save(draft / file)
         if options.frozen_graph:
             frozen_graph.write(draft, options.name, learner.network, found.classes)
-        evaluation.write_report(draft / "report.json", found, told)
+        evaluation.write_report(draft / "report.json", found, provenance)
         evaluation.draw_confusion(draft / "confusion.png", found, f"{options.name}: {found.accuracy:.2%}")
         publish.write_labels(draft, found.classes)
         publish.write_model_toml(

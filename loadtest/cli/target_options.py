@@ -52,7 +52,7 @@ def target(found: argparse.Namespace) -> Target:
             ) from error
     if found.label:
         try:
-            jmespath.compile(found.label).search(None)  # only then an unknown function is told
+            jmespath.compile(found.label).search(None)  # only then is an unknown function reported
         except jmespath.exceptions.JMESPathTypeError:
             pass  # of no answer at all: expected
         except jmespath.exceptions.JMESPathError as error:

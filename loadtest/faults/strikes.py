@@ -27,7 +27,7 @@ _TAIL_BYTES: Final = 2000
 
 
 class Faults:
-    """Strikes with each command in turn until told to end; `struck` hears of each strike once it is over."""
+    """Strikes with each command in turn until stopped; `struck` hears of each strike once it is over."""
 
     def __init__(
         self,

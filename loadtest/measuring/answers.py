@@ -1,4 +1,4 @@
-"""Whether an answer is right, as far as it can be told from itself.
+"""Whether an answer is right, as far as the answer itself shows.
 
 Owns the shapes that an answer must have. What needs other answers to judge (the same label again, an id
 seen before) is judge.py's.
@@ -14,7 +14,7 @@ import msgspec
 from loadtest.sending.messages import Target
 
 _EXAMPLE_CHARACTERS: Final = 200
-_LARGEST_TOLD: Final = 10**9
+_LARGEST_VALUE: Final = 10**9
 
 
 class WrongAnswer(Exception):
@@ -28,7 +28,7 @@ class WrongAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServerAnswer:
-    """What a right answer told."""
+    """What a right answer said."""
 
     label: str = ""
     id: str = ""
@@ -47,7 +47,7 @@ class Reader:
         self._loads = msgspec.json.Decoder().decode
 
     def read(self, status: int, content: bytes, model: str) -> ServerAnswer:
-        """Return what a right answer told; raise WrongAnswer for any other. `model` is the one asked for."""
+        """Return what a right answer said; raise WrongAnswer for any other. `model` is the one asked for."""
         if self._check == "status":
             if 200 <= status < 300:
                 return ServerAnswer()
@@ -119,9 +119,9 @@ class Reader:
             raise WrongAnswer("bad answer: wrong number of predictions", f"{len(predictions)}, not {wanted}")
 
 
-def _is_number(told: object) -> bool:
+def _is_number(value: object) -> bool:
     """A number that can be meant: what a server tells of itself must not stop us."""
-    return isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told <= _LARGEST_TOLD
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LARGEST_VALUE
 
 
 def _label(expression: Any, body: Any, content: bytes) -> str:  # noqa: ANN401 - any JSON

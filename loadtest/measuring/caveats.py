@@ -69,8 +69,8 @@ def _of(point: Figures) -> Iterator[tuple[str, str]]:
     if point.interrupted:
         yield "interrupted", f"{point.interrupted} requests were unfinished, and are in no figure."
     if point.client.queued and point.load.is_open:
-        told = f"{point.client.queued} requests waited for a free connection; the wait counts as latency."
-        yield "connections", f"{told} --connections allows more."
+        text = f"{point.client.queued} requests waited for a free connection; the wait counts as latency."
+        yield "connections", f"{text} --connections allows more."
     told_ms = sum(ms for stage, ms in point.stages_ms.items() if stage not in {LEAVING, REST})
     if REST in point.stages_ms and told_ms > (point.latency_ms["mean"] or math.inf):
         yield "clock", "the server's stages add up to more than the latency: its clock is wrong."
@@ -85,9 +85,9 @@ def _of_the_tester(point: Figures) -> Iterator[tuple[str, str]]:
     leaving = point.stages_ms.get(LEAVING, 0.0)
     advice = f"use --processes {point.client.processes * 2}, or a separate machine."
     if is_own_limit(point):
-        told = f"{units.shown(leaving)} of {units.shown(mean)} ms arose in the load tester"
+        text = f"{units.shown(leaving)} of {units.shown(mean)} ms arose in the load tester"
         whose = "" if point.leaving_share < _MOSTLY else ": this is its limit, not the server's"
-        yield "limit", f"{told}{whose}; {advice}"
+        yield "limit", f"{text}{whose}; {advice}"
     elif busy > _BUSY:
         yield "busy", f"the load tester had no spare CPU ({busy:.0%} of a core): {advice}"
     elif point.client.lag_ms[1] > max(_LAG_MS, (mean - leaving) * _LAG_SHARE):

@@ -173,7 +173,7 @@ class Columns:
         return {kind: errors for kind, errors in found.items() if errors.count}
 
     def _arrays(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        # Copies: an array that NumPy looks into can't grow any more. Made anew only where records have come.
+        # Copies: an array that NumPy looks into can't grow any more. New ones only after new records.
         if len(self._copies[0]) != len(self._due):
             self._copies = np.array(self._due), np.array(self._ended), np.array(self._right, dtype=bool)
         return self._copies

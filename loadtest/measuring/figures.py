@@ -137,7 +137,7 @@ class FaultAccount(msgspec.Struct, kw_only=True):
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """One point. Requests of the warm-up are not in it, but for `warmup_requests` and `warmup_failed`."""
+    """One point. Requests of the warm-up are counted in `warmup_requests` and `warmup_failed` alone."""
 
     name: str
     load: Load
@@ -181,7 +181,7 @@ class Figures(msgspec.Struct, kw_only=True):
 
     @property
     def mean_batch_size(self) -> float | None:
-        """The mean size of the batches that the answers rode in; None where no answer told."""
+        """The mean size of the batches that the answers rode in; None where no answer said."""
         return fmean(self.batch_sizes, self.batch_sizes.values()) if self.batch_sizes else None
 
 

@@ -31,7 +31,7 @@ _LINE_S: Final = 10.0
 
 
 class LiveView:
-    """A context; refreshed when told to look."""
+    """A context; refreshed on demand."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,4 +1,4 @@
-"""The report's plots: what each of them shows, and how it is told in words.
+"""The report's plots: what each of them shows, and the text that says the same.
 
 Owns the choice of figures that are drawn. Their look is svg.py's; must draw no words from outside.
 """
@@ -69,10 +69,10 @@ def _histogram(point: Figures, salt: str) -> Plot | None:
         if (value := point.latency_ms.get(name)) is not None:
             svg.upright(axes, name, value, f"{name} {shown(value)}")
     svg.legend(axes)
-    told = ", ".join(
+    text = ", ".join(
         f"{name} {shown(point.latency_ms.get(name))} ms" for name in ("p50", "p95", "p99", "max")
     )
-    return svg.finished(figure, "Latency", f"{point.right} latencies, {point.name}: {told}.", salt)
+    return svg.finished(figure, "Latency", f"{point.right} latencies, {point.name}: {text}.", salt)
 
 
 def _over_time(point: Figures, salt: str) -> Plot | None:
@@ -97,11 +97,11 @@ def _over_time(point: Figures, salt: str) -> Plot | None:
     svg.plain_ticks(below.yaxis, most=3)
     svg.legend(above)
     svg.legend(below)
-    told = f"p50 {_range(p50s)} ms, p99 {_range(p99s)} ms, {_range(rates)} answers a second"
-    told += f", {sum(each.failed for each in slices)} failed"
+    text = f"p50 {_range(p50s)} ms, p99 {_range(p99s)} ms, {_range(rates)} answers a second"
+    text += f", {sum(each.failed for each in slices)} failed"
     if struck:
-        told += f", struck at {', '.join(map(shown, struck))} s"
-    return svg.finished(figure, "Over time", f"Over time, {point.name}: {told}.", salt)
+        text += f", struck at {', '.join(map(shown, struck))} s"
+    return svg.finished(figure, "Over time", f"Over time, {point.name}: {text}.", salt)
 
 
 def _queue(point: Figures, salt: str) -> Plot | None:
@@ -120,8 +120,8 @@ def _queue(point: Figures, salt: str) -> Plot | None:
     svg.plain_ticks(axes.xaxis)
     svg.plain_ticks(axes.yaxis, whole=True)
     mean = shown(fmean(jobs for _, jobs in point.queue))
-    told = f"Jobs waiting at the server, {point.name}: {mean} on average, {max(jobs)} at most."
-    return svg.finished(figure, "Queue at the server", told, salt)
+    text = f"Jobs waiting at the server, {point.name}: {mean} on average, {max(jobs)} at most."
+    return svg.finished(figure, "Queue at the server", text, salt)
 
 
 def _batch_sizes(point: Figures, salt: str) -> Plot | None:
@@ -133,8 +133,8 @@ def _batch_sizes(point: Figures, salt: str) -> Plot | None:
     svg.bars(axes, [size - 0.4 for size in sizes], answers, [0.8] * len(sizes))
     axes.set(xlabel="size of the batch that an answer was part of", xlim=(0, max(sizes) + 1))
     svg.plain_ticks(axes.xaxis, whole=True)
-    told = f"{shown(fmean(sizes, answers))} on average, from {min(sizes)} to {max(sizes)}"
-    return svg.finished(figure, "Batch sizes", f"Batch sizes, {point.name}: {told}.", salt)
+    text = f"{shown(fmean(sizes, answers))} on average, from {min(sizes)} to {max(sizes)}"
+    return svg.finished(figure, "Batch sizes", f"Batch sizes, {point.name}: {text}.", salt)
 
 
 def _known(value: float | None) -> float:

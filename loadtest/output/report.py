@@ -43,7 +43,7 @@ def render(report: RunReport) -> str:
 
 
 def _lines(report: RunReport) -> list[tuple[str, str, str]]:
-    """Return what matters most, as (tone, mark, text): it must not be told by its colour alone."""
+    """Return what matters most, as (tone, mark, text): colour alone must not carry it."""
     lines = [("result", "Result", report.conclusion)] if report.conclusion else []
     # A search misses the objective on its way: what counts there is its result.
     for point in report.points if report.slo and not report.conclusion else ():

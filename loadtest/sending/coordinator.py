@@ -84,7 +84,7 @@ class Coordinator:
         self.outcome = RunSummary()
 
     def interrupt(self) -> None:
-        """Send no more and wait for what is out; the second time, do not wait. The figures are told then."""
+        """Send no more and wait for what is out; the second time, do not wait. The figures follow."""
         if not self.outcome.interrupted:
             self._display.say(
                 "Interrupted: waiting for unfinished requests. Interrupt again to stop at once."

@@ -1,4 +1,4 @@
-"""The client processes: started, told what to do, listened to, and ended.
+"""The client processes: they are started, sent their orders, listened to and ended.
 
 Owns their lives. Knows nothing of HTTP or of figures.
 """

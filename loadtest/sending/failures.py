@@ -14,7 +14,7 @@ from loadtest.sending.messages import Record
 def failure(error: Exception, record: Record, timeout_s: float) -> tuple[str, str]:
     """Return the kind and the message of what ended a request. No message holds its headers."""
     # Never the repr: aiohttp's hold the request's headers, which may be secret.
-    told = f"{type(error).__name__}: {getattr(error, 'message', '') or error}"
+    detail = f"{type(error).__name__}: {getattr(error, 'message', '') or error}"
     match error:
         case WrongAnswer():
             return error.kind, error.message
@@ -23,11 +23,11 @@ def failure(error: Exception, record: Record, timeout_s: float) -> tuple[str, st
         case TimeoutError():
             return "timeout", f"no answer within {timeout_s:g} s"
         case aiohttp.ClientConnectorCertificateError():
-            return "bad certificate", told
+            return "bad certificate", detail
         case aiohttp.ClientConnectorError() if error.errno in {errno.EMFILE, errno.ENFILE}:
-            return "too many open files here", told
+            return "too many open files here", detail
         case aiohttp.ClientConnectorError():
-            return "connection refused", told
+            return "connection refused", detail
         case aiohttp.ClientError() | OSError():
-            return "connection lost", told
-    return "error in the load tester", told
+            return "connection lost", detail
+    return "error in the load tester", detail

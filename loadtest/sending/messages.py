@@ -68,12 +68,12 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class LoadPlan(msgspec.Struct, frozen=True, tag=True):
-    """The first thing a client process is told."""
+    """The first message to a client process."""
 
     target: Target
     traffic: Traffic
     counts: dict[str, tuple[int, int]] = {}
-    """The least and the most predictions in an answer of each model, as far as the server told."""
+    """The least and the most predictions in an answer of each model, as far as the server said."""
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
@@ -114,11 +114,11 @@ class Record(msgspec.Struct):
     status: int = 0
     """The HTTP status of the answer; 0 when there was none."""
     id: str = ""
-    """The job's id, as the server told it."""
+    """The job's id, as the server sent it."""
     label: str = ""
     batch_size: int = 0
     stages_ms: dict[str, float] = {}
-    """Milliseconds of the server's own stages, as the answer told them."""
+    """Milliseconds of the server's own stages, as the answer has them."""
     polled: bool = False
 
 
@@ -148,7 +148,7 @@ class LoadEnd(msgspec.Struct, frozen=True, tag=True):
 
 
 class PlanRefusal(msgspec.Struct, frozen=True, tag=True):
-    """The client can't do what it was told, and ends."""
+    """The client can't follow its orders, and ends."""
 
     reason: str
 

@@ -39,7 +39,7 @@ class _Models(msgspec.Struct):
     default_model: str
     models: list[ModelFacts]
     default_answered_by: str = ""
-    """Another model, where the default failed and one falls in for it."""
+    """Another model, that answers as the fallback, where the default failed."""
 
     @property
     def answering(self) -> str:
