@@ -41,7 +41,7 @@ def _start(stack: Stack, *arguments: str) -> "subprocess.Popen[bytes]":
 
 
 def test_a_poison_picture_is_put_aside_listed_requeued_and_answered(stack: Stack) -> None:
-    assert _command(stack, "list") == f"There are no dead letters of {MODEL}.\n"
+    assert _command(stack, "list") == f"No dead letters of {MODEL}.\n"
     victim = stack.start_model_server()
     accepted = httpx.post(
         f"{stack.url}/predict",
@@ -80,4 +80,4 @@ def test_a_poison_picture_is_put_aside_listed_requeued_and_answered(stack: Stack
     assert fresh_address == f"/predictions/{answer['id']}?model={MODEL}"
     assert stack.executed() == [ABORT] * (MAX_ATTEMPTS + 1)
     assert _get(stack, address).status_code == 500
-    assert _command(stack, "list") == f"There are no dead letters of {MODEL}.\n"
+    assert _command(stack, "list") == f"No dead letters of {MODEL}.\n"

@@ -124,7 +124,7 @@ def test_many_failures_alike_do_not_end_a_load_that_was_struck(tmp_path: Path) -
         assert status == 1
         status, figures = run(server, tmp_path, *load, requests=None)
     assert len(figures["points"]) == 1
-    assert "failed alike" in figures["points"][0]["given_up"]
+    assert "failed in the same way" in figures["points"][0]["given_up"]
 
 
 def test_a_run_too_short_for_a_strike_proves_nothing(
@@ -133,7 +133,7 @@ def test_a_run_too_short_for_a_strike_proves_nothing(
     with stub_server() as server:
         status, figures = run(server, tmp_path, "--fault", "true", "--every", "1h")
     assert (status, of_fault(figures)["strikes"]) == (1, 0)
-    assert "not every fault came to strike" in capsys.readouterr().out
+    assert "not every fault struck" in capsys.readouterr().out
 
 
 def test_an_interrupt_lets_the_last_command_end(tmp_path: Path) -> None:
@@ -154,14 +154,14 @@ def test_an_interrupt_lets_the_last_command_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--fault", ""], "there is no such program"),
-        (["--fault", "no-such-program-here -9"], "--fault no-such-program-here -9: there is no such program"),
+        (["--fault", ""], "program not found"),
+        (["--fault", "no-such-program-here -9"], "--fault no-such-program-here -9: program not found"),
         (["--fault", "true && false 'x"], "--fault true && false 'x: no closing quotation"),
         (["--fault", "true", "--fault", "true"], "twice"),
         (["--fault", "true", "--slo", "p99=1s"], "--fault disturbs the load"),
         (["--fault", "true", "--stable", "5%"], "--fault disturbs the load"),
         (["--fault", "true", "--every", "0"], "--every must be above 0"),
-        (["--every", "often"], "--every: 'often' is no duration"),
+        (["--every", "often"], "--every: 'often' is not a duration"),
     ],
 )
 def test_wrong_usage(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,6 @@ def result(client: redis.Redis, keys: Keys, job_id: str) -> Result:
 
 
 def lapse(client: redis.Redis, keys: Keys, worker: str) -> None:
-    """Make a live lease one that lapsed a moment ago, as if its worker had been silent."""
+    """Make a live lease one that lapsed half a second ago, as if its worker had been silent."""
     seconds, microseconds = client.time()
-    client.zadd(keys.of(MODEL).workers, {worker: seconds + microseconds / 1e6 - 0.001})
+    client.zadd(keys.of(MODEL).workers, {worker: seconds + microseconds / 1e6 - 0.5})

@@ -112,4 +112,4 @@ def test_data_that_is_none_ends_with_a_sentence(tmp_path: Path) -> None:
     command = _command(tmp_path / "none.zip", tmp_path, 1)
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("none.zip.")
+    assert done.stderr.splitlines()[-1].endswith("none.zip is not a folder.")

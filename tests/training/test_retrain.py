@@ -205,7 +205,7 @@ def test_from_scratch_it_learns_too(folder: Path, tmp_path: Path) -> None:
         (("--weights", "{}/broken.keras", "--normalise", "tf"), "/broken.keras: "),
         (("--weights", "{}/broken.h5"), "does not give the weights of MobileNetV2 without its top"),
         (("--weights", "none", "--size", "8"), "MobileNetV2 can't be built for 8 x 8"),
-        (("--weights", "none", "--normalise", "caffe"), "MobileNetV2 takes pictures normalised as 'tf'"),
+        (("--weights", "none", "--normalise", "caffe"), "MobileNetV2 needs pictures normalised as 'tf'"),
     ],
 )
 def test_what_can_t_be_done_is_said_and_changes_nothing(

@@ -154,7 +154,7 @@ def test_the_ledger_adds_up_and_a_forged_one_does_not(tmp_path: Path) -> None:
     assert main(["--check-ledger", str(ledger)]) == 1
 
 
-@pytest.mark.parametrize(("model", "reason"), [("broken", "no weights"), ("other", "not known")])
+@pytest.mark.parametrize(("model", "reason"), [("broken", "no weights"), ("other", "unknown to the server")])
 def test_a_model_that_can_not_answer_is_said_before_anything_is_sent(
     model: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

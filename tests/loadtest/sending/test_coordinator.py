@@ -82,7 +82,7 @@ def test_nothing_is_searched_where_nothing_is_right(tmp_path: Path) -> None:
         arguments = ["--url", server.url, "--slo", "p99=1s", "--json", str(tmp_path / "search.json")]
         assert main(arguments) == 1
     found = json.loads((tmp_path / "search.json").read_text())
-    assert "nothing to search" in found["conclusion"]
+    assert "so the search ends" in found["conclusion"]
     assert found["points"][0]["failed"] > 0
 
 
