@@ -102,6 +102,15 @@ def test_http_client_of_java(url: str, picture: Path, tmp_path: Path) -> None:
     assert _label("java", str(tmp_path / "Send.java"), url, str(picture)) == str(SHADE)
 
 
+def test_curl_of_php(url: str, picture: Path) -> None:
+    for body in ("['image' => new CURLFile($argv[2])]", "file_get_contents($argv[2])"):
+        script = (
+            "$curl = curl_init($argv[1]); curl_setopt($curl, CURLOPT_RETURNTRANSFER, true);"
+            f"curl_setopt($curl, CURLOPT_POSTFIELDS, {body}); echo curl_exec($curl);"
+        )
+        assert _label("php", "-r", script, "--", url, str(picture)) == str(SHADE)
+
+
 def test_requests(url: str, picture: Path) -> None:
     requests = pytest.importorskip("requests", reason="NOT RUN: requests is not installed")
     with requests.Session() as session:
