@@ -6,6 +6,7 @@ network: engines/ do.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from broker.keys import MODEL_NAME
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelSpec:
     """A model as its folder describes it.
 
@@ -76,8 +77,6 @@ class ModelSpec:
     """The precision that it computes in; empty until an entry point has chosen."""
     _versions: dict[tuple[Path, str], str] = field(default_factory=dict, repr=False, compare=False)
     """Shared with copies of this spec, so that they do not read the files again: 1.5 s for 500 MB."""
-    _indices: dict[tuple[str, str], int] = field(default_factory=dict, repr=False, compare=False)
-    """Class id and label -> place; filled at the first look-up."""
 
     @property
     def is_imported(self) -> bool:
@@ -127,12 +126,11 @@ class ModelSpec:
             self._versions[key] = version_of(self.folder, repr(source), self.elsewhere)
         return self._versions[key]
 
-    def index_of(self, class_id: str, label: str) -> int:
-        """The place of a class among the labels, from 0; of two that are alike, the first."""
-        if not self._indices:
-            places = enumerate((label.class_id, label.label) for label in self.labels)
-            self._indices.update({name: place for place, name in reversed(list(places))})
-        return self._indices[class_id, label]
+    @cached_property
+    def indices(self) -> dict[tuple[str, str], int]:
+        """Class id and label -> place among the labels, from 0; of two that are alike, the first."""
+        places = list(enumerate((label.class_id, label.label) for label in self.labels))
+        return {name: place for place, name in reversed(places)}
 
     def card(self) -> Card:
         """What the web tier gets to know about the model."""

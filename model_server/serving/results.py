@@ -38,7 +38,7 @@ def completed(
         attempts=entry.attempts,
         engine=spec.engine,
         precision=spec.precision,
-        best_index=spec.index_of(predictions[0].class_id, predictions[0].label) if predictions else None,
+        best_index=spec.indices[predictions[0].class_id, predictions[0].label] if predictions else None,
     )
     reason = error.message if error is not None and entry.is_poison else ""
     if job is None:

@@ -150,7 +150,7 @@ def test_too_many_pixels_are_refused_by_the_service(visit: Visit, digits: Stack,
     ("name", "content", "code", "said"),
     [
         ("notes.txt", b"not a picture", "invalid_image", "This is not a picture, or the file is broken."),
-        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0heicmif1", "unsupported_format", "Save the picture as JPEG"),
+        ("a.jxl", b"\xff\x0a" + bytes(30), "unsupported_format", "Save the picture as JPEG"),
         (
             "cut.png",
             SEVEN.read_bytes()[:2000],

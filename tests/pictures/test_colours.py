@@ -109,6 +109,55 @@ def test_a_wide_profile_is_converted_to_srgb(kind: str, mode: str) -> None:
     assert np.abs(np.subtract((int(red), int(green), int(blue)), (168, 101, 69))).max() <= 4
 
 
+# Their primaries, adapted from D65 to D50 by Bradford, as profiles store them.
+ADOBE_RGB = _profile(563 / 256, ((0.6484, 0.3309), (0.2302, 0.7016), (0.1559, 0.0661)))
+DISPLAY_P3 = _profile(2.2, ((0.682, 0.3193), (0.2846, 0.6746), (0.1559, 0.0661)))
+
+
+@pytest.mark.parametrize(
+    ("profile", "stored", "expected"),
+    [
+        # By the matrices of Adobe RGB (1998) and SMPTE EG 432-1, and the curve and matrix of sRGB.
+        (ADOBE_RGB, (120, 90, 60), (131, 90, 56)),
+        (DISPLAY_P3, (120, 90, 60), (127, 88, 52)),
+        (ADOBE_RGB, (200, 200, 200), (200, 200, 200)),  # white and grey stay
+        (DISPLAY_P3, (255, 255, 255), WHITE),
+    ],
+)
+def test_cameras_and_phones_profiles_are_converted_to_srgb(
+    profile: bytes, stored: tuple[int, int, int], expected: tuple[int, int, int]
+) -> None:
+    for kind in ("PNG", "TIFF"):
+        upload = encoded(Image.new("RGB", (2, 2), stored), kind, icc_profile=profile)
+        assert np.abs(np.subtract(_pixels(upload)[0], expected)).max() <= 2
+
+
+def _cmyk_profile() -> bytes:
+    """A printer's profile with a table of two points an ink (lut8, ICC.1:2010 10.9): four inks make black."""
+    corners = [(c, m, y, k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
+    lightness = [255 * (4 - sum(inks)) // 4 for inks in corners]
+    straight = bytes(range(256))
+    table = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0))
+    table += b"".join(struct.pack(">i", 65536 * (n % 4 == 0)) for n in range(9))
+    table += straight * 4 + b"".join(bytes((light, 128, 128)) for light in lightness) + straight * 3
+    at = 132 + 12
+    size = at + len(table) + (-len(table)) % 4
+    head = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x2400000, b"prtr", b"CMYK", b"Lab ")
+    head += b"\0" * 12 + b"acsp" + b"\0" * 28 + struct.pack(">iii", 63190, 65536, 54061)
+    entry = b"A2B0" + struct.pack(">II", at, len(table))
+    return (head.ljust(128, b"\0") + struct.pack(">I", 1) + entry + table).ljust(size, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("inks", "grey"),
+    [((0, 0, 0, 0), 255), ((255, 255, 255, 255), 0), ((255, 255, 0, 0), 119), ((0, 0, 255, 255), 119)],
+)
+def test_cmyk_with_a_profile_is_seen_by_it(inks: tuple[int, int, int, int], grey: int) -> None:
+    # Two of four inks are L* 50, which is 119 in sRGB; without the profile they are blue, or black.
+    upload = encoded(Image.new("CMYK", (8, 8), inks), "TIFF", icc_profile=_cmyk_profile())
+    assert np.abs(np.subtract(_pixels(upload)[0], (grey,) * 3)).max() <= 3
+
+
 def test_srgb_s_profile_costs_nothing_after_the_first_look() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     stored = Image.fromarray(np.random.default_rng(1).integers(0, 255, (8, 8, 3), dtype=np.uint8))

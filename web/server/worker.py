@@ -11,6 +11,7 @@ import errno
 import selectors
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
@@ -32,9 +33,35 @@ from web.server.stages import (
 _READ_BYTES: Final = 256 * 1024  # at most at once: a usual upload takes one read to three
 _SWEEP_S: Final = 0.25
 
+_MOST_MARGIN_S: Final = 5
+
+
+def _naming_keep_alive(app: Callable[..., Any], keepalive_s: int) -> Callable[..., Any]:
+    """The app, its answers saying how long their connection may be idle, where it goes on.
+
+    A little less than the truth, so that the client gives up first. It can't come from the app: only
+    Gunicorn's response knows whether it closes, and it drops the app's hop-by-hop fields.
+    """
+    named_s = max(1, keepalive_s - max(1, min(_MOST_MARGIN_S, keepalive_s // 10)))
+
+    def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:  # noqa: ANN401 - WSGI's
+        response = start_response.__self__  # type: ignore[attr-defined] # Gunicorn's Response
+
+        def start(*arguments: Any) -> Any:  # noqa: ANN401 - WSGI's
+            write = start_response(*arguments)
+            if not response.should_close():
+                response.headers.append(("Keep-Alive", f"timeout={named_s}"))
+            return write
+
+        return app(environ, start)
+
+    return call
+
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     """See the module. All methods except `handle` run in the loop thread."""
+
+    wsgi: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Gunicorn's own
         super().__init__(*args, **options)
@@ -49,6 +76,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._bound(self.wsgi.config["MAX_CONTENT_LENGTH"])
         capacity.open_files()
         answer_socket.widen(self.sockets)
+        self.wsgi = _naming_keep_alive(self.wsgi, self.cfg.keepalive)
         super().run()
 
     def _bound(self, most_bytes: int) -> None:
@@ -138,6 +166,17 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         has_bounds = self.arriving or self.sending or self.lingering
         patience_s = self._neighbours.left_s() or (_SWEEP_S if has_bounds else timeout)
         super().wait_for_and_dispatch_events(min(timeout, patience_s))
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close connections that have been idle for long enough, but none on which a request has come."""
+        now = time.monotonic()
+        while not force and self.keepalived_conns and self.keepalived_conns[0].timeout <= now:
+            conn = self.keepalived_conns[0]
+            self._on_readable(conn)  # what came while this loop was busy counts
+            if conn.stage is Stage.IDLE:
+                self._drop(conn)
+        if force:
+            super().murder_keepalived(force)
 
     def murder_pending(self) -> None:
         """Refuse requests that are late and close connections that lingered, a few times a second."""

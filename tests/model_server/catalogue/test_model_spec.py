@@ -297,7 +297,7 @@ def test_a_class_has_its_place_among_the_labels(tmp_path: Path) -> None:
     labels = "index,class_id,label\n0,a,crane\n1,b,crane\n2,c,cat\n3,c,cat\n4,d,cat\n"
     spec = read_model(_folder(tmp_path, labels=labels), "net")
     named = [("a", "crane"), ("b", "crane"), ("c", "cat"), ("d", "cat")]
-    assert [spec.index_of(*name) for name in named] == [0, 1, 2, 4]
+    assert [spec.indices[name] for name in named] == [0, 1, 2, 4]
 
 
 def test_labels_a_line_each_have_their_index_for_an_id(tmp_path: Path) -> None:

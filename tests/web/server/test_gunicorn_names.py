@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from gunicorn.config import KNOWN_SETTINGS
+from gunicorn.http.wsgi import Response
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
@@ -31,6 +32,7 @@ OVERRIDDEN: dict[type, set[str]] = {
         "handle",
         "finish_request",
         "wait_for_and_dispatch_events",
+        "murder_keepalived",
         "murder_pending",
         "is_parent_alive",
         "_cap_keepalive",
@@ -86,7 +88,7 @@ def test_every_attribute_that_is_gunicorn_s_is_there(class_: type) -> None:
         node.attr
         for node in ast.walk(own)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-    } - {"timeout", "alive", "nr_conns"}  # written here, and read by Gunicorn
+    } - {"timeout", "alive", "nr_conns", "wsgi"}  # written here, and read by Gunicorn
     declared = {
         target.id
         for node in own.body
@@ -99,6 +101,12 @@ def test_every_attribute_that_is_gunicorn_s_is_there(class_: type) -> None:
     source = "".join(inspect.getsource(each) for each in {ThreadWorker, Worker, TConn})
     missing = {name for name in of_gunicorn if not re.search(rf"\b(?:self\.|conn\.|def ){name}\b", source)}
     assert missing == set()
+
+
+def test_what_names_keep_alive_is_gunicorn_s() -> None:
+    assert "resp.start_response" in inspect.getsource(ThreadWorker.handle_request)
+    assert callable(Response.should_close)
+    assert "in self.headers" in inspect.getsource(Response.send_headers)
 
 
 def test_every_setting_of_the_configuration_is_gunicorn_s() -> None:

@@ -1,6 +1,7 @@
 """The patient worker's loop over real sockets, in this process, with an app of its own and short bounds."""
 
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,72 @@ def test_requests_on_one_connection_are_answered_in_order_however_they_come(serv
     client.send(b"y" + GET)
     lengths += [client.answer()[1]["length"] for _ in range(2)]
     assert lengths == [0, 100_000, 3, 1, 0]
+
+
+def test_an_answer_says_how_long_its_connection_may_be_idle(serving: Serving) -> None:
+    client = serving.client()
+    for request in (GET, post(b"abc")):
+        client.send(request)
+        head = _head(client)
+        assert head["connection"] == "keep-alive"
+        assert head["keep-alive"] == "timeout=27"  # of 30
+    old = b"GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    client.send(old)
+    head = _head(client)
+    assert (head["connection"], head["keep-alive"]) == ("keep-alive", "timeout=27")
+    client.send(GET.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+    head = _head(client)
+    assert head["connection"] == "close"
+    assert "keep-alive" not in head
+    assert client.at_end()
+
+
+def test_an_answer_that_closes_names_no_time(serving: Serving) -> None:
+    for request in (b"GET /echo HTTP/1.0\r\n\r\n", post(b"x" * (AT_MOST + 1))[:100]):
+        client = serving.client()
+        client.send(request)
+        head = _head(client)
+        assert head["connection"] == "close"
+        assert "keep-alive" not in head
+
+
+def _head(client: Client) -> dict[str, str]:
+    """The next answer's fields, by names in small letters; its body is read as well."""
+    return {name.lower(): value for name, value in client.answer()[2].items()}
+
+
+def test_an_idle_connection_is_closed_late_and_never_under_a_request(serving: Serving) -> None:
+    serving.worker.cfg.set("keepalive", 1)
+    idle, used = serving.client(), serving.client()
+    for client in (idle, used):
+        client.send(GET)
+        assert client.answer()[0] == 200
+    eventually(lambda: len(serving.worker.keepalived_conns) == 2)
+    looked_at = threading.Event()
+
+    def busy() -> None:  # the loop is at other work while the time passes and the request comes
+        used.send(GET)
+        for conn in serving.worker.keepalived_conns:
+            conn.timeout = 0.0
+        serving.worker.murder_keepalived()
+        looked_at.set()
+
+    serving.worker.method_queue.defer(busy)
+    assert looked_at.wait(10)
+    assert used.answer()[0] == 200
+    assert idle.at_end()
+
+
+def test_the_idle_time_counts_from_the_answer_s_last_byte(serving: Serving) -> None:
+    serving.worker.cfg.set("keepalive", 1)
+    client = serving.client()
+    client.send(GET.replace(b"/echo", b"/wait"))
+    time.sleep(1.2)  # longer than it may be idle
+    serving.release.set()
+    assert client.answer()[0] == 200
+    answered = time.monotonic()
+    assert client.at_end()
+    assert time.monotonic() - answered >= 0.9
 
 
 def test_a_client_that_waits_for_100_continue_gets_it_once(serving: Serving) -> None:
