@@ -15,7 +15,7 @@ from typing import Final
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from broker.errors import ClientError
-from pictures import bmp, colours, confined, file_names, jpeg_scans, png_chunks
+from pictures import bmp, colours, confined, file_names, ico, jpeg_scans, png_chunks
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -120,6 +120,13 @@ def _pixels(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Imag
     """The decoded picture as it is stored, and the (width, height) of the whole."""
     if confined.is_for(upload):
         return _confined(upload, max_pixels=max_pixels, needed=needed)
+    if upload.startswith(ico.SIGNATURES) and (icon := ico.largest(upload)) is not None:
+        if icon.size is not None:
+            _check_size(icon.size, max_pixels)
+            image = Image.open(io.BytesIO(icon.data), formats=("ICO",))
+            image.load()
+            return image, image.size
+        upload = icon.data
     if upload.startswith(png_chunks.SIGNATURE):
         upload = png_chunks.without_extras(upload)
     try:
