@@ -38,6 +38,30 @@ public class Send {
 """
 
 
+GO = """
+package main
+
+import ("bytes"; "fmt"; "io"; "mime/multipart"; "net/http"; "os")
+
+func main() {
+	picture, _ := os.ReadFile(os.Args[2])
+	body, kind := bytes.NewBuffer(picture), os.Args[3]
+	if kind == "form" {
+		body = &bytes.Buffer{}
+		form := multipart.NewWriter(body)
+		part, _ := form.CreateFormFile("image", "x.png")
+		part.Write(picture)
+		form.Close()
+		kind = form.FormDataContentType()
+	}
+	answer, err := http.Post(os.Args[1], kind, body)
+	if err != nil { panic(err) }
+	text, _ := io.ReadAll(answer.Body)
+	fmt.Println(string(text))
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole service, whose network tells shades."""
@@ -100,6 +124,15 @@ def test_http_client_of_java(url: str, picture: Path, tmp_path: Path) -> None:
         pytest.skip("NOT RUN: javac is not installed (Debian: apt install default-jdk-headless)")
     (tmp_path / "Send.java").write_text(JAVA)
     assert _label("java", str(tmp_path / "Send.java"), url, str(picture)) == str(SHADE)
+
+
+def test_net_http_of_go(url: str, picture: Path, tmp_path: Path) -> None:
+    if shutil.which("go") is None:
+        pytest.skip("NOT RUN: go is not installed (Debian: apt install golang-go)")
+    (tmp_path / "send.go").write_text(GO)
+    subprocess.run(["go", "build", "send.go"], cwd=tmp_path, capture_output=True, timeout=110, check=True)
+    for kind in ("", "image/png", "form"):
+        assert _label(str(tmp_path / "send"), url, str(picture), kind) == str(SHADE)
 
 
 def test_curl_of_php(url: str, picture: Path) -> None:
