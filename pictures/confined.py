@@ -69,7 +69,10 @@ def decode(upload: bytes, bounds: Bounds) -> tuple[Image.Image, tuple[int, int]]
     """The picture as stored, smaller where that will do, and its whole size. Raises Failed or TooLarge."""
     command = [sys.executable, "-I", _SCRIPT, *(str(value) for value in astuple(bounds))]
     try:
-        ended = subprocess.run(command, input=upload, capture_output=True, timeout=_WALL_S, check=False)  # noqa: S603 - our own script, and numbers
+        # Without our environment: a decoder that an upload has taken over finds no REDIS_URL in its own.
+        ended = subprocess.run(  # noqa: S603 - our own script, and numbers
+            command, input=upload, capture_output=True, timeout=_WALL_S, check=False, env={}
+        )
     except subprocess.TimeoutExpired:
         raise Failed("it took too long") from None
     line, _, rest = ended.stdout.partition(b"\n")

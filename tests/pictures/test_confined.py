@@ -3,6 +3,7 @@
 import contextlib
 import struct
 import time
+from pathlib import Path
 
 import numpy as np
 import pillow_heif
@@ -132,3 +133,19 @@ def test_a_damaged_one_is_decoded_or_refused_never_more(data: st.DataObject, kin
         upload[data.draw(st.integers(12, len(upload) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ClientError):  # anything else fails the test
         decode(bytes(upload), max_pixels=MANY)
+
+
+def test_the_decoder_does_not_inherit_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hostile picture may take the decoder over, which then must not find the password of Redis."""
+    script = tmp_path / "decoder.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "head = {'mode': 'L', 'size': [1, 1], 'whole': [1, 1], 'profile': 0, 'exif': len(os.environ)}\n"
+        "sys.stdout.write(json.dumps(head) + '\\n' + 'x' * (len(os.environ) + 1))\n"
+    )
+    monkeypatch.setattr(confined, "_SCRIPT", str(script))
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@localhost")
+    image, _ = confined.decode(b"", confined.Bounds(1, 1, 1, 1))
+    assert len(image.info.get("exif", b"")) <= 1  # LC_CTYPE, which Python sets itself
