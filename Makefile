@@ -72,6 +72,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.txt loadtest/requirements.txt training/requirements.txt constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV): about a minute and a half, once."
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)  # an interrupted one has none
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
