@@ -10,7 +10,8 @@ from typing import Final
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 _NEEDED: Final = (b"tRNS", b"iCCP", b"eXIf")
-"""And all whose names begin with a capital letter (PNG, section 5.4)."""
+"""And all whose names begin with a capital letter (PNG, section 5.4). The first of each kind counts:
+3,000 colour profiles in 3 MB took Pillow and this module 5 s."""
 
 _HARMLESS: Final = (b"bKGD", b"hIST", b"sBIT", b"tIME")
 """Pillow does not look into them: a picture with no others is handed on without a copy."""
@@ -25,8 +26,12 @@ _MAX_PROFILE_BYTES: Final = 1024 * 1024
 
 
 def without_extras(png: bytes) -> bytes:
-    """The same picture without its extras; `png` itself where there are none."""
+    """The same picture without its extras; `png` itself where there are none.
+
+    Raises ValueError where it has more chunks than any encoder writes.
+    """
     pieces: list[bytes] = []
+    seen: set[bytes] = set()
     begin = at = len(SIGNATURE)
     for _ in range(_CHUNKS):
         if at + 12 > len(png):
@@ -36,11 +41,15 @@ def without_extras(png: bytes) -> bytes:
         end = at + 12 + int.from_bytes(png[at : at + 4])
         if kind == b"IEND":
             return b"".join((SIGNATURE, *pieces, png[begin:end])) if pieces else png
-        if not (kind[:1].isupper() or kind in _HARMLESS or _is_sound(png, kind, at, end)):
+        is_kept = kind[:1].isupper() or kind in _HARMLESS
+        if not is_kept and kind not in seen:
+            seen.add(kind)
+            is_kept = _is_sound(png, kind, at, end)
+        if not is_kept:
             pieces.append(png[begin:at])
             begin = end
         at = end
-    return png
+    raise ValueError("more chunks than any encoder writes")
 
 
 def _is_sound(png: bytes, kind: bytes, at: int, end: int) -> bool:

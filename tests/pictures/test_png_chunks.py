@@ -74,3 +74,15 @@ def test_what_is_needed_is_kept() -> None:
 def test_missing_pixels_are_still_a_broken_picture(cut: int) -> None:
     with pytest.raises(InvalidImage, match="broken or cut short"):
         decode(PLAIN[:cut], max_pixels=10_000)
+
+
+def test_of_many_colour_profiles_the_first_alone_is_looked_at() -> None:
+    chunk = _with(b"iCCP", b"p\0\0" + zlib.compress(b"\0" * 1_000_000))[33 : 33 - len(PLAIN)]
+    upload = PLAIN[:33] + chunk * 3000 + PLAIN[33:]
+    assert png_chunks.without_extras(upload) == PLAIN[:33] + chunk + PLAIN[33:]
+
+
+def test_a_picture_of_nothing_but_chunks_is_refused() -> None:
+    upload = PLAIN[:33] + (struct.pack(">I", 0) + b"teXt" + bytes(4)) * 100_001 + PLAIN[33:]
+    with pytest.raises(InvalidImage):
+        decode(upload, max_pixels=10_000)

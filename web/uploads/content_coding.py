@@ -17,7 +17,10 @@ TAKEN: Final = "gzip, deflate, br"
 _BROKEN: Final = "The body is not the {} that its Content-Encoding names, or was cut short; send it again."
 
 _STEP: Final = 64 * 1024
-"""Brotli's decompressor is asked for so many bytes at once; it may give a little more."""
+"""Bytes that gzip takes, and that Brotli gives, at once (it may give a little more)."""
+
+_MOST_MEMBERS: Final = 1000
+"""Of a gzip body; block compressors write one for each 64 KB."""
 
 
 def decoded(body: bytes, codings: str, *, at_most: int) -> bytes:
@@ -48,22 +51,30 @@ def decoded(body: bytes, codings: str, *, at_most: int) -> bytes:
 
 
 def _inflated(body: bytes, name: str, window: int, at_most: int) -> bytes:
+    view, at, members = memoryview(body), 0, 0
     pieces, left = [], at_most
-    while True:
-        inflate = zlib.decompressobj(window)
+    inflate = zlib.decompressobj(window)
+    while at < len(view):
+        # In steps: what comes after a member is copied, which was 2 s for 1,000 of them before 20 MB.
+        step = view[at : at + _STEP]
         try:
-            pieces.append(inflate.decompress(body, left + 1))
+            pieces.append(inflate.decompress(step, left + 1))
         except zlib.error:
             raise ClientError(_BROKEN.format(name)) from None
         left -= len(pieces[-1])
         if left < 0:
             raise UploadTooLarge.than(at_most, "also once it is inflated")
-        if not inflate.eof:
-            raise ClientError(_BROKEN.format(name))
-        body = inflate.unused_data
-        # A gzip body may have several members; each costs a call.
-        if not body or name != "gzip" or len(pieces) >= 1000:
-            return b"".join(pieces)
+        at += len(step) - len(inflate.unused_data)
+        if inflate.eof:
+            members += 1
+            if name != "gzip" or at == len(view):
+                break
+            if members == _MOST_MEMBERS:
+                raise ClientError(f"The gzip body has more than {members} members; send it as one.")
+            inflate = zlib.decompressobj(window)
+    if not inflate.eof:
+        raise ClientError(_BROKEN.format(name))
+    return b"".join(pieces)
 
 
 def _unbrotlied(body: bytes, at_most: int) -> bytes:

@@ -100,3 +100,10 @@ def test_a_file_name_in_gbk_is_answered(running: Service) -> None:
     sent = body + png(255) + b"\r\n--b--\r\n"
     response = running.client.post("/predict", data=sent, content_type="multipart/form-data; boundary=b")
     assert response.get_json()["predictions"][0]["label"] == "bright"
+
+
+def test_a_gzip_body_of_many_members_is_whole_or_refused() -> None:
+    empty, last = gzip.compress(b""), gzip.compress(b"abc" * 50_000)
+    assert decoded(empty * 999 + last, "gzip", at_most=150_000) == b"abc" * 50_000
+    with pytest.raises(ClientError, match="more than 1000 members"):
+        decoded(empty * 1000 + last, "gzip", at_most=150_000)
