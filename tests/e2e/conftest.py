@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import told_server
+from tests.support.nginx import running_nginx
 from tests.support.redis_server import RedisServer
-from tests.support.stack import Stack, web_up
+from tests.support.stack import SHADE, Stack, shade, web_up
 
 
 @pytest.fixture
@@ -25,3 +26,21 @@ def told(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
     told_server.write(tmp_path / "models" / "told")
     with web_up(made):
         yield made
+
+
+@pytest.fixture(params=["directly", "through nginx"])
+def url(request: pytest.FixtureRequest, service: Stack, tmp_path: Path) -> Iterator[str]:
+    """The address of the module's `service`, or of nginx in front of it."""
+    if request.param == "directly":
+        yield service.url
+    else:
+        with running_nginx(tmp_path / "nginx", service.port) as address:
+            yield address
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A picture of the brightness SHADE, to be sent by its name."""
+    path = tmp_path / "jemma.png"
+    path.write_bytes(shade(SHADE))
+    return path

@@ -12,13 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nginx import running_nginx
-from tests.support.redis_server import running_redis
-from tests.support.stack import Stack, shade, web_up
+from tests.support.stack import SHADE, Stack, shade, whole_service
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-
-SHADE = 7
 
 _URLLIB = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -65,29 +61,14 @@ func main() {
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole service, whose network tells shades."""
-    with running_redis() as redis:
-        made = Stack(tmp_path_factory.mktemp("service"), redis.url)
-        with web_up(made):
-            made.start_model_server()
-            yield made
-
-
-@pytest.fixture(params=["directly", "through nginx"])
-def url(request: pytest.FixtureRequest, service: Stack, tmp_path: Path) -> Iterator[str]:
-    """The address of `/predict`, of the service or of nginx in front of it."""
-    if request.param == "directly":
-        yield f"{service.url}/predict"
-    else:
-        with running_nginx(tmp_path / "nginx", service.port) as address:
-            yield f"{address}/predict"
+    with whole_service(tmp_path_factory.mktemp("service")) as stack:
+        yield stack
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """A picture that is sent by its name."""
-    path = tmp_path / "jemma.png"
-    path.write_bytes(shade(SHADE))
-    return path
+def url(url: str) -> str:
+    """The address of `/predict`, directly or through nginx."""
+    return f"{url}/predict"
 
 
 def _label(*command: str) -> str:

@@ -15,12 +15,9 @@ import pytest
 from PIL import Image
 
 from tests.support.nginx import running_nginx
-from tests.support.redis_server import running_redis
-from tests.support.stack import Stack, shade, web_up
+from tests.support.stack import SHADE, Stack, shade, whole_service
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-
-SHADE = 7
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +34,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Stack]:
     """The whole service, whose network tells shades."""
-    with running_redis() as redis:
-        made = Stack(tmp_path_factory.mktemp("service"), redis.url)
-        made.environment |= {"FILES_DIR": str(shared), "INFER_CORS_ORIGINS": "*"}
-        with web_up(made):
-            made.start_model_server()
-            yield made
-
-
-@pytest.fixture(params=["directly", "through nginx"])
-def url(request: pytest.FixtureRequest, service: Stack, tmp_path: Path) -> Iterator[str]:
-    """The address of the service, or of nginx in front of it."""
-    if request.param == "directly":
-        yield service.url
-    else:
-        with running_nginx(tmp_path / "nginx", service.port) as address:
-            yield address
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """A picture that is sent by its name."""
-    path = tmp_path / "jemma.png"
-    path.write_bytes(shade(SHADE))
-    return path
+    settings = {"FILES_DIR": str(shared), "INFER_CORS_ORIGINS": "*"}
+    with whole_service(tmp_path_factory.mktemp("service"), settings) as stack:
+        yield stack
 
 
 def _run(*command: str) -> str:

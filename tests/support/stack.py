@@ -17,7 +17,7 @@ from PIL import Image
 from broker.connection import connect
 from broker.keys import Keys
 from tests.support import ROOT
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, running_redis
 from tests.support.waiting import eventually
 
 MODEL = "shades"
@@ -37,6 +37,10 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+SHADE = 7
+"""The brightness that most requests send."""
 
 
 def shade(value: int) -> bytes:
@@ -149,3 +153,14 @@ def web_up(stack: Stack) -> Iterator[Stack]:
         yield stack
     finally:
         stack.stop()
+
+
+@contextlib.contextmanager
+def whole_service(folder: Path, settings: dict[str, str] | None = None) -> Iterator[Stack]:
+    """A context: a stack of its own with Redis, web tier and a model server that tells shades."""
+    with running_redis() as redis:
+        stack = Stack(folder, redis.url)
+        stack.environment |= settings or {}
+        with web_up(stack):
+            stack.start_model_server()
+            yield stack
