@@ -6,7 +6,6 @@ late and who gives way. Reads and closes nothing; worker.py does.
 
 import contextlib
 import socket
-import time
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
@@ -156,10 +155,10 @@ class LingeringConnections(ConnectionSet):
         self._connections[conn] = None
         conn.stage = self.stage
 
-    def discard(self, conn: Connection, count: int) -> bool:
+    def discard(self, conn: Connection, count: int, now: float) -> bool:
         """Its client has sent this many bytes after its answer; return whether it may go on."""
         conn.discarded += count
-        conn.timeout = min(time.monotonic() + LINGER_S, conn.linger_until)
+        conn.timeout = min(now + LINGER_S, conn.linger_until)
         return bool(count) and conn.discarded <= self._most_discarded
 
     def late(self, now: float) -> list[Connection]:

@@ -234,7 +234,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
                 self._drop(conn)
             return
         if conn.stage is Stage.LINGERING:
-            if not self.lingering.discard(conn, count):
+            if not self.lingering.discard(conn, count, time.monotonic()):
                 self._drop(conn)
         elif count:
             self._take(conn, self._scratch[:count])
