@@ -76,6 +76,7 @@ def test_a_claim_whose_reply_was_lost_is_given_back_and_claimed_again(
     jobs = enqueue(client, keys, job(), job())
     assert step(worker) == 0
     assert step(worker) == 2
+    assert not worker.pipeline.claims_uncertain  # given back once, and not before every step
     assert [result(client, keys, each.id).attempts for each in jobs] == [0, 0]
 
 
