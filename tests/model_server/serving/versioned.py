@@ -86,8 +86,11 @@ class Model:
         return str(self._registry.models(fresh=True)[MODEL].state)
 
     def is_settled(self) -> bool:
+        """Whether its worker serves or has failed, and has published that."""
         worker = self.serving.workers[-1].worker
-        return worker.ready.is_set() or worker.status.state.state == "failed"
+        if not worker.ready.is_set() and worker.status.state.state != "failed":
+            return False
+        return self.state == worker.status.state.state
 
 
 def failed(client: redis.Redis, keys: Keys, folder: Path, reason: str) -> Model:
@@ -104,5 +107,6 @@ def failed(client: redis.Redis, keys: Keys, folder: Path, reason: str) -> Model:
         original(made, folder, client, keys)
     made.on_load = lambda: fail(made)
     made.serving.start(watching=False)
-    eventually(lambda: made.is_settled() and made.state == "failed")  # it says so a moment later
+    eventually(made.is_settled)
+    assert made.state == "failed"
     return made
