@@ -6,15 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # Three processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
-CORES := $(shell nproc 2>/dev/null || echo 2)
-SIDE_BY_SIDE := $(shell n=$$(( $(CORES) * 3 / 2 )); echo $$(( n < 8 ? n : 8 )))
+CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
+SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
 PLAIN := not browser and not compose and not importers
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
-check test test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
+fast test test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve look install lint check format test test-importers test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve look install lint check fast format test test-importers test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -34,8 +34,11 @@ lint: $(VENV)/.dev ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 
-check: lint ## Lint and the fast tests: under a minute
-	$(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist worksteal -m "$(PLAIN) and not slow and not alone"
+check: $(VENV)/.dev ## Lint and the fast tests: under a minute
+	@$(MAKE) --no-print-directory --jobs=2 lint fast
+
+fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal -m "$(PLAIN) and not slow and not alone"
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .

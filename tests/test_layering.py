@@ -257,6 +257,7 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
     assert spelled == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "never"),
     [

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from benchmarks.serving import machine
 
 
@@ -15,6 +17,7 @@ def test_what_a_program_of_ours_takes_is_not_others() -> None:
     assert others.cores(ours_s=0.3) <= with_it
 
 
+@pytest.mark.slow
 def test_one_is_not_patient_for_ever() -> None:
     began = time.monotonic()
     assert machine.await_quiet(0.0) >= 0.0

@@ -32,6 +32,7 @@ def test_a_picture_travels_as_float32_in_base64() -> None:
     np.testing.assert_array_equal(back, pixels)
 
 
+@pytest.mark.slow
 def test_a_batch_is_of_32_at_most_and_is_trimmed_off(client: redis.Redis) -> None:
     put(client, 40)
     assert old_pattern.serve_once(client, ones) == 32
@@ -44,6 +45,7 @@ def test_a_batch_is_of_32_at_most_and_is_trimmed_off(client: redis.Redis) -> Non
     assert old_pattern.serve_once(client, ones) == 0
 
 
+@pytest.mark.slow
 def test_two_model_processes_delete_what_neither_has_seen(client: redis.Redis) -> None:
     put(client, 64)
 

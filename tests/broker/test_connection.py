@@ -32,6 +32,7 @@ def test_other_errors_pass() -> None:
         raise KeyError
 
 
+@pytest.mark.slow
 def test_many_threads_share_a_few_connections(redis_url: str, client: redis.Redis) -> None:
     shared = connect(redis_url, timeout_s=5)
     most = 0

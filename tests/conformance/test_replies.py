@@ -83,6 +83,7 @@ def test_a_subscription_that_has_gone_deaf_is_made_anew(
     assert wanted.wait(20) == _result("a")
 
 
+@pytest.mark.slow
 def test_pings_keep_a_quiet_subscription(
     make: Callable[[float], Replies], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,6 +168,7 @@ def test_after_a_restart_of_redis_all_that_wait_are_looked_up_and_both_ends_of_i
         replies.stop()
 
 
+@pytest.mark.slow
 def test_a_job_that_redis_has_forgotten_wakes_its_waiter(
     client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
 ) -> None:

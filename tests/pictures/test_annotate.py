@@ -100,6 +100,7 @@ def test_a_turned_photo_is_drawn_upright() -> None:
     assert (left, right, bottom) == (100, 300, 550)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_large_picture_is_drawn_small_and_its_boxes_with_it(kind: str) -> None:
     pixels = _drawn(_upload((6000, 3000), kind), Prediction("dog", "16", 0.5, (3000, 1500, 1500, 750)))

@@ -73,6 +73,7 @@ def test_the_bound_on_pixels_is_judged_from_the_header(kind: str) -> None:
         decode(_SEEDS[kind], max_pixels=64 * 48 - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", decoder_process.FORMATS)
 def test_a_header_that_lies_ends_its_decoder_alone(kind: str) -> None:
     upload = bytearray(encoded(Image.new("L", (4000, 3000)), kind))
@@ -91,6 +92,7 @@ def test_a_decoder_without_time_or_memory_is_a_broken_picture(monkeypatch: pytes
         decode(_SEEDS["AVIF"], max_pixels=MANY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", decoder_process.FORMATS)
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
 def test_one_cut_short_is_broken(kind: str, keep: float) -> None:
@@ -119,6 +121,7 @@ def test_a_refusal_names_what_came_and_what_to_do(upload: bytes, words: str) -> 
         decode(upload, max_pixels=MANY)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=24,
     deadline=None,

@@ -66,6 +66,7 @@ def test_a_failure_leaves_what_was_there_and_no_draft(tmp_path: Path) -> None:
     assert read_model(tmp_path, "dogs").labels[0].label == "a"
 
 
+@pytest.mark.slow
 def test_who_looks_on_sees_a_whole_model_at_every_moment(tmp_path: Path) -> None:
     folder = tmp_path / "dogs"
     _put(folder, ("a", "b"))

@@ -90,6 +90,7 @@ def damaged(draw: st.DrawFn, files: list[bytes]) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @fuzz(300)
 @given(upload=damaged(SEEDS), fit=st.sampled_from(Fit))
 def test_a_picture_is_prepared_or_refused_and_nothing_else(upload: bytes, fit: Fit) -> None:
@@ -100,6 +101,7 @@ def test_a_picture_is_prepared_or_refused_and_nothing_else(upload: bytes, fit: F
         assert prepared.pixels.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_thousands_of_broken_pictures_leave_nothing_behind() -> None:
     seeded = random.Random(7)
     spec = InputSpec(8, 6, 3, Fit.STRETCH)
@@ -159,6 +161,7 @@ _WORDS: Final = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]
 
 
 # Werkzeug leaves the parts of a form that it gives up to Python's collector.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")
 @fuzz(150)
 @given(
@@ -258,6 +261,7 @@ def _by_gunicorn(data: bytes) -> tuple[str, bytes, int]:
     return "whole", body, len(data) - len(unreader.take_buffered())
 
 
+@pytest.mark.slow
 @fuzz(600)
 @given(data=REQUESTS, cuts=st.lists(st.integers(0, 300), max_size=6))
 def test_a_verdict_does_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -> None:
@@ -266,6 +270,7 @@ def test_a_verdict_does_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -
     assert _arrived(pieces) == _arrived([data]) == _arrived([bytes([each]) for each in data])
 
 
+@pytest.mark.slow
 @fuzz(600)
 @given(data=REQUESTS)
 def test_gunicorn_s_parser_agrees_on_every_request_that_is_taken(data: bytes) -> None:

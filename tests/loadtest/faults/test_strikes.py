@@ -107,6 +107,7 @@ def test_a_command_that_cannot_be_started_is_told(tmp_path: Path) -> None:
     assert found[1].trouble == "it can't be started: No such file or directory"
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     found = strikes(f"sh -c '{SLEEP.replace(chr(39), chr(34))} & echo $! > {pid}; wait'", limit_s=2)

@@ -15,6 +15,8 @@ from tests.loadtest.page import HOSTILE, Page, page, sweep
 from tests.loadtest.reports import UNDRAWN, empty, failing, latencies, point, report
 from tests.support import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def drawings(text: str) -> list[str]:
     return re.findall("<svg.*?</svg>", text)
@@ -135,7 +137,6 @@ def test_a_long_queue_is_thinned_out_but_keeps_its_peak() -> None:
     assert len(text) < 100_000
 
 
-@pytest.mark.slow
 def test_no_screen_is_looked_for() -> None:
     code = "import sys, loadtest.output.report; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

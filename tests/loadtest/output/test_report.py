@@ -21,6 +21,7 @@ def test_the_page_needs_no_network_and_runs_nothing() -> None:
     assert "@import" not in text
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_every_reference_is_met() -> None:
     text = render(report(point(8), point(8), failing(8)))
     ids = Page(text).all("id")
@@ -30,6 +31,7 @@ def test_ids_are_unique_and_every_reference_is_met() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_page() -> None:
     assert render(SWEEP) == sweep()
 
@@ -153,6 +155,7 @@ ONE_REQUEST = point(
 ALL_FAILED = empty(requests=3, failed=3, over_time=[Slice(0.25, 0.0, None, None, 3)], queue=[(0.0, 0)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "report_",
     [

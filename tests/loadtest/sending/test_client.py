@@ -113,6 +113,7 @@ def test_a_halt_between_two_points_is_not_lost() -> None:
     assert done.begun < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [{"rate": 3000.0}, {"clients": 32}])
 def test_what_is_abandoned_has_its_record_too(load: dict[str, Any]) -> None:
     """Also what was begun in the very turn of the event loop in which it was abandoned."""

@@ -133,6 +133,7 @@ def test_who_falls_in_for_the_default_is_measured_and_told() -> None:
     assert ask(said, named) == ""
 
 
+@pytest.mark.slow
 def test_the_queue_of_who_falls_in_is_watched() -> None:
     said = models(model("no", state="failed", queue_length=7), model("b", queue_length=3), default="no")
     said["default_answered_by"] = "b"

@@ -65,6 +65,7 @@ def test_without_a_picture_a_drawn_one_is_tried(folder: Path, capsys: pytest.Cap
     assert len([line for line in told.splitlines() if line.startswith("  ")]) == 2  # model.toml's top
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [

@@ -141,6 +141,7 @@ def test_a_file_that_is_no_text_or_far_too_long_is_refused(tmp_path: Path) -> No
 WORDS = sorted(set(re.findall(r"[\w.]+|[\[\]=,#-]|\n", published.yolov3_tiny())))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_cfg_does_more_than_be_refused(data: st.DataObject) -> None:

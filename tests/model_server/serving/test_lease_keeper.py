@@ -149,6 +149,7 @@ def test_an_error_of_ours_does_not_end_the_thread(
     keeper.tick(0.0)
 
 
+@pytest.mark.slow
 def test_the_thread_renews_while_the_worker_s_thread_is_busy(
     client: redis.Redis, keys: Keys, worker: Worker, keeper: LeaseKeeper
 ) -> None:

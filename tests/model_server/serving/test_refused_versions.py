@@ -60,6 +60,7 @@ def test_a_refusal_is_said_and_taken_back_when_the_old_content_is(model: Model) 
     assert (model.reason, model.version, model.loads) == ("", first, 1)
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_not_tried_again_until_it_changes(model: Model) -> None:
     def fail() -> None:
         raise ValueError("axis -1")
@@ -131,6 +132,7 @@ def test_a_folder_that_is_still_broken_fails_again_and_can_be_mended(
     made.end(client, keys)
 
 
+@pytest.mark.slow
 def test_a_refusal_is_not_told_while_the_next_change_is_loaded_nor_by_the_one_that_drains(
     model: Model,
 ) -> None:

@@ -16,6 +16,7 @@ from model_server.serving.worker import Worker
 from tests.support.fakes import MODEL, enqueue, job, result, step
 
 
+@pytest.mark.slow
 def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_through(
     client: redis.Redis,
     keys: Keys,
@@ -67,6 +68,7 @@ def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_thr
     assert result(client, keys, only.id).error is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["step", "tick"])
 def test_whoever_failed_is_waited_for(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, last: str
@@ -90,6 +92,7 @@ def test_whoever_failed_is_waited_for(
     assert _told(caplog)[1].startswith("Redis is back, after ")
 
 
+@pytest.mark.slow
 def test_what_redis_refuses_a_model_is_told_with_its_name(
     client: redis.Redis, keys: Keys, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,6 +13,7 @@ from tests.support.fakes import MODEL, enqueue, job
 from tests.support.waiting import eventually
 
 
+@pytest.mark.slow
 def test_a_change_is_loaded_once_and_the_old_worker_has_left(model: Model) -> None:
     first = model.version
     model.change("two")
@@ -28,6 +29,7 @@ def test_files_that_were_only_touched_are_not_loaded_again(model: Model) -> None
     assert model.loads == 1
 
 
+@pytest.mark.slow
 def test_what_changes_while_it_is_loaded_is_never_served(model: Model) -> None:
     """Half of it might be of the one version, half of the other."""
     first = model.version
@@ -101,6 +103,7 @@ def test_every_worker_is_told_though_one_leaves_meanwhile(model: Model, verb: st
     assert told == ["old", "new"]
 
 
+@pytest.mark.slow
 def test_a_batch_of_the_old_version_names_it(client: redis.Redis, keys: Keys, model: Model) -> None:
     first = model.version
     (before,) = enqueue(client, keys, job())

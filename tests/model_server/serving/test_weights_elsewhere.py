@@ -38,6 +38,7 @@ def model(client: redis.Redis, keys: Keys, tmp_path: Path, weights: Path) -> Ite
     made.end(client, keys)
 
 
+@pytest.mark.slow
 def test_changed_weights_from_elsewhere_are_taken_up(weights: Path, model: Model) -> None:
     first = model.version
     model.look()
@@ -47,6 +48,7 @@ def test_changed_weights_from_elsewhere_are_taken_up(weights: Path, model: Model
     assert model.version == fakes.spec(model.folder).version != first
 
 
+@pytest.mark.slow
 def test_weights_from_elsewhere_that_change_while_they_are_loaded_are_not_served(
     weights: Path, model: Model
 ) -> None:
@@ -65,6 +67,7 @@ def test_weights_from_elsewhere_that_change_while_they_are_loaded_are_not_served
     assert model.version == fakes.spec(model.folder).version != first
 
 
+@pytest.mark.slow
 def test_weights_named_by_a_changed_folder_are_watched_from_then_on(
     weights: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +89,7 @@ def test_weights_named_by_a_changed_folder_are_watched_from_then_on(
     assert model.version == fakes.spec(model.folder).version != second
 
 
+@pytest.mark.slow
 def test_a_version_is_read_once(weights: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading it takes seconds where the weights are large."""
     read: list[Path | None] = []

@@ -101,6 +101,7 @@ def test_a_completion_whose_reply_was_lost_is_not_done_twice(
     assert all(result(client, keys, each.id).error is None for each in jobs)
 
 
+@pytest.mark.slow
 def test_what_a_killed_redis_forgot_stands_in_nobody_s_way(
     client: redis.Redis, keys: Keys, worker: Worker
 ) -> None:
@@ -114,6 +115,7 @@ def test_what_a_killed_redis_forgot_stands_in_nobody_s_way(
     assert client.llen(keys.of(MODEL).claims(worker.lease.worker)) == 0
 
 
+@pytest.mark.slow
 def test_a_job_that_a_lost_worker_had_runs_with_nothing_else_claimed(
     client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_job_that_is_polled_is_the_fallback_s_and_says_so_twice(running: Servi
     assert (answer["model"], WHY in answer["notice"]) == (MODEL, True)
 
 
+@pytest.mark.slow
 def test_a_default_that_still_loads_is_waited_for_and_replaced_if_it_then_fails(
     running: Service, client: redis.Redis, keys: Keys, big: Lease
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_default_without_a_worker_is_waited_for_too(
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "no_worker")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("failed")
 def test_a_fallback_that_can_not_answer_leaves_the_default_s_reason(
     running: Service, client: redis.Redis, keys: Keys

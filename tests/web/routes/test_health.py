@@ -148,6 +148,7 @@ def test_a_failed_model_is_refused_with_its_reason(service: Service) -> None:
     assert service.client.get("/models").get_json()["models"][0]["reason"].startswith("no weights")
 
 
+@pytest.mark.slow
 def test_a_request_that_waits_for_a_model_hears_that_it_failed(
     service: Service, client: redis.Redis, keys: Keys
 ) -> None:

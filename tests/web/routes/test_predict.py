@@ -79,6 +79,7 @@ def test_when_every_picture_fails_the_status_is_the_first_one_s(running: Service
     assert [each["error"]["code"] for each in response.get_json()["results"]] == ["invalid_image"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "kind", "status", "code", "words"),
     [

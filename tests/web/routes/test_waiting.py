@@ -121,6 +121,7 @@ def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service:
     assert service.client.post("/predict", data=form(png(0))).status_code == 504
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "2", "REQUEST_TIMEOUT_S": "4"}])
 def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
     service: Service,

@@ -77,6 +77,7 @@ def test_an_idle_connection_is_closed_late_and_never_under_a_request(serving: Se
     assert idle.at_end()
 
 
+@pytest.mark.slow
 def test_the_idle_time_counts_from_the_answer_s_last_byte(serving: Serving) -> None:
     serving.worker.cfg.set("keepalive", 1)
     client = serving.client()
@@ -97,6 +98,7 @@ def test_a_client_that_waits_for_100_continue_gets_it_once(serving: Serving) -> 
     assert client.answer()[:2] == (200, {"length": 3, "path": "/echo?"})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
@@ -275,6 +277,7 @@ def test_of_too_many_bytes_the_largest_upload_gives_way(
     assert serving.answers()
 
 
+@pytest.mark.slow
 def test_an_upload_on_its_way_when_it_is_told_to_stop_is_answered(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +294,7 @@ def test_an_upload_on_its_way_when_it_is_told_to_stop_is_answered(
     assert half.answer()[0] == 200
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:

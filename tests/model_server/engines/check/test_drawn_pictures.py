@@ -10,6 +10,7 @@ PHOTO = InputSpec(width=96, height=64, channels=3, fit=Fit.STRETCH)
 DRAWING = InputSpec(width=28, height=28, channels=1, fit=Fit.INK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [PHOTO, DRAWING, InputSpec(5, 3, 1, Fit.PAD)])
 def test_they_have_the_model_s_shape_and_differ(spec: InputSpec) -> None:
     drawn = drawn_pictures.draw(spec)

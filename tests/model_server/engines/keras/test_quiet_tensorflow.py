@@ -4,7 +4,11 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from settings import PROJECT
+
+pytestmark = pytest.mark.slow
 
 _NOISE = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"

@@ -144,6 +144,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", REFUSED)
 def test_outputs_that_can_not_be_detections_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str

@@ -21,6 +21,8 @@ from model_server.engines.openvino import conversion, importing, store
 from model_server.engines.openvino.engine import CHUNK, OpenVINOEngine
 from tests.model_server.engines import onnx_file
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 4, 5
 MANY = HEIGHT * WIDTH * 3
 WEIGHTS = np.random.default_rng(8).normal(0, 0.3, (MANY, 3)).astype(np.float32)
@@ -264,7 +266,6 @@ def test_it_takes_openvino_whatever_runs_the_others(tmp_path: Path, monkeypatch:
         engines.load(spec, chosen, EngineOptions(4, tmp_path))
 
 
-@pytest.mark.slow
 def test_importing_needs_neither_tensorflow_nor_keras(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
