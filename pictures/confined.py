@@ -6,12 +6,14 @@ for minutes on pixels that no header names, nothing stops a decoder on its way, 
 process.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from PIL import Image
 
@@ -36,6 +38,13 @@ _BRANDS: Final = frozenset(
 
 _WALL_S: Final = 30.0
 """The process bounds its own processor time; this is for one that gets none."""
+
+_BYTES_PER_PIXEL: Final = 4
+_MOST_METADATA: Final = 64 * 1024 * 1024
+"""Of output besides the pixels: the colour profile and the EXIF data, which the upload had in it."""
+
+_MOST_SAID: Final = 4096
+"""Bytes of what a failing decoder writes that are read."""
 
 
 class Failed(Exception):
@@ -67,18 +76,7 @@ def is_for(upload: bytes) -> bool:
 
 def decode(upload: bytes, bounds: Bounds) -> tuple[Image.Image, tuple[int, int]]:
     """The picture as stored, smaller where that will do, and its whole size. Raises Failed or TooLarge."""
-    command = [sys.executable, "-I", _SCRIPT, *(str(value) for value in astuple(bounds))]
-    try:
-        # Without our environment: a decoder that an upload has taken over finds no REDIS_URL in its own.
-        ended = subprocess.run(  # noqa: S603 - our own script, and numbers
-            command, input=upload, capture_output=True, timeout=_WALL_S, check=False, env={}
-        )
-    except subprocess.TimeoutExpired:
-        raise Failed("it took too long") from None
-    line, _, rest = ended.stdout.partition(b"\n")
-    if ended.returncode != 0 or not line:
-        said = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise Failed(f"its decoder ended with {ended.returncode}: {said[:200]}")
+    line, _, rest = _output(upload, bounds).partition(b"\n")
     head = json.loads(line)
     if "too_large" in head:
         width, height = head["too_large"]
@@ -92,3 +90,38 @@ def decode(upload: bytes, bounds: Bounds) -> tuple[Image.Image, tuple[int, int]]
         image.info["exif"] = rest[profile_end:exif_end]
     width, height = head["whole"]
     return image, (width, height)
+
+
+def _output(upload: bytes, bounds: Bounds) -> bytes:
+    """What the process writes. Raises Failed: it failed, wrote too much or took too long."""
+    command = [sys.executable, "-I", _SCRIPT, *(str(value) for value in astuple(bounds))]
+    # Without our environment: a decoder that an upload has taken over finds no REDIS_URL in its own. Nor can
+    # it fill this process's memory: what it writes is read up to a bound.
+    with subprocess.Popen(  # noqa: S603 - our own script, and numbers
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}
+    ) as process:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise TypeError("its pipes are missing")
+        killer = threading.Timer(_WALL_S, process.kill)
+        writer = threading.Thread(target=_write, args=(process.stdin, upload), daemon=True)
+        killer.start()
+        writer.start()
+        try:
+            most = _BYTES_PER_PIXEL * bounds.max_pixels + _MOST_METADATA
+            output = process.stdout.read(most + 1)
+            if len(output) > most:
+                raise Failed(f"its decoder wrote more than {most} bytes")
+            said = process.stderr.read(_MOST_SAID).decode(errors="replace").strip().rpartition("\n")[2]
+            status = process.wait()
+        finally:
+            killer.cancel()
+            process.kill()
+            writer.join()
+    if status != 0 or not output:
+        raise Failed(f"its decoder ended with {status}: {said[:200]}")
+    return output
+
+
+def _write(pipe: IO[bytes], upload: bytes) -> None:
+    with contextlib.suppress(OSError), pipe:  # it ended before it had read everything
+        pipe.write(upload)

@@ -35,7 +35,8 @@ def main(max_pixels: int, max_side: int, shortest: int, longest: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    _limit_cpu(_BASE_CPU_S)
+    most_cpu_s = 2 * _BASE_CPU_S + max_pixels // _PIXELS_PER_CPU_S
+    _limit_cpu(_BASE_CPU_S, most_cpu_s)
     Image.MAX_IMAGE_PIXELS = None
     # One thread: as many pictures are decoded at once as there are cores.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -45,7 +46,7 @@ def main(max_pixels: int, max_side: int, shortest: int, longest: int) -> None:
     if width * height > max_pixels or max(width, height) > max_side:
         _write_line(sys.stdout.buffer, {"too_large": [width, height]})
         return
-    _limit_cpu(_BASE_CPU_S + width * height // _PIXELS_PER_CPU_S)
+    _limit_cpu(_BASE_CPU_S + width * height // _PIXELS_PER_CPU_S, most_cpu_s)
     image.load()
     if image.size != (width, height):
         raise ValueError("the picture has another size than its header says")
@@ -65,10 +66,11 @@ def _write(image: Image.Image, out: BinaryIO, shortest: int, longest: int) -> No
         out.write(part)
 
 
-def _limit_cpu(seconds: int) -> None:
+def _limit_cpu(seconds: int, most: int) -> None:
+    """Take so many more seconds of processor time, and `most` in all: no code in here can raise that."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime) + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    resource.setrlimit(resource.RLIMIT_CPU, (min(soft, most), most))
 
 
 def _write_line(out: BinaryIO, line: dict[str, object]) -> None:

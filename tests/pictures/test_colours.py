@@ -158,6 +158,15 @@ def test_cmyk_with_a_profile_is_seen_by_it(inks: tuple[int, int, int, int], grey
     assert np.abs(np.subtract(_pixels(upload)[0], (grey,) * 3)).max() <= 3
 
 
+def test_a_device_s_black_is_black() -> None:
+    """This one's has 8 percent of white's light: a grey of 79 without black point compensation."""
+    straight = struct.pack(">4sIII", b"para", 0, 0, 65536)
+    raised = struct.pack(">4sIIHH", b"curv", 0, 2, 5000, 65535)
+    profile = _profile(1.0, ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06))).replace(straight, raised)
+    upload = encoded(Image.new("RGB", (8, 8), "black"), icc_profile=profile)
+    assert max(_pixels(upload)[0]) <= 3
+
+
 def test_srgb_s_profile_costs_nothing_after_the_first_look() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     stored = Image.fromarray(np.random.default_rng(1).integers(0, 255, (8, 8, 3), dtype=np.uint8))

@@ -17,6 +17,7 @@ from broker.messages import Fit, InputSpec
 from pictures import confined, decoder_process
 from pictures.decode import ImageTooLarge, InvalidImage, Size, UnsupportedFormat, decode, decode_near
 from pictures.fit import prepare
+from tests.support import ROOT
 from tests.support.pictures import encoded
 
 MANY = 10_000_000
@@ -152,3 +153,35 @@ def test_the_decoder_does_not_inherit_the_environment(
     monkeypatch.setenv("REDIS_URL", "redis://:secret@localhost")
     image, _ = confined.decode(b"", confined.Bounds(1, 1, 1, 1))
     assert len(image.info.get("exif", b"")) <= 1  # LC_CTYPE, which Python sets itself
+
+
+def _replaced_decoder(folder: Path, code: str) -> str:
+    """A script that does `code` in place of opening a picture, under the limits of the real one."""
+    script = folder / "decoder.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from pictures import decoder_process\n"
+        f"def opened(*_, **__):\n    {code}\n"
+        "decoder_process.Image.open = opened\n"
+        "decoder_process.main(*(int(text) for text in sys.argv[1:]))\n"
+    )
+    return str(script)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("bytearray(2 << 30)", "MemoryError"),
+        ("while True: pass", "ended with -24"),  # SIGXCPU
+        ("print('x', file=open('file', 'w'), flush=True)", "File too large"),
+        ("print('x' * (70 << 20))", "wrote more than"),
+    ],
+)
+def test_a_decoder_that_is_taken_over_stays_within_its_bounds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(confined, "_SCRIPT", _replaced_decoder(tmp_path, code))
+    with pytest.raises(confined.Failed, match=words):
+        confined.decode(b"x" * 1_000_000, confined.Bounds(1000, 1000, 1, 1))
