@@ -67,8 +67,10 @@ def _inflated(body: bytes, name: str, window: int, at_most: int) -> bytes:
         at += len(step) - len(inflate.unused_data)
         if inflate.eof:
             members += 1
-            if name != "gzip" or at == len(view):
+            if at == len(view):
                 break
+            if name != "gzip":
+                raise ClientError(_BROKEN.format(name))
             if members == _MOST_MEMBERS:
                 raise ClientError(f"The gzip body has more than {members} members; send it as one.")
             inflate = zlib.decompressobj(window)

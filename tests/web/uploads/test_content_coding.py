@@ -107,3 +107,8 @@ def test_a_gzip_body_of_many_members_is_whole_or_refused() -> None:
     assert decoded(empty * 999 + last, "gzip", at_most=150_000) == b"abc" * 50_000
     with pytest.raises(ClientError, match="more than 1000 members"):
         decoded(empty * 1000 + last, "gzip", at_most=150_000)
+
+
+def test_what_follows_a_deflate_body_is_refused() -> None:
+    with pytest.raises(ClientError, match="deflate"):
+        decoded(zlib.compress(b"abc") + b"abc", "deflate", at_most=9)

@@ -126,3 +126,9 @@ def test_parts_and_text_are_bounded() -> None:
         forms.read(_part("x", half) * 2 + _part("y", b"1") + b"--b--", "b")
     # A file is no text.
     assert len(forms.read(_part("x", half, "a") * 3 + b"--b--", "b").files) == 3
+
+
+def test_a_ppm_in_text_is_not_taken_for_base64() -> None:
+    """Its refusal must name it."""
+    pixels = b"P3\n2 2\n255\n" + b"0 255 0\n" * 4
+    assert forms.read(_part("image", pixels, "a.ppm") + b"--b--\r\n", "b").files == [("image", pixels)]
