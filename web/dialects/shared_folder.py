@@ -4,6 +4,7 @@ Owns what keeps a name within the folder: it is opened one component at a time, 
 no HTTP.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from web.server.refusals import UploadTooLarge
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # A pipe without a writer would wait at open for one.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+"""Errors of this machine that say nothing about the name."""
 
 
 def read(folder: Path, name: str, *, max_bytes: int) -> bytes:
@@ -30,7 +34,9 @@ def read(folder: Path, name: str, *, max_bytes: int) -> bytes:
                 raise OSError
             with open(descriptor, "rb", closefd=False) as file:
                 content = file.read(max_bytes + 1)
-    except (OSError, ValueError):  # ValueError: the name has a NUL
+    except (OSError, ValueError) as error:  # ValueError: the name has a NUL
+        if isinstance(error, OSError) and error.errno in _OURS:
+            raise
         raise NotFound(
             f"There is no picture {name[:100]!r} in the folder that FILES_DIR names. A name has no .. and no "
             "link in it, and does not begin with a slash."

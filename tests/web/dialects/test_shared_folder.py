@@ -1,5 +1,6 @@
 """A file by its name, from within one folder and from nowhere else."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -87,3 +88,14 @@ def test_no_descriptor_is_left_open(folder: Path) -> None:
         except NotFound:
             continue
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_process_without_descriptors_does_not_blame_the_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", exhausted)
+    with pytest.raises(OSError, match="Too many open files"):
+        shared_folder.read(folder, "poodle.jpg", max_bytes=6)
