@@ -22,6 +22,7 @@ from web.middleware import compression, cors, request_ids
 from web.model_choice import ModelNames
 from web.routes import api_docs, health, pages, predict, static
 from web.server import capacity
+from web.server.refusals import RenderRefusal
 
 _MB = 1024 * 1024
 
@@ -37,7 +38,7 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["jobs"] = job_client(settings)
     request_ids.register(app)
     errors.register(app)
-    cors.register(app, settings.cors_origins, more={"/infer": settings.infer_cors_origins})
+    cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
     for part in (predict, health, pages, api_docs, static):
         app.register_blueprint(part.blueprint)
@@ -51,6 +52,17 @@ def create_app(settings: Settings) -> Flask:
         return response
 
     return app
+
+
+def refusal_renderer(settings: Settings) -> RenderRefusal:
+    """How refusals of requests that never reach the app are rendered: as the app renders its own."""
+    return errors.refusal_renderer(
+        settings.cors_origins, more=_more_origins(settings), shapes=tutorials.FAILURES
+    )
+
+
+def _more_origins(settings: Settings) -> dict[str, tuple[str, ...]]:
+    return {"/infer": settings.infer_cors_origins}
 
 
 def job_client(settings: Settings) -> JobClient:

@@ -5,12 +5,13 @@ it), so that no error can leave as a bare 500.
 """
 
 import logging
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
 import msgspec
 from flask import Flask, Response, request
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from broker.errors import ClientError, ServiceError, Unavailable
@@ -57,6 +58,9 @@ class UnsupportedUpload(ClientError):
     code = "unsupported_format"
 
 
+FailureShape = Callable[[str, int], Struct]
+"""The body of a failure from its message and its status, at an address that has a shape of its own."""
+
 # Our codes for the statuses that Flask and Werkzeug answer themselves.
 _HTTP_CODES: Final = {
     404: "not_found",
@@ -80,10 +84,17 @@ def respond(error: ServiceError) -> Response:
     return response
 
 
-def raw(error: ServiceError, *headers: str, request_id: str, with_body: bool = True) -> bytes:
+def raw(
+    error: ServiceError,
+    *headers: str,
+    request_id: str,
+    with_body: bool = True,
+    shape: FailureShape | None = None,
+) -> bytes:
     """The same answer as bytes, for a request that never reached the app; the connection ends with it."""
     status = HTTPStatus(STATUS[error.code])
-    content = msgspec.json.encode(body(error.code, error.message, request_id)) + b"\n"
+    failure = shape(error.message, status) if shape else body(error.code, error.message, request_id)
+    content = msgspec.json.encode(failure) + b"\n"
     head = [
         f"HTTP/1.1 {status.value} {status.phrase}",
         "Content-Type: application/json",
@@ -98,13 +109,23 @@ def raw(error: ServiceError, *headers: str, request_id: str, with_body: bool = T
     return "\r\n".join([*head, "", ""]).encode("ascii") + (content if with_body else b"")
 
 
-def refusal_renderer(origins: tuple[str, ...]) -> RenderRefusal:
-    """The function that renders web.server's refusals: as `raw` does, with CORS headers for `origins`."""
+def refusal_renderer(
+    origins: tuple[str, ...],
+    *,
+    more: Mapping[str, tuple[str, ...]] | None = None,
+    shapes: Mapping[str, FailureShape] | None = None,
+) -> RenderRefusal:
+    """The function that renders web.server's refusals: as `raw` does, with CORS headers.
+
+    `more` (as in cors.register) and `shapes` are for single addresses.
+    """
 
     def render(error: ServiceError, head: RequestHead) -> tuple[bytes, str]:
         request_id = request_ids.chosen(head.request_id)
-        fields = cors.headers(origins, head.origin)
-        return raw(error, *fields, request_id=request_id, with_body=not head.is_head), request_id
+        fields = cors.headers(cors.allowed(origins, head.path, more), head.origin)
+        shape = (shapes or {}).get(head.path)
+        answer = raw(error, *fields, request_id=request_id, with_body=not head.is_head, shape=shape)
+        return answer, request_id
 
     return render
 

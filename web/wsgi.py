@@ -6,8 +6,7 @@ Owns nothing but the start: settings, logging, the subscription's thread (one in
 import logging
 
 from settings import Settings
-from web import errors
-from web.app import create_app
+from web.app import create_app, refusal_renderer
 from web.middleware import request_ids
 from web.server import malloc
 from web.server.connection import Connection
@@ -20,5 +19,5 @@ logging.getLogger("PIL").setLevel(max(logging.INFO, logging.getLogger().level))
 for _handler in logging.getLogger().handlers:
     _handler.addFilter(request_ids.Stamp())
 app = create_app(_settings)
-Connection.render_refusal = staticmethod(errors.refusal_renderer(_settings.cors_origins))
+Connection.render_refusal = staticmethod(refusal_renderer(_settings))
 app.extensions["jobs"].replies.start()

@@ -5,6 +5,7 @@ errors are those of `/predict`.
 """
 
 import base64
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,11 +16,11 @@ import msgspec
 from flask import Blueprint, Response, current_app, request
 from msgspec import Meta, Struct
 
-from broker.errors import ClientError, ServiceError, Unavailable
+from broker.errors import ClientError, Overloaded, ServiceError, Unavailable
 from broker.messages import Result
 from web import errors, responses
 from web.dialects import shared_folder
-from web.errors import NotFound
+from web.errors import FailureShape, NotFound
 from web.jobs import JobClient
 from web.responses import FailedAnswer
 from web.routes import pages, predict
@@ -151,7 +152,6 @@ def upload() -> Response:
         problem = error
     page = pages.shown("upload.html", pictures=shown, problem=problem, model=sent.parameters.get("model", ""))
     page.headers["Content-Security-Policy"] = pages.policy(**{"img-src": "'self' data:"})
-    page.vary.add("Accept")
     if problem is not None:
         page.status_code = errors.STATUS[problem.code]
         if isinstance(problem, Unavailable):
@@ -159,10 +159,12 @@ def upload() -> Response:
     return page
 
 
-@blueprint.after_request
+@blueprint.after_app_request  # one for a method that is not accepted belongs to no blueprint
 def in_their_shape(response: Response) -> Response:
     """A failure as the tutorial of its address has it; its status, headers and words stay."""
-    reshape = _FAILURES.get(request.path)
+    if request.endpoint == "tutorials.upload":
+        response.vary.add("Accept")
+    reshape = FAILURES.get(request.path)
     if reshape is None or response.status_code < 400 or response.mimetype != responses.MIMETYPE:
         return response
     message = msgspec.json.decode(response.get_data(), type=FailedAnswer).error.message
@@ -170,7 +172,7 @@ def in_their_shape(response: Response) -> Response:
     return response
 
 
-_FAILURES: Final[dict[str, Callable[[str, int], Struct]]] = {
+FAILURES: Final[dict[str, FailureShape]] = {
     "/infer": lambda message, _: InferFailure(message=message),
     "/upload": lambda message, status: UploadFailure(
         error=UPLOAD_ERROR if status < 500 else status, msg=message
@@ -237,7 +239,8 @@ def _shown(
             continue
         png = b""
         if sum(bool(each.png) for each in shown) < DRAWN_MOST:
-            png = jobs.draw(picture, result.predictions, started_at=started_at)
+            with contextlib.suppress(Overloaded):  # what was found is there, and counts for more
+                png = jobs.draw(picture, result.predictions, started_at=started_at)
         shown.append(ShownPicture(base64.b64encode(png).decode(), result, None))
     return shown
 

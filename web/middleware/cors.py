@@ -36,9 +36,9 @@ def register(
 
     `more` has origins that may use one address besides.
     """
-    paths = {path: origins + extra for path, extra in (more or {}).items()} | {"/*": origins}
+    paths = {path: allowed(origins, path, more) for path in more or {}} | {"/*": origins}
     resources: dict[str | re.Pattern[str], dict[str, Any]] = {
-        path: {"origins": _patterns(allowed)} for path, allowed in paths.items() if allowed
+        path: {"origins": _patterns(its_origins)} for path, its_origins in paths.items() if its_origins
     }
     if not resources:
         return
@@ -52,6 +52,14 @@ def register(
     )
 
 
+def allowed(
+    origins: tuple[str, ...], path: str, more: Mapping[str, tuple[str, ...]] | None
+) -> tuple[str, ...]:
+    """The origins that may use the address at `path`."""
+    both = origins + (more or {}).get(path, ())
+    return ("*",) if "*" in both else both
+
+
 def _patterns(origins: tuple[str, ...]) -> str | list[re.Pattern[str]]:
     # Compiled: flask-cors would read the brackets of an IPv6 address as a pattern.
     return "*" if "*" in origins else [re.compile(re.escape(origin) + r"\Z") for origin in origins]
@@ -60,13 +68,13 @@ def _patterns(origins: tuple[str, ...]) -> str | list[re.Pattern[str]]:
 def headers(origins: tuple[str, ...], origin: str) -> list[str]:
     """The header lines of an answer to a page of `origin`; empty if the page may not read the answer."""
     if origins == ("*",):
-        allowed = "*"
+        permitted = "*"
     elif origin in origins:
-        allowed = origin
+        permitted = origin
     else:
         return []
     lines = [
-        f"Access-Control-Allow-Origin: {allowed}",
+        f"Access-Control-Allow-Origin: {permitted}",
         f"Access-Control-Expose-Headers: {', '.join(_EXPOSED)}",
     ]
-    return lines + (["Vary: Origin"] if allowed != "*" else [])
+    return lines + (["Vary: Origin"] if permitted != "*" else [])

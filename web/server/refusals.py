@@ -19,6 +19,8 @@ class RequestHead:
     """The site whose page sends the request, as its browser says."""
     request_id: str = ""
     """As the client sent it."""
+    path: str = ""
+    """Without its query; empty if the request's first line could not be read."""
     is_head: bool = False
     """The answer has no body."""
 

@@ -137,7 +137,10 @@ class Arrival:
             ) from None
         fields = dict(reversed(request.headers))  # the first of each name
         self.head = RequestHead(
-            fields.get("ORIGIN", ""), fields.get("X-REQUEST-ID", ""), is_head=request.method == "HEAD"
+            fields.get("ORIGIN", ""),
+            fields.get("X-REQUEST-ID", ""),
+            path=request.path,
+            is_head=request.method == "HEAD",
         )
         # Gunicorn would send it again.
         self.wants_continue, request._expected_100_continue = request._expected_100_continue, False

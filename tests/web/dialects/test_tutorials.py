@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from broker.errors import Overloaded
 from broker.messages import Prediction, Result
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from web.dialects import tutorials
+from web.jobs import JobClient
 from web.routes import predict
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"}
@@ -88,6 +90,13 @@ def test_a_failure_of_infer_keeps_its_status(
     assert words in response.get_json()["message"]
     assert response.headers["X-Request-ID"]
     assert ("Retry-After" in response.headers) is (status == 503)
+
+
+def test_a_method_that_is_not_accepted_is_refused_in_the_shape_of_its_address(running: Service) -> None:
+    for address, code in (("/infer", {"code": -1}), ("/upload", {"error": 1001})):
+        response = running.client.delete(address)
+        assert (response.status_code, dict([*response.get_json().items()][:1])) == (405, code)
+        assert "POST" in response.headers["Allow"]
 
 
 def test_a_bug_has_the_shape_of_its_address_too(running: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,8 +234,10 @@ def test_a_failure_of_upload_is_json_for_programs_and_a_page_for_browsers(
     response = running.client.post(f"/upload{query}", data=sent())
     assert (response.status_code, list(response.get_json())) == (status, ["error", "msg"])
     assert response.get_json()["error"] == number
+    assert "Accept" in response.vary
     page = running.client.post(f"/upload{query}", data=sent(), headers=BROWSER)
     assert (page.status_code, page.mimetype) == (status, "text/html")
+    assert "Accept" in page.vary
     assert '<div class="problem" role="alert">' in page.get_data(as_text=True)
     assert ("Retry-After" in page.headers) is (status == 503) is ("Retry-After" in response.headers)
 
@@ -239,6 +250,19 @@ def test_several_pictures_are_shown_each_failing_alone(running: Service) -> None
     assert text.count('<li class="card">') == tutorials.DRAWN_MOST + 2
     assert len(_shown(text)) == tutorials.DRAWN_MOST
     assert text.count('<p class="problem">') == 1
+
+
+def test_what_was_found_is_shown_though_nothing_can_be_drawn(
+    running: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overloaded(*_: object, **__: object) -> bytes:
+        raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
+
+    monkeypatch.setattr(JobClient, "draw", overloaded)
+    response = running.client.post("/upload", data=form(png(255), field="file"), headers=BROWSER)
+    text = response.get_data(as_text=True)
+    assert (response.status_code, _shown(text)) == (200, [])
+    assert '<span class="label">bright</span>' in text
 
 
 def test_the_form_of_the_page_leads_there(running: Service) -> None:

@@ -8,7 +8,7 @@ from gunicorn.config import Config
 
 from broker.errors import ClientError
 from web.server import bodies, request_reader
-from web.server.refusals import HeaderTooLarge, UploadTimeout, UploadTooLarge, UriTooLong
+from web.server.refusals import HeaderTooLarge, RequestHead, UploadTimeout, UploadTooLarge, UriTooLong
 from web.server.request_reader import Arrival
 
 CFG = Config()
@@ -223,3 +223,17 @@ def test_what_is_held_is_counted() -> None:
     assert other.held == 60
     other.feed(sent[-40:] + b"rest", NOW)
     assert other.held == 104
+
+
+def test_a_refusal_s_head_is_known_before_the_body_is_refused() -> None:
+    coming = begin()
+    with pytest.raises(UploadTooLarge):
+        coming.feed(
+            request(
+                "Origin: https://a.example",
+                f"Content-Length: {AT_MOST + 1}",
+                line="POST /infer?model=digits HTTP/1.1",
+            ),
+            NOW,
+        )
+    assert coming.head == RequestHead("https://a.example", path="/infer")
