@@ -1,6 +1,6 @@
 """What the web tier knows of the models: their cards, their workers, their queues.
 
-Owns a snapshot that is at most a second old, so that a request costs no look-up of its own. It only
+Owns a snapshot that is at most two seconds old, so that a request costs no look-up of its own. It only
 reads.
 """
 

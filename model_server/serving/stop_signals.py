@@ -1,6 +1,6 @@
 """SIGTERM and SIGINT, waited for by the main thread.
 
-Owns the two signals of the process. Does nothing about them: `__main__` does.
+Owns the two signals of the process. Does nothing about them: commands/serve.py does.
 """
 
 import os
