@@ -14,18 +14,18 @@ PLAIN := not browser and not compose and not importers
 fast test test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve look install lint check fast format test test-importers test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format test test-importers test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-serve: look $(VENV)/.serve ## Serve on http://localhost:5000: Redis, model servers and web, until Ctrl-C
+serve: preflight $(VENV)/.serve ## Serve on http://localhost:5000: Redis, model servers and web, until Ctrl-C
 	@exec $(BIN)/python -m deploy.serve
 
 # A wrong setting or a missing model is reported before minutes go into installing: this needs Python alone.
-LOOK := $(or $(wildcard $(BIN)/python),$(PYTHON))
-look:
-	@test -z "$(LOOK)" || $(LOOK) -m deploy.serve.look
+PREFLIGHT_PYTHON := $(or $(wildcard $(BIN)/python),$(PYTHON))
+preflight:
+	@test -z "$(PREFLIGHT_PYTHON)" || $(PREFLIGHT_PYTHON) -m deploy.serve.preflight
 
 install: $(VENV)/.serve ## Make the virtual environment and install what `make serve` needs
 

@@ -15,7 +15,7 @@ from typing import Final
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from broker.errors import ClientError
-from pictures import bmp, colours, confined, file_names, ico, jpeg_scans, png_chunks
+from pictures import bmp, colours, confined, ico, jpeg_scans, png_chunks, unsupported_formats
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def _unidentified(upload: bytes) -> ClientError:
     known = {name for name, (_, accept) in Image.OPEN.items() if accept and accept(prefix) is True}
     if known & set(FORMATS):
         return InvalidImage(BROKEN)
-    name = file_names.name(upload, sorted(known - {"AVIF", "HEIF"}))
+    name = unsupported_formats.name(upload, sorted(known - {"AVIF", "HEIF"}))
     if name:
         return UnsupportedFormat(f"This is {name}, which is not taken; convert it to {WORDS}.")
     return InvalidImage(f"The upload is not a picture; send {WORDS}.")

@@ -60,7 +60,7 @@ SETTINGS_READERS = {
     "model_server/commands/quantise.py",
     "model_server/commands/check.py",
     "deploy/serve/__main__.py",
-    "deploy/serve/look.py",
+    "deploy/serve/preflight.py",
     "deploy/serve/programs.py",
 }
 
@@ -228,7 +228,7 @@ def test_only_entry_points_read_settings() -> None:
 
 
 def test_settings_and_the_look_run_on_python_alone() -> None:
-    imported = _imports(ROOT / "settings.py") | _imports(ROOT / "deploy" / "serve" / "look.py")
+    imported = _imports(ROOT / "settings.py") | _imports(ROOT / "deploy" / "serve" / "preflight.py")
     assert {name.split(".")[0] for name in imported} - sys.stdlib_module_names == {"settings"}
 
 

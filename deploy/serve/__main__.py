@@ -24,7 +24,7 @@ import psutil
 
 from broker.connection import check_server, connect, server_pid
 from broker.errors import BrokerUnavailable
-from deploy.serve import look, programs, ready
+from deploy.serve import preflight, programs, ready
 from deploy.serve.programs import CannotStart
 from settings import PROJECT, SettingError, Settings, is_given, masked
 
@@ -170,8 +170,8 @@ def _warn_without_fallback(settings: Settings) -> None:
 
 
 def _check_files(settings: Settings) -> None:
-    """Check the files again that `make look` has checked: this module can be started directly."""
-    if problem := look.missing(settings):
+    """Check the files again that `make preflight` has checked: this module can be started directly."""
+    if problem := preflight.missing(settings):
         raise CannotStart(problem)
 
 

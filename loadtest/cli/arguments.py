@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from loadtest.cli import units
-from loadtest.faults import strikes
+from loadtest.faults import fault_commands
 from loadtest.measuring import slo
 
 _EXAMPLES: Final = """\
@@ -137,7 +137,7 @@ def _add_faults(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="COMMAND",
         help="strike with this command during the load (no shell: write sh -c '...') and account for every "
-        f"request; several are run in turn; killed after {strikes.LIMIT_S:g} s",
+        f"request; several are run in turn; killed after {fault_commands.LIMIT_S:g} s",
     )
     group.add_argument(
         "--every",

@@ -25,10 +25,10 @@ from loadtest.measuring.caveats import caveats
 from loadtest.measuring.figures import RunReport
 from loadtest.output import csv_file, tables
 from loadtest.output.live import LiveView
+from loadtest.sending.client_pool import ClientFailed, Crew
 from loadtest.sending.coordinator import Coordinator, RunSummary
-from loadtest.sending.crew import ClientFailed, Crew
 from loadtest.sending.messages import LoadPlan
-from loadtest.sending.server import NotReady, Server
+from loadtest.sending.model_facts import NotReady, Server
 from loadtest.sending.traffic import Requests, TrafficError, read_label_file
 
 INTERRUPTED: Final = 130

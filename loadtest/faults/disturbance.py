@@ -7,9 +7,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 from loadtest.cli.options import Options
-from loadtest.faults.aftermath import Aftermath
+from loadtest.faults.attribution import Aftermath
+from loadtest.faults.fault_commands import Faults
 from loadtest.faults.ledger import Ledger
-from loadtest.faults.strikes import Faults
 from loadtest.measuring.figures import FaultAccount, Figures, Strike
 from loadtest.sending.messages import Record
 

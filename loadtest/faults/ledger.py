@@ -13,9 +13,9 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from loadtest.faults.aftermath import Aftermath
+from loadtest.faults.attribution import Aftermath
+from loadtest.measuring.consistency import CONTRADICTIONS, Judge
 from loadtest.measuring.figures import FaultAccount, Strike
-from loadtest.measuring.judge import CONTRADICTIONS, Judge
 from loadtest.sending.messages import INTERRUPTED, OK, Record
 
 FORMAT: Final = "load test ledger 1"

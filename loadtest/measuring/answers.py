@@ -1,7 +1,7 @@
 """Whether an answer is right, as far as the answer itself shows.
 
 Owns the shapes that an answer must have. What needs other answers to judge (the same label again, an id
-seen before) is judge.py's.
+seen before) is consistency.py's.
 """
 
 from dataclasses import dataclass, field

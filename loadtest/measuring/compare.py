@@ -1,6 +1,7 @@
 """Two runs side by side, load by load.
 
-Owns which loads belong together. Reads only what `--json` wrote; whether a figure is worse is change.py's.
+Owns which loads belong together. Reads only what `--json` wrote; whether a figure is worse is
+regression.py's.
 """
 
 from collections import Counter
@@ -11,8 +12,8 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.measuring.change import Change, changes
 from loadtest.measuring.figures import FORMAT, VERSION, Figures, RunReport
+from loadtest.measuring.regression import Change, changes
 
 
 class CompareError(Exception):

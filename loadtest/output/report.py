@@ -11,7 +11,7 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from loadtest.cli.units import shown
-from loadtest.faults import account_words
+from loadtest.faults import account_text
 from loadtest.measuring.figures import Figures, RunReport
 from loadtest.output import plots
 
@@ -34,9 +34,9 @@ def render(report: RunReport) -> str:
         plots=[plots.of_point(point, str(number)) for number, point in enumerate(report.points)],
         colours=_stage_colours(report.points),
         slowest_ms=max((sum(point.stages_ms.values()) for point in report.points), default=0.0),
-        fault_heads=account_words.HEADS,
-        fault_rows=account_words.rows(report.faults) if report.faults else [],
-        fault_legend=account_words.LEGEND,
+        fault_heads=account_text.HEADS,
+        fault_rows=account_text.rows(report.faults) if report.faults else [],
+        fault_legend=account_text.LEGEND,
         folded=len(report.points) >= FOLDED_FROM,
     )
     return page.lstrip()
@@ -62,7 +62,7 @@ def _lines(report: RunReport) -> list[tuple[str, str, str]]:
         lines.append(("bad", "Nothing measured", "no answer was right"))
     if report.faults:
         tone, mark = ("good", "Faults") if report.faults.is_sound else ("bad", "Faults")
-        lines.append((tone, mark, account_words.verdict(report.faults)))
+        lines.append((tone, mark, account_text.verdict(report.faults)))
     if interrupted:
         lines.append(("warn", "Interrupted", f"{interrupted} requests were stopped before they ended"))
     return lines + [("warn", "Warning", warning) for warning in report.warnings]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.cli import units
-from loadtest.faults import account_words
+from loadtest.faults import account_text
 from loadtest.faults.ledger import Account
 from loadtest.measuring.figures import FaultAccount, Figures, RunReport, Strike
 
@@ -116,16 +116,16 @@ def show_faults(console: Console, account: FaultAccount, strikes: Iterable[Strik
     for command, place in places.items():
         console.print(Text(f"{place}: {command}"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for number, title in enumerate(account_words.HEADS):
+    for number, title in enumerate(account_text.HEADS):
         table.add_column(title, justify="right" if number else "left", overflow="fold")
-    for name, *cells in account_words.rows(account):
+    for name, *cells in account_text.rows(account):
         figures = (Text(c.text, style="red" if c.is_bad else "") for c in cells)
         table.add_row(Text(places.get(str(name), "before")), *figures)
     console.print(table)
     for trouble, count in Counter(f"{s.fault}: {s.trouble}" for s in strikes if s.trouble).items():
         console.print(Text(f"! {trouble}{f' ({count} times)' * (count > 1)}", style="red"), soft_wrap=True)
     style = "green" if account.is_sound else "red"
-    console.print(Text(account_words.verdict(account), style=style), soft_wrap=True)
+    console.print(Text(account_text.verdict(account), style=style), soft_wrap=True)
 
 
 def show_account(console: Console, name: str, account: Account) -> None:

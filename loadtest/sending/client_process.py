@@ -10,7 +10,7 @@ import sys
 import warnings
 from typing import Final
 
-from loadtest.sending.client import Client
+from loadtest.sending.load_loop import Client
 from loadtest.sending.messages import (
     Begin,
     ClientReady,

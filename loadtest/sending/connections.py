@@ -1,6 +1,6 @@
 """What keeps HTTP within bounds: connections, the size of an answer, where a Location may lead.
 
-Owns those bounds. Which requests are sent is client.py's.
+Owns those bounds. Which requests are sent is load_loop.py's.
 """
 
 import asyncio

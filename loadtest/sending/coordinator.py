@@ -17,13 +17,13 @@ from loadtest.faults.ledger import Ledger
 from loadtest.measuring import search
 from loadtest.measuring.caveats import is_tester_in_doubt
 from loadtest.measuring.columns import Columns
+from loadtest.measuring.consistency import Judge
+from loadtest.measuring.early_stop import Lookout
 from loadtest.measuring.figures import FaultAccount, Figures
-from loadtest.measuring.judge import Judge
-from loadtest.measuring.lookout import Lookout
 from loadtest.measuring.slo import Slo
-from loadtest.sending.crew import START_DELAY_S, Crew
+from loadtest.sending.client_pool import START_DELAY_S, Crew
 from loadtest.sending.messages import Load, Record
-from loadtest.sending.server import Server
+from loadtest.sending.model_facts import Server
 
 _LOOK_S: Final = 0.25
 _CALIBRATION_S: Final = 3.0

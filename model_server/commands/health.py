@@ -1,6 +1,6 @@
 """`python -m model_server health`: exit with 0 if the model server on this machine is healthy, else say why.
 
-Owns the command line. serving/heartbeat.py owns what it reads.
+Owns the command line. serving/health_file.py owns what it reads.
 """
 
 import argparse
@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from model_server.commands.terminal import DONE, REFUSED, complain
-from model_server.serving import heartbeat
+from model_server.serving import health_file
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -17,5 +17,5 @@ def main(arguments: Sequence[str] = ()) -> int:
         prog="python -m model_server health",
         description="Exit with 0 if the model server on this machine serves and holds its leases, else 1.",
     ).parse_args(arguments)
-    reason = heartbeat.verdict(time.time())
+    reason = health_file.verdict(time.time())
     return complain(reason, REFUSED) if reason else DONE

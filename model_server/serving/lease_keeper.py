@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.errors import BrokerUnavailable, LeaseLost
 from broker.messages import WorkerState
-from model_server.serving import heartbeat
+from model_server.serving import health_file
 from model_server.serving.registration import Registration
 
 _LOG = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class LeaseKeeper(threading.Thread):
             self._registration.ensure(lost=worker)
         self._status.announce()
         if self._status.state.state is WorkerState.READY:
-            heartbeat.beat(self._model, lease_s=self._lease_s)
+            health_file.beat(self._model, lease_s=self._lease_s)
 
     def _recover(self, now: float) -> bool:
         """Reap lost peers, but never in the first LEASE_S after an outage: all leases lapsed in it.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from loadtest.sending.client import Client
+from loadtest.sending.load_loop import Client
 from loadtest.sending.messages import Begin, Load, LoadEnd, LoadPlan, Record, Target, Traffic
 from loadtest.sending.target import prepare
 from loadtest.sending.traffic import Requests

@@ -14,7 +14,7 @@ import pytest
 from loadtest.cli.main import main
 from loadtest.cli.options import parse
 from loadtest.sending.messages import Target, Traffic
-from loadtest.sending.server import Server
+from loadtest.sending.model_facts import Server
 from tests.loadtest.running import run
 from tests.loadtest.stub import Script, answer, prediction, stub_server
 from tests.support import ROOT
@@ -172,7 +172,7 @@ def test_wrong_usage(arguments: list[str], named: str, capsys: pytest.CaptureFix
 
 
 def test_the_queue_is_watched_again_once_a_failing_server_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtest.sending.server._SAMPLE_S", 0.001)
+    monkeypatch.setattr("loadtest.sending.model_facts._SAMPLE_S", 0.001)
     asked, noted = [0], []
     facts = Server._facts
 

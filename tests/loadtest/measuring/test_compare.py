@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from loadtest.measuring.change import Change
 from loadtest.measuring.compare import CompareError, Comparison, compare, read, table
 from loadtest.measuring.figures import Figures
+from loadtest.measuring.regression import Change
 from loadtest.sending.messages import Load
 from tests.loadtest.reports import empty, latencies, point, report
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import rc_context
 
 from loadtest.measuring.figures import Slice, Strike
-from loadtest.output import svg
+from loadtest.output import plot_style
 from loadtest.output.report import render
 from loadtest.sending.messages import Load
 from tests.loadtest.page import HOSTILE, Page, page, sweep
@@ -38,11 +38,11 @@ def test_drawings_leave_the_style_to_the_page() -> None:
     assert "font-family" not in "".join(drawings(sweep()))
 
 
-@rc_context(svg.STYLE)
+@rc_context(plot_style.STYLE)
 def test_a_name_is_never_mathematics() -> None:
-    axes = (figure := svg.new_figure(100)).subplots()
-    svg.names(axes, [(0.5, 0.5, "$x_$ &")])
-    assert Page(svg.finished(figure, "", "", "").svg).text.count("$x_$ &") == 1
+    axes = (figure := plot_style.new_figure(100)).subplots()
+    plot_style.names(axes, [(0.5, 0.5, "$x_$ &")])
+    assert Page(plot_style.finished(figure, "", "", "").svg).text.count("$x_$ &") == 1
 
 
 def test_every_image_tells_its_main_figures() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadtest.sending.client import Client
+from loadtest.sending.load_loop import Client
 from loadtest.sending.messages import OK, LoadPlan, Record, Target, Traffic
 from loadtest.sending.target import prepare
 from loadtest.sending.traffic import Requests

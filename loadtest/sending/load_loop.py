@@ -1,4 +1,4 @@
-"""The sending: connections, the open and the closed loop, one record for every request.
+"""The loops that send a load, open and closed: connections, and one record for every request.
 
 Owns what leaves and what comes back. Judges each answer by itself only.
 """

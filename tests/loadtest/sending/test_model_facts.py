@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from loadtest.sending.messages import Target, Traffic
-from loadtest.sending.server import NotReady, Server
+from loadtest.sending.model_facts import NotReady, Server
 
 T = TypeVar("T")
 Seen = list[tuple[str, str | None]]
@@ -205,14 +205,14 @@ def test_where_another_service_is_connected_to(
         asked.append(address)
         raise OSError
 
-    monkeypatch.setattr("loadtest.sending.server.asyncio.open_connection", connect)
+    monkeypatch.setattr("loadtest.sending.model_facts.asyncio.open_connection", connect)
     with pytest.raises(NotReady):
         counts_at(url)
     assert asked == [(host, port)]
 
 
 def test_a_server_that_does_not_answer_is_waited_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtest.sending.server._PATIENCE_S", 0.02)
+    monkeypatch.setattr("loadtest.sending.model_facts._PATIENCE_S", 0.02)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -252,7 +252,7 @@ def test_the_queues_of_the_models_that_are_sent_to_are_watched(monkeypatch: pyte
         slept.append(delay)
         await sleep(0)
 
-    monkeypatch.setattr("loadtest.sending.server.asyncio.sleep", noted_sleep)
+    monkeypatch.setattr("loadtest.sending.model_facts.asyncio.sleep", noted_sleep)
     queues = {"m": 3, "a": 4, "b": 100}
     said = models(*(model(name, queue_length=jobs) for name, jobs in queues.items()), model("c"))
     begin = time.monotonic()
@@ -266,12 +266,12 @@ def test_the_queues_of_the_models_that_are_sent_to_are_watched(monkeypatch: pyte
 def test_without_batchwires_queue_nothing_is_watched(
     said: object, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loadtest.sending.server._SAMPLE_S", 0.001)
+    monkeypatch.setattr("loadtest.sending.model_facts._SAMPLE_S", 0.001)
     assert watched(said, Traffic(), path=path) == []
 
 
 def test_the_watch_outlives_a_server_that_can_not_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtest.sending.server._SAMPLE_S", 0.001)
+    monkeypatch.setattr("loadtest.sending.model_facts._SAMPLE_S", 0.001)
     facts, failures = Server._facts, [NotReady("gone"), NotReady("gone")]
 
     async def fail_twice(server: Server) -> object:

@@ -11,8 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final
 
+from loadtest.measuring.consistency import CONTRADICTIONS
 from loadtest.measuring.figures import FaultAccount, OfFault, Strike
-from loadtest.measuring.judge import CONTRADICTIONS
 from loadtest.sending.messages import INTERRUPTED, OK, Record
 
 RIGHT, REFUSED, CUT, WRONG, LOST = range(5)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtest.faults.strikes import Faults
+from loadtest.faults.fault_commands import Faults
 from loadtest.measuring.figures import Strike
 from tests.support.waiting import eventually
 

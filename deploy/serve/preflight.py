@@ -1,4 +1,4 @@
-"""`make look`: check the settings, and the files that they name, before anything is installed or started.
+"""`make preflight`: check the settings, and the files they name, before anything is installed or started.
 
 Owns the wording for a directory or a file that is missing. Runs on Python alone, and so imports nothing but
 the standard library and settings.py, which does the same.

@@ -1,7 +1,7 @@
 """The strikes: the user's own commands, run in turn on a schedule while the load goes on.
 
 Owns the schedule (seeded) and the commands' lives. Knows nothing of requests: what became of them is
-aftermath.py's. No shell is used unless a command names one.
+attribution.py's. No shell is used unless a command names one.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadtest.sending.client import Client
+from loadtest.sending.load_loop import Client
 from loadtest.sending.messages import INTERRUPTED, OK, LoadEnd
 from tests.loadtest.driving import begin, drive
 from tests.loadtest.stub import answer

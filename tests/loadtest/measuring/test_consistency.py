@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.measuring.judge import CONTRADICTIONS, Judge
+from loadtest.measuring.consistency import CONTRADICTIONS, Judge
 from loadtest.sending.messages import INTERRUPTED, OK, Record
 
 

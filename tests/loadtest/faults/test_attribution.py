@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.faults.aftermath import Aftermath
+from loadtest.faults.attribution import Aftermath
 from loadtest.measuring.figures import FaultAccount, OfFault, Strike
 from loadtest.sending.messages import INTERRUPTED, OK, Record
 

@@ -1,4 +1,4 @@
-"""The heartbeat of a model server: a file a model, which says until when its worker holds its lease.
+"""The health files of a model server: one a model, which says until when its worker holds its lease.
 
 Owns the folder var/health. Asks nobody else, and imports next to nothing: a container's health check reads it
 every few seconds.

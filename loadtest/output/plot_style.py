@@ -1,4 +1,4 @@
-"""SVG made by matplotlib, fit to stand inside a page.
+"""The style of the plots: SVG made by matplotlib, fit to stand inside a page.
 
 Owns the look of all plots; their colours are CSS variables of the page, for light and dark screens. Must not
 use pyplot, which looks for a screen, nor draw words from outside: matplotlib takes `$` for mathematics, and

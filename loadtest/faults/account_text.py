@@ -1,6 +1,6 @@
 """The account of a run with faults as people read it: heads, cells, verdict; for the terminal and the page.
 
-Owns those words. Counting is aftermath.py's.
+Owns those words. Counting is attribution.py's.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`make look`: a missing file or a wrong setting is reported before anything is installed or started."""
+"""`make preflight`: a missing file or a wrong setting is reported before anything is installed or started."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.serve import __main__ as serve
-from deploy.serve import look
+from deploy.serve import preflight
 from deploy.serve.programs import CannotStart
 from settings import PROJECT, Settings
 
@@ -33,7 +33,7 @@ def _missing(
     settings = Settings(
         models_dir=str(models_dir), models=models, fallback_model=fallback, resnet50_weights=weights
     )
-    return look.missing(settings)
+    return preflight.missing(settings)
 
 
 def test_a_complete_catalogue_misses_nothing(models: Path) -> None:
@@ -69,7 +69,7 @@ def test_make_serve_looks_before_all_else(models: Path, monkeypatch: pytest.Monk
 def test_it_needs_nothing_but_python(models: Path) -> None:
     """Without site-packages, as on a machine on which nothing has been installed."""
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "deploy.serve.look"],
+        [sys.executable, "-S", "-m", "deploy.serve.preflight"],
         cwd=PROJECT,
         env={"MODELS_DIR": str(models), "MODELS": "cat,dog"},
         capture_output=True,
@@ -105,8 +105,8 @@ def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
         ({}, ""),
     ],
 )
-def test_make_look_checks_the_environment(environment: dict[str, str], words: str) -> None:
-    done = _make("look", **environment)
+def test_make_preflight_checks_the_environment(environment: dict[str, str], words: str) -> None:
+    done = _make("preflight", **environment)
     assert (done.returncode == 0) is (words == "")
     assert words in done.stderr
 
@@ -115,7 +115,7 @@ def test_make_look_checks_the_environment(environment: dict[str, str], words: st
 def test_make_serve_looks_before_it_installs() -> None:
     done = _make("-n", "serve")
     commands = done.stdout.splitlines()
-    assert "deploy.serve.look" in commands[0]
+    assert "deploy.serve.preflight" in commands[0]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
