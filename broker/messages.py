@@ -7,10 +7,14 @@ nothing here does I/O.
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
+from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+MEDIAN: Final = -1
+"""A border whose colour is the median of the picture's own."""
 
 
 class Fit(StrEnum):
@@ -20,6 +24,42 @@ class Fit(StrEnum):
     CROP = "crop"  # the largest centred part of the right shape
     PAD = "pad"  # all of it, with the border's colour around
     INK = "ink"  # find the drawing, make it light on black, centre it as MNIST does
+
+
+class Resample(StrEnum):
+    """The kernel with which a picture is resized."""
+
+    NEAREST = "nearest"
+    BOX = "box"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+    AREA = "area"
+
+
+class Library(StrEnum):
+    """The library with whose arithmetic a picture is resized (and, with EXACT, a JPEG decoded)."""
+
+    PILLOW = "pillow"
+    TENSORFLOW = "tensorflow"
+    OPENCV = "opencv"
+
+
+KERNELS: Final = {
+    Library.PILLOW: frozenset(
+        (Resample.NEAREST, Resample.BOX, Resample.BILINEAR, Resample.BICUBIC, Resample.LANCZOS)
+    ),
+    Library.TENSORFLOW: frozenset((Resample.NEAREST, Resample.BILINEAR, Resample.BICUBIC, Resample.AREA)),
+    Library.OPENCV: frozenset((Resample.NEAREST, Resample.BILINEAR, Resample.BICUBIC, Resample.AREA)),
+}
+"""What each library's arithmetic is known for here."""
+
+
+class Decode(StrEnum):
+    """How much of a JPEG is decoded."""
+
+    FAST = "fast"  # at 1/2, 1/4 or 1/8 of its size, where that is enough
+    EXACT = "exact"  # all of it, bit for bit as the library does
 
 
 class WorkerState(StrEnum):
@@ -41,6 +81,11 @@ class InputSpec:
     fit: Fit
     resize: int = 0
     """With CROP: the length of the short side before the centre is cut out; 0: the largest centred part."""
+    resample: Resample = Resample.BILINEAR
+    library: Library = Library.PILLOW
+    decode: Decode = Decode.FAST
+    border: int = MEDIAN
+    """With PAD: the value of each channel around the picture; MEDIAN: that of the picture's own border."""
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
-"""From the pixels of a network's input back to those of the photo, through the fit that made the input.
+"""Where a network's input lies on the photo that it is made of.
 
-Owns the inverse of what pictures/fit.py does with a photo; a test takes pictures there and back.
+Owns that place for each fit: fit.py reads the photo's pixels from it, and detectors' boxes are taken back
+through it.
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.messages import Fit, InputSpec
+from broker.messages import Fit, InputSpec, Library
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +49,38 @@ def place(spec: InputSpec, original_size: tuple[int, int]) -> Placement:
             x, y = (round((side - kept) / 2) for side, kept in zip(resized, target, strict=True))
             return Placement(scale_x, scale_y, x * scale_x, y * scale_y)
         case Fit.CROP:
+            if spec.library is Library.TENSORFLOW:
+                return _smart(spec, original_size)
             # PIL.ImageOps.fit: the largest centred part of the input's shape, in fractions of pixels.
             scale = min(width / spec.width, height / spec.height)
             left, top = ((side - kept * scale) / 2 for side, kept in zip(original_size, target, strict=True))
             return Placement(scale, scale, left, top)
         case Fit.PAD:
-            # PIL.ImageOps.pad: whole pixels on both sides of the picture, so the rounding is repeated here.
-            inner_width, inner_height = _contained(spec, original_size)
+            # PIL.ImageOps.pad: whole pixels on both sides of the picture.
+            inner_width, inner_height = contained(spec, original_size)
             scale_x, scale_y = width / inner_width, height / inner_height
-            x = round((spec.width - inner_width) * 0.5)
-            y = round((spec.height - inner_height) * 0.5)
+            x, y = margins(spec, (inner_width, inner_height))
             return Placement(scale_x, scale_y, -x * scale_x, -y * scale_y)
 
 
-def _contained(spec: InputSpec, size: tuple[int, int]) -> tuple[int, int]:
+def _smart(spec: InputSpec, size: tuple[int, int]) -> Placement:
+    """keras.preprocessing.image.smart_resize: the largest centred part of the shape, in whole pixels."""
+    width, height = size
+    kept_width = min(width, int(height * spec.width / spec.height))
+    kept_height = min(height, int(width * spec.height / spec.width))
+    left, top = (width - kept_width) // 2, (height - kept_height) // 2
+    return Placement(kept_width / spec.width, kept_height / spec.height, left, top)
+
+
+def margins(spec: InputSpec, inner: tuple[int, int]) -> tuple[int, int]:
+    """The padding (left, top) of a picture of the size `inner`."""
+    x, y = spec.width - inner[0], spec.height - inner[1]
+    if spec.library is Library.OPENCV:
+        return x // 2, y // 2  # as ultralytics' LetterBox
+    return round(x * 0.5), round(y * 0.5)
+
+
+def contained(spec: InputSpec, size: tuple[int, int]) -> tuple[int, int]:
     """The size of the picture inside its padding, as PIL.ImageOps.contain rounds it."""
     width, height = size
     if width * spec.height > height * spec.width:

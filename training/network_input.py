@@ -6,7 +6,7 @@ Owns nothing else. The numbers of a normalisation are those of the engines. Load
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.messages import InputSpec
+from broker.messages import MEDIAN, InputSpec
 from model_server.catalogue.model_spec import KerasFile, ModelSpec, Normalise
 from model_server.catalogue.model_toml import Normalisation, Order
 from model_server.engines import normalisation
@@ -14,7 +14,7 @@ from model_server.engines import normalisation
 
 @dataclass(frozen=True, slots=True)
 class NetworkInput:
-    """Size, channels and fit in `input`; then how uint8 becomes float32, as in ModelSpec."""
+    """Size, channels, fit and resampling in `input`; then how uint8 becomes float32, as in ModelSpec."""
 
     input: InputSpec
     normalise: Normalise
@@ -50,6 +50,12 @@ class NetworkInput:
         ]
         if self.input.resize:
             lines.append(f"resize = {self.input.resize}")
+        defaults = InputSpec(1, 1, 1, self.input.fit)
+        for name in ("resample", "library", "decode"):
+            if getattr(self.input, name) != getattr(defaults, name):
+                lines.append(f'{name} = "{getattr(self.input, name)}"')
+        if self.input.border != MEDIAN:
+            lines.append(f"border = {self.input.border}")
         if self.order != "rgb":
             lines.append(f'order = "{self.order}"')
         return "".join(f"{line}\n" for line in lines)

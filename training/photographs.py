@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from broker.messages import Fit, InputSpec
+from broker.messages import Fit, InputSpec, Resample
 from pictures.fit import prepare
 
 SIDE: Final = 32
-INPUT: Final = InputSpec(width=SIDE, height=SIDE, channels=3, fit=Fit.CROP)
+INPUT: Final = InputSpec(width=SIDE, height=SIDE, channels=3, fit=Fit.CROP, resample=Resample.BICUBIC)
 
 # Pictures are made in lots of this many, each with a seed of its own, so that the result does not depend
 # on how many processes share the work.

@@ -179,7 +179,7 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         folder=folder,
         task=toml.task,
         source=source,
-        input=InputSpec(input_.width, input_.height, input_.channels, input_.fit, resize=input_.resize or 0),
+        input=input_.spec,
         normalise=input_.normalise,
         labels=labels.read(folder / toml.labels),
         top=toml.top,

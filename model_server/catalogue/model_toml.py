@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from broker.messages import Fit
+from broker.messages import KERNELS, MEDIAN, Decode, Fit, InputSpec, Library, Resample
 from model_server.catalogue import toml_errors
 from model_server.catalogue.detection_layout import LAYOUT_FIELDS, Detection
 from model_server.catalogue.toml_errors import SEE, CatalogueError
@@ -104,6 +104,27 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     normalise: Normalise
     resize: Size | None = None
     order: Order = "rgb"
+    resample: Resample = Resample.BILINEAR
+    library: Library = Library.PILLOW
+    decode: Decode | None = None
+    border: Annotated[int, Meta(ge=0, le=255)] | None = None
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the web tier prepares pictures by."""
+        # Pillow averages what it makes smaller, so a JPEG that was decoded smaller gives nearly the same.
+        is_averaged = self.library is Library.PILLOW and self.resample is not Resample.NEAREST
+        return InputSpec(
+            self.width,
+            self.height,
+            self.channels,
+            self.fit,
+            resize=self.resize or 0,
+            resample=self.resample,
+            library=self.library,
+            decode=self.decode or (Decode.FAST if is_averaged else Decode.EXACT),
+            border=MEDIAN if self.border is None else self.border,
+        )
 
 
 _DARKNET_STRIDE: Final = 32
@@ -160,6 +181,11 @@ def _misfits(fields: Input) -> Iterator[tuple[str, str]]:
         yield "input.resize", 'resize is the short side before the centre crop, so fit must be "crop".'
     elif fields.resize is not None and fields.resize < max(fields.width, fields.height):
         yield "input.resize", "resize must be at least the width and the height."
+    if fields.border is not None and fields.fit is not Fit.PAD:
+        yield "input.border", 'border is the colour around a picture that is padded, so fit must be "pad".'
+    if fields.resample not in KERNELS[fields.library]:
+        known = ", ".join(f'"{kernel}"' for kernel in Resample if kernel in KERNELS[fields.library])
+        yield "input.resample", f'library = "{fields.library}" has {known}.'
     match fields.normalise:
         case Normalisation(mean=mean, std=std):
             for key, numbers in (("mean", mean), ("std", std)):

@@ -40,10 +40,10 @@ def test_it_is_decoded_as_others_are(kind: str) -> None:
 @pytest.mark.parametrize("kind", decoder_process.FORMATS)
 def test_it_is_decoded_as_small_as_is_needed_and_known_whole(kind: str) -> None:
     upload = encoded(Image.new("RGB", (640, 320), RED), kind)
-    image, whole = decode_near(upload, max_pixels=MANY, needed=Size(shortest=100))
-    assert (image.size, whole) == ((214, 107), (640, 320))
-    image, whole = decode_near(upload, max_pixels=MANY, needed=Size(longest=320))
-    assert (image.size, whole) == ((320, 160), (640, 320))
+    decoded = decode_near(upload, max_pixels=MANY, needed=Size(shortest=100))
+    assert (decoded.image.size, decoded.whole, decoded.factor) == ((214, 107), (640, 320), 3)
+    decoded = decode_near(upload, max_pixels=MANY, needed=Size(longest=320))
+    assert (decoded.image.size, decoded.whole, decoded.factor) == ((320, 160), (640, 320), 2)
 
 
 @pytest.mark.parametrize("kind", decoder_process.FORMATS)

@@ -53,7 +53,17 @@ def test_models_shows_card_state_workers_and_queue(running: Service) -> None:
     assert answer["default_model"] == MODEL
     (model,) = answer["models"]
     assert (model["model"], model["state"], model["queue_length"]) == (MODEL, "ready", 0)
-    assert model["input"] == {"width": 2, "height": 2, "channels": 1, "fit": "stretch", "resize": 0}
+    assert model["input"] == {
+        "width": 2,
+        "height": 2,
+        "channels": 1,
+        "fit": "stretch",
+        "resize": 0,
+        "resample": "bilinear",
+        "library": "pillow",
+        "decode": "fast",
+        "border": -1,
+    }
     assert [each["state"] for each in model["workers"]] == ["ready"]
     assert 0 <= answer["time"] - model["workers"][0]["heartbeat"] < 5
 
