@@ -26,6 +26,7 @@ from broker.keys import Keys, ModelKeys
 from loadtest.cli.arguments import parser
 from model_server.catalogue.model_spec import Source, read_model
 from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, Output
+from model_server.tasks import TASKS
 from tests.e2e.test_serve import PARTS, Serving, project
 from tests.support import ROOT
 from tests.support.stack import free_port
@@ -207,7 +208,12 @@ def _apply(recipe: str, folder: Path) -> None:
 
 RECIPE_TESTS = {
     "Recipe: add a route": ["tests/web/routes", "tests/web/openapi"],
-    "Recipe: add a task": ["tests/model_server/tasks", "tests/model_server/catalogue", "tests/web/routes"],
+    "Recipe: add a task": [
+        "tests/model_server/tasks",
+        "tests/model_server/catalogue",
+        "tests/model_server/engines",
+        "tests/web/routes",
+    ],
 }
 
 
@@ -222,6 +228,12 @@ def test_the_recipes_fit_the_code(title: str, tmp_path: Path) -> None:
     _apply(_recipe(title), _copied(tmp_path))
 
 
+def test_the_recipe_for_a_task_fits_after_another_task_was_added_by_it(tmp_path: Path) -> None:
+    recipe, copy = _recipe("Recipe: add a task"), _copied(tmp_path)
+    _apply(recipe.replace("tagging", "sorting").replace("Tagging", "Sorting"), copy)
+    _apply(recipe, copy)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("title", RECIPE_TESTS)
@@ -229,7 +241,7 @@ def test_the_recipes_work(title: str, tmp_path: Path) -> None:
     copy = _copied(tmp_path)
     _apply(_recipe(title), copy)
     tests = RECIPE_TESTS[title]
-    assert " ".join(tests) in _recipe(title)
+    assert " ".join(tests) in re.sub(r"\s+", " ", _recipe(title))
     words = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     modules = "tests/test_docs.py::test_every_module_has_its_line"
     for command in (
@@ -275,6 +287,11 @@ def test_every_field_is_on_the_page_on_models() -> None:
     assert {f"`{each.__struct_config__.tag}`" for each in get_args(Source)} <= set(
         re.findall(r"^\| (`[a-z_]+`) \|", MODELS, re.MULTILINE)
     )
+
+
+def test_every_task_is_on_the_page_on_models() -> None:
+    table = MODELS[MODELS.index("### Tasks") : MODELS.index("### Labels")]
+    assert re.findall(r'^\| `"(\w+)"` \| \S', table, re.MULTILINE) == list(TASKS)
 
 
 def test_every_make_target_that_a_page_names_is_there() -> None:

@@ -89,7 +89,7 @@ ROOMS: dict[str, set[str]] = {
         "web.uploads",
     },
     "web/middleware": {"broker.errors", "web.middleware", "web.responses"},
-    "model_server/catalogue": {"broker", "model_server.catalogue"},
+    "model_server/catalogue": {"broker", "model_server.catalogue", "model_server.tasks"},
     "model_server/tasks": {
         "broker",
         "model_server.catalogue",
@@ -205,6 +205,23 @@ def test_of_pictures_a_serving_process_imports_what_needs_no_pillow() -> None:
         if {name for name in _project_imports(path) if name.startswith("pictures")} - WITHOUT_PILLOW
     }
     assert importers == WITH_PILLOW
+
+
+def test_only_a_task_s_own_file_asks_which_task_it_is() -> None:
+    # Elsewhere a question that depends on the task is one of task.py's, so that a new task answers it too.
+    asked = re.compile(
+        r"""\btask(\.name)?["']?\]? *(==|!=|===|!==|(not )?in) *["'({\[]|detection is (not )?None"""
+    )
+    places = {
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for package in [*FORBIDDEN, "training"]
+        for suffix in ("py", "js", "html")
+        for path in (ROOT / package).rglob(f"*.{suffix}")
+        if path.parent != ROOT / "model_server" / "tasks"
+        for line in path.read_text("utf-8").splitlines()
+        if asked.search(line)
+    }
+    assert places == set()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -10,6 +10,7 @@ from broker.messages import MEDIAN, InputSpec
 from model_server.catalogue.model_spec import KerasFile, ModelSpec, Normalise
 from model_server.catalogue.model_toml import Normalisation, Order
 from model_server.engines import normalisation
+from model_server.tasks import TASKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class NetworkInput:
             ModelSpec(
                 "",
                 Path(),
-                "classification",
+                TASKS["classification"],
                 nameless,
                 self.input,
                 self.normalise,

@@ -18,6 +18,9 @@ from loadtest.sending.target import is_batchwire
 _SAMPLE_S: Final = 0.5
 _PATIENCE_S: Final = 5.0
 
+_ANSWERED_IN_FULL: Final = frozenset({"classification"})
+"""The tasks whose answers always have as many predictions as were asked for."""
+
 
 class NotReady(Exception):
     """The server can't be tested now; the text says why and what to do."""
@@ -143,8 +146,8 @@ def _check(known: dict[str, ModelFacts], name: str, default: str) -> None:
 
 
 def _bounds(facts: ModelFacts, top: int | None) -> tuple[int, int]:
-    """A classifier answers exactly `top` of its classes, a detector what it finds."""
+    """A classifier answers exactly `top` of its classes, a model of another task what it finds."""
     wanted = min(top or facts.top or facts.classes, facts.classes)
-    if facts.task == "classification":
+    if facts.task in _ANSWERED_IN_FULL:
         return wanted, wanted
     return 0, top or 10**6

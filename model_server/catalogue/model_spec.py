@@ -12,7 +12,7 @@ from pathlib import Path
 from broker.keys import MODEL_NAME
 from broker.messages import Card, InputSpec
 from model_server.catalogue import file_kinds, labels, model_toml
-from model_server.catalogue.detection_layout import MOST_DETECTIONS, Detection, of_darknet
+from model_server.catalogue.detection_layout import Detection
 from model_server.catalogue.folder_watch import version_of
 from model_server.catalogue.labels import Label
 from model_server.catalogue.model_toml import (
@@ -22,17 +22,17 @@ from model_server.catalogue.model_toml import (
     ImportedSource,
     KerasApplication,
     KerasFile,
-    ModelToml,
     Normalise,
     Onnx,
     Order,
     Paddle,
     SavedModel,
     Source,
-    Task,
     TFLite,
 )
 from model_server.catalogue.toml_errors import CatalogueError
+from model_server.tasks import TASKS
+from model_server.tasks.task import Task
 
 __all__ = [
     "CatalogueError",
@@ -100,8 +100,8 @@ class ModelSpec:
 
     @property
     def top_max(self) -> int:
-        """The most predictions that a client may ask for: each class once, but any number of detections."""
-        return len(self.labels) if self.detection is None else MOST_DETECTIONS
+        """The most predictions that a client may ask for."""
+        return self.task.top_max(len(self.labels))
 
     @property
     def elsewhere(self) -> Path | None:
@@ -136,7 +136,7 @@ class ModelSpec:
         """What the web tier gets to know about the model."""
         return Card(
             model=self.name,
-            task=self.task,
+            task=self.task.name,
             input=self.input,
             classes=len(self.labels),
             top=self.top,
@@ -174,10 +174,11 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         raise CatalogueError(old)
     if weights is not None and isinstance(source, KerasApplication):
         source = KerasApplication(name=source.name, weights=weights)
+    task = TASKS[toml.task]
     spec = ModelSpec(
         name=name,
         folder=folder,
-        task=toml.task,
+        task=task,
         source=source,
         input=input_.spec,
         normalise=input_.normalise,
@@ -185,14 +186,9 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         top=toml.top,
         order=input_.order,
         activation=toml.output.activation,
-        detection=_detection(toml),
+        detection=task.detection(toml),
     )
-    limit = (
-        f"the model has {spec.top_max} label{'s' if spec.top_max > 1 else ''}"
-        if spec.detection is None
-        else f"a detector's answer has at most {spec.top_max}"
-    )
-    model_toml.require_top(path, spec.top, spec.top_max, limit)
+    model_toml.require_top(path, spec.top, spec.top_max, task.top_limit(len(spec.labels)))
     return spec
 
 
@@ -215,10 +211,3 @@ def read_spec(models_dir: Path, name: str, weights: Mapping[str, str]) -> ModelS
     if value not in ("imagenet", "random") and not Path(value).is_file():
         raise CatalogueError(f"{variable}={value!r} is not imagenet, random or the path of a file.")
     return spec
-
-
-def _detection(toml: ModelToml) -> Detection | None:
-    if toml.task != "detection":
-        return None
-    detection = toml.detection or Detection()
-    return of_darknet(detection) if isinstance(toml.source, Darknet) else detection

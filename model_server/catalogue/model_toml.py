@@ -6,15 +6,16 @@ file and loads no network. docs/models.md describes every field.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from broker.messages import KERNELS, MEDIAN, Decode, Fit, InputSpec, Library, Resample
 from model_server.catalogue import toml_errors
-from model_server.catalogue.detection_layout import LAYOUT_FIELDS, Detection
+from model_server.catalogue.detection_layout import Detection
 from model_server.catalogue.toml_errors import SEE, CatalogueError
+from model_server.tasks import TASKS
 
 
 class KerasApplication(
@@ -77,7 +78,10 @@ ImportedSource = Onnx | TFLite | FrozenGraph | SavedModel | Paddle
 """The sources that OpenVINO reads itself, so that no other engine runs them."""
 Source = KerasApplication | KerasFile | ImportedSource | Darknet
 
-Task = Literal["classification", "detection"]
+if TYPE_CHECKING:
+    TaskName = str  # a type checker can't read the table
+else:
+    TaskName = Literal[*TASKS]
 NormalisationName = Literal["none", "unit", "tf", "torch", "caffe"]
 Order = Literal["rgb", "bgr"]
 Activation = Literal["none", "softmax", "sigmoid"]
@@ -127,10 +131,6 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-_DARKNET_STRIDE: Final = 32
-"""The side in pixels of a cell of a detector's coarsest grid."""
-
-
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[output]: how the network's outputs become probabilities."""
 
@@ -140,13 +140,18 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ModelToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole model.toml."""
 
-    task: Task
+    task: TaskName
     labels: str
     top: Annotated[int, Meta(ge=1)]
     source: Source
     input: Input
     output: Output = Output()
     detection: Detection | None = None
+
+    @property
+    def is_darknet(self) -> bool:
+        """Whether our own converter makes the network, so that its outputs are known."""
+        return isinstance(self.source, Darknet)
 
 
 def read(path: Path) -> ModelToml:
@@ -161,7 +166,8 @@ def read(path: Path) -> ModelToml:
         raise toml_errors.of_value(path, text, error, ModelToml) from None
     except ValueError as error:  # msgspec.DecodeError and tomllib's are ValueErrors
         raise toml_errors.of_syntax(path, text, error) from None
-    for key, problem in [*_misfits(toml.input), *_undetectable(toml), *_misplaced(path.parent, toml)]:
+    task = TASKS[toml.task]
+    for key, problem in [*_misfits(toml.input), *task.misfits(toml), *_misplaced(path.parent, toml)]:
         raise toml_errors.of_key(path, text, key, problem)
     return toml
 
@@ -203,33 +209,6 @@ def _misfits(fields: Input) -> Iterator[tuple[str, str]]:
             yield "input.order", 'normalise = "caffe" makes BGR already. Leave order out.'
     if fields.order == "bgr" and fields.channels != 3:
         yield "input.order", '"bgr" is for 3 channels.'
-
-
-def _undetectable(toml: ModelToml) -> Iterator[tuple[str, str]]:
-    """Keys that do not fit the task, each with the reason."""
-    if toml.task == "classification":
-        if toml.detection is not None:
-            yield "detection", '[detection] is for task = "detection".'
-        return
-    if toml.input.fit is Fit.INK:
-        yield "input.fit", 'A detector can\'t use "ink": its boxes could not be placed on the photo.'
-    if toml.output.activation != "none":
-        yield "output.activation", "activation is for classification: a detector's scores stay as they are."
-    if isinstance(toml.source, Darknet):
-        yield from _misfits_of_darknet(toml.input)
-    if isinstance(toml.source, Darknet) and toml.detection is not None:
-        for field in LAYOUT_FIELDS:
-            if getattr(toml.detection, field) != getattr(Detection(), field):
-                yield f"detection.{field}", f"The layout of Darknet's outputs is known. Leave {field} out."
-
-
-def _misfits_of_darknet(fields: Input) -> Iterator[tuple[str, str]]:
-    """Keys that a Darknet detector would silently accept, or refuse in terms of its layers."""
-    if isinstance(fields.normalise, str) and fields.normalise != "unit":
-        yield "input.normalise", 'Darknet\'s networks take 0..1. Use "unit".'
-    for side in ("width", "height"):
-        if getattr(fields, side) % _DARKNET_STRIDE:
-            yield f"input.{side}", f"{side} must be a multiple of {_DARKNET_STRIDE}, whatever the cfg says."
 
 
 def _misplaced(folder: Path, toml: ModelToml) -> Iterator[tuple[str, str]]:

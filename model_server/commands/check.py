@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from broker.errors import ServiceError, first_line
 from broker.messages import Prediction
-from model_server import engines, tasks
+from model_server import engines
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.catalogue.model_toml import Normalisation
 from model_server.commands.terminal import DONE, REFUSED, complain, count, print_line
@@ -95,7 +95,7 @@ def _described(spec: ModelSpec) -> list[str]:
     rest = ", ..." if len(spec.labels) > 3 else ""
     colours = "grey" if input_.channels == 1 else spec.order
     return [
-        f"model       {spec.name}: {spec.task}, {_many(len(spec.labels), 'label')} ({first}{rest})",
+        f"model       {spec.name}: {spec.task.name}, {_many(len(spec.labels), 'label')} ({first}{rest})",
         f"source      {type(spec.source).__struct_config__.tag}: {spec.weights}",
         f"input       {input_.width} x {input_.height}, {_many(input_.channels, 'channel')} ({colours}), "
         f"fit {input_.fit}{resized}, normalise {normalise}",
@@ -128,10 +128,10 @@ def _predictions(
     spec: ModelSpec, outputs: Outputs, picture: CheckedPicture, top: int
 ) -> tuple[Prediction, ...]:
     """The predictions of the answer. Raises ServiceError if the outputs are not probabilities."""
-    if spec.detection is None:
+    if spec.task.gives_probabilities:
         agreement.require_probabilities(spec, outputs[0])
     first = tuple(output[0] for output in outputs)
-    return tasks.predictions(first, spec, original_size=picture.original_size, top=top)
+    return spec.task.predictions(first, spec, picture.original_size, top)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

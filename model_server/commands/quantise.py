@@ -113,9 +113,9 @@ def quantise(
         raise ModelUnavailable(
             f"{spec.name}: {spec.weights} is quantised already; PRECISION=auto runs it in int8."
         )
-    if spec.detection is not None:
-        # Folders say what is in an image, not where: the cost in accuracy could not be measured.
-        raise ModelUnavailable(f"{spec.name} is a detector: this command only quantises classifiers.")
+    if not spec.task.has_best_class:
+        # Folders name one class for an image: for other answers the cost in accuracy could not be measured.
+        raise ModelUnavailable(f"{spec.name} is {spec.task.noun}: this command only quantises classifiers.")
     full = converted(spec, "full", networks)
     reports: list[QuantiseReport] = []
 

@@ -4,16 +4,20 @@ Owns the interface and the loading. choice.py owns the choice, each engine's pac
 whether an engine computes what plain Keras computes. An engine knows nothing about jobs, labels or Redis.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines.choice import EngineChoice
+
+if TYPE_CHECKING:  # the catalogue reads model.toml with the tasks, which import this package
+    from model_server.catalogue.model_spec import ModelSpec
+    from model_server.engines.choice import EngineChoice
 
 Outputs = tuple[NDArray[np.float32], ...]
 """The network's outputs, each float32 with the batch as its first axis."""

@@ -133,8 +133,7 @@ class Pipeline:
             began=began,
             now=self._clock.now(),
             max_attempts=self.limits.max_attempts,
-            # A place in a picture that was scaled could be another place of the upload.
-            only_places=self._spec.task != "classification",
+            only_places=self._spec.task.has_places,
         )
         self._claim_s += _SMOOTHING * (time.monotonic() - began - self._claim_s)
         return batch

@@ -6,7 +6,6 @@ Owns the making of results from outputs and errors. Pure: no Redis, no clock, no
 from broker.consumer import CompletedJob
 from broker.errors import ServiceError
 from broker.messages import Failure, Prediction, Result, Timings
-from model_server import tasks
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.serving.batching import BatchEntry
 
@@ -22,7 +21,7 @@ def completed(
     error = entry.error
     if job is not None and error is None:
         try:
-            predictions = tasks.predictions(entry.outputs, spec, original_size=job.original_size, top=job.top)
+            predictions = spec.task.predictions(entry.outputs, spec, job.original_size, job.top)
         except ServiceError as failed:
             error = failed
     waiting_ms = max(0.0, claimed_at - job.accepted_at) * 1000 if job else 0.0

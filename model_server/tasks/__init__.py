@@ -1,22 +1,21 @@
-"""Tasks: how a network's outputs become predictions.
+"""Tasks: what a model answers, with a file for each.
 
-Owns the choice by the model's task: classification.py says what an image shows, detection.py what is in it
-and where. Knows no engine and no Redis.
+Owns the table of the tasks. task.py says what a task is; everything that differs between two of them is in
+their own files. Knows no Redis.
 """
 
-from broker.messages import Prediction
-from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Outputs
-from model_server.tasks import classification, detection
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
+from model_server.tasks.classification import ClassificationTask
+from model_server.tasks.detection import DetectionTask
+from model_server.tasks.task import Task
 
-def predictions(
-    outputs: Outputs, spec: ModelSpec, *, original_size: tuple[int, int], top: int
-) -> tuple[Prediction, ...]:
-    """The predictions from the network's outputs for one image. Raises InferenceFailed if they are invalid.
+_ALL: Final[tuple[Task, ...]] = (
+    ClassificationTask(),
+    DetectionTask(),
+)
 
-    `original_size` is the upload's (width, height), `top` the most predictions.
-    """
-    if spec.detection is not None:
-        return detection.detect(outputs, spec, spec.detection, original_size=original_size, top=top)
-    return classification.classify(outputs[0], spec.labels, top)
+TASKS: Final[Mapping[str, Task]] = MappingProxyType({task.name: task for task in _ALL})
+"""Each task by its name in model.toml."""

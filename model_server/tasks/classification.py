@@ -1,14 +1,45 @@
 """Classification: a network's probabilities to the best classes.
 
-Owns the reading of a classifier's output. Knows no engine and no Redis.
+Owns the reading of a classifier's output, and what else its task is. Knows no runtime and no Redis.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
 from broker.messages import Prediction
-from model_server.catalogue.model_spec import Label
+from model_server.engines.check import agreement
+from model_server.tasks.task import Task
+
+if TYPE_CHECKING:
+    from model_server.catalogue.labels import Label
+    from model_server.catalogue.model_spec import ModelSpec
+    from model_server.engines import Outputs
+
+
+class ClassificationTask(Task):
+    """What an image shows: the most probable classes."""
+
+    name = "classification"
+    noun = "a classifier"
+    reads_one_as_two = True
+    has_best_class = True
+
+    def predictions(
+        self, outputs: Outputs, spec: ModelSpec, _original_size: tuple[int, int], top: int, /
+    ) -> tuple[Prediction, ...]:
+        """The `top` best classes."""
+        return classify(outputs[0], spec.labels, top)
+
+    def compare(
+        self, _spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /
+    ) -> agreement.AgreementVerdict:
+        """Differences as shares of the most probable class, and the best class."""
+        return agreement.compare(reference, outputs, agreement.TOLERANCES[precision])
 
 
 def classify(

@@ -1,21 +1,40 @@
 """Detection: a detector's boxes and scores to predictions with boxes on the photo.
 
-Owns the thresholds, non-maximum suppression and clipping. Runs in the serving thread, so only the few boxes
-above the threshold are examined closely (docs/detection.md has the times).
+Owns the thresholds, non-maximum suppression and clipping, and what else a detector's task is. Runs in the
+serving thread, so only the few boxes above the threshold are examined closely (docs/detection.md has the
+times).
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
-from broker.messages import Prediction
-from model_server.catalogue.detection_layout import Detection, DetectorOutputs, Floats, arrange, corners
-from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Outputs
+from broker.messages import Fit, Prediction
+from model_server.catalogue import detection_layout
+from model_server.catalogue.detection_layout import (
+    LAYOUT_FIELDS,
+    MOST_DETECTIONS,
+    Detection,
+    DetectorOutputs,
+    Floats,
+    Output,
+    arrange,
+    corners,
+)
+from model_server.engines.check import detection as check
+from model_server.tasks.task import Task
 from pictures.geometry import place
+
+if TYPE_CHECKING:
+    from model_server.catalogue.model_spec import ModelSpec
+    from model_server.catalogue.model_toml import Input, ModelToml
+    from model_server.engines import Outputs
 
 MAX_CANDIDATES: Final = 2_048
 """How many of an image's best boxes are compared with each other. Only a threshold near 0 leaves more, and a
@@ -23,6 +42,76 @@ batch must not hold up its worker."""
 
 _BLOCK: Final = 32
 """How many boxes are compared at once: 30 take 0.14 ms in one block, and 1.2 ms one after the other."""
+
+
+_DARKNET_STRIDE: Final = 32
+"""The side in pixels of a cell of a detector's coarsest grid."""
+
+
+class DetectionTask(Task):
+    """What is in an image, and where: boxes with their classes."""
+
+    name = "detection"
+    noun = "a detector"
+    gives_probabilities = False
+    has_places = True
+    most = MOST_DETECTIONS
+
+    def predictions(
+        self, outputs: Outputs, spec: ModelSpec, original_size: tuple[int, int], top: int, /
+    ) -> tuple[Prediction, ...]:
+        """The `top` most probable boxes."""
+        return detect(outputs, spec, _layout(spec), original_size=original_size, top=top)
+
+    def compare(
+        self, spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /
+    ) -> check.DetectionVerdict:
+        """Differences of the probabilities, and overlaps of the boxes."""
+        return check.compare(spec, _layout(spec), reference, outputs, precision)
+
+    def misfits(self, toml: ModelToml) -> Iterator[tuple[str, str]]:
+        """Keys that boxes rule out, and those that are known of Darknet's networks."""
+        if toml.input.fit is Fit.INK:
+            yield "input.fit", 'A detector can\'t use "ink": its boxes could not be placed on the photo.'
+        if toml.output.activation != "none":
+            problem = "activation is for classification: a detector's scores stay as they are."
+            yield "output.activation", problem
+        if toml.is_darknet:
+            yield from _misfits_of_darknet(toml.input)
+        if toml.is_darknet and toml.detection is not None:
+            for field in LAYOUT_FIELDS:
+                if getattr(toml.detection, field) != getattr(Detection(), field):
+                    problem = f"The layout of Darknet's outputs is known. Leave {field} out."
+                    yield f"detection.{field}", problem
+
+    def detection(self, toml: ModelToml) -> Detection:
+        """What [detection] says; of Darknet's networks only the thresholds are asked for."""
+        detection = toml.detection or Detection()
+        return detection_layout.of_darknet(detection) if toml.is_darknet else detection
+
+    def outputs(self, spec: ModelSpec) -> tuple[Output, ...]:
+        """Those that [detection] names."""
+        return _layout(spec).outputs
+
+    def misfit(self, spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:
+        """Why these are not boxes and scores of the labels' classes."""
+        return detection_layout.misfit(_layout(spec), shapes, len(spec.labels))
+
+
+def _layout(spec: ModelSpec) -> Detection:
+    """The layout of a detector's outputs, which the catalogue always sets. Raises ValueError."""
+    if not spec.detection:
+        raise ValueError(f"{spec.name} is not a detector")
+    return spec.detection
+
+
+def _misfits_of_darknet(fields: Input) -> Iterator[tuple[str, str]]:
+    """Keys that a Darknet detector would silently accept, or refuse in terms of its layers."""
+    if isinstance(fields.normalise, str) and fields.normalise != "unit":
+        yield "input.normalise", 'Darknet\'s networks take 0..1. Use "unit".'
+    for side in ("width", "height"):
+        if getattr(fields, side) % _DARKNET_STRIDE:
+            yield f"input.{side}", f"{side} must be a multiple of {_DARKNET_STRIDE}, whatever the cfg says."
 
 
 @dataclass(frozen=True, slots=True)

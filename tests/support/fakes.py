@@ -20,6 +20,7 @@ from model_server.engines import Engine
 from model_server.serving.device import Device
 from model_server.serving.pipeline import WorkerLimits
 from model_server.serving.worker import Worker
+from model_server.tasks import TASKS
 
 MODEL = "tiny"
 SPEC = InputSpec(width=2, height=2, channels=1, fit=Fit.STRETCH)
@@ -118,7 +119,7 @@ def spec(folder: Path) -> ModelSpec:
     return ModelSpec(
         name=MODEL,
         folder=folder,
-        task="classification",
+        task=TASKS["classification"],
         source=KerasFile("none"),
         input=SPEC,
         normalise="none",

@@ -36,9 +36,13 @@ def words(language: str) -> Mapping[str, str]:
 
 
 def speaker(language: str) -> Callable[..., str]:
-    """A function that returns the phrase of a key with its `{names}` filled in."""
+    """A function that returns the phrase of a key with its `{names}` filled in.
 
-    def say(key: str, **values: Any) -> str:  # noqa: ANN401 - whatever a phrase shows
-        return words(language)[key].format_map(values)
+    `otherwise` is the key for a word of the service's that has no phrase.
+    """
+
+    def say(key: str, otherwise: str = "", **values: Any) -> str:  # noqa: ANN401 - whatever a phrase shows
+        phrases = words(language)
+        return phrases[key if key in phrases or not otherwise else otherwise].format_map(values)
 
     return say

@@ -1,23 +1,26 @@
 """Checks that an engine computes what plain Keras computes (or an imported network in fp32).
 
-Owns the measures, the tolerances and the messages of a refusal. Runs no network itself.
+Owns the messages of a refusal, and the measures and tolerances of probabilities of which one is the answer.
+The model's task says by which measures it is judged. Runs no network itself.
 """
+
+from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Outputs
-from model_server.engines.check import detection
-from model_server.engines.check.detection import DetectionVerdict
-from model_server.engines.check.final_operation import Ending
+
+if TYPE_CHECKING:
+    from model_server.catalogue.model_spec import ModelSpec
+    from model_server.engines import Outputs
+    from model_server.engines.check.final_operation import Ending
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,6 +31,15 @@ class Reference:
 
     pictures: NDArray[np.uint8]
     outputs: Outputs
+
+
+class Verdict(Protocol):
+    """The result of a comparison; as a text, the figures and what is allowed."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the engine may serve."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +127,16 @@ def compare(reference: Outputs, outputs: Outputs, tolerance: Tolerance) -> Agree
     )
 
 
-def judge(
-    spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str
-) -> AgreementVerdict | DetectionVerdict:
-    """Compare by the measures and the tolerances of the model's task. Raises ValueError on other shapes."""
-    if spec.detection is not None:
-        return detection.compare(spec, reference, outputs, precision)
-    return compare(reference, outputs, TOLERANCES[precision])
-
-
 def require(
     spec: ModelSpec,
     engine: str,
     precision: str,
     reference: Reference,
     predict: Callable[[NDArray[np.uint8]], Outputs],
-) -> AgreementVerdict | DetectionVerdict:
+) -> Verdict:
     """Run the reference's images. Raises ModelUnavailable, with the verdict, if the outputs disagree."""
     try:
-        verdict = judge(spec, reference.outputs, predict(reference.pictures), precision)
+        verdict = spec.task.compare(spec, reference.outputs, predict(reference.pictures), precision)
         if verdict.agrees:
             return verdict
         reason = str(verdict)
@@ -153,7 +156,7 @@ def is_of_second(spec: ModelSpec, shape: tuple[int, ...]) -> bool:
     Networks of two classes that were trained with binary cross-entropy end so. Raises ModelUnavailable if the
     activation in model.toml would turn every such number into 1.
     """
-    if spec.task != "classification" or len(spec.labels) != 2 or math.prod(shape) != 1:
+    if not spec.task.reads_one_as_two or len(spec.labels) != 2 or math.prod(shape) != 1:
         return False
     if spec.activation == "softmax":
         raise ModelUnavailable(

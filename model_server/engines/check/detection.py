@@ -4,15 +4,20 @@ Owns the measures and their tolerances; agreement.py refuses. All boxes count, n
 reported: drawn images may have none.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_server.catalogue import detection_layout
-from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Outputs
+
+if TYPE_CHECKING:
+    from model_server.catalogue.detection_layout import Detection
+    from model_server.catalogue.model_spec import ModelSpec
+    from model_server.engines import Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +75,16 @@ class DetectionVerdict:
         )
 
 
-def compare(spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str) -> DetectionVerdict:
+def compare(
+    spec: ModelSpec, layout: Detection, reference: Outputs, outputs: Outputs, precision: str
+) -> DetectionVerdict:
     """Compare a detector's outputs, with the images as first axis. Raises ValueError if the shapes differ."""
     shapes = [[output.shape for output in side] for side in (reference, outputs)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"the outputs' shapes are {shapes[1]}, but those of plain Keras are {shapes[0]}")
     pairs = [
         tuple(
-            _corners_and_probabilities(spec, [output[row] for output in side])
+            _corners_and_probabilities(spec, layout, [output[row] for output in side])
             for side in (reference, outputs)
         )
         for row in range(len(reference[0]))
@@ -93,17 +100,15 @@ def compare(spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: st
 
 
 def _corners_and_probabilities(
-    spec: ModelSpec, outputs: list[NDArray[np.float32]]
+    spec: ModelSpec, layout: Detection, outputs: list[NDArray[np.float32]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Corners (n, 4) and probabilities (n, classes) of one image."""
-    if spec.detection is None:
-        raise ValueError(f"{spec.name} is not a detector")
-    arranged = detection_layout.arrange(tuple(outputs), spec.detection, len(spec.labels))
+    arranged = detection_layout.arrange(tuple(outputs), layout, len(spec.labels))
     probabilities = arranged.scores.astype(np.float64)
     if arranged.objectness is not None:
         probabilities *= arranged.objectness[:, None]
     return detection_layout.corners(
-        arranged.boxes, spec.detection, (spec.input.width, spec.input.height)
+        arranged.boxes, layout, (spec.input.width, spec.input.height)
     ), probabilities
 
 

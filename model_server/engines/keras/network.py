@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue import detection_layout
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.catalogue.model_toml import Normalisation
 from model_server.engines import Outputs
@@ -68,10 +67,10 @@ class KerasNetwork:
         # Two at a time: ten at once leave 1.2 GB more resident (ResNet50, eager TensorFlow).
         parts = [self.plain(drawn[at : at + 2]) for at in range(0, len(drawn), 2)]
         numbers = tuple(np.concatenate(output) for output in zip(*parts, strict=True))
-        problem = _misfit(self._spec, [output.shape[1:] for output in numbers])
+        problem = self._spec.task.misfit(self._spec, [output.shape[1:] for output in numbers])
         if problem:
             raise ModelUnavailable(f"{self._spec.name}: {problem}.")
-        if self._spec.task == "detection":
+        if not self._spec.task.gives_probabilities:
             return Reference(drawn, numbers)
         agreement.require_logits(self._spec, numbers[0], final_operation.of_keras(self.model.outputs[0]))
         outputs = _arrays(self.activated(numbers))
@@ -103,16 +102,6 @@ class KerasNetwork:
 def _arrays(tensors: list[Any]) -> Outputs:
     """The backend's tensors as float32 arrays."""
     return tuple(np.asarray(keras.ops.convert_to_numpy(tensor), np.float32) for tensor in tensors)
-
-
-def _misfit(spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:
-    """Why outputs of these shapes do not fit the labels; empty if they do."""
-    classes = len(spec.labels)
-    if spec.detection is not None:
-        return detection_layout.misfit(spec.detection, shapes, classes)
-    if shapes[0] == (classes,) or agreement.is_of_second(spec, shapes[0]):
-        return ""
-    return f"the network's output for a picture is {shapes[0]}, but there are {classes} labels"
 
 
 def normalised(batch: Any, spec: ModelSpec) -> Any:  # noqa: ANN401

@@ -122,20 +122,21 @@ def _darknet(spec: ModelSpec, source: Darknet) -> Any:  # noqa: ANN401
 
 
 def _picked(spec: ModelSpec, model: Any) -> Any:  # noqa: ANN401
-    """A detector reduced to the outputs that model.toml names, in that order; another network unchanged."""
+    """The network reduced to the outputs that its task names, in that order; if it names none, unchanged."""
     import keras  # noqa: PLC0415
 
-    if spec.detection is None:
+    outputs = spec.task.outputs(spec)
+    if not outputs:
         return model
     by_name = dict(zip(model.output_names, model.outputs, strict=True))
     tensors = {**by_name, **dict(enumerate(model.outputs))}
-    for output in spec.detection.outputs:
+    for output in outputs:
         if output not in tensors:
             raise ModelUnavailable(
                 f"{spec.name}: the network has no output {output!r}. Available: {', '.join(by_name)} (or 0 "
                 f"to {len(by_name) - 1})."
             )
-    return keras.Model(model.inputs, [tensors[output] for output in spec.detection.outputs])
+    return keras.Model(model.inputs, [tensors[output] for output in outputs])
 
 
 def _ways_out(spec: ModelSpec) -> str:

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue import detection_layout
-from model_server.catalogue.detection_layout import Detection
+from model_server.catalogue.detection_layout import Output
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Outputs, normalisation
 from model_server.engines.check import agreement, drawn_pictures, final_operation
@@ -66,7 +65,7 @@ def _reference(spec: ModelSpec, precision: str) -> tuple[Reference, OutputChoice
         ) from error
     choice = _choose_outputs(spec, graph, [output.shape for output in rows[0]])
     outputs = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in choice.outputs]
-    if spec.task == "classification":
+    if spec.task.gives_probabilities:
         numbers = outputs[0].reshape(len(drawn), -1)
         agreement.require_logits(
             spec, numbers, final_operation.of_graph(graph.model.output(choice.outputs[0]).get_node())
@@ -91,14 +90,13 @@ def _prepared(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8])
 
 
 def _choose_outputs(spec: ModelSpec, graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> OutputChoice:
-    """Choose the outputs to serve: for a classifier, the first that has a number for each label.
-
-    For a detector, those that its model.toml names, in the order of Detection.outputs.
-    """
-    if spec.detection is not None:
-        return OutputChoice(_outputs_of_detector(spec, spec.detection, graph, shapes))
+    """Choose the outputs to serve: those that the task names, or the first that has its numbers."""
+    names = spec.task.outputs(spec)
+    if names:
+        return OutputChoice(_named_outputs(spec, names, graph, shapes))
     labels = len(spec.labels)
-    fitting = [at for at, shape in enumerate(shapes) if shape[:1] == (1,) and math.prod(shape) == labels]
+    numbers = spec.task.numbers(labels)
+    fitting = [at for at, shape in enumerate(shapes) if shape[:1] == (1,) and math.prod(shape) == numbers]
     if fitting:
         return OutputChoice(fitting[:1])
     of_second = [at for at, shape in enumerate(shapes) if agreement.is_of_second(spec, shape)]
@@ -113,12 +111,12 @@ def _choose_outputs(spec: ModelSpec, graph: ImportedGraph, shapes: list[tuple[in
     )
 
 
-def _outputs_of_detector(
-    spec: ModelSpec, detection: Detection, graph: ImportedGraph, shapes: list[tuple[int, ...]]
+def _named_outputs(
+    spec: ModelSpec, outputs: tuple[Output, ...], graph: ImportedGraph, shapes: list[tuple[int, ...]]
 ) -> list[int]:
     names = [sorted(output.names) for output in graph.model.outputs]
     numbers = []
-    for output in detection.outputs:
+    for output in outputs:
         matches = [at for at, known in enumerate(names) if output == at or output in known]
         if not matches:
             available = "; ".join(f"{at}: {', '.join(known)} {shapes[at]}" for at, known in enumerate(names))
@@ -133,7 +131,7 @@ def _outputs_of_detector(
                 f"{spec.name}: the network has no output {output!r}. Available: {available}.{cure}"
             )
         numbers += matches[:1]
-    problem = detection_layout.misfit(detection, [shapes[at][1:] for at in numbers], len(spec.labels))
+    problem = spec.task.misfit(spec, [shapes[at][1:] for at in numbers])
     if problem:
         raise ModelUnavailable(f"{spec.name}: {problem}.")
     return numbers
@@ -162,7 +160,7 @@ def _correct_model(
             graph.reshape(spec, batch=batch)
             model = _with_pictures(spec, graph, _with_outputs(spec, graph, choice))
             # With fp32's tolerance in int8 as well: sums of integers do not depend on the number of images.
-            verdict = agreement.judge(spec, reference.outputs, run(model), "fp32")
+            verdict = spec.task.compare(spec, reference.outputs, run(model), "fp32")
         except (RuntimeError, ValueError, ModelUnavailable) as error:
             problems.append(imported_graph.reason(error))
             continue
@@ -188,7 +186,7 @@ def _with_outputs(spec: ModelSpec, graph: ImportedGraph, choice: OutputChoice) -
     """An openvino.Model with the chosen outputs, and the activation of model.toml."""
     operations = runtime.operations()
     outputs = [graph.model.output(at).get_node().input_value(0) for at in choice.outputs]
-    if spec.task == "classification":
+    if spec.task.gives_probabilities:
         shape = operations.constant(np.array([0, -1]))
         outputs = [operations.reshape(each, shape, special_zero=True).output(0) for each in outputs]
     outputs = [operations.convert(each, "f32").output(0) for each in outputs]

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, dataclass, fields
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -174,17 +174,22 @@ def network_ingredients(spec: ModelSpec) -> dict[str, object]:
     which can't be made again without the user's images.
     """
     at_weights = spec.is_imported or _weights_file(spec) is not None
-    input_ = asdict(spec.input)
-    optional = {"order": spec.order, "activation": spec.activation}
-    unset = {"resize": 0, "order": "rgb", "activation": "none"}
+    input_ = ((of.name, of.default, getattr(spec.input, of.name)) for of in fields(spec.input))
+    optional = {
+        "task": spec.task.name,
+        "outputs": spec.task.outputs(spec),
+        "order": spec.order,
+        "activation": spec.activation,
+    }
+    # `quantise` takes only classifiers: with their task left out, a network that it made keeps its name.
+    unset = {"task": "classification", "outputs": (), "order": "rgb", "activation": "none"}
     return {
         "source": type(spec.source).__name__ if at_weights else repr(spec.source),
         "weights": _weights_digest(spec),
-        "input": {key: value for key, value in input_.items() if key not in unset or value != unset[key]},
+        "input": {name: value for name, default, value in input_ if default is MISSING or value != default},
         "normalise": msgspec.to_builtins(spec.normalise),
         "classes": len(spec.labels),
         **{key: value for key, value in optional.items() if value != unset[key]},
-        **({"outputs": spec.detection.outputs} if spec.detection is not None else {}),
     }
 
 

@@ -73,6 +73,7 @@ def counts(
         ({"classes": 2}, None, (2, 2)),
         ({"task": "detection"}, None, (0, 10**6)),
         ({"task": "detection"}, 3, (0, 3)),
+        ({"task": "a new one"}, 3, (0, 3)),
     ],
 )
 def test_bounds_of_an_answer(facts: dict[str, object], top: int | None, bounds: tuple[int, int]) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import runtime, store
+from model_server.tasks import TASKS
 from tests.support.fakes import SPEC
 
 # After openvino_runtime, which blocks its telemetry.
@@ -22,7 +23,7 @@ def spec(folder: Path) -> ModelSpec:
     (folder / "tiny.keras").write_bytes(b"weights")
     labels = tuple(Label(str(each), name) for each, name in enumerate(("dark", "grey", "bright")))
     source = KerasFile("tiny.keras")
-    return ModelSpec("tiny", folder, "classification", source, SPEC, "unit", labels, top=2)
+    return ModelSpec("tiny", folder, TASKS["classification"], source, SPEC, "unit", labels, top=2)
 
 
 def expected(batch: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -2,11 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 
-from tests.support.fakes import MODEL
+from broker.clock import RedisClock
+from broker.keys import Keys
+from broker.lease import Lease
+from broker.messages import State, WorkerState
+from model_server.tasks import TASKS
+from tests.support.fakes import CARD, KEY_TTL_S, MODEL
 from tests.support.service import Service
 from tests.support.waiting import eventually
 from web import errors
@@ -128,7 +135,7 @@ def test_every_phrase_is_used_and_every_used_phrase_is_there() -> None:
     quoted = set(re.findall(r"""["'`]([a-z]+\.[a-z_.]+)["'`]""", text)) - {"page.index", "page.status"}
     named = {key for key in quoted if key.split(".")[0] in topics and not key.endswith((".js", "."))}
     assert named - set(words) == set()
-    made_of_parts = ("error.", "advice.", "state.", "trouble.", "time.", "status.column.")
+    made_of_parts = ("error.", "advice.", "state.", "trouble.", "time.", "status.column.", "task.")
     said = {key for key in words if key.startswith(made_of_parts) or key.removesuffix(".1") in named}
     assert set(words) - said == set()
 
@@ -140,6 +147,29 @@ def test_every_error_and_every_state_has_its_words() -> None:
     for state in ("ready", "loading", "failed", "draining", "no worker"):
         assert f"state.{state}" in words
         assert state == "ready" or f"trouble.{state}" in words
+
+
+@pytest.mark.parametrize("language", languages.NAMES)
+def test_every_task_has_its_words(language: str) -> None:
+    words = languages.words(language)
+    assert {f"task.{task}" for task in (*TASKS, "other")} == {key for key in words if key.startswith("task.")}
+
+
+@pytest.mark.parametrize("language", languages.NAMES)
+def test_a_task_without_words_does_not_break_the_page(language: str) -> None:
+    said = languages.speaker(language)("task.unheard_of", otherwise="task.other", count="7")
+    assert said == languages.words(language)["task.other"].format(count="7")
+    with pytest.raises(KeyError):
+        languages.speaker(language)("page.unheard_of")
+
+
+def test_the_page_shows_a_model_of_a_task_that_it_does_not_know(
+    service: Service, client: redis.Redis, keys: Keys
+) -> None:
+    card = replace(CARD, model="newer", task="unheard_of", classes=1234)
+    newer = Lease(client, keys, card, lease_s=30, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+    newer.register(State(WorkerState.READY, "v1"))
+    eventually(lambda: "1,234 labels ·" in service.client.get("/").get_data(as_text=True))
 
 
 def test_what_is_final_is_a_failure_of_the_request_and_every_such_failure_is() -> None:

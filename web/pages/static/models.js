@@ -7,7 +7,7 @@ import { Failure, models } from "./api.js";
 import { byId, element, fill } from "./dom.js";
 import { explained } from "./failures.js";
 import { why } from "./reason.js";
-import { say } from "./text.js";
+import { knows, say } from "./text.js";
 
 const SETTLED_MS = 5000;
 /** While a model loads, or nobody answers. */
@@ -118,8 +118,9 @@ function optionText(model) {
 
 function about(model) {
   const { width, height } = model.input;
+  const task = `task.${model.task}`;
   const parts = [
-    say(model.task === "detection" ? "task.detection" : "task.classification", { count: model.classes }),
+    say(knows(task) ? task : "task.other", { count: model.classes }),
     say("model.input", { width, height }),
     `${model.engine} ${model.precision}`,
   ];

@@ -12,12 +12,16 @@ from model_server.catalogue.detection_layout import Detection
 from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
 from model_server.engines.check import agreement
 from model_server.engines.check.agreement import Reference
-from model_server.engines.check.detection import TOLERANCES, compare
+from model_server.engines.check.detection import TOLERANCES
+from model_server.tasks.detection import DetectionTask
+
+TASK = DetectionTask()
+compare = TASK.compare
 
 SPEC = ModelSpec(
     name="boxes",
     folder=Path(),
-    task="detection",
+    task=TASK,
     source=KerasFile("x.keras"),
     input=InputSpec(100, 100, 3, Fit.STRETCH),
     normalise="unit",

@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server import tasks
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.engines import EngineOptions
 from model_server.engines.openvino import conversion, importing
@@ -115,7 +114,7 @@ def test_outputs_are_taken_by_name_or_place(
     )
     np.testing.assert_allclose(boxes, right_boxes, atol=1e-5)
     np.testing.assert_allclose(scores, right_scores, atol=1e-5)
-    found = tasks.predictions((boxes[0], scores[0]), spec, original_size=(1000, 1000), top=9)
+    found = spec.task.predictions((boxes[0], scores[0]), spec, (1000, 1000), 9)
     best = right_scores[0].max(axis=1)
     assert len(found) == (best >= 0.5).sum() > 0
     assert found[0].probability == pytest.approx(best.max(), abs=1e-5)
@@ -131,7 +130,7 @@ def test_an_export_of_ultralytics_is_one_output(tmp_path: Path, monkeypatch: pyt
     (output,) = engine.predict(PICTURES)
     weights = np.concatenate([PLACES, SCORES], axis=1)
     np.testing.assert_allclose(output, _shares(weights).reshape(-1, 4 + CLASSES, BOXES), atol=1e-5)
-    found = tasks.predictions((output[0],), spec, original_size=(400, 400), top=9)
+    found = spec.task.predictions((output[0],), spec, (400, 400), 9)
     assert len(found) == (output[0, 4:].max(axis=0) >= 0.5).sum() > 0
 
 

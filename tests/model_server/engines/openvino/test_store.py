@@ -16,6 +16,7 @@ from model_server.catalogue.model_toml import SavedModel
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import store
 from model_server.engines.openvino.store import Store
+from model_server.tasks.classification import ClassificationTask
 from tests.model_server.engines import tiny
 
 WHAT: dict[str, object] = {"weights": "abc", "width": "full"}
@@ -126,6 +127,23 @@ def test_all_that_reaches_the_graph_is_an_ingredient_and_no_more(tmp_path: Path)
     assert store.network_ingredients(dataclasses.replace(spec, input=wider)) != first
     (tmp_path / "tiny.keras").write_bytes(b"others")
     assert store.network_ingredients(spec) != first
+
+
+class OrdinalTask(ClassificationTask):
+    """It reads what a classifier reads in another way."""
+
+    name = "ordinal"
+    reads_one_as_two = False
+
+
+def test_a_graph_is_not_reused_for_another_task(tmp_path: Path) -> None:
+    """One number for two labels becomes two for a classifier alone."""
+    spec = dataclasses.replace(tiny.spec(tmp_path), labels=tiny.spec(tmp_path).labels[:2])
+    ordinal = dataclasses.replace(spec, task=OrdinalTask())
+    assert store.network_ingredients(ordinal) != store.network_ingredients(spec)
+    entry = Store(tmp_path / "store").find_or_make("tiny", store.network_ingredients(spec), _make)
+    assert Store(tmp_path / "store").find("tiny", store.network_ingredients(spec)) == entry
+    assert Store(tmp_path / "store").find("tiny", store.network_ingredients(ordinal)) is None
 
 
 def test_what_a_model_toml_leaves_out_is_no_ingredient(tmp_path: Path) -> None:
