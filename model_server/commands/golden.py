@@ -63,7 +63,7 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class GoldenComparison:
     """How far each picture's outputs are from the expected ones, and the best class of both."""
 
     differences: NDArray[np.float32]
@@ -159,7 +159,7 @@ class Trial:
         self._engines: dict[str, Engine | None] = {}
         self._pixels: dict[tuple[str, str], NDArray[np.uint8]] = {}
 
-    def compare(self, spec: ModelSpec, golden: Golden) -> Comparison:
+    def compare(self, spec: ModelSpec, golden: Golden) -> GoldenComparison:
         """Run every picture. Raises ModelUnavailable, GoldenError or ClientError."""
         engine = self._engine(spec)
         if engine is None:
@@ -173,7 +173,7 @@ class Trial:
                 f"The golden outputs have {golden.outputs.shape[1]} numbers a picture, and the network gives "
                 f"{found.shape[1]}."
             )
-        return Comparison(np.abs(found - golden.outputs).max(axis=1), found, golden.outputs)
+        return GoldenComparison(np.abs(found - golden.outputs).max(axis=1), found, golden.outputs)
 
     def _prepared(self, name: str, file: bytes, spec: InputSpec) -> NDArray[np.uint8]:
         key = (name, spec.tag)
@@ -194,7 +194,9 @@ class Trial:
         return self._engines[key]
 
 
-def explain(trial: Trial, spec: ModelSpec, golden: Golden, worst: Comparison, within: float) -> Iterator[str]:
+def explain(
+    trial: Trial, spec: ModelSpec, golden: Golden, worst: GoldenComparison, within: float
+) -> Iterator[str]:
     """Lines of model.toml with which the outputs come nearest, on average over a few pictures.
 
     Normalisation, channel order and resampling are tried together, since one that is wrong hides the others;
@@ -216,7 +218,7 @@ def explain(trial: Trial, spec: ModelSpec, golden: Golden, worst: Comparison, wi
     if not changes:
         yield "No other preprocessing that model.toml can describe comes nearer: is it the same network?"
         return
-    yield f"In model.toml, this brings the largest difference to {nearest.largest:.7f}:"
+    yield f"With this in model.toml the largest difference is {nearest.largest:.7f}."
     yield from (f"  {change}" for change in changes)
     if nearest.largest > within:
         yield "Something else differs as well; nothing that model.toml can describe comes nearer."
@@ -224,9 +226,9 @@ def explain(trial: Trial, spec: ModelSpec, golden: Golden, worst: Comparison, wi
 
 def _nearest(
     trial: Trial, variants: Iterator[ModelSpec], golden: Golden, spec: ModelSpec
-) -> tuple[Comparison | None, ModelSpec]:
+) -> tuple[GoldenComparison | None, ModelSpec]:
     """The variant that comes nearest; of several, the one with the fewest changes to `spec`."""
-    found: tuple[Comparison | None, ModelSpec] = (None, spec)
+    found: tuple[GoldenComparison | None, ModelSpec] = (None, spec)
     least = (np.inf, 0)
     for variant in variants:
         try:

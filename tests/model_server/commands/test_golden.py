@@ -90,10 +90,10 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def made(mine: Path, title: str, python: str = sys.executable) -> Path:
-    """Run the page's code; returns golden.npz."""
+def made(mine: Path, title: str, python: str = sys.executable, *, before: str = "") -> Path:
+    """Run the page's code, after `before`; returns golden.npz."""
     assert TAIL
-    (mine / "mine.py").write_text(snippet(title, "python"))
+    (mine / "mine.py").write_text(before + snippet(title, "python"))
     (mine / "golden.py").write_text(TAIL[1])
     (mine / "golden.npz").unlink(missing_ok=True)
     done = subprocess.run(
@@ -135,7 +135,7 @@ def test_what_is_wrong_is_named(mine: Path, capsys: pytest.CaptureFixture[str]) 
     assert check.main([str(folder), "--golden", str(archive)]) == REFUSED
     said = capsys.readouterr()
     lines = said.out.splitlines()
-    at = next(number for number, line in enumerate(lines) if line.startswith("In model.toml, this brings"))
+    at = next(number for number, line in enumerate(lines) if line.startswith("With this in model.toml"))
     assert sorted(lines[at + 1 :]) == [
         '  decode = "exact"',
         '  normalise = "unit"',
