@@ -12,7 +12,6 @@ from typing import Final
 
 from model_server.catalogue.toml_errors import CatalogueError
 
-
 _NUMBERED: Final = re.compile(r"(\d{1,6})[ \t:,]\s*(.+)")
 """A line with its index, as Teachable Machine writes them: `0 Class A`."""
 
