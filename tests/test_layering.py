@@ -101,7 +101,11 @@ ROOMS: dict[str, set[str]] = {
 }
 """What of the project each room may import; a package's name stands for all that is in it."""
 
-WITH_PILLOW = {"model_server/commands/check.py", "model_server/commands/picture_folder.py"}
+WITH_PILLOW = {
+    "model_server/commands/check.py",
+    "model_server/commands/golden.py",
+    "model_server/commands/picture_folder.py",
+}
 """Offline commands, which may decode pictures; of pictures/ a serving process has these two alone:"""
 WITHOUT_PILLOW = {"pictures.geometry", "pictures.refit"}
 

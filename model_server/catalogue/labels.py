@@ -5,10 +5,15 @@ Owns the reading of both, and the messages about a file that is neither.
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from model_server.catalogue.toml_errors import CatalogueError
+
+_NUMBERED: Final = re.compile(r"(\d{1,6})[ \t:,]\s*(.+)")
+"""A line with its index, as Teachable Machine writes them: `0 Class A`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,7 @@ class Label:
 def read(path: Path) -> tuple[Label, ...]:
     """Read a `.csv` by its columns; any other file line by line, where a class's id is its index.
 
-    Raises CatalogueError.
+    If every line begins with its index, that is no part of the label. Raises CatalogueError.
     """
     try:
         text = path.read_text("utf-8-sig")
@@ -61,4 +66,7 @@ def _lines(path: Path, text: str) -> tuple[Label, ...]:
         raise CatalogueError(
             f"{path}, line {lines.index('') + 1}: this line is empty, but each names a class"
         )
+    numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    if all(match and int(match[1]) == index for index, match in enumerate(numbered)):
+        lines = [match[2] for match in numbered if match]
     return tuple(Label(str(index), line) for index, line in enumerate(lines))

@@ -18,7 +18,9 @@ from broker.messages import Prediction
 from model_server import engines
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.catalogue.model_toml import Normalisation
-from model_server.commands.terminal import DONE, REFUSED, complain, count, print_line
+from model_server.commands import golden
+from model_server.commands.golden import GoldenError
+from model_server.commands.terminal import DONE, REFUSED, complain, count, print_line, share
 from model_server.engines import Engine, EngineOptions, Outputs
 from model_server.engines.check import agreement, drawn_pictures
 from model_server.engines.choice import choose_for
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return complain(f"--top is {options.top}; {spec.name} gives at most {spec.top_max}.", REFUSED)
         for line in _described(spec):
             print_line(line)
+        if options.golden is not None:
+            return _golden(spec, options, settings)
         picture = _picture(spec, options.picture, settings)
         engine = _engine(spec, settings)
         print_line(f"engine      {engine.name} {engine.precision}, weights: {spec.weights}")
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_line(f"  {prediction.probability:8.4f}  {prediction.label}  ({prediction.class_id}){box}")
         if not predictions:
             print_line("  nothing was found")
-    except (SettingError, CatalogueError, OSError) as error:
+    except (SettingError, CatalogueError, GoldenError, OSError) as error:
         return complain(str(error), REFUSED)
     except ServiceError as error:
         return complain(error.message, REFUSED)
@@ -73,6 +77,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if spec.weights == "random":
         print_line("The weights are random: the labels mean nothing.")
     print_line(f"{spec.name} can be served: {where}MODELS={spec.name} make serve")
+    return DONE
+
+
+def _golden(spec: ModelSpec, options: argparse.Namespace, settings: Settings) -> int:
+    """Compare with the author's outputs, in fp32 unless PRECISION names another."""
+    precision = "fp32" if settings.precision == "auto" else settings.precision
+    choice = choose_for(spec, settings.engine, precision, keras_backend=settings.keras_backend)
+    print_line(f"engine      {choice.engine} {choice.precision}, weights: {spec.weights}")
+    is_within, lines = golden.run(
+        spec, golden.read(options.golden), choice, within=options.within, max_pixels=settings.max_pixels
+    )
+    for line in lines:
+        print_line(line)
+    if not is_within:
+        return complain(
+            f"{spec.name} differs from its golden outputs by more than {options.within:g}.", REFUSED
+        )
+    print_line(f"{spec.name} gives the golden outputs.")
     return DONE
 
 
@@ -143,5 +165,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("model", metavar="models/NAME", help="the model's folder, or its name in MODELS_DIR")
     parser.add_argument("--picture", metavar="FILE", type=Path, help="a picture to classify (a drawn one)")
+    parser.add_argument(
+        "--golden",
+        metavar="FILE",
+        type=Path,
+        help="compare with these outputs of the network's own code: an .npz, or a folder with outputs.csv "
+        "(docs/golden.md)",
+    )
+    parser.add_argument(
+        "--within",
+        metavar="X",
+        type=share,
+        default=golden.WITHIN,
+        help="the largest difference from golden outputs (%(default)g)",
+    )
     parser.add_argument("--top", metavar="K", type=count, help="predictions to print (model.toml's top)")
     return parser.parse_args(arguments)

@@ -121,6 +121,69 @@ def fixed(folder: Path) -> None:
     )
 
 
+def small(folder: Path) -> None:
+    """A small network whose logits differ with every pixel, as ONNX and for torch.jit.load."""
+    import torch
+
+    torch.manual_seed(5)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 7, stride=5),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 16, 5, stride=3),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16 * 14 * 14, 10),
+    ).eval()
+    with torch.no_grad():
+        network[-1].weight.mul_(20)
+    sample = torch.zeros(2, 3, 224, 224)
+    torch.jit.trace(network, sample).save(str(folder / "mine.pt"))
+    dynamic = ({0: "batch"},)
+    torch.onnx.export(network, (sample,), folder / "small.onnx", dynamic_shapes=dynamic, external_data=False)
+
+
+def torchvision(folder: Path) -> None:
+    """The pixels of torchvision's published transforms of FOLDER/photos, before they become numbers."""
+    from torchvision import transforms
+
+    steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]
+    _save_pixels(folder, "torchvision", transforms.Compose(steps))
+
+
+def timm(folder: Path) -> None:
+    """The same of timm's, with bicubic and crop_pct 0.875 as most of its networks have them."""
+    from timm.data import create_transform
+
+    prepare = create_transform((3, 224, 224), interpolation="bicubic", crop_pct=0.875, normalize=False)
+    _save_pixels(folder, "timm", prepare)
+
+
+def _save_pixels(folder: Path, name: str, prepare: Any) -> None:  # noqa: ANN401
+    from PIL import Image
+
+    paths = sorted((folder / "photos").iterdir())
+    pixels = [prepare(Image.open(path).convert("RGB")).numpy().transpose(1, 2, 0) for path in paths]
+    np.save(folder / f"{name}.npy", np.stack(pixels))
+
+
+def without_operators() -> None:
+    """Let torchvision be imported beside a PyTorch of another kind: for CPUs, where it is for GPUs.
+
+    Its operators can't be loaded then, and their absence is an error; its transforms of pictures need none.
+    """
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor"
+            )
+
+
 def paddle(folder: Path) -> None:
     """LeNet (LeCun et al. 1998) for digits by PaddlePaddle, trained a little where MNIST is at hand."""
     os.environ["FLAGS_enable_pir_api"] = "0"  # noqa: SIM112 - its name; so that a .pdmodel is written
@@ -157,5 +220,16 @@ def _train(network: Any, mnist: Path) -> None:  # noqa: ANN401
         adam.clear_grad()
 
 
+KINDS: Final = {
+    "densenet": densenet,
+    "fixed": fixed,
+    "paddle": paddle,
+    "small": small,
+    "timm": timm,
+    "torchvision": torchvision,
+}
+
 if __name__ == "__main__":
-    {"densenet": densenet, "fixed": fixed, "paddle": paddle}[sys.argv[1]](Path(sys.argv[2]))
+    if sys.argv[1] in ("timm", "torchvision"):
+        without_operators()
+    KINDS[sys.argv[1]](Path(sys.argv[2]))

@@ -32,3 +32,24 @@ def test_a_label_may_hold_commas_quotes_and_nothing(tmp_path: Path) -> None:
 def test_a_row_that_is_none_is_refused_with_its_line(tmp_path: Path, row: str, problem: str) -> None:
     with pytest.raises(CatalogueError, match=problem):
         _read(tmp_path, "0,n0,a", row)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0 Class A\n1 Class 2\n", ["Class A", "Class 2"]),
+        ("0: a\n1: b", ["a", "b"]),
+        ("0\n1\n2", ["0", "1", "2"]),
+        ("1 a\n2 b", ["1 a", "2 b"]),
+        ("0 a\nb", ["0 a", "b"]),
+        ("50 mm\n85 mm", ["50 mm", "85 mm"]),
+    ],
+)
+def test_lines_that_all_begin_with_their_index_are_labels_without_it(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text(text)
+    read = labels.read(path)
+    assert [each.label for each in read] == expected
+    assert [each.class_id for each in read] == [str(index) for index in range(len(expected))]

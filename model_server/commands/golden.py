@@ -1,0 +1,366 @@
+"""`check --golden`: a model against the outputs that its author's own code gave for the same pictures.
+
+Owns reading those outputs, the comparison, and the search for what is preprocessed otherwise. Runs in the
+process of `check`, never in one that serves.
+"""
+
+import csv
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ClientError, ModelUnavailable
+from broker.messages import KERNELS, Decode, Fit, InputSpec, Library
+from model_server import engines
+from model_server.catalogue.model_spec import KerasApplication, ModelSpec, read_model
+from model_server.engines import Engine, EngineOptions
+from model_server.engines.choice import EngineChoice
+from pictures import fit
+
+WITHIN: Final = 1e-3
+"""The largest difference of outputs that are called the same; fp32 engines differ by 1e-5 or less."""
+
+EXPECTED: Final = "outputs.csv"
+"""In a folder of pictures: a line for each, its file name and then its outputs."""
+
+_TRIED: Final = 6
+"""Pictures on which other preprocessing is tried: those that differ most."""
+
+_NEARER: Final = 0.5
+"""A field is named if its other value brings the mean difference below this share."""
+
+_NORMALISE: Final = ("none", "unit", "tf", "torch", "caffe")
+_RESIZED: Final = (256, 232, 235, 248, 255)
+"""Short sides before a crop of 224 that torchvision and timm publish; others are in proportion."""
+
+
+_TABLE: Final = re.compile(r"\s*\[\s*([\w.]+)\s*\]")
+
+
+class GoldenError(ValueError):
+    """The golden outputs can't be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Pictures as files, and what each must give: `outputs` is float32 (N, K)."""
+
+    names: list[str]
+    files: list[bytes]
+    outputs: NDArray[np.float32]
+
+    def part(self, rows: NDArray[np.intp]) -> "Golden":
+        """The pictures of these rows."""
+        return Golden([self.names[at] for at in rows], [self.files[at] for at in rows], self.outputs[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenComparison:
+    """How far each picture's outputs are from the expected ones, and the best class of both."""
+
+    differences: NDArray[np.float32]
+    """The largest of each picture's outputs, (N,)."""
+    found: NDArray[np.float32]
+    expected: NDArray[np.float32]
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of all."""
+        return float(self.differences.max())
+
+    @property
+    def mean(self) -> float:
+        """The mean difference of all outputs."""
+        return float(np.abs(self.found - self.expected).mean())
+
+    @property
+    def agreement(self) -> float:
+        """The share of the pictures whose best class is the expected one."""
+        return float(np.mean(self.found.argmax(axis=1) == self.expected.argmax(axis=1)))
+
+    def lines(self, golden: Golden, within: float) -> Iterator[str]:
+        """The result, and the pictures that differ most."""
+        yield (
+            f"golden      {len(golden.files)} pictures: the same best class in {self.agreement:.3f} of them, "
+            f"largest difference {self.largest:.7f}"
+        )
+        for at in np.argsort(-self.differences)[:5]:
+            if self.differences[at] > within:
+                classes = ", ".join(
+                    f"{said} class {row[at].argmax()} ({row[at].max():.4f})"
+                    for said, row in (("expected", self.expected), ("found", self.found))
+                )
+                yield f"  {self.differences[at]:8.4f}  {golden.names[at]}: {classes}"
+
+
+def read(place: Path) -> Golden:
+    """Read an .npz, or a folder of pictures with `outputs.csv`. Raises GoldenError or OSError.
+
+    The .npz has `outputs` (N, K) and, from 0, the bytes of each file as `picture<n>`; `names` may name them.
+    Nothing in it is unpickled.
+    """
+    golden = _of_folder(place) if place.is_dir() else _of_archive(place)
+    if not golden.files:
+        raise GoldenError(f"{place} has no pictures.")
+    if not np.isfinite(golden.outputs).all():
+        raise GoldenError(f"{place} has outputs that are not finite.")
+    return golden
+
+
+def _of_archive(place: Path) -> Golden:
+    try:
+        with np.load(place, allow_pickle=False) as archive:
+            outputs = np.asarray(archive["outputs"], np.float32)
+            keys = [f"picture{number}" for number in range(len(outputs))]
+            names = [str(name) for name in archive["names"]] if "names" in archive else keys
+            files = [np.asarray(archive[key], np.uint8).tobytes() for key in keys]
+    except KeyError as error:
+        raise GoldenError(
+            f"{place}: {error.args[0]} It needs `outputs`, and the files' bytes as picture0, picture1, ..."
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise GoldenError(f"{place} can't be read as an .npz of numbers ({error}).") from None
+    if len(names) != len(files):
+        raise GoldenError(f"{place} has {len(names)} names for {len(files)} pictures.")
+    return Golden(names, files, outputs.reshape(len(outputs), -1) if len(outputs) else outputs)
+
+
+def _of_folder(place: Path) -> Golden:
+    try:
+        with (place / EXPECTED).open(encoding="utf-8", newline="") as lines:
+            rows = [row for row in csv.reader(lines) if row]
+        outputs = [[float(number) for number in row[1:]] for row in rows]
+    except FileNotFoundError:
+        raise GoldenError(f"{place} has no {EXPECTED}: a line a picture, file name then outputs.") from None
+    except ValueError as error:
+        raise GoldenError(
+            f"{place / EXPECTED} is not a line a picture, file name then outputs ({error})."
+        ) from None
+    if len({len(row) for row in outputs}) > 1:
+        raise GoldenError(f"{place / EXPECTED} has lines with different numbers of outputs.")
+    names = [row[0] for row in rows]
+    return Golden(names, [(place / name).read_bytes() for name in names], np.array(outputs, np.float32))
+
+
+class Trial:
+    """Runs variants of a model on golden pictures. `load` gives the engine of one."""
+
+    def __init__(self, load: Callable[[ModelSpec], Engine], *, max_pixels: int) -> None:
+        self._load = load
+        self._max_pixels = max_pixels
+        self._engines: dict[str, Engine | None] = {}
+        self._pixels: dict[tuple[str, str], NDArray[np.uint8]] = {}
+
+    def compare(self, spec: ModelSpec, golden: Golden) -> GoldenComparison:
+        """Run every picture. Raises ModelUnavailable, GoldenError or ClientError."""
+        engine = self._engine(spec)
+        if engine is None:
+            raise ModelUnavailable(f"{spec.name} can't be loaded so.")
+        rows = []
+        for name, file in zip(golden.names, golden.files, strict=True):
+            rows.append(engine.predict(self._prepared(name, file, spec.input)[None])[0].reshape(-1))
+        found = np.stack(rows)
+        if found.shape != golden.outputs.shape:
+            raise GoldenError(
+                f"The golden outputs have {golden.outputs.shape[1]} numbers a picture, and the network gives "
+                f"{found.shape[1]}."
+            )
+        return GoldenComparison(np.abs(found - golden.outputs).max(axis=1), found, golden.outputs)
+
+    def _prepared(self, name: str, file: bytes, spec: InputSpec) -> NDArray[np.uint8]:
+        key = (name, spec.tag)
+        if key not in self._pixels:
+            try:
+                self._pixels[key] = fit.prepare(file, spec, max_pixels=self._max_pixels).pixels
+            except ClientError as error:
+                raise GoldenError(f"{name}: {error.message}") from None
+        return self._pixels[key]
+
+    def _engine(self, spec: ModelSpec) -> Engine | None:
+        key = repr((spec.normalise, spec.order, spec.activation, spec.input.shape))
+        if key not in self._engines:
+            try:
+                self._engines[key] = self._load(spec)
+            except ModelUnavailable:
+                self._engines[key] = None  # this normalisation does not go with the network
+        return self._engines[key]
+
+
+def explain(
+    trial: Trial, spec: ModelSpec, golden: Golden, worst: GoldenComparison, within: float
+) -> Iterator[str]:
+    """Lines of model.toml with which the outputs come nearest, on average over a few pictures.
+
+    Normalisation, channel order and resampling are tried together, since one that is wrong hides the others;
+    then the fit, and with another fit all of it again.
+    """
+    few = golden.part(np.argsort(-worst.differences)[:_TRIED])
+    nearest, best = trial.compare(spec, few), spec
+    for _ in range(2):
+        together = (sampled for coloured in _colours(best) for sampled in _samplings(coloured))
+        for variants in (together, _fits(best)):
+            comparison, variant = _nearest(trial, variants, few, spec)
+            if comparison is not None and comparison.mean < _NEARER * nearest.mean:
+                nearest, best = comparison, variant
+            if nearest.largest <= within:
+                break
+        if nearest.largest <= within or best.input.fit == spec.input.fit:
+            break
+    changes = _changes(spec, best)
+    if not changes:
+        yield "No other preprocessing that model.toml can describe comes nearer: is it the same network?"
+        return
+    yield f"With this in model.toml the largest difference is {nearest.largest:.7f}."
+    yield from (f"  {change}" for change in changes)
+    if nearest.largest > within:
+        yield "Something else differs as well; nothing that model.toml can describe comes nearer."
+
+
+def _nearest(
+    trial: Trial, variants: Iterator[ModelSpec], golden: Golden, spec: ModelSpec
+) -> tuple[GoldenComparison | None, ModelSpec]:
+    """The variant that comes nearest; of several, the one with the fewest changes to `spec`."""
+    found: tuple[GoldenComparison | None, ModelSpec] = (None, spec)
+    least = (np.inf, 0)
+    for variant in variants:
+        try:
+            comparison = trial.compare(variant, golden)
+        except (ModelUnavailable, GoldenError):
+            continue
+        rank = (round(comparison.mean, 7), len(_changes(spec, variant)))
+        if rank < least:
+            found, least = (comparison, variant), rank
+    return found
+
+
+def _changes(before: ModelSpec, after: ModelSpec) -> list[str]:
+    """The lines of model.toml in which they differ."""
+    lines = [
+        f'{name} = "{getattr(after.input, name)}"'
+        for name in ("fit", "resample", "library", "decode")
+        if getattr(after.input, name) != getattr(before.input, name)
+    ]
+    if after.input.resize != before.input.resize:
+        lines.append(f"resize = {after.input.resize}" if after.input.resize else "no resize")
+    lines += [
+        f'{name} = "{getattr(after, name)}"'
+        for name in ("normalise", "order")
+        if getattr(after, name) != getattr(before, name)
+    ]
+    return lines
+
+
+def _colours(spec: ModelSpec) -> Iterator[ModelSpec]:
+    """Every normalisation and order of the channels."""
+    names = _NORMALISE if spec.input.channels == 3 else _NORMALISE[:3]
+    for normalise in dict.fromkeys((spec.normalise, *names)):
+        if normalise == "caffe":  # makes BGR itself
+            yield replace(spec, normalise=normalise, order="rgb")
+            continue
+        yield replace(spec, normalise=normalise)
+        if spec.input.channels == 3:
+            yield replace(spec, normalise=normalise, order="rgb" if spec.order == "bgr" else "bgr")
+
+
+def _samplings(spec: ModelSpec) -> Iterator[ModelSpec]:
+    """Every kernel of every library, decoding fast and exactly."""
+    yield spec
+    if spec.input.fit is Fit.INK:
+        return
+    for library in Library:
+        for kernel in sorted(KERNELS[library]):
+            for decode in Decode:
+                input_ = replace(spec.input, library=library, resample=kernel, decode=decode)
+                if input_ != spec.input:
+                    yield replace(spec, input=input_)
+
+
+def _fits(spec: ModelSpec) -> Iterator[ModelSpec]:
+    """Every fit, and crops after the usual resizes."""
+    if spec.input.fit is Fit.INK:
+        return
+    side = max(spec.input.width, spec.input.height)
+    resized = sorted({each * side // 224 for each in _RESIZED})
+    for fit_, resize in [
+        *((each, 0) for each in (Fit.STRETCH, Fit.CROP, Fit.PAD)),
+        *((Fit.CROP, each) for each in resized),
+    ]:
+        if (fit_, resize) != (spec.input.fit, spec.input.resize):
+            yield replace(spec, input=replace(spec.input, fit=fit_, resize=resize))
+
+
+def _copy(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """The model in a folder of its own with the normalisation and order of `spec`.
+
+    An engine may read model.toml again, in the process that converts the network.
+    """
+    name = f"{spec.normalise}-{spec.order}" if isinstance(spec.normalise, str) else f"own-{spec.order}"
+    place = folder / name / spec.name
+    shutil.copytree(
+        spec.folder, place, copy_function=_link_or_copy, ignore=shutil.ignore_patterns("model.toml", ".*")
+    )
+    text = (spec.folder / "model.toml").read_text("utf-8-sig")
+    if isinstance(spec.normalise, str):
+        text = _set(text, "normalise", spec.normalise)
+    (place / "model.toml").write_text(_set(text, "order", spec.order), "utf-8")
+    weights = spec.source.weights if isinstance(spec.source, KerasApplication) else None
+    copied = read_model(place.parent, spec.name, weights=weights)
+    return replace(copied, input=spec.input)
+
+
+def _link_or_copy(file: str, to: str) -> None:
+    try:
+        os.link(os.path.realpath(file), to)  # a network may have a gigabyte
+    except OSError:  # another file system
+        shutil.copy2(file, to)
+
+
+def _set(text: str, key: str, value: str) -> str:
+    """Write a key of [input], in place of what is written for it there or as a table of its own."""
+    lines, table = [], ""
+    for line in text.splitlines():
+        if header := _TABLE.match(line):
+            table = header[1]
+        if table != f"input.{key}" and not (table == "input" and re.match(rf"\s*{key}\s*=", line)):
+            lines.append(line)
+        if header and table == "input":
+            lines.append(f'{key} = "{value}"')
+    return "\n".join(lines) + "\n"
+
+
+def run(
+    spec: ModelSpec, golden: Golden, choice: EngineChoice, *, within: float, max_pixels: int
+) -> tuple[bool, Iterator[str]]:
+    """Compare, and say what is wrong. Returns whether all is within; and the lines, as they are known.
+
+    Raises GoldenError or ModelUnavailable.
+    """
+    # The cache would keep a converted network of each variant.
+    folder = tempfile.TemporaryDirectory(prefix="batchwire-golden-")
+
+    def load(variant: ModelSpec) -> Engine:
+        is_changed = (variant.normalise, variant.order) != (spec.normalise, spec.order)
+        if is_changed:
+            variant = _copy(variant, Path(folder.name))
+        return engines.load(variant, choice, EngineOptions(1, cache=Path(folder.name) / "cache"))
+
+    trial = Trial(load, max_pixels=max_pixels)
+    comparison = trial.compare(spec, golden)
+    is_within = comparison.largest <= within
+
+    def lines() -> Iterator[str]:
+        with folder:
+            yield from comparison.lines(golden, within)
+            if not is_within:
+                yield "Trying other preprocessing ..."
+                yield from explain(trial, spec, golden, comparison, within)
+
+    return is_within, lines()
