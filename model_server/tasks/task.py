@@ -1,7 +1,7 @@
 """What a task is: everything that the rest of the model server asks about it.
 
-Owns the questions, and the answers of a task that gives a probability for each label. Names no task. The
-catalogue reads model.toml with the table of tasks, so a task only names ModelSpec and ModelToml as types.
+Owns the questions, and the answers of a task that gives a probability for each label. The catalogue reads
+model.toml with the table of tasks, so a task names ModelSpec and ModelToml as types only.
 """
 
 from __future__ import annotations
