@@ -36,6 +36,8 @@ def test_a_body_comes_out_as_it_went_in(coding: str, data: bytes) -> None:
 
 def test_less_usual_ways() -> None:
     assert decoded(_raw_deflate(b"abc"), "deflate", at_most=9) == b"abc"
+    # Stored as it is, with padding that makes its first byte that of zlib's header.
+    assert decoded(b"\x08\x03\0\xfc\xffabc\x03\0", "deflate", at_most=9) == b"abc"
     assert decoded(gzip.compress(b"abc") + gzip.compress(b"def"), "gzip", at_most=9) == b"abcdef"
     assert decoded(brotli.compress(gzip.compress(b"abc")), "gzip, br", at_most=99) == b"abc"
 
