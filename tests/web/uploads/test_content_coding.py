@@ -96,6 +96,15 @@ def test_a_real_form_of_text_is_still_refused(running: Service) -> None:
     assert (nothing.status_code, nothing.get_json()["error"]["code"]) == (400, "bad_request")
 
 
+def test_a_refused_type_is_repeated_in_part(running: Service) -> None:
+    refused = running.client.post("/predict", data=b"x", content_type=f"text/{'x' * 5000}")
+    message = refused.get_json()["error"]["message"]
+    assert refused.status_code == 415
+    assert message.startswith("A body of text/xxx")
+    assert "is not supported: send multipart/form-data" in message
+    assert len(message) < 400
+
+
 def test_a_file_name_in_gbk_is_answered(running: Service) -> None:
     assert running.client.post("/predict", data=form(png(255))).status_code == 200
     body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="\xcd\xbc.jpg"\r\n\r\n'
