@@ -5,6 +5,7 @@ it), so that no error can leave as a bare 500.
 """
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -13,6 +14,7 @@ import msgspec
 from flask import Flask, Response, request
 from msgspec import UNSET, Struct, UnsetType
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import Map
 
 from broker.errors import ClientError, ServiceError, Unavailable
 from web import responses
@@ -130,6 +132,16 @@ def refusal_renderer(
     return render
 
 
+def _addresses(routes: Map) -> list[str]:
+    """What a client may ask for, with the methods that Flask does not add; without the pages' own files."""
+    methods: dict[str, set[str]] = {}
+    for rule in routes.iter_rules():
+        if not rule.endpoint.startswith("files."):
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)  # as /openapi.json has it
+            methods.setdefault(path, set()).update((rule.methods or set()) - {"HEAD", "OPTIONS"})
+    return [f"{' and '.join(sorted(methods[path]))} {path}" for path in sorted(methods)]
+
+
 def register(app: Flask) -> None:
     """Give every error of `app` this shape."""
 
@@ -146,10 +158,7 @@ def register(app: Flask) -> None:
             methods = ", ".join(sorted(error.valid_methods or ()))
             message = f"This address does not accept {request.method}. Accepted methods: {methods}."
         if status == 404:
-            message = (
-                "Nothing is at this address. Available: POST /predict, GET /predictions/ID, /, /upload, "
-                "/run, /infer, /classify, /status, /models, /healthz, /readyz, /docs, /openapi.json."
-            )
+            message = f"Nothing is at this address. Available: {', '.join(_addresses(app.url_map))}."
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)
             message = f"The request is larger than {limit_mb:g} MB."

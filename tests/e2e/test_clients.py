@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.stack import SHADE, Stack, shade, whole_service
@@ -134,12 +135,12 @@ def test_requests(url: str, picture: Path) -> None:
             assert answer.json()["predictions"][0]["label"] == str(SHADE)
 
 
-def test_nc_that_closes_its_side(service: Stack, picture: Path) -> None:
+def test_nc_that_closes_its_side(url: str, picture: Path) -> None:
     if shutil.which("nc") is None:
         pytest.skip("NOT RUN: nc is not installed (Debian: apt install netcat-openbsd)")
     body = picture.read_bytes()
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
-    command = ["nc", "-N", "127.0.0.1", str(service.port)]
+    command = ["nc", "-N", "127.0.0.1", str(httpx.URL(url).port)]
     done = subprocess.run(command, input=head + body, capture_output=True, timeout=60, check=False)
     assert json.loads(done.stdout.split(b"\r\n\r\n")[-1])["predictions"][0]["label"] == str(SHADE)
 
@@ -149,13 +150,13 @@ def test_urllib(url: str, picture: Path) -> None:
         assert json.load(answer)["predictions"][0]["label"] == str(SHADE)
 
 
-def test_a_client_that_closes_its_side_after_two_pictures(service: Stack) -> None:
+def test_a_client_that_closes_its_side_after_two_pictures(url: str) -> None:
     part = (
         b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n' + shade(SHADE) + b"\r\n"
     )
     body = part * 2 + b"--b--\r\n"
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0), timeout=30) as client:
         client.sendall(head + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
         client.shutdown(socket.SHUT_WR)
         answer = client.makefile("rb").read()

@@ -1,11 +1,13 @@
 """The tutorials' own commands, to a running service and through nginx: curl's, ab's and a browser's bytes."""
 
 import base64
+import contextlib
 import io
 import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from PIL import Image
 
 from tests.support.nginx import running_nginx
 from tests.support.stack import SHADE, Stack, shade, whole_service
+from web.errors import STATUS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -157,6 +160,52 @@ def test_nginx_takes_fifteen_megabytes_and_says_in_json_that_more_is_too_much(
     assert status == "413/application/json"
     assert json.loads(body)["error"]["code"] == "too_large"
     assert json.loads(body)["request_id"] == "mine"
+
+
+_GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+
+REFUSED_BY_NGINX = {
+    "no HTTP": (b"FOO\r\n\r\n", 400, "bad_request"),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400, "bad_request"),
+    "another coding": (_GET + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 400, "bad_request"),
+    "another version": (_GET.replace(b"1.1", b"2.0") + b"\r\n", 400, "bad_request"),
+    "its own address": (b"GET /refusal HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not_found"),
+    "TRACE": (_GET.replace(b"GET", b"TRACE") + b"\r\n", 405, "method_not_allowed"),
+    "too long": (_GET.replace(b"healthz", b"a" * 40_000) + b"\r\n", 414, "uri_too_long"),
+    "a large field": (_GET + b"X: " + b"a" * 40_000 + b"\r\n\r\n", 431, "header_too_large"),
+    "many fields": (_GET + b"X: 123456789\r\n" * 20_000 + b"\r\n", 431, "header_too_large"),
+}
+
+
+def _raw(url: str, sent: bytes) -> tuple[int, dict[str, str], str]:
+    """Status, fields and body of the answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0), timeout=30) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):  # nginx closes with bytes of the request unread
+            head, _, body = client.makefile("rb").read().decode().partition("\r\n\r\n")
+    first, *lines = head.split("\r\n")
+    return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_NGINX)
+def test_what_nginx_refuses_reads_as_a_refusal_of_the_service(nginx: str, name: str) -> None:
+    sent, status, code = REFUSED_BY_NGINX[name]
+    answered, fields, body = _raw(nginx, sent)
+    assert (answered, fields["content-type"]) == (status, "application/json")
+    answer = json.loads(body)
+    assert (answer["success"], answer["error"]["code"]) == (False, code)
+    assert STATUS[code] == status
+    assert fields["x-request-id"] == answer["request_id"]
+    assert "retry-after" not in fields
+
+
+def test_a_header_section_that_the_service_takes_passes_through_nginx(url: str) -> None:
+    for count, size in ((6, 5000), (4, 8000), (90, 300)):
+        fields = b"".join(b"X-%d: %s\r\n" % (number, b"a" * size) for number in range(count))
+        assert _raw(url, _GET + b"Connection: close\r\n" + fields + b"\r\n")[0] == 200
+    status, _, body = _raw(url, _GET + b"X: " + b"a" * 12_000 + b"\r\n\r\n")
+    assert (status, json.loads(body)["error"]["code"]) == (431, "header_too_large")
 
 
 def test_what_the_service_refuses_passes_through_nginx_as_it_is(nginx: str, picture: Path) -> None:

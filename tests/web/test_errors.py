@@ -1,6 +1,7 @@
 """The table of statuses: every error class has its row."""
 
 import json
+import re
 
 import pytest
 
@@ -10,7 +11,7 @@ import web.errors
 import web.jobs
 from broker.errors import ServiceError
 from settings import Settings
-from web.app import refusal_renderer
+from web.app import create_app, refusal_renderer
 from web.server.refusals import RequestHead, UploadTooLarge
 
 
@@ -32,6 +33,25 @@ def test_every_status_has_an_error_class_or_is_flask_s_own() -> None:
 def test_the_tree_in_the_docstring_names_every_error_of_the_broker() -> None:
     drawn = broker.errors.__doc__ or ""
     assert all(each.__name__ in drawn for each in _all(ServiceError) if each.__module__ == "broker.errors")
+
+
+def test_a_404_lists_the_addresses_of_clients_a_new_one_among_them() -> None:
+    app = create_app(Settings.from_env({"REDIS_URL": "redis://127.0.0.1:9/0"}))
+    app.add_url_rule("/orders/<int:number>", "orders", str, methods=["DELETE", "PUT"])
+    answer = app.test_client().get("/nowhere")
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (404, "not_found")
+    begin, _, listed = answer.get_json()["error"]["message"].partition("Available: ")
+    assert begin == "Nothing is at this address. "
+    addresses = listed.removesuffix(".").split(", ")
+    assert len(addresses) == len({*addresses})
+    assert {
+        "GET /",
+        "POST /predict",
+        "GET /predictions/{job_id}",
+        "GET and POST /upload",
+        "DELETE and PUT /orders/{number}",
+    } <= {*addresses}
+    assert not re.search("static|favicon", listed)
 
 
 @pytest.mark.parametrize(

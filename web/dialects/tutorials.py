@@ -7,7 +7,7 @@ errors are those of `/predict`.
 import base64
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -25,7 +25,7 @@ from web.jobs import JobClient
 from web.responses import FailedAnswer
 from web.routes import pages, predict
 from web.uploads import reader
-from web.uploads.parameters import PredictQuery
+from web.uploads.parameters import PredictQuery, can_be_model
 from web.uploads.reader import Upload
 
 blueprint = Blueprint("tutorials", __name__)
@@ -35,6 +35,9 @@ INFER_MODEL: Final = "digits"
 
 UPLOAD_ERROR: Final = 1001
 """The `error` of an upload that can't be answered, whoever sends it again."""
+
+_ADDRESS_LETTERS: Final = 200
+"""Of an address that the client has named, in Host."""
 
 DRAWN_MOST: Final = 4
 """Pictures that one page shows: each may have 12 MB."""
@@ -106,7 +109,7 @@ def run() -> Response:
 def run_by_get() -> Response:
     """The same for a client that sends the form by GET; without one, how to send it."""
     if not (request.content_type or request.content_length):
-        return _text(f"Send a picture: curl -F file=@photo.jpg {request.base_url}\n")
+        return _text(f"Send a picture: curl -F file=@photo.jpg {request.base_url[:_ADDRESS_LETTERS]}\n")
     return run()
 
 
@@ -125,7 +128,7 @@ def classify_file() -> Response:
 @blueprint.get("/upload")
 def upload_form() -> Response:
     """The form, without a picture yet."""
-    return pages.shown("upload.html", pictures=[], problem=None, model=request.args.get("model", ""))
+    return pages.shown("upload.html", pictures=[], problem=None, model=_model_name(request.args))
 
 
 @blueprint.post("/upload")
@@ -150,7 +153,7 @@ def upload() -> Response:
         if not _is_browser():
             raise
         problem = error
-    page = pages.shown("upload.html", pictures=shown, problem=problem, model=sent.parameters.get("model", ""))
+    page = pages.shown("upload.html", pictures=shown, problem=problem, model=_model_name(sent.parameters))
     page.headers["Content-Security-Policy"] = pages.policy(**{"img-src": "'self' data:"})
     if problem is not None:
         page.status_code = errors.STATUS[problem.code]
@@ -243,6 +246,12 @@ def _shown(
                 png = jobs.draw(picture, result.predictions, started_at=started_at)
         shown.append(ShownPicture(base64.b64encode(png).decode(), result, None))
     return shown
+
+
+def _model_name(parameters: Mapping[str, str]) -> str:
+    """The model for the form's next picture; empty if none is named, or what no model can be called."""
+    name = parameters.get("model", "")
+    return name if can_be_model(name) else ""
 
 
 def _is_browser() -> bool:

@@ -70,7 +70,7 @@ class HeaderSpec:
 REQUEST_ID: Final = HeaderSpec(
     "X-Request-ID",
     "Names the request in the answer, in errors and in the service's logs. An id of 1 to 128 letters, digits "
-    "and ._:/+=@~- is kept; any other is replaced by a fresh one.",
+    "and ._:/+=@~- that begins with a letter or digit is kept; any other is replaced by a fresh one.",
 )
 RETRY_AFTER: Final = HeaderSpec("Retry-After", "Seconds.", {"type": "integer", "minimum": 1})
 LOCATION: Final = HeaderSpec("Location", "The address at which to poll the result.", is_always=False)

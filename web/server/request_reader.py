@@ -92,7 +92,7 @@ class Arrival:
     def late(self) -> UploadTimeout:
         """The refusal of one whose deadline has passed."""
         if self._request is None:
-            return UploadTimeout(f"The request's head was not whole after {HEAD_S:g} s.")
+            return UploadTimeout(f"The request's header section was not complete after {HEAD_S:g} s.")
         return UploadTimeout(
             f"Nothing came for {SILENCE_S:g} s, or less than {PACE_BYTES_PER_S // 1024} KB/s; send it again."
         )
@@ -118,7 +118,7 @@ class Arrival:
         if is_long and reach >= line_limit:
             raise UriTooLong(f"The request's first line is longer than {MAX_LINE_BYTES} bytes.")
         if reach > MAX_HEAD_BYTES:
-            raise HeaderTooLarge(f"The request's head is larger than {MAX_HEAD_BYTES // 1024} KB.")
+            raise HeaderTooLarge(f"The request's header section is larger than {MAX_HEAD_BYTES // 1024} KB.")
         self._scanned = len(head)
         return end + 4 if end >= 0 else 0
 

@@ -36,13 +36,18 @@ _SWEEP_S: Final = 0.25
 _MOST_MARGIN_S: Final = 5
 
 
+def _named_s(keepalive_s: int) -> int:
+    """What Keep-Alive says: a little less than the truth, so that the client gives up first; 1 of 1."""
+    return max(1, keepalive_s - max(1, min(_MOST_MARGIN_S, keepalive_s // 10)))
+
+
 def _naming_keep_alive(app: Callable[..., Any], keepalive_s: int) -> Callable[..., Any]:
     """The app, its answers saying how long their connection may be idle, where it goes on.
 
-    A little less than the truth, so that the client gives up first. It can't come from the app: only
-    Gunicorn's response knows whether it closes, and it drops the app's hop-by-hop fields.
+    It can't come from the app: only Gunicorn's response knows whether it closes, and it drops the app's
+    hop-by-hop fields.
     """
-    named_s = max(1, keepalive_s - max(1, min(_MOST_MARGIN_S, keepalive_s // 10)))
+    named_s = _named_s(keepalive_s)
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:  # noqa: ANN401 - WSGI's
         response = start_response.__self__  # type: ignore[attr-defined] # Gunicorn's Response

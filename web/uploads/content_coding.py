@@ -1,6 +1,6 @@
 """A body that its client has compressed (RFC 9110, section 8.4), inflated within a bound.
 
-Owns which codings are taken. Knows no content type.
+Owns which codings are supported. Knows no content type.
 """
 
 import zlib
@@ -12,7 +12,7 @@ from broker.errors import ClientError
 from web.errors import UnsupportedUpload
 from web.server.refusals import UploadTooLarge
 
-TAKEN: Final = "gzip, deflate, br"
+SUPPORTED: Final = "gzip, deflate, br"
 
 _BROKEN: Final = "The body is not the {} that its Content-Encoding names, or was cut short; send it again."
 
@@ -45,7 +45,8 @@ def decoded(body: bytes, codings: str, *, at_most: int) -> bytes:
                 body = _unbrotlied(body, at_most)
             case _:
                 raise UnsupportedUpload(
-                    f"Content-Encoding: {name[:40]} is not taken; send the body as it is, or in {TAKEN}."
+                    f"Content-Encoding: {name[:40]} is not supported; send the body as it is, or in "
+                    f"{SUPPORTED}."
                 )
     return body
 

@@ -62,7 +62,7 @@ def read(body: bytes, boundary: str) -> Form:
                     form.texts.setdefault(name, data.decode("utf-8", "replace"))
     except multipart.ParserLimitReached:
         raise UploadTooLarge(
-            f"The form has more than {MAX_PARTS} fields, or one with too much of a head."
+            f"The form has more than {MAX_PARTS} fields, or a field whose header is too large."
         ) from None
     except multipart.MultipartError as error:
         _LOG.debug("A form is broken: %s", error)

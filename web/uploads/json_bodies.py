@@ -24,6 +24,9 @@ _DATA_URL: Final = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{1,100}){0,4};base64,"
 
 _TO_STANDARD: Final = str.maketrans("-_", "+/", "\r\n\t")
 
+_REASON_LETTERS: Final = 200
+"""Of msgspec's words, which name an unknown field in full: one had 19 MB."""
+
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]{1,20}[:]", re.IGNORECASE)
 
 Base64 = Annotated[
@@ -69,10 +72,12 @@ def read(body: bytes) -> JsonUpload:
         said = str(error) if isinstance(error, msgspec.ValidationError) else ""
         if said.endswith("at `$.top`"):  # as in the query, not in the library's words of numbers
             said = '"top" is a whole number from 1 to the model\'s `top_max` of /models, without quotes'
+        if len(said) > _REASON_LETTERS:
+            said = f"{said[:_REASON_LETTERS]}..."
         raise ClientError(
-            f"The JSON body can't be taken ({said or 'it is not sound JSON'}): send "
+            f"The JSON body is not accepted ({said or 'it is not valid JSON'}): send "
             '{"image": "BASE64"}, or {"image": ["BASE64", ...]} with '
-            f'{MAX_PICTURES} pictures at most; "model" and "top" may stand beside.'
+            f'{MAX_PICTURES} pictures at most; "model" and "top" may be given as well.'
         ) from None
     is_list = isinstance(wanted.image, list)
     texts = wanted.image if isinstance(wanted.image, list) else [wanted.image]

@@ -3,6 +3,7 @@
 Owns the bounds that hold for every model; those of one model are its card's.
 """
 
+import re
 from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -10,10 +11,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 MAX_PICTURES: Final = 64
 """Pictures in one request: they are decoded one after the other, and each is a job."""
 
+_MODEL_NAME: Final = "^[a-z0-9_-]*$"
+
+_FOLDER_LETTERS: Final = 255
+"""A model's name is its folder's, and no file system has longer ones."""
+
 ModelName = Annotated[
     str,
     Meta(
-        pattern="^[a-z0-9_-]*$",
+        pattern=_MODEL_NAME,
         description="A model of /models. Without one, or where it is empty, the default model answers.",
     ),
 ]
@@ -24,6 +30,11 @@ Top = Annotated[
     int,
     Meta(ge=1, le=MOST, description="Predictions in an answer: from 1 to the model's `top_max` of /models."),
 ]
+
+
+def can_be_model(name: str) -> bool:
+    """Whether a model may have this name; the empty one stands for the default."""
+    return len(name) <= _FOLDER_LETTERS and re.fullmatch(_MODEL_NAME, name) is not None
 
 
 class ModelQuery(Struct, frozen=True):

@@ -100,8 +100,8 @@ def _untyped(request: Request, kind: str) -> bytes:
         if not kind or b"\0" in body[: forms.BINARY_LOOK]:  # no form without a file has one
             return body
     raise UnsupportedUpload(
-        f"A body of {kind} is not taken: send multipart/form-data with a file in the field `image`, "
-        "the picture itself as the body with its type, such as Content-Type: image/jpeg, or "
+        f"A body of {kind[:60]} is not supported: send multipart/form-data with a file in the field `image`, "
+        "the picture itself as the body with its type (Content-Type: image/jpeg), or "
         'application/json: {"image": "BASE64"}.'
     )
 
@@ -109,7 +109,9 @@ def _untyped(request: Request, kind: str) -> bytes:
 def _pictures(form: Form) -> list[Picture]:
     pictures: list[Picture] = [data for name, data in form.files if name in FIELDS]
     if len(pictures) > MAX_PICTURES:
-        raise ClientError(f"The form has {len(pictures)} pictures; at most {MAX_PICTURES} are taken at once.")
+        raise ClientError(
+            f"The form has {len(pictures)} pictures; at most {MAX_PICTURES} are accepted at once."
+        )
     if pictures:
         return pictures
     if any(name in form.texts for name in FIELDS):

@@ -274,6 +274,45 @@ def test_the_form_of_the_page_leads_there(running: Service) -> None:
     assert '<input type="hidden" name="model" value="tiny">' in response.get_data(as_text=True)
 
 
+@pytest.mark.parametrize("name", ["a" * 400_000, "Tiny", '"><script>'])
+def test_what_can_t_be_a_model_is_not_put_into_the_page(running: Service, name: str) -> None:
+    page = running.client.post("/upload", data={**form(png(0)), "model": name}, headers=BROWSER)
+    assert page.status_code == 404
+    assert '<input type="hidden"' not in page.get_data(as_text=True)
+    assert len(page.data) < 10_000
+    for known, hidden in (("tiny", True), (name[:2000], False)):
+        form_text = running.client.get("/upload", query_string={"model": known}).get_data(as_text=True)
+        assert ('<input type="hidden"' in form_text) is hidden
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/html", "text/html"),
+        ("TEXT/HTML;q=0.1, */*", "text/html"),
+        ("text/html;q=0, */*", "application/json"),
+        ("application/json", "application/json"),
+        ("*/*", "application/json"),
+    ],
+)
+def test_a_browser_is_known_by_what_it_accepts(running: Service, accept: str, kind: str) -> None:
+    response = running.client.post("/upload", data=form(b"text"), headers={"Accept": accept})
+    assert (response.status_code, response.mimetype) == (400, kind)
+    assert "Accept" in response.vary
+
+
+def test_the_page_of_an_answer_varies_by_accept(running: Service) -> None:
+    for headers in ({}, BROWSER):
+        response = running.client.post("/upload", data=form(png(255), field="file"), headers=headers)
+        assert (response.status_code, response.mimetype) == (200, "text/html")
+        assert {"Accept", "Accept-Language"} <= {*response.vary}
+
+
+def test_the_address_of_the_command_is_cut(service: Service) -> None:
+    text = service.client.get("/run", headers={"Host": "x." * 3000}).get_data(as_text=True)
+    assert 50 < text.count("x.") <= 100
+
+
 def test_a_file_has_its_class_beside_its_predictions(running: Service) -> None:
     answer = running.client.post("/predict", data=form(png(255), field="file")).get_json()
     assert (answer["class_id"], answer["class_name"]) == ("2", "bright")

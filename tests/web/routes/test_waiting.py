@@ -10,7 +10,7 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
-from broker.errors import BrokerUnavailable
+from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
 from broker.messages import Result
 from broker.producer import LENGTH_VALID_S, Producer
@@ -119,6 +119,18 @@ def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service:
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
     decoders.release()
     assert service.client.post("/predict", data=form(png(0))).status_code == 504
+
+
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
+def test_an_annotated_picture_waits_for_a_decoder_as_well(service: Service) -> None:
+    jobs: JobClient = service.app.extensions["jobs"]
+    while jobs._decoders.acquire(blocking=False):
+        pass
+    with pytest.raises(Overloaded, match="being decoded"):
+        jobs.draw(png(0), (), started_at=time.monotonic())
+    jobs._decoders.release()
+    for _ in range(2):  # each gives its decoder back
+        assert jobs.draw(png(0), (), started_at=time.monotonic()).startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from tests.web.server.serving import AT_MOST, GET, HALF, MUCH, THREADS, Client, Serving, post
-from web.server import answer_socket, request_reader
+from web.server import answer_socket, request_reader, worker
 from web.server.connection import Connection
 
 
@@ -21,6 +21,13 @@ def test_requests_on_one_connection_are_answered_in_order_however_they_come(serv
     client.send(b"y" + GET)
     lengths += [client.answer()[1]["length"] for _ in range(2)]
     assert lengths == [0, 100_000, 3, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("kept_s", "named_s"), [(1, 1), (2, 1), (30, 27), (50, 45), (120, 115), (3600, 3595)]
+)
+def test_the_margin_of_keep_alive_is_a_tenth_within_bounds(kept_s: int, named_s: int) -> None:
+    assert worker._named_s(kept_s) == named_s
 
 
 def test_an_answer_says_how_long_its_connection_may_be_idle(serving: Serving) -> None:

@@ -36,6 +36,8 @@ def test_a_body_comes_out_as_it_went_in(coding: str, data: bytes) -> None:
 
 def test_less_usual_ways() -> None:
     assert decoded(_raw_deflate(b"abc"), "deflate", at_most=9) == b"abc"
+    # Stored as it is, with padding that makes its first byte that of zlib's header.
+    assert decoded(b"\x08\x03\0\xfc\xffabc\x03\0", "deflate", at_most=9) == b"abc"
     assert decoded(gzip.compress(b"abc") + gzip.compress(b"def"), "gzip", at_most=9) == b"abcdef"
     assert decoded(brotli.compress(gzip.compress(b"abc")), "gzip, br", at_most=99) == b"abc"
 
@@ -92,6 +94,15 @@ def test_a_real_form_of_text_is_still_refused(running: Service) -> None:
     assert (response.status_code, response.get_json()["error"]["code"]) == (415, "unsupported_format")
     nothing = running.client.post("/predict", data=b"")
     assert (nothing.status_code, nothing.get_json()["error"]["code"]) == (400, "bad_request")
+
+
+def test_a_refused_type_is_repeated_in_part(running: Service) -> None:
+    refused = running.client.post("/predict", data=b"x", content_type=f"text/{'x' * 5000}")
+    message = refused.get_json()["error"]["message"]
+    assert refused.status_code == 415
+    assert message.startswith("A body of text/xxx")
+    assert "is not supported: send multipart/form-data" in message
+    assert len(message) < 400
 
 
 def test_a_file_name_in_gbk_is_answered(running: Service) -> None:

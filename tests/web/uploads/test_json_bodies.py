@@ -65,9 +65,10 @@ def test_base64_as_encoders_spell_it(text: str) -> None:
     assert json_bodies.read(json.dumps({"image": text}).encode()).pictures == [b"\xfb\xff\xbf\0\x01"]
 
 
-@pytest.mark.parametrize("charset", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("charset", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_a_byte_order_mark_is_passed_over(charset: str) -> None:
-    assert json_bodies.read('{"image": "AAE="}'.encode(charset)).pictures == [b"\0\x01"]
+    mark = "\ufeff" if charset.endswith("e") else ""  # utf-8-sig and utf-16 write it themselves
+    assert json_bodies.read((mark + '{"image": "AAE="}').encode(charset)).pictures == [b"\0\x01"]
 
 
 def test_a_whole_number_may_have_a_point() -> None:
@@ -99,10 +100,10 @@ def test_what_is_no_base64_is_refused(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "not sound JSON"),
-        (b"\xff\xfe{", "not sound JSON"),
-        (b"\xff\xfe{\0", "not sound JSON"),
-        (b'{"image": "\xff"}', "not sound JSON"),
+        (b"", "not valid JSON"),
+        (b"\xff\xfe{", "not valid JSON"),
+        (b"\xff\xfe{\0", "not valid JSON"),
+        (b'{"image": "\xff"}', "not valid JSON"),
         (b"[" * 100_000, "`object`"),
         (b"{}", "`image`"),
         (b'{"image": null}', "`$.image`"),
@@ -118,11 +119,18 @@ def test_what_is_no_base64_is_refused(text: str, words: str) -> None:
     ],
 )
 def test_what_has_another_shape_is_refused_in_words(body: bytes, words: str) -> None:
-    with pytest.raises(ClientError, match="The JSON body can't be taken") as refusal:
+    with pytest.raises(ClientError, match="The JSON body is not accepted") as refusal:
         json_bodies.read(body)
     assert refusal.value.code == "bad_request"
     assert words in refusal.value.message
     assert '{"image": "BASE64"}' in refusal.value.message
+
+
+def test_a_refusal_repeats_little_of_the_body() -> None:
+    with pytest.raises(ClientError) as refusal:
+        json_bodies.read(b'{"image": "", "%s": ""}' % (b"x" * 19_000_000))
+    assert 150 <= refusal.value.message.count("x") <= 200
+    assert len(refusal.value.message) < 500
 
 
 def test_too_many_are_refused() -> None:
