@@ -35,8 +35,8 @@ takes 0.1 s."""
 _SPACES: Final = {"L": "GRAY", "RGB": "RGB ", "RGBA": "RGB ", "CMYK": "CMYK"}
 """The kind of profile that suits a mode."""
 
-_PHOTOMETRIC: Final = 262
-"""TIFF's tag that says what zero looks like: 0 is white, 1 is black."""
+_WIDEST: Final = 32
+"""Bits of a value."""
 
 _DEEP_RGB: Final = "RGB;16B"
 _DEEP_RGB_LOW: Final = "RGB;16L"
@@ -113,10 +113,14 @@ def _plain_mode(image: Image.Image) -> Image.Image:
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits: 16-bit values by their upper byte; wider or real ones by their range."""
+    """Grey of more than 8 bits: 9 to 16 by their upper 8; wider values or real ones by their range."""
     raw = np.asarray(image)
+    if image.mode == "I" and image.info.get("bits") == _WIDEST and image.info.get("is_unsigned"):
+        raw = raw.view(np.uint32)  # Pillow has no mode for them
     grey: NDArray[np.uint8]
-    if raw.dtype.kind == "u" or (raw.dtype.kind == "i" and raw.min() >= 0 and 255 < raw.max() <= 65535):
+    if raw.dtype.itemsize == np.uint16().itemsize:
+        grey = (raw >> max(image.info.get("bits", 16) - 8, 0)).astype(np.uint8)
+    elif raw.dtype.kind in "iu" and raw.min() >= 0 and 255 < raw.max() <= 65535:
         grey = (raw >> 8).astype(np.uint8)
     else:
         values = np.nan_to_num(raw.astype(np.float32))
@@ -125,9 +129,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
             grey = values.astype(np.uint8)
         else:
             grey = ((values - low) * (255 / (high - low or 1.0))).round().astype(np.uint8)
-    # Pillow inverts TIFFs of up to 8 bits itself, but not these.
-    is_white_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
-    return Image.fromarray(255 - grey if is_white_zero else grey)
+    return Image.fromarray(255 - grey if image.info.get("white_is_zero") else grey)
 
 
 def _as_srgb(image: Image.Image, profile: object) -> Image.Image:

@@ -31,8 +31,8 @@ from pictures import (
 
 _LOG: Final = logging.getLogger(__name__)
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What this process decodes, by Pillow's names; confined.py decodes AVIF and HEIC in another."""
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What this process decodes, by Pillow's names; confined.py decodes AVIF, HEIC and TIFF in another."""
 
 WORDS: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 
@@ -61,9 +61,6 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientations -> what makes the picture upright."""
-
-_FAX: Final = ("group3", "group4", "tiff_ccitt")
-"""Pillow's names of TIFF's compressions 3, 4 and 2 (ITU-T T.4 and T.6)."""
 
 
 class Dct(Enum):
@@ -203,9 +200,6 @@ def _by_pillow(
 ) -> tuple[Image.Image, tuple[int, int]]:
     image = Image.open(io.BytesIO(upload), formats=FORMATS)
     _check_size(image.size, max_pixels)
-    if image.format == "TIFF" and (coding := image.info.get("compression")) in _FAX:
-        # For each broken row of one libtiff writes a line to the log: 622 bytes made 123 MB of log in 23 s.
-        raise UnsupportedFormat(f"A TIFF in {coding} coding is not taken; send it as PNG.")
     width, height = whole = image.size
     if image.format == "JPEG" and jpeg_scans.too_many(upload, pixels=width * height, max_pixels=max_pixels):
         raise InvalidImage("The JPEG has too many scans for its size; save it again.")
@@ -235,6 +229,8 @@ def _confined(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Im
         return confined.decode(upload, bounds)
     except confined.TooLarge as error:
         raise _too_large(error.size, max_pixels) from None
+    except confined.FaxCoding as coding:
+        raise UnsupportedFormat(f"A TIFF in {coding} coding is not taken; send it as PNG.") from None
     except confined.Failed as error:
         _LOG.debug("A picture could not be decoded: %s", error)
         raise InvalidImage(BROKEN) from None
