@@ -38,7 +38,17 @@ WORDS: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 
 BROKEN: Final = "The picture is broken or cut short: send the whole file, or save it again as JPEG or PNG."
 
-_DAMAGE: Final = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, struct.error)
+_DAMAGE: Final = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AssertionError,
+    struct.error,
+)
 """What Pillow's readers are known to raise on broken files (its own fuzzers list them)."""
 
 # The bound on pixels is ours (`max_pixels`, from the header, before decoding), so Pillow's own, which

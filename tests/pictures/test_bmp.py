@@ -59,6 +59,13 @@ def test_alpha_is_laid_on_white() -> None:
     assert _row(upload) == [[255, 255, 255], [255, 0, 0]]
 
 
+def test_alpha_that_is_nowhere_is_no_transparency() -> None:
+    """Some writers leave it zero in every pixel; browsers show the colours."""
+    masks = struct.pack("<IIII", 0xFF, 0xFF00, 0xFF0000, 0xFF000000)
+    upload = _bmp(_info(2, 1, 32, 6), masks, struct.pack("<II", 0x00030201, 0x00060504))
+    assert _row(upload) == [[1, 2, 3], [4, 5, 6]]
+
+
 def test_rows_go_upwards_unless_the_height_is_negative() -> None:
     rows = b"\x00\0\0\0" + b"\xc0\0\0\0"
     for height, first in ((2, 42), (-2, 12)):

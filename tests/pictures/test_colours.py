@@ -40,6 +40,9 @@ def _pixels(upload: bytes) -> list[tuple[int, ...]]:
         (1, 0, b"\x80", b"\0\0", [WHITE, WHITE]),
         (2, 0, b"\x60", b"\0\1", [WHITE, (170, 170, 170)]),
         (4, 0, b"\x31", b"\0\3", [WHITE, (17, 17, 17)]),
+        # Of a key's 16 bits the low ones count, as many as a pixel has (PNG, section 11.3.2.1).
+        (2, 0, b"\x60", b"\xff\xfd", [WHITE, (170, 170, 170)]),
+        (4, 0, b"\x31", b"\0\x13", [WHITE, (17, 17, 17)]),
         (8, 0, b"\x05\x06", b"\0\5", [WHITE, (6, 6, 6)]),
         (16, 0, b"\x05\x01\x05\x02", b"\x05\x01", [WHITE, (5, 5, 5)]),
         (8, 2, b"\1\2\3\1\2\4", b"\0\1\0\2\0\3", [WHITE, (1, 2, 4)]),
@@ -220,6 +223,31 @@ def test_a_grey_profile_is_applied_and_the_picture_stays_grey() -> None:
     decoded = decode(encoded(Image.new("L", (2, 2), 55), icc_profile=bytes(linear)), max_pixels=MANY)
     assert decoded.mode == "L"
     assert abs(int(np.asarray(decoded)[0, 0]) - 127) <= 2  # 0.2157 of the light
+
+
+@pytest.mark.parametrize("how", ["alpha", "key"])
+def test_a_grey_profile_is_applied_under_transparency_too(how: str) -> None:
+    profile = bytearray(_profile(1.0, ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06))))
+    profile[16:20] = b"GRAY"
+    at = bytes(profile).index(b"rTRC")
+    profile[at : at + 4] = b"kTRC"
+    grey = Image.new("L", (2, 1), 55)
+    grey.putpixel((1, 0), 9)
+    if how == "alpha":
+        grey.putalpha(Image.frombytes("L", (2, 1), b"\xff\0"))
+        upload = encoded(grey, icc_profile=bytes(profile))
+    else:
+        upload = encoded(grey, icc_profile=bytes(profile), transparency=9)
+    opaque, clear = _pixels(upload)
+    assert np.abs(np.subtract(opaque, 127)).max() <= 2  # 0.2157 of the light
+    assert clear == WHITE
+
+
+def test_a_profile_that_moves_colours_a_little_is_used() -> None:
+    """By 10 of 255: nobody's rounding. sRGB's own primaries, and a curve that is nearly its."""
+    srgb = ((0.6484, 0.3309), (0.3212, 0.5979), (0.1559, 0.0661))
+    upload = encoded(Image.new("RGB", (2, 2), (120, 120, 120)), icc_profile=_profile(2.0, srgb))
+    assert 127 <= _pixels(upload)[0][0] <= 134  # 255 * srgb((120 / 255) ** 2.0)
 
 
 @pytest.mark.parametrize(
