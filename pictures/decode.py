@@ -21,6 +21,7 @@ from pictures import (
     bmp,
     colours,
     confined,
+    gif_extensions,
     ico,
     jpeg_scans,
     jpeg_segments,
@@ -190,6 +191,8 @@ def _pixels(upload: bytes, *, max_pixels: int, needed: Size, dct: Dct) -> tuple[
         upload = icon.data
     if upload.startswith(png_chunks.SIGNATURE):
         upload = png_chunks.without_extras(upload)
+    if upload.startswith(gif_extensions.SIGNATURE):
+        gif_extensions.check(upload)
     exif = b""
     if upload.startswith(jpeg_segments.SIGNATURE):
         upload, exif = jpeg_segments.without_extras(upload)
