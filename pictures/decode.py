@@ -196,16 +196,24 @@ def _pixels(upload: bytes, *, max_pixels: int, needed: Size, dct: Dct) -> tuple[
     exif = b""
     if upload.startswith(jpeg_segments.SIGNATURE):
         upload, exif = jpeg_segments.without_extras(upload)
+    other = bmp.header(upload)
+    if other and other.has_runs:
+        return _by_bmp(upload, other, max_pixels)
     try:
         picture = _by_pillow(upload, max_pixels=max_pixels, needed=needed, dct=dct)
         if exif:
             picture[0].info["exif"] = exif
         return picture
     except _DAMAGE:
-        if (other := bmp.header(upload)) is None:
+        if other is None:
             raise
-    _check_size((other.width, other.height), max_pixels)
-    return bmp.read(upload, other), (other.width, other.height)
+    return _by_bmp(upload, other, max_pixels)
+
+
+def _by_bmp(upload: bytes, header: bmp.Header, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
+    size = (header.width, header.height)
+    _check_size(size, max_pixels)
+    return bmp.read(upload, header), size
 
 
 def _by_pillow(
