@@ -14,21 +14,42 @@ from enum import Enum
 from typing import Final
 
 import simplejpeg
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from broker.errors import ClientError
-from pictures import bmp, colours, confined, ico, jpeg_scans, png_chunks, unsupported_formats
+from pictures import (
+    bmp,
+    colours,
+    confined,
+    gif_extensions,
+    ico,
+    jpeg_scans,
+    jpeg_segments,
+    orientation,
+    png_chunks,
+    unsupported_formats,
+)
 
 _LOG: Final = logging.getLogger(__name__)
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What this process decodes, by Pillow's names; confined.py decodes AVIF and HEIC in another."""
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What this process decodes, by Pillow's names; confined.py decodes AVIF, HEIC and TIFF in another."""
 
 WORDS: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 
 BROKEN: Final = "The picture is broken or cut short: send the whole file, or save it again as JPEG or PNG."
 
-_DAMAGE: Final = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, struct.error)
+_DAMAGE: Final = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AssertionError,
+    struct.error,
+)
 """What Pillow's readers are known to raise on broken files (its own fuzzers list them)."""
 
 # The bound on pixels is ours (`max_pixels`, from the header, before decoding), so Pillow's own, which
@@ -41,8 +62,16 @@ MAX_SIDE: Final = 65_535
 _SIDEWAYS: Final = (5, 6, 7, 8)
 """EXIF orientations that swap width and height (EXIF 2.32, 4.6.4 A)."""
 
-_FAX: Final = ("group3", "group4", "tiff_ccitt")
-"""Pillow's names of TIFF's compressions 3, 4 and 2 (ITU-T T.4 and T.6)."""
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientations -> what makes the picture upright."""
 
 
 class Dct(Enum):
@@ -162,13 +191,29 @@ def _pixels(upload: bytes, *, max_pixels: int, needed: Size, dct: Dct) -> tuple[
         upload = icon.data
     if upload.startswith(png_chunks.SIGNATURE):
         upload = png_chunks.without_extras(upload)
+    if upload.startswith(gif_extensions.SIGNATURE):
+        gif_extensions.check(upload)
+    exif = b""
+    if upload.startswith(jpeg_segments.SIGNATURE):
+        upload, exif = jpeg_segments.without_extras(upload)
+    other = bmp.header(upload)
+    if other and other.has_runs:
+        return _by_bmp(upload, other, max_pixels)
     try:
-        return _by_pillow(upload, max_pixels=max_pixels, needed=needed, dct=dct)
+        picture = _by_pillow(upload, max_pixels=max_pixels, needed=needed, dct=dct)
+        if exif:
+            picture[0].info["exif"] = exif
+        return picture
     except _DAMAGE:
-        if (other := bmp.header(upload)) is None:
+        if other is None:
             raise
-    _check_size((other.width, other.height), max_pixels)
-    return bmp.read(upload, other), (other.width, other.height)
+    return _by_bmp(upload, other, max_pixels)
+
+
+def _by_bmp(upload: bytes, header: bmp.Header, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
+    size = (header.width, header.height)
+    _check_size(size, max_pixels)
+    return bmp.read(upload, header), size
 
 
 def _by_pillow(
@@ -176,15 +221,10 @@ def _by_pillow(
 ) -> tuple[Image.Image, tuple[int, int]]:
     image = Image.open(io.BytesIO(upload), formats=FORMATS)
     _check_size(image.size, max_pixels)
-    if image.format == "TIFF" and (coding := image.info.get("compression")) in _FAX:
-        # For each broken row of one libtiff writes a line to the log: 622 bytes made 123 MB of log in 23 s.
-        raise UnsupportedFormat(f"A TIFF in {coding} coding is not taken; send it as PNG.")
     width, height = whole = image.size
-    if image.format in jpeg_scans.FORMATS and jpeg_scans.too_many(
-        upload, pixels=width * height, max_pixels=max_pixels
-    ):
+    if image.format == "JPEG" and jpeg_scans.too_many(upload, pixels=width * height, max_pixels=max_pixels):
         raise InvalidImage("The JPEG has too many scans for its size; save it again.")
-    if dct is Dct.FAST and image.format in jpeg_scans.FORMATS and image.mode in _COLOUR_SPACES:
+    if dct is Dct.FAST and image.format == "JPEG" and image.mode in _COLOUR_SPACES:
         return _by_fast_dct(upload, image), whole
     alpha = None
     if image.format == "PNG" and "transparency" in image.info:
@@ -210,6 +250,8 @@ def _confined(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Im
         return confined.decode(upload, bounds)
     except confined.TooLarge as error:
         raise _too_large(error.size, max_pixels) from None
+    except confined.FaxCoding as coding:
+        raise UnsupportedFormat(f"A TIFF in {coding} coding is not taken; send it as PNG.") from None
     except confined.Failed as error:
         _LOG.debug("A picture could not be decoded: %s", error)
         raise InvalidImage(BROKEN) from None
@@ -230,21 +272,17 @@ def _too_large(size: tuple[int, int], max_pixels: int) -> ImageTooLarge:
 def _upright(image: Image.Image, whole: tuple[int, int]) -> DecodedPicture:
     """Turn it as its EXIF orientation says."""
     factor = next((each for each in range(1, max(whole)) if _reduced(whole, each) == image.size), 1)
-    stored, orientation = image.size, 1
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        # In place: a copy of an upright picture would be made else (0.3 ms for 720p).
-        ImageOps.exif_transpose(image, in_place=True)
-    except _DAMAGE:  # the pixels are sound, what is written about them is not
-        orientation = 1 if image.size == stored else 6
-    if orientation in _SIDEWAYS:
+    turned = orientation.stored(image.info.get("exif", b""))
+    if turned in _TURNS:  # else a copy would be made: 0.3 ms for 720p
+        image = image.transpose(_TURNS[turned])
+    if turned in _SIDEWAYS:
         whole = (whole[1], whole[0])
     return DecodedPicture(
         colours.as_people_see(image),
         whole,
         factor,
-        image.width - whole[0] / factor if orientation in _MIRRORED_X else 0.0,
-        image.height - whole[1] / factor if orientation in _MIRRORED_Y else 0.0,
+        image.width - whole[0] / factor if turned in _MIRRORED_X else 0.0,
+        image.height - whole[1] / factor if turned in _MIRRORED_Y else 0.0,
     )
 
 

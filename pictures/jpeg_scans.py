@@ -7,9 +7,6 @@ the first picture, for what phones put after that (another picture, a film) may 
 import re
 from typing import Final
 
-FORMATS: Final = ("JPEG", "MPO")
-"""Pillow's names of a JPEG, and of one with others after it."""
-
 _PAINTS: Final = 32
 """How often MAX_PIXELS may be painted, one component at a time. With colours at full size libjpeg's script
 comes to 14 and MozJPEG's to 26; all 32 of 64 megapixels, in as few bytes as they fit into, take 1.5 s."""

@@ -1,6 +1,7 @@
 """BMPs that browsers show and Pillow does not read."""
 
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -59,6 +60,13 @@ def test_alpha_is_laid_on_white() -> None:
     assert _row(upload) == [[255, 255, 255], [255, 0, 0]]
 
 
+def test_alpha_that_is_nowhere_is_no_transparency() -> None:
+    """Some writers leave it zero in every pixel; browsers show the colours."""
+    masks = struct.pack("<IIII", 0xFF, 0xFF00, 0xFF0000, 0xFF000000)
+    upload = _bmp(_info(2, 1, 32, 6), masks, struct.pack("<II", 0x00030201, 0x00060504))
+    assert _row(upload) == [[1, 2, 3], [4, 5, 6]]
+
+
 def test_rows_go_upwards_unless_the_height_is_negative() -> None:
     rows = b"\x00\0\0\0" + b"\xc0\0\0\0"
     for height, first in ((2, 42), (-2, 12)):
@@ -81,3 +89,45 @@ def test_no_header_does_harm(at: int, value: int) -> None:
         decode(bytes(upload), max_pixels=100)
     except ClientError as error:
         assert error.message  # noqa: PT017 - refused or decoded, and nothing else
+
+
+def _packed(width: int, height: int, bits: int, runs: bytes) -> bytes:
+    table = b"".join(bytes((n, n, n, 0)) for n in range(1 << bits))
+    return _bmp(_info(width, height, bits, {8: 1, 4: 2}[bits]), table, runs)
+
+
+def _greys(upload: bytes) -> list[list[int]]:
+    greys: list[list[int]] = np.asarray(decode(upload, max_pixels=100).convert("L")).tolist()
+    return greys
+
+
+@pytest.mark.parametrize(
+    ("bits", "runs", "expected"),
+    [
+        (8, b"\3\7\1\x09\0\0\4\5\0\1", [[5, 5, 5, 5], [7, 7, 7, 9]]),
+        (8, b"\0\3\1\2\3\0\0\0\0\4\4\5\6\7\0\1", [[4, 5, 6, 7], [1, 2, 3, 0]]),
+        (8, b"\1\1\0\2\1\1\2\2\0\1", [[0, 0, 2, 2], [1, 0, 0, 0]]),
+        (8, b"\x09\1\0\0\1\2\0\0\5\5", [[2, 0, 0, 0], [1, 1, 1, 1]]),
+        (8, b"\4\1\0\0\4\2", [[2, 2, 2, 2], [1, 1, 1, 1]]),
+        (4, b"\3\x12\0\0\0\3\x34\x50\0\1", [[3, 4, 5, 0], [1, 2, 1, 0]]),
+        (4, b"\4\xab\0\0\0\4\x12\x34\0\1", [[1, 2, 3, 4], [10, 11, 10, 11]]),
+    ],
+)
+def test_runs_are_unpacked(bits: int, runs: bytes, expected: list[list[int]]) -> None:
+    assert _greys(_packed(4, 2, bits, runs)) == expected
+
+
+def test_runs_without_an_end_are_broken() -> None:
+    for runs in (b"", b"\4\1\0\0", b"\4\1\0\2\1", b"\4\1\0\2"):
+        with pytest.raises(InvalidImage, match="broken or cut short"):
+            decode(_packed(4, 2, 8, runs), max_pixels=100)
+    with pytest.raises(ImageTooLarge):
+        decode(_packed(60_000, 60_000, 8, b"\0\1"), max_pixels=100)
+
+
+@pytest.mark.parametrize("runs", [b"\xff\x12" * 31 + b"\x5f\x12\0\0", b"\0\0"], ids=["full", "empty"])
+def test_megapixels_in_runs_are_little_work(runs: bytes) -> None:
+    """5 s in Pillow, of 64 megapixels."""
+    begun = time.process_time()
+    assert decode(_packed(8000, 8000, 4, runs * 8000), max_pixels=64_000_000).size == (8000, 8000)
+    assert time.process_time() - begun < 3

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -39,6 +40,9 @@ def _pixels(upload: bytes) -> list[tuple[int, ...]]:
         (1, 0, b"\x80", b"\0\0", [WHITE, WHITE]),
         (2, 0, b"\x60", b"\0\1", [WHITE, (170, 170, 170)]),
         (4, 0, b"\x31", b"\0\3", [WHITE, (17, 17, 17)]),
+        # Of a key's 16 bits the low ones count, as many as a pixel has (PNG, section 11.3.2.1).
+        (2, 0, b"\x60", b"\xff\xfd", [WHITE, (170, 170, 170)]),
+        (4, 0, b"\x31", b"\0\x13", [WHITE, (17, 17, 17)]),
         (8, 0, b"\x05\x06", b"\0\5", [WHITE, (6, 6, 6)]),
         (16, 0, b"\x05\x01\x05\x02", b"\x05\x01", [WHITE, (5, 5, 5)]),
         (8, 2, b"\1\2\3\1\2\4", b"\0\1\0\2\0\3", [WHITE, (1, 2, 4)]),
@@ -93,6 +97,27 @@ def _profile(gamma: float, primaries: tuple[tuple[float, float], ...]) -> bytes:
     return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
 
 
+def _with_tag(profile: bytes, name: bytes, data: bytes) -> bytes:
+    """The profile with one tag more, at its end; its other tags move by one entry of the table."""
+    count = int.from_bytes(profile[128:132])
+    table_end = 132 + 12 * count
+    entries = [struct.unpack_from(">4sII", profile, at) for at in range(132, table_end, 12)]
+    entries = [(each, at + 12, length) for each, at, length in entries]
+    entries.append((name, len(profile) + 12, len(data)))
+    table = b"".join(struct.pack(">4sII", *entry) for entry in entries)
+    size = (len(profile) + 12 + len(data)).to_bytes(4)
+    return size + profile[4:128] + (count + 1).to_bytes(4) + table + profile[table_end:] + data
+
+
+def _elements(count: int) -> bytes:
+    """A list (ICC.1:2022 10.20) of so many entries, all of them the one set of curves at its end."""
+    curve = b"curf" + bytes(4) + struct.pack(">HH", 1, 0)
+    curve += b"parf" + bytes(4) + struct.pack(">HH4f", 0, 0, 1.2, 1.0, 0.0, 0.0)
+    curves = b"cvst" + bytes(4) + struct.pack(">HH", 3, 3) + struct.pack(">II", 36, len(curve)) * 3 + curve
+    entries = struct.pack(">II", 16 + 8 * count, len(curves)) * count
+    return b"mpet" + bytes(4) + struct.pack(">HHI", 3, 3, count) + entries + curves
+
+
 PROPHOTO = _profile(1.8, ((0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001)))
 
 
@@ -130,6 +155,21 @@ def test_cameras_and_phones_profiles_are_converted_to_srgb(
     for kind in ("PNG", "TIFF"):
         upload = encoded(Image.new("RGB", (2, 2), stored), kind, icc_profile=profile)
         assert np.abs(np.subtract(_pixels(upload)[0], expected)).max() <= 2
+
+
+@pytest.mark.parametrize("name", [b"D2B0", b"D2B1", b"D2B3"])
+def test_a_list_of_elements_is_passed_over_and_the_profile_used(name: bytes) -> None:
+    """With these 100,000 in it lcms took a core for over a minute, and a PNG for it had 607 bytes."""
+    profile = _with_tag(PROPHOTO, name, _elements(100_000))
+    begun = time.process_time()
+    pixel = _pixels(encoded(Image.new("RGB", (2, 2), (120, 90, 60)), icc_profile=profile))[0]
+    assert time.process_time() - begun < 5
+    assert np.abs(np.subtract(pixel, (168, 101, 69))).max() <= 4
+
+
+def test_a_profile_of_more_tags_than_lcms_takes_is_passed_over() -> None:
+    profile = PROPHOTO[:128] + (2**31).to_bytes(4) + PROPHOTO[132:]
+    assert _pixels(encoded(Image.new("RGB", (2, 2), (120, 90, 60)), icc_profile=profile))[0] == (120, 90, 60)
 
 
 def _cmyk_profile() -> bytes:
@@ -183,6 +223,31 @@ def test_a_grey_profile_is_applied_and_the_picture_stays_grey() -> None:
     decoded = decode(encoded(Image.new("L", (2, 2), 55), icc_profile=bytes(linear)), max_pixels=MANY)
     assert decoded.mode == "L"
     assert abs(int(np.asarray(decoded)[0, 0]) - 127) <= 2  # 0.2157 of the light
+
+
+@pytest.mark.parametrize("how", ["alpha", "key"])
+def test_a_grey_profile_is_applied_under_transparency_too(how: str) -> None:
+    profile = bytearray(_profile(1.0, ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06))))
+    profile[16:20] = b"GRAY"
+    at = bytes(profile).index(b"rTRC")
+    profile[at : at + 4] = b"kTRC"
+    grey = Image.new("L", (2, 1), 55)
+    grey.putpixel((1, 0), 9)
+    if how == "alpha":
+        grey.putalpha(Image.frombytes("L", (2, 1), b"\xff\0"))
+        upload = encoded(grey, icc_profile=bytes(profile))
+    else:
+        upload = encoded(grey, icc_profile=bytes(profile), transparency=9)
+    opaque, clear = _pixels(upload)
+    assert np.abs(np.subtract(opaque, 127)).max() <= 2  # 0.2157 of the light
+    assert clear == WHITE
+
+
+def test_a_profile_that_moves_colours_a_little_is_used() -> None:
+    """By 10 of 255: nobody's rounding. sRGB's own primaries, and a curve that is nearly its."""
+    srgb = ((0.6484, 0.3309), (0.3212, 0.5979), (0.1559, 0.0661))
+    upload = encoded(Image.new("RGB", (2, 2), (120, 120, 120)), icc_profile=_profile(2.0, srgb))
+    assert 127 <= _pixels(upload)[0][0] <= 134  # 255 * srgb((120 / 255) ** 2.0)
 
 
 @pytest.mark.parametrize(

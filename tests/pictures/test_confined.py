@@ -1,4 +1,7 @@
-"""AVIF and HEIC: decoded as the others are, and bounded from outside where they are not what they say."""
+"""AVIF and HEIC: decoded as the others are, and bounded from outside where they are not what they say.
+
+TIFFs go the same way: test_tiffs.py.
+"""
 
 import contextlib
 import struct
@@ -72,6 +75,15 @@ def test_transparency_is_laid_on_white(kind: str) -> None:
 def test_the_bound_on_pixels_is_judged_from_the_header(kind: str) -> None:
     with pytest.raises(ImageTooLarge, match="64 x 48 pixels; at most 3071"):
         decode(_SEEDS[kind], max_pixels=64 * 48 - 1)
+
+
+@pytest.mark.parametrize("kind", [*decoder_process.FORMATS, "TIFF"])
+def test_the_bound_on_a_side_is_judged_from_the_header(kind: str) -> None:
+    upload = _SEEDS.get(kind) or encoded(Image.new("RGB", (64, 48)), kind)
+    with pytest.raises(confined.TooLarge) as refusal:
+        confined.decode(upload, confined.Bounds(MANY, 63, 1, 1))
+    assert refusal.value.size == (64, 48)
+    assert confined.decode(upload, confined.Bounds(MANY, 64, 64, 64))[1] == (64, 48)
 
 
 @pytest.mark.slow
@@ -152,7 +164,23 @@ def test_the_decoder_does_not_inherit_the_environment(
     monkeypatch.setattr(confined, "_SCRIPT", str(script))
     monkeypatch.setenv("REDIS_URL", "redis://:secret@localhost")
     image, _ = confined.decode(b"", confined.Bounds(1, 1, 1, 1))
-    assert len(image.info.get("exif", b"")) <= 1  # LC_CTYPE, which Python sets itself
+    # libtiff's bound, and LC_CTYPE, which Python sets itself.
+    assert len(image.info.get("exif", b"")) <= 2
+
+
+def test_the_decoder_imports_nothing_from_around_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In its folder lie names like `ico`, which another package may mean."""
+    (tmp_path / "beside.py").write_text("")
+    script = tmp_path / "decoder.py"
+    script.write_text(
+        "import importlib.util as u, json, sys\n"
+        "found = int(u.find_spec('beside') is not None)\n"
+        "head = {'mode': 'L', 'size': [1, 1], 'whole': [1, 1], 'profile': 0, 'exif': found}\n"
+        "sys.stdout.write(json.dumps(head) + '\\n' + 'x' * (found + 1))\n"
+    )
+    monkeypatch.setattr(confined, "_SCRIPT", str(script))
+    image, _ = confined.decode(b"", confined.Bounds(1, 1, 1, 1))
+    assert "exif" not in image.info
 
 
 def _replaced_decoder(folder: Path, code: str) -> str:
@@ -176,6 +204,13 @@ def _replaced_decoder(folder: Path, code: str) -> str:
         ("while True: pass", "ended with -24"),  # SIGXCPU
         ("print('x', file=open('file', 'w'), flush=True)", "File too large"),
         ("print('x' * (70 << 20))", "wrote more than"),
+        # More than a pipe holds, of which the last line is kept.
+        ("sys.stderr.write('x' * 5_000_000); raise OSError('the cause')", "ended with 1: OSError: the cause"),
+        (
+            "from types import SimpleNamespace as Fake; image = Fake(size=(1, 1), info={}, mode='CMYK'); "
+            "image.load = lambda: setattr(image, 'size', (2, 2)); image.tobytes = lambda: b''; return image",
+            "another size than its header",
+        ),
     ],
 )
 def test_a_decoder_that_is_taken_over_stays_within_its_bounds(

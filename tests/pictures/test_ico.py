@@ -44,6 +44,21 @@ def test_transparency_becomes_white(form: str) -> None:
     assert image.getpixel((8, 8)) == (255, 255, 255)
 
 
+def test_of_two_as_large_the_one_of_more_colours_is_taken() -> None:
+    def bitmap(bits: int, palette: bytes, pixels: bytes) -> bytes:
+        return struct.pack("<IiiHHIIiiII", 40, 1, 2, 1, bits, 0, 0, 0, 0, 0, 0) + palette + pixels + bytes(4)
+
+    plain = bitmap(1, bytes((0, 0, 255, 0)) * 2, bytes(4))
+    deep = bitmap(32, b"", bytes((0, 128, 0, 255)))
+    for first, second in ((plain, deep), (deep, plain)):
+        entries = b"".join(
+            struct.pack("<BBBBHHII", 1, 1, 0, 0, 1, 0, len(data), 6 + 32 + at)
+            for data, at in ((first, 0), (second, len(first)))
+        )
+        upload = struct.pack("<HHH", 0, 1, 2) + entries + first + second
+        assert decode(upload, max_pixels=MANY).convert("RGB").getpixel((0, 0)) == GREEN[:3]
+
+
 def test_a_cursor_is_read_like_an_icon() -> None:
     cursor = bytearray(_icon(32, form="bmp"))
     cursor[2] = 2

@@ -86,3 +86,51 @@ def test_a_picture_of_nothing_but_chunks_is_refused() -> None:
     upload = PLAIN[:33] + (struct.pack(">I", 0) + b"teXt" + bytes(4)) * 100_001 + PLAIN[33:]
     with pytest.raises(InvalidImage):
         decode(upload, max_pixels=10_000)
+
+
+def _by_hand(colour: int, row: bytes, *chunks: tuple[bytes, bytes], bits: int = 8) -> bytes:
+    """Two pixels; the chunks come between the header and the pixels, which are one of them or come last."""
+    pixels = (b"IDAT", zlib.compress(b"\0" + row))
+    inner = chunks if b"IDAT" in dict(chunks) else (*chunks, pixels)
+    every = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour, 0, 0, 0)), *inner, (b"IEND", b"")]
+    return png_chunks.SIGNATURE + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in every
+    )
+
+
+def _pixels(upload: bytes) -> list[list[int]]:
+    pixels: list[list[int]] = np.asarray(decode(upload, max_pixels=2).convert("RGB"))[0].tolist()
+    return pixels
+
+
+TWO = (b"PLTE", bytes((1, 2, 3, 4, 5, 6)))
+
+
+@pytest.mark.parametrize(
+    ("colour", "row", "chunks"),
+    [
+        (0, b"\1\4", [(b"tRNS", b"\1")]),
+        (0, b"\1\4", [(b"tRNS", b"\0\1\0")]),
+        (0, b"\1\4", [(b"tRNS", b"")]),
+        (2, bytes((1, 1, 1, 4, 4, 4)), [(b"tRNS", b"\0\1")]),
+        (3, b"\0\1", [(b"PLTE", bytes((1, 1, 1, 4, 4, 4))), (b"tRNS", b"\0\0\0")]),
+        (3, b"\0\1", [(b"tRNS", b"\0"), (b"PLTE", bytes((1, 1, 1, 4, 4, 4)))]),
+        (4, b"\1\xff\4\xff", [(b"tRNS", b"\0\1")]),
+        (6, bytes((1, 1, 1, 255, 4, 4, 4, 255)), [(b"tRNS", b"\0\1\0\1\0\1")]),
+        (0, b"\1\4", [(b"IDAT", zlib.compress(b"\0\1\4")), (b"tRNS", b"\0\1")]),
+    ],
+)
+def test_a_colour_key_that_libpng_passes_over_is_no_reason_to_refuse(
+    colour: int, row: bytes, chunks: list[tuple[bytes, bytes]]
+) -> None:
+    assert _pixels(_by_hand(colour, row, *chunks)) == [[1] * 3, [4] * 3]
+
+
+def test_a_palette_s_transparency_may_be_shorter_than_it() -> None:
+    assert _pixels(_by_hand(3, b"\0\1", TWO, (b"tRNS", b"\0"))) == [[255] * 3, [4, 5, 6]]
+
+
+def test_a_palette_picture_without_a_palette_is_broken() -> None:
+    with pytest.raises(InvalidImage, match="broken or cut short"):
+        decode(_by_hand(3, b"\0\1"), max_pixels=2)
