@@ -5,9 +5,9 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Four processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
+# Three processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
 CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
-SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 2 )))
+SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
 PLAIN := not browser and not compose and not importers
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.

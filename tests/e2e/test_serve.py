@@ -117,13 +117,13 @@ def drawn(value: int) -> bytes:
 
 
 @pytest.fixture
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def project() -> Iterator[Path]:
     """A copy of the project with its own var/; networks that another test converted are there already."""
     # Not tmp_path: a Unix socket's path has 107 bytes at most.
     folder = Path(tempfile.mkdtemp(prefix="bw-"))
     _copy(folder)
-    engines = tmp_path_factory.getbasetemp() / "engines"
-    engines.mkdir(exist_ok=True)
+    engines = ROOT / "var" / "engines"
+    engines.mkdir(parents=True, exist_ok=True)
     (folder / "var").mkdir()
     (folder / "var" / "engines").symlink_to(engines)
     yield folder

@@ -129,7 +129,10 @@ def test_the_page_s_code_and_fields_agree(mine: Path, title: str, capsys: pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_what_is_wrong_is_named(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_wrong_is_named(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden, "_NORMALISE", ("none", "unit"))  # a conversion each
     archive = made(mine, "keras.utils.load_img")
     folder = write(mine, 'fit = "stretch"\nnormalise = "tf"\norder = "bgr"\n')
     assert check.main([str(folder), "--golden", str(archive)]) == REFUSED
@@ -148,7 +151,10 @@ def test_what_is_wrong_is_named(mine: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_another_network_s_outputs_are_not_explained(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_network_s_outputs_are_not_explained(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden, "_NORMALISE", ("unit",))
     folder = write(mine, 'fit = "stretch"\nnormalise = "unit"\n')
     wrong = mine / "wrong"
     wrong.mkdir()
