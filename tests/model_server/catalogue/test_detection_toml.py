@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.messages import Decode, Library
 from model_server.catalogue.detection_layout import MOST_DETECTIONS, Detection
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_model
 from model_server.engines.check.detection import TOLERANCES
@@ -41,6 +42,7 @@ def test_a_darknet_detector_needs_no_table_of_its_own(tmp_path: Path) -> None:
     assert [label.label for label in spec.labels] == ["person", "bicycle", "traffic light"]
     assert spec.detection == Detection(objectness=2, format="cxcywh")
     assert spec.weights == "a.weights"
+    assert (spec.input.library, spec.input.decode) == (Library.OPENCV, Decode.EXACT)
     card = spec.card()
     assert (card.task, card.classes, card.top, card.top_max) == ("detection", 3, 100, MOST_DETECTIONS)
 
