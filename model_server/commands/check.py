@@ -5,6 +5,7 @@ decodes an image as the web tier does. It accepts and refuses the same folders a
 """
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +86,23 @@ def _golden(spec: ModelSpec, options: argparse.Namespace, settings: Settings) ->
     precision = "fp32" if settings.precision == "auto" else settings.precision
     choice = choose_for(spec, settings.engine, precision, keras_backend=settings.keras_backend)
     print_line(f"engine      {choice.engine} {choice.precision}, weights: {spec.weights}")
-    is_within, lines = golden.run(
-        spec, golden.read(options.golden), choice, within=options.within, max_pixels=settings.max_pixels
-    )
-    for line in lines:
-        print_line(line)
+    expected = golden.read(options.golden)
+    with tempfile.TemporaryDirectory(prefix="batchwire-golden-") as scratch:
+        trial = golden.Trial(
+            spec,
+            choice,
+            cache=Path(settings.cache_dir),
+            scratch=Path(scratch),
+            max_pixels=settings.max_pixels,
+        )
+        comparison = trial.compare(spec, expected)
+        for line in comparison.lines(expected, options.within):
+            print_line(line)
+        is_within = comparison.largest <= options.within
+        if not is_within:
+            print_line("Trying other preprocessing ...")
+            for line in golden.explain(trial, spec, expected, comparison, options.within):
+                print_line(line)
     if not is_within:
         return complain(
             f"{spec.name} differs from its golden outputs by more than {options.within:g}.", REFUSED

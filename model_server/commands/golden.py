@@ -8,8 +8,7 @@ import csv
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from broker.errors import ClientError, ModelUnavailable
 from broker.messages import KERNELS, Decode, Fit, InputSpec, Library
 from model_server import engines
-from model_server.catalogue.model_spec import KerasApplication, ModelSpec, read_model
+from model_server.catalogue.model_spec import KerasApplication, ModelSpec, Normalise, read_model
+from model_server.catalogue.model_toml import Order
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice
 from pictures import fit
@@ -40,7 +40,6 @@ _NEARER: Final = 0.5
 _NORMALISE: Final = ("none", "unit", "tf", "torch", "caffe")
 _RESIZED: Final = (256, 232, 235, 248, 255)
 """Short sides before a crop of 224 that torchvision and timm publish; others are in proportion."""
-
 
 _TABLE: Final = re.compile(r"\s*\[\s*([\w.]+)\s*\]")
 
@@ -66,10 +65,17 @@ class Golden:
 class GoldenComparison:
     """How far each picture's outputs are from the expected ones, and the best class of both."""
 
-    differences: NDArray[np.float32]
-    """The largest of each picture's outputs, (N,)."""
     found: NDArray[np.float32]
     expected: NDArray[np.float32]
+
+    @property
+    def differences(self) -> NDArray[np.float32]:
+        """The largest of each picture's outputs, (N,)."""
+        return np.asarray(np.abs(self.found - self.expected).max(axis=1), np.float32)
+
+    def part(self, rows: NDArray[np.intp]) -> "GoldenComparison":
+        """The pictures of these rows."""
+        return GoldenComparison(self.found[rows], self.expected[rows])
 
     @property
     def largest(self) -> float:
@@ -92,13 +98,14 @@ class GoldenComparison:
             f"golden      {len(golden.files)} pictures: the same best class in {self.agreement:.3f} of them, "
             f"largest difference {self.largest:.7f}"
         )
-        for at in np.argsort(-self.differences)[:5]:
-            if self.differences[at] > within:
+        differences = self.differences
+        for at in np.argsort(-differences)[:5]:
+            if differences[at] > within:
                 classes = ", ".join(
                     f"{said} class {row[at].argmax()} ({row[at].max():.4f})"
                     for said, row in (("expected", self.expected), ("found", self.found))
                 )
-                yield f"  {self.differences[at]:8.4f}  {golden.names[at]}: {classes}"
+                yield f"  {differences[at]:8.4f}  {golden.names[at]}: {classes}"
 
 
 def read(place: Path) -> Golden:
@@ -151,29 +158,37 @@ def _of_folder(place: Path) -> Golden:
 
 
 class Trial:
-    """Runs variants of a model on golden pictures. `load` gives the engine of one."""
+    """Runs a model and variants of it on golden pictures.
 
-    def __init__(self, load: Callable[[ModelSpec], Engine], *, max_pixels: int) -> None:
-        self._load = load
+    `cache` has the model's own converted network, as for serving; `scratch` takes those of variants.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, choice: EngineChoice, *, cache: Path, scratch: Path, max_pixels: int
+    ) -> None:
+        self._spec = spec
+        self._choice = choice
+        self._cache = cache
+        self._scratch = scratch
         self._max_pixels = max_pixels
-        self._engines: dict[str, Engine | None] = {}
+        self._engines: dict[tuple[Normalise, Order], Engine | None] = {}
         self._pixels: dict[tuple[str, str], NDArray[np.uint8]] = {}
 
     def compare(self, spec: ModelSpec, golden: Golden) -> GoldenComparison:
-        """Run every picture. Raises ModelUnavailable, GoldenError or ClientError."""
+        """Run every picture. Raises ModelUnavailable or GoldenError."""
         engine = self._engine(spec)
         if engine is None:
             raise ModelUnavailable(f"{spec.name} can't be loaded so.")
-        rows = []
-        for name, file in zip(golden.names, golden.files, strict=True):
-            rows.append(engine.predict(self._prepared(name, file, spec.input)[None])[0].reshape(-1))
-        found = np.stack(rows)
+        pictures = zip(golden.names, golden.files, strict=True)
+        found = np.stack(
+            [engine.predict(self._prepared(*each, spec.input)[None])[0].reshape(-1) for each in pictures]
+        )
         if found.shape != golden.outputs.shape:
             raise GoldenError(
                 f"The golden outputs have {golden.outputs.shape[1]} numbers a picture, and the network gives "
                 f"{found.shape[1]}."
             )
-        return GoldenComparison(np.abs(found - golden.outputs).max(axis=1), found, golden.outputs)
+        return GoldenComparison(found, golden.outputs)
 
     def _prepared(self, name: str, file: bytes, spec: InputSpec) -> NDArray[np.uint8]:
         key = (name, spec.tag)
@@ -185,12 +200,22 @@ class Trial:
         return self._pixels[key]
 
     def _engine(self, spec: ModelSpec) -> Engine | None:
-        key = repr((spec.normalise, spec.order, spec.activation, spec.input.shape))
+        """The network with this normalisation and order; None where they do not go with it.
+
+        Raises ModelUnavailable for the model's own.
+        """
+        key, own = (spec.normalise, spec.order), (self._spec.normalise, self._spec.order)
         if key not in self._engines:
             try:
-                self._engines[key] = self._load(spec)
+                if key == own:
+                    self._engines[key] = engines.load(spec, self._choice, EngineOptions(1, self._cache))
+                else:
+                    options = EngineOptions(1, self._scratch / "cache")
+                    self._engines[key] = engines.load(_copy(spec, self._scratch), self._choice, options)
             except ModelUnavailable:
-                self._engines[key] = None  # this normalisation does not go with the network
+                if key == own:
+                    raise
+                self._engines[key] = None
         return self._engines[key]
 
 
@@ -202,8 +227,8 @@ def explain(
     Normalisation, channel order and resampling are tried together, since one that is wrong hides the others;
     then the fit, and with another fit all of it again.
     """
-    few = golden.part(np.argsort(-worst.differences)[:_TRIED])
-    nearest, best = trial.compare(spec, few), spec
+    rows = np.argsort(-worst.differences)[:_TRIED]
+    few, nearest, best = golden.part(rows), worst.part(rows), spec
     for _ in range(2):
         together = (sampled for coloured in _colours(best) for sampled in _samplings(coloured))
         for variants in (together, _fits(best)):
@@ -334,33 +359,3 @@ def _set(text: str, key: str, value: str) -> str:
         if header and table == "input":
             lines.append(f'{key} = "{value}"')
     return "\n".join(lines) + "\n"
-
-
-def run(
-    spec: ModelSpec, golden: Golden, choice: EngineChoice, *, within: float, max_pixels: int
-) -> tuple[bool, Iterator[str]]:
-    """Compare, and say what is wrong. Returns whether all is within; and the lines, as they are known.
-
-    Raises GoldenError or ModelUnavailable.
-    """
-    # The cache would keep a converted network of each variant.
-    folder = tempfile.TemporaryDirectory(prefix="batchwire-golden-")
-
-    def load(variant: ModelSpec) -> Engine:
-        is_changed = (variant.normalise, variant.order) != (spec.normalise, spec.order)
-        if is_changed:
-            variant = _copy(variant, Path(folder.name))
-        return engines.load(variant, choice, EngineOptions(1, cache=Path(folder.name) / "cache"))
-
-    trial = Trial(load, max_pixels=max_pixels)
-    comparison = trial.compare(spec, golden)
-    is_within = comparison.largest <= within
-
-    def lines() -> Iterator[str]:
-        with folder:
-            yield from comparison.lines(golden, within)
-            if not is_within:
-                yield "Trying other preprocessing ..."
-                yield from explain(trial, spec, golden, comparison, within)
-
-    return is_within, lines()
