@@ -212,6 +212,35 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
     box: Box | None = None
 
 
+class Pixels(msgspec.Struct, frozen=True):
+    """A picture that a network made: uint8 (height, width, channels), channels 1 or 3 (RGB)."""
+
+    shape: tuple[int, int, int]
+    data: bytes
+    """In C order; base64 in JSON."""
+
+
+class RawOutput(msgspec.Struct, frozen=True):
+    """One output of a network, as it is: its numbers in C order."""
+
+    shape: tuple[int, ...]
+    data: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a task reads from a network's outputs for one picture. What it has none of is None."""
+
+    predictions: tuple[Prediction, ...] = ()
+    values: dict[str, float] | None = None
+    """A regression's numbers, by label."""
+    embedding: tuple[float, ...] | None = None
+    image: Pixels | None = None
+    """A picture that the network made."""
+    outputs: dict[str, RawOutput] | None = None
+    """All outputs, by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a job has no predictions: the code and message of a ServiceError."""
@@ -237,6 +266,11 @@ class Result:
     model: str
     model_version: str
     predictions: tuple[Prediction, ...] = ()
+    values: dict[str, float] | None = None
+    embedding: tuple[float, ...] | None = None
+    image: Pixels | None = None
+    outputs: dict[str, RawOutput] | None = None
+    """These and `predictions`: see TaskResult."""
     error: Failure | None = None
     notice: str = ""
     """What a client should know of the answer, such as that the weights are random."""
@@ -251,3 +285,8 @@ class Result:
     """What it computed in: fp32, bf16, fp16 or int8."""
     best_index: int | None = None
     """The place of the best prediction's class among the model's labels; None without predictions."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the model found nothing, which is an answer too."""
+        return not self.predictions and (self.values, self.embedding, self.image, self.outputs) == (None,) * 4

@@ -5,17 +5,17 @@ bounded size, so that a large upload costs no more than its decoding; knows no H
 """
 
 import colorsys
-import io
 import unicodedata
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from broker.messages import Prediction
-from pictures import decode
+from broker.messages import Prediction, Result, TaskResult
+from pictures import decode, png
 
 LONGEST: Final = 2048
 """Pixels of the longer side, at most: an upload of 50 megapixels is drawn in 10 MB."""
@@ -30,16 +30,19 @@ _LONGEST_NAME: Final = 60
 
 _PAPER: Final = (96, 96, 96)
 
-_COMPRESSION: Final = 1
-"""zlib's level for the PNG: 0.2 s for a photo of 2048 x 1536 where Pillow's own takes 1; 16 % more bytes."""
-
 Colour = tuple[int, int, int]
 Area = tuple[int, int, int, int]
 """Left, top, right, bottom."""
 
 
-def annotated(upload: bytes, predictions: tuple[Prediction, ...], *, max_pixels: int) -> bytes:
-    """The upload, upright, with `predictions` drawn on it, as PNG. Raises what images.prepare does."""
+def annotated(upload: bytes, result: Result | TaskResult, *, max_pixels: int) -> bytes:
+    """The upload, upright, with the result drawn on it, as PNG; or the picture that the network made of it.
+
+    Raises what fit.prepare does.
+    """
+    if result.image is not None:
+        return png.of_pixels(result.image)
+    predictions = result.predictions
     picture, original_size = decode.decode_at_most(upload, longest=LONGEST, max_pixels=max_pixels)
     page = _page(picture, original_size)
     boxed = [each for each in predictions if each.box is not None]
@@ -51,9 +54,8 @@ def annotated(upload: bytes, predictions: tuple[Prediction, ...], *, max_pixels:
             page.label(prediction)
     else:
         page.list(predictions)
-    out = io.BytesIO()
-    page.image.save(out, "PNG", compress_level=_COMPRESSION)
-    return out.getvalue()
+        page.values(result.values or {})
+    return png.encode(page.image)
 
 
 @dataclass(slots=True)
@@ -88,12 +90,19 @@ class _Page:
 
     def list(self, predictions: tuple[Prediction, ...]) -> None:
         """Write predictions one below the other, from the upper left corner."""
+        self._lines([(each.label, *self._measured(each)) for each in predictions])
+
+    def values(self, values: dict[str, float]) -> None:
+        """Write a regression's numbers, likewise."""
+        texts = {label: self._fitting(label, label, f" {value:.4g}") for label, value in values.items()}
+        self._lines([(label, *text) for label, text in texts.items()])
+
+    def _lines(self, lines: Sequence[tuple[str, str, int, int]]) -> None:
         y = 0
-        for prediction in predictions:
-            text, width, height = self._measured(prediction)
+        for label, text, width, height in lines:
             if y + height > self.image.height:
                 return
-            self._write((0, y, width, y + height), text, prediction.label)
+            self._write((0, y, width, y + height), text, label)
             y += height
 
     def _write(self, area: Area, text: str, label: str) -> None:
@@ -112,11 +121,14 @@ class _Page:
         return left, top, max(left + 1, right), max(top + 1, bottom)
 
     def _measured(self, prediction: Prediction) -> tuple[str, int, int]:
-        """The text of a label that fits into the picture, with its width and height."""
-        label = _legible(prediction.label, prediction.class_id)
-        name, share = " ".join(label.split())[:_LONGEST_NAME], f" {prediction.probability:.0%}"
+        """The text of a prediction that fits into the picture, with its width and height."""
+        return self._fitting(prediction.label, prediction.class_id, f" {prediction.probability:.0%}")
+
+    def _fitting(self, label: str, substitute: str, end: str) -> tuple[str, int, int]:
+        """A label, or its substitute, and `end`; shortened until it fits; with its width and height."""
+        name = " ".join(_legible(label, substitute).split())[:_LONGEST_NAME]
         while True:
-            text = name + share
+            text = name + end
             # One height for all, so that lines of a list stand evenly.
             width = round(self.font.getlength(text)) + 4 * self.line
             if width <= self.image.width or len(name) < 4:

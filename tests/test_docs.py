@@ -41,6 +41,7 @@ HTTP = (ROOT / "docs" / "http.md").read_text("utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
+TASKS_PAGE = (ROOT / "docs" / "tasks.md").read_text("utf-8")
 TUTORIALS = (ROOT / "docs" / "tutorials.md").read_text("utf-8")
 CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
@@ -230,7 +231,7 @@ def test_the_recipes_fit_the_code(title: str, tmp_path: Path) -> None:
 
 def test_the_recipe_for_a_task_fits_after_another_task_was_added_by_it(tmp_path: Path) -> None:
     recipe, copy = _recipe("Recipe: add a task"), _copied(tmp_path)
-    _apply(recipe.replace("tagging", "sorting").replace("Tagging", "Sorting"), copy)
+    _apply(recipe.replace("open_set", "ordered").replace("OpenSet", "Ordered"), copy)
     _apply(recipe, copy)
 
 
@@ -267,7 +268,7 @@ def test_the_model_toml_of_the_readme_is_taken(tmp_path: Path) -> None:
 
 def test_every_model_toml_of_the_page_on_models_is_taken(tmp_path: Path) -> None:
     kinds = []
-    for number, block in enumerate(_blocks("toml", MODELS)):
+    for number, block in enumerate([*_blocks("toml", MODELS), *_blocks("toml", TASKS_PAGE)]):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "model.toml").write_text(block)
@@ -280,7 +281,7 @@ def test_every_model_toml_of_the_page_on_models_is_taken(tmp_path: Path) -> None
 
 def test_every_field_is_on_the_page_on_models() -> None:
     table = MODELS[MODELS.index("## Every field") : MODELS.index("### Labels")]
-    named = set(re.findall(r"`([a-z]+)`", table)) | {"source", "input", "output", "detection"}
+    named = set(re.findall(r"`\[?([a-z_]+)\]?`", table)) | {"source", "input", "output"}
     structs = (ModelToml, Input, Output, Normalisation, *get_args(Source))
     fields = {field for struct in structs for field in struct.__struct_fields__} - {"mean", "std"}
     assert fields - named <= {"file", "folder", "name", "cfg", "weights"}  # each kind's own, on the same page
@@ -292,6 +293,14 @@ def test_every_field_is_on_the_page_on_models() -> None:
 def test_every_task_is_on_the_page_on_models() -> None:
     table = MODELS[MODELS.index("### Tasks") : MODELS.index("### Labels")]
     assert re.findall(r'^\| `"(\w+)"` \| \S', table, re.MULTILINE) == list(TASKS)
+
+
+def test_every_task_has_its_line_and_its_fields_on_the_page_on_tasks() -> None:
+    assert re.findall(r'^\| `"(\w+)"` \| \S', TASKS_PAGE, re.MULTILINE) == list(TASKS)
+    of_its_own = {name: task.table for name, task in TASKS.items() if task.table and name != "detection"}
+    for name, table in of_its_own.items():
+        block = TASKS_PAGE[TASKS_PAGE.index(f"\n[{name}]\n") :].split("```")[0]
+        assert set(table.__struct_fields__) <= set(re.findall(r"^(\w+) =", block, re.MULTILINE))
 
 
 def test_every_make_target_that_a_page_names_is_there() -> None:

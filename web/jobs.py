@@ -21,7 +21,7 @@ from broker.errors import (
     DeadlinePassed,
     Overloaded,
 )
-from broker.messages import Job, Prediction, Result, WorkerState
+from broker.messages import Job, Result, WorkerState
 from broker.producer import LENGTH_VALID_S, PendingJob, Producer
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
@@ -165,10 +165,10 @@ class JobClient:
         finally:
             self._decoders.release()
 
-    def draw(self, upload: bytes, predictions: tuple[Prediction, ...], *, started_at: float) -> bytes:
-        """The picture with what was found on it, as PNG. Raises ClientError, or Overloaded."""
+    def draw(self, upload: bytes, result: Result, *, started_at: float) -> bytes:
+        """The picture with its result drawn on it, as PNG. Raises ClientError, or Overloaded."""
         with self._decoder(until=started_at + self._limits.request_timeout_s):
-            return annotate.annotated(upload, predictions, max_pixels=self._limits.max_pixels)
+            return annotate.annotated(upload, result, max_pixels=self._limits.max_pixels)
 
     def wait(self, submitted: SubmittedJob, *, is_client_gone: Callable[[], bool]) -> Result:
         """Sleep until the result comes. Raises DeadlinePassed, ModelUnavailable, ClientGone, and cancels."""

@@ -13,7 +13,7 @@ import msgspec
 from flask import Response
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.messages import Card, Prediction, Result, Timings
+from broker.messages import Card, Prediction, RawOutput, Result, Timings
 
 MIMETYPE: Final = "application/json"
 
@@ -42,12 +42,23 @@ Notice = Annotated[
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """The predictions for one picture, the most probable first."""
+    """What the model says of one picture.
+
+    `predictions` come with the most probable first; a model whose task has others has none there.
+    """
 
     success: _YES
     model: str
     id: JobId
     predictions: tuple[Prediction, ...]
+    values: Annotated[dict[str, float], Meta(description="A regression's numbers, by label.")] | UnsetType = (
+        UNSET
+    )
+    embedding: Annotated[tuple[float, ...], Meta(description="The picture's vector.")] | UnsetType = UNSET
+    image: Annotated[bytes, Meta(description="The picture that the model made, as PNG.")] | UnsetType = UNSET
+    outputs: (
+        Annotated[dict[str, RawOutput], Meta(description="The network's outputs, by name.")] | UnsetType
+    ) = UNSET
     class_id: (
         Annotated[str, Meta(description="The best prediction's, for a picture in the field `file`.")]
         | UnsetType
@@ -59,6 +70,19 @@ class Answer(Struct, frozen=True, kw_only=True):
     precision: str
     batch_size: Annotated[int, Meta(ge=0, description="Pictures that went through the network together.")]
     timings_ms: Timings
+
+
+class Similarity(Struct, frozen=True, kw_only=True):
+    """How alike two pictures are."""
+
+    success: _YES
+    model: str
+    ids: Annotated[tuple[JobId, JobId], Meta(description="The jobs of the two pictures.")]
+    similarity: Annotated[
+        float, Meta(ge=-1, le=1, description="The cosine of the two vectors: 1 for the same picture.")
+    ]
+    notice: Notice | UnsetType = UNSET
+    model_version: str
 
 
 class PendingAnswer(Struct, frozen=True, kw_only=True):

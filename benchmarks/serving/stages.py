@@ -170,7 +170,9 @@ class _Path:
     def _outcomes(self, batch: batching.Batch) -> list[CompletedJob]:
         timings = Timings(batch=1.0, model=1.0)
         return [
-            batch_results.completed(entry, self._spec, "1", "", batch.claimed_at, timings)
+            batch_results.completed(
+                entry, self._spec, version="1", notice="", claimed_at=batch.claimed_at, timings=timings
+            )
             for entry in batch.entries
         ]
 

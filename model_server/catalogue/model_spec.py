@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from msgspec import Struct
+
 from broker.keys import MODEL_NAME
 from broker.messages import Card, InputSpec
 from model_server.catalogue import file_kinds, labels, model_toml
-from model_server.catalogue.detection_layout import Detection
+from model_server.catalogue.detection_layout import Output
 from model_server.catalogue.folder_watch import version_of
 from model_server.catalogue.labels import Label
 from model_server.catalogue.model_toml import (
@@ -69,8 +71,10 @@ class ModelSpec:
     order: Order = "rgb"
     activation: Activation = "none"
     """The function that turns the network's outputs into probabilities, if it ends in logits."""
-    detection: Detection | None = None
-    """How outputs are read as detections, in the order of `Detection.outputs`; None for another task."""
+    output: Output | None = None
+    """The output that is served, if model.toml names one."""
+    options: Struct | None = None
+    """The task's own table of model.toml, with its defaults; None for a task that has none."""
     engine: str = ""
     """The engine that runs it in this process; empty until an entry point has chosen."""
     precision: str = ""
@@ -175,6 +179,7 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
     if weights is not None and isinstance(source, KerasApplication):
         source = KerasApplication(name=source.name, weights=weights)
     task = TASKS[toml.task]
+    classes = labels.read(folder / toml.labels) if toml.labels is not None else ()
     spec = ModelSpec(
         name=name,
         folder=folder,
@@ -182,12 +187,14 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         source=source,
         input=toml.input_spec,
         normalise=input_.normalise,
-        labels=labels.read(folder / toml.labels),
-        top=toml.top,
+        labels=classes,
+        top=toml.top or task.usual_top(len(classes)),
         order=input_.order,
         activation=toml.output.activation,
-        detection=task.detection(toml),
+        output=toml.output.name,
+        options=task.options(toml),
     )
+    model_toml.require_known(path, task.label_problems(spec))
     model_toml.require_top(path, spec.top, spec.top_max, task.top_limit(len(spec.labels)))
     return spec
 

@@ -6,14 +6,14 @@ file and loads no network. docs/models.md describes every field.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from broker.messages import KERNELS, MEDIAN, Decode, Fit, InputSpec, Library, Resample
 from model_server.catalogue import toml_errors
-from model_server.catalogue.detection_layout import Detection
+from model_server.catalogue.detection_layout import Output as OutputName
 from model_server.catalogue.toml_errors import SEE, CatalogueError
 from model_server.tasks import TASKS
 
@@ -132,21 +132,28 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[output]: how the network's outputs become probabilities."""
+    """[output]: which of the network's outputs is served, and how it becomes probabilities."""
 
+    name: OutputName | None = None
+    """Its name or its number; None: the first that fits."""
     activation: Activation = "none"
 
 
-class ModelToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole model.toml."""
+class _ModelFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every model.toml may have."""
 
     task: TaskName
-    labels: str
-    top: Annotated[int, Meta(ge=1)]
     source: Source
     input: Input
+    labels: str | None = None
+    top: Annotated[int, Meta(ge=1)] | None = None
     output: Output = Output()
-    detection: Detection | None = None
+
+    @property
+    def own_table(self) -> msgspec.Struct | None:
+        """The task's own table, if it is written."""
+        table: msgspec.Struct | None = getattr(self, self.task, None)
+        return table
 
     @property
     def is_darknet(self) -> bool:
@@ -159,6 +166,20 @@ class ModelToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         # Darknet's resize_image is linear without averaging, as OpenCV's is. With averaging Yolo-Fastest-xl
         # gives an object 0.89 that has 0.96 in an independent program.
         return self.input.spec(Library.OPENCV if self.is_darknet else Library.PILLOW)
+
+
+_TABLES: Final = {name: task.table for name, task in TASKS.items() if task.table is not None}
+
+if TYPE_CHECKING:
+    ModelToml = _ModelFields  # a type checker can't read the table
+else:
+    ModelToml = msgspec.defstruct(
+        "ModelToml",
+        [(name, table | None, None) for name, table in _TABLES.items()],
+        bases=(_ModelFields,),
+        frozen=True,
+        forbid_unknown_fields=True,
+    )
 
 
 def read(path: Path) -> ModelToml:
@@ -177,11 +198,35 @@ def read(path: Path) -> ModelToml:
     for key, problem in [
         *_misfits(toml.input),
         *_unknown_kernel(toml.input_spec),
+        *_of_other_tasks(toml),
+        *_missing_labels(toml),
         *task.misfits(toml),
         *_misplaced(path.parent, toml),
     ]:
         raise toml_errors.of_key(path, text, key, problem)
     return toml
+
+
+def _of_other_tasks(toml: ModelToml) -> Iterator[tuple[str, str]]:
+    for name in _TABLES:
+        if name != toml.task and getattr(toml, name) is not None:
+            yield name, f'[{name}] is for task = "{name}".'
+
+
+def _missing_labels(toml: ModelToml) -> Iterator[tuple[str, str]]:
+    task = TASKS[toml.task]
+    if task.has_labels and toml.labels is None:
+        yield "labels", f'labels is missing: {task.noun} needs a file of labels (labels = "labels.txt").'
+    if not task.has_labels:
+        for key in ("labels", "top"):
+            if getattr(toml, key) is not None:
+                yield key, f"{key} is for labels, and {task.noun} has none. Leave it out."
+
+
+def require_known(path: Path, problems: Iterator[tuple[str, str]]) -> None:
+    """Raise CatalogueError for the first of the `problems`: keys, each with what is wrong with it."""
+    for key, problem in problems:
+        raise toml_errors.of_key(path, path.read_text("utf-8-sig"), key, problem)
 
 
 def require_top(path: Path, top: int, most: int, limit: str) -> None:
@@ -233,8 +278,9 @@ def _misplaced(folder: Path, toml: ModelToml) -> Iterator[tuple[str, str]]:
     """
     keys = ("cfg", "weights") if isinstance(toml.source, Darknet) else ("file", "folder")
     paths = {f"source.{key}": getattr(toml.source, key, "") for key in keys}
-    for key, name in {"labels": toml.labels, **paths}.items():
+    labels = {} if toml.labels is None else {"labels": toml.labels}
+    for key, name in {**labels, **paths}.items():
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             yield key, f"{name!r} is outside this folder."
-    if not (folder / toml.labels).is_file():
+    if toml.labels is not None and not (folder / toml.labels).is_file():
         yield "labels", f"There is no file {toml.labels!r} in this folder."

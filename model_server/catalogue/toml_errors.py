@@ -125,15 +125,16 @@ def _word(kind: Any) -> str:  # noqa: ANN401 - each of msgspec's kinds has its o
             return ", ".join(map(str, kind.values))
         case inspect.EnumType():
             return ", ".join(member.value for member in kind.cls)
-        case inspect.IntType() if kind.le is not None:
-            return f"a whole number from {kind.ge} to {kind.le}"
         case inspect.IntType():
-            return f"a whole number, at least {kind.ge}"
+            above = f", at least {kind.ge}" if kind.le is None else f" from {kind.ge} to {kind.le}"
+            return f"a whole number{above}"
         case inspect.FloatType():
             low = f"from {kind.ge:g}" if kind.gt is None else f"above {kind.gt:g}"
             return f"a number {low} to {kind.le:g}"
         case inspect.VarTupleType():
             return f"a list, each {_word(kind.item_type)}"
+        case inspect.DictType():
+            return f"a table, each value {_word(kind.value_type)}"
         case inspect.StructType():
             fields = ", ".join(field.encode_name for field in kind.fields)
             return (

@@ -6,7 +6,7 @@ decodes an image as the web tier does. It accepts and refuses the same folders a
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,16 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ServiceError, first_line
-from broker.messages import Prediction
+from broker.messages import TaskResult
 from model_server import engines
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.catalogue.model_toml import Normalisation
 from model_server.commands import golden
 from model_server.commands.golden import GoldenError
 from model_server.commands.terminal import DONE, REFUSED, complain, count, print_line, share
-from model_server.engines import Engine, EngineOptions, Outputs
+from model_server.engines import Engine, EngineOptions, OutputNames, Outputs
 from model_server.engines.check import agreement, drawn_pictures
 from model_server.engines.choice import choose_for
+from model_server.tasks.task import ReadOptions
 from pictures import fit
 from settings import SettingError, Settings, weights
 
@@ -61,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_line(f"engine      {engine.name} {engine.precision}, weights: {spec.weights}")
         print_line(f"picture     {picture.name}, {picture.original_size[0]} x {picture.original_size[1]}")
         outputs = engine.predict(picture.pixels[None])
-        predictions = _predictions(spec, outputs, picture, options.top or spec.top)
-        for prediction in predictions:
-            box = f"  {list(prediction.box)}" if prediction.box is not None else ""
-            print_line(f"  {prediction.probability:8.4f}  {prediction.label}  ({prediction.class_id}){box}")
-        if not predictions:
-            print_line("  nothing was found")
+        for line in _outputs(spec, engine.outputs):
+            print_line(line)
+        served = engine.outputs.served
+        result = _read(spec, outputs, ReadOptions(picture.original_size, options.top or spec.top, served))
+        for line in _lines(result):
+            print_line(line)
     except (SettingError, CatalogueError, GoldenError, OSError) as error:
         return complain(str(error), REFUSED)
     except ServiceError as error:
@@ -128,14 +129,22 @@ def _described(spec: ModelSpec) -> list[str]:
     # In quotes: ImageNet's labels have commas in them.
     first = ", ".join(f'"{label.label}"' for label in spec.labels[:3])
     rest = ", ..." if len(spec.labels) > 3 else ""
+    labels = f", {_many(len(spec.labels), 'label')} ({first}{rest})" if spec.labels else ""
     colours = "grey" if input_.channels == 1 else spec.order
     return [
-        f"model       {spec.name}: {spec.task.name}, {_many(len(spec.labels), 'label')} ({first}{rest})",
+        f"model       {spec.name}: {spec.task.name}{labels}",
         f"source      {type(spec.source).__struct_config__.tag}: {spec.weights}",
         f"input       {input_.width} x {input_.height}, {_many(input_.channels, 'channel')} ({colours}), "
         f"fit {input_.fit}{resized}, normalise {normalise}",
-        f"output      activation {spec.activation}",
     ]
+
+
+def _outputs(spec: ModelSpec, names: OutputNames) -> Iterator[str]:
+    """Which outputs are served, and what else the network has."""
+    activation = f", activation {spec.activation}" if spec.task.gives_probabilities else ""
+    yield f"output      {', '.join(names.served) or 'unnamed'}{activation}"
+    if len(names.available) > len(names.served):
+        yield f"            of {'; '.join(names.available)}"
 
 
 def _many(count: int, what: str) -> str:
@@ -159,14 +168,33 @@ def _engine(spec: ModelSpec, settings: Settings) -> Engine:
     return engines.load(spec, choice, options)
 
 
-def _predictions(
-    spec: ModelSpec, outputs: Outputs, picture: CheckedPicture, top: int
-) -> tuple[Prediction, ...]:
-    """The predictions of the answer. Raises ServiceError if the outputs are not probabilities."""
+def _read(spec: ModelSpec, outputs: Outputs, options: ReadOptions) -> TaskResult:
+    """The answer. Raises ServiceError if the outputs are not what the task gives."""
     if spec.task.gives_probabilities:
         agreement.require_probabilities(spec, outputs[0])
-    first = tuple(output[0] for output in outputs)
-    return spec.task.predictions(first, spec, picture.original_size, top)
+    return spec.task.read(tuple(output[0] for output in outputs), spec, options)
+
+
+def _lines(result: TaskResult) -> Iterator[str]:
+    """What an answer has, a line each."""
+    for prediction in result.predictions:
+        box = f"  {list(prediction.box)}" if prediction.box is not None else ""
+        yield f"  {prediction.probability:8.4f}  {prediction.label}  ({prediction.class_id}){box}"
+    for label, value in (result.values or {}).items():
+        yield f"  {value:12.6g}  {label}"
+    if result.embedding is not None:
+        yield f"  a vector of {_many(len(result.embedding), 'number')}: {_first(result.embedding)}"
+    if result.image is not None:
+        height, width, channels = result.image.shape
+        yield f"  a picture of {width} x {height}, {_many(channels, 'channel')}"
+    for name, output in (result.outputs or {}).items():
+        yield f"  {name} {output.shape}: {_first(output.data)}"
+    if result == TaskResult():
+        yield "  nothing was found"
+
+
+def _first(numbers: tuple[float, ...]) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers[:4]) + (", ..." if len(numbers) > 4 else "")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -133,7 +133,8 @@ def quantise(
             )
         reports.append(report)
         drawn = drawn_pictures.draw(spec.input)
-        store.write_reference(folder, Reference(drawn, after.predict(drawn)))
+        reference = Reference(drawn, after.predict(drawn), full.reference().names)
+        store.write_reference(folder, reference)
         quality = {"agreement": report.agreement, "accuracy": report.accuracy}
         return {**quality, "calibrated_on": len(calibration), FITS_16_BITS: True}
 

@@ -23,6 +23,16 @@ Outputs = tuple[NDArray[np.float32], ...]
 """The network's outputs, each float32 with the batch as its first axis."""
 
 
+@dataclass(frozen=True, slots=True)
+class OutputNames:
+    """What the outputs of a network are called in its file."""
+
+    served: tuple[str, ...] = ()
+    """In the order of `Outputs`."""
+    available: tuple[str, ...] = ()
+    """Every output of the file with its shape, served or not."""
+
+
 class Engine(Protocol):
     """A network, compiled and ready. It takes one call at a time."""
 
@@ -34,6 +44,11 @@ class Engine(Protocol):
     @property
     def precision(self) -> str:
         """What the network computes in: fp32, bf16, fp16 or int8."""
+        ...
+
+    @property
+    def outputs(self) -> OutputNames:
+        """What its outputs are called."""
         ...
 
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:

@@ -154,7 +154,15 @@ class Pipeline:
             self._status.measure(pictures, busy_s, waited_s=batch.waited_s)
         self._ran_at = ran_at
         return [
-            results.completed(entry, self._spec, self._version, self._notice, batch.claimed_at, timings)
+            results.completed(
+                entry,
+                self._spec,
+                version=self._version,
+                notice=self._notice,
+                claimed_at=batch.claimed_at,
+                timings=timings,
+                names=self.engine.outputs.served if self.engine is not None else (),
+            )
             for entry in batch.entries
         ]
 

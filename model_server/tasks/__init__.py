@@ -10,11 +10,21 @@ from typing import Final
 
 from model_server.tasks.classification import ClassificationTask
 from model_server.tasks.detection import DetectionTask
+from model_server.tasks.embedding import EmbeddingTask
+from model_server.tasks.image import ImageTask
+from model_server.tasks.multi_label import MultiLabelTask
+from model_server.tasks.raw import RawTask
+from model_server.tasks.regression import RegressionTask
 from model_server.tasks.task import Task
 
 _ALL: Final[tuple[Task, ...]] = (
     ClassificationTask(),
+    MultiLabelTask(),
     DetectionTask(),
+    EmbeddingTask(),
+    RegressionTask(),
+    ImageTask(),
+    RawTask(),
 )
 
 TASKS: Final[Mapping[str, Task]] = MappingProxyType({task.name: task for task in _ALL})

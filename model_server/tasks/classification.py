@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
-from broker.messages import Prediction
+from broker.messages import Prediction, TaskResult
 from model_server.engines.check import agreement
-from model_server.tasks.task import Task
+from model_server.tasks.task import ReadOptions, Task
 
 if TYPE_CHECKING:
     from model_server.catalogue.labels import Label
@@ -28,12 +28,13 @@ class ClassificationTask(Task):
     noun = "a classifier"
     reads_one_as_two = True
     has_best_class = True
+    cure = (
+        "The labels file needs a label for each number (some networks begin with a class for the background)."
+    )
 
-    def predictions(
-        self, outputs: Outputs, spec: ModelSpec, _original_size: tuple[int, int], top: int, /
-    ) -> tuple[Prediction, ...]:
+    def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """The `top` best classes."""
-        return classify(outputs[0], spec.labels, top)
+        return TaskResult(classify(outputs[0], spec.labels, options.top))
 
     def compare(
         self, _spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /

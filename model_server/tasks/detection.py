@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
-from broker.messages import Fit, Prediction
+from broker.messages import Fit, Prediction, TaskResult
 from model_server.catalogue import detection_layout
 from model_server.catalogue.detection_layout import (
     LAYOUT_FIELDS,
@@ -28,7 +29,7 @@ from model_server.catalogue.detection_layout import (
     corners,
 )
 from model_server.engines.check import detection as check
-from model_server.tasks.task import Task
+from model_server.tasks.task import ReadOptions, Task
 from pictures.geometry import place
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ _BLOCK: Final = 32
 """How many boxes are compared at once: 30 take 0.14 ms in one block, and 1.2 ms one after the other."""
 
 
+_USUAL_TOP: Final = 100
+
 _DARKNET_STRIDE: Final = 32
 """The side in pixels of a cell of a detector's coarsest grid."""
 
@@ -56,12 +59,12 @@ class DetectionTask(Task):
     gives_probabilities = False
     has_places = True
     most = MOST_DETECTIONS
+    table = Detection
 
-    def predictions(
-        self, outputs: Outputs, spec: ModelSpec, original_size: tuple[int, int], top: int, /
-    ) -> tuple[Prediction, ...]:
+    def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """The `top` most probable boxes."""
-        return detect(outputs, spec, _layout(spec), original_size=original_size, top=top)
+        size, top = options.original_size, options.top
+        return TaskResult(detect(outputs, spec, _layout(spec), original_size=size, top=top))
 
     def compare(
         self, spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /
@@ -73,21 +76,31 @@ class DetectionTask(Task):
         """Keys that boxes rule out, and those that are known of Darknet's networks."""
         if toml.input.fit is Fit.INK:
             yield "input.fit", 'A detector can\'t use "ink": its boxes could not be placed on the photo.'
-        if toml.output.activation != "none":
-            problem = "activation is for classification: a detector's scores stay as they are."
-            yield "output.activation", problem
+        if toml.output.name is not None:
+            yield "output.name", "A detector's outputs are named in [detection]: boxes, scores, objectness."
+        yield from super().misfits(toml)
         if toml.is_darknet:
             yield from _misfits_of_darknet(toml.input)
-        if toml.is_darknet and toml.detection is not None:
+        if toml.is_darknet and toml.own_table is not None:
             for field in LAYOUT_FIELDS:
-                if getattr(toml.detection, field) != getattr(Detection(), field):
+                if getattr(toml.own_table, field) != getattr(Detection(), field):
                     problem = f"The layout of Darknet's outputs is known. Leave {field} out."
                     yield f"detection.{field}", problem
 
-    def detection(self, toml: ModelToml) -> Detection:
+    def options(self, toml: ModelToml) -> Detection:
         """What [detection] says; of Darknet's networks only the thresholds are asked for."""
-        detection = toml.detection or Detection()
+        detection = _layout_of(toml.own_table or Detection())
         return detection_layout.of_darknet(detection) if toml.is_darknet else detection
+
+    def usual_top(self, _labels: int, /) -> int:
+        """As many as a picture usually has objects, and some."""
+        return _USUAL_TOP
+
+    def hint(self, shapes: list[tuple[int, ...]], /) -> str:
+        """Rows of numbers may be boxes."""
+        if any(len(shape) == 2 for shape in shapes) or len(shapes) > 1:
+            return 'A network that gives boxes needs task = "detection".'
+        return ""
 
     def outputs(self, spec: ModelSpec) -> tuple[Output, ...]:
         """Those that [detection] names."""
@@ -99,10 +112,14 @@ class DetectionTask(Task):
 
 
 def _layout(spec: ModelSpec) -> Detection:
-    """The layout of a detector's outputs, which the catalogue always sets. Raises ValueError."""
-    if not spec.detection:
-        raise ValueError(f"{spec.name} is not a detector")
-    return spec.detection
+    """The layout of a detector's outputs, which the catalogue always sets."""
+    return _layout_of(spec.options)
+
+
+def _layout_of(options: Struct | None) -> Detection:
+    if not isinstance(options, Detection):
+        raise TypeError(f"{options!r} is not a detector's table. This is a bug")
+    return options
 
 
 def _misfits_of_darknet(fields: Input) -> Iterator[tuple[str, str]]:

@@ -6,19 +6,39 @@ model.toml with the table of tasks, so a task names ModelSpec and ModelToml as t
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from msgspec import Struct
+
+from broker.messages import TaskResult
 from model_server.engines.check import agreement
 
 if TYPE_CHECKING:
-    from broker.messages import Prediction
-    from model_server.catalogue.detection_layout import Detection, Output
+    from model_server.catalogue.detection_layout import Output
     from model_server.catalogue.model_spec import ModelSpec
     from model_server.catalogue.model_toml import ModelToml
     from model_server.engines import Outputs
     from model_server.engines.check.agreement import Verdict
+
+
+USUAL_TOP: Final = 5
+"""How many predictions an answer has if neither model.toml nor the client says."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What a task is told of the picture whose outputs it reads."""
+
+    original_size: tuple[int, int]
+    """(width, height) of the upload."""
+    top: int
+    """The most predictions."""
+    names: tuple[str, ...] = ()
+    """The outputs' names in the network's file, in their order."""
 
 
 class Task(ABC):
@@ -32,6 +52,13 @@ class Task(ABC):
     """As model.toml, the card and `task.NAME` of the page's phrases spell it."""
     noun: ClassVar[str]
     """A model of this task in a message, with its article: `a detector`."""
+    table: ClassVar[type[Struct] | None] = None
+    """The fields of its own table in model.toml, which is called as the task; None: it has none."""
+    has_labels: ClassVar[bool] = True
+    """Whether model.toml must name a file of labels."""
+
+    cure: ClassVar[str] = ""
+    """A sentence on what to do about outputs that do not fit."""
 
     gives_probabilities: ClassVar[bool] = True
     """Whether its output is flattened and activated, and must be probabilities; other outputs, which
@@ -49,12 +76,10 @@ class Task(ABC):
         return self.name
 
     @abstractmethod
-    def predictions(
-        self, outputs: Outputs, spec: ModelSpec, original_size: tuple[int, int], top: int, /
-    ) -> tuple[Prediction, ...]:
-        """The predictions from the outputs for one image, best first. Raises InferenceFailed if invalid.
+    def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
+        """The answer from the outputs for one picture, without the batch's axis.
 
-        `original_size` is the upload's (width, height), `top` the most predictions.
+        Predictions come best first. Raises InferenceFailed if the outputs are invalid.
         """
 
     @abstractmethod
@@ -66,16 +91,21 @@ class Task(ABC):
 
     def misfits(self, toml: ModelToml) -> Iterator[tuple[str, str]]:
         """Keys of model.toml that do not fit the task, each with the reason."""
-        if toml.detection is not None:
-            yield "detection", '[detection] is for task = "detection".'
+        if not self.gives_probabilities and toml.output.activation != "none":
+            problem = f"activation is for probabilities: the outputs of {self.noun} stay as they are."
+            yield "output.activation", problem
 
-    def detection(self, _toml: ModelToml, /) -> Detection | None:
-        """How outputs are read as detections, for a task that reads them so."""
-        return None
+    def options(self, toml: ModelToml, /) -> Struct | None:
+        """What the task's own table says, with its defaults."""
+        return toml.own_table or (self.table() if self.table else None)
+
+    def usual_top(self, labels: int) -> int:
+        """How many predictions an answer has if model.toml does not say."""
+        return min(USUAL_TOP, self.top_max(labels))
 
     def top_max(self, labels: int) -> int:
         """The most predictions that a client may ask for."""
-        return labels if self.most is None else self.most
+        return max(1, labels) if self.most is None else self.most
 
     def top_limit(self, labels: int) -> str:
         """The clause that says why an answer can't have more predictions."""
@@ -83,17 +113,32 @@ class Task(ABC):
             return f"{self.noun}'s answer has at most {self.most}"
         return f"the model has {labels} label{'s' if labels > 1 else ''}"
 
-    def outputs(self, _spec: ModelSpec, /) -> tuple[Output, ...]:
-        """The outputs that are served, in order; empty: the first whose numbers fit the labels."""
-        return ()
+    def outputs(self, spec: ModelSpec) -> tuple[Output, ...]:
+        """The outputs that are served, in order; empty: those that `choose` finds."""
+        return () if spec.output is None else (spec.output,)
+
+    def choose(self, spec: ModelSpec, shapes: list[tuple[int, ...]]) -> list[int]:
+        """Which outputs are served if model.toml names none: the first that fits; empty if none does.
+
+        `shapes` are those of all outputs for one picture.
+        """
+        return next(([at] for at, shape in enumerate(shapes) if not self.misfit(spec, [shape])), [])
+
+    def label_problems(self, _spec: ModelSpec, /) -> Iterator[tuple[str, str]]:
+        """Keys of model.toml at odds with the labels, each with the reason."""
+        return iter(())
+
+    def hint(self, _shapes: list[tuple[int, ...]], /) -> str:
+        """A sentence if outputs of these shapes, which another task can't read, may be this task's."""
+        return ""
 
     def numbers(self, labels: int) -> int:
-        """How many numbers the output has, where `outputs` names none."""
+        """How many numbers an output of probabilities has."""
         return labels
 
     def misfit(self, spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:
-        """Why outputs of these shapes, for one image, do not fit the labels; empty if they do."""
+        """Why outputs of these shapes, for one picture, can't be read; empty if they can."""
         labels = len(spec.labels)
-        if shapes[0] == (self.numbers(labels),) or agreement.is_of_second(spec, shapes[0]):
+        if math.prod(shapes[0]) == self.numbers(labels) or agreement.is_of_second(spec, shapes[0]):
             return ""
         return f"the network's output for a picture is {shapes[0]}, but there are {labels} labels"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model_server import engines
 from model_server.commands import serve as server
+from model_server.engines import OutputNames
 from tests.chaos import numbers
 
 
@@ -21,6 +22,7 @@ class Numbers:
 
     name = "numbers"
     precision = "fp32"
+    outputs = OutputNames()
 
     def __init__(self, log: str, delay_s: float) -> None:
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

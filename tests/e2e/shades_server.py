@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from model_server import engines
 from model_server.commands import serve as server
+from model_server.engines import OutputNames
 
 RAISE = 254
 ABORT = 255
@@ -26,6 +27,7 @@ class Shades:
 
     name = "shades"
     precision = "fp32"
+    outputs = OutputNames()
 
     def __init__(self, log: Path, delay_s: float, *, mended: bool) -> None:
         self._log = log

@@ -19,7 +19,7 @@ from broker.errors import ModelUnavailable
 from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.commands import serve as server
-from model_server.engines import Outputs
+from model_server.engines import OutputNames, Outputs
 
 
 class Told:
@@ -27,6 +27,7 @@ class Told:
 
     name = "told"
     precision = "fp32"
+    outputs = OutputNames()
 
     def __init__(self, spec: ModelSpec) -> None:
         self._shape = spec.input.shape

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from broker.messages import Prediction
+from broker.messages import Pixels, Prediction, TaskResult
 from pictures import annotate, decode
 from pictures.annotate import LONGEST, SHORTEST, annotated, colour
 from settings import PROJECT
@@ -26,7 +26,7 @@ def _upload(size: tuple[int, int], kind: str = "PNG", **options: object) -> byte
 
 
 def _drawn(upload: bytes, *predictions: Prediction) -> NDArray[np.int16]:
-    png = annotated(upload, predictions, max_pixels=MANY)
+    png = annotated(upload, TaskResult(predictions), max_pixels=MANY)
     with Image.open(io.BytesIO(png)) as image:
         assert (image.format, image.mode) == ("PNG", "RGB")
         return np.asarray(image, np.int16)
@@ -150,15 +150,33 @@ def test_grey_and_transparent_pictures_are_drawn_in_colour() -> None:
 
 def test_what_is_no_picture_is_refused_as_ever() -> None:
     with pytest.raises(decode.InvalidImage):
-        annotated(b"no", (), max_pixels=MANY)
+        annotated(b"no", TaskResult(), max_pixels=MANY)
     with pytest.raises(decode.ImageTooLarge):
-        annotated(_upload((100, 100)), (), max_pixels=99)
+        annotated(_upload((100, 100)), TaskResult(), max_pixels=99)
+
+
+def test_a_regression_s_numbers_are_written_in_the_corner() -> None:
+    png = annotated(_upload((600, 400)), TaskResult(values={"age": 34.25, "height": -2.0}), max_pixels=MANY)
+    with Image.open(io.BytesIO(png)) as image:
+        pixels = np.asarray(image, np.int16)
+    for label in ("age", "height"):
+        where = np.argwhere(_is(pixels, colour(label)))
+        assert len(where) > 200
+        assert where.max() < 200
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_that_the_network_made_is_answered_as_it_is(channels: int) -> None:
+    pixels = np.arange(5 * 4 * channels, dtype=np.uint8).reshape(5, 4, channels)
+    made = TaskResult(image=Pixels(pixels.shape, pixels.tobytes()))
+    with Image.open(io.BytesIO(annotated(_upload((9, 9)), made, max_pixels=MANY))) as image:
+        assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
 
 
 MEASURE = """
 import io, resource, sys
 from PIL import Image
-from broker.messages import Prediction
+from broker.messages import Pixels, Prediction, TaskResult
 from pictures.annotate import annotated
 upload = open(sys.argv[1], "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

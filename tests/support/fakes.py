@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from broker.lease import Lease
 from broker.messages import Card, Fit, InputSpec, Job, Result, State, WorkerState
 from broker.producer import Limits, Producer
 from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
-from model_server.engines import Engine
+from model_server.engines import Engine, OutputNames, Outputs
 from model_server.serving.device import Device
 from model_server.serving.pipeline import WorkerLimits
 from model_server.serving.worker import Worker
@@ -52,20 +53,27 @@ class FakeClock:
 
 
 class FakeEngine:
-    """Tells the brightness of a picture: dark is class 0, grey 1, bright 2; `on_batch` may interfere."""
+    """Runs `network`, by default `shades`; `on_batch` may interfere."""
 
     name = "fake"
     precision = "fp32"
+    outputs = OutputNames()
 
     def __init__(self, on_batch: Callable[[NDArray[np.uint8]], object] = len) -> None:
         self.on_batch = on_batch
         self.batches: list[int] = []
+        self.network: Callable[[NDArray[np.uint8]], Outputs] = shades
 
-    def predict(self, batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+    def predict(self, batch: NDArray[np.uint8]) -> Outputs:
         self.batches.append(len(batch))
         self.on_batch(batch)
-        brightness = batch.reshape(len(batch), -1).mean(axis=1) / 255
-        return (np.eye(3, dtype=np.float32)[np.minimum((brightness * 3).astype(int), 2)],)
+        return self.network(batch)
+
+
+def shades(batch: NDArray[np.uint8]) -> Outputs:
+    """Three classes: dark, grey and bright."""
+    brightness = batch.reshape(len(batch), -1).mean(axis=1) / 255
+    return (np.eye(3, dtype=np.float32)[np.minimum((brightness * 3).astype(int), 2)],)
 
 
 def job(
@@ -90,9 +98,9 @@ def job(
     )
 
 
-def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0) -> Lease:
+def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0, card: Card = CARD) -> Lease:
     """A lease of the tiny model, not yet registered."""
-    return Lease(client, keys, CARD, lease_s=lease_s, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+    return Lease(client, keys, card, lease_s=lease_s, key_ttl_s=KEY_TTL_S, clock=RedisClock())
 
 
 def consumer(client: redis.Redis, keys: Keys) -> Consumer:
@@ -106,10 +114,17 @@ def producer(client: redis.Redis, keys: Keys, limits: Limits = LIMITS) -> Produc
 
 
 def worker(
-    client: redis.Redis, keys: Keys, engine: FakeEngine, folder: Path, *, lease_s: float = 30.0
+    client: redis.Redis,
+    keys: Keys,
+    engine: FakeEngine,
+    folder: Path,
+    *,
+    lease_s: float = 30.0,
+    changes: Mapping[str, object] | None = None,
 ) -> Worker:
-    """A registered worker of the tiny model; its thread is the caller's."""
-    made = unregistered_worker(client, keys, spec(folder), lambda: engine, lease_s=lease_s)
+    """A registered worker of the tiny model, whose spec may have `changes`; its thread is the caller's."""
+    changed = replace(spec(folder), **dict(changes or {}))  # type: ignore[arg-type] # any of its fields
+    made = unregistered_worker(client, keys, changed, lambda: engine, lease_s=lease_s)
     made.registration.ensure()
     return made
 
@@ -142,7 +157,7 @@ def unregistered_worker(
     return Worker(
         spec,
         load,
-        lease(client, keys, lease_s=lease_s),
+        lease(client, keys, lease_s=lease_s, card=replace(CARD, task=spec.task.name)),
         consumer(client, keys),
         RedisClock(),
         limits=WorkerLimits(batch_size=4, max_attempts=3),

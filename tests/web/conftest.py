@@ -24,8 +24,19 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
+def changes() -> dict[str, object]:
+    """Fields of the model's spec; a test may parametrise it."""
+    return {}
+
+
+@pytest.fixture
 def service(
-    redis_url: str, client: redis.Redis, keys: Keys, tmp_path: Path, environment: dict[str, str]
+    redis_url: str,
+    client: redis.Redis,
+    keys: Keys,
+    tmp_path: Path,
+    environment: dict[str, str],
+    changes: dict[str, object],
 ) -> Iterator[Service]:
     """The service, its worker running."""
     settings = Settings.from_env(
@@ -36,7 +47,7 @@ def service(
     replies.start()
     assert replies.is_subscribed(20)
     engine = FakeEngine()
-    worker = fakes.worker(client, keys, engine, tmp_path)
+    worker = fakes.worker(client, keys, engine, tmp_path, changes=changes)
     thread = threading.Thread(target=worker.run)
     with app.test_client() as http:
         yield Service(app, http, engine, worker, thread.start)

@@ -243,7 +243,7 @@ def _shown(
         png = b""
         if sum(bool(each.png) for each in shown) < DRAWN_MOST:
             with contextlib.suppress(Overloaded):  # what was found is there, and counts for more
-                png = jobs.draw(picture, result.predictions, started_at=started_at)
+                png = jobs.draw(picture, result, started_at=started_at)
         shown.append(ShownPicture(base64.b64encode(png).decode(), result, None))
     return shown
 

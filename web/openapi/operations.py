@@ -24,6 +24,7 @@ from web.responses import (
     ModelList,
     PendingAnswer,
     Readiness,
+    Similarity,
 )
 from web.uploads.json_bodies import PredictBody
 from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictQuery
@@ -223,6 +224,18 @@ OPERATIONS: Final = {
             ),
         },
         errors=("not_found", "unknown_model", "broker_unavailable", *_JOB_ERRORS),
+    ),
+    "similarity.similarity": Operation(
+        "similarity",
+        "predictions",
+        "How alike two pictures are",
+        description="By a model whose task is `embedding`: the one that is named, else the default, else the "
+        "first by name. The two pictures come as for `/predict`: two files in a form, or a list in JSON.",
+        query=ModelQuery,
+        headers=(TRACEPARENT, REQUEST_ID),
+        body={"multipart/form-data": _FORM, JSON: PredictBody},
+        answers={200: ResponseSpec("The cosine of their vectors.", {JSON: Similarity})},
+        errors=_PICTURE_ERRORS,
     ),
     "tutorials.infer": Operation(
         "infer",

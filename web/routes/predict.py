@@ -6,16 +6,17 @@ Owns the shape of requests and answers. What happens in between is jobs.py's.
 import socket
 import time
 import uuid
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from flask import Blueprint, Response, current_app, request, url_for
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from broker.errors import BrokerUnavailable, ClientError, ModelUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
 from broker.messages import Result
 from broker.producer import PendingJob
+from pictures import png
 from web import errors, responses
 from web.errors import NotFound
 from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
@@ -25,6 +26,8 @@ from web.uploads import preferences, reader
 from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("predict", __name__)
+
+_Value = TypeVar("_Value")
 
 _PROBED: Final = "batchwire.is_client_probed"
 _INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -181,7 +184,7 @@ def _drawn(jobs: JobClient, picture: Picture, result: PictureResult, *, started_
     """The annotated picture; a failure as JSON, like any other."""
     if not isinstance(result, Result) or result.error is not None or isinstance(picture, ClientError):
         return _one(result)
-    return responses.drawn(jobs.draw(picture, result.predictions, started_at=started_at), result)
+    return responses.drawn(jobs.draw(picture, result, started_at=started_at), result)
 
 
 def _several(results: list[PictureResult]) -> Response:
@@ -221,6 +224,10 @@ def _shown(result: PictureResult) -> tuple[Each, int]:
         model=result.model,
         id=result.id,
         predictions=result.predictions,
+        values=_or_unset(result.values),
+        embedding=_or_unset(result.embedding),
+        image=UNSET if result.image is None else png.of_pixels(result.image),
+        outputs=_or_unset(result.outputs),
         notice=result.notice or UNSET,
         model_version=result.model_version,
         engine=result.engine,
@@ -229,6 +236,11 @@ def _shown(result: PictureResult) -> tuple[Each, int]:
         timings_ms=result.timings_ms,
     )
     return answer, 200
+
+
+def _or_unset(value: _Value | None) -> _Value | UnsetType:
+    """A field that is left out of the answer where the result has none."""
+    return UNSET if value is None else value
 
 
 def _pending(model: str, job_id: str, notice: str = "") -> PendingAnswer:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.serving import engine
 from model_server import engines
 from model_server.commands import serve as server
+from model_server.engines import OutputNames
 
 
 class Shared:
@@ -18,6 +19,7 @@ class Shared:
 
     name = "openvino"
     precision = "bf16"
+    outputs = OutputNames()
 
     def __init__(self) -> None:
         self._predict = engine.from_environment()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
+from model_server.engines import OutputNames
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
@@ -31,6 +32,7 @@ class Reference:
 
     pictures: NDArray[np.uint8]
     outputs: Outputs
+    names: OutputNames = field(default_factory=OutputNames)
 
 
 class Verdict(Protocol):
@@ -166,13 +168,22 @@ def is_of_second(spec: ModelSpec, shape: tuple[int, ...]) -> bool:
     return True
 
 
+def require_finite(spec: ModelSpec, outputs: Outputs) -> None:
+    """Raise ModelUnavailable if an output has numbers that are not finite."""
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ModelUnavailable(f"{spec.name}: {_NOT_FINITE}")
+
+
+_NOT_FINITE: Final = (
+    "the network gives NaN (not a number) for some pictures. Either its weights are wrong, or it was trained "
+    "with another normalisation than normalise in model.toml."
+)
+
+
 def require_probabilities(spec: ModelSpec, outputs: NDArray[np.float32]) -> None:
     """Raise ModelUnavailable unless a classifier's outputs lie in 0..1."""
     if np.isnan(outputs).any():
-        raise ModelUnavailable(
-            f"{spec.name}: the network gives NaN (not a number) for some pictures. Either its weights are "
-            "wrong, or it was trained with another normalisation than normalise in model.toml."
-        )
+        raise ModelUnavailable(f"{spec.name}: {_NOT_FINITE}")
     low, high = float(outputs.min()), float(outputs.max())
     if not (low >= -_SLACK and high <= 1 + _SLACK):
         raise ModelUnavailable(

@@ -36,6 +36,7 @@ class JaxEngine:
         """The batch sizes that the network is compiled for."""
         network = KerasNetwork(spec)
         reference = network.reference()
+        self.outputs = reference.names
         network.compute_in(precision)
         model = network.model
 

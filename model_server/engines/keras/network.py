@@ -4,6 +4,7 @@ Owns the normalisation and the mixed precision. The engine that imports this mod
 first.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.catalogue.model_toml import Normalisation
-from model_server.engines import Outputs
+from model_server.engines import Outputs, output_choice
 from model_server.engines.check import agreement, drawn_pictures, final_operation
 from model_server.engines.check.agreement import Reference
 from model_server.engines.keras import sources
+from model_server.engines.output_choice import NetworkOutput
 
 
 class KerasNetwork:
@@ -40,6 +42,17 @@ class KerasNetwork:
                 f"{spec.name}: the network takes pictures of (height, width, channels) {shape}, "
                 f"but model.toml says {spec.input.shape}."
             )
+        self._choice = output_choice.choose(spec, self._outputs())
+        if self._choice.numbers != list(range(len(self.model.outputs))):
+            chosen = [self.model.outputs[at] for at in self._choice.numbers]
+            self.model = keras.Model(self.model.inputs, chosen)
+
+    def _outputs(self) -> list[NetworkOutput]:
+        """The network's outputs for one picture."""
+        pixels = np.zeros((1, *self._spec.input.shape), np.uint8)
+        shapes = [output.shape for output in self.plain(pixels)]
+        names = self.model.output_names
+        return [NetworkOutput((name,), shape) for name, shape in zip(names, shapes, strict=True)]
 
     def normalised(self, batch: Any) -> Any:  # noqa: ANN401 - a tensor of the backend
         """Uint8 images to the float32 that the network takes (see ModelSpec.normalise)."""
@@ -49,12 +62,16 @@ class KerasNetwork:
     def activated(self, outputs: Any) -> list[Any]:  # noqa: ANN401
         """The network's outputs in float32, with the activation of model.toml."""
         numbers = [keras.ops.cast(output, "float32") for output in keras.tree.flatten(outputs)]
+        if not self._spec.task.gives_probabilities:
+            return numbers
+        if len(numbers[0].shape) > 2:
+            numbers = [keras.ops.reshape(numbers[0], (-1, math.prod(numbers[0].shape[1:])))]
         match self._spec.activation:
             case "softmax":
                 numbers = [keras.ops.softmax(output, axis=-1) for output in numbers]
             case "sigmoid":
                 numbers = [keras.ops.sigmoid(output) for output in numbers]
-        if agreement.is_of_second(self._spec, tuple(numbers[0].shape[1:])):
+        if self._choice.is_of_second:
             return [keras.ops.concatenate([1 - numbers[0], numbers[0]], axis=-1)]
         return numbers
 
@@ -67,15 +84,14 @@ class KerasNetwork:
         # Two at a time: ten at once leave 1.2 GB more resident (ResNet50, eager TensorFlow).
         parts = [self.plain(drawn[at : at + 2]) for at in range(0, len(drawn), 2)]
         numbers = tuple(np.concatenate(output) for output in zip(*parts, strict=True))
-        problem = self._spec.task.misfit(self._spec, [output.shape[1:] for output in numbers])
-        if problem:
-            raise ModelUnavailable(f"{self._spec.name}: {problem}.")
         if not self._spec.task.gives_probabilities:
-            return Reference(drawn, numbers)
+            agreement.require_finite(self._spec, numbers)
+            return Reference(drawn, numbers, self._choice.names)
+        numbers = (numbers[0].reshape(len(drawn), -1),)
         agreement.require_logits(self._spec, numbers[0], final_operation.of_keras(self.model.outputs[0]))
         outputs = _arrays(self.activated(numbers))
         agreement.require_probabilities(self._spec, outputs[0])
-        return Reference(drawn, outputs)
+        return Reference(drawn, outputs, self._choice.names)
 
     def plain(self, batch: NDArray[np.uint8]) -> Outputs:
         """The network's outputs for uint8 (N, height, width, channels), not compiled and not activated."""

@@ -37,7 +37,7 @@ def build(spec: ModelSpec) -> Any:  # noqa: ANN401 - a keras.Model; Keras ships 
         case KerasApplication() as source:
             return _application(spec, source)
         case KerasFile(file=file) as source:
-            return _picked(spec, _file(spec, source, spec.folder / file))
+            return _file(spec, source, spec.folder / file)
         case Darknet() as source:
             return _darknet(spec, source)
     raise ModelUnavailable(f"{spec.name}: its source is not a Keras network: only ENGINE=openvino runs it.")
@@ -119,24 +119,6 @@ def _darknet(spec: ModelSpec, source: Darknet) -> Any:  # noqa: ANN401
         return keras_model.build(*paths, spec.input.shape[:2])
     except (cfg.DarknetError, OSError) as error:
         raise ModelUnavailable(f"{spec.name}: {source.cfg}: {error}.") from error
-
-
-def _picked(spec: ModelSpec, model: Any) -> Any:  # noqa: ANN401
-    """The network reduced to the outputs that its task names, in that order; if it names none, unchanged."""
-    import keras  # noqa: PLC0415
-
-    outputs = spec.task.outputs(spec)
-    if not outputs:
-        return model
-    by_name = dict(zip(model.output_names, model.outputs, strict=True))
-    tensors = {**by_name, **dict(enumerate(model.outputs))}
-    for output in outputs:
-        if output not in tensors:
-            raise ModelUnavailable(
-                f"{spec.name}: the network has no output {output!r}. Available: {', '.join(by_name)} (or 0 "
-                f"to {len(by_name) - 1})."
-            )
-    return keras.Model(model.inputs, [tensors[output] for output in outputs])
 
 
 def _ways_out(spec: ModelSpec) -> str:

@@ -44,6 +44,7 @@ class TensorFlowEngine:
         _configure(threads=options.threads, precision=precision)
         network = KerasNetwork(spec)
         reference = network.reference()
+        self.outputs = reference.names
         network.compute_in(precision)
         self.buckets: tuple[int, ...] = ()
         """The batch sizes that the network is compiled for; empty if any size runs unpadded."""

@@ -49,6 +49,7 @@ class OpenVINOEngine:
         except RuntimeError as error:  # whatever OpenVINO's C++ raises
             raise ModelUnavailable(f"{spec.name}: OpenVINO can't run it: {first_line(error)}.") from error
         reference = entry.reference()
+        self.outputs = reference.names
         # The first run of a size takes 10 to 20 ms more than the next (ResNet50), so each size runs once
         # before serving.
         for size in range(min(CHUNK, options.batch_size), 0, -1):

@@ -6,9 +6,7 @@ in fp32, or in int8 for a quantised file that is served in int8. Runs only in co
 """
 
 import logging
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue.detection_layout import Output
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Outputs, normalisation
+from model_server.engines import Outputs, normalisation, output_choice
 from model_server.engines.check import agreement, drawn_pictures, final_operation
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import imported_graph, runtime
 from model_server.engines.openvino.engine import CompiledNetwork
 from model_server.engines.openvino.imported_graph import ImportedGraph
 from model_server.engines.openvino.store import StoreEntry, write_reference
+from model_server.engines.output_choice import NetworkOutput, OutputChoice
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class OutputChoice:
-    """The outputs of a network that are served."""
-
-    outputs: list[int]
-    is_of_second: bool = False
-    """Whether an image's output is a single number: see agreement.is_of_second."""
 
 
 def write(spec: ModelSpec, folder: Path, *, half: bool, in_int8: bool = False) -> None:
@@ -63,18 +52,30 @@ def _reference(spec: ModelSpec, precision: str) -> tuple[Reference, OutputChoice
         raise ModelUnavailable(
             f"{spec.name}: OpenVINO can't run it: {imported_graph.reason(error)}."
         ) from error
-    choice = _choose_outputs(spec, graph, [output.shape for output in rows[0]])
-    outputs = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in choice.outputs]
+    shapes = [output.shape for output in rows[0]]
+    choice = output_choice.choose(spec, _outputs(graph, shapes))
+    outputs = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in choice.numbers]
     if spec.task.gives_probabilities:
         numbers = outputs[0].reshape(len(drawn), -1)
         agreement.require_logits(
-            spec, numbers, final_operation.of_graph(graph.model.output(choice.outputs[0]).get_node())
+            spec, numbers, final_operation.of_graph(graph.model.output(choice.numbers[0]).get_node())
         )
         outputs = [_activated(spec, numbers)]
         if choice.is_of_second:
             outputs = [np.concatenate([1 - outputs[0], outputs[0]], axis=1)]
         agreement.require_probabilities(spec, outputs[0])
-    return Reference(drawn, tuple(outputs)), choice
+    else:
+        agreement.require_finite(spec, tuple(outputs))
+    return Reference(drawn, tuple(outputs), choice.names), choice
+
+
+def _outputs(graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> list[NetworkOutput]:
+    """The network's outputs; one that its file gives no name is called by its number."""
+    names = [tuple(sorted(output.names)) for output in graph.model.outputs]
+    return [
+        NetworkOutput(known or (str(number),), shape)
+        for number, (known, shape) in enumerate(zip(names, shapes, strict=True))
+    ]
 
 
 def _prepared(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) -> NDArray[Any]:
@@ -87,54 +88,6 @@ def _prepared(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8])
             numbers = graph.quantised.integers(numbers)
     ordered = numbers if graph.layout == "NHWC" else numbers.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(ordered.astype(graph.dtype))
-
-
-def _choose_outputs(spec: ModelSpec, graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> OutputChoice:
-    """Choose the outputs to serve: those that the task names, or the first that has its numbers."""
-    names = spec.task.outputs(spec)
-    if names:
-        return OutputChoice(_named_outputs(spec, names, graph, shapes))
-    labels = len(spec.labels)
-    numbers = spec.task.numbers(labels)
-    fitting = [at for at, shape in enumerate(shapes) if shape[:1] == (1,) and math.prod(shape) == numbers]
-    if fitting:
-        return OutputChoice(fitting[:1])
-    of_second = [at for at, shape in enumerate(shapes) if agreement.is_of_second(spec, shape)]
-    if of_second:
-        return OutputChoice(of_second[:1], is_of_second=True)
-    sizes = " and ".join(str(shape[1:] if shape[:1] == (1,) else shape) for shape in shapes)
-    raise ModelUnavailable(
-        f"{spec.name}: the network's output for a picture is {sizes}, but there are {labels} labels. The "
-        "labels file needs a label for each number (some networks begin with a class for the background)."
-        + ' A network that gives boxes needs task = "detection".'
-        * (len(shapes[0]) == 3 or len(shapes) > 1)
-    )
-
-
-def _named_outputs(
-    spec: ModelSpec, outputs: tuple[Output, ...], graph: ImportedGraph, shapes: list[tuple[int, ...]]
-) -> list[int]:
-    names = [sorted(output.names) for output in graph.model.outputs]
-    numbers = []
-    for output in outputs:
-        matches = [at for at, known in enumerate(names) if output == at or output in known]
-        if not matches:
-            available = "; ".join(f"{at}: {', '.join(known)} {shapes[at]}" for at, known in enumerate(names))
-            cure = ""
-            if len(shapes) == 1:
-                rows = 4 + len(spec.labels)
-                cure = (
-                    f' A detector with one output ({rows}, n) needs layout = "ultralytics"; a classifier '
-                    'needs task = "classification".'
-                )
-            raise ModelUnavailable(
-                f"{spec.name}: the network has no output {output!r}. Available: {available}.{cure}"
-            )
-        numbers += matches[:1]
-    problem = spec.task.misfit(spec, [shapes[at][1:] for at in numbers])
-    if problem:
-        raise ModelUnavailable(f"{spec.name}: {problem}.")
-    return numbers
 
 
 def _activated(spec: ModelSpec, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -185,7 +138,7 @@ def _run(model: Any, folder: Path, precision: str, pictures: NDArray[np.uint8]) 
 def _with_outputs(spec: ModelSpec, graph: ImportedGraph, choice: OutputChoice) -> Any:  # noqa: ANN401
     """An openvino.Model with the chosen outputs, and the activation of model.toml."""
     operations = runtime.operations()
-    outputs = [graph.model.output(at).get_node().input_value(0) for at in choice.outputs]
+    outputs = [graph.model.output(at).get_node().input_value(0) for at in choice.numbers]
     if spec.task.gives_probabilities:
         shape = operations.constant(np.array([0, -1]))
         outputs = [operations.reshape(each, shape, special_zero=True).output(0) for each in outputs]

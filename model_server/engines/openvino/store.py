@@ -23,6 +23,7 @@ import numpy as np
 from broker.errors import ModelUnavailable
 from model_server.catalogue.folder_watch import every_file
 from model_server.catalogue.model_spec import Darknet, KerasApplication, KerasFile, ModelSpec
+from model_server.engines import OutputNames
 from model_server.engines.check.agreement import Reference
 
 _FORMAT: Final = 1
@@ -30,6 +31,9 @@ _FORMAT: Final = 1
 
 _MOST_ENTRIES: Final = 4
 """The most entries of a model that are kept, latest use first: each precision, and those before an update."""
+
+_NAMES: Final = ("served", "available")
+"""Fields of OutputNames, in a reference's file."""
 
 _NETWORK: Final = "network.xml"
 _REFERENCE: Final = "reference.npz"
@@ -54,8 +58,11 @@ class StoreEntry:
     def reference(self) -> Reference:
         """The images and the correct outputs for them."""
         with np.load(self.folder / _REFERENCE, allow_pickle=False) as arrays:
-            outputs = tuple(arrays[f"output_{number}"] for number in range(len(arrays.files) - 1))
-            return Reference(arrays["pictures"], outputs)
+            numbers = sum(key.startswith("output_") for key in arrays.files)
+            outputs = tuple(arrays[f"output_{number}"] for number in range(numbers))
+            # An int8 network may be older than the names.
+            names = [tuple(map(str, arrays[key])) if key in arrays.files else () for key in _NAMES]
+            return Reference(arrays["pictures"], outputs, OutputNames(*names))
 
     def manifest(self) -> dict[str, Any]:
         """The ingredients of the entry, and its measured quality."""
@@ -66,7 +73,8 @@ class StoreEntry:
 def write_reference(folder: Path, reference: Reference) -> None:
     """Write the reference into an entry's folder."""
     outputs: dict[str, Any] = {f"output_{number}": output for number, output in enumerate(reference.outputs)}
-    np.savez_compressed(folder / _REFERENCE, pictures=reference.pictures, **outputs)
+    texts: dict[str, Any] = {key: np.array(getattr(reference.names, key), np.str_) for key in _NAMES}
+    np.savez_compressed(folder / _REFERENCE, pictures=reference.pictures, **texts, **outputs)
 
 
 class Store:
@@ -177,7 +185,7 @@ def network_ingredients(spec: ModelSpec) -> dict[str, object]:
     input_ = ((of.name, of.default, getattr(spec.input, of.name)) for of in fields(spec.input))
     optional = {
         "task": spec.task.name,
-        "outputs": spec.task.outputs(spec),
+        "outputs": spec.task.outputs(spec),  # [output] name among them
         "order": spec.order,
         "activation": spec.activation,
     }

@@ -40,7 +40,7 @@ def _read(folder: Path, text: str) -> ModelSpec:
 def test_a_darknet_detector_needs_no_table_of_its_own(tmp_path: Path) -> None:
     spec = _read(tmp_path, TOML)
     assert [label.label for label in spec.labels] == ["person", "bicycle", "traffic light"]
-    assert spec.detection == Detection(objectness=2, format="cxcywh")
+    assert spec.options == Detection(objectness=2, format="cxcywh")
     assert spec.weights == "a.weights"
     assert (spec.input.library, spec.input.decode) == (Library.OPENCV, Decode.EXACT)
     card = spec.card()
@@ -49,14 +49,14 @@ def test_a_darknet_detector_needs_no_table_of_its_own(tmp_path: Path) -> None:
 
 def test_thresholds_are_taken(tmp_path: Path) -> None:
     spec = _read(tmp_path, TOML + "[detection]\nconfidence = 0.25\nnms_iou = 1\n")
-    assert spec.detection == Detection(confidence=0.25, nms_iou=1, objectness=2, format="cxcywh")
+    assert spec.options == Detection(confidence=0.25, nms_iou=1, objectness=2, format="cxcywh")
 
 
 def test_another_source_tells_how_its_outputs_are_laid_out(tmp_path: Path) -> None:
     source = '[source]\nkind = "keras_file"\nfile = "a.keras"\n'
     text = TOML[: TOML.index("[source]")] + source + TOML[TOML.index("[input]") :]
     text += '[detection]\nboxes = "where"\nscores = 3\nformat = "yxyx"\nunits = "pixels"\n'
-    told = _read(tmp_path, text).detection
+    told = _read(tmp_path, text).options
     assert told == Detection(boxes="where", scores=3, format="yxyx", units="pixels")
     assert told.outputs == ("where", 3)
     assert Detection(layout="ultralytics").outputs == (0,)
@@ -67,7 +67,7 @@ REFUSED = {
         "channels = 3", "channels = 1"
     ): r"line 14, input\.fit: A detector",
     TOML
-    + '[output]\nactivation = "softmax"\n': r"line 17, output\.activation: activation is for classification",
+    + '[output]\nactivation = "softmax"\n': r"line 17, output\.activation: activation is for probabilities",
     TOML.replace('"detection"', '"classification"')
     + "[detection]\n": r"line 16, detection: \[detection\] is for task",
     TOML + "[detection]\nconfidence = 1.5\n": r"line 17, detection\.confidence: .*a number from 0 to 1",
@@ -103,7 +103,7 @@ def test_the_examples_of_the_page_are_taken(tmp_path: Path) -> None:
         (tmp_path / str(at)).mkdir()
         (tmp_path / str(at) / re.findall(r'labels = "(.+?)"', text)[0]).write_text("a\nb\n")
         (tmp_path / str(at) / "model.toml").write_text(text)
-        assert read_model(tmp_path, str(at)).detection is not None
+        assert read_model(tmp_path, str(at)).options is not None
 
 
 def test_the_page_says_what_is_allowed_to_differ() -> None:

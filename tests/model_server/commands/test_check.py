@@ -44,7 +44,7 @@ def test_a_sound_folder_is_told_with_its_predictions(
 def test_labels_with_commas_are_told_apart_and_one_channel_is_grey() -> None:
     spec = read_model(PROJECT / "models", "digits")
     labels = tuple(Label(str(at), name) for at, name in enumerate(("tench, Tinca tinca", "cock", "a", "b")))
-    model, _, taken, _ = check._described(replace(spec, labels=labels))
+    model, _, taken = check._described(replace(spec, labels=labels))
     assert model.endswith('4 labels ("tench, Tinca tinca", "cock", "a", ...)')
     assert "28 x 28, 1 channel (grey), fit ink" in taken
     (model, *_) = check._described(replace(spec, labels=labels[:1]))

@@ -13,6 +13,7 @@ from model_server.catalogue.detection_layout import Detection
 from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
 from model_server.tasks import TASKS, detection
 from model_server.tasks.detection import MAX_CANDIDATES, detect, suppress
+from model_server.tasks.task import ReadOptions
 
 LABELS = (Label("0", "cat"), Label("1", "dog"), Label("2", "cow"))
 SIZE = (200, 100)
@@ -22,7 +23,7 @@ SIZE = (200, 100)
 def _spec(told: Detection) -> ModelSpec:
     source = KerasFile("x.keras")
     taken = InputSpec(100, 100, 3, Fit.STRETCH)
-    return ModelSpec("m", Path(), TASKS["detection"], source, taken, "unit", LABELS, top=5, detection=told)
+    return ModelSpec("m", Path(), TASKS["detection"], source, taken, "unit", LABELS, top=5, options=told)
 
 
 def _row(box: list[float], **scores: float) -> tuple[list[float], list[float]]:
@@ -174,7 +175,7 @@ def test_of_very_many_boxes_the_best_are_compared(monkeypatch: pytest.MonkeyPatc
 def test_the_task_decides_how_outputs_are_read() -> None:
     spec = _spec(Detection())
     outputs = (np.array([[0.1, 0.2, 0.5, 0.6]], np.float32), np.array([[0, 0.9, 0]], np.float32))
-    assert spec.task.predictions(outputs, spec, SIZE, 5)[0].box == (20, 20, 80, 40)
-    plain = replace(spec, task=TASKS["classification"], detection=None)
-    (found, *_) = plain.task.predictions((outputs[1][0],), plain, SIZE, 5)
+    assert spec.task.read(outputs, spec, ReadOptions(SIZE, 5)).predictions[0].box == (20, 20, 80, 40)
+    plain = replace(spec, task=TASKS["classification"], options=None)
+    (found, *_) = plain.task.read((outputs[1][0],), plain, ReadOptions(SIZE, 5)).predictions
     assert (found.label, found.box) == ("dog", None)

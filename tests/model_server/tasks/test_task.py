@@ -47,13 +47,6 @@ def test_a_noun_has_its_article(task: Task) -> None:
     assert task.noun.split(" ")[0] in ("a", "an")
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=str)
-def test_outputs_that_are_no_probabilities_have_names(task: Task, tmp_path: Path) -> None:
-    """Without a name an engine looks for a probability for each label."""
-    spec = _read(tmp_path, TOML.replace("TASK", task.name).replace("top = 4", "top = 1"))
-    assert bool(task.outputs(spec)) != task.gives_probabilities
-
-
 def _read(folder: Path, text: str) -> ModelSpec:
     model = folder / "net"
     model.mkdir()

@@ -127,10 +127,10 @@ def test_an_annotated_picture_waits_for_a_decoder_as_well(service: Service) -> N
     while jobs._decoders.acquire(blocking=False):
         pass
     with pytest.raises(Overloaded, match="being decoded"):
-        jobs.draw(png(0), (), started_at=time.monotonic())
+        jobs.draw(png(0), Result("", "", ""), started_at=time.monotonic())
     jobs._decoders.release()
     for _ in range(2):  # each gives its decoder back
-        assert jobs.draw(png(0), (), started_at=time.monotonic()).startswith(b"\x89PNG")
+        assert jobs.draw(png(0), Result("", "", ""), started_at=time.monotonic()).startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -8,14 +8,17 @@ import { label } from "./labels.js";
 import { colourOf } from "./palette.js";
 import { inFull, shorten, why } from "./reason.js";
 import { repeats } from "./repeat.js";
-import { duration, say, share } from "./text.js";
+import { duration, number, say, share } from "./text.js";
+
+/** How many numbers of a vector are shown. */
+const SHOWN_NUMBERS = 8;
 
 /** The nodes of an answer. `elapsedMs`: from sending the picture to reading the answer; `replaced`: the model
  * that another was to fall in for. */
 export function answerParts(answer, elapsedMs, picture, replaced) {
   return [
     answer.notice ? element("div", { className: "notice" }, ...noticed(answer, replaced)) : "",
-    answer.predictions.length ? ranking(answer.predictions) : element("p", {}, say("answer.nothing")),
+    ...results(answer),
     times(answer.timings_ms, elapsedMs),
     element("p", { className: "hint" }, ridden(answer)),
     repeats(answer, picture),
@@ -28,9 +31,43 @@ function noticed({ notice, model }, replaced) {
   return [say("model.stand_in", { name: replaced, other: model }), inFull(shorten(notice).whole)];
 }
 
-/** The first label and its probability, in words. */
-export function best({ predictions: [first] }) {
-  return first ? `${label(first)} (${share(first.probability)})` : say("answer.nothing");
+/** The answer in few words: the first label and its probability, or what else there is. */
+export function best({ predictions: [first], values, embedding, image, outputs, model }) {
+  if (first) return `${label(first)} (${share(first.probability)})`;
+  if (values) return Object.entries(values).map(([name, value]) => `${name}: ${number(value)}`).join(", ");
+  if (embedding) return say("answer.vector", { count: embedding.length });
+  if (image) return say("answer.made", { name: model });
+  if (outputs) return Object.keys(outputs).join(", ");
+  return say("answer.nothing");
+}
+
+/** The nodes of what the task gives: each task has a field of its own in the answer. */
+function results({ predictions, values, embedding, image, outputs, model }) {
+  if (predictions.length) return [ranking(predictions)];
+  if (values) return [quantities(values)];
+  if (embedding) return [element("p", {}, say("answer.vector", { count: embedding.length })), numbers(embedding)];
+  if (image) return [made(image, model)];
+  if (outputs) return Object.entries(outputs).flatMap(([name, { shape, data }]) => [
+    element("p", {}, say("answer.output", { name, shape: shape.join(" × ") })), numbers(data),
+  ]);
+  return [element("p", {}, say("answer.nothing"))];
+}
+
+function quantities(values) {
+  const lines = Object.entries(values).map(([name, value]) =>
+    element("li", {}, element("span", { className: "label" }, name), element("span", { className: "share" }, number(value))),
+  );
+  return element("ol", { className: "ranking" }, ...lines);
+}
+
+/** The first of many numbers. */
+function numbers(data) {
+  const first = data.slice(0, SHOWN_NUMBERS).map((each) => each.toPrecision(4)).join(", ");
+  return element("p", { className: "hint numbers" }, data.length > SHOWN_NUMBERS ? `${first}, …` : first);
+}
+
+function made(image, name) {
+  return element("img", { className: "made", alt: say("answer.made", { name }), src: `data:image/png;base64,${image}` });
 }
 
 function ranking(predictions) {

@@ -27,7 +27,7 @@ SPEC = ModelSpec(
     normalise="unit",
     labels=(Label("0", "cat"), Label("1", "dog")),
     top=5,
-    detection=Detection(objectness=2, format="cxcywh"),
+    options=Detection(objectness=2, format="cxcywh"),
 )
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]

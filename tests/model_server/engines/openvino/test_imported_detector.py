@@ -11,6 +11,7 @@ from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.engines import EngineOptions
 from model_server.engines.openvino import conversion, importing
 from model_server.engines.openvino.engine import OpenVINOEngine
+from model_server.tasks.task import ReadOptions
 from tests.model_server.engines import onnx_file
 
 SIDE, MANY, BOXES, CLASSES = 4, 48, 5, 3
@@ -114,7 +115,7 @@ def test_outputs_are_taken_by_name_or_place(
     )
     np.testing.assert_allclose(boxes, right_boxes, atol=1e-5)
     np.testing.assert_allclose(scores, right_scores, atol=1e-5)
-    found = spec.task.predictions((boxes[0], scores[0]), spec, (1000, 1000), 9)
+    found = spec.task.read((boxes[0], scores[0]), spec, ReadOptions((1000, 1000), 9)).predictions
     best = right_scores[0].max(axis=1)
     assert len(found) == (best >= 0.5).sum() > 0
     assert found[0].probability == pytest.approx(best.max(), abs=1e-5)
@@ -130,12 +131,12 @@ def test_an_export_of_ultralytics_is_one_output(tmp_path: Path, monkeypatch: pyt
     (output,) = engine.predict(PICTURES)
     weights = np.concatenate([PLACES, SCORES], axis=1)
     np.testing.assert_allclose(output, _shares(weights).reshape(-1, 4 + CLASSES, BOXES), atol=1e-5)
-    found = spec.task.predictions((output[0],), spec, (400, 400), 9)
+    found = spec.task.read((output[0],), spec, ReadOptions((400, 400), 9)).predictions
     assert len(found) == (output[0, 4:].max(axis=0) >= 0.5).sum() > 0
 
 
 REFUSED = {
-    'boxes = "where"\nscores = 0\n': r"no output .where.\. Available: 0: scores \(1, 5, 3\); 1: .*; 2: boxes",
+    'boxes = "where"\nscores = 0\n': r"no output .where.\. Available: 0: scores \(5, 3\); 1: .*; 2: boxes",
     "boxes = 2\nscores = 3\n": "no output 3",
     "boxes = 0\nscores = 2\n": r"are \(5, 3\), \(5, 4\), but 3 labels need \(n, 4\), \(n, 3\)",
     "boxes = 2\nscores = 0\nobjectness = 1\n": r"need \(n, 4\), \(n, 3\), \(n\)",

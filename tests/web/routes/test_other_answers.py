@@ -1,0 +1,89 @@
+"""What `/predict` answers where the task gives no classes: numbers, vectors, pictures, raw outputs."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from model_server.catalogue.model_spec import Label
+from model_server.engines import Outputs
+from model_server.tasks import TASKS
+from model_server.tasks.embedding import Embedding
+from model_server.tasks.image import ImageTable
+from model_server.tasks.multi_label import MultiLabel
+from tests.support.pictures import form, png
+from tests.support.service import Service
+
+
+def _answer(service: Service, *outputs: NDArray[np.float32]) -> dict[str, Any]:
+    service.engine.network = lambda batch: tuple(np.stack([each] * len(batch)) for each in outputs)
+    response = service.client.post("/predict", data=form(png(0)))
+    assert response.status_code == 200
+    answer = response.get_json()
+    del answer["timings_ms"]
+    return dict(answer)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"task": TASKS["multi_label"], "options": MultiLabel(0.5, {"grey": 0.9}), "top": 3}]
+)
+def test_several_labels_apply_or_none(running: Service) -> None:
+    answer = _answer(running, np.array([0.6, 0.8, 0.7], np.float32))
+    assert [each["label"] for each in answer["predictions"]] == ["bright", "dark"]
+    assert _answer(running, np.array([0.1, 0.8, 0.2], np.float32))["predictions"] == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"task": TASKS["regression"], "labels": (Label("0", "age"), Label("1", "height"))}]
+)
+def test_a_regression_s_numbers_come_by_label(running: Service) -> None:
+    answer = _answer(running, np.array([34.5, -2.0], np.float32))
+    assert (answer["predictions"], answer["values"]) == ([], {"age": 34.5, "height": -2.0})
+    assert not {"embedding", "image", "outputs"} & set(answer)
+
+
+@pytest.mark.parametrize("changes", [{"task": TASKS["embedding"], "options": Embedding(), "labels": ()}])
+def test_an_embedding_has_length_1(running: Service) -> None:
+    assert _answer(running, np.array([3, 0, -4], np.float32))["embedding"] == pytest.approx([0.6, 0, -0.8])
+
+
+@pytest.mark.parametrize("changes", [{"task": TASKS["image"], "options": ImageTable("tf"), "labels": ()}])
+def test_a_picture_that_was_made_is_a_png(running: Service) -> None:
+    made = np.linspace(-1.1, 1.1, 3 * 9 * 10, dtype=np.float32).reshape(3, 9, 10)
+    right = np.rint((made.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255)
+    running.engine.network = lambda batch: (np.stack([made] * len(batch)),)
+    response = running.client.post("/predict", data=form(png(0)), headers={"Accept": "image/png"})
+    assert response.mimetype == "image/png"
+    with Image.open(io.BytesIO(response.data)) as image:
+        assert np.array_equal(np.asarray(image), right)
+    in_json = _answer(running, made)["image"]
+    assert isinstance(in_json, str)
+    assert in_json.startswith("iVBORw0KGgo")
+
+
+@pytest.mark.parametrize("changes", [{"task": TASKS["raw"], "labels": ()}])
+def test_raw_outputs_come_by_number_where_their_file_names_none(running: Service) -> None:
+    answer = _answer(running, np.array([[1, 2], [3, 4]], np.float32), np.array([5], np.float32))
+    assert answer["outputs"] == {
+        "0": {"shape": [2, 2], "data": [1.0, 2.0, 3.0, 4.0]},
+        "1": {"shape": [1], "data": [5.0]},
+    }
+
+
+@pytest.mark.parametrize("task", ["regression", "embedding", "image", "raw"])
+@pytest.mark.parametrize("changes", [{}])
+def test_what_is_not_finite_costs_its_own_picture(running: Service, task: str) -> None:
+    bad = np.full((9, 9), np.nan, np.float32) if task == "image" else np.array([1, np.inf, 2], np.float32)
+
+    def network(batch: NDArray[np.uint8]) -> Outputs:
+        return (np.stack([bad if picture.min() else np.ones_like(bad) for picture in batch]),)
+
+    running.worker.spec.__dict__["task"] = TASKS[task]
+    running.engine.network = network
+    both = {"image": [(io.BytesIO(png(value)), f"{value}.png") for value in (0, 255)]}
+    answers = running.client.post("/predict", data=both).get_json()["results"]
+    assert [each["success"] for each in answers] == [True, False]
+    assert "not finite" in answers[1]["error"]["message"]

@@ -1,0 +1,92 @@
+"""`POST /similarity`: how alike two pictures are, by a model that gives embeddings.
+
+Owns the choice of that model, and the measure. The pictures, the limits and the errors are those of
+`/predict`.
+"""
+
+import time
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from flask import Blueprint, Response, current_app, request
+from msgspec import UNSET
+
+from broker.errors import ClientError, ServiceError
+from broker.messages import Result
+from web import responses
+from web.jobs import JobClient
+from web.responses import Similarity
+from web.routes import predict
+from web.uploads import reader
+
+blueprint = Blueprint("similarity", __name__)
+
+_TASK: Final = "embedding"
+
+_TWO: Final = "curl -F image=@one.jpg -F image=@other.jpg http://HOST/similarity"
+
+
+@blueprint.post("/similarity")
+def similarity() -> Response:
+    """The cosine of the two pictures' vectors."""
+    jobs: JobClient = current_app.extensions["jobs"]
+    with jobs.slot():
+        started_at = time.monotonic()
+        upload = reader.read(request)
+        if len(upload.pictures) != 2:
+            raise ClientError(f"Two pictures are compared, and {len(upload.pictures)} came: {_TWO}")
+        model = _model(jobs, upload.parameters.get("model", ""))
+        upload = replace(upload, parameters={**upload.parameters, "model": model}, tops=[])
+        one, other = map(_vector, ("first", "second"), predict.answers(jobs, upload, started_at=started_at))
+    notice = one.notice or other.notice
+    return responses.respond(
+        Similarity(
+            success=True,
+            model=one.model,
+            ids=(one.id, other.id),
+            similarity=cosine(one.embedding or (), other.embedding or ()),
+            notice=notice or UNSET,
+            model_version=one.model_version,
+        )
+    )
+
+
+def cosine(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """The cosine of the angle between two vectors, from -1 to 1; 0 if one of them has no direction.
+
+    Raises ClientError if their lengths differ: the model was replaced between the two.
+    """
+    if len(one) != len(other):
+        raise ClientError("The model was replaced between the two pictures: send them again.")
+    vectors = np.array([one, other], np.float64)
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not lengths.all():
+        return 0.0
+    return float(np.clip(vectors[0] @ vectors[1] / lengths.prod(), -1, 1))
+
+
+def _vector(which: str, result: Result | ServiceError) -> Result:
+    """The picture's result, which has a vector. Raises the error that it ended in, which says whose it is."""
+    if isinstance(result, ServiceError):
+        result.message = f"The {which} picture: {result.message}"
+        raise result
+    if result.embedding is None:  # another model came by this name meanwhile
+        raise ClientError(f"{result.model} gives no embeddings.")
+    return result
+
+
+def _model(jobs: JobClient, name: str) -> str:
+    """The model of this name; without one the default if it gives embeddings, else the first that does.
+
+    Raises ClientError, and as ModelChooser.named does.
+    """
+    able = sorted(known for known, view in jobs.registry.models().items() if view.card.task == _TASK)
+    if name in able or (not name and jobs.models.default in able):
+        return name or jobs.models.default
+    if name:
+        jobs.models.named(name)
+    elif able:
+        return able[0]
+    refused = f"{name} gives no embeddings" if name else "No model here gives embeddings"
+    raise ClientError(f"{refused}. Models that do: {', '.join(able) or 'none'} (docs/models.md).")
