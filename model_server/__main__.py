@@ -12,6 +12,7 @@ from typing import Final
 _COMMANDS: Final = {
     "serve": "serve the models of MODELS until SIGTERM; the default",
     "check": "read a model's folder, load its network and classify a picture",
+    "new": "make a model's folder from a network's file",
     "quantise": "make an int8 network of a model, calibrated on your pictures",
     "dead-letters": "list, requeue or drop the jobs that were set aside as poison",
     "health": "exit with 0 if the model server on this machine serves and holds its leases",
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from model_server.commands.serve import main as run
         case "check":
             from model_server.commands.check import main as run
+        case "new":
+            from model_server.commands.new import main as run
         case "quantise":
             from model_server.commands.quantise import main as run
         case "dead-letters":

@@ -59,6 +59,7 @@ SETTINGS_READERS = {
     "model_server/commands/dead_letters.py",
     "model_server/commands/quantise.py",
     "model_server/commands/check.py",
+    "model_server/commands/new.py",
     "deploy/serve/__main__.py",
     "deploy/serve/preflight.py",
     "deploy/serve/programs.py",

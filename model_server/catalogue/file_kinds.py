@@ -57,6 +57,12 @@ def hint(path: Path, source: Source, *, within: Path) -> str:
     return f" It looks like {_NAMES[kind]}: {cure}. {_SEE}"
 
 
+def unserved(path: Path) -> str:
+    """A sentence, after a space, on what a file of no served kind looks like; empty if unknown."""
+    foreign = _FOREIGN.get(path.suffix.lower())
+    return f" It looks like {foreign}: export it to ONNX." if foreign is not None else ""
+
+
 def paddle_0_11(folder: Path, named: str) -> str:
     """Why a network of PaddlePaddle 0.11 can't be served, and what to do; empty if it is none.
 

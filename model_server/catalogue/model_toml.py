@@ -6,7 +6,7 @@ file and loads no network. docs/models.md describes every field.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -77,6 +77,9 @@ class Paddle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 ImportedSource = Onnx | TFLite | FrozenGraph | SavedModel | Paddle
 """The sources that OpenVINO reads itself, so that no other engine runs them."""
 Source = KerasApplication | KerasFile | ImportedSource | Darknet
+
+SOURCES: Final[dict[str, Any]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Source)}
+"""Each kind of source by its name in model.toml."""
 
 if TYPE_CHECKING:
     TaskName = str  # a type checker can't read the table

@@ -8,7 +8,7 @@ import pytest
 from model_server.__main__ import main
 from tests.support import ROOT
 
-COMMANDS = ["serve", "check", "quantise", "dead-letters", "health"]
+COMMANDS = ["serve", "check", "new", "quantise", "dead-letters", "health"]
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

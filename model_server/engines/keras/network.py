@@ -51,8 +51,9 @@ class KerasNetwork:
         """The network's outputs for one picture."""
         pixels = np.zeros((1, *self._spec.input.shape), np.uint8)
         shapes = [output.shape for output in self.plain(pixels)]
-        names = self.model.output_names
-        return [NetworkOutput((name,), shape) for name, shape in zip(names, shapes, strict=True)]
+        names = self.model.output_names  # those of their layers: a layer with several has one name
+        unique = [name if names.count(name) == 1 else f"{name}:{at}" for at, name in enumerate(names)]
+        return [NetworkOutput((name,), shape) for name, shape in zip(unique, shapes, strict=True)]
 
     def normalised(self, batch: Any) -> Any:  # noqa: ANN401 - a tensor of the backend
         """Uint8 images to the float32 that the network takes (see ModelSpec.normalise)."""

@@ -26,7 +26,7 @@ _FRONT_ENDS: Final[dict[type, str]] = {
     Paddle: "paddle",
 }
 
-_CHANNELS_FIRST: Final = (Onnx, Paddle)
+CHANNELS_FIRST: Final = (Onnx, Paddle)
 """Kinds whose networks take (channels, height, width) unless their own shape says otherwise."""
 
 
@@ -82,17 +82,7 @@ class ImportedGraph:
 
 def read(spec: ModelSpec) -> ImportedGraph:
     """Read the network of `spec`. Raises ModelUnavailable with the reason."""
-    source = spec.source
-    if not isinstance(source, ImportedSource):
-        raise TypeError(f"{source!r} is not imported; this is a bug")
-    path = _path(spec, source)
-    try:
-        model = runtime.read(_FRONT_ENDS[type(source)], path)
-    except RuntimeError as error:  # whatever OpenVINO's C++ raises
-        raise ModelUnavailable(
-            f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}."
-            f"{file_kinds.hint(path, source, within=spec.folder)}"
-        ) from error
+    model = opened(spec)
     if len(model.inputs) != 1:
         names = ", ".join(sorted(node.any_name for node in model.inputs))
         raise ModelUnavailable(
@@ -103,6 +93,21 @@ def read(spec: ModelSpec) -> ImportedGraph:
     takes_bytes = _takes_bytes(spec, model.input(0).element_type, quantised)
     doubt = "" if takes_bytes else _doubt(spec, quantised)
     return ImportedGraph(with_outputs_in_numbers(model), _layout(spec, model), quantised, takes_bytes, doubt)
+
+
+def opened(spec: ModelSpec) -> Any:  # noqa: ANN401
+    """The openvino.Model in the file of `spec`. Raises ModelUnavailable with the reason."""
+    source = spec.source
+    if not isinstance(source, ImportedSource):
+        raise TypeError(f"{source!r} is not imported; this is a bug")
+    path = _path(spec, source)
+    try:
+        return runtime.read(_FRONT_ENDS[type(source)], path)
+    except RuntimeError as error:  # whatever OpenVINO's C++ raises
+        raise ModelUnavailable(
+            f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}."
+            f"{file_kinds.hint(path, source, within=spec.folder)}"
+        ) from error
 
 
 def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantisation | None) -> bool:  # noqa: ANN401
@@ -200,7 +205,7 @@ def _layout(spec: ModelSpec, model: Any) -> str:  # noqa: ANN401
     """NHWC or NCHW: the layout that the network's shape allows; if both, the usual one of its kind."""
     height, width, channels = spec.input.shape
     shape = model.input(0).partial_shape
-    usual, other = ("NCHW", "NHWC") if isinstance(spec.source, _CHANNELS_FIRST) else ("NHWC", "NCHW")
+    usual, other = ("NCHW", "NHWC") if isinstance(spec.source, CHANNELS_FIRST) else ("NHWC", "NCHW")
     sizes = {"NHWC": [-1, height, width, channels], "NCHW": [-1, channels, height, width]}
     for layout in (usual, other):
         if shape.compatible(runtime.PartialShape(sizes[layout])):

@@ -1,0 +1,222 @@
+"""What a network's file tells of itself: its input, its outputs, and how it wants its pixels.
+
+Owns the reading of each kind of file for `new`. Guesses nothing about the task, and writes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from broker.errors import ModelUnavailable
+from broker.messages import Fit, InputSpec
+from model_server.catalogue.model_spec import Darknet, KerasFile, ModelSpec, Source
+from model_server.catalogue.model_toml import ImportedSource, Normalise
+from model_server.engines import normalisation
+from model_server.engines.check import final_operation
+from model_server.engines.check.final_operation import Ending
+from model_server.engines.output_choice import NetworkOutput
+from model_server.tasks import TASKS
+
+USUAL_SIDE: Final = 224
+"""The side in pixels of a network that takes any size."""
+
+_BY_NAME: Final = {
+    "tf": ("mobilenet_", "mobilenetv2", "inception", "xception", "nasnet", "resnet50v2", "resnet101v2"),
+    "caffe": ("resnet50", "resnet101", "resnet152", "vgg16", "vgg19"),
+    "torch": ("densenet",),
+    "none": ("efficientnet", "convnext", "mobilenetv3", "regnet"),
+}
+"""The mode of preprocess_input, by how names in keras.applications begin; of several the longest counts."""
+
+_SCALING_LAYERS: Final = ("Rescaling", "Normalization")
+
+_RANGES: Final[tuple[Normalise, ...]] = ("none", "unit", "tf", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A value for model.toml; `why` is empty if the file itself says so."""
+
+    value: Any
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """A network, as its file describes it."""
+
+    source: Source
+    width: Guess
+    height: Guess
+    channels: Guess
+    normalise: Guess
+    outputs: list[NetworkOutput] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+    classes: int = 0
+    """How many a Darknet network has; 0 for others."""
+    has_boxes: bool = False
+    """Whether it is a Darknet detector."""
+
+
+def read(folder: Path, source: Source) -> NetworkFacts:
+    """Read the network in `folder`. Raises ModelUnavailable with the reason."""
+    match source:
+        case KerasFile():
+            return _of_keras(folder, source)
+        case Darknet():
+            return _of_darknet(folder, source)
+        case _ if isinstance(source, ImportedSource):
+            return _of_imported(folder, source)
+    raise TypeError(f"{source!r} is not a file's source. This is a bug")
+
+
+def _provisional(folder: Path, source: Source) -> ModelSpec:
+    """A spec to read the network with, before anything is known of it."""
+    input_ = InputSpec(USUAL_SIDE, USUAL_SIDE, 3, Fit.STRETCH)
+    return ModelSpec(folder.name, folder, TASKS["raw"], source, input_, "none", (), top=1)
+
+
+def _of_keras(folder: Path, source: KerasFile) -> NetworkFacts:
+    from model_server.engines.keras.quiet_tensorflow import quiet  # noqa: PLC0415 - they load TensorFlow
+
+    with quiet():
+        from model_server.engines.keras import sources, tensorflow  # noqa: F401, PLC0415
+    model = sources.build(_provisional(folder, source))
+    shape = [None if size is None else int(size) for size in model.input_shape[1:]]
+    if len(shape) == 2:
+        shape.append(1)
+    if len(shape) != 3:
+        raise ModelUnavailable(f"the network takes {tuple(shape)}, not pictures of (height, width, channels)")
+    height, width, channels = shape
+    sizes = _sizes(height, width, channels)
+    filled = [(1, *(size or 0 for size in output.shape[1:])) for output in model.outputs]
+    return NetworkFacts(
+        source,
+        *sizes,
+        normalise=_normalise_of_keras(model),
+        outputs=[
+            NetworkOutput((name,), shape) for name, shape in zip(model.output_names, filled, strict=True)
+        ],
+        endings=[final_operation.of_keras(output) for output in model.outputs],
+    )
+
+
+def _normalise_of_keras(model: Any) -> Guess:  # noqa: ANN401 - a keras.Model
+    layers = list(model._flatten_layers(include_self=True))
+    scaling = next((layer for layer in layers if type(layer).__name__ in _SCALING_LAYERS), None)
+    if scaling is not None:
+        return Guess("none", f"its layer {scaling.name!r} scales the pixels itself")
+    names = [str(layer.name).lower() for layer in layers if hasattr(layer, "layers")]
+    matches = [
+        (len(start), mode, name)
+        for name in names
+        for mode, starts in _BY_NAME.items()
+        for start in starts
+        if name.startswith(start)
+    ]
+    if matches:
+        _, mode, name = max(matches)
+        return Guess(mode, f"{name} of keras.applications was trained so")
+    return Guess("unit", "the file does not say")
+
+
+def _of_darknet(folder: Path, source: Darknet) -> NetworkFacts:
+    from model_server.darknet import cfg  # noqa: PLC0415
+
+    try:
+        sections = cfg.read(folder / source.cfg)
+        net = sections[0].options
+        width, height, channels = (int(net.get(key, default)) for key, default in _DARKNET_INPUT)
+        yolo = [section.options for section in sections if section.name == "yolo"]
+        last = [each.options.get("output") or each.options.get("filters") for each in sections]
+        classes = int(yolo[0].get("classes", 20)) if yolo else int(next(filter(None, reversed(last)), 0))
+    except (ValueError, OSError) as error:  # DarknetError is a ValueError
+        raise ModelUnavailable(f"{source.cfg}: {error}") from error
+    return NetworkFacts(
+        source,
+        Guess(width),
+        Guess(height),
+        Guess(channels),
+        Guess("unit"),
+        classes=classes,
+        has_boxes=bool(yolo),
+    )
+
+
+_DARKNET_INPUT: Final = (("width", 416), ("height", 416), ("channels", 3))
+
+
+def _of_imported(folder: Path, source: ImportedSource) -> NetworkFacts:
+    from model_server.engines.openvino import imported_graph, quantised  # noqa: PLC0415 - they load OpenVINO
+
+    model = imported_graph.opened(_provisional(folder, source))
+    dimensions = [size.get_length() if size.is_static else None for size in _partial_shape(model)]
+    if len(dimensions) != 4:
+        raise ModelUnavailable(f"the network takes {dimensions}, not pictures with a batch's axis")
+    sizes, layout = _arranged(dimensions, is_first=isinstance(source, imported_graph.CHANNELS_FIRST))
+    height, width, channels = (guess.value for guess in (sizes[1], sizes[0], sizes[2]))
+    static = [1, height, width, channels] if layout == "NHWC" else [1, channels, height, width]
+    normalise = _normalise_of_imported(model, source, quantised, channels)
+    try:
+        model.reshape(static)
+    except RuntimeError as error:  # whatever OpenVINO's C++ raises
+        raise ModelUnavailable(
+            f"the network does not take {width} x {height} pictures ({imported_graph.reason(error)})"
+        ) from error
+    outputs = []
+    for number, output in enumerate(model.outputs):
+        shape = output.partial_shape
+        known = tuple(size.get_length() if size.is_static else 0 for size in shape)
+        outputs.append(NetworkOutput(tuple(sorted(output.names)) or (str(number),), known))
+    endings = [final_operation.of_graph(output.get_node()) for output in model.outputs]
+    return NetworkFacts(source, *sizes, normalise=normalise, outputs=outputs, endings=endings)
+
+
+def _partial_shape(model: Any) -> Any:  # noqa: ANN401 - an openvino.PartialShape
+    if len(model.inputs) != 1:
+        raise ModelUnavailable(f"the network has {len(model.inputs)} inputs; a picture must be its only one")
+    shape = model.input(0).partial_shape
+    return shape if shape.rank.is_static else [type(shape[0]).dynamic()] * 4
+
+
+def _arranged(sizes: list[int | None], *, is_first: bool) -> tuple[tuple[Guess, Guess, Guess], str]:
+    """Width, height and channels, and the layout; `is_first`: channels usually come before the sides."""
+    _, one, two, three = sizes
+    is_last = three in (1, 3) and not (is_first and one in (1, 3))
+    if not is_last and one not in (1, 3):
+        is_last = not is_first
+    height, width, channels = (one, two, three) if is_last else (two, three, one)
+    return _sizes(height, width, channels), "NHWC" if is_last else "NCHW"
+
+
+def _sizes(height: int | None, width: int | None, channels: int | None) -> tuple[Guess, Guess, Guess]:
+    """Width, height and channels, those that are free as usual."""
+    free = "the network takes any size"
+    return (
+        Guess(width) if width else Guess(USUAL_SIDE, free),
+        Guess(height) if height else Guess(USUAL_SIDE, free),
+        Guess(channels) if channels else Guess(3, "the network takes any number"),
+    )
+
+
+def _normalise_of_imported(model: Any, source: ImportedSource, quantised: Any, channels: int) -> Guess:  # noqa: ANN401
+    """The normalisation that fits a quantised input's range; else the usual one of the kind."""
+    is_torch = type(source).__name__ in ("Onnx", "Paddle") and channels == 3
+    usual = Guess("torch" if is_torch else "unit", "the file does not say; usual for this kind of file")
+    kind = model.input(0).element_type
+    stored = quantised.input_quantisation(model)
+    if stored is None:
+        return Guess("none") if kind.is_integral() else usual
+    for name in _RANGES if channels == 3 else _RANGES[:3]:
+        spec = ModelSpec(
+            "", Path(), TASKS["raw"], source, InputSpec(1, 1, channels, Fit.STRETCH), name, (), top=1
+        )
+        pixels = np.repeat(np.array([0, 255], np.uint8)[:, None], channels, axis=1)
+        numbers = normalisation.of(spec)(pixels[None, None])
+        if stored.fits(float(numbers.min()), float(numbers.max())) == "right":
+            return Guess(name, f"its quantised input takes numbers {stored}")
+    return usual

@@ -1,0 +1,158 @@
+"""`python -m model_server new`: what it tells of each kind of network, and that its folder can be served."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_server.catalogue.model_spec import ModelSpec, read_model
+from model_server.commands import new
+from model_server.commands.terminal import DONE, IMPOSSIBLE, REFUSED
+from model_server.engines.openvino import conversion, importing
+from settings import PROJECT
+from tests.model_server.engines import onnx_file
+
+SIDE = 16
+NUMBERS = 3 * SIDE * SIDE
+CHANCE = np.random.default_rng(5)
+
+
+@pytest.fixture(autouse=True)
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of models; what a child process would do is done in this one."""
+
+    def in_this_process(spec: ModelSpec, width: str, into: Path) -> None:
+        importing.write(spec, into, half=width == "half", in_int8=width == "int8")
+
+    monkeypatch.setattr(conversion, "_run_child", in_this_process)
+    for name, value in {"MODELS_DIR": "models", "CACHE_DIR": "cache"}.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.setenv("PRECISION", "fp32")
+    return tmp_path / "models"
+
+
+def _onnx(folder: Path, shape: tuple[int, ...], ending: str = "") -> Path:
+    """A network that multiplies its picture by a matrix, reshapes, and perhaps ends in an activation."""
+    numbers = int(np.prod(shape))
+    nodes = [
+        onnx_file.node("Reshape", ["picture", "flat"], "row"),
+        onnx_file.node("MatMul", ["row", "weights"], "numbers"),
+        onnx_file.node("Reshape", ["numbers", "to"], "last"),
+        onnx_file.node(ending or "Identity", ["last"], "out"),
+    ]
+    constants = [
+        onnx_file.constant("flat", np.array((-1, NUMBERS), np.int64)),
+        onnx_file.constant("to", np.array((-1, *shape), np.int64)),
+        onnx_file.constant("weights", CHANCE.normal(0, 0.02, (NUMBERS, numbers)).astype(np.float32)),
+    ]
+    picture = onnx_file.value("picture", ("n", 3, SIDE, SIDE))
+    path = folder / "My Net.onnx"
+    path.write_bytes(onnx_file.model(nodes, [picture], [onnx_file.value("out", ("n", *shape))], constants))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "ending", "fields"),
+    [
+        ((7,), "Softmax", {"task": "classification", "activation": "none", "labels": 7}),
+        ((7,), "", {"task": "classification", "activation": "softmax", "labels": 7}),
+        ((1000,), "Softmax", {"task": "classification", "activation": "none", "labels": 1000}),
+        ((1,), "Sigmoid", {"task": "classification", "activation": "none", "labels": 2}),
+        ((1,), "", {"task": "regression", "activation": "none", "labels": 1}),
+        ((96,), "Abs", {"task": "embedding", "labels": 0}),
+        ((3, 20, 24), "Sigmoid", {"task": "image", "labels": 0}),
+        ((9, 50), "Sigmoid", {"task": "detection", "labels": 5}),
+        ((2, 3, 4, 5), "", {"task": "raw", "labels": 0}),
+    ],
+)  # fmt: skip
+def test_a_network_becomes_a_model_that_can_be_served(
+    tmp_path: Path, models: Path, shape: tuple[int, ...], ending: str, fields: dict[str, Any]
+) -> None:
+    assert new.main([str(_onnx(tmp_path, shape, ending))]) == DONE
+    spec = read_model(models, "my-net")
+    assert (spec.input.width, spec.input.height, spec.input.channels) == (SIDE, SIDE, 3)
+    assert spec.normalise == "torch"
+    assert {"task": spec.task.name, "activation": spec.activation, "labels": len(spec.labels)} == {
+        "activation": "none",
+        **fields,
+    }
+
+
+def test_what_is_guessed_is_said_and_imagenet_has_its_labels(tmp_path: Path, models: Path) -> None:
+    assert new.main([str(_onnx(tmp_path, (1000,), "Softmax")), "--name", "net"]) == DONE
+    text = (models / "net" / "model.toml").read_text()
+    assert "# guessed: the file does not say; usual for this kind of file" in text
+    assert "# ImageNet has so many classes" in text
+    assert read_model(models, "net").labels[1].label == "goldfish"
+
+
+def test_labels_come_with_the_network(tmp_path: Path, models: Path) -> None:
+    labels = tmp_path / "things.txt"
+    labels.write_text("cup\nplate\n")
+    assert new.main([str(_onnx(tmp_path, (2,))), str(labels)]) == DONE
+    assert [each.label for each in read_model(models, "my-net").labels] == ["cup", "plate"]
+
+
+def test_weights_beside_the_network_come_with_it(tmp_path: Path, models: Path) -> None:
+    path = _onnx(tmp_path, (2,))
+    path.with_name("My Net.onnx.data").write_bytes(b"weights")
+    assert new.main([str(path)]) == DONE
+    assert (models / "my-net" / "My Net.onnx.data").read_bytes() == b"weights"
+
+
+def test_a_folder_that_can_not_be_served_yet_stays_to_be_corrected(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\n")
+    assert new.main([str(_onnx(tmp_path, (7,))), str(labels)]) == REFUSED
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Correct ")
+    assert (models / "my-net" / "model.toml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["none.onnx"], "There is no file none.onnx"),
+        (["NET", "--name", "Big"], "'Big' can't be a model's name"),
+        (["broken.onnx"], "can't read broken.onnx"),
+        (["weights.pth"], "It looks like a PyTorch file"),
+        (["what.txt"], "is of no kind that is served"),
+        (["net.cfg"], "There is no file net.weights: a Darknet network is"),
+    ],
+)
+def test_what_is_no_network_writes_nothing(
+    tmp_path: Path, models: Path, words: list[str], said: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name in ("broken.onnx", "weights.pth", "what.txt", "net.cfg"):
+        Path(name).write_bytes(b"nothing")
+    path = _onnx(tmp_path, (7,))
+    assert new.main([str(path) if word == "NET" else word for word in words]) == IMPOSSIBLE
+    assert said in capsys.readouterr().err
+    assert not list(models.glob("*")) if models.exists() else True
+
+
+def test_a_model_of_that_name_is_left_alone(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (models / "my-net").mkdir(parents=True)
+    assert new.main([str(_onnx(tmp_path, (7,)))]) == IMPOSSIBLE
+    assert "is there already: choose another name" in capsys.readouterr().err
+    assert not list((models / "my-net").iterdir())
+
+
+@pytest.mark.slow
+def test_a_keras_file_says_its_size_and_its_last_layer(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("MODELS_DIR", str(models))
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    shutil.copy(PROJECT / "models" / "digits" / "digits.keras", tmp_path)
+    assert new.main([str(tmp_path / "digits.keras")]) == DONE
+    spec = read_model(models, "digits")
+    assert (spec.input.shape, spec.task.name, len(spec.labels)) == ((28, 28, 1), "classification", 10)
