@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-import httpx
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import BINARY, launched
@@ -22,7 +21,7 @@ from tests.browser.pages import SEVEN, digits_stack, has_started, start
 from tests.browser.strokes import draw
 from tests.e2e import test_detection as detection
 from tests.e2e import test_imported as imported
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.real_data import MOBILENET, PHOTOS, YOLO
 from tests.support.redis_server import running_redis
 from tests.support.stack import Stack
@@ -193,7 +192,7 @@ def _load(url: str) -> Iterator[None]:
     stopping = threading.Event()
 
     def ask(model: str) -> None:
-        with httpx.Client(trust_env=False, timeout=20) as client:
+        with http.client(timeout=20) as client:
             while not stopping.wait(0.02):
                 client.post(
                     f"{url}/predict?model={model}",

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Page, Response, expect
 
 from tests.browser.pages import Visit
+from tests.support import http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack, shade
 from tests.support.waiting import eventually
@@ -27,7 +27,7 @@ def loaded(stack: Stack) -> Iterator[Stack]:
     stopping = threading.Event()
 
     def ask() -> None:
-        with httpx.Client(trust_env=False, timeout=20) as client:
+        with http.client(timeout=20) as client:
             while not stopping.wait(0.01):
                 client.post(stack.url + "/predict", content=shade(3), headers={"Content-Type": "image/png"})
 

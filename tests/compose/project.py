@@ -21,7 +21,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from settings import Settings
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.stack import free_port
 from tests.support.waiting import eventually
 
@@ -121,7 +121,7 @@ class Load:
                 self.send(client, number)
                 number += clients
 
-        with httpx.Client(trust_env=False, timeout=30) as client, ThreadPoolExecutor(clients) as pool:
+        with http.client(timeout=30) as client, ThreadPoolExecutor(clients) as pool:
             sending = [pool.submit(keep_sending, client, first) for first in range(clients)]
             try:
                 yield
@@ -164,7 +164,7 @@ class Stack:
 
     def get(self, path: str) -> httpx.Response:
         """One GET."""
-        return httpx.get(self.url + path, trust_env=False, timeout=10)
+        return http.get(self.url + path, timeout=10)
 
     def answers(self, path: str) -> bool:
         """Whether a GET gives 200."""

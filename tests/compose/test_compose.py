@@ -3,10 +3,10 @@
 import subprocess
 import time
 
-import httpx
 import pytest
 
 from tests.compose.project import DIGITS, MODEL_SERVERS, MODELS, Stack, inspect, run
+from tests.support import http
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1500)]
@@ -94,11 +94,10 @@ def test_a_queued_job_outlives_the_container_of_redis(stack: Stack) -> None:
     servers = stack.containers("model_server")
     try:
         run("docker", "pause", *servers)
-        accepted = httpx.post(
+        accepted = http.post(
             f"{stack.url}/predict?model=digits",
             files={"image": DIGITS["7"]},
             headers={"Prefer": "respond-async"},
-            trust_env=False,
         )
         assert accepted.status_code == 202, accepted.text
         # At most a second of writes is not on the disk yet; a killed process loses none of them.

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.compose.project import DIGITS, Stack
+from tests.support import http
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1500)]
@@ -25,9 +26,7 @@ services:
 def _answer(stack: Stack, query: str = "") -> dict[str, Any]:
     """What the README's own curl gets; a failure while the web tier is on its way up."""
     try:
-        response = httpx.post(
-            f"{stack.url}/predict{query}", files={"image": DIGITS["7"]}, trust_env=False, timeout=30
-        )
+        response = http.post(f"{stack.url}/predict{query}", files={"image": DIGITS["7"]}, timeout=30)
     except httpx.HTTPError:
         return {"success": False}
     return dict(response.json())

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack, shade
 
@@ -33,14 +34,14 @@ def web(own_redis: RedisServer, tmp_path: Path, origins: str) -> Iterator[Stack]
 
 
 def _preflight(web: Stack, origin: str) -> httpx.Response:
-    return httpx.options(
+    return http.request(
+        "OPTIONS",
         f"{web.url}/predict",
         headers={
             "Origin": origin,
             "Access-Control-Request-Method": "POST",
             "Access-Control-Request-Headers": "content-type, prefer",
         },
-        trust_env=False,
     )
 
 
@@ -65,7 +66,7 @@ def test_a_preflight_of_an_origin_of_the_list_is_granted(web: Stack, origin: str
 @pytest.mark.parametrize("origin", [OTHER, "https://pages.example", "http://pages.example:8443", "null"])
 def test_another_origin_s_is_not(web: Stack, origin: str) -> None:
     assert _allowed(_preflight(web, origin)) is None
-    assert _allowed(httpx.get(f"{web.url}/models", headers={"Origin": origin}, trust_env=False)) is None
+    assert _allowed(http.get(f"{web.url}/models", headers={"Origin": origin})) is None
 
 
 def _raw(web: Stack, request: bytes) -> bytes:
@@ -83,14 +84,12 @@ def test_answers_and_refusals_of_every_kind_may_be_read(web: Stack, origins: str
     head = {"Origin": ORIGIN}
     picture = {"image": ("x.png", shade(1))}
     answers = {
-        200: httpx.get(f"{web.url}/healthz", headers=head, trust_env=False),
-        404: httpx.get(f"{web.url}/nothing", headers=head, trust_env=False),
-        405: httpx.get(f"{web.url}/predict", headers=head, trust_env=False),
-        415: httpx.post(
-            f"{web.url}/predict", headers={**head, "Content-Type": "a/b"}, content="x", trust_env=False
-        ),
-        400: httpx.post(f"{web.url}/predict", headers=head, trust_env=False),
-        503: httpx.post(f"{web.url}/predict", headers=head, files=picture, trust_env=False, timeout=20),
+        200: http.get(f"{web.url}/healthz", headers=head),
+        404: http.get(f"{web.url}/nothing", headers=head),
+        405: http.get(f"{web.url}/predict", headers=head),
+        415: http.post(f"{web.url}/predict", headers={**head, "Content-Type": "a/b"}, content="x"),
+        400: http.post(f"{web.url}/predict", headers=head),
+        503: http.post(f"{web.url}/predict", headers=head, files=picture, timeout=20),
     }
     for status, answer in answers.items():
         assert (answer.status_code, _allowed(answer)) == (status, origins), answer.text
@@ -110,7 +109,7 @@ def test_without_the_setting_nothing_is_said(own_redis: RedisServer, tmp_path: P
         web.start_web()
         for answer in (
             _preflight(web, ORIGIN),
-            httpx.get(f"{web.url}/healthz", headers={"Origin": ORIGIN}, trust_env=False),
+            http.get(f"{web.url}/healthz", headers={"Origin": ORIGIN}),
         ):
             assert not [name for name in answer.headers if name.lower().startswith("access-control")]
         refused = _raw(

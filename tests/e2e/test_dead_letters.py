@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.e2e.shades_server import ABORT
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.stack import MODEL, Stack, shade
 from tests.support.waiting import eventually
 
@@ -32,7 +32,7 @@ def _command(stack: Stack, *arguments: str) -> str:
 
 
 def _get(stack: Stack, address: str) -> httpx.Response:
-    return httpx.get(stack.url + address, trust_env=False, timeout=20)
+    return http.get(stack.url + address, timeout=20)
 
 
 def _start(stack: Stack, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -43,11 +43,10 @@ def _start(stack: Stack, *arguments: str) -> "subprocess.Popen[bytes]":
 def test_a_poison_picture_is_put_aside_listed_requeued_and_answered(stack: Stack) -> None:
     assert _command(stack, "list") == f"No dead letters of {MODEL}.\n"
     victim = stack.start_model_server()
-    accepted = httpx.post(
+    accepted = http.post(
         f"{stack.url}/predict",
         files={"image": ("x.png", shade(ABORT))},
         headers={"Prefer": "respond-async"},
-        trust_env=False,
         timeout=20,
     )
     assert accepted.status_code == 202

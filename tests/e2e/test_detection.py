@@ -14,6 +14,7 @@ from PIL import Image
 
 from model_server.engines.openvino import runtime
 from pictures.annotate import colour
+from tests.support import http
 from tests.support.real_data import PHOTOS, YOLO, needs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
@@ -86,11 +87,10 @@ def served(request: pytest.FixtureRequest, own_redis: RedisServer, tmp_path: Pat
 
 
 def _post(stack: Stack, photo: str, **headers: str) -> httpx.Response:
-    return httpx.post(
+    return http.post(
         f"{stack.url}/predict",
         files={"image": (PHOTOS / photo).read_bytes()},
         headers=headers,
-        trust_env=False,
         timeout=30,
     )
 
@@ -117,7 +117,7 @@ def test_the_answer_is_the_independent_program_s(served: Stack) -> None:
 def _assert_page(stack: Stack) -> None:
     """What a tutorial's page shows: the picture with its boxes, and their labels."""
     files = {"file": (PHOTOS / "dog.jpg").read_bytes()}
-    with httpx.Client(base_url=stack.url, trust_env=False, timeout=30) as client:
+    with http.client(base_url=stack.url, timeout=30) as client:
         page = client.post("/upload", files=files).text
         assert client.post("/run", files=files).text == "result : dog"
     (inlined,) = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page)
@@ -140,7 +140,5 @@ def _assert_drawn(served: Stack) -> None:
 def _assert_nothing_is_an_answer(served: Stack) -> None:
     blank = io.BytesIO()
     Image.new("RGB", (300, 200), (128, 128, 128)).save(blank, "PNG")
-    answer = httpx.post(
-        f"{served.url}/predict", files={"image": blank.getvalue()}, trust_env=False, timeout=30
-    )
+    answer = http.post(f"{served.url}/predict", files={"image": blank.getvalue()}, timeout=30)
     assert (answer.status_code, answer.json()["predictions"]) == (200, [])

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.real_data import MNIST, needs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
@@ -77,13 +76,13 @@ def test_two_hundred_digits_at_concurrency_32_each_answer_its_own(
 
 def test_the_whole_test_set_as_served(digits: Stack, mnist: tuple[NDArray[np.uint8], list[str]]) -> None:
     pictures, labels = mnist
-    with httpx.Client(trust_env=False, timeout=120) as http:
+    with http.client(timeout=120) as client:
 
         def ask(start: int) -> list[str]:
             files = [
                 ("image", (f"{number}.png", _png(pictures[number]))) for number in range(start, start + 50)
             ]
-            answer = http.post(f"{digits.url}/predict?model=digits&top=1", files=files).json()
+            answer = client.post(f"{digits.url}/predict?model=digits&top=1", files=files).json()
             return [each["predictions"][0]["label"] for each in answer["results"]]
 
         with ThreadPoolExecutor(4) as pool:
@@ -99,7 +98,7 @@ def test_the_same_digits_in_dark_ink_on_white_paper_at_any_size(
     pictures, labels = mnist
     random = np.random.default_rng(5)
     right = 0
-    with httpx.Client(trust_env=False, timeout=60) as http:
+    with http.client(timeout=60) as client:
         for start in range(0, 500, 50):
             files = []
             for number in range(start, start + 50):
@@ -110,7 +109,7 @@ def test_the_same_digits_in_dark_ink_on_white_paper_at_any_size(
                 buffer = io.BytesIO()
                 paper.save(buffer, "JPEG", quality=80)
                 files.append(("image", (f"{number}.jpg", buffer.getvalue())))
-            answer = http.post(f"{digits.url}/predict?model=digits&top=1", files=files).json()
+            answer = client.post(f"{digits.url}/predict?model=digits&top=1", files=files).json()
             found = [each["predictions"][0]["label"] for each in answer["results"]]
             right += sum(a == b for a, b in zip(found, labels[start : start + 50], strict=True))
     assert right >= 495

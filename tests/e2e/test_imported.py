@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from model_server.engines.openvino import runtime
+from tests.support import http
 from tests.support.real_data import MOBILENET, PHOTOS, needs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
@@ -63,7 +63,7 @@ def test_a_quantised_mobilenet_tells_what_is_on_the_photos(stack: Stack) -> None
     expected: dict[str, str] = json.loads(EXPECTED.read_text("utf-8"))["imagenet"]
     assert len(expected) == 5
     photos = [("image", (name, (EXPECTED.parent / name).read_bytes())) for name in expected]
-    answer = httpx.post(f"{stack.url}/predict", files=photos, trust_env=False, timeout=90).json()
+    answer = http.post(f"{stack.url}/predict", files=photos, timeout=90).json()
     told = [each["predictions"] for each in answer["results"]]
     assert [each[0]["label"] for each in told] == list(expected.values())
     assert all(0.3 < each[0]["probability"] <= 1 and len(each) == 5 for each in told)

@@ -14,6 +14,7 @@ import pytest
 
 from broker.connection import connect
 from model_server.serving.lease_keeper import EXIT_HUNG
+from tests.support import http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack, shade, wait_until_accepted
 from tests.support.waiting import eventually
@@ -22,9 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 def _predict(stack: Stack, value: int) -> httpx.Response:
-    return httpx.post(
-        f"{stack.url}/predict", files={"image": ("x.png", shade(value))}, trust_env=False, timeout=20
-    )
+    return http.post(f"{stack.url}/predict", files={"image": ("x.png", shade(value))}, timeout=20)
 
 
 def test_a_redis_that_comes_back_without_its_last_writes_costs_no_waiting_request(
@@ -131,15 +130,14 @@ def test_an_id_is_unknown_after_its_result_has_expired(own_redis: RedisServer, t
     try:
         stack.start_web()
         stack.start_model_server()
-        accepted = httpx.post(
+        accepted = http.post(
             f"{stack.url}/predict",
             files={"image": ("x.png", shade(5))},
             headers={"Prefer": "respond-async"},
-            trust_env=False,
             timeout=20,
         )
         address = stack.url + accepted.headers["Location"]
-        eventually(lambda: httpx.get(address, trust_env=False).status_code == 200)
-        eventually(lambda: httpx.get(address, trust_env=False).status_code == 404)
+        eventually(lambda: http.get(address).status_code == 200)
+        eventually(lambda: http.get(address).status_code == 404)
     finally:
         stack.stop()

@@ -3,10 +3,10 @@
 import io
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 
+from tests.support import http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
 
@@ -27,7 +27,7 @@ def test_at_debug_a_photo_s_own_words_stay_out_of_the_log(own_redis: RedisServer
         file = io.BytesIO()
         photo.save(file, "JPEG", exif=exif)
         picture = {"image": ("x.jpg", file.getvalue())}
-        assert httpx.post(f"{stack.url}/predict", files=picture, trust_env=False).status_code == 200
+        assert http.post(f"{stack.url}/predict", files=picture).status_code == 200
     finally:
         stack.stop()
     log = (tmp_path / "web.log").read_text()

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from broker.connection import connect
@@ -17,6 +16,7 @@ from broker.keys import Keys
 from model_server.serving.device import PATIENCE_S
 from model_server.serving.lease_keeper import EXIT_HUNG
 from tests.e2e.told_server import write
+from tests.support import http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack, shade
 from tests.support.waiting import eventually
@@ -50,7 +50,7 @@ def _write(stack: Stack, name: str, **told: object) -> None:
 
 
 def _states(stack: Stack) -> dict[str, str]:
-    models = httpx.get(f"{stack.url}/models", trust_env=False, timeout=5).json()["models"]
+    models = http.get(f"{stack.url}/models", timeout=5).json()["models"]
     return {model["model"]: model["state"] for model in models}
 
 
@@ -58,7 +58,7 @@ def _ask(stack: Stack, model: str, value: int = 1) -> tuple[int, dict[str, Any],
     """Status, body, seconds."""
     began = time.monotonic()
     files = {"image": ("x.png", shade(value))}
-    answer = httpx.post(f"{stack.url}/predict?model={model}", files=files, trust_env=False, timeout=60)
+    answer = http.post(f"{stack.url}/predict?model={model}", files=files, timeout=60)
     return answer.status_code, answer.json(), time.monotonic() - began
 
 

@@ -21,6 +21,7 @@ from broker.connection import connect
 from broker.keys import Keys
 from broker.messages import Job
 from tests.e2e.shades_server import ABORT, RAISE
+from tests.support import http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import MODEL, Stack, shade, wait_until_accepted
 from tests.support.waiting import eventually
@@ -29,9 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 def _predict(stack: Stack, value: int) -> httpx.Response:
-    return httpx.post(
-        f"{stack.url}/predict", files={"image": ("x.png", shade(value))}, trust_env=False, timeout=40
-    )
+    return http.post(f"{stack.url}/predict", files={"image": ("x.png", shade(value))}, timeout=40)
 
 
 def _label(response: httpx.Response) -> int:
@@ -84,10 +83,9 @@ def test_3_a_client_that_leaves_leaks_no_key(stack: Stack, own_redis: RedisServe
     with connect(own_redis.url, timeout_s=5) as client:
         for value in range(5):
             with pytest.raises(httpx.ReadTimeout):
-                httpx.post(
+                http.post(
                     f"{stack.url}/predict",
                     files={"image": ("x.png", shade(value))},
-                    trust_env=False,
                     timeout=0.2,
                 )
         queue, results = Keys("bw:").of(MODEL).queue, Keys("bw:").of(MODEL).result("*")
@@ -120,9 +118,7 @@ def test_6_a_bad_job_kills_no_model_server_and_a_bad_upload_is_no_500(
     server = stack.start_model_server()
     with connect(own_redis.url, timeout_s=5) as client:
         client.rpush(Keys("bw:").of(MODEL).queue, b'{"id":"not a job', b"\x00\xff")
-    broken = httpx.post(
-        f"{stack.url}/predict", files={"image": ("x.png", shade(1)[:50])}, trust_env=False, timeout=20
-    )
+    broken = http.post(f"{stack.url}/predict", files={"image": ("x.png", shade(1)[:50])}, timeout=20)
     assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_image")
     with ThreadPoolExecutor(16) as pool:
         futures = _send(pool, stack, [*range(10), RAISE])

@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import pytest
 
 from model_server.catalogue.model_spec import read_model
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.real_data import CIFAR10, PHOTOS, needs
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.stack import Stack, shade
@@ -52,12 +51,12 @@ def _serving(server: RedisServer, folder: Path) -> Iterator[Stack]:
 
 def _answers(stack: Stack, uploads: list[bytes]) -> list[list[dict[str, Any]]]:
     """The predictions for each JPEG, fifty to a request."""
-    with httpx.Client(trust_env=False, timeout=120) as http:
+    with http.client(timeout=120) as client:
 
         def ask(start: int) -> list[list[dict[str, Any]]]:
             some = enumerate(uploads[start : start + 50])
             files = [("image", (f"{number}.jpg", upload)) for number, upload in some]
-            answer = http.post(f"{stack.url}/predict", files=files).json()
+            answer = client.post(f"{stack.url}/predict", files=files).json()
             results = answer.get("results", [answer])
             return [each["predictions"] for each in results]
 

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from broker.connection import connect
+from tests.support import http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack, shade
 from tests.support.waiting import eventually
@@ -77,9 +78,7 @@ AWAY: dict[str, tuple[Change, Change, str, str]] = {
 
 def _predict(stack: Stack, value: int) -> tuple[httpx.Response, float]:
     began = time.monotonic()
-    response = httpx.post(
-        f"{stack.url}/predict", files={"image": ("x.png", shade(value))}, trust_env=False, timeout=30
-    )
+    response = http.post(f"{stack.url}/predict", files={"image": ("x.png", shade(value))}, timeout=30)
     return response, time.monotonic() - began
 
 
@@ -104,7 +103,7 @@ def test_requests_are_refused_fast_and_all_recovers(
                 assert int(response.headers["Retry-After"]) >= 1
                 assert took_s < FAST_S
         assert stack.answers("/healthz")
-        ready = httpx.get(f"{stack.url}/readyz", trust_env=False, timeout=30)
+        ready = http.get(f"{stack.url}/readyz", timeout=30)
         assert ready.status_code == 503
         assert word.lower() in ready.text.lower()
         # A subscription that hears nothing is given up after two seconds.

@@ -3,13 +3,12 @@
 import json
 import shutil
 
-import httpx
 import pytest
 
 from tests.e2e import versions
 from tests.e2e.told_server import write
 from tests.e2e.versions import MODEL
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
@@ -62,7 +61,7 @@ def test_a_model_that_failed_to_load_is_served_once_its_folder_is_mended(told: S
 
 
 def _state(stack: Stack) -> str:
-    models = httpx.get(f"{stack.url}/models", trust_env=False, timeout=5).json()["models"]
+    models = http.get(f"{stack.url}/models", timeout=5).json()["models"]
     return str(models[0]["state"]) if models else ""
 
 
@@ -79,7 +78,7 @@ def test_a_real_network_is_taken_up_refused_when_it_is_cut_short_and_mended(told
     def ask() -> tuple[str, str]:
         files = {"image": ("7.png", seven)}
         url = f"{told.url}/predict?model={MODEL}"
-        body = httpx.post(url, files=files, trust_env=False, timeout=30).json()
+        body = http.post(url, files=files, timeout=30).json()
         return body["predictions"][0]["label"], body["model_version"]
 
     assert ask() == ("7", first)

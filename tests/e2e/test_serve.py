@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from deploy.serve.programs import redis_command
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import free_port
 from tests.support.waiting import eventually
@@ -83,10 +83,9 @@ class Serving:
 
     def digit(self, value: int) -> str:
         """The label that the service gives a drawn digit."""
-        response = httpx.post(
+        response = http.post(
             f"{self.url}/predict?model=digits",
             files={"image": ("x.png", drawn(value))},
-            trust_env=False,
             timeout=20,
         )
         assert response.status_code == 200, response.text
@@ -149,10 +148,9 @@ def test_from_nothing_to_answers_through_deaths_to_a_clean_end(project: Path) ->
         assert re.search(r"resnet50 +FAILED .*could not be downloaded.*RESNET50_WEIGHTS=random", serving.said)
         assert re.search(r"digits +ready", serving.said)
         # The model that failed says the same words to its clients, and keeps no other from serving.
-        refused = httpx.post(
+        refused = http.post(
             f"{serving.url}/predict?model=resnet50",
             files={"image": ("x.png", drawn(1))},
-            trust_env=False,
             timeout=20,
         )
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
@@ -253,14 +251,12 @@ def test_another_answers_for_a_default_that_failed(project: Path) -> None:
         serving.wait_ready()
         assert re.search(r"digits +ready", serving.said)
         assert "resnet50 failed to load, so digits answers requests that name no model." in serving.said
-        answer = httpx.post(
-            f"{serving.url}/predict", files={"image": ("x.png", drawn(3))}, trust_env=False, timeout=20
-        ).json()
+        answer = http.post(f"{serving.url}/predict", files={"image": ("x.png", drawn(3))}, timeout=20).json()
         assert (answer["model"], answer["predictions"][0]["label"]) == ("digits", "3")
         assert "could not be downloaded" in answer["notice"]
-        ready = httpx.get(f"{serving.url}/readyz", trust_env=False)
+        ready = http.get(f"{serving.url}/readyz")
         assert (ready.status_code, ready.json()["models"]) == (200, {"digits": "ready", "resnet50": "failed"})
-        assert httpx.get(f"{serving.url}/readyz?model=resnet50", trust_env=False).status_code == 503
+        assert http.get(f"{serving.url}/readyz?model=resnet50").status_code == 503
     finally:
         serving.end()
 
@@ -298,11 +294,10 @@ def test_a_queued_job_outlives_a_restart_of_everything(project: Path) -> None:
     try:
         serving.wait_ready()
         os.kill(serving.pid("model_server"), signal.SIGSTOP)
-        accepted = httpx.post(
+        accepted = http.post(
             f"{serving.url}/predict?model=digits",
             files={"image": ("x.png", drawn(5))},
             headers={"Prefer": "respond-async"},
-            trust_env=False,
             timeout=20,
         )
         assert accepted.status_code == 202
@@ -313,8 +308,8 @@ def test_a_queued_job_outlives_a_restart_of_everything(project: Path) -> None:
     try:
         again.wait_ready()
         address = f"{again.url}{accepted.headers['Location']}"
-        eventually(lambda: httpx.get(address, trust_env=False, timeout=20).status_code == 200)
-        assert httpx.get(address, trust_env=False, timeout=20).json()["predictions"][0]["label"] == "5"
+        eventually(lambda: http.get(address, timeout=20).status_code == 200)
+        assert http.get(address, timeout=20).json()["predictions"][0]["label"] == "5"
     finally:
         again.end()
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.support import http
 from tests.support.nginx import running_nginx
 from tests.support.stack import SHADE, Stack, shade, whole_service
 from web.errors import STATUS
@@ -94,7 +95,7 @@ def test_a_page_of_elsewhere_may_use_infer_and_nothing_else(url: str, picture: P
 
 def test_a_browser_gets_a_form_and_then_a_page_with_the_picture(url: str, picture: Path) -> None:
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    with httpx.Client(trust_env=False, timeout=30, headers=browser) as client:
+    with http.client(timeout=30, headers=browser) as client:
         form = client.get(f"{url}/upload")
         assert '<input id="file" type="file" name="file"' in form.text
         page = client.post(f"{url}/upload", files={"file": ("jemma.png", picture.read_bytes(), "image/png")})
@@ -211,7 +212,7 @@ def test_a_header_section_that_the_service_takes_passes_through_nginx(url: str) 
 def test_what_the_service_refuses_passes_through_nginx_as_it_is(nginx: str, picture: Path) -> None:
     for path, status in (("/predict?model=other", 404), ("/infer?model=other", 404), ("/nowhere", 404)):
         files = {"file": picture.read_bytes()}
-        answer = httpx.post(nginx + path, files=files, headers={"X-Request-ID": "mine"}, trust_env=False)
+        answer = http.post(nginx + path, files=files, headers={"X-Request-ID": "mine"})
         assert (answer.status_code, answer.headers["X-Request-ID"]) == (status, "mine")
         assert "other" in answer.text or path == "/nowhere"
 
@@ -222,9 +223,7 @@ def test_a_service_that_is_away_or_silent_is_said_in_json(
     def answer(url: str, request_id: str) -> httpx.Response:
         files = {"file": picture.read_bytes()}
         headers = {"X-Request-ID": request_id}
-        return httpx.post(
-            f"{url}/run?model=shades", files=files, headers=headers, trust_env=False, timeout=30
-        )
+        return http.post(f"{url}/run?model=shades", files=files, headers=headers, timeout=30)
 
     with running_nginx(tmp_path / "away", 9) as url:
         away = answer(url, 'of "no" sort')

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from broker.connection import connect
 from tests.e2e import versions
 from tests.e2e.told_server import write
 from tests.e2e.versions import MODEL
+from tests.support import http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -110,8 +110,8 @@ def test_another_input_is_taken_up_and_what_was_prepared_for_the_old_is_answered
     marks = {old: 0, new: 100}
     assert load.check(marks) == {old, new}
     for value, address in polled:
-        eventually(lambda address=address: httpx.get(address, trust_env=False).status_code == 200)  # type: ignore[misc]
-        versions.check(value, httpx.get(address, trust_env=False).json(), marks)
+        eventually(lambda address=address: http.get(address).status_code == 200)  # type: ignore[misc]
+        versions.check(value, http.get(address).json(), marks)
 
 
 def test_what_was_prepared_for_a_version_that_is_gone_is_answered_and_says_so(told: Stack) -> None:
@@ -125,8 +125,8 @@ def test_what_was_prepared_for_a_version_that_is_gone_is_answered_and_says_so(to
     versions.start(told)
     for value, answer in enumerate(accepted):
         address = told.url + answer.headers["Location"]
-        eventually(lambda address=address: httpx.get(address, trust_env=False).status_code == 200)  # type: ignore[misc]
-        body = httpx.get(address, trust_env=False).json()
+        eventually(lambda address=address: http.get(address).status_code == 200)  # type: ignore[misc]
+        body = http.get(address).json()
         assert body["predictions"][0]["label"] == str(value + 5)
         assert "earlier version" in body["notice"]
 

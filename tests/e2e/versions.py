@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from model_server.catalogue.model_spec import read_model
+from tests.support import http
 from tests.support.stack import Stack, shade
 from tests.support.waiting import eventually
 
@@ -35,7 +36,7 @@ def version(folder: Path) -> str:
 
 def shown(stack: Stack) -> dict[str, Any]:
     """What /models says of the model."""
-    models = httpx.get(f"{stack.url}/models", trust_env=False, timeout=5).json()["models"]
+    models = http.get(f"{stack.url}/models", timeout=5).json()["models"]
     (shown,) = [model for model in models if model["model"] == MODEL]
     return dict(shown)
 
@@ -53,14 +54,16 @@ def served(stack: Stack) -> str:
 def post(stack: Stack, value: int, **headers: str) -> httpx.Response:
     """Ask for a shade."""
     files = {"image": ("x.png", shade(value))}
-    return httpx.post(
-        f"{stack.url}/predict?model={MODEL}", files=files, headers=headers, trust_env=False, timeout=30
-    )
+    return http.post(f"{stack.url}/predict?model={MODEL}", files=files, headers=headers, timeout=30)
+
+
+PAUSE_S = 0.02
+"""Between a client's requests: six without a pause take both cores, which what is tested needs."""
 
 
 @dataclass
 class Load:
-    """Clients that ask without a pause; every answer is kept."""
+    """Clients that ask again and again; every answer is kept."""
 
     stack: Stack
     clients: int = 6
@@ -89,6 +92,7 @@ class Load:
                 self.answers.append((value, answer.status_code, answer.json()))
             except (httpx.HTTPError, ValueError) as error:
                 self.errors.append(error)
+            self._stopping.wait(PAUSE_S)
 
     def check(self, marks: dict[str, int]) -> set[str]:
         """Every answer is good, and right for the version that it names. Returns the versions."""

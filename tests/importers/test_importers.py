@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
 from pictures import fit
 from tests.model_server.commands import test_golden
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.real_data import MNIST, PHOTOS
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
@@ -126,7 +125,7 @@ def _answers(stack: Stack, paths: list[Path], *, top: int) -> list[dict[str, flo
     """Label or id -> probability, for each picture in turn."""
     files = [("image", (path.name, path.read_bytes())) for path in paths]
     url = f"{stack.url}/predict?top={top}"
-    answer = httpx.post(url, files=files, trust_env=False, timeout=120).json()
+    answer = http.post(url, files=files, timeout=120).json()
     return [
         {each["class_id"]: each["probability"] for each in result["predictions"]}
         for result in answer["results"]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from broker.connection import connect
 from broker.keys import Keys
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.waiting import eventually
 
@@ -110,18 +110,18 @@ class Stack:
     def answers(self, path: str) -> bool:
         """Whether a GET gives 200."""
         try:
-            return httpx.get(self.url + path, trust_env=False, timeout=5).status_code == 200
+            return http.get(self.url + path, timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
 
     def text(self, path: str) -> str:
         """The body of a GET."""
-        return httpx.get(self.url + path, trust_env=False, timeout=START_S).text
+        return http.get(self.url + path, timeout=START_S).text
 
     def ready_workers(self) -> set[str]:
         """The ids of the live workers of the model that are ready, as /models shows them."""
         try:
-            models = httpx.get(f"{self.url}/models", trust_env=False, timeout=5).json()["models"]
+            models = http.get(f"{self.url}/models", timeout=5).json()["models"]
         except (httpx.HTTPError, KeyError):
             return set()
         return {

@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 from PIL import Image
 
 from model_server.catalogue.model_spec import read_model
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -154,7 +153,7 @@ def test_it_is_served_and_names_pictures_that_it_never_saw(
         eventually(lambda: stack.answers("/readyz?model=places"), within_s=90)
         for name in COLOURS:
             files = {"image": ("a.jpg", picture(name, 1000, size=(640, 480)))}
-            answer = httpx.post(f"{stack.url}/predict", files=files, trust_env=False, timeout=30).json()
+            answer = http.post(f"{stack.url}/predict", files=files, timeout=30).json()
             assert answer["predictions"][0]["label"] == name, answer
     finally:
         stack.stop()
