@@ -84,7 +84,9 @@ def _of_keras(folder: Path, source: KerasFile) -> NetworkFacts:
     from model_server.engines.keras.quiet_tensorflow import quiet  # noqa: PLC0415 - they load TensorFlow
 
     with quiet():
-        from model_server.engines.keras import sources, tensorflow  # noqa: F401, PLC0415
+        from model_server.engines.keras import tensorflow  # noqa: F401, PLC0415 - it names Keras' backend
+    from model_server.engines.keras import network, sources  # noqa: PLC0415
+
     model = sources.build(_provisional(folder, source))
     shape = [None if size is None else int(size) for size in model.input_shape[1:]]
     if len(shape) == 2:
@@ -99,7 +101,8 @@ def _of_keras(folder: Path, source: KerasFile) -> NetworkFacts:
         *sizes,
         normalise=_normalise_of_keras(model),
         outputs=[
-            NetworkOutput((name,), shape) for name, shape in zip(model.output_names, filled, strict=True)
+            NetworkOutput((name,), shape)
+            for name, shape in zip(network.output_names(model), filled, strict=True)
         ],
         endings=[final_operation.of_keras(output) for output in model.outputs],
     )

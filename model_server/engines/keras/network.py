@@ -51,9 +51,8 @@ class KerasNetwork:
         """The network's outputs for one picture."""
         pixels = np.zeros((1, *self._spec.input.shape), np.uint8)
         shapes = [output.shape for output in self.plain(pixels)]
-        names = self.model.output_names  # those of their layers: a layer with several has one name
-        unique = [name if names.count(name) == 1 else f"{name}:{at}" for at, name in enumerate(names)]
-        return [NetworkOutput((name,), shape) for name, shape in zip(unique, shapes, strict=True)]
+        names = output_names(self.model)
+        return [NetworkOutput((name,), shape) for name, shape in zip(names, shapes, strict=True)]
 
     def normalised(self, batch: Any) -> Any:  # noqa: ANN401 - a tensor of the backend
         """Uint8 images to the float32 that the network takes (see ModelSpec.normalise)."""
@@ -114,6 +113,15 @@ class KerasNetwork:
         for layer in self.model._flatten_layers(include_self=False):
             if id(layer) not in last and not getattr(layer, "is_head", False):
                 layer.dtype_policy = policy
+
+
+def output_names(model: Any) -> list[str]:  # noqa: ANN401 - a keras.Model
+    """The names of the layers that give a model's outputs; with a number where one layer gives several.
+
+    Sequential has no `output_names`.
+    """
+    names = [str(output._keras_history.operation.name) for output in model.outputs]
+    return [name if names.count(name) == 1 else f"{name}:{at}" for at, name in enumerate(names)]
 
 
 def _arrays(tensors: list[Any]) -> Outputs:
