@@ -30,7 +30,8 @@ class EngineChoice:
 def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
     """Resolve `auto` for a model: OpenVINO runs imported networks, in int8 if their file is quantised.
 
-    Where int8 would overflow, such a file runs in fp32, which gives the same answers.
+    Where int8 would overflow, such a file runs in fp32, which gives the same answers. Where numbers are the
+    answer it is fp32 too: 16 bits would leave a regressor three digits.
     """
     if spec.is_imported and engine == "auto":
         engine = "openvino"
@@ -39,6 +40,8 @@ def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: s
 
         if quantised.is_quantised(spec):
             precision = "fp32" if runtime.saturates_int8() else "int8"
+    if precision == "auto" and spec.task.is_exact:
+        precision = "fp32"
     return choose(engine, precision, keras_backend=keras_backend)
 
 

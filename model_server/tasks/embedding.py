@@ -39,6 +39,7 @@ class EmbeddingTask(Task):
     table = Embedding
     has_labels = False
     gives_probabilities = False
+    is_exact = True
 
     def read(self, outputs: Outputs, spec: ModelSpec, _options: ReadOptions, /) -> TaskResult:
         """The vector, of length 1 unless model.toml says otherwise."""

@@ -47,6 +47,7 @@ class ImageTask(Task):
     table = ImageTable
     has_labels = False
     gives_probabilities = False
+    is_exact = True
 
     def read(self, outputs: Outputs, spec: ModelSpec, _options: ReadOptions, /) -> TaskResult:
         """The picture, as pixels."""

@@ -28,6 +28,7 @@ class RawTask(Task):
     noun = "a raw model"
     has_labels = False
     gives_probabilities = False
+    is_exact = True
 
     def read(self, outputs: Outputs, _spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """Every output that is served, by the name that it has in the network's file, else by its number."""

@@ -28,6 +28,7 @@ class RegressionTask(Task):
     name = "regression"
     noun = "a regressor"
     gives_probabilities = False
+    is_exact = True
     cure = "The labels file needs a name for each number."
 
     def read(self, outputs: Outputs, spec: ModelSpec, _options: ReadOptions, /) -> TaskResult:

@@ -65,6 +65,8 @@ class Task(ABC):
     `outputs` names, are served as they are."""
     reads_one_as_two: ClassVar[bool] = False
     """Whether one number for two labels is the second's probability (see agreement.is_of_second)."""
+    is_exact: ClassVar[bool] = False
+    """Whether PRECISION=auto means fp32: its numbers themselves are the answer."""
     has_places: ClassVar[bool] = False
     """Whether answers have places in the picture: in a scaled picture they could be others of the upload."""
     has_best_class: ClassVar[bool] = False

@@ -9,6 +9,7 @@ from model_server.catalogue.model_toml import Onnx
 from model_server.engines import choice
 from model_server.engines.choice import EngineChoice, choose
 from model_server.engines.openvino import runtime
+from model_server.tasks import TASKS
 from tests.model_server.engines import tiny
 
 
@@ -60,6 +61,19 @@ def test_a_quantised_file_runs_in_int8_where_its_sums_fit(
     assert chosen == EngineChoice("openvino", precision)
     by_name = choice.choose_for(spec, "auto", "int8", keras_backend="tensorflow")
     assert by_name == EngineChoice("openvino", "int8")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_numbers_that_are_the_answer_are_computed_in_fp32(
+    machine: pytest.MonkeyPatch,  # noqa: ARG001 - sets the scene
+    tmp_path: Path,
+    task: str,
+) -> None:
+    spec = replace(tiny.spec(tmp_path), task=TASKS[task])
+    chosen = choice.choose_for(spec, "auto", "auto", keras_backend="tensorflow")
+    assert chosen.precision == ("fp32" if spec.task.is_exact else "bf16")
+    by_name = choice.choose_for(spec, "auto", "bf16", keras_backend="tensorflow")
+    assert by_name.precision == "bf16"
 
 
 def test_without_openvino_keras_own_backend_runs(machine: pytest.MonkeyPatch) -> None:
