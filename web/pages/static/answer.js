@@ -34,7 +34,7 @@ function noticed({ notice, model }, replaced) {
 /** The answer in few words: the first label and its probability, or what else there is. */
 export function best({ predictions: [first], values, embedding, image, outputs, model }) {
   if (first) return `${label(first)} (${share(first.probability)})`;
-  if (values) return Object.entries(values).map(([name, value]) => `${name}: ${number(value)}`).join(", ");
+  if (values) return Object.entries(values).map(([name, value]) => `${name}: ${number(value, 4)}`).join(", ");
   if (embedding) return say("answer.vector", { count: embedding.length });
   if (image) return say("answer.made", { name: model });
   if (outputs) return Object.keys(outputs).join(", ");
@@ -55,7 +55,7 @@ function results({ predictions, values, embedding, image, outputs, model }) {
 
 function quantities(values) {
   const lines = Object.entries(values).map(([name, value]) =>
-    element("li", {}, element("span", { className: "label" }, name), element("span", { className: "share" }, number(value))),
+    element("li", {}, element("span", { className: "label" }, name), element("span", { className: "share" }, number(value, 4))),
   );
   return element("ol", { className: "ranking" }, ...lines);
 }
@@ -66,8 +66,13 @@ function numbers(data) {
   return element("p", { className: "hint numbers" }, data.length > SHOWN_NUMBERS ? `${first}, …` : first);
 }
 
+/** The page's policy allows no data: address, so the picture becomes an object. */
 function made(image, name) {
-  return element("img", { className: "made", alt: say("answer.made", { name }), src: `data:image/png;base64,${image}` });
+  const bytes = Uint8Array.from(atob(image), (each) => each.charCodeAt(0));
+  const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+  const picture = element("img", { className: "made", alt: say("answer.made", { name }), src: url });
+  picture.decode().finally(() => URL.revokeObjectURL(url));
+  return picture;
 }
 
 function ranking(predictions) {
