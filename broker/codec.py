@@ -40,11 +40,11 @@ class _WireJob(Job, frozen=True, kw_only=True, omit_defaults=True):
 
 def job_size(spec: InputSpec) -> int:
     """Bytes that a job of such a picture takes as JSON, the rest of it rounded up."""
-    return 4 * math.ceil(spec.width * spec.height * spec.channels / 3) + _JOB_REST
+    return 4 * math.ceil(math.prod(spec.shape) / 3) + _JOB_REST
 
 
 def encode_job(job: Job) -> bytes:
-    """Job to JSON. Its image must be C-contiguous uint8 (height, width, channels)."""
+    """Job to JSON. Its image must be C-contiguous uint8 (height, width, planes)."""
     image = msgspec.Raw(b'"' + pybase64.b64encode(job.image.data) + b'"')
     return msgspec.json.encode(_WireJob(**(msgspec.structs.asdict(job) | {"image": image})))
 

@@ -17,6 +17,10 @@ MEDIAN: Final = -1
 """A border whose colour is the median of the picture's own."""
 
 
+FRACTIONS: Final = "fractions"
+"""The last word of a tag, if pictures keep fractions."""
+
+
 class Fit(StrEnum):
     """How a picture of any size becomes one of the model's size."""
 
@@ -73,7 +77,7 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model takes: uint8 (height, width, channels), channels 1 (grey) or 3 (RGB)."""
+    """What a model takes: pictures of (height, width, channels), channels 1 (grey) or 3 (RGB)."""
 
     width: int
     height: int
@@ -88,8 +92,22 @@ class InputSpec:
     """With PAD: the value of each channel around the picture; MEDIAN: that of the picture's own border."""
 
     @cached_property
+    def keeps_fractions(self) -> bool:
+        """Whether pixels are not rounded to whole numbers: tf.image.resize gives its network floats."""
+        return (
+            self.library is Library.TENSORFLOW
+            and self.resample is not Resample.NEAREST
+            and self.fit is not Fit.INK
+        )
+
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """The shape of one picture's array."""
+        """The shape of one picture's array of uint8; with fractions it has two planes for each channel."""
+        return (self.height, self.width, self.channels * (2 if self.keeps_fractions else 1))
+
+    @cached_property
+    def network_shape(self) -> tuple[int, int, int]:
+        """The shape of one picture's pixels, as a network takes them."""
         return (self.height, self.width, self.channels)
 
     @cached_property
@@ -99,7 +117,8 @@ class InputSpec:
         A value that is its default is left out.
         """
         values = ((of.default, getattr(self, of.name)) for of in fields(self))
-        return "-".join(str(value) for default, value in values if default is MISSING or value != default)
+        words = [str(value) for default, value in values if default is MISSING or value != default]
+        return "-".join([*words, *([FRACTIONS] if self.keeps_fractions else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +193,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     input: str = ""
     """The tag of the InputSpec that the picture was prepared for; empty: any worker may run it."""
     image: NDArray[np.uint8]
-    """uint8 (height, width, channels), already fitted; never normalised."""
+    """uint8 of InputSpec.shape, already fitted; never normalised."""
     shape: tuple[int, int, int] = (0, 0, 0)
     """The image's, always: nobody needs to give it."""
     accepted_at: float = msgspec.field(name="accepted")

@@ -6,14 +6,14 @@ Knows of a model the size, the channels and the fit that its card names, and not
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from broker.messages import MEDIAN, Decode, Fit, InputSpec, Library
-from pictures import geometry, ink, resample
+from pictures import fixed_point, geometry, ink, resample
 from pictures.decode import WHOLE, Dct, DecodedPicture, InvalidImage, Size, decode_near
 from pictures.resample import Axis
 
@@ -30,7 +30,7 @@ _CUT_MOST: Final = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class PreparedPicture:
-    """A picture that fits a model: `pixels` is uint8 (height, width, channels), in C order.
+    """A picture that fits a model: `pixels` is uint8 of InputSpec.shape, in C order.
 
     `original_size` is (width, height) of the picture as people see it, after its EXIF orientation.
     """
@@ -56,7 +56,7 @@ def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPictu
 
 
 def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
-    """A whole `image` (mode L or RGB) as uint8 (height, width, channels), fitted as `spec` says."""
+    """A whole `image` (mode L or RGB) as uint8 of `spec.shape`, fitted as `spec` says."""
     return _fitted(DecodedPicture(image, image.size), spec)
 
 
@@ -76,10 +76,10 @@ def _fitted(decoded: DecodedPicture, spec: InputSpec) -> NDArray[np.uint8]:
     margins = geometry.margins(spec, inner)
     picture = _sampled(decoded, image, place, margins, inner, spec)
     colour = _border_colour(image) if spec.border == MEDIAN else (spec.border,) * spec.channels
-    padded = np.full(spec.shape, colour, np.uint8)
+    padded = np.full(spec.network_shape, colour, picture.dtype)
     left, top = margins
     padded[top : top + inner[1], left : left + inner[0]] = picture.reshape(inner[1], inner[0], spec.channels)
-    return padded
+    return _shaped(padded, spec)
 
 
 def _sampled(
@@ -89,7 +89,7 @@ def _sampled(
     start: tuple[int, int],
     size: tuple[int, int],
     spec: InputSpec,
-) -> NDArray[np.uint8]:
+) -> NDArray[Any]:
     """The input's pixels from `start` on, so many as `size` says (each as x, y), read from `image`.
 
     Places are those of the whole photo, so that a picture that was decoded smaller is cut where the whole is.
@@ -100,16 +100,34 @@ def _sampled(
             corner = round(place.left / place.scale_x), round(place.top / place.scale_y)
             return resample.resized_and_cut(image, whole, corner, size, spec.resample)
 
+    if (
+        spec.fit is Fit.CROP
+        and not spec.resize
+        and spec.library is Library.TENSORFLOW
+        and decoded.factor == 1
+    ):
+        # smart_resize cuts whole pixels first: those around the part count for nothing at its edge.
+        left, top = round(place.left), round(place.top)
+        right, bottom = left + round(place.scale_x * size[0]), top + round(place.scale_y * size[1])
+        image = image.crop((left, top, right, bottom))
+        place = geometry.Placement(place.scale_x, place.scale_y, 0.0, 0.0)
+
     def axis(left: float, scale: float, at: int, offset: float, side: int, n: int) -> Axis:
         return Axis((left + at * scale) / decoded.factor + offset, scale / decoded.factor, count=n, size=side)
 
     x = axis(place.left, place.scale_x, start[0], decoded.left, image.width, size[0])
     y = axis(place.top, place.scale_y, start[1], decoded.top, image.height, size[1])
+    if spec.keeps_fractions:
+        return resample.with_fractions(image, x, y, spec.resample)
     return resample.resized(image, x, y, spec.resample, spec.library)
 
 
-def _shaped(pixels: Image.Image | NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(np.asarray(pixels, dtype=np.uint8).reshape(spec.shape))
+def _shaped(pixels: Image.Image | NDArray[Any], spec: InputSpec) -> NDArray[np.uint8]:
+    """The array of a job. Pixels are float32 if fractions are kept, otherwise uint8."""
+    shaped = np.asarray(pixels).reshape(spec.network_shape)
+    if spec.keeps_fractions:
+        return fixed_point.split(shaped)
+    return np.ascontiguousarray(shaped, np.uint8)
 
 
 def _border_colour(image: Image.Image) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ is scaled. Not as good as preparing the upload anew, and its answer says so.
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.messages import InputSpec
+from broker.messages import FRACTIONS, InputSpec
+from pictures import fixed_point
 
 NOTICE = "the picture was prepared for an earlier version of the model, and scaled for this one"
 
@@ -17,19 +18,27 @@ _LUMA = (0.299, 0.587, 0.114)
 
 def keeps_places(tag: str, shape: tuple[int, int, int], spec: InputSpec) -> bool:
     """Whether a place in the scaled picture is the same place of the upload: the same fit, the same shape."""
-    same_fit = tag.split("-")[3:] == spec.tag.split("-")[3:]
+    same_fit = _placing(tag) == _placing(spec.tag)
     return same_fit and shape[0] * spec.width == shape[1] * spec.height
 
 
+def _placing(tag: str) -> list[str]:
+    """What decides where a place lies: all but the size, and whether fractions are kept."""
+    return tag.removesuffix(f"-{FRACTIONS}").split("-")[3:]
+
+
 def refit(picture: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
-    """A uint8 (height, width, channels) picture, 1 or 3 channels, as `spec` wants it."""
-    pixels = picture.astype(np.float32)
+    """A job's picture of 1 or 3 channels as `spec` wants it; with fractions it has 2 or 6 planes."""
+    has_fractions = picture.shape[2] % 2 == 0
+    pixels = fixed_point.joined(picture) if has_fractions else picture.astype(np.float32)
     if pixels.shape[2] == 3 and spec.channels == 1:
         pixels = pixels @ np.array(_LUMA, np.float32)[:, None]
     rows, columns = _weights(pixels.shape[0], spec.height), _weights(pixels.shape[1], spec.width)
     scaled = np.einsum("oh,hwc,pw->opc", rows, pixels, columns, optimize=True)
-    whole = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(whole, spec.shape))
+    coloured = np.broadcast_to(scaled, spec.network_shape)
+    if spec.keeps_fractions:
+        return fixed_point.split(coloured)
+    return np.ascontiguousarray(np.clip(np.rint(coloured), 0, 255), np.uint8)
 
 
 def _weights(old: int, new: int) -> NDArray[np.float32]:

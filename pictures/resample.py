@@ -53,15 +53,24 @@ class Axis:
 
 
 def resized(image: Image.Image, x: Axis, y: Axis, kernel: Resample, library: Library) -> Pixels:
-    """The part of `image` (mode L or RGB) that the axes name: uint8 (y.count, x.count[, 3])."""
+    """The part of `image` (mode L or RGB) that the axes name: uint8 (y.count, x.count[, 3]), rounded."""
     if library is Library.PILLOW:
         end_x, end_y = x.start + x.scale * x.count, y.start + y.scale * y.count
         box = (max(0.0, x.start), max(0.0, y.start), min(end_x, image.width), min(end_y, image.height))
         return np.asarray(image.resize((x.count, y.count), Image.Resampling[kernel.name], box), np.uint8)
+    if library is Library.TENSORFLOW and kernel is not Resample.NEAREST:
+        return _rounded(with_fractions(image, x, y, kernel))
     pixels = np.asarray(image, np.uint8)
     rows = pixels.reshape(*pixels.shape[:2], -1)
-    of_library = _like_opencv if library is Library.OPENCV else _like_tensorflow
-    return of_library(rows, x, y, kernel).reshape(y.count, x.count, *pixels.shape[2:])
+    found = _like_opencv(rows, x, y, kernel) if library is Library.OPENCV else _tf_nearest(rows, x, y)
+    return found.reshape(y.count, x.count, *pixels.shape[2:])
+
+
+def with_fractions(image: Image.Image, x: Axis, y: Axis, kernel: Resample) -> Floats:
+    """The same as tf.image.resize gives it, as float32: not rounded, and with `bicubic` beyond 0 and 255."""
+    pixels = np.asarray(image, np.uint8)
+    found = _like_tensorflow(pixels.reshape(*pixels.shape[:2], -1), x, y, kernel)
+    return found.reshape(y.count, x.count, *pixels.shape[2:])
 
 
 def resized_and_cut(
@@ -80,18 +89,20 @@ def resized_and_cut(
     return np.asarray(resized_whole.crop((left, top, left + size[0], top + size[1])), np.uint8)
 
 
-def _like_tensorflow(pixels: Pixels, x: Axis, y: Axis, kernel: Resample) -> Pixels:
-    """tf.image.resize without antialias, rounded. (tensorflow/core/kernels/image/resize_*_op.cc, 2.x)."""
+def _tf_nearest(pixels: Pixels, x: Axis, y: Axis) -> Pixels:
+    at_x, at_y = (_inside(np.floor(axis.places), axis.size) for axis in (x, y))
+    return pixels.take(at_y, 0).take(at_x, 1)
+
+
+def _like_tensorflow(pixels: Pixels, x: Axis, y: Axis, kernel: Resample) -> Floats:
+    """tf.image.resize without antialias. (tensorflow/core/kernels/image/resize_*_op.cc, 2.x)."""
     match kernel:
-        case Resample.NEAREST:
-            at_x, at_y = (_inside(np.floor(axis.places), axis.size) for axis in (x, y))
-            return pixels.take(at_y, 0).take(at_x, 1)
         case Resample.AREA:
-            return _rounded(_averaged(pixels, _coverage(x), _coverage(y)))
+            return _averaged(pixels, _coverage(x), _coverage(y))
         case Resample.BICUBIC:
-            return _rounded(_weighted(pixels, _keys_taps(x), _keys_taps(y)))
+            return _weighted(pixels, _keys_taps(x), _keys_taps(y))
         case _:
-            return _rounded(_interpolated(pixels, x, y))
+            return _interpolated(pixels, x, y)
 
 
 def _interpolated(pixels: Pixels, x: Axis, y: Axis) -> Floats:

@@ -107,8 +107,8 @@ WITH_PILLOW = {
     "model_server/commands/golden.py",
     "model_server/commands/picture_folder.py",
 }
-"""Offline commands, which may decode pictures; of pictures/ a serving process has these two alone:"""
-WITHOUT_PILLOW = {"pictures.geometry", "pictures.refit"}
+"""Offline commands, which may decode pictures; of pictures/ a serving process has these alone:"""
+WITHOUT_PILLOW = {"pictures.fixed_point", "pictures.geometry", "pictures.refit"}
 
 RUNTIMES = {
     "nncf": {"commands/quantise.py"},

@@ -149,7 +149,7 @@ class Learner:
     def _learn_all(self, peak: float, epochs: int, stopping: Any) -> None:  # noqa: ANN401
         """Train every layer on pictures mirrored and moved at random."""
         training = self._batches(self._training, shuffled_by=self._plan.seed)
-        shape = self._base.taken.input.shape
+        shape = self._base.taken.input.network_shape
         learner = keras.Sequential([keras.Input(shape), *self._augmentation(), self.network])
         _compile(learner, _warmed_up(peak, len(training) * epochs))
         history = learner.fit(

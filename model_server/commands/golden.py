@@ -8,7 +8,7 @@ import csv
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from model_server.catalogue.model_spec import KerasApplication, ModelSpec, Norma
 from model_server.catalogue.model_toml import Order
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice
-from pictures import fit
+from pictures import fit, fixed_point
 
 WITHIN: Final = 1e-3
 """The largest difference of outputs that are called the same; fp32 engines differ by 1e-5 or less."""
@@ -171,18 +171,16 @@ class Trial:
         self._cache = cache
         self._scratch = scratch
         self._max_pixels = max_pixels
-        self._engines: dict[tuple[Normalise, Order], Engine | None] = {}
+        self._engines: dict[tuple[Normalise, Order, bool], Engine | None] = {}
         self._pixels: dict[tuple[str, str], NDArray[np.uint8]] = {}
 
     def compare(self, spec: ModelSpec, golden: Golden) -> GoldenComparison:
         """Run every picture. Raises ModelUnavailable or GoldenError."""
-        engine = self._engine(spec)
-        if engine is None:
+        network = self._network(spec)
+        if network is None:
             raise ModelUnavailable(f"{spec.name} can't be loaded so.")
         pictures = zip(golden.names, golden.files, strict=True)
-        found = np.stack(
-            [engine.predict(self._prepared(*each, spec.input)[None])[0].reshape(-1) for each in pictures]
-        )
+        found = np.stack([network(self._prepared(*each, spec.input)).reshape(-1) for each in pictures])
         if found.shape != golden.outputs.shape:
             raise GoldenError(
                 f"The golden outputs have {golden.outputs.shape[1]} numbers a picture, and the network gives "
@@ -199,12 +197,29 @@ class Trial:
                 raise GoldenError(f"{name}: {error.message}") from None
         return self._pixels[key]
 
-    def _engine(self, spec: ModelSpec) -> Engine | None:
-        """The network with this normalisation and order; None where they do not go with it.
+    def _network(self, spec: ModelSpec) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None:
+        """The first output for a picture, normalised and ordered so; None where that does not go with it.
 
-        Raises ModelUnavailable for the model's own.
+        Raises ModelUnavailable for the model's own. All others are converted for pictures with fractions, as
+        which whole pixels can be written too: one conversion serves each normalisation and order.
         """
-        key, own = (spec.normalise, spec.order), (self._spec.normalise, self._spec.order)
+        own = (self._spec.normalise, self._spec.order, self._spec.input.keeps_fractions)
+        key = (spec.normalise, spec.order, spec.input.keeps_fractions)
+        if key != own:
+            key = (spec.normalise, spec.order, spec.input.fit is not Fit.INK)
+        engine = self._engine(spec, key, own)
+        if engine is None:
+            return None
+        is_split = key[2] and not spec.input.keeps_fractions
+
+        def run(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return engine.predict((fixed_point.split(picture) if is_split else picture)[None])[0]
+
+        return run
+
+    def _engine(
+        self, spec: ModelSpec, key: tuple[Normalise, Order, bool], own: tuple[Normalise, Order, bool]
+    ) -> Engine | None:
         if key not in self._engines:
             try:
                 if key == own:
@@ -323,7 +338,7 @@ def _fits(spec: ModelSpec) -> Iterator[ModelSpec]:
 
 
 def _copy(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """The model in a folder of its own with the normalisation and order of `spec`.
+    """The model in a folder of its own with the normalisation and order of `spec`, and fractions of pixels.
 
     An engine may read model.toml again, in the process that converts the network.
     """
@@ -335,10 +350,11 @@ def _copy(spec: ModelSpec, folder: Path) -> ModelSpec:
     text = (spec.folder / "model.toml").read_text("utf-8-sig")
     if isinstance(spec.normalise, str):
         text = _set(text, "normalise", spec.normalise)
-    (place / "model.toml").write_text(_set(text, "order", spec.order), "utf-8")
+    for key, value in (("order", spec.order), ("library", Library.TENSORFLOW), ("resample", "bilinear")):
+        text = _set(text, key, value)
+    (place / "model.toml").write_text(text, "utf-8")
     weights = spec.source.weights if isinstance(spec.source, KerasApplication) else None
-    copied = read_model(place.parent, spec.name, weights=weights)
-    return replace(copied, input=spec.input)
+    return read_model(place.parent, spec.name, weights=weights)
 
 
 def _link_or_copy(file: str, to: str) -> None:

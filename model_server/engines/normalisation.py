@@ -4,13 +4,14 @@ Owns those numbers, and normalising with NumPy. Pure: knows no runtime.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.catalogue.model_toml import Normalisation, NormalisationName
+from pictures import fixed_point
 
 _NAMED: Final[dict[NormalisationName, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     "none": ((0.0,), (1.0,)),
@@ -29,10 +30,15 @@ class ChannelNumbers:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     is_bgr: bool
+    keeps_fractions: bool = False
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Uint8 (N, height, width, channels) to float32."""
-        ordered = batch[..., ::-1] if self.is_bgr else batch
+        """Uint8 (N, *InputSpec.shape) to float32 (N, height, width, channels)."""
+        return self.of_pixels(fixed_point.joined(batch) if self.keeps_fractions else batch)
+
+    def of_pixels(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """The same for pixels of (..., channels), 0 to 255."""
+        ordered = pixels[..., ::-1] if self.is_bgr else pixels
         numbers = (ordered.astype(np.float64) - self.mean) / self.std
         return numbers.astype(np.float32)
 
@@ -43,4 +49,5 @@ def of(spec: ModelSpec) -> ChannelNumbers:
     table = (normalise.mean, normalise.std) if isinstance(normalise, Normalisation) else _NAMED[normalise]
     channels = spec.input.channels
     mean, std = (numbers * channels if len(numbers) == 1 else numbers for numbers in table)
-    return ChannelNumbers(mean, std, is_bgr=spec.order == "bgr" or normalise == "caffe")
+    is_bgr = spec.order == "bgr" or normalise == "caffe"
+    return ChannelNumbers(mean, std, is_bgr, keeps_fractions=spec.input.keeps_fractions)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from broker.messages import KERNELS, Decode, Fit, InputSpec, Library, Resample
+from pictures import fixed_point
 from pictures.fit import fit, prepare
 from pictures.resample import Axis, resized
 from tests.support.pictures import encoded
@@ -77,6 +78,23 @@ def test_it_is_tensorflow_s(before: tuple[int, int], after: tuple[int, int], ker
     expected = tf.image.resize(np.asarray(picture), after, method=str(kernel)).numpy()
     rounded = np.clip(np.rint(expected), 0, 255).astype(int)
     _agree(_ours(picture, after, kernel, Library.TENSORFLOW), rounded, kernel)
+    if kernel is not Resample.NEAREST:
+        spec = InputSpec(after[1], after[0], 3, Fit.STRETCH, resample=kernel, library=Library.TENSORFLOW)
+        kept = fixed_point.joined(fit(picture, spec))
+        # Its own sum over the 130 pixels of an area is off by as much.
+        assert np.abs(kept - expected).max() < (0.02 if kernel is Resample.AREA else 1 / 250)
+
+
+@pytest.mark.slow
+def test_bicubic_pixels_beyond_black_and_white_are_kept() -> None:
+    import tensorflow as tf  # noqa: PLC0415 - likewise
+
+    pixels = np.random.default_rng(0).choice([0, 255], (60, 60, 3)).astype(np.uint8)
+    expected = tf.image.resize(pixels, (121, 121), method="bicubic").numpy()
+    assert expected.min() < -50
+    assert expected.max() > 305
+    spec = InputSpec(121, 121, 3, Fit.STRETCH, resample=Resample.BICUBIC, library=Library.TENSORFLOW)
+    assert np.abs(fixed_point.joined(fit(Image.fromarray(pixels), spec)) - expected).max() < 1 / 240
 
 
 @pytest.mark.slow
@@ -87,7 +105,19 @@ def test_a_crop_is_smart_resize_s(size: tuple[int, int]) -> None:
     picture = _picture(size)
     expected = keras.preprocessing.image.smart_resize(np.asarray(picture), (96, 128))
     spec = InputSpec(128, 96, 3, Fit.CROP, library=Library.TENSORFLOW)
-    assert np.abs(fit(picture, spec) - np.rint(expected)).max() <= 1
+    assert np.abs(fixed_point.joined(fit(picture, spec)) - expected).max() < 1 / 250
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_border_is_a_whole_value_beside_fractions(channels: int) -> None:
+    picture = _picture((30, 60), channels=channels)
+    spec = InputSpec(32, 32, channels, Fit.PAD, library=Library.TENSORFLOW, border=114)
+    found = fixed_point.joined(fit(picture, spec))
+    assert found.shape == (32, 32, channels)
+    assert (found[:8] == 114).all()
+    stretched = fit(picture, InputSpec(32, 16, channels, Fit.STRETCH, library=Library.TENSORFLOW))
+    assert np.array_equal(found[8:24], fixed_point.joined(stretched))
+    assert (found != np.rint(found)).any()
 
 
 @pytest.mark.slow
@@ -107,7 +137,8 @@ def test_exact_is_what_the_libraries_decode(mode: str, kind: dict[str, Any]) -> 
     for library, pixels in expected.items():
         spec = InputSpec(701, 503, channels, Fit.STRETCH, library=library, decode=Decode.EXACT)
         found = prepare(upload, spec, max_pixels=10_000_000).pixels
-        assert np.array_equal(found, pixels.reshape(found.shape)), library
+        values = fixed_point.joined(found) if spec.keeps_fractions else found
+        assert np.array_equal(values, pixels.reshape(values.shape)), library
 
 
 @pytest.mark.parametrize(("width", "height"), [(301, 200), (200, 301), (255, 256)])

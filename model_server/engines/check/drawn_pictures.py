@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.messages import Fit, InputSpec
+from pictures import fixed_point
 
 COUNT: Final = 10
 """How many images a check uses: each digit once; ten more photos detected nothing that ten did not."""
@@ -40,7 +41,7 @@ _STROKES: Final[tuple[tuple[tuple[float, float], ...], ...]] = (
 
 
 def draw(spec: InputSpec) -> NDArray[np.uint8]:
-    """The check's images for a model with the input `spec`: uint8 (COUNT, height, width, channels).
+    """The check's images for a model with the input `spec`: uint8 (COUNT, *spec.shape).
 
     They are digits like handwriting if the model takes drawings (`fit = "ink"`), else dead leaves.
     """
@@ -71,7 +72,7 @@ def _leaves(chance: np.random.Generator, spec: InputSpec) -> NDArray[np.uint8]:
     """An image of shaded, grainy discs, the later ones in front."""
     y, x = np.mgrid[: spec.height, : spec.width].astype(np.float32)
     light = chance.uniform(-1, 1, 2)
-    picture = np.broadcast_to(_colour(chance, spec.channels), spec.shape).astype(np.float32)
+    picture = np.broadcast_to(_colour(chance, spec.channels), spec.network_shape).astype(np.float32)
     side = max(spec.height, spec.width)
     # Radii with density r^-3: the law under which the picture looks the same at every scale.
     share = chance.uniform(0, 1, _LEAVES)
@@ -83,6 +84,8 @@ def _leaves(chance: np.random.Generator, spec: InputSpec) -> NDArray[np.uint8]:
         shade = 40 * (dx * light[0] + dy * light[1])[inside][:, None]
         picture[inside] = _colour(chance, spec.channels) + shade
     picture += chance.normal(0, 4, picture.shape)  # a sensor's grain
+    if spec.keeps_fractions:
+        return fixed_point.split(picture)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 

@@ -19,6 +19,7 @@ from model_server.engines.check import agreement, drawn_pictures, final_operatio
 from model_server.engines.check.agreement import Reference
 from model_server.engines.keras import sources
 from model_server.engines.output_choice import NetworkOutput
+from pictures import fixed_point
 
 
 class KerasNetwork:
@@ -34,13 +35,13 @@ class KerasNetwork:
         if len(shape) != 3:
             raise ModelUnavailable(
                 f"{spec.name}: the network takes {shape}, not pictures of (height, width, channels). Save it "
-                f"with a layer that reshapes: keras.Sequential([keras.Input({spec.input.shape}), "
+                f"with a layer that reshapes: keras.Sequential([keras.Input({spec.input.network_shape}), "
                 f"keras.layers.Reshape({shape}), network])."
             )
-        if any(size not in (None, ours) for size, ours in zip(shape, spec.input.shape, strict=True)):
+        if any(size not in (None, ours) for size, ours in zip(shape, spec.input.network_shape, strict=True)):
             raise ModelUnavailable(
                 f"{spec.name}: the network takes pictures of (height, width, channels) {shape}, "
-                f"but model.toml says {spec.input.shape}."
+                f"but model.toml says {spec.input.network_shape}."
             )
         self._choice = output_choice.choose(spec, self._outputs())
         if self._choice.numbers != list(range(len(self.model.outputs))):
@@ -55,7 +56,7 @@ class KerasNetwork:
         return [NetworkOutput((name,), shape) for name, shape in zip(names, shapes, strict=True)]
 
     def normalised(self, batch: Any) -> Any:  # noqa: ANN401 - a tensor of the backend
-        """Uint8 images to the float32 that the network takes (see ModelSpec.normalise)."""
+        """Images as jobs have them to the float32 that the network takes (see ModelSpec.normalise)."""
         pixels = normalised(batch, self._spec)
         return keras.ops.squeeze(pixels, axis=-1) if self._is_flat else pixels
 
@@ -94,7 +95,7 @@ class KerasNetwork:
         return Reference(drawn, outputs, self._choice.names)
 
     def plain(self, batch: NDArray[np.uint8]) -> Outputs:
-        """The network's outputs for uint8 (N, height, width, channels), not compiled and not activated."""
+        """The network's outputs for uint8 (N, *InputSpec.shape), not compiled and not activated."""
         return _arrays(keras.tree.flatten(self.model(self.normalised(batch), training=False)))
 
     def compute_in(self, precision: str) -> None:
@@ -130,8 +131,10 @@ def _arrays(tensors: list[Any]) -> Outputs:
 
 
 def normalised(batch: Any, spec: ModelSpec) -> Any:  # noqa: ANN401
-    """Normalise uint8 (N, height, width, channels) to a float32 tensor, as ModelSpec.normalise says."""
+    """Normalise uint8 (N, *InputSpec.shape) to a float32 tensor, as ModelSpec.normalise says."""
     pixels = keras.ops.cast(batch, "float32")
+    if spec.input.keeps_fractions:
+        pixels = fixed_point.value(*keras.ops.split(pixels, 2, axis=-1))
     if spec.order == "bgr":
         pixels = keras.ops.flip(pixels, axis=-1)
     match spec.normalise:

@@ -116,7 +116,7 @@ def _darknet(spec: ModelSpec, source: Darknet) -> Any:  # noqa: ANN401
     if missing:
         raise ModelUnavailable(f"{spec.name}: its folder has no file {missing[0]!r}.")
     try:
-        return keras_model.build(*paths, spec.input.shape[:2])
+        return keras_model.build(*paths, spec.input.network_shape[:2])
     except (cfg.DarknetError, OSError) as error:
         raise ModelUnavailable(f"{spec.name}: {source.cfg}: {error}.") from error
 

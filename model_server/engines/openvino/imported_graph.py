@@ -51,7 +51,7 @@ class ImportedGraph:
 
     def reshape(self, spec: ModelSpec, *, batch: int) -> None:
         """Set the input's shape; a batch of -1 is any size. Raises ModelUnavailable if they disagree."""
-        height, width, channels = spec.input.shape
+        height, width, channels = spec.input.network_shape
         sizes = [height, width, channels] if self.layout == "NHWC" else [channels, height, width]
         try:
             self.model.reshape(runtime.PartialShape([batch, *sizes]))
@@ -142,7 +142,7 @@ def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantisation | None) -> 
 def _numbers(spec: ModelSpec) -> NDArray[np.float32]:
     """Every byte as normalised by model.toml, with the channels last."""
     pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], spec.input.channels, axis=1)
-    return normalisation.of(spec)(pixels[None, None])
+    return normalisation.of(spec).of_pixels(pixels[None, None])
 
 
 def _doubt(spec: ModelSpec, quantised: Quantisation | None) -> str:
@@ -203,7 +203,7 @@ _PADDLE_3: Final = "PaddlePaddle 3 writes a .pdmodel if FLAGS_enable_pir_api=0 i
 
 def _layout(spec: ModelSpec, model: Any) -> str:  # noqa: ANN401
     """NHWC or NCHW: the layout that the network's shape allows; if both, the usual one of its kind."""
-    height, width, channels = spec.input.shape
+    height, width, channels = spec.input.network_shape
     shape = model.input(0).partial_shape
     usual, other = ("NCHW", "NHWC") if isinstance(spec.source, CHANNELS_FIRST) else ("NHWC", "NCHW")
     sizes = {"NHWC": [-1, height, width, channels], "NCHW": [-1, channels, height, width]}

@@ -23,6 +23,7 @@ from model_server.engines.openvino.engine import CompiledNetwork
 from model_server.engines.openvino.imported_graph import ImportedGraph
 from model_server.engines.openvino.store import StoreEntry, write_reference
 from model_server.engines.output_choice import NetworkOutput, OutputChoice
+from pictures import fixed_point
 
 _LOG = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def _outputs(graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> list[Networ
 def _prepared(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) -> NDArray[Any]:
     """An image as the network takes it, prepared by NumPy."""
     if graph.takes_bytes:
-        numbers: NDArray[Any] = picture[..., ::-1] if normalisation.of(spec).is_bgr else picture
+        pixels = fixed_point.rounded(picture) if spec.input.keeps_fractions else picture
+        numbers: NDArray[Any] = pixels[..., ::-1] if normalisation.of(spec).is_bgr else pixels
     else:
         numbers = normalisation.of(spec)(picture)
         if graph.quantised is not None:
@@ -159,7 +161,8 @@ def _with_pictures(spec: ModelSpec, graph: ImportedGraph, model: Any) -> Any:  #
     numbers = normalisation.of(spec)
     prepared = runtime.preprocessor(model)
     picture = prepared.input()
-    picture.tensor().set_element_type(runtime.Type.u8)
+    has_floats = spec.input.keeps_fractions and not graph.takes_bytes
+    picture.tensor().set_element_type(runtime.Type.f32 if has_floats else runtime.Type.u8)
     picture.tensor().set_layout(runtime.Layout("NHWC"))
     picture.model().set_layout(runtime.Layout(graph.layout))
     steps = picture.preprocess()
@@ -175,4 +178,23 @@ def _with_pictures(spec: ModelSpec, graph: ImportedGraph, model: Any) -> Any:  #
         operations = runtime.operations()
         bounds = (quantised.low, quantised.high)
         steps.custom(lambda each: operations.clamp(operations.round(each, "half_to_even"), *bounds).output(0))
-    return prepared.build()
+    built = prepared.build()
+    return _with_planes(built, rounds=graph.takes_bytes) if spec.input.keeps_fractions else built
+
+
+def _with_planes(model: Any, *, rounds: bool) -> Any:  # noqa: ANN401
+    """The model with a job's two planes for each channel as its input, in place of their values."""
+    operations = runtime.operations()
+    values = model.get_parameters()[0]
+    batch, *sides, channels = values.get_partial_shape()
+    planes = operations.parameter(
+        runtime.PartialShape([batch, *sides, 2 * channels.get_length()]), np.uint8, name="planes"
+    )
+    halves = operations.split(planes, 3, 2).outputs()
+    joined = fixed_point.value(*(operations.convert(half, "f32") for half in halves))
+    if rounds:
+        whole = operations.clamp(operations.round(joined, "half_to_even"), 0, 255)
+        joined = operations.convert(whole, "u8")
+    for taker in values.output(0).get_target_inputs():
+        taker.replace_source_output(joined.output(0))
+    return runtime.Model(model.get_results(), [planes], model.get_friendly_name())

@@ -188,9 +188,16 @@ def network_ingredients(spec: ModelSpec) -> dict[str, object]:
         "outputs": spec.task.outputs(spec),  # [output] name among them
         "order": spec.order,
         "activation": spec.activation,
+        "fractions": spec.input.keeps_fractions,
     }
     # `quantise` takes only classifiers: with their task left out, a network that it made keeps its name.
-    unset = {"task": "classification", "outputs": (), "order": "rgb", "activation": "none"}
+    unset = {
+        "task": "classification",
+        "outputs": (),
+        "order": "rgb",
+        "activation": "none",
+        "fractions": False,
+    }
     return {
         "source": type(spec.source).__name__ if at_weights else repr(spec.source),
         "weights": _weights_digest(spec),

@@ -49,20 +49,20 @@ height = 64
 channels = 3
 """
 
+TF_IMAGE = "tf.image, and keras.utils.image_dataset_from_directory"
 RIGHT = {
     "keras.utils.load_img": 1e-4,
-    "tf.image, and keras.utils.image_dataset_from_directory": 0.02,
+    TF_IMAGE: 1e-4,
     "OpenCV": 1e-4,
 }
 """The sections of the page that need no PyTorch, and how near their answers are."""
 
 
-def snippet(title: str, language: str) -> str:
+def snippet(title: str, language: str, *, at: int = 0) -> str:
     """A block of a section of the page."""
     section = PAGE[PAGE.index(f"### {title}\n") :]
-    match = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
-    assert match
-    return match[1]
+    blocks = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    return str(blocks[at])
 
 
 def pictures(folder: Path, count: int) -> Path:
@@ -94,7 +94,11 @@ def made(mine: Path, title: str, python: str = sys.executable, *, before: str = 
     """Run the page's code, after `before`; returns golden.npz."""
     assert TAIL
     (mine / "mine.py").write_text(before + snippet(title, "python"))
-    (mine / "golden.py").write_text(TAIL[1])
+    return _run(mine, TAIL[1], python)
+
+
+def _run(mine: Path, code: str, python: str = sys.executable) -> Path:
+    (mine / "golden.py").write_text(code)
     (mine / "golden.npz").unlink(missing_ok=True)
     done = subprocess.run(
         [python, "golden.py", "pictures"], cwd=mine, capture_output=True, text=True, check=False
@@ -125,6 +129,24 @@ def test_the_page_s_code_and_fields_agree(mine: Path, title: str, capsys: pytest
     said = capsys.readouterr().out
     assert "40 pictures: the same best class in 1.000 of them" in said
     assert said.endswith(" gives the golden outputs.\n")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_folder_of_keras_agrees_on_each_engine(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = snippet(TF_IMAGE, "python", at=1)
+    options = 'crop_to_aspect_ratio=True, interpolation="bicubic", shuffle=False'
+    archive = _run(mine, code.replace("shuffle=False", options))
+    fields = snippet(TF_IMAGE, "toml").replace("stretch", "crop") + 'resample = "bicubic"\n'
+    arguments = [str(write(mine, fields)), "--golden", str(archive), "--within", "1e-4"]
+    for engine in ("openvino", "tensorflow"):
+        monkeypatch.setenv("ENGINE", engine)
+        assert check.main(arguments) == DONE, capsys.readouterr()
+        said = capsys.readouterr().out
+        assert f"engine      {engine} fp32" in said
+        assert "40 pictures: the same best class in 1.000 of them" in said
 
 
 @pytest.mark.slow

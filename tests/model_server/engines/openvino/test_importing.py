@@ -19,6 +19,7 @@ from model_server.engines.check import agreement
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.openvino import conversion, importing, store
 from model_server.engines.openvino.engine import CHUNK, OpenVINOEngine
+from pictures import fixed_point
 from tests.model_server.engines import onnx_file
 
 pytestmark = pytest.mark.slow
@@ -53,7 +54,7 @@ def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
 
 
 def expected(
-    batch: NDArray[np.uint8], *, bgr: bool = False, last: Callable[[NDArray[Any]], NDArray[Any]] = _softmax
+    batch: NDArray[Any], *, bgr: bool = False, last: Callable[[NDArray[Any]], NDArray[Any]] = _softmax
 ) -> NDArray[Any]:
     """What the network gives, by NumPy: channels first, then flat."""
     pixels = batch[..., ::-1] if bgr else batch
@@ -150,6 +151,46 @@ def test_it_runs_in_16_bits_too(load: Load, precision: str) -> None:
 def test_channels_are_reversed_before_they_are_normalised(load: Load) -> None:
     engine = load(toml=TOML.replace("[output]", 'order = "bgr"\n[output]'))
     np.testing.assert_allclose(engine.predict(PICTURES)[0], expected(PICTURES, bgr=True), atol=1e-5)
+
+
+def _values(count: int) -> NDArray[np.float32]:
+    """Pixels with fractions that two bytes hold exactly, some below black and above white."""
+    steps = np.random.default_rng(10).integers(-60 * 128, 315 * 128, (count, HEIGHT, WIDTH, 3))
+    return (steps / 128).astype(np.float32)
+
+
+@pytest.mark.parametrize("is_bgr", [False, True])
+def test_fractions_of_pixels_go_through_the_network(load: Load, is_bgr: bool) -> None:
+    order = 'order = "bgr"\n' if is_bgr else ""
+    engine = load(toml=TOML.replace("[output]", f'library = "tensorflow"\n{order}[output]'))
+    values = _values(CHUNK + 1)
+    found = engine.predict(fixed_point.split(values))[0]
+    np.testing.assert_allclose(found, expected(values, bgr=is_bgr), atol=1e-5)
+    assert np.abs(found - expected(np.rint(values), bgr=is_bgr)).max() > 1e-4
+
+
+def test_a_network_of_bytes_gets_fractions_rounded(load: Load) -> None:
+    """A network that casts bytes itself, as TensorFlow's object detection exports do."""
+    nodes = [
+        onnx_file.node("Reshape", ["picture", "flat"], "row"),
+        onnx_file.node("MatMul", ["row", "weights"], "numbers"),
+    ]
+    onnx = onnx_file.model(
+        [onnx_file.node("DequantizeLinear", ["bytes", "step"], "picture"), *nodes],
+        [onnx_file.value("bytes", ("batch", HEIGHT, WIDTH, 3), onnx_file.UINT8)],
+        [onnx_file.value("numbers", ("batch", 3))],
+        [
+            onnx_file.constant("step", np.array(1, np.float32)),
+            onnx_file.constant("flat", np.array((-1, MANY), np.int64)),
+            onnx_file.constant("weights", np.asarray(WEIGHTS / 50, np.float32)),
+        ],
+    )
+    pixels = 'normalise = "none"\nlibrary = "tensorflow"'
+    engine = load(onnx, TOML.replace("normalise = { mean = [120, 110, 100], std = [60, 50, 40] }", pixels))
+    values = _values(20)
+    whole = np.clip(np.rint(values), 0, 255)
+    right = _softmax(whole.reshape(-1, MANY).astype(np.float64) @ (WEIGHTS / 50))
+    np.testing.assert_allclose(engine.predict(fixed_point.split(values))[0], right, atol=1e-5)
 
 
 def test_sigmoid_is_for_classes_that_go_together(load: Load) -> None:
