@@ -38,7 +38,7 @@ class DeadLetter:
     size: int
     """Bytes that the job takes in Redis."""
     shape: tuple[int, int, int] | None = None
-    """(height, width, channels) of its picture."""
+    """Of its picture, as in the job."""
     original_size: tuple[int, int] | None = None
     """(width, height) of the upload."""
     accepted_at: float | None = None

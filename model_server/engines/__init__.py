@@ -52,7 +52,7 @@ class Engine(Protocol):
         ...
 
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:
-        """Normalise uint8 (N, height, width, channels) and run the network on it once.
+        """Normalise uint8 (N, *InputSpec.shape) and run the network on it once.
 
         Any exception means that the network failed on this batch; the worker then looks for the bad image.
         """

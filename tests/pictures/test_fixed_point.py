@@ -60,6 +60,8 @@ def test_a_job_is_as_large_as_it_is_said_to_be() -> None:
             top=1,
             traceparent=None,
         )
-        sizes.append(len(codec.encode_job(job)))
+        payload = codec.encode_job(job)
+        assert codec.decode_job(payload).image.shape == spec.shape
+        sizes.append(len(payload))
         assert sizes[-1] <= codec.job_size(spec) < sizes[-1] + 700
     assert sizes[0] - sizes[1] == 224 * 224 * 4
