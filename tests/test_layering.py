@@ -116,6 +116,7 @@ RUNTIMES = {
         "engines/keras/sources.py",
         "darknet/keras_model.py",
         "darknet/detections.py",
+        "engines/keras/keras2_files.py",
         "engines/keras/network.py",
         "engines/keras/jax.py",
     },

@@ -5,7 +5,9 @@ engines/ run them.
 """
 
 import fcntl
+import re
 import socket
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -16,9 +18,23 @@ from typing import Any, Final
 from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue import file_kinds
 from model_server.catalogue.model_spec import Darknet, KerasApplication, KerasFile, ModelSpec
+from model_server.engines.keras import keras2_files
+from model_server.engines.keras.keras2_files import UnsupportedByKeras3Error
 
-_OWN_CODE: Final = ("lambda", "safe_mode", "could not locate class", "get_config")
-"""Words in Keras' error about a file with custom layers."""
+_OWN_CODE: Final = (
+    (re.compile(r"deserialization of a `?Lambda|Lambda` layer"), "it has a Lambda layer"),
+    (re.compile(r"(?:Could not locate class|Unknown layer:) '(?:\w+>)?([^']+)'"), "Keras has no layer {!r}"),
+    (re.compile(r"Could not locate function '([^']+)'"), "Keras has no function {!r}"),
+)
+"""Keras' errors about a file that needs its author's code, and what they mean."""
+
+_OF_OTHERS: Final = re.compile(r" using config=| Full object config| config=\{|\. Make sure ")
+"""Where an error of Keras turns into a dump of the configuration, or into advice about code."""
+
+_EXPORT: Final = (
+    'Export it where it loads, model.export("exported"), and serve that folder with kind = "saved_model".'
+)
+_EARLIER: Final = ' (Before TensorFlow 2.13: tf.saved_model.save(model, "exported").)'
 
 DOWNLOAD_SILENCE_S: Final = 5.0
 """A download fails once its server has been silent for so long: without a network the service must report it
@@ -80,31 +96,61 @@ def _with_imagenet_weights(spec: ModelSpec, constructor: Any) -> Any:  # noqa: A
 
 
 def _file(spec: ModelSpec, source: KerasFile, path: Path) -> Any:  # noqa: ANN401
-    import keras  # noqa: PLC0415
-
     if not path.is_file():
         problem = f"{path.name!r} is a folder" if path.is_dir() else f"its folder has no file {path.name!r}"
         raise ModelUnavailable(f"{spec.name}: {problem}.{file_kinds.hint(path, source, within=spec.folder)}")
     try:
         with _DRAWING:
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
+            return _loaded(path)
+    except UnsupportedByKeras3Error as error:
+        raise ModelUnavailable(
+            f"{spec.name}: Keras 3 can't load {path.name}, which Keras 2 wrote: {error}. {_EXPORT}{_EARLIER}"
+        ) from error
     except Exception as error:  # h5py, zipfile and Keras each raise their own
         raise ModelUnavailable(
-            f"{spec.name}: Keras can't load {path.name}: {first_line(error)}."
+            f"{spec.name}: Keras can't load {path.name}: {_cause(error)}."
             f"{file_kinds.hint(path, source, within=spec.folder) or _cure(path, error)}"
         ) from error
 
 
+def _loaded(path: Path) -> Any:  # noqa: ANN401
+    """The network of a file of Keras 3, 2 or 1. Its Lambda layers are not run."""
+    import keras  # noqa: PLC0415
+
+    if not keras2_files.is_keras2(path):
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = keras2_files.rewritten(path, Path(folder))
+        model = keras.saving.load_model(copy, compile=False, safe_mode=True)
+        keras2_files.require_order(model, copy)
+        return model
+
+
+def _own_code(error: Exception) -> str:
+    """What of its author's code a file needs, as a clause; empty if that is not the error."""
+    for pattern, meaning in _OWN_CODE:
+        match = pattern.search(str(error))
+        if match:
+            return meaning.format(*match.groups())
+    return ""
+
+
+def _cause(error: Exception) -> str:
+    """What Keras says is wrong, without the configuration and the calls around it."""
+    last = str(error).rpartition("Exception encountered: ")[2]
+    return _own_code(error) or _OF_OTHERS.split(first_line(ValueError(last)))[0].rstrip(".")
+
+
 def _cure(path: Path, error: Exception) -> str:
     """A sentence, after a space, on what to do about a file that Keras refuses; empty if unknown."""
-    message = str(error).lower()
-    if any(word in message for word in _OWN_CODE):
-        return (
-            " It needs custom Python code (a Lambda, a custom layer), which is not run here. Export it where "
-            'that code is, model.export("exported"), and serve that folder with kind = "saved_model".'
-        )
+    if _own_code(error):
+        return f" Code in a file is not run here. {_EXPORT}{_EARLIER if keras2_files.is_keras2(path) else ''}"
+    if "No model config" in str(error):
+        return ' It has weights without a network. Save both, with model.save("network.keras").'
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         return " A .keras file is a zip, but this is not: it was cut short, or it is a Git LFS pointer."
+    if keras2_files.is_keras2(path):
+        return f" Keras 2 wrote it. {_EXPORT}{_EARLIER}"
     return ""
 
 
