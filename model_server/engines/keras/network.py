@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue.model_spec import ModelSpec
+from model_server.catalogue.model_spec import KerasFile, ModelSpec
 from model_server.catalogue.model_toml import Normalisation
 from model_server.engines import Outputs, output_choice
 from model_server.engines.check import agreement, drawn_pictures, final_operation
 from model_server.engines.check.agreement import Reference
-from model_server.engines.keras import sources
+from model_server.engines.keras import own_preprocessing, sources
 from model_server.engines.output_choice import NetworkOutput
 from pictures import fixed_point
 
@@ -43,6 +43,8 @@ class KerasNetwork:
                 f"{spec.name}: the network takes pictures of (height, width, channels) {shape}, "
                 f"but model.toml says {spec.input.network_shape}."
             )
+        if isinstance(spec.source, KerasFile):
+            own_preprocessing.require_once(spec, self.model)
         self._choice = output_choice.choose(spec, self._outputs())
         if self._choice.numbers != list(range(len(self.model.outputs))):
             chosen = [self.model.outputs[at] for at in self._choice.numbers]

@@ -18,7 +18,7 @@ from typing import Any, Final
 from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue import file_kinds
 from model_server.catalogue.model_spec import Darknet, KerasApplication, KerasFile, ModelSpec
-from model_server.engines.keras import keras2_files
+from model_server.engines.keras import keras2_files, own_preprocessing
 from model_server.engines.keras.keras2_files import UnsupportedByKeras3Error
 
 _OWN_CODE: Final = (
@@ -65,6 +65,7 @@ def _application(spec: ModelSpec, source: KerasApplication) -> Any:  # noqa: ANN
     constructor = getattr(keras.applications, source.name, None)
     if not callable(constructor):
         raise ModelUnavailable(f"{spec.name}: unknown network {source.name!r}: keras.applications lacks it.")
+    own_preprocessing.require_published(spec, source, constructor)
     if source.weights == "random":
         with _DRAWING:
             keras.utils.set_random_seed(_RANDOM_SEED)
@@ -161,6 +162,12 @@ def _darknet(spec: ModelSpec, source: Darknet) -> Any:  # noqa: ANN401
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise ModelUnavailable(f"{spec.name}: its folder has no file {missing[0]!r}.")
+    if spec.normalise in ("none", "tf", "torch", "caffe"):
+        # A table may make 0..1 of another range. A detector's is refused with the line of model.toml.
+        raise ModelUnavailable(
+            f"{spec.name}: Darknet's networks take 0..1, but normalise in model.toml is "
+            f'"{spec.normalise}". Write normalise = "unit" in [input].'
+        )
     try:
         return keras_model.build(*paths, spec.input.network_shape[:2])
     except (cfg.DarknetError, OSError) as error:

@@ -1,0 +1,169 @@
+"""What a Keras network says of its own preprocessing, held against normalise in model.toml.
+
+Owns the reading of a network's first layers and of the rule that keras.applications publishes, and the
+refusals. False alarms would be worse than silence, so only what no training explains is refused. Runs no
+network.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server.catalogue.model_spec import KerasApplication, ModelSpec
+from model_server.catalogue.model_toml import NormalisationName
+from model_server.engines import normalisation
+
+_LOG = logging.getLogger(__name__)
+
+_PASSED: Final = ("InputLayer", "Resizing", "CenterCrop", "Identity", "Dropout")
+"""Layers that leave the numbers' range as it is; so do those whose name begins with Random."""
+
+_SPAN: Final = (0.1, 300.0)
+"""The least and the most that 0 to 255 may span once the network's own layers have rescaled it: rescaled
+twice it spans 0.02, unscaled before a Normalization that was adapted to 0..1 it spans 1,000. Sound networks
+have 1 to 255."""
+
+_NEAR: Final = 0.02
+"""The difference, as a share of the span, within which two normalisations are the same: 127 and 128 for
+127.5."""
+
+
+def require_once(spec: ModelSpec, model: Any) -> None:  # noqa: ANN401 - a keras.Model
+    """Refuse a normalisation on top of the network's own, or one that its own needs and that is missing.
+
+    Raises ModelUnavailable. A table of mean and deviation was written on purpose: it causes a warning.
+    """
+    numbers = normalisation.of(spec)(_pixels(spec.input.channels))
+    after, layers = _rescaled(model, numbers)
+    if not layers:
+        return
+    span = float(np.ptp(after, axis=(0, 1, 2)).max())
+    given = f"{numbers.min():.3g} to {numbers.max():.3g}"
+    if span < _SPAN[0] and spec.normalise != "none":
+        cure = 'Write normalise = "none" in [input] of model.toml.'
+        problem = f"normalises pixels itself (its layer {layers[0]!r}), but normalise gives it {given}"
+    elif span > _SPAN[1]:
+        cure = 'Write there the normalisation that it was trained with; "unit" makes 0 to 1.'
+        problem = (
+            f"was adapted to smaller numbers (its layer {layers[0]!r}) than normalise in model.toml gives "
+            f"it, {given}"
+        )
+    else:
+        return
+    message = f"the network {problem}, of which it would make {after.min():.3g} to {after.max():.3g}. {cure}"
+    if not isinstance(spec.normalise, str):
+        _LOG.warning("%s: %s", spec.name, message)
+        return
+    raise ModelUnavailable(
+        f"{spec.name}: {message} If it was trained so, write normalise as a table of mean and std."
+    )
+
+
+def require_published(spec: ModelSpec, source: KerasApplication, constructor: Any) -> None:  # noqa: ANN401
+    """Refuse another normalisation than the network was published with; for the user's own weights, warn.
+
+    Raises ModelUnavailable. Random weights were trained with none.
+    """
+    preprocess = getattr(sys.modules.get(constructor.__module__), "preprocess_input", None)
+    if preprocess is None or source.weights == "random" or spec.input.channels != 3:
+        return
+    pixels = _pixels(3)
+    published = np.asarray(preprocess(pixels.astype(np.float32)), np.float64)
+    if _is_same(spec, pixels, published):
+        return
+    names = get_args(NormalisationName)
+    fitting = [
+        name for name in names if _is_same(replace(spec, normalise=name, order="rgb"), pixels, published)
+    ]
+    if not fitting:
+        return
+    message = f'{source.name} takes pixels as normalise = "{fitting[0]}" makes them'
+    if source.weights == "imagenet":
+        raise ModelUnavailable(
+            f"{spec.name}: {message}, by the rule that its weights were published with. Write that in "
+            "[input] of model.toml, and leave order out."
+        )
+    _LOG.warning(
+        "%s: %s, if your weights follow the rule of the published ones. If its answers are wrong, write that "
+        "in [input] of model.toml.",
+        spec.name,
+        message,
+    )
+
+
+def _pixels(channels: int) -> NDArray[np.uint8]:
+    """Every byte in each channel, in another order in each: uint8 (1, 1, 256, channels)."""
+    ramp = np.arange(256)
+    columns = [(ramp * (2 * channel + 1) + 80 * channel) % 256 for channel in range(channels)]
+    return np.stack(columns, axis=1)[None, None].astype(np.uint8)
+
+
+def _is_same(spec: ModelSpec, pixels: NDArray[np.uint8], published: NDArray[np.float64]) -> bool:
+    difference = np.abs(normalisation.of(spec)(pixels) - published).max()
+    return bool(difference <= _NEAR * np.ptp(published))
+
+
+def _rescaled(model: Any, numbers: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[str]]:  # noqa: ANN401
+    """What the network's first layers make of numbers, and the names of those that rescale."""
+    found = numbers.astype(np.float64)
+    layers: list[str] = []
+    for operation in _chain(model):
+        kind = type(operation).__name__
+        if kind in _PASSED or kind.startswith("Random"):
+            continue
+        scale_and_offset = _linear(operation, kind)
+        if scale_and_offset is None:
+            break
+        scale, offset = scale_and_offset
+        if np.ndim(scale) + np.ndim(offset) and max(np.size(scale), np.size(offset)) not in (
+            1,
+            found.shape[-1],
+        ):
+            break
+        found = found * scale + offset
+        layers.append(operation.name)
+    return found, layers
+
+
+def _chain(model: Any) -> Iterator[Any]:  # noqa: ANN401
+    """The first operations of a network, into its first inner network if it begins with one."""
+    for operation in getattr(model, "operations", model.layers):
+        if hasattr(operation, "layers"):
+            yield from _chain(operation)
+            return
+        yield operation
+
+
+def _linear(operation: Any, kind: str) -> tuple[Any, Any] | None:  # noqa: ANN401
+    """The scale and the offset of an operation that has them; else None."""
+    if kind == "Rescaling":
+        return np.asarray(operation.scale, np.float64), np.asarray(operation.offset, np.float64)
+    if kind == "Normalization" and not operation.invert:
+        mean, variance = (np.asarray(each, np.float64) for each in (operation.mean, operation.variance))
+        deviation = np.maximum(np.sqrt(variance), 1e-7).reshape(-1)
+        return 1 / deviation, -mean.reshape(-1) / deviation
+    if kind not in ("Add", "Subtract", "Multiply", "TrueDivide", "Divide"):
+        return None
+    (_, other), keywords = _arguments(operation)
+    if keywords or not isinstance(other, (int, float, list, tuple, np.ndarray)):
+        return None
+    number = np.asarray(other, np.float64)
+    linear: dict[str, tuple[Any, Any]] = {
+        "Add": (1.0, number),
+        "Subtract": (1.0, -number),
+        "Multiply": (number, 0.0),
+    }
+    return linear.get(kind) or (1 / number, 0.0)
+
+
+def _arguments(operation: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:  # noqa: ANN401
+    """The two arguments of an operation's first call; (None, None) if it had others."""
+    arguments = operation._inbound_nodes[0].arguments
+    first = arguments.args if len(arguments.args) == 2 else (None, None)
+    return first, dict(arguments.kwargs)
