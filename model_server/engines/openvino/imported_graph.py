@@ -15,7 +15,7 @@ from model_server.catalogue import file_kinds
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.catalogue.model_toml import FrozenGraph, ImportedSource, Onnx, Paddle, SavedModel, TFLite
 from model_server.engines import normalisation
-from model_server.engines.openvino import runtime
+from model_server.engines.openvino import declared_input, runtime
 from model_server.engines.openvino.quantised import Quantisation, input_quantisation, with_outputs_in_numbers
 
 _FRONT_ENDS: Final[dict[type, str]] = {
@@ -92,6 +92,8 @@ def read(spec: ModelSpec) -> ImportedGraph:
     quantised = input_quantisation(model)
     takes_bytes = _takes_bytes(spec, model.input(0).element_type, quantised)
     doubt = "" if takes_bytes else _doubt(spec, quantised)
+    if model.input(0).element_type.is_real():
+        doubt = declared_input.doubt(spec, path, model)
     return ImportedGraph(with_outputs_in_numbers(model), _layout(spec, model), quantised, takes_bytes, doubt)
 
 

@@ -118,6 +118,18 @@ def input_quantisation(model: Any) -> Quantisation | None:  # noqa: ANN401
     return Quantisation(step, low - real_low / step, *bounds)
 
 
+def calibrated_input(model: Any) -> Quantisation | None:  # noqa: ANN401
+    """The range that an input of real numbers is rounded to at once, as calibration set it; else None."""
+    node = _after(model.get_parameters()[0], "FakeQuantize")
+    if node is None or not model.input(0).element_type.is_real():
+        return None
+    if any(node.input_value(number).get_node().get_type_name() != "Constant" for number in (1, 2)):
+        return None
+    low, high = _constant(node, 1), _constant(node, 2)
+    step = (high - low) / 255
+    return Quantisation(step, -128 - low / step, -128, 127) if step > 0 else None
+
+
 def _after(node: Any, kind: str) -> Any:  # noqa: ANN401
     """The next node, if it is of `kind`, skipping nodes that only move or cast; else None."""
     while True:

@@ -3,13 +3,14 @@
 The numbers are those of the fields in onnx.proto (ModelProto, GraphProto, NodeProto, TensorProto).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 Shape = Sequence[int | str]
-FLOAT, UINT8, INT64 = 1, 2, 7
+FLOAT, UINT8, INT8, INT64, FLOAT16 = 1, 2, 3, 7, 10
+_KINDS = {"float32": FLOAT, "uint8": UINT8, "int8": INT8, "int64": INT64, "float16": FLOAT16}
 
 
 def _varint(number: int) -> bytes:
@@ -38,9 +39,9 @@ def value(name: str, shape: Shape, kind: int = FLOAT) -> bytes:
     return _field(1, name) + _field(2, _field(1, _field(1, kind) + _field(2, sizes)))
 
 
-def constant(name: str, content: NDArray[np.float32] | NDArray[np.int64]) -> bytes:
-    """A constant of float32 or int64."""
-    kind = FLOAT if content.dtype == np.float32 else INT64
+def constant(name: str, content: NDArray[Any]) -> bytes:
+    """A constant."""
+    kind = _KINDS[str(content.dtype)]
     sizes = b"".join(_field(1, each) for each in content.shape)
     return sizes + _field(2, kind) + _field(8, name) + _field(9, content.tobytes())
 
@@ -53,3 +54,8 @@ def model(
     graph += b"".join(_field(5, each) for each in constants)
     graph += b"".join(_field(11, each) for each in inputs) + b"".join(_field(12, each) for each in outputs)
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13))
+
+
+def metadata(entries: Mapping[str, str]) -> bytes:
+    """What is added to a file's content to give it metadata."""
+    return b"".join(_field(14, _field(1, key) + _field(2, value)) for key, value in entries.items())

@@ -1,0 +1,140 @@
+"""What a file with an input of real numbers says of them, held against model.toml.
+
+Owns those refusals and warnings. False alarms would be worse than silence: only what no calibration explains
+is refused, and what a file's author may have written wrongly causes a warning.
+"""
+
+import ast
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.catalogue.model_toml import Onnx, TFLite
+from model_server.engines import normalisation
+from model_server.engines.openvino import file_metadata
+from model_server.engines.openvino.quantised import calibrated_input
+
+_NEAR: Final = 0.02
+"""The difference, as a share of the span, within which two normalisations are the same: 127 and 128 for
+127.5."""
+
+_TASKS: Final = {"detect": "detection", "classify": "classification"}
+"""What Ultralytics calls the tasks that both of us have."""
+
+
+def doubt(spec: ModelSpec, path: Path, model: Any) -> str:  # noqa: ANN401 - an openvino.Model
+    """A warning if the file may have been made for other numbers than model.toml's; else empty.
+
+    Raises ModelUnavailable if it was.
+    """
+    doubts = [_calibration(spec, model)]
+    if isinstance(spec.source, TFLite):
+        doubts.append(_normalising(spec, file_metadata.of_tflite(path)))
+    if isinstance(spec.source, Onnx):
+        doubts.append(_ultralytics(spec, file_metadata.of_onnx(path)))
+    return " ".join(filter(None, doubts))
+
+
+def _calibration(spec: ModelSpec, model: Any) -> str:  # noqa: ANN401
+    calibrated = calibrated_input(model)
+    if calibrated is None:
+        return ""
+    numbers = _numbers(spec)
+    least, most = float(numbers.min()), float(numbers.max())
+    fit = calibrated.fits(least, most)
+    if fit == "wrong":
+        raise ModelUnavailable(
+            f"{spec.name}: the network takes numbers {calibrated}, but normalise in model.toml gives "
+            f"{least:.4g} to {most:.4g}. Write there the normalisation that it was trained with."
+        )
+    if fit == "right":
+        return ""
+    return (
+        f"the network takes numbers {calibrated}, and normalise in model.toml gives {least:.4g} to "
+        f"{most:.4g}. Both may be right (it was calibrated with dim pictures, say). If its answers are "
+        "wrong, write there the normalisation that it was trained with."
+    )
+
+
+def _normalising(spec: ModelSpec, declared: file_metadata.Normalising | None) -> str:
+    """A warning if a TensorFlow Lite file's metadata have another normalisation."""
+    if declared is None or any(len(numbers) not in (1, spec.input.channels) for numbers in declared):
+        return ""
+    mean, std = (np.asarray(numbers, np.float64) for numbers in declared)
+    if std.min() <= 0 or (std.max() < 1 and mean.max() <= 1):
+        return ""  # written for pixels of 0 to 1: nobody divides 0 to 255 by less
+    declared_numbers = (_pixels(spec) - mean) / std
+    if _is_near(_numbers(spec), declared_numbers):
+        return ""
+    written = ", ".join(
+        f"{name} = {_listed(numbers, spec)}" for name, numbers in (("mean", mean), ("std", std))
+    )
+    return (
+        f"the file's metadata say normalise = {{ {written} }}, and model.toml has another. If its answers "
+        "are wrong, write that in [input]."
+    )
+
+
+def _listed(numbers: NDArray[np.float64], spec: ModelSpec) -> str:
+    each = np.broadcast_to(numbers, (spec.input.channels,))
+    return "[" + ", ".join(f"{number:.6g}" for number in each) + "]"
+
+
+def _ultralytics(spec: ModelSpec, metadata: dict[str, str]) -> str:
+    """What Ultralytics writes into its ONNX files: the classes, the task; its networks take 0 to 1."""
+    if not {"names", "stride", "task"} <= set(metadata):
+        return ""
+    task = _TASKS.get(metadata["task"])
+    if task is not None and spec.task.name != task and spec.task.name in _TASKS.values():
+        raise ModelUnavailable(
+            f'{spec.name}: the file\'s metadata say that its task is "{metadata["task"]}". Write '
+            f'task = "{task}" in model.toml.'
+        )
+    classes = _classes(metadata["names"])
+    if classes and len(classes) != len(spec.labels):
+        raise ModelUnavailable(
+            f"{spec.name}: the file's metadata name {len(classes)} classes, from {classes[0]!r} to "
+            f"{classes[-1]!r}, but there are {len(spec.labels)} labels. The labels file needs one for each."
+        )
+    if not _is_near(_numbers(spec), _pixels(spec) / 255):
+        message = "Ultralytics made the file, and its networks take 0 to 1 in RGB"
+        if isinstance(spec.normalise, str):
+            raise ModelUnavailable(
+                f'{spec.name}: {message}. Write normalise = "unit" in [input] of model.toml, and leave '
+                "order out."
+            )
+        return f"{message}; normalise in model.toml gives other numbers."
+    labels = [label.label.lower() for label in spec.labels]
+    named = [name.lower() for name in classes]
+    if labels != named and sorted(labels) == sorted(named):
+        return "the labels file has the classes of the file's metadata in another order; theirs is right."
+    return ""
+
+
+def _classes(names: str) -> list[str]:
+    """The classes in order, from the text of a Python dictionary; empty if it is none."""
+    try:
+        found = ast.literal_eval(names)
+        return [str(found[number]) for number in range(len(found))]
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
+        return []
+
+
+def _pixels(spec: ModelSpec) -> NDArray[np.float64]:
+    """Every byte in each channel, in another order in each: (1, 1, 256, channels)."""
+    ramp = np.arange(256)
+    columns = [(ramp * (2 * channel + 1) + 80 * channel) % 256 for channel in range(spec.input.channels)]
+    return np.stack(columns, axis=1)[None, None].astype(np.float64)
+
+
+def _numbers(spec: ModelSpec) -> NDArray[np.float32]:
+    """What model.toml makes of those."""
+    return normalisation.of(spec)(_pixels(spec).astype(np.uint8))
+
+
+def _is_near(ours: NDArray[np.float32], declared: NDArray[np.float64]) -> bool:
+    return bool(np.abs(ours - declared).max() <= _NEAR * np.ptp(declared))
