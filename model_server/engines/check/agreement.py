@@ -33,6 +33,12 @@ class Reference:
     pictures: NDArray[np.uint8]
     outputs: Outputs
     names: OutputNames = field(default_factory=OutputNames)
+    precision: str = "fp32"
+    """What the network's own file computes in: numbers that it rounds can't be compared more closely."""
+
+    def judged_in(self, precision: str) -> str:
+        """The precision whose tolerance applies to an engine in `precision`."""
+        return self.precision if precision == "fp32" else precision
 
 
 class Verdict(Protocol):
@@ -138,7 +144,9 @@ def require(
 ) -> Verdict:
     """Run the reference's images. Raises ModelUnavailable, with the verdict, if the outputs disagree."""
     try:
-        verdict = spec.task.compare(spec, reference.outputs, predict(reference.pictures), precision)
+        verdict = spec.task.compare(
+            spec, reference.outputs, predict(reference.pictures), reference.judged_in(precision)
+        )
         if verdict.agrees:
             return verdict
         reason = str(verdict)

@@ -27,6 +27,7 @@ class KerasNetwork:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.model: Any = sources.build(spec)
+        self._own_precision = _widened(self.model)
         self._spec = spec
         shape = tuple(self.model.input_shape[1:])
         self._is_flat = len(shape) == 2 and spec.input.channels == 1
@@ -89,12 +90,12 @@ class KerasNetwork:
         numbers = tuple(np.concatenate(output) for output in zip(*parts, strict=True))
         if not self._spec.task.gives_probabilities:
             agreement.require_finite(self._spec, numbers)
-            return Reference(drawn, numbers, self._choice.names)
+            return Reference(drawn, numbers, self._choice.names, self._own_precision)
         numbers = (numbers[0].reshape(len(drawn), -1),)
         agreement.require_logits(self._spec, numbers[0], final_operation.of_keras(self.model.outputs[0]))
         outputs = _arrays(self.activated(numbers))
         agreement.require_probabilities(self._spec, outputs[0])
-        return Reference(drawn, outputs, self._choice.names)
+        return Reference(drawn, outputs, self._choice.names, self._own_precision)
 
     def plain(self, batch: NDArray[np.uint8]) -> Outputs:
         """The network's outputs for uint8 (N, *InputSpec.shape), not compiled and not activated."""
@@ -125,6 +126,20 @@ def output_names(model: Any) -> list[str]:  # noqa: ANN401 - a keras.Model
     """
     names = [str(output._keras_history.operation.name) for output in model.outputs]
     return [name if names.count(name) == 1 else f"{name}:{at}" for at, name in enumerate(names)]
+
+
+def _widened(model: Any) -> str:  # noqa: ANN401
+    """Let layers that were trained in mixed precision compute in float32, in which their weights are.
+
+    Returns the precision that is left: a policy of 16 bits alone has such weights.
+    """
+    own = "fp32"
+    for layer in model._flatten_layers():
+        if layer.dtype_policy.name in ("mixed_bfloat16", "mixed_float16"):
+            layer.dtype_policy = keras.DTypePolicy("float32")
+        else:
+            own = {"bfloat16": "bf16", "float16": "fp16"}.get(layer.compute_dtype, own)
+    return own
 
 
 def _arrays(tensors: list[Any]) -> Outputs:

@@ -49,6 +49,17 @@ class ImportedGraph:
         """The NumPy type of its input."""
         return self.model.input(0).element_type.to_dtype()
 
+    @property
+    def own_precision(self) -> str:
+        """What the file computes in: fp32, or 16 bits if an operation gives such numbers."""
+        kinds = {
+            node.get_output_element_type(0).get_type_name()
+            for node in self.model.get_ops()
+            # Weights may be stored in 16 bits and computed with in 32.
+            if node.get_output_size() and node.get_type_name() != "Constant"
+        }
+        return "bf16" if "bf16" in kinds else "fp16" if "f16" in kinds else "fp32"
+
     def reshape(self, spec: ModelSpec, *, batch: int) -> None:
         """Set the input's shape; a batch of -1 is any size. Raises ModelUnavailable if they disagree."""
         height, width, channels = spec.input.network_shape

@@ -45,6 +45,7 @@ def _reference(spec: ModelSpec, precision: str) -> tuple[Reference, OutputChoice
     if graph.doubt:
         _LOG.warning("%s: %s", spec.name, graph.doubt)
     graph.reshape(spec, batch=1)
+    own = "fp32" if precision == "int8" else graph.own_precision
     try:
         run = runtime.compile_for_cpu(graph.model, precision)
         drawn = drawn_pictures.draw(spec.input)
@@ -67,7 +68,7 @@ def _reference(spec: ModelSpec, precision: str) -> tuple[Reference, OutputChoice
         agreement.require_probabilities(spec, outputs[0])
     else:
         agreement.require_finite(spec, tuple(outputs))
-    return Reference(drawn, tuple(outputs), choice.names), choice
+    return Reference(drawn, tuple(outputs), choice.names, own), choice
 
 
 def _outputs(graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> list[NetworkOutput]:
@@ -114,8 +115,8 @@ def _correct_model(
                 graph.free_batch()
             graph.reshape(spec, batch=batch)
             model = _with_pictures(spec, graph, _with_outputs(spec, graph, choice))
-            # With fp32's tolerance in int8 as well: sums of integers do not depend on the number of images.
-            verdict = spec.task.compare(spec, reference.outputs, run(model), "fp32")
+            # As for fp32 in int8 as well: sums of integers do not depend on the number of images.
+            verdict = spec.task.compare(spec, reference.outputs, run(model), reference.precision)
         except (RuntimeError, ValueError, ModelUnavailable) as error:
             problems.append(imported_graph.reason(error))
             continue

@@ -62,7 +62,8 @@ class StoreEntry:
             outputs = tuple(arrays[f"output_{number}"] for number in range(numbers))
             # An int8 network may be older than the names.
             names = [tuple(map(str, arrays[key])) if key in arrays.files else () for key in _NAMES]
-            return Reference(arrays["pictures"], outputs, OutputNames(*names))
+            own = str(arrays["precision"]) if "precision" in arrays.files else "fp32"
+            return Reference(arrays["pictures"], outputs, OutputNames(*names), own)
 
     def manifest(self) -> dict[str, Any]:
         """The ingredients of the entry, and its measured quality."""
@@ -74,6 +75,7 @@ def write_reference(folder: Path, reference: Reference) -> None:
     """Write the reference into an entry's folder."""
     outputs: dict[str, Any] = {f"output_{number}": output for number, output in enumerate(reference.outputs)}
     texts: dict[str, Any] = {key: np.array(getattr(reference.names, key), np.str_) for key in _NAMES}
+    texts["precision"] = np.array(reference.precision)
     np.savez_compressed(folder / _REFERENCE, pictures=reference.pictures, **texts, **outputs)
 
 
