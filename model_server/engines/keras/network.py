@@ -29,16 +29,10 @@ class KerasNetwork:
         self.model: Any = sources.build(spec)
         self._own_precision = _widened(self.model)
         self._spec = spec
-        shape = tuple(self.model.input_shape[1:])
-        self._is_flat = len(shape) == 2 and spec.input.channels == 1
+        shape = _picture_shape(spec, self.model)
+        self._is_flat = len(shape) == 2
         if self._is_flat:
             shape = (*shape, 1)
-        if len(shape) != 3:
-            raise ModelUnavailable(
-                f"{spec.name}: the network takes {shape}, not pictures of (height, width, channels). Save it "
-                f"with a layer that reshapes: keras.Sequential([keras.Input({spec.input.network_shape}), "
-                f"keras.layers.Reshape({shape}), network])."
-            )
         if any(size not in (None, ours) for size, ours in zip(shape, spec.input.network_shape, strict=True)):
             raise ModelUnavailable(
                 f"{spec.name}: the network takes pictures of (height, width, channels) {shape}, "
@@ -126,6 +120,35 @@ def output_names(model: Any) -> list[str]:  # noqa: ANN401 - a keras.Model
     """
     names = [str(output._keras_history.operation.name) for output in model.outputs]
     return [name if names.count(name) == 1 else f"{name}:{at}" for at, name in enumerate(names)]
+
+
+def _picture_shape(spec: ModelSpec, model: Any) -> tuple[int | None, ...]:  # noqa: ANN401
+    """The shape of the picture that the network takes; without an axis for the channels if it is grey.
+
+    Raises ModelUnavailable if it takes something else.
+    """
+    if len(model.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in model.inputs)
+        raise ModelUnavailable(
+            f"{spec.name}: the network has {len(model.inputs)} inputs ({names}), but only a picture is given "
+            "to it. Save a network with the picture as its only input."
+        )
+    shape = tuple(model.inputs[0].shape[1:])
+    ours = tuple(spec.input.network_shape)
+    layer = ""
+    if shape == (math.prod(ours),):
+        layer = f"Reshape({shape})"
+    elif shape == (ours[2], *ours[:2]) and shape != ours:
+        layer = "Permute((3, 1, 2))"
+    elif len(shape) == 3 or (len(shape) == 2 and ours[2] == 1):
+        return shape
+    problem = f"{spec.name}: the network takes {shape}, not pictures of (height, width, channels)"
+    if layer:
+        raise ModelUnavailable(
+            f"{problem}. Save it with a layer that turns them: keras.Sequential([keras.Input({ours}), "
+            f"keras.layers.{layer}, network])."
+        )
+    raise ModelUnavailable(f"{problem} such as the {ours} of model.toml.")
 
 
 def _widened(model: Any) -> str:  # noqa: ANN401

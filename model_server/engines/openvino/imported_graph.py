@@ -3,6 +3,7 @@
 Owns the reading, and every message about a file that is refused. importing.py owns what becomes of the graph.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,14 @@ _FRONT_ENDS: Final[dict[type, str]] = {
     SavedModel: "tf",
     Paddle: "paddle",
 }
+
+_DECODER: Final = re.compile(r"\bDecode(?:Jpeg|Png|Image|Bmp|Gif|AndCropJpeg)\b")
+
+_FROM_PIXELS: Final = (
+    "Export it from the pixels on, with a float32 input of (None, height, width, 3): for a graph of "
+    'TensorFlow 1, tf.import_graph_def(graph, input_map={"ExpandDims:0": pixels}), where pixels is a '
+    "placeholder of that shape and ExpandDims:0 the first tensor that has an axis for the batch."
+)
 
 CHANNELS_FIRST: Final = (Onnx, Paddle)
 """Kinds whose networks take (channels, height, width) unless their own shape says otherwise."""
@@ -104,23 +113,34 @@ def read(spec: ModelSpec) -> ImportedGraph:
     takes_bytes = _takes_bytes(spec, model.input(0).element_type, quantised)
     doubt = "" if takes_bytes else _doubt(spec, quantised)
     if model.input(0).element_type.is_real():
-        doubt = declared_input.doubt(spec, path, model)
+        doubt = declared_input.doubt(spec, _file_of(spec), model)
     return ImportedGraph(with_outputs_in_numbers(model), _layout(spec, model), quantised, takes_bytes, doubt)
 
 
 def opened(spec: ModelSpec) -> Any:  # noqa: ANN401
     """The openvino.Model in the file of `spec`. Raises ModelUnavailable with the reason."""
+    path = _file_of(spec)
+    try:
+        return runtime.read(_FRONT_ENDS[type(spec.source)], path)
+    except RuntimeError as error:  # whatever OpenVINO's C++ raises
+        decoder = _DECODER.search(str(error))
+        if decoder:
+            raise ModelUnavailable(
+                f"{spec.name}: {path.name} takes the bytes of a picture's file and decodes them itself "
+                f"({decoder[0]}). {_FROM_PIXELS}"
+            ) from error
+        raise ModelUnavailable(
+            f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}."
+            f"{file_kinds.hint(path, spec.source, within=spec.folder)}"
+        ) from error
+
+
+def _file_of(spec: ModelSpec) -> Path:
+    """The file or folder to read. Raises ModelUnavailable if it is missing."""
     source = spec.source
     if not isinstance(source, ImportedSource):
         raise TypeError(f"{source!r} is not imported; this is a bug")
-    path = _path(spec, source)
-    try:
-        return runtime.read(_FRONT_ENDS[type(source)], path)
-    except RuntimeError as error:  # whatever OpenVINO's C++ raises
-        raise ModelUnavailable(
-            f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}."
-            f"{file_kinds.hint(path, source, within=spec.folder)}"
-        ) from error
+    return _path(spec, source)
 
 
 def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantisation | None) -> bool:  # noqa: ANN401
@@ -232,5 +252,7 @@ def _layout(spec: ModelSpec, model: Any) -> str:  # noqa: ANN401
 def reason(error: Exception) -> str:
     """A front end's message without the lines that name places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if not line.startswith(("Check '", "Exception"))), "")
+    # The last of these is advice on how to extend OpenVINO.
+    others = ("Check '", "Exception", "To facilitate")
+    last = next((line for line in reversed(lines) if not line.startswith(others)), "").removeprefix("-- ")
     return (last or first_line(error)).rstrip(".")

@@ -61,6 +61,7 @@ def main(folder: Path) -> None:
     units = (pictures / 255).astype(np.float32)
     (folder / "dim.tflite").write_bytes(_quantised(folder / "saved", units * np.float32(0.75), tf.int8))
     np.save(folder / "dim.npy", _tflite(folder / "dim.tflite", units))
+    _decoding(folder)
     model.layers[-1].activation = keras.activations.linear
     model.save(folder / "logits.keras")
     np.save(folder / "logits.npy", model(numbers, training=False).numpy())
@@ -83,6 +84,23 @@ def _freeze(model: Any, path: Path) -> None:  # noqa: ANN401
     traced = tf.function(lambda batch: model(batch, training=False), input_signature=[signature])
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
     path.write_bytes(frozen.graph.as_graph_def().SerializeToString())
+
+
+def _decoding(folder: Path) -> None:
+    """A graph that decodes JPEGs, as TensorFlow 1's scripts leave it; and as our advice leaves it."""
+    v1 = tf.compat.v1
+    weights = np.random.default_rng(1).normal(0, 0.1, (int(np.prod(SHAPE)), CLASSES)).astype(np.float32)
+    with tf.Graph().as_default() as graph:
+        decoded = tf.io.decode_jpeg(v1.placeholder(tf.string, ()), channels=3)
+        batch = tf.expand_dims(tf.cast(decoded, tf.float32), 0, name="ExpandDims")
+        resized = v1.image.resize_bilinear(batch, SHAPE[:2])
+        tf.nn.softmax(tf.reshape(resized, (-1, len(weights))) / 255 @ weights, name="final_result")
+    (folder / "decoding.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    with tf.Graph().as_default() as advised:
+        pixels = v1.placeholder(tf.float32, (None, *SHAPE))
+        tf.import_graph_def(graph.as_graph_def(), input_map={"ExpandDims:0": pixels})
+    used = v1.graph_util.extract_sub_graph(advised.as_graph_def(), ["import/final_result"])
+    (folder / "pixels.pb").write_bytes(used.SerializeToString())
 
 
 def _frozen_graph(path: Path, numbers: Array) -> Array:

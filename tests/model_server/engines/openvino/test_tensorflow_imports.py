@@ -27,6 +27,8 @@ SOURCES = {
     "small": 'kind = "keras_file"\nfile = "small.keras"',
     "saved_model": 'kind = "saved_model"\nfolder = "saved"',
     "frozen_graph": 'kind = "frozen_graph"\nfile = "net.pb"',
+    "decoding": 'kind = "frozen_graph"\nfile = "decoding.pb"',
+    "pixels": 'kind = "frozen_graph"\nfile = "pixels.pb"',
     "tflite": 'kind = "tflite"\nfile = "net.tflite"',
     "int8": 'kind = "tflite"\nfile = "int8.tflite"',
     "dim": 'kind = "tflite"\nfile = "dim.tflite"',
@@ -197,3 +199,16 @@ def test_a_normalisation_that_a_quantised_file_was_not_made_for_is_refused(
     spec = _normalised_spec(exports, tmp_path, kind, normalise)
     with pytest.raises(ModelUnavailable, match=words):
         imported_graph.read(spec)
+
+
+def test_a_graph_that_decodes_pictures_is_refused_with_an_export_that_is_served(
+    exports: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ModelUnavailable, match=r"decodes them itself \(DecodeJpeg\). Export it from the pixels"
+    ):
+        imported_graph.read(_normalised_spec(exports, tmp_path, "decoding", '"none"'))
+    spec = _normalised_spec(exports, tmp_path, "pixels", '"none"')
+    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    found = engine.predict(np.load(exports / "pictures.npy"))[0]
+    assert np.ptp(found, axis=0).max() > 0.05
