@@ -156,9 +156,9 @@ class Settings:
     resnet50_weights: str = _text("imagenet")
     """The weights of `resnet50`: `imagenet` (downloaded once), the path of a file, or `random` (to measure
     speed)."""
-    engine: str = _one_of("auto", "auto", "tensorflow", "openvino", "jax")
+    engine: str = _one_of("auto", "auto", "tensorflow", "openvino", "jax", "torch")
     """What runs a network. `auto`: OpenVINO on a CPU, `KERAS_BACKEND` on a GPU. Imported networks need
-    OpenVINO."""
+    OpenVINO; `torch` runs those of PyTorch, and `auto` chooses it for those that OpenVINO can't convert."""
     precision: str = _one_of("auto", "auto", "fp32", "bf16", "fp16", "int8")
     """The precision that a network computes in. `auto`: int8 if an imported network was quantised (fp32 on
     CPUs without VNNI), fp32 for a task whose numbers are the answer, bf16 on a CPU that supports it, fp16 on

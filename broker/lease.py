@@ -45,7 +45,8 @@ class Lease:
         self._redis = client
         self._all_keys = keys
         self._keys = keys.of(card.model)
-        self._card = card
+        self.card = card
+        """What `announce` publishes of the model; a worker whose engine is a fallback replaces it."""
         self._lease_s = lease_s
         self._ttl_s = key_ttl_s
         self._clock = clock
@@ -80,13 +81,13 @@ class Lease:
 
         The card's own key is for when no worker lives; of one that is not ready it is set only if missing.
         """
-        state = replace(state, input=self._card.input.tag, since=self._since, card=self._card)
+        state = replace(state, input=self.card.input.tag, since=self._since, card=self.card)
         state = replace(state, heartbeat=round(self._clock.now(), 3))
         with translated("take this worker's state"), self._redis.pipeline() as pipe:
-            pipe.sadd(self._all_keys.models, self._card.model)
+            pipe.sadd(self._all_keys.models, self.card.model)
             pipe.expire(self._all_keys.models, self._ttl_s)
             pipe.expire(self._all_keys.contract, self._ttl_s)
-            pipe.set(self._keys.card, codec.encode(self._card), nx=state.state is not WorkerState.READY)
+            pipe.set(self._keys.card, codec.encode(self.card), nx=state.state is not WorkerState.READY)
             pipe.expire(self._keys.card, self._ttl_s)
             pipe.hset(self._keys.states, self.worker, codec.encode(state))
             pipe.expire(self._keys.states, self._ttl_s)

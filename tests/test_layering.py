@@ -123,6 +123,10 @@ RUNTIMES = {
     "tensorflow": {"engines/keras/tensorflow.py"},
     "jax": {"engines/keras/jax.py"},
     "openvino": {"engines/openvino/runtime.py"},
+    "torch": {"engines/torch/engine.py", "engines/torch/network.py", "engines/torch/sources.py"},
+    "torchvision": {"engines/torch/sources.py"},
+    "timm": {"engines/torch/sources.py"},
+    "safetensors": {"engines/torch/sources.py"},
 }
 """What may import each runtime: one file of model_server, and Keras what builds and runs its networks."""
 
@@ -262,8 +266,13 @@ def test_only_settings_reads_the_environment() -> None:
         for path in _files(package)
         if re.search(r"os\.environ|getenv", path.read_text("utf-8"))
     }
-    # They write what Keras and TensorFlow read at import; nothing of ours is read there.
-    assert readers == {"model_server/engines/keras/tensorflow.py", "model_server/engines/keras/jax.py"}
+    # They write what Keras, TensorFlow and PyTorch read; nothing of ours is read there.
+    assert readers == {
+        "model_server/engines/keras/tensorflow.py",
+        "model_server/engines/keras/jax.py",
+        "model_server/engines/torch/network.py",
+        "model_server/engines/torch/sources.py",
+    }
 
 
 def test_stress_test_starts_the_load_tester_and_nothing_else() -> None:
@@ -285,8 +294,8 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
     ("module", "never"),
     [
         ("web.app", ("keras", "tensorflow", "openvino", "model_server")),
-        ("model_server.commands.serve", ("flask", "PIL", "web", "tensorflow", "keras")),
-        ("model_server.engines.openvino.engine", ("flask", "PIL", "web", "tensorflow", "keras")),
+        ("model_server.commands.serve", ("flask", "PIL", "web", "tensorflow", "keras", "torch")),
+        ("model_server.engines.openvino.engine", ("flask", "PIL", "web", "tensorflow", "keras", "torch")),
         ("model_server.commands.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),
     ],
 )

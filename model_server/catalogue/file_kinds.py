@@ -4,11 +4,12 @@ Owns the hint about a file that could not be read as the kind that model.toml na
 """
 
 import os
+import pickletools
 import zipfile
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from model_server.catalogue.model_toml import Source
+from model_server.catalogue.model_toml import Source, TorchNetwork, TorchSource
 
 _SUFFIXES: Final = {
     ".onnx": "onnx",
@@ -22,15 +23,21 @@ _SUFFIXES: Final = {
     ".pdiparams": "paddle",
     ".cfg": "darknet",
     ".weights": "darknet",
+    ".pt2": "torch_export",
+    ".safetensors": "torch_network",
 }
 
-_FOREIGN: Final = {
-    ".pt": "a PyTorch file",
-    ".pth": "a PyTorch file",
-    ".ckpt": "a checkpoint",
-    ".safetensors": "weights without a network",
-}
-"""Files that no kind accepts: the network must be exported first."""
+_FOREIGN: Final = {".pt": "a PyTorch file", ".pth": "a PyTorch file", ".ckpt": "a checkpoint"}
+"""Files whose bytes did not show their kind, and that no kind accepts as they are."""
+
+_PICKLED: Final = "pickle"
+"""What torch.save pickled with its classes, a whole network most likely: no kind of model.toml."""
+
+_TENSORS: Final = ("torch", "torch._utils", "torch.storage", "collections", "numpy", "_codecs", "builtins")
+"""The modules whose names a pickle of tensors and numbers has in it."""
+
+_LEGACY: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The first bytes of what torch.save wrote before PyTorch 1.6: a pickled number."""
 
 _PADDLE_0_11: Final = ("param.tar", "inference_topology.pkl")
 """What PaddlePaddle 0.11 saves of a network: its weights, and its layers as a Python pickle."""
@@ -44,16 +51,27 @@ def hint(path: Path, source: Source, *, within: Path) -> str:
     `within` is the model's folder, to which the paths in model.toml are relative.
     """
     written_kind = str(type(source).__struct_config__.tag)
-    foreign = _FOREIGN.get(path.suffix.lower())
-    if foreign is not None and path.is_file():
-        return f" It looks like {foreign}: export it to ONNX. {_SEE}"
     kind = kind_of(path)
+    if kind == _PICKLED:
+        return (
+            " It looks like pickled Python objects, as torch.save(network) writes them; reading them would "
+            "run any code in them. Save the network with torch.jit.script(network.eval()).save("
+            f'"{path.stem}.pt") and write kind = "torchscript", or its weights with '
+            f'torch.save(network.state_dict(), "{path.stem}.pth") and write kind = "torch_network". {_SEE}'
+        )
+    foreign = _FOREIGN.get(path.suffix.lower())
+    if not kind and foreign is not None and path.is_file() and not isinstance(source, TorchSource):
+        return f" It looks like {foreign}: export it to ONNX. {_SEE}"
     if kind in ("", written_kind):
         return ""
     cure = f'write kind = "{kind}", not "{written_kind}", in [source] of model.toml'
     if kind == "saved_model":
         folder = os.path.relpath(path if path.is_dir() else path.parent, within)
         cure += f', and folder = "{folder}"'
+    if kind == "torch_network":
+        cure += f', with library and name of the network that they are for, and weights = "{path.name}"'
+    elif isinstance(source, TorchNetwork):
+        cure += f', and file = "{path.name}" in place of its other lines'
     return f" It looks like {_NAMES[kind]}: {cure}. {_SEE}"
 
 
@@ -96,11 +114,12 @@ def kind_of(path: Path) -> str:
             return "tflite"
         if head.startswith(b"\x89HDF\r\n\x1a\n") or _is_keras(path):
             return "keras_file"
+        kind_of_torch = _kind_of_torch(path)
     except OSError:
         return ""
     if path.name == "saved_model.pb":
         return "saved_model"
-    return _SUFFIXES.get(path.suffix.lower(), "")
+    return kind_of_torch or _SUFFIXES.get(path.suffix.lower(), "")
 
 
 def _is_keras(path: Path) -> bool:
@@ -114,6 +133,45 @@ def _is_keras(path: Path) -> bool:
         return False
 
 
+def _kind_of_torch(path: Path) -> str:
+    """The kind of what PyTorch writes; empty if it is none of it."""
+    try:
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                return _kind_of_pickle(file, pickles=4) if file.read(len(_LEGACY)) == _LEGACY else ""
+        with zipfile.ZipFile(path) as archive:
+            # All lie in a folder of the file's own name.
+            names = {name.rpartition("/")[2]: name for name in archive.namelist() if name.count("/") < 2}
+            if "constants.pkl" in names:
+                return "torchscript"
+            if {"archive_format", "serialized_exported_program.json"} & names.keys():
+                return "torch_export"
+            if "data.pkl" not in names:
+                return ""
+            with archive.open(names["data.pkl"]) as file:
+                return _kind_of_pickle(file)
+    except Exception:  # noqa: BLE001 - damaged in any way, as above
+        return ""
+
+
+def _kind_of_pickle(file: IO[bytes], *, pickles: int = 1) -> str:
+    """Whether the last of so many pickles has tensors alone, by the names in it. Nothing of it is run."""
+    file.seek(0)
+    modules: set[str] = set()
+    strings = [""]
+    for _ in range(pickles):
+        for operation, argument, _ in pickletools.genops(file):
+            if operation.name == "GLOBAL":
+                modules.add(str(argument).split(" ", maxsplit=1)[0])
+            elif operation.name == "STACK_GLOBAL":
+                modules.add(strings[-2])
+            elif isinstance(argument, str):
+                strings.append(argument)
+    foreign = {module for module in modules if module.split(".")[0] not in ("torch", *_TENSORS)}
+    layers = {module for module in modules if module.startswith("torch.nn.modules")}
+    return _PICKLED if layers or foreign else "torch_network"
+
+
 _NAMES: Final = {
     "onnx": "an ONNX network",
     "tflite": "a TensorFlow Lite network",
@@ -122,4 +180,7 @@ _NAMES: Final = {
     "saved_model": "a TensorFlow SavedModel",
     "paddle": "a PaddlePaddle network",
     "darknet": "a Darknet file",
+    "torchscript": "a TorchScript network",
+    "torch_export": "a network that torch.export.save wrote",
+    "torch_network": "weights without a network",
 }

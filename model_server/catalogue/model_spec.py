@@ -31,6 +31,10 @@ from model_server.catalogue.model_toml import (
     SavedModel,
     Source,
     TFLite,
+    TorchExport,
+    TorchNetwork,
+    TorchScript,
+    TorchSource,
 )
 from model_server.catalogue.toml_errors import CatalogueError
 from model_server.tasks import TASKS
@@ -84,8 +88,13 @@ class ModelSpec:
 
     @property
     def is_imported(self) -> bool:
-        """Whether OpenVINO reads the network's file itself, so that no other engine runs it."""
+        """Whether a front end of OpenVINO reads the network, so that no Keras engine runs it."""
         return isinstance(self.source, ImportedSource)
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether PyTorch reads the network's file, and can run it."""
+        return isinstance(self.source, TorchSource)
 
     @property
     def weights(self) -> str:
@@ -95,8 +104,10 @@ class ModelSpec:
                 return weights if weights in ("imagenet", "random") else Path(weights).name
             case SavedModel(folder=folder):
                 return folder
-            case Darknet(weights=weights):
+            case Darknet(weights=weights) | TorchNetwork(weights=weights):
                 return weights
+            case TorchScript(file=file) | TorchExport(file=file):
+                return file
             case KerasFile(file=file) | Onnx(file=file) | TFLite(file=file):
                 return file
             case FrozenGraph(file=file) | Paddle(file=file):

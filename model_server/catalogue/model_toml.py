@@ -74,8 +74,38 @@ class Paddle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     file: str
 
 
-ImportedSource = Onnx | TFLite | FrozenGraph | SavedModel | Paddle
+class TorchScript(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="torchscript"
+):
+    """A network of PyTorch with its code, as `torch.jit.save` writes it."""
+
+    file: str
+
+
+class TorchExport(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="torch_export"
+):
+    """A network of PyTorch as a graph, as `torch.export.save` writes it."""
+
+    file: str
+
+
+class TorchNetwork(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="torch_network"
+):
+    """A network of a library for PyTorch, by its name there; `weights` is a file with its state dict."""
+
+    library: Literal["timm", "torchvision"]
+    name: str
+    weights: str
+
+
+TorchSource = TorchScript | TorchExport | TorchNetwork
+"""The sources that PyTorch itself reads, in the process that converts them; PyTorch can run them, too."""
+FileSource = Onnx | TFLite | FrozenGraph | SavedModel | Paddle
 """The sources that OpenVINO reads itself, so that no other engine runs them."""
+ImportedSource = FileSource | TorchSource
+"""The sources that become OpenVINO's graphs without Keras."""
 Source = KerasApplication | KerasFile | ImportedSource | Darknet
 
 SOURCES: Final[dict[str, Any]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Source)}
@@ -279,7 +309,13 @@ def _misplaced(folder: Path, toml: ModelToml) -> Iterator[tuple[str, str]]:
 
     A missing network costs only its own model, when that is loaded.
     """
-    keys = ("cfg", "weights") if isinstance(toml.source, Darknet) else ("file", "folder")
+    match toml.source:
+        case Darknet():
+            keys: tuple[str, ...] = ("cfg", "weights")
+        case TorchNetwork():
+            keys = ("weights",)
+        case _:
+            keys = ("file", "folder")
     paths = {f"source.{key}": getattr(toml.source, key, "") for key in keys}
     labels = {} if toml.labels is None else {"labels": toml.labels}
     for key, name in {**labels, **paths}.items():

@@ -6,6 +6,7 @@ whether an engine computes what plain Keras computes. An engine knows nothing ab
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # the catalogue reads model.toml with the tasks, which import
     from model_server.catalogue.model_spec import ModelSpec
     from model_server.engines.choice import EngineChoice
 
+_LOG = logging.getLogger(__name__)
+
 Outputs = tuple[NDArray[np.float32], ...]
 """The network's outputs, each float32 with the batch as its first axis."""
 
@@ -31,6 +34,10 @@ class OutputNames:
     """In the order of `Outputs`."""
     available: tuple[str, ...] = ()
     """Every output of the file with its shape, served or not."""
+
+
+class NotConvertible(ModelUnavailable):
+    """OpenVINO can't convert the network; PyTorch, which it is of, can run it."""
 
 
 class Engine(Protocol):
@@ -76,11 +83,7 @@ def load(spec: ModelSpec, choice: EngineChoice, options: EngineOptions) -> Engin
 
     Raises ModelUnavailable with the reason.
     """
-    if spec.is_imported and choice.engine != "openvino":
-        raise ModelUnavailable(
-            f"{spec.name}: ENGINE={choice.engine} runs only Keras networks, and {spec.weights} needs "
-            "OpenVINO. ENGINE=auto chooses OpenVINO for such models alone."
-        )
+    _require_engine_for(spec, choice.engine)
     if choice.precision == "int8" and choice.engine != "openvino":
         raise ModelUnavailable(f"{spec.name}: PRECISION=int8 needs ENGINE=openvino, not {choice.engine}.")
     try:
@@ -89,7 +92,17 @@ def load(spec: ModelSpec, choice: EngineChoice, options: EngineOptions) -> Engin
             case "openvino":
                 from model_server.engines.openvino.engine import OpenVINOEngine  # noqa: PLC0415
 
-                return OpenVINOEngine(spec, choice.precision, options)
+                try:
+                    return OpenVINOEngine(spec, choice.precision, options)
+                except NotConvertible as error:
+                    if choice.fallback != "torch":
+                        raise ModelUnavailable(
+                            f"{error.message} ENGINE=torch runs it with PyTorch, in fp32."
+                        ) from error
+                    _LOG.warning("%s PyTorch runs it.", error.message)
+                return _torch(spec, "fp32", options)
+            case "torch":
+                return _torch(spec, choice.precision, options)
             case "tensorflow":
                 from model_server.engines.keras.tensorflow import TensorFlowEngine  # noqa: PLC0415
 
@@ -104,3 +117,29 @@ def load(spec: ModelSpec, choice: EngineChoice, options: EngineOptions) -> Engin
             "installed."
         ) from error
     raise ValueError(f"unknown engine {choice.engine!r}")
+
+
+def _torch(spec: ModelSpec, precision: str, options: EngineOptions) -> Engine:
+    from model_server.engines.torch import sources  # noqa: PLC0415 - likewise
+
+    # What is wrong with the file is reported before PyTorch is missed.
+    sources.find(spec)
+    with sources.installed(spec):
+        from model_server.engines.torch.engine import TorchEngine  # noqa: PLC0415
+
+    return TorchEngine(spec, precision, options)
+
+
+def _require_engine_for(spec: ModelSpec, engine: str) -> None:
+    """Raise ModelUnavailable if this engine never runs networks of the model's kind."""
+    if engine == "torch" and not spec.is_torch:
+        raise ModelUnavailable(
+            f"{spec.name}: ENGINE=torch runs only networks of PyTorch (kind = torchscript, torch_export or "
+            "torch_network). ENGINE=auto chooses it for those that OpenVINO can't convert."
+        )
+    if spec.is_imported and engine != "openvino" and not (spec.is_torch and engine == "torch"):
+        needed = "OpenVINO or PyTorch" if spec.is_torch else "OpenVINO"
+        raise ModelUnavailable(
+            f"{spec.name}: ENGINE={engine} runs only Keras networks, and {spec.weights} needs "
+            f"{needed}. ENGINE=auto chooses OpenVINO for such models alone."
+        )

@@ -8,7 +8,7 @@ never replaced; if it is not available, loading says why.
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,15 +25,24 @@ class EngineChoice:
 
     engine: str
     precision: str
+    fallback: str = ""
+    """The engine for a network that this one can't convert; empty: it is refused."""
 
 
 def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
     """Resolve `auto` for a model: OpenVINO runs imported networks, in int8 if their file is quantised.
 
     Where int8 would overflow, such a file runs in fp32, which gives the same answers. Where numbers are the
-    answer it is fp32 too: 16 bits would leave a regressor three digits.
+    answer it is fp32 too: 16 bits would leave a regressor three digits. A network of
+    PyTorch that OpenVINO can't convert is run by PyTorch, which only the conversion can find out.
     """
-    if spec.is_imported and engine == "auto":
+    if spec.is_torch and engine == "auto" and _is_installed("openvino"):
+        # PyTorch's engine has fp32 alone; a precision that was named is never replaced.
+        fallback = "torch" if precision in ("auto", "fp32") else ""
+        return replace(choose("openvino", precision, keras_backend=keras_backend), fallback=fallback)
+    if spec.is_torch and engine == "auto":
+        engine = "torch"
+    elif spec.is_imported and engine == "auto":
         engine = "openvino"
     if spec.is_imported and precision == "auto" and engine == "openvino" and _is_installed("openvino"):
         from model_server.engines.openvino import quantised, runtime  # noqa: PLC0415 - they load OpenVINO
@@ -59,6 +68,8 @@ def choose(engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
         return EngineChoice(engine, precision)
     if engine == "openvino":
         return EngineChoice(engine, _openvino_precision())
+    if engine == "torch":
+        return EngineChoice(engine, "fp32")
     # fp16 rather than bf16: tensor cores have had it since 2017, bf16 only since 2020, and it is more exact.
     return EngineChoice(engine, "fp16" if has_gpu(engine) else "fp32")
 

@@ -76,7 +76,8 @@ class Pipeline:
         """A claim or a completion was not confirmed: what is claimed must be given back before the next."""
         self.picture_s = 0.0
         """A picture's share of a call, a moving average."""
-        self._spec = spec
+        self.spec = spec
+        """The model, with the engine that its results name."""
         self._version = spec.version
         self._notice = "random weights: the labels mean nothing" if spec.weights == "random" else ""
         self._registration = registration
@@ -128,12 +129,12 @@ class Pipeline:
             return None
         batch = batching.form(
             claimed,
-            self._spec.input,
+            self.spec.input,
             worker=worker,
             began=began,
             now=self._clock.now(),
             max_attempts=self.limits.max_attempts,
-            only_places=self._spec.task.has_places,
+            only_places=self.spec.task.has_places,
         )
         self._claim_s += _SMOOTHING * (time.monotonic() - began - self._claim_s)
         return batch
@@ -156,7 +157,7 @@ class Pipeline:
         return [
             results.completed(
                 entry,
-                self._spec,
+                self.spec,
                 version=self._version,
                 notice=self._notice,
                 claimed_at=batch.claimed_at,
@@ -173,26 +174,26 @@ class Pipeline:
                 if not self._consumer.complete(worker, outcomes):
                     # Done already, its reply was lost; or a killed Redis forgot its last writes and the
                     # claims begin with an older batch. Giving back what is there puts both right.
-                    _LOG.warning("%s: the claims do not begin with this batch", self._spec.name)
+                    _LOG.warning("%s: the claims do not begin with this batch", self.spec.name)
                     self.claims_uncertain = True
                     outcomes = []
-                self._registration.outage.succeeded(self._spec.name)
+                self._registration.outage.succeeded(self.spec.name)
                 break
             except LeaseLost:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.
                 self._registration.ensure(lost=worker)
                 if self._lease.worker != worker:
-                    _LOG.warning("%s: a batch of %d was left to others", self._spec.name, len(outcomes))
+                    _LOG.warning("%s: a batch of %d was left to others", self.spec.name, len(outcomes))
                     return
             except BrokerUnavailable as error:
                 # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
-                self._registration.outage.failed(error, self._spec.name)
+                self._registration.outage.failed(error, self.spec.name)
                 time.sleep(RECONNECT_S)
         for dead in outcomes:
             if dead.dead_reason:
                 _LOG.warning(
                     "%s: job %s is a dead letter: %s (request %s)",
-                    *(self._spec.name, dead.id, dead.dead_reason, dead.request_id or "unknown"),
+                    *(self.spec.name, dead.id, dead.dead_reason, dead.request_id or "unknown"),
                 )
 
     def give_back(self) -> None:

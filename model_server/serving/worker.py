@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from broker.clock import RedisClock
@@ -81,7 +82,7 @@ class Worker:
             _LOG.error("%s failed to load: %s", self.spec.name, reason)
             self.stopping.wait()
         else:
-            self.pipeline.engine = engine
+            self._serve_with(engine)
             self.status.publish(State(WorkerState.READY, self.version))
             _LOG.info("%s is ready (version %s, worker %s)", self.spec.name, self.version, self.lease.worker)
             self.ready.set()
@@ -89,6 +90,14 @@ class Worker:
                 self.step()
             self._drain()
         self.leave()
+
+    def _serve_with(self, engine: Engine) -> None:
+        """Take the engine; if it is the fallback, the card and the results name it from now on."""
+        self.pipeline.engine = engine
+        if (engine.name, engine.precision) != (self.spec.engine, self.spec.precision):
+            self.spec = replace(self.spec, engine=engine.name, precision=engine.precision)
+            self.pipeline.spec = self.spec
+            self.lease.card = self.spec.card()
 
     def step(self) -> int:
         """One batch run, the next claimed and the last completed meanwhile; else a wait of IDLE_S at most.

@@ -3,6 +3,7 @@
 Needs the environment that `make test-importers` makes.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from model_server.commands.terminal import DONE
 from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
 from pictures import fit
+from tests.importers import joined
+from tests.importers.joined import PYTHON
 from tests.model_server.commands import test_golden
 from tests.support import ROOT, http
 from tests.support.real_data import MNIST, PHOTOS
@@ -29,7 +32,6 @@ from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
 EXPORTS = ROOT / "tests" / "importers" / "exports.py"
-PYTHON = ROOT / "var" / "importers" / "bin" / "python"
 
 pytestmark = [
     pytest.mark.importers,
@@ -242,6 +244,18 @@ def test_golden_outputs_by_the_page_s_code_agree(
     )
     assert check.main([str(folder), "--golden", str(archive)]) == DONE, capsys.readouterr()
     assert "the same best class in 1.000" in capsys.readouterr().out
+
+
+def test_networks_of_pytorch_are_served_as_they_are(tmp_path: Path) -> None:
+    """test_torch.py, in a process that has both the product's packages and PyTorch's."""
+    python = joined.environment(tmp_path / "both")
+    # On several threads its small layers would wait for each other, and for whatever else runs here.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "importers"]
+    command += ["--basetemp", str(tmp_path / "tests"), str(ROOT / "tests" / "importers" / "test_torch.py")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert "skipped" not in done.stdout
 
 
 def _jpegs(folder: Path, count: int) -> None:

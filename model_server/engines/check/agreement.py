@@ -153,7 +153,9 @@ def require(
     except ValueError as error:
         reason = str(error)
     right = "its file does in fp32" if spec.is_imported else "plain Keras does"
-    other = "PRECISION" if spec.is_imported else "PRECISION or ENGINE"
+    if spec.is_torch:
+        right = "PyTorch does in fp32"
+    other = "PRECISION" if spec.is_imported and not spec.is_torch else "PRECISION or ENGINE"
     raise ModelUnavailable(
         f"{spec.name}: {engine} in {precision} does not compute what {right}, so it is not served "
         f"({reason}). Try another {other}."

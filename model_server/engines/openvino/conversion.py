@@ -2,8 +2,8 @@
 
 Owns the conversion and the process: TensorFlow and Keras take 1.2 GB and seconds to load, and a serving
 process should never hold them. A network that OpenVINO reads needs neither (importing.py imports it), but its
-weights are in memory several times over meanwhile. The command line is only for `converted`. Reads no
-settings.
+weights are in memory several times over meanwhile; PyTorch is loaded for networks of its own. The command
+line is only for `converted`. Reads no settings.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue.model_spec import KerasApplication, ModelSpec, read_model
+from model_server.engines import NotConvertible
 from model_server.engines.check import agreement
 from model_server.engines.keras.quiet_tensorflow import quiet
 from model_server.engines.openvino import runtime
@@ -27,6 +28,11 @@ _ROOT: Final = Path(__file__).resolve().parents[3]
 
 _UNAVAILABLE: Final = 3
 """Exit status when the network could not be built; the reason is the last line on stdout."""
+
+_NOT_CONVERTIBLE: Final = 4
+"""Exit status when PyTorch can run the network, but OpenVINO can't; likewise."""
+
+_TORCH_PACKAGES: Final = ("torch", "torchvision", "timm")
 
 Width = Literal["full", "half", "int8"]
 """What a network is converted for: float32; 16 bits, with weights as float16 (half the file and 150 MB less
@@ -41,8 +47,14 @@ def width_of(precision: str) -> Width:
 
 
 def converted(spec: ModelSpec, width: Width, store: Store) -> StoreEntry:
-    """The network of `spec`, from the store or newly converted. Raises ModelUnavailable with the reason."""
-    packages = () if spec.is_imported else ("keras", "tensorflow", "tensorflow-cpu")
+    """The network of `spec`, from the store or newly converted.
+
+    Raises ModelUnavailable with the reason; NotConvertible if PyTorch can run it. The store keeps that as
+    well: until a version changes, later starts do not try again.
+    """
+    packages: tuple[str, ...] = () if spec.is_imported else ("keras", "tensorflow", "tensorflow-cpu")
+    if spec.is_torch:
+        packages = _TORCH_PACKAGES
     network = network_ingredients(spec)
     ingredients = network | {"width": width, "versions": _versions(packages), "rules": agreement.RULES}
 
@@ -51,13 +63,20 @@ def converted(spec: ModelSpec, width: Width, store: Store) -> StoreEntry:
             _LOG.info("importing %s into OpenVINO (once; takes a few seconds)", spec.name)
         else:
             _LOG.info("converting %s for OpenVINO (once; takes about 15 seconds)", spec.name)
-        _run_child(spec, width, folder)
+        try:
+            _run_child(spec, width, folder)
+        except NotConvertible as error:
+            StoreEntry(folder).refuse(error.message)
         if network_ingredients(spec) != network:
             # The child may have read other files than those that name this entry, which would stay for ever.
             raise ModelUnavailable(f"{spec.name}: its files changed while it was converted.")
         return {}
 
-    return store.find_or_make(spec.name, ingredients, make)
+    entry = store.find_or_make(spec.name, ingredients, make)
+    refusal = entry.refusal()
+    if refusal:
+        raise NotConvertible(refusal)
+    return entry
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
@@ -90,11 +109,15 @@ def _run_child(spec: ModelSpec, width: Width, folder: Path) -> None:
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - ours
     if done.returncode == 0:
         return
-    if done.returncode == _UNAVAILABLE:
-        raise ModelUnavailable(str(json.loads(done.stdout.splitlines()[-1])))
+    if done.returncode in (_UNAVAILABLE, _NOT_CONVERTIBLE):
+        kind = NotConvertible if done.returncode == _NOT_CONVERTIBLE else ModelUnavailable
+        raise kind(str(json.loads(done.stdout.splitlines()[-1])))
+    other = "" if spec.is_imported else " ENGINE=tensorflow runs it without conversion."
+    if spec.is_torch:
+        other = " ENGINE=torch runs it without conversion."
     raise ModelUnavailable(
         f"{spec.name}: the network can't be converted for OpenVINO (exit status {done.returncode}; the log "
-        f"has the details).{'' if spec.is_imported else ' ENGINE=tensorflow runs it without conversion.'}"
+        f"has the details).{other}"
     )
 
 
@@ -111,7 +134,7 @@ def main(arguments: list[str]) -> int:
             _convert(spec, Path(folder), half=width == "half")
     except ModelUnavailable as error:
         sys.stdout.write(f"{json.dumps(error.message)}\n")
-        return _UNAVAILABLE
+        return _NOT_CONVERTIBLE if isinstance(error, NotConvertible) else _UNAVAILABLE
     return 0
 
 

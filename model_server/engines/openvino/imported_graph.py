@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue import file_kinds
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.catalogue.model_toml import FrozenGraph, ImportedSource, Onnx, Paddle, SavedModel, TFLite
+from model_server.catalogue.model_toml import FileSource, FrozenGraph, Onnx, Paddle, SavedModel, TFLite
 from model_server.engines import normalisation
 from model_server.engines.openvino import declared_input, runtime
 from model_server.engines.openvino.quantised import Quantisation, input_quantisation, with_outputs_in_numbers
@@ -192,7 +192,7 @@ def _doubt(spec: ModelSpec, quantised: Quantisation | None) -> str:
     )
 
 
-def _path(spec: ModelSpec, source: ImportedSource) -> Path:
+def _path(spec: ModelSpec, source: FileSource) -> Path:
     """The file or folder to read. Raises ModelUnavailable if it is missing."""
     if isinstance(source, SavedModel):
         path = spec.folder / source.folder

@@ -2,11 +2,13 @@
 
 Owns what is added before and after the network, and the reference that it is checked against at each start:
 the graph as in its file, one image at a time, with the normalisation done by NumPy. The reference is computed
-in fp32, or in int8 for a quantised file that is served in int8. Runs only in conversion.py's child process.
+in fp32, or in int8 for a quantised file that is served in int8; that of a network of PyTorch by PyTorch
+(torch_graph.py). Runs only in conversion.py's child process.
 """
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +17,45 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Outputs, normalisation, output_choice
-from model_server.engines.check import agreement, drawn_pictures, final_operation
+from model_server.engines import NotConvertible, Outputs, normalisation, served_outputs
+from model_server.engines.check import drawn_pictures, final_operation
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import imported_graph, runtime
 from model_server.engines.openvino.engine import CompiledNetwork
 from model_server.engines.openvino.imported_graph import ImportedGraph
 from model_server.engines.openvino.store import StoreEntry, write_reference
-from model_server.engines.output_choice import NetworkOutput, OutputChoice
+from model_server.engines.output_choice import OutputChoice
+from model_server.engines.torch import sources
 from pictures import fixed_point
 
 _LOG = logging.getLogger(__name__)
 
 
 def write(spec: ModelSpec, folder: Path, *, half: bool, in_int8: bool = False) -> None:
-    """Write the network of `spec` and its reference into an entry's folder. Raises ModelUnavailable."""
+    """Write the network of `spec` and its reference into an entry's folder.
+
+    Raises ModelUnavailable; NotConvertible if PyTorch can run the network all the same.
+    """
     precision = "int8" if in_int8 else "fp32"
-    reference, choice = _reference(spec, precision)
+    read: Callable[[], ImportedGraph] = partial(imported_graph.read, spec)
+    if spec.is_torch:
+        # Imported here, because it loads PyTorch.
+        with sources.installed(spec):
+            from model_server.engines.openvino import torch_graph  # noqa: PLC0415
+
+        graph, reference, choice = torch_graph.read(spec)
+        read = partial(torch_graph.copied, graph)
+    else:
+        reference, choice = _reference(spec, precision)
     write_reference(folder, reference)
-    model = _correct_model(
-        spec, reference, choice, lambda trial: _run(trial, folder, precision, reference.pictures)
-    )
+    try:
+        model = _correct_model(
+            spec, read, reference, choice, lambda trial: _run(trial, folder, precision, reference.pictures)
+        )
+    except ModelUnavailable as error:
+        if spec.is_torch:  # PyTorch has run it for the reference
+            raise NotConvertible(error.message) from error
+        raise
     runtime.save_model(model, StoreEntry(folder).network, compress_to_fp16=half)
 
 
@@ -54,30 +74,10 @@ def _reference(spec: ModelSpec, precision: str) -> tuple[Reference, OutputChoice
         raise ModelUnavailable(
             f"{spec.name}: OpenVINO can't run it: {imported_graph.reason(error)}."
         ) from error
-    shapes = [output.shape for output in rows[0]]
-    choice = output_choice.choose(spec, _outputs(graph, shapes))
-    outputs = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in choice.numbers]
-    if spec.task.gives_probabilities:
-        numbers = outputs[0].reshape(len(drawn), -1)
-        agreement.require_logits(
-            spec, numbers, final_operation.of_graph(graph.model.output(choice.numbers[0]).get_node())
-        )
-        outputs = [_activated(spec, numbers)]
-        if choice.is_of_second:
-            outputs = [np.concatenate([1 - outputs[0], outputs[0]], axis=1)]
-        agreement.require_probabilities(spec, outputs[0])
-    else:
-        agreement.require_finite(spec, tuple(outputs))
-    return Reference(drawn, tuple(outputs), choice.names, own), choice
-
-
-def _outputs(graph: ImportedGraph, shapes: list[tuple[int, ...]]) -> list[NetworkOutput]:
-    """The network's outputs; one that its file gives no name is called by its number."""
-    names = [tuple(sorted(output.names)) for output in graph.model.outputs]
-    return [
-        NetworkOutput(known or (str(number),), shape)
-        for number, (known, shape) in enumerate(zip(names, shapes, strict=True))
-    ]
+    names = [output.names for output in graph.model.outputs]
+    choice = served_outputs.choose(spec, names, [output.shape for output in rows[0]])
+    ending = final_operation.of_graph(graph.model.output(choice.numbers[0]).get_node())
+    return served_outputs.reference(spec, drawn, rows, choice, ending, own=own), choice
 
 
 def _prepared(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) -> NDArray[Any]:
@@ -93,24 +93,18 @@ def _prepared(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8])
     return np.ascontiguousarray(ordered.astype(graph.dtype))
 
 
-def _activated(spec: ModelSpec, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
-    if spec.activation == "none":
-        return numbers
-    wide = numbers.astype(np.float64)
-    if spec.activation == "sigmoid":
-        return np.asarray(1 / (1 + np.exp(-wide)), np.float32)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
-
-
 def _correct_model(
-    spec: ModelSpec, reference: Reference, choice: OutputChoice, run: Callable[[Any], Outputs]
+    spec: ModelSpec,
+    read: Callable[[], ImportedGraph],
+    reference: Reference,
+    choice: OutputChoice,
+    run: Callable[[Any], Outputs],
 ) -> Any:  # noqa: ANN401
     """The first correct model: for any number of images, then with freed reshapes, then for one image."""
     problems = []
     for is_freed, batch in ((False, -1), (True, -1), (False, 1)):
         try:
-            graph = imported_graph.read(spec)
+            graph = read()
             if is_freed:
                 graph.free_batch()
             graph.reshape(spec, batch=batch)

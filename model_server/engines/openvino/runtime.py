@@ -3,6 +3,7 @@
 Owns the only import of openvino, and what this machine can do with it. Knows no model.
 """
 
+import logging
 import sys
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "Type",
     "capabilities",
     "compile_for_cpu",
+    "convert_torch",
     "core",
     "lacks",
     "operations",
@@ -70,6 +72,22 @@ def read(front_end: str, path: Path) -> Any:  # noqa: ANN401 - an openvino.Model
         frontend.OpValidationFailure,
     ) as error:  # OpenVINO's only errors that are not RuntimeErrors
         raise RuntimeError(str(error)) from error
+
+
+def convert_torch(network: Any, example: Any) -> Any:  # noqa: ANN401 - an openvino.Model
+    """Convert a network of PyTorch; `example` is a tensor that it takes. Raises RuntimeError."""
+    from openvino import convert_model  # noqa: PLC0415 - only importing a network needs it
+
+    root = logging.getLogger()
+    before = root.level, root.filters[:], root.handlers[:]
+    try:
+        return convert_model(network, example_input=example)
+    except Exception as error:  # it runs the network's own Python code, and the front end has many errors
+        raise RuntimeError(str(error)) from error
+    finally:
+        # It raises the root logger's level to ERROR, and leaves it so where it fails.
+        root.filters, root.handlers = before[1:]
+        root.setLevel(before[0])
 
 
 def compile_for_cpu(model: Any, precision: str, **properties: object) -> Any:  # noqa: ANN401

@@ -24,6 +24,7 @@ from broker.errors import ModelUnavailable
 from model_server.catalogue.folder_watch import every_file
 from model_server.catalogue.model_spec import Darknet, KerasApplication, KerasFile, ModelSpec
 from model_server.engines import OutputNames
+from model_server.catalogue.model_toml import TorchNetwork
 from model_server.engines.check.agreement import Reference
 
 _FORMAT: Final = 1
@@ -38,6 +39,7 @@ _NAMES: Final = ("served", "available")
 _NETWORK: Final = "network.xml"
 _REFERENCE: Final = "reference.npz"
 _MANIFEST: Final = "manifest.json"
+_REFUSAL: Final = "refusal.txt"
 INT8: Final = "int8"
 
 _WORDS: Final = (".toml", ".csv", ".txt", ".names", ".md")
@@ -64,6 +66,17 @@ class StoreEntry:
             names = [tuple(map(str, arrays[key])) if key in arrays.files else () for key in _NAMES]
             own = str(arrays["precision"]) if "precision" in arrays.files else "fp32"
             return Reference(arrays["pictures"], outputs, OutputNames(*names), own)
+
+    def refuse(self, reason: str) -> None:
+        """Make it the entry of a network that OpenVINO can't convert."""
+        for file in self.folder.iterdir():
+            file.unlink()
+        (self.folder / _REFUSAL).write_text(reason, "utf-8")
+
+    def refusal(self) -> str:
+        """Why OpenVINO can't convert the network; empty if it is here."""
+        path = self.folder / _REFUSAL
+        return path.read_text("utf-8") if path.is_file() else ""
 
     def manifest(self) -> dict[str, Any]:
         """The ingredients of the entry, and its measured quality."""
@@ -200,8 +213,10 @@ def network_ingredients(spec: ModelSpec) -> dict[str, object]:
         "activation": "none",
         "fractions": False,
     }
+    # A name in a library says which network the weights are for.
+    is_named = isinstance(spec.source, TorchNetwork)
     return {
-        "source": type(spec.source).__name__ if at_weights else repr(spec.source),
+        "source": type(spec.source).__name__ if at_weights and not is_named else repr(spec.source),
         "weights": _weights_digest(spec),
         "input": {name: value for name, default, value in input_ if default is MISSING or value != default},
         "normalise": msgspec.to_builtins(spec.normalise),

@@ -1,13 +1,25 @@
 """What a file is taken for, and what is said where model.toml says another kind."""
 
 import os
+import pickle
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 
 from model_server.catalogue import file_kinds
-from model_server.catalogue.model_toml import KerasFile, Onnx, Paddle, SavedModel, TFLite
+from model_server.catalogue.model_toml import (
+    KerasFile,
+    Onnx,
+    Paddle,
+    SavedModel,
+    Source,
+    TFLite,
+    TorchExport,
+    TorchNetwork,
+    TorchScript,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +122,87 @@ def test_what_no_kind_takes_is_to_be_exported(tmp_path: Path) -> None:
     assert "a PyTorch file: export it to ONNX." in file_kinds.hint(
         tmp_path / "net.pt", Paddle("net.pt"), within=tmp_path
     )
+    # Which of its kinds can't be known; what PyTorch says of it is better.
+    assert file_kinds.hint(tmp_path / "net.pt", TorchScript("net.pt"), within=tmp_path) == ""
+
+
+class Layer:
+    """A class of its author's, as torch.save(network) pickles it by name."""
+
+
+TENSORS = pickle.dumps(OrderedDict(weight=1.0), protocol=2)
+
+
+@pytest.mark.parametrize(
+    ("members", "kind"),
+    [
+        ({"net/constants.pkl": b"", "net/data.pkl": b"", "net/code/__torch__.py": b""}, "torchscript"),
+        ({"net/archive_format": b"pt2", "net/models/model.json": b"{}"}, "torch_export"),
+        ({"version": b"1", "serialized_exported_program.json": b"{}"}, "torch_export"),
+        ({"net/data.pkl": TENSORS, "net/version": b"3"}, "torch_network"),
+        ({"net/data.pkl": pickle.dumps({"net": Layer()}, protocol=2), "net/version": b"3"}, "pickle"),
+        ({"net/data.pkl": pickle.dumps({"net": Layer()}, protocol=4), "net/version": b"3"}, "pickle"),
+        ({"net/data.pkl": b"ctorch.nn.modules.conv\nConv2d\n.", "net/version": b"3"}, "pickle"),
+        ({"net/data.pkl": b"\x80"}, ""),
+    ],
+)
+def test_what_pytorch_writes_is_known_by_what_is_in_it(
+    tmp_path: Path, members: dict[str, bytes], kind: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "net", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert file_kinds.kind_of(tmp_path / "net") == kind
+
+
+@pytest.mark.parametrize(("last", "kind"), [(TENSORS, "torch_network"), (pickle.dumps(Layer()), "pickle")])
+def test_what_pytorch_wrote_before_it_used_zips_is_known_as_well(
+    tmp_path: Path, last: bytes, kind: str
+) -> None:
+    magic, protocol, system = (
+        pickle.dumps(each, protocol=2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    )
+    (tmp_path / "net.pth").write_bytes(magic + protocol + system + last + b"the tensors")
+    assert file_kinds.kind_of(tmp_path / "net.pth") == kind
+
+
+@pytest.mark.parametrize(
+    ("members", "source", "cure"),
+    [
+        (
+            {"net/constants.pkl": b""},
+            TorchExport("net.pt"),
+            'a TorchScript network: write kind = "torchscript", not "torch_export", in [source] of',
+        ),
+        (
+            {"net/constants.pkl": b""},
+            TorchNetwork("timm", "resnet18", "net.pt"),
+            'not "torch_network", in [source] of model.toml, and file = "net.pt" in place of its other',
+        ),
+        (
+            {"net/archive_format": b"pt2"},
+            TorchScript("net.pt"),
+            'a network that torch.export.save wrote: write kind = "torch_export", not "torchscript"',
+        ),
+        (
+            {"net/data.pkl": TENSORS},
+            TorchScript("net.pt"),
+            'weights without a network: write kind = "torch_network", not "torchscript", in [source] of '
+            "model.toml, with library and name of the network that they are for, and weights = "
+            '"net.pt".',
+        ),
+        (
+            {"net/data.pkl": pickle.dumps(Layer(), protocol=2)},
+            TorchScript("net.pt"),
+            'Save the network with torch.jit.script(network.eval()).save("net.pt") and write kind = '
+            '"torchscript", or its weights with torch.save(network.state_dict(), "net.pth")',
+        ),
+    ],
+)
+def test_of_another_file_of_pytorch_the_cure_is_named(
+    tmp_path: Path, members: dict[str, bytes], source: Source, cure: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert cure in file_kinds.hint(tmp_path / "net.pt", source, within=tmp_path)

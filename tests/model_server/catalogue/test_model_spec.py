@@ -15,7 +15,17 @@ from model_server.catalogue.model_spec import (
     read_model,
     read_spec,
 )
-from model_server.catalogue.model_toml import FrozenGraph, Normalisation, Onnx, Paddle, SavedModel, TFLite
+from model_server.catalogue.model_toml import (
+    FrozenGraph,
+    Normalisation,
+    Onnx,
+    Paddle,
+    SavedModel,
+    TFLite,
+    TorchExport,
+    TorchNetwork,
+    TorchScript,
+)
 from tests.support import ROOT
 
 MODELS = ROOT / "models"
@@ -158,6 +168,12 @@ def test_an_unknown_model_is_named_with_those_that_there_are(tmp_path: Path) -> 
         ('kind = "frozen_graph"\nfile = "net.pb"', FrozenGraph("net.pb")),
         ('kind = "saved_model"\nfolder = "net"', SavedModel("net")),
         ('kind = "paddle"\nfile = "net.pdmodel"', Paddle("net.pdmodel")),
+        ('kind = "torchscript"\nfile = "net.pt"', TorchScript("net.pt")),
+        ('kind = "torch_export"\nfile = "net.pt2"', TorchExport("net.pt2")),
+        (
+            'kind = "torch_network"\nweights = "net.pth"\nlibrary = "timm"\nname = "resnet18"',
+            TorchNetwork("timm", "resnet18", "net.pth"),
+        ),
     ],
 )
 def test_each_kind_of_source(tmp_path: Path, source: str, expected: Source) -> None:
@@ -165,6 +181,7 @@ def test_each_kind_of_source(tmp_path: Path, source: str, expected: Source) -> N
     spec = read_model(_folder(tmp_path, toml), "net")
     assert spec.source == expected
     assert spec.is_imported
+    assert spec.is_torch == ("torch" in source)
     assert spec.weights == source.split('"')[3]
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from broker.clock import RedisClock
 from broker.errors import ModelUnavailable
 from broker.keys import Keys
-from broker.messages import State, WorkerState
+from broker.messages import Result, State, WorkerState
 from broker.producer import PendingJob
 from broker.registry import Registry
 from model_server.serving.device import PATIENCE_S
@@ -243,3 +244,27 @@ def test_stopping_finishes_the_batch_and_leaves(
     assert score is not None
     assert score < 0
     assert client.hgetall(keys.of(MODEL).attempts) == {}
+
+
+def test_the_card_and_the_results_name_the_engine_that_was_loaded(
+    client: redis.Redis, keys: Keys, tmp_path: Path
+) -> None:
+    class FallbackEngine(FakeEngine):
+        name = "fallback"
+        precision = "bf16"
+
+    worker = fakes.unregistered_worker(client, keys, fakes.spec(tmp_path), FallbackEngine)
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        assert worker.ready.wait(20)
+        (only,) = enqueue(client, keys, job())
+        eventually(lambda: isinstance(fakes.producer(client, keys).poll(MODEL, only.id), Result))
+        given = result(client, keys, only.id)
+        card = Registry(client, keys, RedisClock()).models(fresh=True)[MODEL].card
+        assert card is not None
+        assert (given.engine, given.precision) == (card.engine, card.precision) == ("fallback", "bf16")
+    finally:
+        worker.stop()
+        client.rpush(keys.of(MODEL).bell, "1")
+        running.join(20)

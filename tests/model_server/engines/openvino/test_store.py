@@ -12,10 +12,10 @@ import pytest
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import KerasApplication
-from model_server.catalogue.model_toml import SavedModel
+from model_server.catalogue.model_toml import SavedModel, TorchNetwork
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import store
-from model_server.engines.openvino.store import Store
+from model_server.engines.openvino.store import Store, StoreEntry
 from model_server.tasks.classification import ClassificationTask
 from tests.model_server.engines import tiny
 
@@ -189,3 +189,26 @@ def test_a_network_behind_a_link_is_an_ingredient(tmp_path: Path) -> None:
         (tmp_path / "current").symlink_to(name)
         found.append(store.network_ingredients(spec))
     assert found[0] != found[1]
+
+
+def test_that_a_network_can_t_be_converted_is_kept_until_an_ingredient_changes(tmp_path: Path) -> None:
+    def refuse(folder: Path) -> dict[str, object]:
+        _make(folder)
+        StoreEntry(folder).refuse("no rule for bessel_j0")
+        return {}
+
+    entry = Store(tmp_path).find_or_make("tiny", WHAT, refuse)
+    assert entry.refusal() == "no rule for bessel_j0"
+    assert not entry.network.exists()
+    assert Store(tmp_path).find_or_make("tiny", WHAT, _fail).refusal() == entry.refusal()
+    assert Store(tmp_path).find_or_make("tiny", WHAT | {"versions": "newer"}, _make).refusal() == ""
+
+
+def test_a_name_in_a_library_is_an_ingredient(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    specs = [
+        dataclasses.replace(tiny.spec(tmp_path), source=TorchNetwork("timm", name, "net.pth"))
+        for name in ("resnet18", "resnet34")
+    ]
+    first, second = map(store.network_ingredients, specs)
+    assert first != second

@@ -1,0 +1,47 @@
+"""From a network of PyTorch to OpenVINO's graph, with PyTorch's own outputs as the reference.
+
+Owns the translation, and what OpenVINO's front end can't translate. Runs only in conversion.py's child
+process: it loads PyTorch, which a process that serves with OpenVINO never does.
+"""
+
+from dataclasses import replace
+
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.engines import NotConvertible, served_outputs
+from model_server.engines.check import drawn_pictures, final_operation
+from model_server.engines.check.agreement import Reference
+from model_server.engines.openvino import imported_graph, runtime
+from model_server.engines.openvino.imported_graph import ImportedGraph
+from model_server.engines.output_choice import OutputChoice
+from model_server.engines.torch import network, sources
+
+
+def read(spec: ModelSpec) -> tuple[ImportedGraph, Reference, OutputChoice]:
+    """The graph of `spec`, PyTorch's outputs for the check's images, and the choice among the outputs.
+
+    Raises ModelUnavailable; NotConvertible if only OpenVINO can't run it.
+    """
+    run = sources.load(spec)
+    drawn = drawn_pictures.draw(spec.input)
+    rows = [run.outputs(picture[None]) for picture in drawn]
+    choice = served_outputs.choose(spec, run.names, [output.shape for output in rows[0]])
+    try:
+        model = runtime.convert_torch(*network.for_translation(run))
+    except RuntimeError as error:
+        raise NotConvertible(
+            f"{spec.name}: OpenVINO can't convert {spec.weights} "
+            f"({imported_graph.reason(error).removeprefix('-- ')})."
+        ) from error
+    if len(model.outputs) != len(rows[0]):
+        raise NotConvertible(
+            f"{spec.name}: OpenVINO finds {len(model.outputs)} outputs in {spec.weights}, which has "
+            f"{len(rows[0])}."
+        )
+    ending = final_operation.of_graph(model.output(choice.numbers[0]).get_node())
+    reference = served_outputs.reference(spec, drawn, rows, choice, ending)
+    return ImportedGraph(model, "NCHW", None, takes_bytes=False, doubt=""), reference, choice
+
+
+def copied(graph: ImportedGraph) -> ImportedGraph:
+    """A copy, which may be changed."""
+    return replace(graph, model=graph.model.clone())

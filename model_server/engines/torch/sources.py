@@ -1,0 +1,323 @@
+"""Where networks of PyTorch come from: TorchScript, exported programs, timm and torchvision with weights.
+
+Owns reading the files, and every message about one that could not be read. Runs nothing, and downloads
+nothing. A pickle can run any code of its author's: of what PyTorch writes with pickle, only tensors are read.
+Importing this module loads no PyTorch.
+"""
+
+import difflib
+import importlib.metadata
+import inspect
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+from broker.errors import ModelUnavailable
+from model_server.catalogue import file_kinds
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.catalogue.model_toml import TorchExport, TorchNetwork, TorchScript
+
+if TYPE_CHECKING:
+    from model_server.engines.torch.network import PyTorchNetwork
+
+INSTALL: Final = ".venv/bin/python -m pip install -r model_server/requirements-torch.txt"
+
+_NESTED: Final = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
+"""The keys under which training scripts save a state dict beside the optimiser's and the epoch."""
+
+_CODE: Final = ("opaque_obj", "aotinductor")
+"""Beginnings of names within an exported program that hold a pickle, or a compiled library."""
+
+_BATCH: Final = 'dynamic_shapes=({0: torch.export.Dim("batch")},)'
+
+
+def find(spec: ModelSpec) -> Path:
+    """The network's file, which is of the kind that model.toml says as far as its first bytes show.
+
+    Raises ModelUnavailable.
+    """
+    source = _source(spec)
+    name = source.weights if isinstance(source, TorchNetwork) else source.file
+    path = spec.folder / name
+    if not path.is_file():
+        problem = f"{name!r} is a folder" if path.is_dir() else f"its folder has no file {name!r}"
+        raise ModelUnavailable(f"{spec.name}: {problem}.{file_kinds.hint(path, source, within=spec.folder)}")
+    hint = file_kinds.hint(path, source, within=spec.folder)
+    if hint:
+        raise ModelUnavailable(f"{spec.name}: {name} is not {_EXPECTED[type(source)]}.{hint}")
+    return path
+
+
+def load(spec: ModelSpec) -> "PyTorchNetwork":
+    """The network of `spec`, on the CPU, in evaluation mode and float32. Raises ModelUnavailable."""
+    path = find(spec)
+    source = _source(spec)
+    with installed(spec):
+        from model_server.engines.torch.network import PyTorchNetwork  # noqa: PLC0415 - it loads PyTorch
+
+        match source:
+            case TorchScript():
+                return PyTorchNetwork(spec, _script(spec, path))
+            case TorchExport():
+                return PyTorchNetwork(spec, *_exported(spec, path))
+            case TorchNetwork():
+                return PyTorchNetwork(spec, _named(spec, source, path))
+
+
+@contextmanager
+def installed(spec: ModelSpec) -> Iterator[None]:
+    """Guard an import of PyTorch or of one of its libraries. Raises ModelUnavailable."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModelUnavailable(
+            f"{spec.name}: a network of PyTorch needs the Python package {error.name!r}, which is not "
+            f"installed. Install what it needs: {INSTALL}"
+        ) from error
+
+
+def _source(spec: ModelSpec) -> TorchScript | TorchExport | TorchNetwork:
+    if not isinstance(spec.source, (TorchScript, TorchExport, TorchNetwork)):
+        raise TypeError(f"{spec.source!r} is not of PyTorch; this is a bug")
+    return spec.source
+
+
+def _script(spec: ModelSpec, path: Path) -> Any:  # noqa: ANN401 - a torch.jit.ScriptModule
+    import torch  # noqa: PLC0415 - it takes seconds, which only a process that loads a network pays
+
+    try:
+        module = torch.jit.load(path, map_location="cpu")
+    except Exception as error:  # PyTorch raises RuntimeError and others
+        raise _unreadable(spec, path, error) from error
+    arguments = module.forward.schema.arguments[1:]  # the first is self
+    _require_one_input(spec, [each.name for each in arguments if not each.has_default_value()])
+    module = module.eval().float()
+    graph = module.inlined_graph  # its nodes do not outlive it
+    for kind, place in (("aten::dropout", 2), ("aten::batch_norm", 5)):
+        for node in graph.findAllNodes(kind):
+            if list(node.inputs())[place].toIValue() is True:
+                raise _in_training(spec, "torch.jit.trace")
+    return module
+
+
+def _exported(spec: ModelSpec, path: Path) -> tuple[Any, Any]:
+    """The module of an exported program, and the program in float32."""
+    import torch  # noqa: PLC0415 - likewise
+
+    _require_no_code(spec, path)
+    # torch.export.load reads a pickle of any kind where one of tensors fails; this variable forbids it.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # zipfile, AssertionError, RuntimeError and others
+        raise _unreadable(spec, path, error) from error
+    finally:
+        log.setLevel(level)
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+    inputs = program.graph_signature.user_inputs
+    _require_one_input(spec, inputs)
+    for node in program.graph.nodes:
+        # The last argument of either says whether it is in training.
+        place = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}.get(str(node.target))
+        if place is not None and len(node.args) > place and node.args[place] is True:
+            raise _in_training(spec, "torch.export.export")
+    return _in_float32(spec, program, next(node for node in program.graph.nodes if node.name == inputs[0]))
+
+
+def _in_float32(spec: ModelSpec, program: Any, input_: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    """The module of a program and the program; exported again, if it takes another type than float32."""
+    import torch  # noqa: PLC0415 - likewise
+
+    taken = input_.meta["val"]
+    is_fixed = isinstance(taken.shape[0], int) if taken.dim() else True
+    sizes = [size if isinstance(size, int) else "?" for size in taken.shape]
+    wanted = [1, spec.input.channels, spec.input.height, spec.input.width]
+    if len(sizes) != 4 or any(size not in ("?", right) for size, right in zip(sizes, wanted, strict=True)):
+        batch = f" Export it with {_BATCH}." if sizes[1:] == wanted[1:] else ""
+        raise ModelUnavailable(
+            f"{spec.name}: the network takes {sizes}, but model.toml says pictures of {spec.input.width} x "
+            f"{spec.input.height} with {spec.input.channels} channels: {wanted}.{batch}"
+        )
+    module = program.module()
+    if taken.dtype is torch.float32:
+        return module, program
+    module = module.float()
+    example = torch.zeros(1 if is_fixed else 2, *wanted[1:])
+    try:
+        dynamic = None if is_fixed else ({0: torch.export.Dim("batch")},)
+        return module, torch.export.export(module, (example,), dynamic_shapes=dynamic)
+    except Exception as error:  # the network's own code raises anything
+        raise ModelUnavailable(
+            f"{spec.name}: {spec.weights} takes {taken.dtype}, and can't be run in float32 "
+            f"({_reason(error)}). Export the network as network.float()."
+        ) from error
+
+
+def _require_no_code(spec: ModelSpec, path: Path) -> None:
+    """Raise ModelUnavailable if an exported program holds a pickled object, or a compiled library."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePosixPath(name).parts for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _unreadable(spec, path, error) from error
+    parts = [part for name in names for part in name if part.startswith(_CODE)]
+    if parts:
+        raise ModelUnavailable(
+            f"{spec.name}: {path.name} has {parts[0]!r} in it, which would run its author's own code here. "
+            "Only an exported program of tensors is read: torch.export.save(torch.export.export(...))."
+        )
+
+
+def _named(spec: ModelSpec, source: TorchNetwork, path: Path) -> Any:  # noqa: ANN401 - a torch.nn.Module
+    """The network of that name in its library, with the weights of the file."""
+    state = _state(spec, path)
+    build = {"timm": _of_timm, "torchvision": _of_torchvision}[source.library](spec, source, state)
+    labels = len(spec.labels)
+    # Two labels may be one number, the probability of the second.
+    counts = [labels, 1] if labels == 2 and spec.task.reads_one_as_two else [labels]
+    problem = ""
+    for count in counts:
+        try:
+            module = build(count)
+        except Exception as error:  # a library's own code raises anything
+            raise ModelUnavailable(
+                f"{spec.name}: {source.library} can't build {source.name!r}: {_reason(error)}."
+            ) from error
+        problem = problem or _misfit(module, state)
+        try:
+            module.load_state_dict(state)
+        except RuntimeError:
+            continue
+        return module.eval().float()
+    raise ModelUnavailable(
+        f"{spec.name}: {path.name} does not have the weights of {source.library}'s {source.name} for "
+        f"{labels} labels: {problem}. Correct name in model.toml, or the labels (one for each class)."
+    )
+
+
+def _of_torchvision(spec: ModelSpec, source: TorchNetwork, state: Mapping[str, Any]) -> Callable[[int], Any]:
+    try:
+        import torchvision  # noqa: PLC0415 - likewise
+    except RuntimeError as error:
+        raise ModelUnavailable(
+            f"{spec.name}: torchvision {importlib.metadata.version('torchvision')} does not fit PyTorch "
+            f"{importlib.metadata.version('torch')} ({_reason(error)}): builds for CPUs and for GPUs do not "
+            f"mix. Install both from one place: {INSTALL}"
+        ) from error
+    try:
+        builder = torchvision.models.get_model_builder(source.name)
+    except ValueError as error:
+        raise _unknown(spec, source, torchvision.models.list_models()) from error
+    named = inspect.signature(builder).parameters
+    options: dict[str, Any] = {"weights": None}
+    if "weights_backbone" in named:
+        options["weights_backbone"] = None  # else it would be downloaded
+    if "aux_loss" in named:
+        options["aux_loss"] = any(key.startswith("aux_classifier.") for key in state)
+    return lambda classes: builder(**options, num_classes=classes)
+
+
+def _of_timm(spec: ModelSpec, source: TorchNetwork, _state: Mapping[str, Any]) -> Callable[[int], Any]:
+    import timm  # noqa: PLC0415 - likewise
+
+    # With a scheme before its name, timm would take a network from elsewhere.
+    if not timm.is_model(source.name) or ":" in source.name or "/" in source.name:
+        raise _unknown(spec, source, timm.list_models())
+    options: dict[str, Any] = {"pretrained": False}
+    if spec.input.channels != 3:
+        options["in_chans"] = spec.input.channels
+    cfg = timm.get_pretrained_cfg(source.name)
+    if cfg is not None and cfg.fixed_input_size:
+        options["img_size"] = (spec.input.height, spec.input.width)
+    return lambda classes: timm.create_model(source.name, **options, num_classes=classes)
+
+
+def _state(spec: ModelSpec, path: Path) -> dict[str, Any]:
+    """The state dict of a file: the names of its tensors, and the tensors. Raises ModelUnavailable."""
+    import torch  # noqa: PLC0415 - likewise
+
+    try:
+        if path.suffix.lower() == ".safetensors":
+            import safetensors.torch  # noqa: PLC0415 - likewise
+
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # pickle, zipfile and safetensors each raise their own
+        raise ModelUnavailable(
+            f"{spec.name}: the weights in {path.name} can't be read ({_reason(error)}). Only tensors are "
+            f"read: torch.save(network.state_dict(), {path.with_suffix('.pth').name!r})"
+        ) from error
+    for key in _NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelUnavailable(
+            f"{spec.name}: {path.name} has no state dict, names with tensors. Write it with "
+            f"torch.save(network.state_dict(), {path.with_suffix('.pth').name!r})"
+        )
+    # Of a network that was trained on several devices.
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def _misfit(module: Any, state: Mapping[str, Any]) -> str:  # noqa: ANN401
+    """In a clause, the first difference between a network's weights and those of a file."""
+    own = module.state_dict()
+    missing, unknown = [key for key in own if key not in state], [key for key in state if key not in own]
+    if missing:
+        return f"it lacks {missing[0]!r}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    if unknown:
+        return f"it has {unknown[0]!r}, which the network lacks"
+    shapes = [(key, tuple(state[key].shape), tuple(own[key].shape)) for key in own]
+    return next((f"{key!r} is {found}, not {right}" for key, found, right in shapes if found != right), "")
+
+
+def _unknown(spec: ModelSpec, source: TorchNetwork, names: list[str]) -> ModelUnavailable:
+    near = difflib.get_close_matches(source.name.split(".")[0].lower(), names, 5)
+    like = f" Some that it has: {', '.join(near)}." if near else ""
+    return ModelUnavailable(f"{spec.name}: {source.library} has no network {source.name!r}.{like}")
+
+
+def _require_one_input(spec: ModelSpec, names: list[str] | tuple[str, ...]) -> None:
+    if len(names) != 1:
+        raise ModelUnavailable(
+            f"{spec.name}: the network has {len(names)} inputs ({', '.join(names)}). Save it again with the "
+            "picture as its only input."
+        )
+
+
+def _in_training(spec: ModelSpec, function: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{spec.name}: {spec.weights} was saved in training mode: dropout or batch normalisation would "
+        f"change its answers. Call network.eval() before {function}, and save it again."
+    )
+
+
+def _unreadable(spec: ModelSpec, path: Path, error: Exception) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{spec.name}: {path.name} is not {_EXPECTED[type(spec.source)]} that PyTorch can read "
+        f"({_reason(error)}). It may be cut short, a Git LFS pointer, or of a newer PyTorch."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what PyTorch or a library says."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.split(". ", maxsplit=1)[0].rstrip(".:")
+
+
+_EXPECTED: Final[dict[type, str]] = {
+    TorchScript: "a TorchScript file",
+    TorchExport: "an exported program",
+    TorchNetwork: "a file of weights",
+}

@@ -1,0 +1,449 @@
+"""Networks of PyTorch as they are: PyTorch's own answers, on OpenVINO and on the engine that is PyTorch.
+
+Needs an environment with the product's packages and PyTorch's: test_importers.py makes one and runs this.
+"""
+
+import importlib.util
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from broker.errors import ModelUnavailable
+from model_server import engines
+from model_server.catalogue.model_spec import ModelSpec, read_model
+from model_server.engines import Engine, EngineOptions
+from model_server.engines.choice import EngineChoice, choose_for
+from model_server.engines.openvino import conversion, importing
+from tests.support import ROOT
+
+pytestmark = [
+    pytest.mark.importers,
+    pytest.mark.filterwarnings("ignore"),  # PyTorch's own
+    pytest.mark.skipif(
+        not importlib.util.find_spec("torch"), reason="test_importers.py runs it with PyTorch"
+    ),
+]
+
+if importlib.util.find_spec("torch"):
+    import timm
+    import torch
+    import torchvision
+    from safetensors.torch import save_file
+    from torch import nn
+
+    Module: Any = nn.Module
+else:
+    Module = object
+
+SIZE = 32
+PICTURES = np.random.default_rng(3).integers(0, 256, (11, SIZE, SIZE, 3), dtype=np.uint8)
+SMALL = np.random.default_rng(4).integers(0, 256, (5, 8, 9, 3), dtype=np.uint8)
+SCRIPT = 'kind = "torchscript"\nfile = "net.pt"\n'
+EXPORT = 'kind = "torch_export"\nfile = "net.pt2"\n'
+AUTO = EngineChoice("openvino", "fp32", fallback="torch")
+TORCH = EngineChoice("torch", "fp32")
+
+Write = Callable[..., ModelSpec]
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert here: a child process would import PyTorch each time."""
+
+    def convert(spec: ModelSpec, width: str, folder: Path) -> None:
+        importing.write(spec, folder, half=width == "half")
+
+    monkeypatch.setattr(conversion, "_run_child", convert)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write model.toml and the labels into the model's folder."""
+
+    def write(
+        source: str, labels: int = 3, size: tuple[int, int] = (9, 8), last: str = "softmax", rest: str = ""
+    ) -> ModelSpec:
+        folder = tmp_path / "net"
+        folder.mkdir(exist_ok=True)
+        (folder / "labels.txt").write_text("".join(f"label {number}\n" for number in range(labels)))
+        (folder / "model.toml").write_text(
+            f'task = "{"detection" if rest else "classification"}"\nlabels = "labels.txt"\ntop = 1\n'
+            f"[source]\n{source}[input]\nwidth = {size[0]}\nheight = {size[1]}\nchannels = 3\n"
+            f'fit = "stretch"\nnormalise = "torch"\n[output]\nactivation = "{last}"\n{rest}'
+        )
+        return read_model(tmp_path, "net")
+
+    return write
+
+
+def load(spec: ModelSpec, choice: EngineChoice = AUTO) -> Engine:
+    return engines.load(spec, choice, EngineOptions(8, spec.folder.parent / "cache"))
+
+
+def prepared(pictures: NDArray[np.uint8]) -> Any:  # noqa: ANN401
+    """As torchvision's tutorials prepare pictures."""
+    numbers = torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).double() / 255
+    mean, std = (
+        torch.tensor(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    return ((numbers - mean) / std).float()
+
+
+def answers(network: Any, pictures: NDArray[np.uint8] = SMALL) -> NDArray[Any]:  # noqa: ANN401
+    """What PyTorch gives."""
+    with torch.no_grad():
+        right: NDArray[Any] = network(prepared(pictures)).softmax(1).numpy()
+    assert np.ptp(right, axis=0).max() > 0.01  # it tells the pictures apart
+    return right
+
+
+def save(network: Any, folder: Path, size: tuple[int, int] = (8, 9), *, batch: int | None = None) -> None:  # noqa: ANN401
+    """As net.pt and net.pt2; `batch`: exported for so many pictures alone."""
+    folder.mkdir(exist_ok=True)
+    kind = next(network.parameters()).dtype
+    example = torch.zeros(batch or 2, 3, *size, dtype=kind)
+    torch.jit.trace(network, example, check_trace=False).save(folder / "net.pt")
+    dynamic = None if batch else ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=dynamic), folder / "net.pt2")
+
+
+class Small(Module):  # type: ignore[misc]
+    """A convolution and a linear layer."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.convolution = nn.Conv2d(3, 4, 3, stride=2)
+        self.linear = nn.Linear(4 * 3 * 4, classes)
+
+    def forward(self, numbers: Any) -> Any:  # noqa: ANN401
+        return self.linear(torch.relu(self.convolution(numbers)).flatten(1))
+
+
+class Bessel(Small):
+    """With an operation that OpenVINO's front end does not know."""
+
+    def forward(self, numbers: Any) -> Any:  # noqa: ANN401
+        return self.linear(torch.special.bessel_j0(self.convolution(numbers)).flatten(1)) * 5
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_all_three_kinds_give_what_pytorch_gives(library: str, write: Write, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    if library == "torchvision":
+        network, name = torchvision.models.resnet18(num_classes=3).eval(), "resnet18"
+        head = network.fc
+    else:
+        network, name = timm.create_model("test_efficientnet", num_classes=3).eval(), "test_efficientnet"
+        head = network.classifier
+    with torch.no_grad():  # so that the pictures get different answers
+        logits = network(prepared(PICTURES))
+        head.bias.sub_(logits.mean(0))
+        for values in (head.weight, head.bias):
+            values.mul_(1 / logits.std(0).mean())
+    save(network, tmp_path / "net", (SIZE, SIZE))
+    save_file(network.state_dict(), tmp_path / "net" / "net.safetensors")
+    right = answers(network, PICTURES)
+    named = f'kind = "torch_network"\nlibrary = "{library}"\nname = "{name}"\nweights = "net.safetensors"\n'
+    for source in (SCRIPT, EXPORT, named):
+        spec = write(source, size=(SIZE, SIZE))
+        for choice in (AUTO, TORCH):
+            engine = load(spec, choice)
+            assert engine.name == choice.engine, source
+            np.testing.assert_allclose(engine.predict(PICTURES)[0], right, atol=1e-4)
+
+
+def test_a_network_that_openvino_can_t_convert_runs_on_pytorch(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Bessel().eval()
+    save(network, tmp_path / "net")
+    for source, operation in (
+        (SCRIPT, "aten::special_bessel_j0"),
+        (EXPORT, "aten.special_bessel_j0.default"),
+    ):
+        spec = write(source)
+        chosen = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
+        engine = load(spec, chosen)
+        assert (engine.name, engine.precision) == ("torch", "fp32")
+        assert operation in caplog.text
+        np.testing.assert_allclose(engine.predict(SMALL)[0], answers(network), atol=1e-5)
+        with pytest.raises(ModelUnavailable, match=rf"{operation}.*ENGINE=torch runs it"):
+            load(spec, EngineChoice("openvino", "fp32"))
+        # What the conversion found is in the store: a later start does not try again.
+        monkeypatch.setattr(importing, "write", None)
+        assert load(spec, chosen).name == "torch"
+        monkeypatch.undo()
+        monkeypatch.setattr(
+            conversion,
+            "_run_child",
+            lambda spec, width, folder: importing.write(spec, folder, half=width == "half"),
+        )
+
+
+def test_a_network_exported_for_one_picture_takes_many(write: Write, tmp_path: Path) -> None:
+    network = Small().eval()
+    save(network, tmp_path / "net", batch=1)
+    for choice in (AUTO, TORCH):
+        engine = load(write(EXPORT), choice)
+        assert engine.name == choice.engine
+        np.testing.assert_allclose(engine.predict(SMALL)[0], answers(network), atol=1e-5)
+
+
+def test_files_in_half_precision_run_in_fp32(write: Write, tmp_path: Path) -> None:
+    network = Small().eval().half()
+    save(network, tmp_path / "net")
+    right = answers(network.float())
+    for source in (SCRIPT, EXPORT):
+        for choice in (AUTO, TORCH):
+            np.testing.assert_allclose(load(write(source), choice).predict(SMALL)[0], right, atol=1e-5)
+
+
+def test_a_checkpoint_of_several_devices_is_read(write: Write, tmp_path: Path) -> None:
+    # Its position embedding is for this size, and its one number is the second label's.
+    network = timm.create_model("test_vit", num_classes=1, img_size=SIZE).eval()
+    with torch.no_grad():
+        network.head.weight.mul_(20)
+    (tmp_path / "net").mkdir()
+    state = {f"module.{key}": value.half() for key, value in network.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "net" / "net.pth")
+    network.half().float()
+    spec = write(
+        'kind = "torch_network"\nlibrary = "timm"\nname = "test_vit"\nweights = "net.pth"\n',
+        labels=2,
+        size=(SIZE, SIZE),
+        last="sigmoid",
+    )
+    with torch.no_grad():
+        right = network(prepared(PICTURES)).sigmoid().numpy()[:, 0]
+    np.testing.assert_allclose(load(spec, TORCH).predict(PICTURES)[0][:, 1], right, atol=1e-4)
+
+
+class Pair(NamedTuple):
+    """A detector's outputs, in the order that model.toml does not say."""
+
+    scores: "torch.Tensor"
+    boxes: "torch.Tensor"
+
+
+class Detector(Small):
+    """Two boxes of three classes, in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__(14)
+
+    def forward(self, numbers: Any) -> Any:  # noqa: ANN401
+        out = self.linear(torch.relu(self.convolution(numbers)).flatten(1)).sigmoid()
+        return {"scores": out[:, 8:].reshape(-1, 2, 3), "boxes": out[:, :8].reshape(-1, 2, 4)}
+
+
+class NamedDetector(Detector):
+    """The same, in a NamedTuple."""
+
+    def forward(self, numbers: "torch.Tensor") -> Pair:
+        out = self.linear(torch.relu(self.convolution(numbers)).flatten(1)).sigmoid()
+        return Pair(out[:, 8:].reshape(-1, 2, 3), out[:, :8].reshape(-1, 2, 4))
+
+
+def test_outputs_have_the_names_of_a_dict_or_a_named_tuple(write: Write, tmp_path: Path) -> None:
+    network = Detector().eval()
+    folder = tmp_path / "net"
+    folder.mkdir()
+    example = torch.zeros(2, 3, 8, 9)
+    torch.jit.script(NamedDetector().eval()).save(folder / "net.pt")
+    dynamic = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=dynamic), folder / "net.pt2")
+    with torch.no_grad():
+        right = network(prepared(SMALL))
+    rest = '[detection]\nboxes = "boxes"\nscores = "scores"\nformat = "cxcywh"\n'
+    for source in (SCRIPT, EXPORT):
+        for choice in (AUTO, TORCH):
+            engine = load(write(source, last="none", rest=rest), choice)
+            assert engine.name == choice.engine
+            for found, name in zip(engine.predict(SMALL), ("boxes", "scores"), strict=True):
+                np.testing.assert_allclose(found, right[name].numpy(), atol=1e-5)
+
+
+def test_segmentation_of_torchvision_is_built_without_a_download(write: Write, tmp_path: Path) -> None:
+    from model_server.engines.torch import sources  # noqa: PLC0415
+
+    network = torchvision.models.get_model(
+        "lraspp_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=3
+    ).eval()
+    (tmp_path / "net").mkdir()
+    torch.save(network.state_dict(), tmp_path / "net" / "net.pth")
+    name = 'library = "torchvision"\nname = "lraspp_mobilenet_v3_large"\nweights = "net.pth"\n'
+    loaded = sources.load(write(f'kind = "torch_network"\n{name}', size=(SIZE, SIZE)))
+    (found,) = loaded.outputs(PICTURES[:2])
+    assert loaded.names == [["out"]]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, network(prepared(PICTURES[:2]))["out"].numpy(), atol=1e-4)
+
+
+RAN = "the pickle of the test ran"
+
+
+class Harmful:
+    """A pickle that runs code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, (RAN,)
+
+
+def test_no_pickle_is_ever_run(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "net"
+    save(Small().eval(), folder)
+    torch.save({"weight": Harmful()}, folder / "net.pth")
+    with zipfile.ZipFile(folder / "net.pt2") as archive, zipfile.ZipFile(folder / "bad.pt2", "w") as bad:
+        for name in archive.namelist():
+            harmful = name.endswith("sample_inputs/model.pt")
+            bad.writestr(name, pickle.dumps(Harmful()) if harmful else archive.read(name))
+    with zipfile.ZipFile(folder / "net.pt2") as archive, zipfile.ZipFile(folder / "code.pt2", "w") as bad:
+        for name in archive.namelist():
+            bad.writestr(name, archive.read(name))
+        bad.writestr("code/data/constants/opaque_obj_0", pickle.dumps(Harmful()))
+    named = 'kind = "torch_network"\nlibrary = "torchvision"\nname = "resnet18"\nweights = "net.pth"\n'
+    for source, words in (
+        (named, "can't be read|pickled Python objects"),
+        (EXPORT.replace("net", "bad"), "that PyTorch can read"),
+        (EXPORT.replace("net", "code"), "would run its author's own code"),
+    ):
+        with pytest.raises(ModelUnavailable, match=words):
+            load(write(source))
+    assert RAN not in capsys.readouterr().out
+
+
+def _two_inputs(folder: Path) -> None:
+    class Sum(Module):  # type: ignore[misc]
+        def forward(self, one: Any, two: Any) -> Any:  # noqa: ANN401
+            return one + two
+
+    example = (torch.zeros(2, 3, 8, 9),) * 2
+    torch.jit.trace(Sum(), example).save(folder / "net.pt")
+    torch.export.save(torch.export.export(Sum(), example), folder / "net.pt2")
+
+
+def _in_training(folder: Path) -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), nn.Flatten(), nn.Linear(216, 3)).train()
+    torch.jit.trace(network, torch.zeros(2, 3, 8, 9), check_trace=False).save(folder / "net.pt")
+    torch.export.save(torch.export.export(network, (torch.ones(2, 3, 8, 9),)), folder / "net.pt2")
+
+
+def _cut_short(folder: Path) -> None:
+    save(Small().eval(), folder)
+    for name in ("net.pt", "net.pt2"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:1000])
+
+
+def _another_size(folder: Path) -> None:
+    save(Small().eval(), folder, batch=2)
+
+
+def _pickled(folder: Path) -> None:
+    torch.save(Small(), folder / "net.pt")
+    shutil.copy(folder / "net.pt", folder / "net.pt2")
+
+
+def _state(folder: Path) -> None:
+    torch.save(Small().state_dict(), folder / "net.pt")
+    shutil.copy(folder / "net.pt", folder / "net.pt2")
+
+
+def _crossed(folder: Path) -> None:
+    save(Small().eval(), folder)
+    (folder / "net.pt").rename(folder / "other")
+    (folder / "net.pt2").rename(folder / "net.pt")
+    (folder / "other").rename(folder / "net.pt2")
+
+
+@pytest.mark.parametrize(
+    ("make", "script", "export"),
+    [
+        (_two_inputs, r"2 inputs \(one, two\)", r"2 inputs \(one, two\)"),
+        (_in_training, "network.eval.. before torch.jit.trace", "network.eval.. before torch.export"),
+        (
+            _cut_short,
+            "net.pt is not a TorchScript file that.*cut short",
+            "net.pt2 is not an exported.*cut short",
+        ),
+        (_another_size, r"can't run it on 1 x 3 x 5 x 9", r"takes \[2, 3, 8, 9\].*\[1, 3, 5, 9\]"),
+        (_pickled, "pickled Python objects.*torch.jit.script", "pickled Python objects.*torch.jit.script"),
+        (_state, 'write kind = "torch_network"', 'write kind = "torch_network"'),
+        (
+            _crossed,
+            'write kind = "torch_export", not "torchscript"',
+            'write kind = "torchscript", not "torch_export"',
+        ),
+    ],
+)
+def test_what_can_not_be_served_is_refused_with_what_to_do(
+    write: Write, tmp_path: Path, make: Callable[[Path], None], script: str, export: str
+) -> None:
+    (tmp_path / "net").mkdir()
+    make(tmp_path / "net")
+    size = (9, 5) if make is _another_size else (9, 8)
+    for source, words in ((SCRIPT, script), (EXPORT, export)):
+        with pytest.raises(ModelUnavailable, match=words) as refused:
+            load(write(source, size=size))
+        assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "labels", "words"),
+    [
+        ("torchvision", "resnet19", 3, "torchvision has no network 'resnet19'. Some that it has: .*resnet18"),
+        ("timm", "hf-hub:timm/resnet18", 3, "timm has no network 'hf-hub:timm/resnet18'"),
+        (
+            "torchvision",
+            "squeezenet1_1",
+            4,
+            r"for 4 labels: 'classifier.1.weight' is \(3, 512, 1, 1\), not \(4, ",
+        ),
+        (
+            "torchvision",
+            "alexnet",
+            3,
+            "does not have the weights of torchvision's alexnet.*: it lacks 'features",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    write: Write, tmp_path: Path, library: str, name: str, labels: int, words: str
+) -> None:
+    (tmp_path / "net").mkdir()
+    network = torchvision.models.squeezenet1_1(num_classes=3)
+    torch.save(network.state_dict(), tmp_path / "net" / "net.pth")
+    source = f'kind = "torch_network"\nlibrary = "{library}"\nname = "{name}"\nweights = "net.pth"\n'
+    with pytest.raises(ModelUnavailable, match=words):
+        load(write(source, labels=labels, size=(SIZE, SIZE)))
+
+
+SERVES = """import sys
+from pathlib import Path
+from model_server import engines
+from model_server.catalogue.model_spec import read_model
+from model_server.engines import EngineOptions
+from model_server.engines.choice import EngineChoice
+spec = read_model(Path(sys.argv[1]), "net")
+options = EngineOptions(8, Path(sys.argv[1], "cache"))
+engine = engines.load(spec, EngineChoice("openvino", "fp32", "torch"), options)
+print(engine.name, "torch" in sys.modules)
+"""
+
+
+def test_a_process_that_serves_with_openvino_never_loads_pytorch(write: Write, tmp_path: Path) -> None:
+    save(Small().eval(), tmp_path / "net")
+    write(EXPORT)
+    done = subprocess.run(
+        [sys.executable, "-c", SERVES, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "openvino False\n", done.stderr[-3000:]
