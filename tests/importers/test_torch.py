@@ -22,7 +22,8 @@ from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
-from model_server.engines.openvino import conversion, importing
+from model_server.engines.openvino import conversion, importing, runtime
+from model_server.engines.torch import sources
 from tests.support import ROOT
 
 pytestmark = [
@@ -39,6 +40,8 @@ if importlib.util.find_spec("torch"):
     import torchvision
     from safetensors.torch import save_file
     from torch import nn
+
+    from model_server.engines.torch.network import PyTorchNetwork, for_translation
 
     Module: Any = nn.Module
 else:
@@ -143,8 +146,8 @@ def test_all_three_kinds_give_what_pytorch_gives(library: str, write: Write, tmp
         network, name = torchvision.models.resnet18(num_classes=3).eval(), "resnet18"
         head = network.fc
     else:
-        network, name = timm.create_model("test_efficientnet", num_classes=3).eval(), "test_efficientnet"
-        head = network.classifier
+        network, name = timm.create_model("test_resnet", num_classes=3).eval(), "test_resnet"
+        head = network.fc
     with torch.no_grad():  # so that the pictures get different answers
         logits = network(prepared(PICTURES))
         head.bias.sub_(logits.mean(0))
@@ -228,6 +231,19 @@ def test_a_checkpoint_of_several_devices_is_read(write: Write, tmp_path: Path) -
     np.testing.assert_allclose(load(spec, TORCH).predict(PICTURES)[0][:, 1], right, atol=1e-4)
 
 
+def test_a_transformer_of_torchvision_is_converted(write: Write) -> None:
+    settings = {"image_size": SIZE, "patch_size": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 8}
+    network = torchvision.models.VisionTransformer(**settings, mlp_dim=8, num_classes=3).eval()
+    with torch.no_grad():
+        network.heads[0].weight.normal_()
+    loaded = PyTorchNetwork(write(SCRIPT, size=(SIZE, SIZE)), network)
+    model = runtime.convert_torch(*for_translation(loaded))
+    numbers = prepared(PICTURES)
+    (found,) = runtime.compile_for_cpu(model, "fp32")([numbers.numpy()]).values()
+    with torch.no_grad():
+        np.testing.assert_allclose(found, network(numbers).numpy(), atol=1e-4)
+
+
 class Pair(NamedTuple):
     """A detector's outputs, in the order that model.toml does not say."""
 
@@ -273,20 +289,26 @@ def test_outputs_have_the_names_of_a_dict_or_a_named_tuple(write: Write, tmp_pat
                 np.testing.assert_allclose(found, right[name].numpy(), atol=1e-5)
 
 
-def test_segmentation_of_torchvision_is_built_without_a_download(write: Write, tmp_path: Path) -> None:
-    from model_server.engines.torch import sources  # noqa: PLC0415
-
-    network = torchvision.models.get_model(
-        "lraspp_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=3
-    ).eval()
+@pytest.mark.parametrize(
+    ("name", "options", "output"),
+    [
+        ("lraspp_mobilenet_v3_large", {"weights_backbone": None}, "out"),
+        ("googlenet", {"aux_logits": False, "init_weights": False}, ""),
+    ],
+)
+def test_networks_of_torchvision_are_built_as_their_weights_are_and_without_a_download(
+    write: Write, tmp_path: Path, name: str, options: dict[str, Any], output: str
+) -> None:
+    network = torchvision.models.get_model(name, weights=None, num_classes=3, **options).eval()
     (tmp_path / "net").mkdir()
     torch.save(network.state_dict(), tmp_path / "net" / "net.pth")
-    name = 'library = "torchvision"\nname = "lraspp_mobilenet_v3_large"\nweights = "net.pth"\n'
-    loaded = sources.load(write(f'kind = "torch_network"\n{name}', size=(SIZE, SIZE)))
+    source = f'kind = "torch_network"\nlibrary = "torchvision"\nname = "{name}"\nweights = "net.pth"\n'
+    loaded = sources.load(write(source, size=(SIZE, SIZE)))
     (found,) = loaded.outputs(PICTURES[:2])
-    assert loaded.names == [["out"]]
+    assert loaded.names == [[output] if output else []]
     with torch.no_grad():
-        np.testing.assert_allclose(found, network(prepared(PICTURES[:2]))["out"].numpy(), atol=1e-4)
+        right = network(prepared(PICTURES[:2]))
+    np.testing.assert_allclose(found, (right[output] if output else right).numpy(), atol=1e-4)
 
 
 RAN = "the pickle of the test ran"

@@ -75,16 +75,25 @@ class PyTorchNetwork:
 
 
 def for_translation(network: PyTorchNetwork) -> tuple[Any, Any]:
-    """What OpenVINO translates, and an example of what it takes; its outputs are in the network's order."""
+    """What OpenVINO translates, and an example of what it takes; its outputs are in the network's order.
+
+    Raises RuntimeError where the network's own code can't be traced.
+    """
     input_ = network._spec.input
     example = torch.zeros(_TRANSLATED, input_.channels, input_.height, input_.width)
     if network.program is not None:
         return network.program, None
     if isinstance(network.module, torch.jit.ScriptModule):
         return network.module, example
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        return _Flat(network).eval(), example
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            # Unlike OpenVINO, which would trace it itself, without PyTorch's check of the trace: that refuses
+            # torchvision's Transformers. What the trace computes is compared with the network anyway.
+            flat = _Flat(network).eval()
+            return torch.jit.trace(flat, example, check_trace=False, strict=False), example
+    except Exception as error:  # the network's own code raises anything
+        raise RuntimeError(reason(error)) from error
 
 
 class _Flat(torch.nn.Module):  # type: ignore[misc] # PyTorch is not in the environment that is checked

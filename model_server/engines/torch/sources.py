@@ -221,6 +221,8 @@ def _of_torchvision(spec: ModelSpec, source: TorchNetwork, state: Mapping[str, A
         options["weights_backbone"] = None  # else it would be downloaded
     if "aux_loss" in named:
         options["aux_loss"] = any(key.startswith("aux_classifier.") for key in state)
+    if source.name in ("googlenet", "inception_v3"):  # as their published weights are loaded
+        options |= {"aux_logits": any(key.lower().startswith("aux") for key in state), "init_weights": False}
     return lambda classes: builder(**options, num_classes=classes)
 
 
