@@ -42,7 +42,8 @@ def reference(
 ) -> Reference:
     """The reference from `rows`, all outputs for each image; `ending` is that of the first chosen output.
 
-    `own` is the precision that the file itself computes in. Raises ModelUnavailable if a classifier's numbers do not become probabilities as model.toml says.
+    `own` is the precision that the file itself computes in. Raises ModelUnavailable if a classifier's numbers
+    do not become probabilities as model.toml says.
     """
     outputs = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in choice.numbers]
     if spec.task.gives_probabilities:

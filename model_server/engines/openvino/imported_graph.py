@@ -138,7 +138,7 @@ def opened(spec: ModelSpec) -> Any:  # noqa: ANN401
 def _file_of(spec: ModelSpec) -> Path:
     """The file or folder to read. Raises ModelUnavailable if it is missing."""
     source = spec.source
-    if not isinstance(source, ImportedSource):
+    if not isinstance(source, FileSource):
         raise TypeError(f"{source!r} is not imported; this is a bug")
     return _path(spec, source)
 

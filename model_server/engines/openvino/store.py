@@ -23,8 +23,8 @@ import numpy as np
 from broker.errors import ModelUnavailable
 from model_server.catalogue.folder_watch import every_file
 from model_server.catalogue.model_spec import Darknet, KerasApplication, KerasFile, ModelSpec
-from model_server.engines import OutputNames
 from model_server.catalogue.model_toml import TorchNetwork
+from model_server.engines import OutputNames
 from model_server.engines.check.agreement import Reference
 
 _FORMAT: Final = 1

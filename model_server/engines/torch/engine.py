@@ -63,7 +63,7 @@ class TorchEngine:
 
     def _takes_batches(self, reference: agreement.Reference) -> bool:
         if self._chunk == 1:
-            return False
+            return True  # nothing to find out: it is not given any
         try:
             outputs = self.predict(reference.pictures)
             return self._spec.task.compare(self._spec, reference.outputs, outputs, "fp32").agrees
