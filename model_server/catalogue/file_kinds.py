@@ -53,12 +53,7 @@ def hint(path: Path, source: Source, *, within: Path) -> str:
     written_kind = str(type(source).__struct_config__.tag)
     kind = kind_of(path)
     if kind == _PICKLED:
-        return (
-            " It looks like pickled Python objects, as torch.save(network) writes them; reading them would "
-            "run any code in them. Save the network with torch.jit.script(network.eval()).save("
-            f'"{path.stem}.pt") and write kind = "torchscript", or its weights with '
-            f'torch.save(network.state_dict(), "{path.stem}.pth") and write kind = "torch_network". {_SEE}'
-        )
+        return f" {_pickled(path)} {_SEE}"
     foreign = _FOREIGN.get(path.suffix.lower())
     if not kind and foreign is not None and path.is_file() and not isinstance(source, TorchSource):
         return f" It looks like {foreign}: export it to ONNX. {_SEE}"
@@ -77,8 +72,19 @@ def hint(path: Path, source: Source, *, within: Path) -> str:
 
 def unserved(path: Path) -> str:
     """A sentence, after a space, on what a file of no served kind looks like; empty if unknown."""
+    if kind_of(path) == _PICKLED:
+        return f" {_pickled(path)}"
     foreign = _FOREIGN.get(path.suffix.lower())
     return f" It looks like {foreign}: export it to ONNX." if foreign is not None else ""
+
+
+def _pickled(path: Path) -> str:
+    return (
+        "It looks like pickled Python objects, as torch.save(network) writes them; reading them would "
+        "run any code in them. Save the network with torch.jit.script(network.eval()).save("
+        f'"{path.stem}.pt") and write kind = "torchscript", or its weights with '
+        f'torch.save(network.state_dict(), "{path.stem}.pth") and write kind = "torch_network".'
+    )
 
 
 def paddle_0_11(folder: Path, named: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from model_server.catalogue.model_toml import Darknet, Onnx, Paddle
+from model_server.catalogue.model_toml import Darknet, Onnx, Paddle, TorchSource
 from model_server.commands.network_facts import Guess, NetworkFacts
 
 IMAGENET: Final = 1000
@@ -69,7 +69,7 @@ class ModelDraft:
             yield _line("fit", Guess("pad", "as Ultralytics' exports are trained"))
             yield _line("border", Guess(114, "likewise"))
             yield _line("library", Guess("opencv", "likewise"))
-        elif isinstance(self.facts.source, Onnx | Paddle) and self.task.value != "image":
+        elif isinstance(self.facts.source, Onnx | Paddle | TorchSource) and self.task.value != "image":
             side = max(self.facts.width.value, self.facts.height.value)
             yield _line("fit", Guess("crop", "as torchvision's: Resize, then CenterCrop"))
             yield _line("resize", Guess(side * 256 // 224, "likewise"))

@@ -14,7 +14,7 @@ import numpy as np
 from broker.errors import ModelUnavailable
 from broker.messages import Fit, InputSpec
 from model_server.catalogue.model_spec import Darknet, KerasFile, ModelSpec, Source
-from model_server.catalogue.model_toml import ImportedSource, Normalise
+from model_server.catalogue.model_toml import FileSource, Normalise, TorchSource
 from model_server.engines import normalisation
 from model_server.engines.check import final_operation
 from model_server.engines.check.final_operation import Ending
@@ -69,7 +69,9 @@ def read(folder: Path, source: Source) -> NetworkFacts:
             return _of_keras(folder, source)
         case Darknet():
             return _of_darknet(folder, source)
-        case _ if isinstance(source, ImportedSource):
+        case _ if isinstance(source, TorchSource):
+            return _of_torch(folder, source)
+        case _ if isinstance(source, FileSource):
             return _of_imported(folder, source)
     raise TypeError(f"{source!r} is not a file's source. This is a bug")
 
@@ -153,7 +155,29 @@ def _of_darknet(folder: Path, source: Darknet) -> NetworkFacts:
 _DARKNET_INPUT: Final = (("width", 416), ("height", 416), ("channels", 3))
 
 
-def _of_imported(folder: Path, source: ImportedSource) -> NetworkFacts:
+def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
+    """PyTorch's files do not say which pictures they take: the network is run on one of the usual size."""
+    from model_server.engines.torch import sources  # noqa: PLC0415
+
+    spec = _provisional(folder, source)
+    network = sources.load(spec)
+    shapes = [output.shape for output in network.outputs(np.zeros((1, *spec.input.shape), np.uint8))]
+    unsaid = "the file does not say"
+    return NetworkFacts(
+        source,
+        width=Guess(USUAL_SIDE, unsaid),
+        height=Guess(USUAL_SIDE, unsaid),
+        channels=Guess(3, unsaid),
+        normalise=Guess("torch", "usual for networks of PyTorch"),
+        outputs=[
+            NetworkOutput(tuple(names) or (str(number),), shape)
+            for number, (names, shape) in enumerate(zip(network.names, shapes, strict=True))
+        ],
+        endings=["unknown"] * len(shapes),
+    )
+
+
+def _of_imported(folder: Path, source: FileSource) -> NetworkFacts:
     from model_server.engines.openvino import imported_graph, quantised  # noqa: PLC0415 - they load OpenVINO
 
     model = imported_graph.opened(_provisional(folder, source))
@@ -206,7 +230,7 @@ def _sizes(height: int | None, width: int | None, channels: int | None) -> tuple
     )
 
 
-def _normalise_of_imported(model: Any, source: ImportedSource, quantised: Any, channels: int) -> Guess:  # noqa: ANN401
+def _normalise_of_imported(model: Any, source: FileSource, quantised: Any, channels: int) -> Guess:  # noqa: ANN401
     """The normalisation that fits a quantised input's range; else the usual one of the kind."""
     is_torch = type(source).__name__ in ("Onnx", "Paddle") and channels == 3
     usual = Guess("torch" if is_torch else "unit", "the file does not say; usual for this kind of file")

@@ -89,6 +89,11 @@ def _source(files: list[Path]) -> Source:
             if not path.is_file():
                 raise CatalogueError(f"There is no file {path}: a Darknet network is a .cfg and a .weights.")
         return Darknet(cfg=cfg.name, weights=weights.name)
+    if kind == "torch_network":
+        raise CatalogueError(
+            f"{network} has weights without a network: write model.toml with the network's name, as "
+            "docs/models.md shows for torch_network."
+        )
     if kind not in SOURCES:
         raise CatalogueError(
             f"{network} is of no kind that is served.{file_kinds.unserved(network)} docs/models.md has them."
