@@ -243,7 +243,7 @@ def _normalise_of_imported(model: Any, source: FileSource, quantised: Any, chann
             "", Path(), TASKS["raw"], source, InputSpec(1, 1, channels, Fit.STRETCH), name, (), top=1
         )
         pixels = np.repeat(np.array([0, 255], np.uint8)[:, None], channels, axis=1)
-        numbers = normalisation.of(spec)(pixels[None, None])
+        numbers = normalisation.of(spec).of_pixels(pixels[None, None])
         if stored.fits(float(numbers.min()), float(numbers.max())) == "right":
             return Guess(name, f"its quantised input takes numbers {stored}")
     return usual

@@ -32,6 +32,12 @@ class ClassificationTask(Task):
         "The labels file needs a label for each number (some networks begin with a class for the background)."
     )
 
+    def hint(self, shapes: list[tuple[int, ...]], /) -> str:
+        """Several numbers may be classes."""
+        if any(sum(side > 1 for side in shape) == 1 for shape in shapes):
+            return 'A classifier needs task = "classification", with a label for each number.'
+        return ""
+
     def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """The `top` best classes."""
         return TaskResult(classify(outputs[0], spec.labels, options.top))

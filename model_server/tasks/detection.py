@@ -60,6 +60,7 @@ class DetectionTask(Task):
     has_places = True
     most = MOST_DETECTIONS
     table = Detection
+    cure = 'A detector with one output (4 + labels, n) needs layout = "ultralytics".'
 
     def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """The `top` most probable boxes."""

@@ -39,7 +39,7 @@ def require_once(spec: ModelSpec, model: Any) -> None:  # noqa: ANN401 - a keras
 
     Raises ModelUnavailable. A table of mean and deviation was written on purpose: it causes a warning.
     """
-    numbers = normalisation.of(spec)(_pixels(spec.input.channels))
+    numbers = normalisation.of(spec).of_pixels(_pixels(spec.input.channels))
     after, layers = _rescaled(model, numbers)
     if not layers:
         return
@@ -105,7 +105,7 @@ def _pixels(channels: int) -> NDArray[np.uint8]:
 
 
 def _is_same(spec: ModelSpec, pixels: NDArray[np.uint8], published: NDArray[np.float64]) -> bool:
-    difference = np.abs(normalisation.of(spec)(pixels) - published).max()
+    difference = np.abs(normalisation.of(spec).of_pixels(pixels) - published).max()
     return bool(difference <= _NEAR * np.ptp(published))
 
 

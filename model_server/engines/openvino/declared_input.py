@@ -133,7 +133,7 @@ def _pixels(spec: ModelSpec) -> NDArray[np.float64]:
 
 def _numbers(spec: ModelSpec) -> NDArray[np.float32]:
     """What model.toml makes of those."""
-    return normalisation.of(spec)(_pixels(spec).astype(np.uint8))
+    return normalisation.of(spec).of_pixels(_pixels(spec).astype(np.uint8))
 
 
 def _is_near(ours: NDArray[np.float32], declared: NDArray[np.float64]) -> bool:

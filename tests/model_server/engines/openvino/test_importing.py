@@ -348,7 +348,7 @@ def test_a_softmax_of_one_number_is_refused(load: Load) -> None:
 def test_a_detector_without_its_layout_is_refused_with_it(load: Load) -> None:
     toml = TOML.replace('task = "classification"', 'task = "detection"').split("[output]")[0]
     with pytest.raises(
-        ModelUnavailable, match=r'\(7, n\) needs layout = "ultralytics"; a classifier needs task'
+        ModelUnavailable, match=r'\(4 \+ labels, n\) needs layout = "ultralytics"\. A classifier needs task'
     ):
         load(toml=toml)
 
