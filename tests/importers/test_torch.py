@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
+from model_server.commands import new
+from model_server.commands.terminal import DONE, IMPOSSIBLE
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.openvino import conversion, importing, runtime
@@ -469,3 +471,25 @@ def test_a_process_that_serves_with_openvino_never_loads_pytorch(write: Write, t
         [sys.executable, "-c", SERVES, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout == "openvino False\n", done.stderr[-3000:]
+
+
+def test_a_file_of_pytorch_becomes_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`new` runs the network on one picture of the usual size: its file does not say what it takes."""
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    torch.manual_seed(5)
+    pooled = nn.Sequential(nn.Conv2d(3, 6, 3, stride=16), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    torch.jit.script(pooled).save(str(tmp_path / "pooled.pt"))
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"{number}\n" for number in range(6)))
+    assert new.main([str(tmp_path / "pooled.pt"), str(labels)]) == DONE
+    spec = read_model(tmp_path / "models", "pooled")
+    assert (spec.task.name, spec.activation, spec.input.width, spec.normalise) == (
+        *("classification", "softmax"),
+        *(224, "torch"),
+    )
+    torch.save(pooled, tmp_path / "whole.pt")
+    assert new.main([str(tmp_path / "whole.pt")]) == IMPOSSIBLE
+    assert "pickled Python objects" in capsys.readouterr().err
