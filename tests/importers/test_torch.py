@@ -26,6 +26,7 @@ from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.openvino import conversion, importing, runtime
 from model_server.engines.torch import sources
+from model_server.tasks.task import ReadOptions
 from tests.support import ROOT
 
 pytestmark = [
@@ -493,3 +494,54 @@ def test_a_file_of_pytorch_becomes_a_model(
     torch.save(pooled, tmp_path / "whole.pt")
     assert new.main([str(tmp_path / "whole.pt")]) == IMPOSSIBLE
     assert "pickled Python objects" in capsys.readouterr().err
+
+
+def _model(folder: Path, task: str, source: str) -> ModelSpec:
+    """A model of a task that has no labels."""
+    folder.mkdir(exist_ok=True)
+    (folder / "model.toml").write_text(
+        f'task = "{task}"\n[source]\n{source}[input]\nwidth = {SIZE}\nheight = {SIZE}\nchannels = 3\n'
+        'fit = "stretch"\nnormalise = "torch"\n'
+    )
+    return read_model(folder.parent, folder.name)
+
+
+def test_a_timm_embedding_points_where_pytorch_s_does(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    network = timm.create_model("test_resnet", num_classes=0).eval()
+    (tmp_path / "net").mkdir()
+    save_file(network.state_dict(), tmp_path / "net" / "net.safetensors")
+    source = 'kind = "torch_network"\nlibrary = "timm"\nname = "test_resnet"\nweights = "net.safetensors"\n'
+    spec = _model(tmp_path / "net", "embedding", source)
+    (vectors,) = load(spec).predict(PICTURES)
+    options = ReadOptions((SIZE, SIZE), 1)
+    with torch.no_grad():
+        right = torch.nn.functional.normalize(network(prepared(PICTURES))).numpy()
+    for vector, expected in zip(vectors, right, strict=True):
+        embedding = spec.task.read((vector,), spec, options).embedding
+        assert float(np.dot(np.array(embedding), expected)) >= 0.9999
+    assert np.linalg.norm(right[0] - right[1]) > 1e-3  # it tells pictures apart
+
+
+def test_a_network_that_enlarges_makes_pytorch_s_picture(tmp_path: Path) -> None:
+    """ESPCN (Shi et al. 2016): convolutions, then channels that become pixels."""
+    torch.manual_seed(12)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 5, padding=2),
+        nn.Tanh(),
+        nn.Conv2d(8, 12, 3, padding=1),
+        nn.PixelShuffle(2),
+        nn.Sigmoid(),
+    ).eval()
+    (tmp_path / "net").mkdir()
+    torch.jit.script(network).save(str(tmp_path / "net" / "net.pt"))
+    spec = _model(tmp_path / "net", "image", SCRIPT)
+    (made,) = load(spec).predict(PICTURES[:2])
+    with torch.no_grad():
+        right = network(prepared(PICTURES[:2])).permute(0, 2, 3, 1).numpy() * 255
+    image = spec.task.read((made[0],), spec, ReadOptions((SIZE, SIZE), 1)).image
+    assert image is not None
+    assert image.shape == (2 * SIZE, 2 * SIZE, 3)
+    pixels = np.frombuffer(image.data, np.uint8).reshape(image.shape)
+    assert np.abs(pixels - right[0]).max() <= 0.51
+    assert pixels.std() > 5
