@@ -169,6 +169,8 @@ class Settings:
     engine_threads: int = _whole(0, 0, 1024)
     """The threads of one call of a network. 0: one per core. Fewer leave cores to a web tier on the same
     machine."""
+    hooks: str = _one_of("on", "on", "off")
+    """Whether the code in a model's `hooks.py` may run. `off`: a model with a `hooks.py` is not served."""
     cache_dir: str = _text(str(PROJECT / "var" / "engines"))
     """The directory of converted networks. Only the start that converts a network needs TensorFlow."""
     batch_size: int = _whole(32, 1, 1024)
@@ -275,6 +277,36 @@ def weights(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict
     if settings.resnet50_weights != "imagenet":
         given["RESNET50_WEIGHTS"] = settings.resnet50_weights
     return {name: text for name, text in given.items() if text}
+
+
+_FOR_OWN_CODE: Final = frozenset(
+    ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "KERAS_BACKEND")
+)
+_PREFIXES_FOR_OWN_CODE: Final = (
+    *("LC_", "PYTHON", "XDG_", "CUDA_", "NVIDIA_VISIBLE_", "NVIDIA_DRIVER_", "OMP_", "MKL_", "OPENBLAS_"),
+    *(
+        "TF_CPP_",
+        "TF_ENABLE_",
+        "TF_FORCE_",
+        "TF_GPU_",
+        "TF_NUM_",
+        "TF_XLA_",
+        "XLA_",
+        "JAX_",
+        "TORCH_",
+        "PYTORCH_",
+    ),
+)
+"""Not TF_ or NVIDIA_: Terraform's TF_VAR_ has passwords, and NVIDIA_API_KEY is one."""
+
+
+def for_own_code(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that a model's own code finds: the system's and the frameworks', so no password."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in _FOR_OWN_CODE or name.startswith(_PREFIXES_FOR_OWN_CODE)
+    }
 
 
 def is_given(variable: str, environ: Mapping[str, str] = os.environ) -> bool:

@@ -7,7 +7,7 @@ nothing here does I/O.
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -258,6 +258,8 @@ class TaskResult:
     """A picture that the network made."""
     outputs: dict[str, RawOutput] | None = None
     """All outputs, by name."""
+    result: dict[str, Any] | None = None
+    """What the model's own code made of the outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +291,7 @@ class Result:
     embedding: tuple[float, ...] | None = None
     image: Pixels | None = None
     outputs: dict[str, RawOutput] | None = None
+    result: dict[str, Any] | None = None
     """These and `predictions`: see TaskResult."""
     error: Failure | None = None
     notice: str = ""
@@ -308,4 +311,5 @@ class Result:
     @property
     def is_empty(self) -> bool:
         """Whether the model found nothing, which is an answer too."""
-        return not self.predictions and (self.values, self.embedding, self.image, self.outputs) == (None,) * 4
+        fields_ = (self.values, self.embedding, self.image, self.outputs, self.result)
+        return not self.predictions and fields_ == (None,) * 5

@@ -98,6 +98,7 @@ ROOMS: dict[str, set[str]] = {
         "model_server.tasks",
         "pictures.geometry",
     },
+    "model_server/hooks": {"broker.errors", "model_server.catalogue", "model_server.hooks"},
     "model_server/darknet": {"broker", "model_server.darknet"},
 }
 """What of the project each room may import; a package's name stands for all that is in it."""

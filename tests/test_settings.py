@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from broker.keys import MODEL_NAME
-from settings import SettingError, Settings, masked, weights
+from settings import SettingError, Settings, for_own_code, masked, weights
 from tests import settings_page
 
 
@@ -195,6 +195,22 @@ def test_it_is_frozen() -> None:
 def test_where_it_listens_and_where_it_is_found(bind: str, listen: str, url: str) -> None:
     settings = Settings.from_env({"BIND": bind})
     assert (settings.listen, settings.local_url) == (listen, url)
+
+
+def test_a_model_s_own_code_finds_the_frameworks_variables_and_no_setting_or_secret() -> None:
+    of_ours = Settings(redis_url="redis://:secret@host/0").environment()
+    secrets = {"TF_VAR_password": "x", "NVIDIA_API_KEY": "x", "AWS_SECRET_ACCESS_KEY": "x", "HF_TOKEN": "x"}
+    needed = {
+        "PATH": "/bin",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "OMP_NUM_THREADS": "2",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    found = for_own_code(of_ours | secrets | needed)
+    assert found.items() >= needed.items()
+    assert "secret" not in str(found)
+    names = {field.name.upper() for field in dataclasses.fields(Settings)}
+    assert set(found) & (names | set(secrets)) == {"KERAS_BACKEND"}
 
 
 def test_the_page_of_the_settings_is_made_from_the_fields() -> None:

@@ -59,6 +59,10 @@ class Answer(Struct, frozen=True, kw_only=True):
     outputs: (
         Annotated[dict[str, RawOutput], Meta(description="The network's outputs, by name.")] | UnsetType
     ) = UNSET
+    result: (
+        Annotated[dict[str, Any], Meta(description="What the model's own code made of the outputs.")]
+        | UnsetType
+    ) = UNSET
     class_id: (
         Annotated[str, Meta(description="The best prediction's, for a picture in the field `file`.")]
         | UnsetType

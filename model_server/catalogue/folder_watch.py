@@ -21,6 +21,9 @@ _UNREADABLE: Final = b"\0unreadable"
 _UNFINISHED: Final = ("~", ".tmp", ".part", ".swp")
 """Suffixes that editors and copying programs give to unfinished files."""
 
+_BYTECODE: Final = "__pycache__"
+"""Python's own copies of a folder's .py files, which differ on every machine."""
+
 Snapshot = dict[str, tuple[int, ...]]
 """Every file's path below the folder -> inode, size, times of change; empty if there is no folder."""
 
@@ -28,7 +31,7 @@ Snapshot = dict[str, tuple[int, ...]]
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file below the folder, ordered by path: its path with slashes, and the file.
 
-    Hidden and unfinished files are left out.
+    Hidden and unfinished files are left out, and compiled Python.
     """
     return iter(sorted((path, file) for path, file in every_file(folder) if not _is_ignored(path)))
 
@@ -157,4 +160,5 @@ class Watch:
 
 
 def _is_ignored(path: str) -> bool:
-    return path.endswith(_UNFINISHED) or any(part.startswith(".") for part in path.split("/"))
+    parts = path.split("/")
+    return path.endswith(_UNFINISHED) or _BYTECODE in parts or any(part.startswith(".") for part in parts)

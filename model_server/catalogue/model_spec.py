@@ -13,9 +13,10 @@ from msgspec import Struct
 
 from broker.keys import MODEL_NAME
 from broker.messages import Card, InputSpec
-from model_server.catalogue import file_kinds, labels, model_toml
+from model_server.catalogue import file_kinds, hooks_file, labels, model_toml
 from model_server.catalogue.detection_layout import Output
 from model_server.catalogue.folder_watch import version_of
+from model_server.catalogue.hooks_file import HooksFile
 from model_server.catalogue.labels import Label
 from model_server.catalogue.model_toml import (
     Activation,
@@ -27,6 +28,7 @@ from model_server.catalogue.model_toml import (
     Normalise,
     Onnx,
     Order,
+    OwnNetwork,
     Paddle,
     SavedModel,
     Source,
@@ -79,6 +81,8 @@ class ModelSpec:
     """The output that is served, if model.toml names one."""
     options: Struct | None = None
     """The task's own table of model.toml, with its defaults; None for a task that has none."""
+    hooks: HooksFile | None = None
+    """The functions of its hooks.py, if it has one."""
     engine: str = ""
     """The engine that runs it in this process; empty until an entry point has chosen."""
     precision: str = ""
@@ -97,6 +101,12 @@ class ModelSpec:
         return isinstance(self.source, TorchSource)
 
     @property
+    def has_own_input(self) -> bool:
+        """Whether pictures pass hooks.py before, or in place of, a network: it alone knows their numbers."""
+        is_prepared = self.hooks is not None and "preprocess" in self.hooks.names
+        return is_prepared or isinstance(self.source, OwnNetwork)
+
+    @property
     def weights(self) -> str:
         """Where the weights come from: `imagenet`, `random` or the name of a file."""
         match self.source:
@@ -112,6 +122,8 @@ class ModelSpec:
                 return file
             case FrozenGraph(file=file) | Paddle(file=file):
                 return file
+            case OwnNetwork():
+                return hooks_file.NAME
 
     @property
     def top_max(self) -> int:
@@ -204,6 +216,7 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         activation=toml.output.activation,
         output=toml.output.name,
         options=task.options(toml),
+        hooks=hooks_file.read(folder, toml.hooks),
     )
     model_toml.require_known(path, task.label_problems(spec))
     model_toml.require_top(path, spec.top, spec.top_max, task.top_limit(len(spec.labels)))

@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Meta
 
 from broker.messages import KERNELS, MEDIAN, Decode, Fit, InputSpec, Library, Resample
-from model_server.catalogue import toml_errors
+from model_server.catalogue import hooks_file, toml_errors
 from model_server.catalogue.detection_layout import Output as OutputName
+from model_server.catalogue.hooks_file import HookLimits
 from model_server.catalogue.toml_errors import SEE, CatalogueError
 from model_server.tasks import TASKS
 
@@ -74,6 +75,10 @@ class Paddle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     file: str
 
 
+class OwnNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="python"):
+    """A network that load() in the folder's hooks.py makes, in any framework."""
+
+
 class TorchScript(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="torchscript"
 ):
@@ -106,7 +111,7 @@ FileSource = Onnx | TFLite | FrozenGraph | SavedModel | Paddle
 """The sources that OpenVINO reads itself, so that no other engine runs them."""
 ImportedSource = FileSource | TorchSource
 """The sources that become OpenVINO's graphs without Keras."""
-Source = KerasApplication | KerasFile | ImportedSource | Darknet
+Source = KerasApplication | KerasFile | ImportedSource | Darknet | OwnNetwork
 
 SOURCES: Final[dict[str, Any]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Source)}
 """Each kind of source by its name in model.toml."""
@@ -181,6 +186,7 @@ class _ModelFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: str | None = None
     top: Annotated[int, Meta(ge=1)] | None = None
     output: Output = Output()
+    hooks: HookLimits | None = None
 
     @property
     def own_table(self) -> msgspec.Struct | None:
@@ -235,6 +241,7 @@ def read(path: Path) -> ModelToml:
         *_missing_labels(toml),
         *task.misfits(toml),
         *_misplaced(path.parent, toml),
+        *_of_own_code(path.parent, toml),
     ]:
         raise toml_errors.of_key(path, text, key, problem)
     return toml
@@ -267,6 +274,28 @@ def require_top(path: Path, top: int, most: int, limit: str) -> None:
     if top > most:
         problem = f"An answer can't have {top} predictions: {limit}. Write {most} or less."
         raise toml_errors.of_key(path, path.read_text("utf-8-sig"), "top", problem)
+
+
+def _of_own_code(folder: Path, toml: ModelToml) -> Iterator[tuple[str, str]]:
+    """Keys that contradict the folder's hooks.py, each with the reason."""
+    hooks = hooks_file.read(folder, toml.hooks)
+    if toml.hooks is not None and hooks is None:
+        yield "hooks", f"[hooks] is for a model with a {hooks_file.NAME}, and this folder has none."
+    is_python = isinstance(toml.source, OwnNetwork)
+    if is_python and toml.output.activation != "none":
+        yield "output.activation", "predict in hooks.py returns probabilities. Leave activation out."
+    if is_python or (hooks is not None and "preprocess" in hooks.names):
+        function = "predict" if is_python else "preprocess"
+        problem = f"{function} in hooks.py gets the pixels as they are, in RGB, and does the rest itself."
+        if toml.input.normalise != "none":
+            yield "input.normalise", f'{problem} Write normalise = "none".'
+        if toml.input.order != "rgb":
+            yield "input.order", f"{problem} Leave order out."
+        if toml.input_spec.keeps_fractions:
+            yield (
+                "input.library",
+                f'{problem} They are whole numbers: write resample = "nearest", or no library.',
+            )
 
 
 def _unknown_kernel(spec: InputSpec) -> Iterator[tuple[str, str]]:

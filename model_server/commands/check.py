@@ -5,9 +5,10 @@ decodes an image as the web tier does. It accepts and refuses the same folders a
 """
 
 import argparse
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +26,11 @@ from model_server.commands.terminal import DONE, REFUSED, complain, count, print
 from model_server.engines import Engine, EngineOptions, OutputNames, Outputs
 from model_server.engines.check import agreement, drawn_pictures
 from model_server.engines.choice import choose_for
+from model_server.engines.hooked import HookedEngine
+from model_server.hooks import HookOptions
 from model_server.tasks.task import ReadOptions
 from pictures import fit
-from settings import SettingError, Settings, weights
+from settings import SettingError, Settings, for_own_code, weights
 
 _EPILOG: Final = """\
 Without --picture a drawn picture is used: it shows that the model runs, not that its answers are right.
@@ -61,11 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engine = _engine(spec, settings)
         print_line(f"engine      {engine.name} {engine.precision}, weights: {spec.weights}")
         print_line(f"picture     {picture.name}, {picture.original_size[0]} x {picture.original_size[1]}")
-        outputs = engine.predict(picture.pixels[None])
+        hooked = engine if isinstance(engine, HookedEngine) else None
+        outputs = engine.predict((hooked.prepare(picture.pixels) if hooked else picture.pixels)[None])
         for line in _outputs(spec, engine.outputs):
             print_line(line)
         served = engine.outputs.served
-        result = _read(spec, outputs, ReadOptions(picture.original_size, options.top or spec.top, served))
+        reading = ReadOptions(picture.original_size, options.top or spec.top, served)
+        result = _read(spec, outputs, reading, hooked)
         for line in _lines(result):
             print_line(line)
     except (SettingError, CatalogueError, GoldenError, OSError) as error:
@@ -84,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _golden(spec: ModelSpec, options: argparse.Namespace, settings: Settings) -> int:
     """Compare with the author's outputs, in fp32 unless PRECISION names another."""
+    if spec.has_own_input:
+        return complain(f"{spec.name}: --golden can't compare what hooks.py prepares or computes.", REFUSED)
+    spec = replace(spec, hooks=None)  # its network's outputs are compared
     precision = "fp32" if settings.precision == "auto" else settings.precision
     choice = choose_for(spec, settings.engine, precision, keras_backend=settings.keras_backend)
     print_line(f"engine      {choice.engine} {choice.precision}, weights: {spec.weights}")
@@ -163,16 +171,20 @@ def _picture(spec: ModelSpec, path: Path | None, settings: Settings) -> CheckedP
 def _engine(spec: ModelSpec, settings: Settings) -> Engine:
     choice = choose_for(spec, settings.engine, settings.precision, keras_backend=settings.keras_backend)
     options = EngineOptions(
-        settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads
+        settings.batch_size,
+        cache=Path(settings.cache_dir),
+        threads=settings.engine_threads,
+        hooks=HookOptions(settings.hooks == "on", for_own_code()),
     )
     return engines.load(spec, choice, options)
 
 
-def _read(spec: ModelSpec, outputs: Outputs, options: ReadOptions) -> TaskResult:
+def _read(spec: ModelSpec, outputs: Outputs, options: ReadOptions, hooked: HookedEngine | None) -> TaskResult:
     """The answer. Raises ServiceError if the outputs are not what the task gives."""
     if spec.task.gives_probabilities:
         agreement.require_probabilities(spec, outputs[0])
-    return spec.task.read(tuple(output[0] for output in outputs), spec, options)
+    read = hooked.read if hooked is not None else spec.task.read
+    return read(tuple(output[0] for output in outputs), spec, options)
 
 
 def _lines(result: TaskResult) -> Iterator[str]:
@@ -189,6 +201,8 @@ def _lines(result: TaskResult) -> Iterator[str]:
         yield f"  a picture of {width} x {height}, {_many(channels, 'channel')}"
     for name, output in (result.outputs or {}).items():
         yield f"  {name} {output.shape}: {_first(output.data)}"
+    if result.result is not None:
+        yield f"  {json.dumps(result.result, ensure_ascii=False)}"
     if result == TaskResult():
         yield "  nothing was found"
 

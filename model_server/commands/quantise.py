@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env()
         spec = read_spec(Path(settings.models_dir), options.model, weights(settings))
+        if spec.has_own_input:
+            raise ModelUnavailable(f"{spec.name}: what hooks.py prepares or computes can't be quantised.")
         pictures = picture_folder.read(
             options.pictures,
             spec,

@@ -27,13 +27,14 @@ from model_server.catalogue.folder_watch import Watch
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
+from model_server.hooks import HookOptions
 from model_server.serving.device import Device
 from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
 from model_server.serving.pipeline import WorkerLimits
 from model_server.serving.stop_signals import StopSignals
 from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
 from model_server.serving.worker import IDLE_S, Worker
-from settings import EXIT_CONFIG, SettingError, Settings, masked, weights
+from settings import EXIT_CONFIG, SettingError, Settings, for_own_code, masked, weights
 
 _LOG = logging.getLogger("model_server")
 
@@ -216,6 +217,9 @@ def load_engine(settings: Settings, spec: ModelSpec) -> Engine:
     """The engine of a model, as the settings choose it. Raises ModelUnavailable."""
     choice = _choice(settings, spec)
     options = EngineOptions(
-        settings.batch_size, cache=Path(settings.cache_dir), threads=settings.engine_threads
+        settings.batch_size,
+        cache=Path(settings.cache_dir),
+        threads=settings.engine_threads,
+        hooks=HookOptions(settings.hooks == "on", for_own_code()),
     )
     return engines.load(replace(spec, engine=choice.engine, precision=choice.precision), choice, options)

@@ -7,14 +7,15 @@ whether an engine computes what plain Keras computes. An engine knows nothing ab
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
+from model_server.hooks import HookOptions
 
 if TYPE_CHECKING:  # the catalogue reads model.toml with the tasks, which import this package
     from model_server.catalogue.model_spec import ModelSpec
@@ -76,13 +77,31 @@ class EngineOptions:
     """The folder of converted networks (store.py)."""
     threads: int = 0
     """The threads of one call; 0: the engine's own choice, one per core."""
+    hooks: HookOptions = field(default_factory=HookOptions)
+    """How the model's own code runs, if it has some."""
 
 
 def load(spec: ModelSpec, choice: EngineChoice, options: EngineOptions) -> Engine:
-    """Load `spec` as chosen, check it against plain Keras, and warm it up.
+    """Load `spec` as chosen, check it against plain Keras, and warm it up; with its own code, if it has some.
 
     Raises ModelUnavailable with the reason.
     """
+    if spec.hooks is None and choice.engine != "python":
+        return _network(spec, choice, options, None)
+    from model_server.engines import hooked  # noqa: PLC0415 - it imports this module
+
+    return hooked.load(spec, options, lambda prepared: _network(spec, choice, options, prepared))
+
+
+def _network(
+    spec: ModelSpec, choice: EngineChoice, options: EngineOptions, prepared: NDArray[Any] | None
+) -> Engine:
+    """The network alone; `prepared` are the check's pictures, if preprocess in hooks.py makes its input."""
+    if prepared is not None and (choice.engine != "openvino" or spec.is_torch):
+        raise ModelUnavailable(
+            f"{spec.name}: preprocess in hooks.py needs OpenVINO, and a network that it reads without "
+            'PyTorch. kind = "python" has neither limit: its predict prepares pictures itself.'
+        )
     _require_engine_for(spec, choice.engine)
     if choice.precision == "int8" and choice.engine != "openvino":
         raise ModelUnavailable(f"{spec.name}: PRECISION=int8 needs ENGINE=openvino, not {choice.engine}.")
@@ -93,7 +112,7 @@ def load(spec: ModelSpec, choice: EngineChoice, options: EngineOptions) -> Engin
                 from model_server.engines.openvino.engine import OpenVINOEngine  # noqa: PLC0415
 
                 try:
-                    return OpenVINOEngine(spec, choice.precision, options)
+                    return OpenVINOEngine(spec, choice.precision, options, prepared)
                 except NotConvertible as error:
                     if choice.fallback != "torch":
                         raise ModelUnavailable(

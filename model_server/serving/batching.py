@@ -6,6 +6,7 @@ or unreadable never reaches the network.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -16,6 +17,7 @@ from broker.consumer import ClaimedJob
 from broker.errors import DeadlinePassed, InferenceFailed, MalformedMessage, ServiceError, first_line
 from broker.messages import InputSpec, Job
 from model_server.engines import Outputs
+from model_server.hooks.own_code import HookFailed, HookLost
 from pictures import refit
 
 
@@ -27,6 +29,8 @@ class BatchEntry:
     attempts: int
     job: Job | None = None
     """None: dropped, or it could not be read."""
+    prepared: NDArray[Any] | None = None
+    """What the network takes, if the model's own code makes it from the picture."""
     outputs: Outputs = ()
     """The network's outputs for this picture alone, without the batch axis."""
     error: ServiceError | None = None
@@ -133,16 +137,34 @@ def _refit(entry: BatchEntry, job: Job, spec: InputSpec, *, only_places: bool) -
     entry.notice = refit.NOTICE
 
 
-def run(entries: Sequence[BatchEntry], predict: Callable[[NDArray[np.uint8]], Outputs]) -> int:
+def prepare(entries: Sequence[BatchEntry], preprocess: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> None:
+    """Let the model's own code prepare each picture; one on which it fails gets its error."""
+    for entry in entries:
+        if entry.job is None or entry.error is not None:
+            continue
+        try:
+            entry.prepared = preprocess(entry.job.image)
+        except ServiceError as error:
+            _fail(entry, error)
+
+
+def run(entries: Sequence[BatchEntry], predict: Callable[[NDArray[Any]], Outputs]) -> int:
     """Run the network once on all that are neither dropped nor failed; where that raises, on halves.
 
-    So the bad job stands alone at last: n jobs with one bad cost at most 2 log2(n) + 1 calls more. Each
+    So the bad job stands alone at last: n jobs with one bad cost at most 2 log2(n) + 1 calls more. Where the
+    model's own process was lost, one by one: each further failure costs its time limit and a restart. Each
     entry gets its outputs or an InferenceFailed. Returns how many pictures there were.
     """
     entries = [entry for entry in entries if entry.job is not None and entry.error is None]
     if not entries:
         return 0
-    pictures = np.stack([entry.job.image for entry in entries if entry.job is not None])
+    pictures = np.stack(
+        [
+            entry.job.image if entry.prepared is None else entry.prepared
+            for entry in entries
+            if entry.job is not None
+        ]
+    )
     try:
         outputs = predict(pictures)
         for output in outputs:
@@ -150,14 +172,26 @@ def run(entries: Sequence[BatchEntry], predict: Callable[[NDArray[np.uint8]], Ou
                 raise ValueError(f"the network gave {output.shape} for {len(entries)} pictures")
     except Exception as error:  # noqa: BLE001 - whatever a network raises costs only the job at fault
         if len(entries) == 1:
-            entries[0].error = InferenceFailed(
-                f"The model failed on this picture ({type(error).__name__}: {first_line(error)})."
-            )
-            entries[0].is_poison = True
+            _fail(entries[0], error)
             return 1
+        if isinstance(error, HookLost):
+            return sum(run([entry], predict) for entry in entries)
         middle = len(entries) // 2
         return run(entries[:middle], predict) + run(entries[middle:], predict)
     for row, entry in enumerate(entries):
         entry.outputs = tuple(output[row] for output in outputs)
         entry.batch_size = len(entries)
     return len(entries)
+
+
+def _fail(entry: BatchEntry, error: Exception) -> None:
+    if isinstance(error, ServiceError):
+        entry.error = error
+        entry.is_poison = isinstance(
+            error, HookFailed
+        )  # else the code is being restarted: it is not its fault
+        return
+    entry.error = InferenceFailed(
+        f"The model failed on this picture ({type(error).__name__}: {first_line(error)})."
+    )
+    entry.is_poison = True

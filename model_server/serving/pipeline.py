@@ -11,9 +11,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from broker.clock import RedisClock
@@ -22,6 +21,7 @@ from broker.errors import BrokerUnavailable, LeaseLost, ServiceError
 from broker.messages import Timings
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Engine, Outputs
+from model_server.engines.hooked import HookedEngine
 from model_server.serving import batching, results
 from model_server.serving.batching import Batch
 from model_server.serving.device import Device
@@ -146,7 +146,10 @@ class Pipeline:
         """
         if batch.worker != self._lease.worker:
             return []
+        hooked = self._hooked
         began = time.monotonic()
+        if hooked is not None and hooked.prepares:
+            batching.prepare(batch.entries, hooked.prepare)
         pictures = batching.run(batch.entries, self._predict)
         ran_at = time.monotonic()
         timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
@@ -163,6 +166,7 @@ class Pipeline:
                 claimed_at=batch.claimed_at,
                 timings=timings,
                 names=self.engine.outputs.served if self.engine is not None else (),
+                read=None if hooked is None else hooked.read,
             )
             for entry in batch.entries
         ]
@@ -213,6 +217,13 @@ class Pipeline:
         self._empty()
         self._claimer.shutdown()
         self._completer.shutdown()
+        if self._hooked is not None:
+            self._hooked.close()
+
+    @property
+    def _hooked(self) -> HookedEngine | None:
+        """The engine, if the model has code of its own."""
+        return self.engine if isinstance(self.engine, HookedEngine) else None
 
     def _empty(self) -> None:
         """Wait until nothing is on its way, and forget what was claimed ahead."""
@@ -260,9 +271,11 @@ class Pipeline:
                 return
             self._registration.stopping.wait(min(left_s, _LOOK_S))
 
-    def _predict(self, pictures: NDArray[np.uint8]) -> Outputs:
+    def _predict(self, pictures: NDArray[Any]) -> Outputs:
         if self.engine is None:
             raise RuntimeError("a batch before the engine was loaded. This is a bug")
+        if self._hooked is not None and self._hooked.limits_itself:
+            return self.engine.predict(pictures)  # a restart may take longer than a call of a network may
         self._status.call_began = time.monotonic()
         try:
             return self.engine.predict(pictures)

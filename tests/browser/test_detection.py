@@ -117,3 +117,19 @@ def test_a_photo_with_nothing_in_it_says_so(visit: Visit, digits: Stack, tmp_pat
     page.route("**/predict?*", lambda route: route.fulfill(body=answer(), content_type="application/json"))
     page.set_input_files("#files", photo(tmp_path, orientation=1))
     expect(page.get_by_text("Nothing was found.", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("boxes", [[BOX], []])
+def test_what_a_model_s_own_code_says_is_shown_as_text(
+    visit: Visit, digits: Stack, tmp_path: Path, boxes: list[tuple[int, int, int, int]]
+) -> None:
+    page = visit(digits.url)
+    result = {"verdict": "<b>one</b>", "count": 1}
+    body = json.dumps(json.loads(answer(*boxes)) | {"result": result})
+    page.route("**/predict?*", lambda route: route.fulfill(body=body, content_type="application/json"))
+    page.set_input_files("#files", photo(tmp_path, orientation=1))
+    text = page.locator("pre.result")
+    expect(text).to_be_visible()
+    assert json.loads(text.inner_text()) == result
+    expect(page.locator(".ranking .label")).to_have_count(len(boxes))
+    expect(page.get_by_text("Nothing was found.", exact=True)).to_have_count(0)

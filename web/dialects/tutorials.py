@@ -6,6 +6,7 @@ errors are those of `/predict`.
 
 import base64
 import contextlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -86,6 +87,11 @@ class ShownPicture:
     result: Result | None
     failure: ServiceError | None
 
+    @property
+    def own(self) -> str:
+        """What the model's own code says, as JSON."""
+        return json.dumps(self.result.result, indent=2, ensure_ascii=False) if self.result else ""
+
 
 @blueprint.post("/infer")
 def infer() -> Response:
@@ -93,7 +99,8 @@ def infer() -> Response:
     result = _answered(lambda: _asking(reader.read(request), INFER_MODEL))
     index, probability = -1, 0.0  # of a detector that found nothing
     if result.predictions:
-        index, probability = result.best_index or 0, result.predictions[0].probability
+        index = -1 if result.best_index is None else result.best_index
+        probability = result.predictions[0].probability
     return responses.respond(InferAnswer(data=f'{{"result":{index},"possibility":{probability:f}}}'))
 
 

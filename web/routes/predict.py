@@ -228,6 +228,7 @@ def _shown(result: PictureResult) -> tuple[Each, int]:
         embedding=_or_unset(result.embedding),
         image=UNSET if result.image is None else png.of_pixels(result.image),
         outputs=_or_unset(result.outputs),
+        result=_or_unset(result.result),
         notice=result.notice or UNSET,
         model_version=result.model_version,
         engine=result.engine,

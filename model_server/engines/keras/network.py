@@ -25,35 +25,54 @@ from pictures import fixed_point
 class KerasNetwork:
     """The network of `spec`, built, with its weights loaded. Raises ModelUnavailable with the reason."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, prepared: NDArray[Any] | None = None) -> None:
+        """Build it. `prepared` are the check's pictures, if the model's own code prepares them."""
         self.model: Any = sources.build(spec)
         self._own_precision = _widened(self.model)
         self._spec = spec
-        shape = _picture_shape(spec, self.model)
-        self._is_flat = len(shape) == 2
+        self._drawn: NDArray[Any] = drawn_pictures.draw(spec.input) if prepared is None else prepared
+        self._is_prepared = prepared is not None
+        shape = tuple(self.model.input_shape[1:]) if self._is_prepared else _picture_shape(spec, self.model)
+        self._is_flat = len(shape) == 2 and not self._is_prepared
         if self._is_flat:
             shape = (*shape, 1)
-        if any(size not in (None, ours) for size, ours in zip(shape, spec.input.network_shape, strict=True)):
+        if self._is_prepared:
+            self._require_prepared(shape)
+        elif any(
+            size not in (None, ours) for size, ours in zip(shape, spec.input.network_shape, strict=True)
+        ):
             raise ModelUnavailable(
                 f"{spec.name}: the network takes pictures of (height, width, channels) {shape}, "
                 f"but model.toml says {spec.input.network_shape}."
             )
-        if isinstance(spec.source, KerasFile):
+        if isinstance(spec.source, KerasFile) and not self._is_prepared:
             own_preprocessing.require_once(spec, self.model)
         self._choice = output_choice.choose(spec, self._outputs())
         if self._choice.numbers != list(range(len(self.model.outputs))):
             chosen = [self.model.outputs[at] for at in self._choice.numbers]
             self.model = keras.Model(self.model.inputs, chosen)
 
+    def _require_prepared(self, shape: tuple[int | None, ...]) -> None:
+        """Raise ModelUnavailable unless the network takes what the model's own code prepares."""
+        prepared, _ = self.takes
+        if len(shape) != len(prepared) or any(
+            size not in (None, ours) for size, ours in zip(shape, prepared, strict=True)
+        ):
+            raise ModelUnavailable(
+                f"{self._spec.name}: preprocess in hooks.py returns {prepared} for a picture, but the "
+                f"network takes {shape}."
+            )
+
     def _outputs(self) -> list[NetworkOutput]:
         """The network's outputs for one picture."""
-        pixels = np.zeros((1, *self._spec.input.shape), np.uint8)
-        shapes = [output.shape for output in self.plain(pixels)]
+        shapes = [output.shape for output in self.plain(self._drawn[:1])]
         names = output_names(self.model)
         return [NetworkOutput((name,), shape) for name, shape in zip(names, shapes, strict=True)]
 
     def normalised(self, batch: Any) -> Any:  # noqa: ANN401 - a tensor of the backend
         """Images as jobs have them to the float32 that the network takes (see ModelSpec.normalise)."""
+        if self._is_prepared:
+            return keras.ops.cast(batch, self.model.inputs[0].dtype)
         pixels = normalised(batch, self._spec)
         return keras.ops.squeeze(pixels, axis=-1) if self._is_flat else pixels
 
@@ -78,7 +97,7 @@ class KerasNetwork:
 
         Call it before `compute_in`.
         """
-        drawn = drawn_pictures.draw(self._spec.input)
+        drawn = self._drawn
         # Two at a time: ten at once leave 1.2 GB more resident (ResNet50, eager TensorFlow).
         parts = [self.plain(drawn[at : at + 2]) for at in range(0, len(drawn), 2)]
         numbers = tuple(np.concatenate(output) for output in zip(*parts, strict=True))
@@ -91,7 +110,12 @@ class KerasNetwork:
         agreement.require_probabilities(self._spec, outputs[0])
         return Reference(drawn, outputs, self._choice.names, self._own_precision)
 
-    def plain(self, batch: NDArray[np.uint8]) -> Outputs:
+    @property
+    def takes(self) -> tuple[tuple[int, ...], str]:
+        """The shape of its input for one picture, and its type."""
+        return self._drawn.shape[1:], self._drawn.dtype.name
+
+    def plain(self, batch: NDArray[Any]) -> Outputs:
         """The network's outputs for uint8 (N, *InputSpec.shape), not compiled and not activated."""
         return _arrays(keras.tree.flatten(self.model(self.normalised(batch), training=False)))
 

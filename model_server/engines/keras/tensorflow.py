@@ -50,9 +50,9 @@ class TensorFlowEngine:
         """The batch sizes that the network is compiled for; empty if any size runs unpadded."""
         if has_gpu if with_xla is None else with_xla:
             self.buckets = batch_sizes.sizes(options.batch_size)
-            self._call: Any = graph(network, spec, jit_compile=True)
+            self._call: Any = graph(network, jit_compile=True)
         else:
-            self._call = frozen(network, spec)
+            self._call = frozen(network)
         for size in reversed(self.buckets or warm_sizes(options.batch_size)):
             self._run(np.zeros((size, *spec.input.shape), np.uint8))
         agreement.require(spec, self.name, precision, reference, self.predict)
@@ -66,8 +66,8 @@ class TensorFlowEngine:
         return tuple(np.asarray(output, dtype=np.float32) for output in outputs)
 
 
-def graph(network: KerasNetwork, spec: ModelSpec, *, jit_compile: bool = False) -> Any:  # noqa: ANN401
-    """A concrete function of uint8 (None, height, width, channels), with variables, traced exactly once.
+def graph(network: KerasNetwork, *, jit_compile: bool = False) -> Any:  # noqa: ANN401
+    """A concrete function of what the network takes, any number of them, with variables, traced exactly once.
 
     `jit_compile`: by XLA, at the first call of each size.
     """
@@ -75,15 +75,16 @@ def graph(network: KerasNetwork, spec: ModelSpec, *, jit_compile: bool = False) 
     def run(batch: Any) -> Any:  # noqa: ANN401
         return network.activated(network.model(network.normalised(batch), training=False))
 
-    signature = tf.TensorSpec((None, *spec.input.shape), tf.uint8)
+    shape, dtype = network.takes
+    signature = tf.TensorSpec((None, *shape), dtype)
     function = tf.function(run, input_signature=[signature], autograph=False, jit_compile=jit_compile or None)
     # Calling the concrete function skips the look-up among traces.
     return function.get_concrete_function()
 
 
-def frozen(network: KerasNetwork, spec: ModelSpec) -> Any:  # noqa: ANN401
+def frozen(network: KerasNetwork) -> Any:  # noqa: ANN401
     """The same function with the variables as constants, which fold into the operations that use them."""
-    return convert_variables_to_constants_v2(graph(network, spec))
+    return convert_variables_to_constants_v2(graph(network))
 
 
 def warm_sizes(batch_size: int) -> tuple[int, ...]:

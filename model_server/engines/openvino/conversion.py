@@ -12,7 +12,10 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue.model_spec import KerasApplication, ModelSpec, read_model
@@ -33,6 +36,8 @@ _NOT_CONVERTIBLE: Final = 4
 """Exit status when PyTorch can run the network, but OpenVINO can't; likewise."""
 
 _TORCH_PACKAGES: Final = ("torch", "torchvision", "timm")
+_PREPARED: Final = "prepared.npy"
+"""The check's pictures as the model's own code prepares them, in the child's folder until they are read."""
 
 Width = Literal["full", "half", "int8"]
 """What a network is converted for: float32; 16 bits, with weights as float16 (half the file and 150 MB less
@@ -46,16 +51,18 @@ def width_of(precision: str) -> Width:
     return widths.get(precision, "half")
 
 
-def converted(spec: ModelSpec, width: Width, store: Store) -> StoreEntry:
+def converted(
+    spec: ModelSpec, width: Width, store: Store, prepared: NDArray[Any] | None = None
+) -> StoreEntry:
     """The network of `spec`, from the store or newly converted.
 
     Raises ModelUnavailable with the reason; NotConvertible if PyTorch can run it. The store keeps that as
-    well: until a version changes, later starts do not try again.
+    well: until a version changes, later starts do not try again. `prepared`: see network_ingredients.
     """
     packages: tuple[str, ...] = () if spec.is_imported else ("keras", "tensorflow", "tensorflow-cpu")
     if spec.is_torch:
         packages = _TORCH_PACKAGES
-    network = network_ingredients(spec)
+    network = network_ingredients(spec, prepared)
     ingredients = network | {"width": width, "versions": _versions(packages), "rules": agreement.RULES}
 
     def make(folder: Path) -> dict[str, object]:
@@ -63,11 +70,13 @@ def converted(spec: ModelSpec, width: Width, store: Store) -> StoreEntry:
             _LOG.info("importing %s into OpenVINO (once; takes a few seconds)", spec.name)
         else:
             _LOG.info("converting %s for OpenVINO (once; takes about 15 seconds)", spec.name)
+        if prepared is not None:
+            np.save(folder / _PREPARED, prepared, allow_pickle=False)
         try:
             _run_child(spec, width, folder)
         except NotConvertible as error:
             StoreEntry(folder).refuse(error.message)
-        if network_ingredients(spec) != network:
+        if network_ingredients(spec, prepared) != network:
             # The child may have read other files than those that name this entry, which would stay for ever.
             raise ModelUnavailable(f"{spec.name}: its files changed while it was converted.")
         return {}
@@ -125,20 +134,31 @@ def main(arguments: list[str]) -> int:
     """Convert: MODELS_DIR NAME WEIGHTS WIDTH FOLDER. Returns the exit status."""
     models_dir, name, weights, width, folder = arguments
     spec = read_model(Path(models_dir), name, weights=weights or None)
+    prepared = _prepared(Path(folder) / _PREPARED)
     try:
         if spec.is_imported:
             from model_server.engines.openvino import importing  # noqa: PLC0415 - it imports openvino.py, and that this
 
-            importing.write(spec, Path(folder), half=width == "half", in_int8=width == "int8")
+            importing.write(
+                spec, Path(folder), half=width == "half", in_int8=width == "int8", prepared=prepared
+            )
         else:
-            _convert(spec, Path(folder), half=width == "half")
+            _convert(spec, Path(folder), prepared, half=width == "half")
     except ModelUnavailable as error:
         sys.stdout.write(f"{json.dumps(error.message)}\n")
         return _NOT_CONVERTIBLE if isinstance(error, NotConvertible) else _UNAVAILABLE
     return 0
 
 
-def _convert(spec: ModelSpec, folder: Path, *, half: bool) -> None:
+def _prepared(file: Path) -> NDArray[Any] | None:
+    if not file.is_file():
+        return None
+    prepared: NDArray[Any] = np.load(file, allow_pickle=False)
+    file.unlink()
+    return prepared
+
+
+def _convert(spec: ModelSpec, folder: Path, prepared: NDArray[Any] | None = None, *, half: bool) -> None:
     """Freeze, read with OpenVINO's TensorFlow front end, and save, with plain Keras' outputs as reference."""
     try:
         # TensorFlow first: it names Keras' backend.
@@ -150,10 +170,10 @@ def _convert(spec: ModelSpec, folder: Path, *, half: bool) -> None:
             f"{spec.name}: its conversion for OpenVINO, once, needs the Python package {error.name!r}, which "
             "is not installed."
         ) from error
-    network = KerasNetwork(spec)
+    network = KerasNetwork(spec, prepared)
     write_reference(folder, network.reference())
     frozen = folder / "frozen.pb"
-    frozen.write_bytes(tensorflow.frozen(network, spec).graph.as_graph_def().SerializeToString())
+    frozen.write_bytes(tensorflow.frozen(network).graph.as_graph_def().SerializeToString())
     try:
         # Not openvino.convert_model: it wraps this same front end in a command line's worth of checks.
         graph = runtime.core().read_model(frozen)

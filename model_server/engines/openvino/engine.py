@@ -4,7 +4,7 @@ Owns serving a converted network. Converts nothing itself: conversion.py does, a
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +38,22 @@ class OpenVINOEngine:
 
     name: Final = "openvino"
 
-    def __init__(self, spec: ModelSpec, precision: str, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        precision: str,
+        options: EngineOptions,
+        prepared: NDArray[Any] | None = None,
+    ) -> None:
+        """Convert it if need be, and check it. Raises ModelUnavailable.
+
+        `prepared` is what the model's own code makes of the check's pictures, if it prepares them.
+        """
         self.precision = precision
         lacking = runtime.lacks(precision)
         if lacking:
             raise ModelUnavailable(f"{spec.name}: PRECISION={precision} is not available: {lacking}.")
-        entry = find(spec, precision, Store(options.cache))
+        entry = find(spec, precision, Store(options.cache), prepared)
         try:
             self._network = CompiledNetwork(entry.network, precision, threads=options.threads)
         except RuntimeError as error:  # whatever OpenVINO's C++ raises
@@ -53,7 +63,7 @@ class OpenVINOEngine:
         # The first run of a size takes 10 to 20 ms more than the next (ResNet50), so each size runs once
         # before serving.
         for size in range(min(CHUNK, options.batch_size), 0, -1):
-            self.predict(np.zeros((size, *spec.input.shape), np.uint8))
+            self.predict(np.zeros_like(reference.pictures[:1], shape=(size, *reference.pictures.shape[1:])))
         # At every start, not only at conversion: another processor or version has other kernels.
         agreement.require(spec, self.name, precision, reference, self.predict)
 
@@ -92,7 +102,7 @@ class CompiledNetwork:
         return tuple(outputs)
 
 
-def find(spec: ModelSpec, precision: str, store: Store) -> StoreEntry:
+def find(spec: ModelSpec, precision: str, store: Store, prepared: NDArray[Any] | None = None) -> StoreEntry:
     """The network that serves `precision`. Raises ModelUnavailable."""
     is_exact = precision != "int8" or not runtime.saturates_int8()
     if precision != "int8" or is_quantised(spec):
@@ -101,7 +111,7 @@ def find(spec: ModelSpec, precision: str, store: Store) -> StoreEntry:
                 f"{spec.name}: PRECISION=int8 is not available: sums of 8-bit products overflow on this CPU, "
                 f"which has no VNNI. PRECISION=auto runs {spec.weights} in fp32."
             )
-        return converted(spec, width_of(precision), store)
+        return converted(spec, width_of(precision), store, prepared)
     entry = store.find(spec.name, int8_ingredients(spec))
     if entry is None:
         raise ModelUnavailable(

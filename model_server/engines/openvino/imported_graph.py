@@ -39,6 +39,10 @@ CHANNELS_FIRST: Final = (Onnx, Paddle)
 """Kinds whose networks take (channels, height, width) unless their own shape says otherwise."""
 
 
+AS_PREPARED: Final = "as prepared"
+"""The layout of an input that the model's own code makes: no axis of it has a meaning here."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImportedGraph:
     """A graph as in its file, except that its outputs are numbers, even if the file rounds them to bytes."""
@@ -46,7 +50,7 @@ class ImportedGraph:
     model: Any
     """An openvino.Model."""
     layout: str
-    """The layout of its input: NHWC or NCHW."""
+    """The layout of its input: NHWC or NCHW, or AS_PREPARED."""
     quantised: Quantisation | None
     takes_bytes: bool
     """Whether the network takes pixels as they are, as integers that nothing normalises."""
@@ -57,6 +61,9 @@ class ImportedGraph:
     def dtype(self) -> Any:  # noqa: ANN401
         """The NumPy type of its input."""
         return self.model.input(0).element_type.to_dtype()
+
+    prepared: tuple[int, ...] = ()
+    """The shape of its input for one picture, if the model's own code makes that."""
 
     @property
     def own_precision(self) -> str:
@@ -73,6 +80,8 @@ class ImportedGraph:
         """Set the input's shape; a batch of -1 is any size. Raises ModelUnavailable if they disagree."""
         height, width, channels = spec.input.network_shape
         sizes = [height, width, channels] if self.layout == "NHWC" else [channels, height, width]
+        if self.layout == AS_PREPARED:
+            sizes = list(self.prepared)
         try:
             self.model.reshape(runtime.PartialShape([batch, *sizes]))
         except RuntimeError as error:  # whatever OpenVINO's C++ raises
@@ -100,8 +109,12 @@ class ImportedGraph:
                 taker.replace_source_output(freed.output(0))
 
 
-def read(spec: ModelSpec) -> ImportedGraph:
-    """Read the network of `spec`. Raises ModelUnavailable with the reason."""
+def read(spec: ModelSpec, prepared: NDArray[Any] | None = None) -> ImportedGraph:
+    """Read the network of `spec`. Raises ModelUnavailable with the reason.
+
+    `prepared` are the check's pictures, if the model's own code prepares them: then it takes them as they
+    are.
+    """
     model = opened(spec)
     if len(model.inputs) != 1:
         names = ", ".join(sorted(node.any_name for node in model.inputs))
@@ -109,6 +122,8 @@ def read(spec: ModelSpec) -> ImportedGraph:
             f"{spec.name}: the network has {len(model.inputs)} inputs ({names}). Export it again with the "
             "picture as its only input."
         )
+    if prepared is not None:
+        return _as_prepared(spec, model, prepared.shape[1:])
     quantised = input_quantisation(model)
     takes_bytes = _takes_bytes(spec, model.input(0).element_type, quantised)
     doubt = "" if takes_bytes else _doubt(spec, quantised)
@@ -141,6 +156,17 @@ def _file_of(spec: ModelSpec) -> Path:
     if not isinstance(source, FileSource):
         raise TypeError(f"{source!r} is not imported; this is a bug")
     return _path(spec, source)
+
+
+def _as_prepared(spec: ModelSpec, model: Any, shape: tuple[int, ...]) -> ImportedGraph:  # noqa: ANN401
+    """The graph for arrays of this shape. Raises ModelUnavailable if it takes others."""
+    takes = model.input(0).partial_shape
+    if not takes.compatible(runtime.PartialShape([-1, *shape])):
+        raise ModelUnavailable(
+            f"{spec.name}: preprocess in hooks.py returns {shape} for a picture, but the network takes "
+            f"{takes}, batch first."
+        )
+    return ImportedGraph(with_outputs_in_numbers(model), AS_PREPARED, None, True, "", shape)
 
 
 def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantisation | None) -> bool:  # noqa: ANN401

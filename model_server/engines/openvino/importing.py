@@ -31,13 +31,21 @@ from pictures import fixed_point
 _LOG = logging.getLogger(__name__)
 
 
-def write(spec: ModelSpec, folder: Path, *, half: bool, in_int8: bool = False) -> None:
+def write(
+    spec: ModelSpec,
+    folder: Path,
+    *,
+    half: bool,
+    in_int8: bool = False,
+    prepared: NDArray[Any] | None = None,
+) -> None:
     """Write the network of `spec` and its reference into an entry's folder.
 
-    Raises ModelUnavailable; NotConvertible if PyTorch can run the network all the same.
+    `prepared` are the check's pictures, if the model's own code prepares them. Raises ModelUnavailable;
+    NotConvertible if PyTorch can run the network all the same.
     """
     precision = "int8" if in_int8 else "fp32"
-    read: Callable[[], ImportedGraph] = partial(imported_graph.read, spec)
+    read: Callable[[], ImportedGraph] = partial(imported_graph.read, spec, prepared)
     if spec.is_torch:
         # Imported here, because it loads PyTorch.
         with sources.installed(spec):
@@ -46,11 +54,16 @@ def write(spec: ModelSpec, folder: Path, *, half: bool, in_int8: bool = False) -
         graph, reference, choice = torch_graph.read(spec)
         read = partial(torch_graph.copied, graph)
     else:
-        reference, choice = _reference(spec, precision)
+        reference, choice = _reference(spec, precision, prepared)
     write_reference(folder, reference)
     try:
         model = _correct_model(
-            spec, read, reference, choice, lambda trial: _run(trial, folder, precision, reference.pictures)
+            spec,
+            read,
+            reference,
+            choice,
+            prepared,
+            lambda trial: _run(trial, folder, precision, reference.pictures),
         )
     except ModelUnavailable as error:
         if spec.is_torch:  # PyTorch has run it for the reference
@@ -59,16 +72,18 @@ def write(spec: ModelSpec, folder: Path, *, half: bool, in_int8: bool = False) -
     runtime.save_model(model, StoreEntry(folder).network, compress_to_fp16=half)
 
 
-def _reference(spec: ModelSpec, precision: str) -> tuple[Reference, OutputChoice]:
+def _reference(
+    spec: ModelSpec, precision: str, prepared: NDArray[Any] | None
+) -> tuple[Reference, OutputChoice]:
     """The graph's outputs for the check's images, and the choice among its outputs."""
-    graph = imported_graph.read(spec)
+    graph = imported_graph.read(spec, prepared)
     if graph.doubt:
         _LOG.warning("%s: %s", spec.name, graph.doubt)
     graph.reshape(spec, batch=1)
     own = "fp32" if precision == "int8" else graph.own_precision
     try:
         run = runtime.compile_for_cpu(graph.model, precision)
-        drawn = drawn_pictures.draw(spec.input)
+        drawn = drawn_pictures.draw(spec.input) if prepared is None else prepared
         rows = [list(run([_prepared(spec, graph, picture[None])]).values()) for picture in drawn]
     except RuntimeError as error:  # whatever OpenVINO's C++ raises
         raise ModelUnavailable(
@@ -89,7 +104,7 @@ def _prepared(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8])
         numbers = normalisation.of(spec)(picture)
         if graph.quantised is not None:
             numbers = graph.quantised.integers(numbers)
-    ordered = numbers if graph.layout == "NHWC" else numbers.transpose(0, 3, 1, 2)
+    ordered = numbers if graph.layout != "NCHW" else numbers.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(ordered.astype(graph.dtype))
 
 
@@ -98,6 +113,7 @@ def _correct_model(
     read: Callable[[], ImportedGraph],
     reference: Reference,
     choice: OutputChoice,
+    prepared: NDArray[Any] | None,
     run: Callable[[Any], Outputs],
 ) -> Any:  # noqa: ANN401
     """The first correct model: for any number of images, then with freed reshapes, then for one image."""
@@ -108,7 +124,11 @@ def _correct_model(
             if is_freed:
                 graph.free_batch()
             graph.reshape(spec, batch=batch)
-            model = _with_pictures(spec, graph, _with_outputs(spec, graph, choice))
+            model = _with_outputs(spec, graph, choice)
+            if prepared is None:
+                model = _with_pictures(spec, graph, model)
+            else:
+                model = _with_type(model, prepared.dtype)
             # As for fp32 in int8 as well: sums of integers do not depend on the number of images.
             verdict = spec.task.compare(spec, reference.outputs, run(model), reference.precision)
         except (RuntimeError, ValueError, ModelUnavailable) as error:
@@ -149,6 +169,13 @@ def _with_outputs(spec: ModelSpec, graph: ImportedGraph, choice: OutputChoice) -
         rest = operations.subtract(operations.constant(np.float32(1)), outputs[0]).output(0)
         outputs = [operations.concat([rest, outputs[0]], 1).output(0)]
     return runtime.Model(outputs, graph.model.get_parameters(), spec.name)
+
+
+def _with_type(model: Any, dtype: np.dtype[Any]) -> Any:  # noqa: ANN401
+    """The model with arrays as its input that the model's own code has prepared, in their own type."""
+    prepared = runtime.preprocessor(model)
+    prepared.input().tensor().set_element_type(runtime.Type(dtype))
+    return prepared.build()
 
 
 def _with_pictures(spec: ModelSpec, graph: ImportedGraph, model: Any) -> Any:  # noqa: ANN401

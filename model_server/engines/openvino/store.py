@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.folder_watch import every_file
@@ -42,8 +43,9 @@ _MANIFEST: Final = "manifest.json"
 _REFUSAL: Final = "refusal.txt"
 INT8: Final = "int8"
 
-_WORDS: Final = (".toml", ".csv", ".txt", ".names", ".md")
-"""Suffixes of files directly in a model's folder that hold no part of a network."""
+_WORDS: Final = (".toml", ".csv", ".txt", ".names", ".md", ".py")
+"""Suffixes of files directly in a model's folder that hold no part of a network. Of a hooks.py what it
+prepares is an ingredient of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,10 @@ class Store:
             (self._folder / f".{path.name}.lock").unlink(missing_ok=True)
 
 
-def network_ingredients(spec: ModelSpec) -> dict[str, object]:
+def network_ingredients(spec: ModelSpec, prepared: NDArray[Any] | None = None) -> dict[str, object]:
     """Everything in a model's folder and its weights that affects the graph, as JSON-compatible values.
+
+    `prepared` is what the model's own code makes of the check's pictures, if it prepares them.
 
     Fields that a model.toml leaves out are left out here as well: a new field must not cost an int8 network,
     which can't be made again without the user's images.
@@ -222,7 +226,13 @@ def network_ingredients(spec: ModelSpec) -> dict[str, object]:
         "normalise": msgspec.to_builtins(spec.normalise),
         "classes": len(spec.labels),
         **{key: value for key, value in optional.items() if value != unset[key]},
+        **({} if prepared is None else {"prepared": _digest_of(prepared)}),
     }
+
+
+def _digest_of(array: NDArray[Any]) -> str:
+    header = f"{array.dtype.str} {array.shape}".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _weights_file(spec: ModelSpec) -> Path | None:

@@ -10,8 +10,9 @@ from model_server import engines
 from model_server.commands import serve as server
 from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
+from model_server.hooks import HookOptions
 from model_server.serving.device import Device
-from settings import Settings
+from settings import Settings, for_own_code
 from tests.model_server.engines import tiny
 
 CHOICE = EngineChoice("some-engine", "some-precision")
@@ -52,7 +53,9 @@ def test_the_choice_reaches_the_card_the_answers_and_the_engine(
     assert (card.engine, card.precision) == (CHOICE.engine, CHOICE.precision)
     assert worker.outage is outage
     worker.load()
-    assert loaded == [worker.spec, CHOICE, EngineOptions(5, cache=Path("kept"), threads=3)]
+    hooks = HookOptions(are_on=True, environment=for_own_code())
+    options = EngineOptions(5, cache=Path("kept"), threads=3, hooks=hooks)
+    assert loaded == [worker.spec, CHOICE, options]
 
 
 def test_a_network_whose_file_can_t_be_looked_into_gets_a_worker_that_says_so(

@@ -1,6 +1,9 @@
 """What `/predict` answers where the task gives no classes: numbers, vectors, pictures, raw outputs."""
 
+import html
 import io
+import json
+import re
 from typing import Any
 
 import numpy as np
@@ -8,12 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from broker.messages import TaskResult
 from model_server.catalogue.model_spec import Label
 from model_server.engines import Outputs
 from model_server.tasks import TASKS
 from model_server.tasks.embedding import Embedding
 from model_server.tasks.image import ImageTable
 from model_server.tasks.multi_label import MultiLabel
+from model_server.tasks.raw import RawTask
 from tests.support.pictures import form, png
 from tests.support.service import Service
 
@@ -71,6 +76,24 @@ def test_raw_outputs_come_by_number_where_their_file_names_none(running: Service
         "0": {"shape": [2, 2], "data": [1.0, 2.0, 3.0, 4.0]},
         "1": {"shape": [1], "data": [5.0]},
     }
+
+
+@pytest.mark.parametrize("changes", [{"task": TASKS["raw"], "labels": ()}])
+def test_what_a_model_s_own_code_says_is_the_result_in_json_and_on_the_page(
+    running: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = {"text": "<b>\u4e2d", "scores": [1, 2.5], "none": None}
+    monkeypatch.setattr(RawTask, "read", lambda *_: TaskResult(result=result))
+    answer = _answer(running, np.array([1], np.float32))
+    assert (answer["predictions"], answer["result"]) == ([], result)
+    assert "outputs" not in answer
+    upload = form(png(0), field="file")
+    page = running.client.post("/upload", data=upload, headers={"Accept": "text/html"})
+    shown = re.search(r'<pre class="result">(.*?)</pre>', page.get_data(as_text=True), re.DOTALL)
+    assert shown is not None
+    assert "<b>" not in shown[1]
+    assert "\u4e2d" in shown[1]
+    assert json.loads(html.unescape(shown[1])) == result
 
 
 @pytest.mark.parametrize("task", ["regression", "embedding", "image", "raw"])

@@ -13,6 +13,9 @@ import { duration, number, say, share } from "./text.js";
 /** How many numbers of a vector are shown. */
 const SHOWN_NUMBERS = 8;
 
+/** How much of what a model's own code says fits where an answer has one line. */
+const SHOWN_LETTERS = 80;
+
 /** The nodes of an answer. `elapsedMs`: from sending the picture to reading the answer; `replaced`: the model
  * that another was to fall in for. */
 export function answerParts(answer, elapsedMs, picture, replaced) {
@@ -32,17 +35,24 @@ function noticed({ notice, model }, replaced) {
 }
 
 /** The answer in few words: the first label and its probability, or what else there is. */
-export function best({ predictions: [first], values, embedding, image, outputs, model }) {
+export function best({ predictions: [first], values, embedding, image, outputs, result, model }) {
   if (first) return `${label(first)} (${share(first.probability)})`;
   if (values) return Object.entries(values).map(([name, value]) => `${name}: ${number(value, 4)}`).join(", ");
   if (embedding) return say("answer.vector", { count: embedding.length });
   if (image) return say("answer.made", { name: model });
   if (outputs) return Object.keys(outputs).join(", ");
+  if (result) return JSON.stringify(result).slice(0, SHOWN_LETTERS);
   return say("answer.nothing");
 }
 
-/** The nodes of what the task gives: each task has a field of its own in the answer. */
-function results({ predictions, values, embedding, image, outputs, model }) {
+/** The nodes of what the task gives, or the model's own code: each has a field of its own in the answer. */
+function results({ result, ...answer }) {
+  if (!result) return ofTask(answer);
+  const text = element("pre", { className: "result" }, JSON.stringify(result, null, 2));
+  return answer.predictions.length ? [...ofTask(answer), text] : [text];
+}
+
+function ofTask({ predictions, values, embedding, image, outputs, model }) {
   if (predictions.length) return [ranking(predictions)];
   if (values) return [quantities(values)];
   if (embedding) return [element("p", {}, say("answer.vector", { count: embedding.length })), numbers(embedding)];
