@@ -7,7 +7,7 @@ nothing here does I/O.
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -219,8 +219,39 @@ Box = tuple[int, int, int, int]
 """x, y, width, height in pixels of the photo as uploaded, upright; x and y are the upper left corner."""
 
 
+class Mask(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which pixels belong to a thing, as COCO's run lengths, or as a PNG (see pictures/rle.py)."""
+
+    size: tuple[int, int]
+    """(height, width): the photo's as uploaded, or less of a large one."""
+    counts: str = ""
+    """COCO's compressed run lengths, as pycocotools writes them; empty where there is a PNG."""
+    form: Literal["rle", "png"] = "rle"
+    """What the client gets; the model server always sends run lengths."""
+    png: bytes = b""
+    """White on black; base64 in JSON."""
+
+
+class Keypoint(msgspec.Struct, frozen=True):
+    """A point of a thing, such as a person's left knee, in pixels of the photo as uploaded."""
+
+    name: str
+    x: float
+    y: float
+    probability: float
+
+
+class Skeleton(msgspec.Struct, frozen=True):
+    """How keypoints are drawn."""
+
+    lines: tuple[tuple[int, int], ...]
+    """Pairs of points that a line connects, by their places among the keypoints."""
+    least: float
+    """The probability from which a point is drawn."""
+
+
 class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One class that the picture may show, and where, if the task is detection. `probability` is in 0..1.
+    """One class that the picture may show, and where, if the task says. `probability` is in 0..1.
 
     A struct, because a dataclass can't leave a field out of its JSON: without a box there is none.
     """
@@ -229,6 +260,10 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
     class_id: str
     probability: float
     box: Box | None = None
+    area: float | None = None
+    """The share of the picture, 0..1, that the class has; the prediction stands for all of its pixels."""
+    mask: Mask | None = None
+    keypoints: tuple[Keypoint, ...] | None = None
 
 
 class Pixels(msgspec.Struct, frozen=True):
@@ -260,6 +295,8 @@ class TaskResult:
     """All outputs, by name."""
     result: dict[str, Any] | None = None
     """What the model's own code made of the outputs."""
+    skeleton: Skeleton | None = None
+    """How the predictions' keypoints are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +329,7 @@ class Result:
     image: Pixels | None = None
     outputs: dict[str, RawOutput] | None = None
     result: dict[str, Any] | None = None
+    skeleton: Skeleton | None = None
     """These and `predictions`: see TaskResult."""
     error: Failure | None = None
     notice: str = ""

@@ -1,7 +1,8 @@
 """The annotated picture: what was found, drawn on the upload itself, as PNG.
 
-Owns the look: boxes with their labels, or the labels of the whole picture in a corner. Draws on a copy of
-bounded size, so that a large upload costs no more than its decoding; knows no HTTP and no model.
+Owns the look: boxes, masks and keypoints with their labels, or the labels of the whole picture in a corner.
+Draws on a copy of bounded size, so that a large upload costs no more than its decoding; knows no HTTP and no
+model.
 """
 
 import colorsys
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from broker.messages import Prediction, Result, TaskResult
-from pictures import decode, png
+from broker.messages import Mask, Prediction, Result, Skeleton, TaskResult
+from pictures import decode, png, rle
 
 LONGEST: Final = 2048
 """Pixels of the longer side, at most: an upload of 50 megapixels is drawn in 10 MB."""
@@ -27,6 +29,9 @@ _LEAST_SIDE: Final = 160
 """A thin picture gets grey paper beside it: labels need that much."""
 
 _LONGEST_NAME: Final = 60
+
+_COVER: Final = 102
+"""How much of a mask's colour covers the picture, of 255: 0.4."""
 
 _PAPER: Final = (96, 96, 96)
 
@@ -49,7 +54,13 @@ def annotated(upload: bytes, result: Result | TaskResult, *, max_pixels: int) ->
     if boxed:
         # The best last, on top of the others.
         for prediction in reversed(boxed):
-            page.outline(prediction)
+            if prediction.mask is not None:
+                page.mask(prediction, prediction.mask)
+            else:
+                page.outline(prediction)
+        for prediction in reversed(boxed):
+            if result.skeleton is not None:
+                page.points(prediction, result.skeleton)
         for prediction in boxed:
             page.label(prediction)
     else:
@@ -63,6 +74,8 @@ class _Page:
     """A picture to draw on, with its pen."""
 
     image: Image.Image
+    original_size: tuple[int, int]
+    """(width, height) of the upload."""
     scale: tuple[float, float]
     """From the upload's pixels to the image's."""
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -74,6 +87,41 @@ class _Page:
         """Draw the box of a prediction."""
         pen = ImageDraw.Draw(self.image)
         pen.rectangle(self._area(prediction), outline=colour(prediction.label), width=self.line)
+
+    def mask(self, prediction: Prediction, mask: Mask) -> None:
+        """Lay the colour of a prediction over its mask, thinly, and draw the mask's edge."""
+        pixels = rle.decode(mask)
+        rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+        if not len(rows):
+            return
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        across, down = (
+            side * scale / cells
+            for side, scale, cells in zip(self.original_size, self.scale, mask.size[::-1], strict=True)
+        )
+        area = (round(left * across), round(top * down), round(right * across), round(bottom * down))
+        size = (max(1, area[2] - area[0]), max(1, area[3] - area[1]))
+        drawn = Image.fromarray(pixels[top:bottom, left:right]).resize(size, Image.Resampling.NEAREST)
+        inside = np.pad(np.asarray(drawn, np.bool_), self.line)
+        core = inside
+        for axis in (0, 1):
+            core = core & np.roll(core, self.line, axis) & np.roll(core, -self.line, axis)
+        line = slice(self.line, -self.line)
+        cover = np.where(inside & ~core, 255, np.where(inside, _COVER, 0)).astype(np.uint8)[line, line]
+        self.image.paste(colour(prediction.label), area[:2], Image.fromarray(cover))
+
+    def points(self, prediction: Prediction, skeleton: Skeleton) -> None:
+        """Draw the points of a prediction that are probable enough, and the lines between them."""
+        points = prediction.keypoints or ()
+        places = [(each.x * self.scale[0], each.y * self.scale[1]) for each in points]
+        shown = [each.probability >= skeleton.least for each in points]
+        pen, ink = ImageDraw.Draw(self.image), colour(prediction.label)
+        for one, other in skeleton.lines:
+            if max(one, other) < len(points) and shown[one] and shown[other]:
+                pen.line([places[one], places[other]], fill=ink, width=self.line)
+        for (x, y), is_shown in zip(places, shown, strict=True):
+            if is_shown:
+                pen.circle((x, y), 1.5 * self.line, fill=ink, outline="black")
 
     def label(self, prediction: Prediction) -> None:
         """Write a prediction at its box: above it, else below its upper edge, else below it."""
@@ -122,7 +170,8 @@ class _Page:
 
     def _measured(self, prediction: Prediction) -> tuple[str, int, int]:
         """The text of a prediction that fits into the picture, with its width and height."""
-        return self._fitting(prediction.label, prediction.class_id, f" {prediction.probability:.0%}")
+        share = prediction.probability if prediction.area is None else prediction.area
+        return self._fitting(prediction.label, prediction.class_id, f" {share:.0%}")
 
     def _fitting(self, label: str, substitute: str, end: str) -> tuple[str, int, int]:
         """A label, or its substitute, and `end`; shortened until it fits; with its width and height."""
@@ -175,7 +224,7 @@ def _page(picture: Image.Image, original_size: tuple[int, int]) -> _Page:
         picture = paper
     longest = max(picture.size)
     font = ImageFont.load_default(max(16, longest / 45))
-    return _Page(picture, scale, font, max(2, round(longest / 300)), [])
+    return _Page(picture, original_size, scale, font, max(2, round(longest / 300)), [])
 
 
 def colour(label: str) -> Colour:

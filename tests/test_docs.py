@@ -302,8 +302,8 @@ def test_every_task_has_its_line_and_its_fields_on_the_page_on_tasks() -> None:
     assert re.findall(r'^\| `"(\w+)"` \| \S', TASKS_PAGE, re.MULTILINE) == list(TASKS)
     of_its_own = {name: task.table for name, task in TASKS.items() if task.table and name != "detection"}
     for name, table in of_its_own.items():
-        block = TASKS_PAGE[TASKS_PAGE.index(f"\n[{name}]\n") :].split("```")[0]
-        assert set(table.__struct_fields__) <= set(re.findall(r"^(\w+) =", block, re.MULTILINE))
+        blocks = "".join(each.split("```")[0] for each in TASKS_PAGE.split(f"\n[{name}]\n")[1:])
+        assert set(table.__struct_fields__) <= set(re.findall(r"^(\w+) =", blocks, re.MULTILINE))
 
 
 def test_every_make_target_that_a_page_names_is_there() -> None:

@@ -97,6 +97,7 @@ ROOMS: dict[str, set[str]] = {
         "model_server.engines",
         "model_server.tasks",
         "pictures.geometry",
+        "pictures.rle",
     },
     "model_server/hooks": {"broker.errors", "model_server.catalogue", "model_server.hooks"},
     "model_server/darknet": {"broker", "model_server.darknet"},
@@ -109,7 +110,7 @@ WITH_PILLOW = {
     "model_server/commands/picture_folder.py",
 }
 """Offline commands, which may decode pictures; of pictures/ a serving process has these alone:"""
-WITHOUT_PILLOW = {"pictures.fixed_point", "pictures.geometry", "pictures.refit"}
+WITHOUT_PILLOW = {"pictures.fixed_point", "pictures.geometry", "pictures.refit", "pictures.rle"}
 
 RUNTIMES = {
     "nncf": {"commands/quantise.py"},

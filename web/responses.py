@@ -13,7 +13,7 @@ import msgspec
 from flask import Response
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.messages import Card, Prediction, RawOutput, Result, Timings
+from broker.messages import Card, Prediction, RawOutput, Result, Skeleton, Timings
 
 MIMETYPE: Final = "application/json"
 
@@ -63,6 +63,7 @@ class Answer(Struct, frozen=True, kw_only=True):
         Annotated[dict[str, Any], Meta(description="What the model's own code made of the outputs.")]
         | UnsetType
     ) = UNSET
+    skeleton: Annotated[Skeleton, Meta(description="How keypoints are drawn.")] | UnsetType = UNSET
     class_id: (
         Annotated[str, Meta(description="The best prediction's, for a picture in the field `file`.")]
         | UnsetType

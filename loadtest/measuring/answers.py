@@ -100,10 +100,14 @@ class Reader:
         )
 
     def _check_predictions(self, served: str, predictions: list[Any]) -> None:
-        """Well-formed, the most probable first, and as many as the model gives."""
+        """Well-formed, the most probable (or the largest) first, and as many as the model gives."""
         previous = 1.0
         for item in predictions:
             match item:
+                case {"label": str(), "class_id": str(), "probability": float(p), "area": float(area)} if (
+                    0 <= p <= 1 and 0 <= area <= previous
+                ):
+                    previous = area
                 case {"label": str(), "class_id": str(), "probability": float(p)} if 0 <= p <= previous:
                     previous = p
                 case _:

@@ -131,8 +131,8 @@ def _word(kind: Any) -> str:  # noqa: ANN401 - each of msgspec's kinds has its o
         case inspect.FloatType():
             low = f"from {kind.ge:g}" if kind.gt is None else f"above {kind.gt:g}"
             return f"a number {low} to {kind.le:g}"
-        case inspect.VarTupleType():
-            return f"a list, each {_word(kind.item_type)}"
+        case inspect.VarTupleType(item_type=item) | inspect.TupleType(item_types=(item, *_)):
+            return f"a list, each {_word(item)}"
         case inspect.DictType():
             return f"a table, each value {_word(kind.value_type)}"
         case inspect.StructType():

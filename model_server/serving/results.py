@@ -49,6 +49,7 @@ def completed(
         image=answer.image,
         outputs=answer.outputs,
         result=answer.result,
+        skeleton=answer.skeleton,
         error=Failure(error.code, error.message) if error else None,
         notice="; ".join(filter(None, (job.notice if job else "", entry.notice, notice))),
         timings_ms=Timings(round(waiting_ms, 3), round(timings.batch, 3), round(timings.model, 3)),

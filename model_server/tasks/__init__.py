@@ -12,15 +12,19 @@ from model_server.tasks.classification import ClassificationTask
 from model_server.tasks.detection import DetectionTask
 from model_server.tasks.embedding import EmbeddingTask
 from model_server.tasks.image import ImageTask
+from model_server.tasks.keypoints import KeypointsTask
 from model_server.tasks.multi_label import MultiLabelTask
 from model_server.tasks.raw import RawTask
 from model_server.tasks.regression import RegressionTask
+from model_server.tasks.segmentation import SegmentationTask
 from model_server.tasks.task import Task
 
 _ALL: Final[tuple[Task, ...]] = (
     ClassificationTask(),
     MultiLabelTask(),
     DetectionTask(),
+    SegmentationTask(),
+    KeypointsTask(),
     EmbeddingTask(),
     RegressionTask(),
     ImageTask(),

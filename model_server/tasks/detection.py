@@ -139,6 +139,19 @@ class _Candidates:
     corners: NDArray[np.float64]
     scores: Floats
     classes: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    """Where they are among the network's boxes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedBoxes:
+    """The boxes of an answer, best first."""
+
+    predictions: tuple[Prediction, ...]
+    corners: NDArray[np.float64]
+    """x1, y1, x2, y2 on the photo, exactly; some beyond its edges."""
+    rows: NDArray[np.intp]
+    """Where they are among the network's boxes."""
 
 
 def detect(
@@ -154,13 +167,25 @@ def detect(
         arranged = arrange(outputs, detection, len(spec.labels))
     except ValueError as error:
         raise InferenceFailed(f"The outputs do not fit the model's model.toml: {error}.") from None
+    return find(arranged, spec, detection, original_size=original_size, top=top).predictions
+
+
+def find(
+    arranged: DetectorOutputs,
+    spec: ModelSpec,
+    detection: Detection,
+    *,
+    original_size: tuple[int, int],
+    top: int,
+) -> DetectedBoxes:
+    """What `detect` answers, and where each of its boxes is among the outputs. Raises InferenceFailed."""
     candidates = _confident(arranged, detection, (spec.input.width, spec.input.height))
     placed = place(spec.input, original_size).on_photo(candidates.corners)
     boxes = _whole(placed, original_size)
     # Boxes beyond the photo's edges, or inside out, are dropped.
     visible = np.flatnonzero((boxes[:, 2:] > 0).all(axis=1))
     rows = visible[suppress(placed[visible], candidates.classes[visible], at_most=top, iou=detection.nms_iou)]
-    return tuple(
+    predictions = tuple(
         Prediction(spec.labels[at].label, spec.labels[at].class_id, probability, (x, y, width, height))
         for at, probability, (x, y, width, height) in zip(
             candidates.classes[rows].tolist(),
@@ -169,6 +194,7 @@ def detect(
             strict=True,
         )
     )
+    return DetectedBoxes(predictions, placed[rows], candidates.rows[rows])
 
 
 def suppress(
@@ -233,7 +259,8 @@ def _confident(outputs: DetectorOutputs, detection: Detection, size: tuple[int, 
     order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
     boxes = outputs.boxes[rows[order]]
     _require_finite("boxes", boxes)
-    return _Candidates(corners(boxes, detection, size), np.minimum(scores[order], 1), classes[order])
+    places = corners(boxes, detection, size)
+    return _Candidates(places, np.minimum(scores[order], 1), classes[order], rows[order])
 
 
 def _rows_above(scores: Floats, least: float) -> NDArray[np.intp]:

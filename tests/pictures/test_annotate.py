@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from broker.messages import Pixels, Prediction, TaskResult
-from pictures import annotate, decode
+from broker.messages import Keypoint, Mask, Pixels, Prediction, Skeleton, TaskResult
+from pictures import annotate, decode, rle
 from pictures.annotate import LONGEST, SHORTEST, annotated, colour
 from settings import PROJECT
 
@@ -171,6 +172,54 @@ def test_a_picture_that_the_network_made_is_answered_as_it_is(channels: int) -> 
     made = TaskResult(image=Pixels(pixels.shape, pixels.tobytes()))
     with Image.open(io.BytesIO(annotated(_upload((9, 9)), made, max_pixels=MANY))) as image:
         assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
+
+
+def _mask(pixels: NDArray[np.bool_], area: tuple[int, int, int, int], label: str = "road") -> Prediction:
+    height, width = pixels.shape
+    begins, ends = rle.runs(np.ascontiguousarray(pixels.T), 0, 0, height)
+    mask = Mask((height, width), rle.of_runs(begins, ends, (width, height)))
+    return Prediction(label, "3", 0.9, area, 0.25, mask)
+
+
+def test_a_mask_is_a_thin_colour_with_an_edge() -> None:
+    inside = np.zeros((300, 400), np.bool_)  # half of the upload's size
+    inside[150:250, 100:300] = True
+    pixels = _drawn(_upload((800, 600)), _mask(inside, (200, 300, 400, 200)))
+    ink = np.array(colour("road"))
+    left, top, right, bottom = _extent(_is(pixels, colour("road")))
+    assert (left, right, bottom) == (200, 600, 500)
+    assert top < 300  # its label stands above it
+    thin = np.rint(np.array(PAPER) * 0.6 + ink * 0.4)
+    assert (np.abs(pixels[310:490, 210:590] - thin) < 3).all()
+    assert _is(pixels[310:490, 200:202], colour("road")).all()
+    assert (pixels[520:] == PAPER).all()
+    assert (pixels[310:490, :190] == PAPER).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (900, 700)])
+def test_any_mask_is_drawn_within_the_picture(size: tuple[int, int]) -> None:
+    inside = np.ones(size[::-1], np.bool_)
+    assert _is(_drawn(_upload(size), _mask(inside, (0, 0, *size))), colour("road")).any()
+
+
+def test_an_instance_s_share_is_its_probability_and_a_class_s_its_area() -> None:
+    inside = np.ones((40, 60), np.bool_)
+    whole = _mask(inside, (0, 0, 600, 400))
+    instance = msgspec.structs.replace(whole, area=None)
+    other = msgspec.structs.replace(whole, probability=0.25)
+    as_class, as_instance, as_other = (_drawn(_upload((600, 400)), each) for each in (whole, instance, other))
+    assert not np.array_equal(as_class, as_instance)
+    assert np.array_equal(as_class, as_other)
+
+
+def test_points_and_lines_are_drawn_if_they_are_probable() -> None:
+    points = (Keypoint("a", 100, 100, 0.9), Keypoint("b", 300, 100, 0.8), Keypoint("c", 300, 300, 0.3))
+    person = Prediction("person", "0", 0.9, (50, 50, 500, 300), keypoints=points)
+    result = TaskResult((person,), skeleton=Skeleton(((0, 1), (1, 2), (0, 9)), 0.5))
+    with Image.open(io.BytesIO(annotated(_upload((600, 400)), result, max_pixels=MANY))) as image:
+        ink = _is(np.asarray(image, np.int16), colour("person"))
+    assert ink[100, 105:295].all()
+    assert not ink[110:345, 60:540].any()
 
 
 MEASURE = """

@@ -94,6 +94,7 @@ def test_of_the_timings_only_numbers_are_believed() -> None:
         (answer(predictions=[prediction(probability=-0.01)]), UNSORTED),
         (answer(predictions=[prediction("cat", 0.4), prediction("dog", 0.5)]), UNSORTED),
         (answer(predictions=[prediction("a", 0.5), prediction("b", 0.4), prediction("c", 0.45)]), UNSORTED),
+        (answer(predictions=[prediction(area=0.1), prediction("dog", area=0.2)]), UNSORTED),
         (answer(predictions=[prediction(box=[1, 2, 3])]), "bad answer: malformed box"),
         (answer(predictions=[prediction(box=[1, 2, 3, "4"])]), "bad answer: malformed box"),
         (answer(predictions=[prediction(box=None)]), "bad answer: malformed box"),
@@ -105,6 +106,11 @@ def test_a_bad_answer_is_named(body: object, kind: str) -> None:
 
 def test_a_probability_of_one_and_boxes_are_right() -> None:
     assert read(answer(predictions=[prediction(probability=1.0, box=[1, 2.5, 3, 4])])).label == "cat"
+
+
+def test_masks_come_with_the_largest_first() -> None:
+    several = [prediction("cat", 0.2, area=0.6), prediction("dog", 0.9, area=0.3)]
+    assert read(answer(predictions=several)).label == "cat"
 
 
 def test_another_models_answer_is_none() -> None:

@@ -85,7 +85,7 @@ REFUSED = {
     TOML.replace("height = 320", "height = 300"): r"line 12, input\.height: height must be a multiple of 32",
     TOML + "[detection]\nnms = 2\n": r"docs/detection\.md describes \[detection\]",
     TOML.replace("top = 100", "top = 1001"): r"line 3, top: .*at most 1000\. Write 1000",
-    TOML.replace('"detection"', '"segmentation"'): r"line 1, task: .*classification, detection",
+    TOML.replace('"detection"', '"segmenting"'): r"line 1, task: .*classification, detection",
 }
 
 

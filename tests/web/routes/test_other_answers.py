@@ -1,24 +1,28 @@
 """What `/predict` answers where the task gives no classes: numbers, vectors, pictures, raw outputs."""
 
+import base64
 import html
 import io
 import json
 import re
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from broker.messages import TaskResult
+from broker.messages import Mask, TaskResult
 from model_server.catalogue.model_spec import Label
 from model_server.engines import Outputs
 from model_server.tasks import TASKS
 from model_server.tasks.embedding import Embedding
 from model_server.tasks.image import ImageTable
+from model_server.tasks.keypoints import Keypoints
 from model_server.tasks.multi_label import MultiLabel
 from model_server.tasks.raw import RawTask
+from model_server.tasks.segmentation import Segmentation
+from pictures import rle
 from tests.support.pictures import form, png
 from tests.support.service import Service
 
@@ -110,3 +114,56 @@ def test_what_is_not_finite_costs_its_own_picture(running: Service, task: str) -
     answers = running.client.post("/predict", data=both).get_json()["results"]
     assert [each["success"] for each in answers] == [True, False]
     assert "not finite" in answers[1]["error"]["message"]
+
+
+_HALVES = np.repeat(np.array([[0, 1]], np.float32), 8, axis=1).repeat(8, axis=0)
+"""Class 0 on the left, class 1 on the right: 8 x 16."""
+
+
+@pytest.mark.parametrize("kind", ["rle", "png"])
+@pytest.mark.parametrize("changes", [{"task": TASKS["segmentation"], "top": 3}])
+def test_masks_are_run_lengths_or_pngs(running: Service, kind: Literal["rle", "png"]) -> None:
+    running.worker.spec.__dict__["options"] = Segmentation(masks=kind, background=0)
+    (thing,) = _answer(running, _HALVES)["predictions"]
+    right = np.zeros((30, 40), np.bool_)
+    right[:, 20:] = True
+    assert (thing["label"], thing["area"], thing["box"]) == ("grey", 0.5, [20, 0, 20, 30])
+    assert thing["mask"]["size"] == [30, 40]
+    if kind == "rle":
+        assert set(thing["mask"]) == {"size", "counts"}
+        mask = rle.decode(Mask((30, 40), thing["mask"]["counts"]))
+    else:
+        assert set(thing["mask"]) == {"size", "form", "png"}
+        with Image.open(io.BytesIO(base64.b64decode(thing["mask"]["png"]))) as image:
+            mask = np.asarray(image.convert("L")) == 255
+    assert np.array_equal(mask, right)
+
+
+@pytest.mark.parametrize("kind", ["rle", "png"])
+@pytest.mark.parametrize("changes", [{"task": TASKS["segmentation"], "top": 3}])
+def test_masks_are_drawn_whatever_their_form(running: Service, kind: Literal["rle", "png"]) -> None:
+    running.worker.spec.__dict__["options"] = Segmentation(masks=kind, background=0)
+    running.engine.network = lambda batch: (np.stack([_HALVES] * len(batch)),)
+    response = running.client.post("/predict", data=form(png(0)), headers={"Accept": "image/png"})
+    with Image.open(io.BytesIO(response.data)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert not pixels[300:, :230].any()
+    assert pixels[300:, 250:].max(axis=2).min() > 30
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"task": TASKS["keypoints"], "options": Keypoints(names=("a", "b"), skeleton=((0, 1),)), "top": 3}],
+)
+def test_points_come_with_how_they_are_drawn(running: Service) -> None:
+    row = [*(1, 1, 1, 1), *(0.1, 0.9, 0), *(0.5, 1, 0.75), *(0.603, 1.5, 0.25)]  # box, scores, two points
+    output = np.array(row, np.float32)[:, None]
+    answer = _answer(running, output)
+    (thing,) = answer["predictions"]
+    assert (thing["label"], thing["box"]) == ("grey", [10, 8, 20, 14])
+    assert thing["keypoints"] == [
+        {"name": "a", "x": 10.0, "y": 15.0, "probability": 0.75},
+        {"name": "b", "x": 12.1, "y": 22.5, "probability": 0.25},
+    ]
+    assert answer["skeleton"] == {"lines": [[0, 1]], "least": 0.5}
+    assert "skeleton" not in _answer(running, output * 0)

@@ -1,0 +1,91 @@
+"""Masks as COCO's run lengths: pycocotools' own strings, every size and shape, and back."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from broker.messages import Mask
+from pictures import rle
+
+
+def _encoded(mask: NDArray[np.bool_]) -> str:
+    height, width = mask.shape
+    begins, ends = rle.runs(np.ascontiguousarray(mask.T), 0, 0, height)
+    return rle.of_runs(begins, ends, (width, height))
+
+
+def _square() -> NDArray[np.bool_]:
+    mask = np.zeros((4, 6), np.bool_)
+    mask[1:3, 2:5] = True
+    return mask
+
+
+def _disc() -> NDArray[np.bool_]:
+    y, x = np.mgrid[:60, :80]
+    return np.asarray((x - 40) ** 2 + (y - 25) ** 2 < 400)
+
+
+def _stripes() -> NDArray[np.bool_]:
+    y, x = np.mgrid[:12, :5]
+    return np.asarray((x * 7 + y * 13) % 11 < 4)
+
+
+def _around_a_corner() -> NDArray[np.bool_]:
+    """A run that goes on at the top of the next column."""
+    mask = np.zeros((3, 4), np.bool_)
+    mask[2, 1] = mask[0, 2] = True
+    return mask
+
+
+def _dot() -> NDArray[np.bool_]:
+    mask = np.zeros((2048, 2048), np.bool_)
+    mask[5, 3] = True
+    return mask
+
+
+OF_PYCOCOTOOLS = [
+    (_square(), "9220003"),
+    (
+        _disc(),
+        "oW1=]14L4M2M4M2N2O0O2N2O0O2O0O2O000000000000000000000001N101N101N2N101N2N3L3N3L4LoT1",
+    ),
+    (_stripes(), "0240OOO120NO1110M02040L0O"),
+    (_around_a_corner(), "525"),
+    (_dot(), "UP61joio3"),
+    (np.ones((3, 5), np.bool_), "0?"),
+    (np.zeros((3, 5), np.bool_), "?"),
+]
+"""What pycocotools 2.0.11 writes."""
+
+
+@pytest.mark.parametrize(("mask", "counts"), OF_PYCOCOTOOLS)
+def test_the_string_is_pycocotools_own(mask: NDArray[np.bool_], counts: str) -> None:
+    assert _encoded(mask) == counts
+    height, width = mask.shape
+    assert np.array_equal(rle.decode(Mask((height, width), counts)), mask)
+
+
+@pytest.mark.parametrize("density", [0.02, 0.5, 0.98])
+def test_any_mask_comes_back_and_a_part_is_as_the_whole(density: float) -> None:
+    chance = np.random.default_rng(int(100 * density))
+    for _ in range(60):
+        height, width = chance.integers(1, 50, 2).tolist()
+        left, top = int(chance.integers(0, width)), int(chance.integers(0, height))
+        mask = np.zeros((height, width), np.bool_)
+        part = chance.random((height - top, width - left)) < density
+        mask[top:, left:] = part
+        counts = rle.of_runs(*rle.runs(np.ascontiguousarray(part.T), left, top, height), (width, height))
+        assert counts == _encoded(mask)
+        assert np.array_equal(rle.decode(Mask((height, width), counts)), mask)
+
+
+def test_a_large_photo_s_mask_has_its_shape() -> None:
+    assert rle.size_of((2048, 10)) == (2048, 10)
+    assert rle.size_of((4000, 3000)) == (2048, 1536)
+    assert rle.size_of((3, 50_000)) == (1, 2048)
+
+
+@pytest.mark.parametrize("counts", ["", "5", "9O", "0" * 3 + "O", "oooooooo1"])
+def test_what_does_not_fill_the_mask_is_refused(counts: str) -> None:
+    with pytest.raises(ValueError, match="run lengths of a mask"):
+        rle.decode(Mask((3, 5), counts))
