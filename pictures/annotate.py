@@ -62,7 +62,10 @@ def annotated(upload: bytes, result: Result | TaskResult, *, max_pixels: int) ->
             if result.skeleton is not None:
                 page.points(prediction, result.skeleton)
         for prediction in boxed:
-            page.label(prediction)
+            if prediction.mask is not None and prediction.area is not None:
+                page.name(prediction, prediction.mask)
+            else:
+                page.label(prediction)
     else:
         page.list(predictions)
         page.values(result.values or {})
@@ -135,6 +138,17 @@ class _Page:
             (area for area in areas if not any(_overlap(area, other) for other in self.taken)), areas[0]
         )
         self._write(area, text, prediction.label)
+
+    def name(self, prediction: Prediction, mask: Mask) -> None:
+        """Write a prediction inside of its mask: many classes have the picture's corner as their box's."""
+        text, width, height = self._measured(prediction)
+        place = zip(
+            rle.inside(rle.decode(mask)), mask.size[::-1], self.original_size, self.scale, strict=True
+        )
+        x, y = (at / cells * side * scale for at, cells, side, scale in place)
+        left = round(max(0, min(x - width / 2, self.image.width - width)))
+        top = round(max(0, min(y - height / 2, self.image.height - height)))
+        self._write((left, top, left + width, top + height), text, prediction.label)
 
     def list(self, predictions: tuple[Prediction, ...]) -> None:
         """Write predictions one below the other, from the upper left corner."""

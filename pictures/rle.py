@@ -17,6 +17,9 @@ Numbers = NDArray[np.int64]
 LONGEST: Final = 2048
 """Pixels of a mask's longer side, at most: that of a larger photo has its shape, and fewer pixels."""
 
+_LONG: Final = 0.9
+"""Of the runs that have this share of the longest one's length, the one in the middle counts."""
+
 _DIGITS: Final = 7
 """Characters of 5 bits for a count, at most: 2048 x 2048 pixels need 23 bits and a sign."""
 
@@ -61,6 +64,17 @@ def decode(mask: Mask) -> NDArray[np.bool_]:
         raise ValueError(f"the run lengths of a mask do not fill {width} x {height} pixels")
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return pixels.reshape(width, height).T
+
+
+def inside(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """A place (x, y) inside of a mask, which is not empty: the middle of one of its longest runs."""
+    height = mask.shape[0] + 1  # a run ends with its column
+    begins, ends = runs(np.ascontiguousarray(mask.T), 0, 0, height)
+    lengths = ends - begins
+    long = np.flatnonzero(lengths >= _LONG * lengths.max())
+    longest = long[len(long) // 2]
+    x, y = divmod(int(begins[longest] + ends[longest] - 1) // 2, height)
+    return x + 0.5, y + 0.5
 
 
 def _written(counts: Numbers) -> str:

@@ -39,11 +39,17 @@ def photo(folder: Path, *, orientation: int) -> Path:
     return path
 
 
-def answer(*boxes: tuple[int, int, int, int]) -> str:
-    """What a detection model says of it."""
+def answer(*boxes: tuple[int, int, int, int], more: dict[str, object] | None = None, **others: object) -> str:
+    """What a detection model says of it; with `more` of each thing, and with `others` of the whole."""
     labels = ("great_white_shark", "dog")
     found = [
-        {"label": label, "class_id": str(number), "probability": 0.9 - number / 10, "box": box}
+        {
+            "label": label,
+            "class_id": str(number),
+            "probability": 0.9 - number / 10,
+            "box": box,
+            **(more or {}),
+        }
         for number, (label, box) in enumerate(zip(labels, boxes, strict=False))
     ]
     about = {
@@ -55,7 +61,7 @@ def answer(*boxes: tuple[int, int, int, int]) -> str:
         "precision": "p",
     }
     timings = {"waiting": 1.0, "batch": 1.0, "model": 20.0}
-    return json.dumps({**about, "predictions": found, "batch_size": 1, "timings_ms": timings})
+    return json.dumps({**about, **others, "predictions": found, "batch_size": 1, "timings_ms": timings})
 
 
 def pink_place(page: Page) -> tuple[int, int, int, int]:

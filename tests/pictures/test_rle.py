@@ -79,6 +79,16 @@ def test_any_mask_comes_back_and_a_part_is_as_the_whole(density: float) -> None:
         assert np.array_equal(rle.decode(Mask((height, width), counts)), mask)
 
 
+def test_the_middle_of_a_mask_is_inside_of_it() -> None:
+    mask = np.zeros((60, 80), np.bool_)
+    mask[:3] = True
+    mask[10:50, 20:24] = True
+    x, y = rle.inside(mask)
+    assert 20 < x < 24
+    assert 28 < y < 32
+    assert rle.inside(np.ones((3, 5), np.bool_)) == (2.5, 1.5)
+
+
 def test_a_large_photo_s_mask_has_its_shape() -> None:
     assert rle.size_of((2048, 10)) == (2048, 10)
     assert rle.size_of((4000, 3000)) == (2048, 1536)

@@ -1,4 +1,4 @@
-"""Answers of a running service, for /docs to show: a digit, a list, a detection.
+"""Answers of a running service, for /docs to show: a digit, a list, a detection, masks, keypoints.
 
 Owns the values, which have the types that the routes answer with. A test checks them against their schemas.
 """
@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from broker.messages import Prediction, Timings
+from broker.messages import Keypoint, Mask, Prediction, Skeleton, Timings
 from pictures.decode import BROKEN
 from web.responses import Answer, AnswerList, ErrorDetail, FailedAnswer, PendingAnswer
 
@@ -46,6 +46,42 @@ _DETECTION: Final = Answer(
     timings_ms=Timings(waiting=18.776, batch=7.551, model=6.348),
 )
 
+_SEGMENTATION: Final = Answer(
+    success=True,
+    model="street",
+    id="0c2a53a2-6b3f-4f0e-b0c5-8f1f54f0ad3e",
+    predictions=(
+        Prediction("road", "1", 0.9731, (0, 2, 6, 2), 0.5, Mask((4, 6), "222000000000")),
+        Prediction("sky", "0", 0.8812, (0, 0, 6, 1), 0.25, Mask((4, 6), "0130000000000")),
+    ),
+    model_version="3f7b1c20a9de",
+    engine="openvino",
+    precision="bf16",
+    batch_size=1,
+    timings_ms=Timings(waiting=1.2, batch=4.1, model=31.7),
+)
+
+_POSE: Final = Answer(
+    success=True,
+    model="yolov8n-pose",
+    id="5d1f6f0e-7f43-4c55-9f5c-2b0a6f6d0b57",
+    predictions=(
+        Prediction(
+            "person",
+            "0",
+            0.9124,
+            (40, 22, 180, 410),
+            keypoints=(Keypoint("left_knee", 96.2, 310.8, 0.94), Keypoint("left_ankle", 91.0, 398.5, 0.88)),
+        ),
+    ),
+    skeleton=Skeleton(((0, 1),), 0.5),
+    model_version="9b6e0d11c7f2",
+    engine="openvino",
+    precision="bf16",
+    batch_size=1,
+    timings_ms=Timings(waiting=0.8, batch=2.2, model=12.4),
+)
+
 _BROKEN: Final = FailedAnswer(
     success=False,
     error=ErrorDetail("invalid_image", BROKEN),
@@ -66,7 +102,12 @@ def _pending(job_id: str) -> PendingAnswer:
 Examples = dict[str, Struct]
 """Examples by the name that /docs shows."""
 
-RESULT: Final[Examples] = {"A digit": _DIGIT, "A detector's": _DETECTION}
+RESULT: Final[Examples] = {
+    "A digit": _DIGIT,
+    "A detector's": _DETECTION,
+    "Masks": _SEGMENTATION,
+    "Keypoints": _POSE,
+}
 """Examples of the answer for one image."""
 
 ANSWERED: Final[Examples] = {

@@ -9,7 +9,8 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from broker.messages import State
+from broker.messages import Mask, State
+from pictures import rle
 from tests.support import ROOT
 from tests.support.fakes import CARD
 from tests.support.pictures import png
@@ -144,9 +145,13 @@ def test_the_examples_are_answers(described: dict[str, Any]) -> None:
                 assert validator.is_valid(example["value"]), name
             assert not validator.is_valid({**example["value"], "success": "yes"})
     shown = asked["responses"]["200"]["content"]["application/json"]["examples"].values()
-    one, detection, several = (example["value"] for example in shown)
+    one, detection, masks, keypoints, several = (example["value"] for example in shown)
     assert "box" not in one["predictions"][0]
     assert len(detection["predictions"][0]["box"]) == 4
+    for prediction in masks["predictions"]:
+        mask = rle.decode(Mask(tuple(prediction["mask"]["size"]), prediction["mask"]["counts"]))
+        assert mask.mean() == prediction["area"]
+    assert keypoints["predictions"][0]["keypoints"][0]["name"] == "left_knee"
     assert [each["success"] for each in several["results"]] == [True, False]
 
 

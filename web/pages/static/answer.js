@@ -3,7 +3,7 @@
  * Owns their look; asks nobody.
  */
 
-import { element } from "./dom.js";
+import { element, pngBlob } from "./dom.js";
 import { label } from "./labels.js";
 import { colourOf } from "./palette.js";
 import { inFull, shorten, why } from "./reason.js";
@@ -36,7 +36,7 @@ function noticed({ notice, model }, replaced) {
 
 /** The answer in few words: the first label and its probability, or what else there is. */
 export function best({ predictions: [first], values, embedding, image, outputs, result, model }) {
-  if (first) return `${label(first)} (${share(first.probability)})`;
+  if (first) return `${label(first)} (${share(measure(first))})`;
   if (values) return Object.entries(values).map(([name, value]) => `${name}: ${number(value, 4)}`).join(", ");
   if (embedding) return say("answer.vector", { count: embedding.length });
   if (image) return say("answer.made", { name: model });
@@ -44,6 +44,9 @@ export function best({ predictions: [first], values, embedding, image, outputs, 
   if (result) return JSON.stringify(result).slice(0, SHOWN_LETTERS);
   return say("answer.nothing");
 }
+
+/** What a prediction's bar shows: how probable it is, or how much of the picture it has. */
+const measure = ({ probability, area }) => area ?? probability;
 
 /** The nodes of what the task gives, or the model's own code: each has a field of its own in the answer. */
 function results({ result, ...answer }) {
@@ -78,11 +81,8 @@ function numbers(data) {
 
 /** The page's policy allows no data: address, so the picture becomes an object. */
 function made(image, name) {
-  const bytes = Uint8Array.from(atob(image), (each) => each.charCodeAt(0));
-  const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
-  const picture = element("img", { className: "made", alt: say("answer.made", { name }), src: url });
-  picture.decode().finally(() => URL.revokeObjectURL(url));
-  return picture;
+  const src = URL.createObjectURL(pngBlob(image));
+  return element("img", { className: "made", alt: say("answer.made", { name }), src, onload: () => URL.revokeObjectURL(src) });
 }
 
 function ranking(predictions) {
@@ -92,12 +92,12 @@ function ranking(predictions) {
 
 function ranked(prediction) {
   const bar = element("span", { className: "bar", ariaHidden: "true" });
-  bar.style.setProperty("--share", `${100 * prediction.probability}%`);
+  bar.style.setProperty("--share", `${100 * measure(prediction)}%`);
   const line = element(
     "li",
     {},
     element("span", { className: "label" }, label(prediction)),
-    element("span", { className: "share" }, share(prediction.probability)),
+    element("span", { className: "share" }, share(measure(prediction))),
     bar,
   );
   if (prediction.box) line.style.setProperty("--colour", colourOf(prediction.class_id));

@@ -37,7 +37,7 @@ export class Card {
   /** `replaced`: the model that another was to fall in for. */
   answered(answer, elapsedMs, replaced) {
     this.element.dataset.state = "answered";
-    this.photo.draw(answer.predictions);
+    this.photo.draw(answer);
     this.body.replaceChildren(...answerParts(answer, elapsedMs, this.picture, replaced));
   }
 

@@ -1,11 +1,13 @@
 /**
- * The picture of a card, upright, with boxes over it. Owns where a box is drawn: in shares of the picture,
- * so that it stays in its place at any size.
+ * The picture of a card, upright, with boxes, masks and points over it. Owns where a box is drawn: in shares of
+ * the picture, so that it stays in its place at any size.
  */
 
 import { element } from "./dom.js";
 import { colourOf } from "./palette.js";
 import { label } from "./labels.js";
+import { maskLayer } from "./masks.js";
+import { pointLayer } from "./points.js";
 import { number, say, size } from "./text.js";
 
 /** Boxes nearer to the upper edge than this share of the height have their label inside. */
@@ -30,13 +32,16 @@ export class Photo {
     return `${number(width)} × ${number(height)} · ${size(picture.size)}`;
   }
 
-  /** Draw the boxes that predictions have, numbered in their order. */
-  async draw(predictions) {
+  /** Draw the boxes, masks and points that predictions have, numbered in their order. */
+  async draw({ predictions, skeleton }) {
     await this.loaded;
     const { naturalWidth: width, naturalHeight: height } = this.image;
     if (!width) return;
     const boxed = predictions.map((each, index) => [each, index]).filter(([each]) => each.box);
-    this.boxes.replaceChildren(...boxed.map(([each, index]) => box(each, index, width, height)));
+    const [masks, places] = await maskLayer(predictions);
+    const points = skeleton ? pointLayer(predictions, skeleton, width, height) : "";
+    const drawn = boxed.map(([each, index]) => box(each, index, width, height, places.get(each)));
+    this.boxes.replaceChildren(masks, points, ...drawn);
   }
 
   discard() {
@@ -44,13 +49,17 @@ export class Photo {
   }
 }
 
-function box(prediction, index, width, height) {
-  const [left, top, across, down] = prediction.box;
+/** `place`: where its label stands, in shares of the picture, if that is not the box. */
+function box(prediction, index, width, height, place) {
+  const [left, top, across, down] = place ? [place[0] * width, place[1] * height, 0, 0] : prediction.box;
   const tag = element("span", {}, `${index + 1} ${label(prediction)}`);
   const made = element("div", { className: "box" }, tag);
+  made.classList.toggle("masked", Boolean(prediction.mask));
+  made.classList.toggle("placed", Boolean(place));
   made.classList.toggle("inside", top / height < NEAR_THE_TOP);
   // A label has at least half of the width to grow into.
   made.classList.toggle("leftward", left + across / 2 > width / 2);
+  if (place) ["--across", "--down"].forEach((name, axis) => made.style.setProperty(name, place[axis]));
   made.dataset.index = index;
   made.style.left = `${(100 * left) / width}%`;
   made.style.top = `${(100 * top) / height}%`;
