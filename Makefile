@@ -79,9 +79,10 @@ $(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-var/importers/.installed: tests/importers/requirements.txt | $(VENV)/bin/python
+var/importers/.installed: tests/importers/requirements.txt tests/importers/requirements-alone.txt | $(VENV)/bin/python
 	$(BIN)/python -m venv --clear var/importers
 	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/importers/requirements-alone.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve

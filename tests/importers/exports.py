@@ -220,16 +220,145 @@ def _train(network: Any, mnist: Path) -> None:  # noqa: ANN401
         adam.clear_grad()
 
 
+YOLO_SIDE: Final = 320
+
+
+def yolo(folder: Path) -> None:
+    """YOLOv8n, YOLOv8n-seg and YOLOv8n-pose as ONNX, with what Ultralytics' code finds in FOLDER/photos.
+
+    Their weights are random, with statistics, scores and boxes fitted to the photos so that some are found.
+    """
+    os.environ |= {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(folder)}
+    import torch
+    import torchvision
+    from ultralytics import YOLO
+    from ultralytics.utils.nms import TorchNMS
+
+    if not torchvision.extension._has_ops():
+        torchvision.ops.nms = TorchNMS.nms
+    paths = sorted((folder / "photos").iterdir())
+    for name in ("yolov8n", "yolov8n-seg", "yolov8n-pose"):
+        torch.manual_seed(3)
+        made = YOLO(f"{name}.yaml")
+        _fit_yolo(made.model, paths)
+        torch.save({"model": made.model}, folder / f"{name}.pt")
+        network = YOLO(folder / f"{name}.pt")
+        network.export(format="onnx", imgsz=YOLO_SIDE, simplify=False)
+        results = network.predict(
+            [str(path) for path in paths],
+            imgsz=YOLO_SIDE,
+            rect=False,
+            conf=0.4,
+            iou=0.45,
+            max_det=300,
+            retina_masks=True,
+            verbose=False,
+        )
+        found: dict[str, Array] = {}
+        for path, result in zip(paths, results, strict=True):
+            found[f"{path.name} boxes"] = result.boxes.data.numpy()
+            if result.masks is not None:
+                found[f"{path.name} masks"] = result.masks.data.numpy() > 0
+            if result.keypoints is not None:
+                found[f"{path.name} points"] = result.keypoints.data.numpy()
+        np.savez_compressed(folder / f"{name}.npz", allow_pickle=False, **found)
+
+
+def _fit_yolo(network: Any, paths: list[Path]) -> None:  # noqa: ANN401
+    import torch
+    from PIL import Image
+
+    pixels = []
+    for path in paths:
+        photo = Image.open(path).convert("RGB")
+        photo.thumbnail((YOLO_SIDE, YOLO_SIDE))
+        padded = Image.new("RGB", (YOLO_SIDE, YOLO_SIDE), (114, 114, 114))
+        padded.paste(photo, ((YOLO_SIDE - photo.width) // 2, (YOLO_SIDE - photo.height) // 2))
+        pixels.append(np.asarray(padded, np.float32) / 255)
+    photos = torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy())
+    head = network.model[-1]
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1  # one pass in training sets its statistics
+    with torch.no_grad():
+        network.train()
+        network(photos)
+        network.eval()
+        # Few probabilities near 0 or 1: of equal ones the order would be anyone's.
+        scale = 0.5 / _logits(network, photos).std()
+        for scores, boxes in zip(head.cv3, head.cv2, strict=True):
+            scores[-1].weight.mul_(float(scale))
+            scores[-1].bias.mul_(float(scale))
+            boxes[-1].weight.mul_(2)
+        shift = -_logits(network, photos).quantile(0.99)
+        for scores in head.cv3:
+            scores[-1].bias.add_(float(shift))
+
+
+def _logits(network: Any, photos: Any) -> Any:  # noqa: ANN401
+    """The best class's logit of every box."""
+    import torch
+
+    output = network(photos)[0]
+    output = output[0] if isinstance(output, tuple) else output
+    return torch.logit(output[:, 4 : 4 + network.model[-1].nc].amax(1).double())
+
+
+def lraspp(folder: Path) -> None:
+    """Torchvision's LRASPP with MobileNetV3 as ONNX, and its classes of the pixels of FOLDER/photos.
+
+    Its weights are random, its statistics fitted to the photos.
+    """
+    import torch
+    from PIL import Image
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+    class Maps(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, network: Any) -> None:  # noqa: ANN401
+            super().__init__()
+            self.network = network
+
+        def forward(self, given: Any) -> Any:  # noqa: ANN401
+            return self.network(given)["out"]
+
+    paths = sorted((folder / "photos").iterdir())
+    torch.manual_seed(5)
+    network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1
+    images = [Image.open(path).convert("RGB") for path in paths]
+    pixels = [np.asarray(image.resize((320, 320), Image.Resampling.BILINEAR), np.float32) for image in images]
+    rows = ((np.stack(pixels) / 255 - MEAN) / STD).astype(np.float32).transpose(0, 3, 1, 2)
+    photos = torch.from_numpy(np.ascontiguousarray(rows))
+    with torch.no_grad():
+        network(photos)
+        network = Maps(network).eval()
+        maps = network(photos)
+        # Each class is the best somewhere.
+        network.network.classifier.high_classifier.bias.sub_(maps.mean((0, 2, 3)))
+        maps = network(photos)
+        file, dynamic = folder / "lraspp.onnx", ({0: "batch"},)
+        torch.onnx.export(network, (photos[:2],), file, dynamic_shapes=dynamic, external_data=False)
+    classes = {}
+    for path, image, each in zip(paths, images, maps, strict=True):
+        shown = torch.nn.functional.interpolate(each[None], image.size[::-1], mode="bilinear")
+        classes[path.name] = shown[0].argmax(0).numpy().astype(np.uint8)
+    np.savez_compressed(folder / "lraspp.npz", allow_pickle=False, **classes)
+
+
 KINDS: Final = {
     "densenet": densenet,
     "fixed": fixed,
+    "lraspp": lraspp,
     "paddle": paddle,
     "small": small,
     "timm": timm,
     "torchvision": torchvision,
+    "yolo": yolo,
 }
 
 if __name__ == "__main__":
-    if sys.argv[1] in ("timm", "torchvision"):
+    if sys.argv[1] in ("lraspp", "timm", "torchvision", "yolo"):
         without_operators()
     KINDS[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,183 @@
+"""Ultralytics' YOLOv8 and torchvision's LRASPP: boxes, masks, points and classes are those of their own code.
+
+Needs the environment that `make test-importers` makes.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from broker.messages import Mask, Prediction
+from model_server import engines
+from model_server.catalogue.model_spec import read_model
+from model_server.engines import EngineOptions
+from model_server.engines.choice import EngineChoice
+from model_server.tasks.task import ReadOptions
+from pictures import fit, rle
+from tests.importers.test_importers import PYTHON, _export, _scenes
+
+pytestmark = [
+    pytest.mark.importers,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not PYTHON.is_file(), reason="no var/importers: `make test-importers` makes it"),
+]
+
+YOLO = """task = "TASK"
+labels = "labels.txt"
+top = 300
+[source]
+kind = "onnx"
+file = "net.onnx"
+[input]
+width = 320
+height = 320
+channels = 3
+fit = "pad"
+normalise = "unit"
+border = 114
+library = "opencv"
+[TASK]
+"""
+LRASPP = """task = "segmentation"
+labels = "labels.txt"
+top = 21
+[source]
+kind = "onnx"
+file = "net.onnx"
+[input]
+width = 320
+height = 320
+channels = 3
+fit = "stretch"
+decode = "exact"
+normalise = "torch"
+[segmentation]
+least_area = 0
+"""
+
+Floats = NDArray[np.float64]
+Found = list[tuple[Path, tuple[Prediction, ...]]]
+
+
+def _few_scenes(folder: Path) -> None:
+    """Two drawn pictures, and two photos where they are at hand: more take their time."""
+    _scenes(folder)
+    for path in folder.iterdir():
+        if path.stem not in ("dog", "drawn0", "drawn1", "grace_hopper"):
+            path.unlink()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Ultralytics' networks and what they find in its photos."""
+    folder = tmp_path_factory.mktemp("yolo")
+    _few_scenes(folder / "photos")
+    _export("yolo", folder)
+    return folder
+
+
+def _predictions(folder: Path, file: str, toml: str, classes: int) -> Found:
+    """What a network's file answers to each of the photos beside it."""
+    model = folder / "models" / "net"
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "net.onnx").write_bytes((folder / file).read_bytes())
+    (model / "labels.txt").write_text("".join(f"{number}\n" for number in range(classes)))
+    (model / "model.toml").write_text(toml)
+    spec = read_model(model.parent, "net")
+    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(4, folder / "cache"))
+    answers = []
+    for path in sorted((folder / "photos").iterdir()):
+        prepared = fit.prepare(path.read_bytes(), spec.input, max_pixels=50_000_000)
+        outputs = tuple(output[0] for output in engine.predict(prepared.pixels[None]))
+        result = spec.task.read(outputs, spec, ReadOptions(prepared.original_size, spec.top))
+        answers.append((path, result.predictions))
+    return answers
+
+
+def _pairs(predictions: tuple[Prediction, ...], theirs: Floats) -> Iterator[tuple[Prediction, int]]:
+    """Each prediction with the row of the box that is the same; no box may be left over on either side."""
+    # They keep what lies beyond the picture's edges, with sides of 0.
+    left = [at for at, box in enumerate(theirs) if (box[2:4] - box[:2]).min() > 0.01]
+    assert len(predictions) == len(left)
+    for prediction in predictions:
+        x, y, width, height = prediction.box or (0, 0, 0, 0)
+        corners = np.array([x, y, x + width, y + height])
+        is_class = [at for at in left if int(theirs[at, 5]) == int(prediction.class_id)]
+        best = min(is_class, key=lambda at: np.abs(theirs[at, :4] - corners).max())
+        yield prediction, best
+        left.remove(best)
+
+
+def _same_boxes(predictions: tuple[Prediction, ...], theirs: Floats) -> list[tuple[Prediction, int]]:
+    """The pairs, of which the boxes agree but for the rounding to whole pixels."""
+    pairs = list(_pairs(predictions, theirs))
+    for prediction, at in pairs:
+        x, y, width, height = prediction.box or (0, 0, 0, 0)
+        # A thin box is at least a pixel wide.
+        np.testing.assert_allclose([x, y, x + width, y + height], theirs[at, :4], atol=1.01)
+        if min(width, height) > 1:
+            np.testing.assert_allclose([x, y, x + width, y + height], theirs[at, :4], atol=0.55)
+        assert prediction.probability == pytest.approx(theirs[at, 4], abs=1e-3)
+    return pairs
+
+
+def test_yolov8_boxes_are_ultralytics_own(exported: Path) -> None:
+    toml = YOLO.replace("TASK", "detection") + 'layout = "ultralytics"\n'
+    right = np.load(exported / "yolov8n.npz")
+    answers = _predictions(exported, "yolov8n.onnx", toml, 80)
+    count = sum(len(_same_boxes(found, right[f"{path.name} boxes"])) for path, found in answers)
+    print(f"{count} boxes")  # noqa: T201
+    assert count
+
+
+def test_yolov8_masks_are_ultralytics_own(exported: Path) -> None:
+    toml = YOLO.replace("TASK", "segmentation") + 'layout = "ultralytics"\n'
+    right = np.load(exported / "yolov8n-seg.npz")
+    overlaps = []
+    for path, found in _predictions(exported, "yolov8n-seg.onnx", toml, 80):
+        for prediction, at in _same_boxes(found, right[f"{path.name} boxes"]):
+            masks = right[f"{path.name} masks"]
+            assert isinstance(prediction.mask, Mask)
+            mine = rle.decode(prediction.mask)
+            assert mine.shape == masks[at].shape
+            overlaps.append((mine & masks[at]).sum() / (mine | masks[at]).sum())
+    print(f"{len(overlaps)} masks, the least overlap {min(overlaps):.5f}")  # noqa: T201
+    assert min(overlaps) >= 0.99
+
+
+def test_yolov8_points_are_ultralytics_own(exported: Path) -> None:
+    toml = YOLO.replace("TASK", "keypoints")
+    right = np.load(exported / "yolov8n-pose.npz")
+    most = 0.0
+    for path, found in _predictions(exported, "yolov8n-pose.onnx", toml, 1):
+        points = right[f"{path.name} points"]
+        for prediction, at in _same_boxes(found, right[f"{path.name} boxes"]):
+            mine = np.array([(each.x, each.y) for each in prediction.keypoints or ()])
+            most = max(most, float(np.abs(mine - points[at, :, :2]).max()))
+            likely = [each.probability for each in prediction.keypoints or ()]
+            np.testing.assert_allclose(likely, points[at, :, 2], atol=1e-3)
+    print(f"points differ by {most:.3f} pixels at most")  # noqa: T201
+    assert most < 1
+
+
+def test_lraspp_classes_are_torchvision_s_own(tmp_path: Path) -> None:
+    _few_scenes(tmp_path / "photos")
+    _export("lraspp", tmp_path)
+    right = np.load(tmp_path / "lraspp.npz")
+    shares = []
+    for path, found in _predictions(tmp_path, "lraspp.onnx", LRASPP, 21):
+        classes = np.full(right[path.name].shape, -1)
+        for prediction in found:
+            assert prediction.mask is not None
+            classes[rle.decode(prediction.mask)] = int(prediction.class_id)
+            assert prediction.area == pytest.approx((classes == int(prediction.class_id)).mean())
+        assert classes.min() == 0  # every pixel has its class
+        with Image.open(path) as image:
+            assert classes.shape == image.size[::-1]
+        shares.append((classes == right[path.name]).mean())
+    print(f"the same class in {min(shares):.5f} of the pixels, at least")  # noqa: T201
+    assert min(shares) >= 0.999
