@@ -18,7 +18,8 @@ from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
 from model_server.tasks.task import ReadOptions
 from pictures import fit, rle
-from tests.importers.test_importers import PYTHON, _export, _scenes
+from tests.importers.joined import PYTHON
+from tests.importers.test_importers import _export, _scenes
 
 pytestmark = [
     pytest.mark.importers,
