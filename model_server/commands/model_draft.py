@@ -5,6 +5,7 @@ Owns the guesses and the text. Reads no network: network_facts.py does.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class ModelDraft:
             yield _line("labels", Guess(labels_file, labels_why), "")
         yield "\n[source]"
         for name, value in msgspec.to_builtins(facts.source).items():
-            yield f'{name} = "{value}"'
+            yield f"{name} = {_quoted(value)}"
         yield "\n[input]"
         yield _line("width", facts.width)
         yield _line("height", facts.height)
@@ -57,7 +58,7 @@ class ModelDraft:
         if self.output is not None or self.activation is not None:
             yield "\n[output]"
         if self.output is not None:
-            yield f'name = "{facts.outputs[self.output].names[0]}"'
+            yield f"name = {_quoted(facts.outputs[self.output].names[0])}"
         if self.activation is not None:
             yield _line("activation", self.activation)
         yield from self.tables
@@ -124,6 +125,12 @@ def _looks(shape: tuple[int, ...]) -> str:
 
 
 def _line(key: str, guess: Guess, word: str = "guessed: ") -> str:
-    value = f'"{guess.value}"' if isinstance(guess.value, str) else str(guess.value)
+    value = _quoted(guess.value) if isinstance(guess.value, str) else str(guess.value)
     line = f"{key} = {value}"
-    return f"{line:<24} # {word}{guess.why}" if guess.why else line
+    why = " ".join(guess.why.split())  # the name of a layer may have a line's end
+    return f"{line:<24} # {word}{why}" if why else line
+
+
+def _quoted(text: str) -> str:
+    """A string of TOML: its escapes are JSON's."""
+    return json.dumps(str(text), ensure_ascii=False)

@@ -90,6 +90,8 @@ def _of_keras(folder: Path, source: KerasFile) -> NetworkFacts:
     from model_server.engines.keras import network, sources  # noqa: PLC0415
 
     model = sources.build(_provisional(folder, source))
+    if len(model.inputs) != 1:
+        raise ModelUnavailable(f"the network has {len(model.inputs)} inputs; a picture must be its only one")
     shape = [None if size is None else int(size) for size in model.input_shape[1:]]
     if len(shape) == 2:
         shape.append(1)
@@ -161,7 +163,14 @@ def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
 
     spec = _provisional(folder, source)
     network = sources.load(spec)
-    shapes = [output.shape for output in network.outputs(np.zeros((1, *spec.input.shape), np.uint8))]
+    try:
+        outputs = network.run(np.zeros((1, *spec.input.shape), np.uint8))
+    except Exception as error:
+        raise ModelUnavailable(
+            f"the network does not take {USUAL_SIDE} x {USUAL_SIDE} pictures in colour, and its file does "
+            "not say what it takes: write its model.toml by hand (docs/models.md)"
+        ) from error
+    shapes = [output.shape for output in outputs]
     unsaid = "the file does not say"
     return NetworkFacts(
         source,

@@ -43,17 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingError, CatalogueError) as error:
         return complain(str(error), IMPOSSIBLE)
     try:
-        folder.mkdir(parents=True)
-        for path in _with_weights(options.files):
-            (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
-        try:
-            draft = _draft(folder, source, options.files)
-        except (ServiceError, CatalogueError) as error:
-            shutil.rmtree(folder)
-            return complain(f"{options.files[0]}: {error}.".replace("..", "."), IMPOSSIBLE)
-        _write(folder, draft, options.files)
-    except OSError as error:
-        return complain(f"{folder} can't be written: {first_line(error)}.", IMPOSSIBLE)
+        _make(folder, source, options.files)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            return complain(f"{folder} can't be written: {first_line(error)}.", IMPOSSIBLE)
+        if isinstance(error, ServiceError | CatalogueError):
+            return complain(f"{options.files[0]}: {str(error).removesuffix('.')}.", IMPOSSIBLE)
+        raise
     print_line(f"{folder / 'model.toml'}:\n")
     print_line((folder / "model.toml").read_text("utf-8"))
     status = check.main([str(folder)])
@@ -64,11 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
+def _make(folder: Path, source: Source, files: list[Path]) -> None:
+    """Copy the files and write model.toml. Raises ServiceError, CatalogueError or OSError."""
+    folder.mkdir(parents=True)
+    for path in _with_weights(files):
+        (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
+    _write(folder, _draft(folder, source, files), files)
+
+
 def _folder(options: argparse.Namespace, models_dir: Path) -> Path:
     """The folder to make. Raises CatalogueError if there is one, or if its name can't be a model's."""
     missing = next((path for path in options.files if not path.exists()), None)
     if missing is not None:
         raise CatalogueError(f"There is no file {missing}.")
+    names = [path.name for path in options.files]
+    if len(set(names)) < len(names):
+        raise CatalogueError(f"Two files have one name, and a model has one folder: {', '.join(names)}.")
     name = options.name or re.sub(r"[^a-z0-9_-]+", "-", options.files[0].stem.lower()).strip("-")
     if not MODEL_NAME.fullmatch(name):
         raise CatalogueError(f"{name!r} can't be a model's name: use a-z, 0-9, _ and - (--name NAME).")

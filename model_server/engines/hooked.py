@@ -20,6 +20,7 @@ from model_server.engines import Engine, EngineOptions
 from model_server.engines.check import drawn_pictures
 from model_server.engines.python import PythonNetwork
 from model_server.hooks.own_code import HookFailed, OwnCode
+from pictures import rle
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
@@ -141,6 +142,7 @@ def _predictions(given: object, size: tuple[int, int]) -> tuple[Prediction, ...]
     if len(predictions) > _MOST_PREDICTIONS:
         raise ValueError(f"there are more than {_MOST_PREDICTIONS:,}")
     for prediction in predictions:
+        _require_drawable(prediction, size)
         if not 0 <= prediction.probability <= 1:
             raise ValueError(f"a probability is {prediction.probability}")
         if prediction.box is not None:
@@ -148,3 +150,16 @@ def _predictions(given: object, size: tuple[int, int]) -> tuple[Prediction, ...]
             if min(x, y) < 0 or min(width, height) < 1 or x + width > size[0] or y + height > size[1]:
                 raise ValueError(f"the box {prediction.box} does not lie in the picture of {size}")
     return predictions
+
+
+def _require_drawable(prediction: Prediction, size: tuple[int, int]) -> None:
+    """Raise ValueError for a mask or an area that the web tier could not show."""
+    if prediction.area is not None and not 0 <= prediction.area <= 1:
+        raise ValueError(f"an area is {prediction.area}")
+    mask = prediction.mask
+    if mask is None:
+        return
+    width, height = rle.size_of(size)
+    if mask.png or mask.form != "rle" or mask.size[0] > height or mask.size[1] > width:
+        raise ValueError(f"a mask must be run lengths of at most {height} x {width} pixels")
+    rle.decode(mask)

@@ -3,6 +3,7 @@
 Owns those numbers. output_choice.py owns the choice; an engine says what its network's outputs hold.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -24,8 +25,14 @@ def choose(
 
     `names` and `shapes` are those of each output, for one image. Raises ModelUnavailable.
     """
+    counts = Counter(name for known in names for name in known)
+
+    def unique(number: int, known: Collection[str]) -> tuple[str, ...]:
+        # A tuple within a dict has one name for all: each of them gets its number.
+        return tuple(name if counts[name] == 1 else f"{name}:{number}" for name in sorted(known))
+
     outputs = [
-        NetworkOutput(tuple(sorted(known)) or (str(number),), shape)
+        NetworkOutput(unique(number, known) or (str(number),), shape)
         for number, (known, shape) in enumerate(zip(names, shapes, strict=True))
     ]
     return output_choice.choose(spec, outputs)

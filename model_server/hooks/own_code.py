@@ -67,6 +67,10 @@ class HookLost(HookFailed):
     """The process died in the call, or took too long and was killed: a further attempt costs a restart."""
 
 
+class HookRestarting(ModelUnavailable):
+    """The process does not come up. No picture is at fault, and calls work again once it does."""
+
+
 class _Child:
     """A started process: its socket, the pipe whose end is its own, and the thread that logs its output."""
 
@@ -236,7 +240,7 @@ class OwnCode:
         return reply, results
 
     def _running(self) -> _Child:
-        """The process, restarted if it has died. Raises ModelUnavailable while it does not come up."""
+        """The process, restarted if it has died. Raises HookRestarting while it does not come up."""
         if self._child is not None:
             if self._child.is_silent:
                 return self._child
@@ -244,7 +248,7 @@ class OwnCode:
             _LOG.error("%s: the process of hooks.py died between calls (%s)", self._spec.name, ended)
         left_s = self._may_start_at - time.monotonic()
         if left_s > _LONGEST_PAUSE_S:
-            raise ModelUnavailable(f"{self._spec.name}: the model's own code is being restarted.")
+            raise HookRestarting(f"{self._spec.name}: the model's own code is being restarted.")
         time.sleep(max(0.0, left_s))
         began = time.monotonic()
         try:
@@ -253,7 +257,7 @@ class OwnCode:
             retry_s = min(_LONGEST_RETRY_S, _LONGEST_PAUSE_S + 2**self._deaths)
             self._may_start_at = time.monotonic() + retry_s
             _LOG.error("%s Calls fail, and the next attempt is in %g s.", error.message, retry_s)
-            raise ModelUnavailable(f"{self._spec.name}: the model's own code is being restarted.") from None
+            raise HookRestarting(f"{self._spec.name}: the model's own code is being restarted.") from None
         _LOG.info("%s: hooks.py runs again after %.1f s", self._spec.name, time.monotonic() - began)
         return child
 
@@ -301,7 +305,7 @@ class OwnCode:
         return reply
 
     def _lose(self, *, is_dying: bool = False) -> str:
-        """Be rid of the process; how it ended, in words. The next start waits the longer the more died."""
+        """End the process; how it ended, in words. The next start waits the longer the more have died."""
         child, self._child = self._child, None
         self._deaths += 1
         pause_s = _FIRST_PAUSE_S * 2 ** (self._deaths - _PATIENT_DEATHS - 1)
@@ -325,7 +329,7 @@ def _constants(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _log(model: str, descriptor: int) -> None:
-    """Log what the process prints, line by line, so many a second at most."""
+    """Log what the process prints, line by line, with a limit on lines a second."""
     second, lines, left_out = 0, 0, 0
     with open(descriptor, encoding="utf-8", errors="replace") as output:
         while line := output.readline(_LINE_LETTERS):

@@ -167,9 +167,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 def _failed(error: BaseException) -> Message:
     said = (str(error).strip().splitlines() or [""])[0]
     line = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return Message(
-        kind="failed", error=line[:500], traceback="".join(traceback.format_exception(error))[-20_000:]
-    )
+    lines = "".join(traceback.format_exception(error))
+    # A file's name that is not UTF-8 has surrogates, which JSON has not.
+    line, lines = (text.encode("utf-8", "backslashreplace").decode() for text in (line, lines))
+    return Message(kind="failed", error=line[:500], traceback=lines[-20_000:])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from broker.consumer import ClaimedJob
 from broker.errors import DeadlinePassed, InferenceFailed, MalformedMessage, ServiceError, first_line
 from broker.messages import InputSpec, Job
 from model_server.engines import Outputs
-from model_server.hooks.own_code import HookFailed, HookLost
+from model_server.hooks.own_code import HookFailed, HookLost, HookRestarting
 from pictures import refit
 
 
@@ -137,10 +137,30 @@ def _refit(entry: BatchEntry, job: Job, spec: InputSpec, *, only_places: bool) -
     entry.notice = refit.NOTICE
 
 
-def prepare(entries: Sequence[BatchEntry], preprocess: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> None:
-    """Let the model's own code prepare each picture; one on which it fails gets its error."""
+def _long_ago() -> float:
+    return 0.0
+
+
+def _is_late(entry: BatchEntry, now: Callable[[], float]) -> bool:
+    """Whether the picture's deadline has passed, which is then its error."""
+    if entry.job is None or entry.job.deadline > now():
+        return False
+    entry.error = DeadlinePassed("The picture waited for a model server until its deadline.")
+    return True
+
+
+def prepare(
+    entries: Sequence[BatchEntry],
+    preprocess: Callable[[NDArray[np.uint8]], NDArray[Any]],
+    *,
+    now: Callable[[], float] = _long_ago,
+) -> None:
+    """Let the model's own code prepare each picture; one on which it fails gets its error.
+
+    `now` is Redis' time: what has waited past its deadline, behind pictures that hang, is not prepared.
+    """
     for entry in entries:
-        if entry.job is None or entry.error is not None:
+        if entry.job is None or entry.error is not None or _is_late(entry, now):
             continue
         try:
             entry.prepared = preprocess(entry.job.image)
@@ -148,12 +168,18 @@ def prepare(entries: Sequence[BatchEntry], preprocess: Callable[[NDArray[np.uint
             _fail(entry, error)
 
 
-def run(entries: Sequence[BatchEntry], predict: Callable[[NDArray[Any]], Outputs]) -> int:
+def run(
+    entries: Sequence[BatchEntry],
+    predict: Callable[[NDArray[Any]], Outputs],
+    *,
+    now: Callable[[], float] = _long_ago,
+) -> int:
     """Run the network once on all that are neither dropped nor failed; where that raises, on halves.
 
     So the bad job stands alone at last: n jobs with one bad cost at most 2 log2(n) + 1 calls more. Where the
-    model's own process was lost, one by one: each further failure costs its time limit and a restart. Each
-    entry gets its outputs or an InferenceFailed. Returns how many pictures there were.
+    model's own process was lost, one by one: each further failure costs its time limit and a restart, so what
+    is past its deadline by `now`, Redis' time, is not run any more. Each entry gets its outputs or an
+    InferenceFailed. Returns how many pictures there were.
     """
     entries = [entry for entry in entries if entry.job is not None and entry.error is None]
     if not entries:
@@ -175,9 +201,9 @@ def run(entries: Sequence[BatchEntry], predict: Callable[[NDArray[Any]], Outputs
             _fail(entries[0], error)
             return 1
         if isinstance(error, HookLost):
-            return sum(run([entry], predict) for entry in entries)
+            return sum(run([entry], predict, now=now) for entry in entries if not _is_late(entry, now))
         middle = len(entries) // 2
-        return run(entries[:middle], predict) + run(entries[middle:], predict)
+        return run(entries[:middle], predict, now=now) + run(entries[middle:], predict, now=now)
     for row, entry in enumerate(entries):
         entry.outputs = tuple(output[row] for output in outputs)
         entry.batch_size = len(entries)
@@ -185,11 +211,10 @@ def run(entries: Sequence[BatchEntry], predict: Callable[[NDArray[Any]], Outputs
 
 
 def _fail(entry: BatchEntry, error: Exception) -> None:
-    if isinstance(error, ServiceError):
+    if isinstance(error, HookFailed | HookRestarting):
         entry.error = error
-        entry.is_poison = isinstance(
-            error, HookFailed
-        )  # else the code is being restarted: it is not its fault
+        # While the process is being restarted no picture is at fault.
+        entry.is_poison = isinstance(error, HookFailed)
         return
     entry.error = InferenceFailed(
         f"The model failed on this picture ({type(error).__name__}: {first_line(error)})."

@@ -149,8 +149,8 @@ class Pipeline:
         hooked = self._hooked
         began = time.monotonic()
         if hooked is not None and hooked.prepares:
-            batching.prepare(batch.entries, hooked.prepare)
-        pictures = batching.run(batch.entries, self._predict)
+            batching.prepare(batch.entries, hooked.prepare, now=self._clock.now)
+        pictures = batching.run(batch.entries, self._predict, now=self._clock.now)
         ran_at = time.monotonic()
         timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
         if pictures:

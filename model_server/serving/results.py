@@ -10,6 +10,7 @@ from broker.errors import ServiceError
 from broker.messages import Failure, Result, TaskResult, Timings
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Outputs
+from model_server.hooks.own_code import HookFailed
 from model_server.serving.batching import BatchEntry
 from model_server.tasks.task import ReadOptions
 
@@ -59,7 +60,8 @@ def completed(
         precision=spec.precision,
         best_index=spec.indices.get((best.class_id, best.label)) if best else None,
     )
-    reason = error.message if error is not None and entry.is_poison else ""
+    is_poison = entry.is_poison or isinstance(error, HookFailed)  # in postprocess, too
+    reason = error.message if error is not None and is_poison else ""
     if job is None:
         return CompletedJob(entry.id, result, dead_reason=reason)
     return CompletedJob(entry.id, result, job.reply_to, reason, job.request_id)

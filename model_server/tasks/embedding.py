@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from model_server.engines import Outputs
 
 _LEAST: Final = 8
-"""Fewer numbers hardly describe a picture: nobody is told that they might."""
+"""Fewer numbers hardly describe a picture: `hint` does not suggest it."""
 
 
 class Embedding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

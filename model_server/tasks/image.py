@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 LONGEST: Final = 4096
 """Pixels of a side, at most, as for inputs."""
 
+MOST_PIXELS: Final = 2**22
+"""Pixels in all: 17 MB of a result in Redis, where results are kept for RESULT_TTL_S."""
+
 _SMALLEST: Final = 8
-"""A map with smaller sides is hardly a picture: nobody is told that it might."""
+"""A map with smaller sides is hardly a picture: `hint` does not suggest it."""
 
 _SCALES: Final = {"unit": (255.0, 0.0), "tf": (127.5, 127.5), "bytes": (1.0, 0.0)}
 """Factor and offset to 0..255."""
@@ -71,7 +74,8 @@ class ImageTask(Task):
             return ""
         return (
             f"the network's output for a picture is {shapes[0]}, but a picture is (height, width), (height, "
-            f"width, channels) or (channels, height, width) with 1 or 3 channels and sides up to {LONGEST}"
+            f"width, channels) or (channels, height, width) with 1 or 3 channels, sides up to {LONGEST} and "
+            f"{MOST_PIXELS:,} pixels"
         )
 
     def hint(self, shapes: list[tuple[int, ...]], /) -> str:
@@ -87,7 +91,8 @@ def _is_picture(shape: tuple[int, ...]) -> bool:
             shape = shape[:2]
         elif shape[0] in (1, 3):
             shape = shape[1:]
-    return len(shape) == 2 and all(_SMALLEST <= side <= LONGEST for side in shape)
+    is_picture = len(shape) == 2 and all(_SMALLEST <= side <= LONGEST for side in shape)
+    return is_picture and shape[0] * shape[1] <= MOST_PIXELS
 
 
 def _channels_last(output: NDArray[np.float32]) -> NDArray[np.float32]:

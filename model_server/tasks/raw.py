@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
     from model_server.engines import Outputs
 
-MOST_NUMBERS: Final = 1_000_000
-"""Numbers in an answer, at most: 20 MB of JSON."""
+MOST_NUMBERS: Final = 250_000
+"""Numbers in an answer, at most: 5 MB of JSON, which Redis keeps for RESULT_TTL_S."""
 
 
 class RawTask(Task):

@@ -37,7 +37,7 @@ LONGEST: Final = 4096
 """Cells of a map's side, at most, as for inputs."""
 
 _SMALLEST: Final = 4
-"""A map with smaller sides is hardly one: nobody is told that it might be."""
+"""A map with smaller sides is hardly one: `hint` does not suggest it."""
 
 DIFFERING: Final = {"fp32": 0.001, "bf16": 0.05, "fp16": 0.05, "int8": 0.2}
 """The largest share of cells with another class, by precision, of a network that gives class numbers."""

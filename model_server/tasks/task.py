@@ -31,7 +31,7 @@ USUAL_TOP: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What a task is told of the picture whose outputs it reads."""
+    """What a task has to know of the picture whose outputs it reads."""
 
     original_size: tuple[int, int]
     """(width, height) of the upload."""

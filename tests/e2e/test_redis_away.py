@@ -112,6 +112,12 @@ def test_requests_are_refused_fast_and_all_recovers(
         come_back(own_redis)
     eventually(lambda: stack.answers("/readyz"), within_s=30)
     eventually(lambda: _predict(stack, 2)[0].status_code == 200, within_s=30)
-    eventually(lambda: all(any(end in line for line in _told(log)) for log in logs), within_s=30)
+    with ThreadPoolExecutor(16) as pool:
+        # It is over for a web process once every thread that was refused has been served.
+        def is_over() -> bool:
+            list(pool.map(lambda value: _predict(stack, value), range(16)))
+            return all(any(end in line for line in _told(log)) for log in logs)
+
+        eventually(is_over, within_s=30)
     for log in logs:
         assert len(_told(log)) < 10, _told(log)  # 16 requests, and threads that try again five times a second

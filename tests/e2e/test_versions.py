@@ -83,7 +83,7 @@ def test_another_input_is_taken_up_and_what_was_prepared_for_the_old_is_answered
     """Under load, with a backlog of jobs that are polled: their uploads are no more when it changes."""
     folder = versions.folder(told)
     # Results are looked at when all is over, which takes a minute and more where others have the cores.
-    told.environment |= {"BATCH_SIZE": "4", "REQUEST_TIMEOUT_S": "5", "RESULT_TTL_S": "600"}
+    told.environment |= {"BATCH_SIZE": "4", "REQUEST_TIMEOUT_S": "10", "RESULT_TTL_S": "600"}
     write(folder, delay_s=0.1)
     told.stop()  # for the settings
     told.start_web()

@@ -545,3 +545,22 @@ def test_a_network_that_enlarges_makes_pytorch_s_picture(tmp_path: Path) -> None
     pixels = np.frombuffer(image.data, np.uint8).reshape(image.shape)
     assert np.abs(pixels - right[0]).max() <= 0.51
     assert pixels.std() > 5
+
+
+def test_a_picture_on_which_pytorch_fails_costs_itself_alone(write: Write, tmp_path: Path) -> None:
+    class Picky(Small):
+        """It bears no picture that is white in its corner."""
+
+        def forward(self, numbers: Any) -> Any:  # noqa: ANN401
+            assert not bool((numbers[:, 0, 0, 0] > 2.2).any())
+            return super().forward(numbers)
+
+    save(Small().eval(), tmp_path / "net")
+    engine: Any = load(write(SCRIPT), TORCH)
+    engine._network.module = Picky().eval()
+    pictures = SMALL.copy()
+    pictures[:, 0, 0] = 0
+    pictures[2, 0, 0] = 255
+    with pytest.raises(AssertionError):
+        engine.predict(pictures)
+    assert len(engine.predict(pictures[:2])[0]) == 2

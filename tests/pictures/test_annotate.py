@@ -226,11 +226,12 @@ def test_points_and_lines_are_drawn_if_they_are_probable() -> None:
 MEASURE = """
 import io, resource, sys
 from PIL import Image
-from broker.messages import Pixels, Prediction, TaskResult
+from broker.messages import Prediction, TaskResult
 from pictures.annotate import annotated
 upload = open(sys.argv[1], "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-annotated(upload, (Prediction("dog", "0", 0.5, (10, 10, 900, 900)),), max_pixels=50_000_000)
+result = TaskResult((Prediction("dog", "0", 0.5, (10, 10, 900, 900)),))
+annotated(upload, result, max_pixels=50_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -98,9 +98,9 @@ def job(
     )
 
 
-def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0, card: Card = CARD) -> Lease:
+def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0, card: Card | None = None) -> Lease:
     """A lease of the tiny model, not yet registered."""
-    return Lease(client, keys, card, lease_s=lease_s, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+    return Lease(client, keys, card or CARD, lease_s=lease_s, key_ttl_s=KEY_TTL_S, clock=RedisClock())
 
 
 def consumer(client: redis.Redis, keys: Keys) -> Consumer:

@@ -26,7 +26,7 @@ from web.responses import (
     Readiness,
     Similarity,
 )
-from web.uploads.json_bodies import PredictBody
+from web.uploads.json_bodies import PredictBody, SimilarityBody
 from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictQuery
 
 JSON: Final = "application/json"
@@ -131,6 +131,12 @@ class Operation:
         return codes
 
 
+_TWO_FILES: Final = {
+    "type": "object",
+    "properties": {"image": {"type": "array", "items": FILE, "minItems": 2, "maxItems": 2}},
+    "required": ["image"],
+}
+
 _FORM: Final = {
     "type": "object",
     "properties": {
@@ -233,7 +239,7 @@ OPERATIONS: Final = {
         "first by name. The two pictures come as for `/predict`: two files in a form, or a list in JSON.",
         query=ModelQuery,
         headers=(TRACEPARENT, REQUEST_ID),
-        body={"multipart/form-data": _FORM, JSON: PredictBody},
+        body={"multipart/form-data": _TWO_FILES, JSON: SimilarityBody},
         answers={200: ResponseSpec("The cosine of their vectors.", {JSON: Similarity})},
         errors=_PICTURE_ERRORS,
     ),

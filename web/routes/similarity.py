@@ -12,8 +12,8 @@ import numpy as np
 from flask import Blueprint, Response, current_app, request
 from msgspec import UNSET
 
-from broker.errors import ClientError, ServiceError
-from broker.messages import Result
+from broker.errors import ClientError, ServiceError, Unavailable, UnknownModel
+from broker.messages import Result, WorkerState
 from web import responses
 from web.jobs import JobClient
 from web.responses import Similarity
@@ -39,6 +39,9 @@ def similarity() -> Response:
         model = _model(jobs, upload.parameters.get("model", ""))
         upload = replace(upload, parameters={**upload.parameters, "model": model}, tops=[])
         one, other = map(_vector, ("first", "second"), predict.answers(jobs, upload, started_at=started_at))
+    if one.model_version != other.model_version:
+        # Vectors of two versions have nothing to do with each other.
+        raise Unavailable("The model was replaced between the two pictures: send them again.")
     notice = one.notice or other.notice
     return responses.respond(
         Similarity(
@@ -53,12 +56,7 @@ def similarity() -> Response:
 
 
 def cosine(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """The cosine of the angle between two vectors, from -1 to 1; 0 if one of them has no direction.
-
-    Raises ClientError if their lengths differ: the model was replaced between the two.
-    """
-    if len(one) != len(other):
-        raise ClientError("The model was replaced between the two pictures: send them again.")
+    """The cosine of the angle between two vectors, from -1 to 1; 0 if one of them has no direction."""
     vectors = np.array([one, other], np.float64)
     lengths = np.linalg.norm(vectors, axis=1)
     if not lengths.all():
@@ -77,11 +75,12 @@ def _vector(which: str, result: Result | ServiceError) -> Result:
 
 
 def _model(jobs: JobClient, name: str) -> str:
-    """The model of this name; without one the default if it gives embeddings, else the first that does.
+    """The model of this name; without one the default if it gives embeddings, else the first that is ready.
 
-    Raises ClientError, and as ModelChooser.named does.
+    Raises UnknownModel, and as ModelChooser.named does.
     """
-    able = sorted(known for known, view in jobs.registry.models().items() if view.card.task == _TASK)
+    views = {known: view for known, view in jobs.registry.models().items() if view.card.task == _TASK}
+    able = sorted(views, key=lambda known: (views[known].state is not WorkerState.READY, known))
     if name in able or (not name and jobs.models.default in able):
         return name or jobs.models.default
     if name:
@@ -89,4 +88,4 @@ def _model(jobs: JobClient, name: str) -> str:
     elif able:
         return able[0]
     refused = f"{name} gives no embeddings" if name else "No model here gives embeddings"
-    raise ClientError(f"{refused}. Models that do: {', '.join(able) or 'none'} (docs/models.md).")
+    raise UnknownModel(f"{refused}. Models that do: {', '.join(able) or 'none'} (docs/tasks.md).")

@@ -55,6 +55,13 @@ class PredictBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top: WholeTop | UnsetType = UNSET
 
 
+class SimilarityBody(msgspec.Struct, frozen=True):
+    """Two pictures to compare."""
+
+    image: Annotated[list[Base64], Meta(min_length=2, max_length=2)]
+    model: ModelName | UnsetType = UNSET
+
+
 @dataclass(frozen=True, slots=True)
 class JsonUpload:
     """What a JSON body holds. A picture that is no base64 is its refusal, so that it fails alone."""

@@ -19,7 +19,7 @@ TOLERANCES: Final = {"fp32": 0.001, "bf16": 0.06, "fp16": 0.06, "int8": 0.3}
 
 @dataclass(frozen=True, slots=True)
 class NumbersVerdict:
-    """The root mean square difference of an output, as a share of how much that output varies; the worst."""
+    """The root mean square difference of an output, as a share of the output's size; the worst."""
 
     pictures: int
     share: float

@@ -172,7 +172,7 @@ def _picture_shape(spec: ModelSpec, model: Any) -> tuple[int | None, ...]:  # no
             f"{problem}. Save it with a layer that turns them: keras.Sequential([keras.Input({ours}), "
             f"keras.layers.{layer}, network])."
         )
-    raise ModelUnavailable(f"{problem} such as the {ours} of model.toml.")
+    raise ModelUnavailable(f"{problem}, but model.toml says {ours}.")
 
 
 def _widened(model: Any) -> str:  # noqa: ANN401

@@ -56,7 +56,7 @@ class TorchEngine:
         return tuple(np.concatenate(output) for output in zip(*parts, strict=True))
 
     def _run(self, batch: NDArray[np.uint8]) -> Outputs:
-        outputs = self._network.outputs(batch)
+        outputs = self._network.run(batch)
         return served_outputs.activated(
             self._spec, self._choice, [outputs[at] for at in self._choice.numbers]
         )
@@ -67,5 +67,5 @@ class TorchEngine:
         try:
             outputs = self.predict(reference.pictures)
             return self._spec.task.compare(self._spec, reference.outputs, outputs, "fp32").agrees
-        except (ModelUnavailable, ValueError):
+        except Exception:  # noqa: BLE001 - the network's own code raises anything
             return False

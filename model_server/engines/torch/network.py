@@ -39,12 +39,11 @@ class PyTorchNetwork:
         self._numbers = normalisation.of(spec)
 
     def outputs(self, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """All outputs for uint8 (N, height, width, channels). Raises ModelUnavailable."""
-        numbers = np.ascontiguousarray(self._numbers(batch).transpose(0, 3, 1, 2))
+        """All outputs for uint8 (N, *InputSpec.shape), while it is loaded. Raises ModelUnavailable."""
         try:
-            with torch.inference_mode(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what its author's code is warned of is the author's
-                output = self.module(torch.from_numpy(numbers))
+            return self.run(batch)
+        except ModelUnavailable:
+            raise
         except Exception as error:  # the network's own code, and PyTorch's guards, each raise their own
             input_ = self._spec.input
             raise ModelUnavailable(
@@ -52,6 +51,13 @@ class PyTorchNetwork:
                 f"{input_.height} x {input_.width} numbers ({reason(error)}). Correct width, height and "
                 "channels in model.toml, or save the network so that it takes a batch of pictures."
             ) from error
+
+    def run(self, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """The same while it serves: raises whatever the network raises."""
+        numbers = np.ascontiguousarray(self._numbers(batch).transpose(0, 3, 1, 2))
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what its author's code is warned of is the author's
+            output = self.module(torch.from_numpy(numbers))
         leaves = list(self._leaves("", output))
         self.names = [[name] if name else [] for name, _ in leaves]
         return [leaf.detach().to("cpu", torch.float32).numpy() for _, leaf in leaves]

@@ -10,6 +10,7 @@ import importlib.metadata
 import inspect
 import logging
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from model_server.catalogue.model_toml import TorchExport, TorchNetwork, TorchSc
 
 if TYPE_CHECKING:
     from model_server.engines.torch.network import PyTorchNetwork
+
+_LOADING: Final = threading.Lock()
 
 INSTALL: Final = ".venv/bin/python -m pip install -r model_server/requirements-torch.txt"
 
@@ -109,18 +112,16 @@ def _exported(spec: ModelSpec, path: Path) -> tuple[Any, Any]:
     import torch  # noqa: PLC0415 - likewise
 
     _require_no_code(spec, path)
-    # torch.export.load reads a pickle of any kind where one of tensors fails; this variable forbids it.
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     log = logging.getLogger("torch.export")
     level = log.level
     log.setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
     try:
-        program = torch.export.load(path)
+        with _tensors_only():
+            program = torch.export.load(path)
     except Exception as error:  # zipfile, AssertionError, RuntimeError and others
         raise _unreadable(spec, path, error) from error
     finally:
         log.setLevel(level)
-        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
     inputs = program.graph_signature.user_inputs
     _require_one_input(spec, inputs)
     for node in program.graph.nodes:
@@ -129,6 +130,22 @@ def _exported(spec: ModelSpec, path: Path) -> tuple[Any, Any]:
         if place is not None and len(node.args) > place and node.args[place] is True:
             raise _in_training(spec, "torch.export.export")
     return _in_float32(spec, program, next(node for node in program.graph.nodes if node.name == inputs[0]))
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Forbid what torch.export.load does where a pickle of tensors fails: read one of any kind."""
+    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    with _LOADING:  # models load at the same time, and the environment is the process's
+        before = os.environ.get(variable)
+        os.environ[variable] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = before
 
 
 def _in_float32(spec: ModelSpec, program: Any, input_: Any) -> tuple[Any, Any]:  # noqa: ANN401

@@ -156,3 +156,20 @@ def test_a_keras_file_says_its_size_and_its_last_layer(
     assert new.main([str(tmp_path / "digits.keras")]) == DONE
     spec = read_model(models, "digits")
     assert (spec.input.shape, spec.task.name, len(spec.labels)) == ((28, 28, 1), "classification", 10)
+
+
+def test_names_are_quoted_as_toml_wants_it(tmp_path: Path, models: Path) -> None:
+    path = _onnx(tmp_path, (7,)).rename(tmp_path / 'a"b\\c.onnx')
+    assert new.main([str(path), "--name", "net"]) == DONE
+    assert read_model(models, "net").weights == 'a"b\\c.onnx'
+
+
+def test_two_files_of_one_name_are_refused(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = _onnx(tmp_path, (7,))
+    (tmp_path / "other").mkdir()
+    second = shutil.copy(first, tmp_path / "other")
+    assert new.main([str(first), str(second)]) == IMPOSSIBLE
+    assert "Two files have one name" in capsys.readouterr().err
+    assert not models.exists()

@@ -165,6 +165,12 @@ BAD_RETURNS = {
     "exit()": "SystemExit",
     '{"predictions": [{"label": "a"}]}': "missing required field",
     '{"predictions": [{"label": "a", "class_id": "1", "probability": 2}]}': "a probability is 2",
+    '{"predictions": [{"label": "a", "class_id": "1", "probability": 1, "area": 7}]}': "an area is 7",
+    # Eight letters that stand for ten thousand million pixels.
+    '{"predictions": [{"label": "a", "class_id": "1", "probability": 1, '
+    '"mask": {"size": [100000, 100000], "counts": "0PPigPZ9"}}]}': "a mask must be run lengths of at most",
+    '{"predictions": [{"label": "a", "class_id": "1", "probability": 1, '
+    '"mask": {"size": [5, 5], "counts": "0PPigPZ9"}}]}': "do not fill 5 x 5 pixels",
     '{"predictions": [{"label": "a", "class_id": "1", "probability": 1, "box": [10, 0, 11, 5]}]}': (
         "does not lie in the picture"
     ),

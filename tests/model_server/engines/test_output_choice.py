@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ModelUnavailable
+from model_server.engines import served_outputs
 from model_server.engines.output_choice import NetworkOutput, OutputChoice, choose
 from model_server.tasks import TASKS
 from tests.support import fakes
@@ -90,3 +91,11 @@ def test_one_number_is_the_second_of_two_labels(tmp_path: Path) -> None:
     one = NetworkOutput(("p",), (1, 1))
     assert _choose(tmp_path, one, labels=two).is_of_second
     assert not _choose(tmp_path, one, labels=two[:1], task=TASKS["regression"]).is_of_second
+
+
+def test_outputs_of_one_name_get_their_numbers(tmp_path: Path) -> None:
+    """A tuple within a dict of PyTorch's has one name for all of its tensors."""
+    spec = dataclasses.replace(fakes.spec(tmp_path), task=TASKS["raw"])
+    names = [["hidden"], ["hidden"], [], ["out"]]
+    choice = served_outputs.choose(spec, names, [(1, 4)] * 4)
+    assert choice.names.served == ("hidden:0", "hidden:1", "2", "out")

@@ -17,7 +17,7 @@ import pytest
 
 from broker.errors import ModelUnavailable, ServiceError
 from model_server.engines.hooked import HookedEngine
-from model_server.hooks.own_code import FAILED, HookFailed, HookLost
+from model_server.hooks.own_code import FAILED, HookFailed, HookLost, HookRestarting
 from model_server.serving import batching
 from model_server.serving.batching import BatchEntry
 from model_server.tasks.task import ReadOptions
@@ -138,7 +138,7 @@ def test_one_that_does_not_come_up_again_fails_calls_at_once_and_comes_back(
     (tmp_path / "broken").touch()
     entries = _entries(13, 50, 60, 70)
     batching.run(entries, engine.predict)
-    assert {type(entry.error) for entry in entries} == {ModelUnavailable}
+    assert {type(entry.error) for entry in entries} == {HookRestarting}
     assert not any(entry.is_poison for entry in entries)  # no picture's own fault
     assert "no weights" in caplog.text
     began = time.monotonic()

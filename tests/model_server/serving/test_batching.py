@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from broker import codec
 from broker.consumer import ClaimedJob
+from broker.errors import DeadlinePassed
 from broker.messages import Job
 from model_server.engines import Outputs
+from model_server.hooks.own_code import HookLost
 from model_server.serving import batching
 from model_server.serving.batching import Batch, BatchEntry
 from pictures import refit
@@ -189,3 +191,23 @@ def test_where_places_matter_only_what_keeps_them_is_scaled(
     (entry,) = _form(claimed, only_places=True).entries
     assert (entry.error is None) is keeps
     assert not entry.is_poison
+
+
+def test_what_is_late_behind_pictures_that_hang_is_not_run() -> None:
+    """Each of them costs its time limit: those that have waited past their deadline have no use of it."""
+    made = [job(now=NOW, value=value, deadline_in_s=seconds) for value, seconds in ((0, 60), (1, 5), (2, 60))]
+    batch = _form(*map(_claimed, made))
+    ran = []
+
+    def predict(pictures: NDArray[np.uint8]) -> Outputs:
+        ran.append(pictures[:, 0, 0, 0].tolist())
+        if 0 in ran[-1]:
+            raise HookLost
+        return (np.zeros((len(pictures), 3), np.float32),)
+
+    batching.run(batch.entries, predict, now=lambda: NOW + 10)
+    assert ran == [[0, 1, 2], [0], [2]]
+    assert [type(entry.error) for entry in batch.entries] == [HookLost, DeadlinePassed, type(None)]
+    late = _form(_claimed(made[1]))
+    batching.prepare(late.entries, lambda _: pytest.fail("it was prepared"), now=lambda: NOW + 10)
+    assert isinstance(late.entries[0].error, DeadlinePassed)
