@@ -55,7 +55,7 @@ def test_its_console_stays_empty(visit: Visit, digits: Stack) -> None:
         block.get_by_role("button", name="Try it out").click()
     files = page.locator("#operations-predictions-predict input[type=file]")
     expect(files).to_have_count(1)
-    page.get_by_role("button", name="Add string item").click()
+    page.locator("#operations-predictions-predict").get_by_role("button", name="Add string item").click()
     expect(files).to_have_count(2)
     assert said == []
 

@@ -55,7 +55,7 @@ class PredictBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top: WholeTop | UnsetType = UNSET
 
 
-class SimilarityBody(msgspec.Struct, frozen=True):
+class SimilarityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Two pictures to compare."""
 
     image: Annotated[list[Base64], Meta(min_length=2, max_length=2)]
