@@ -79,7 +79,7 @@ def test_the_layer_that_a_refusal_names_makes_it_served(
     ("name", "words"),
     [
         ("two", "has 2 inputs (picture, more), but only a picture is given to it"),
-        ("short", "takes (784,), not pictures of (height, width, channels) such as the (32, 32, 3)"),
+        ("short", "takes (784,), not pictures of (height, width, channels), but model.toml says (32, 32, 3)"),
         ("video", "takes (5, 32, 32, 3), not pictures"),
     ],
 )
