@@ -50,6 +50,7 @@ def test_its_console_stays_empty(visit: Visit, digits: Stack) -> None:
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.goto(f"{digits.url}/docs")
+    expect(page.locator("#operations-predictions-similarity")).to_be_visible()  # all() waits for nothing
     for block in page.locator(".opblock").all():
         block.locator(".opblock-summary-control").click()
         block.get_by_role("button", name="Try it out").click()
