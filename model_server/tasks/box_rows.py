@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.errors import InferenceFailed
-from model_server.catalogue.detection_layout import Detection, DetectorOutputs, Floats
+from model_server.catalogue.detection_layout import Detection, DetectorOutputs
 from model_server.engines.check import detection, plain_numbers
 
 if TYPE_CHECKING:
@@ -29,12 +28,6 @@ def split(output: NDArray[np.float32], classes: int) -> tuple[DetectorOutputs, N
     """Boxes with their scores, and the rest (n, numbers); views of an output (4 + classes + numbers, n)."""
     rows = output.T
     return DetectorOutputs(rows[:, :4], rows[:, 4 : 4 + classes], None), rows[:, 4 + classes :]
-
-
-def require_finite(what: str, numbers: Floats) -> None:
-    """Raise InferenceFailed if one of the numbers is not finite."""
-    if not np.isfinite(numbers).all():
-        raise InferenceFailed(f"The network's {what} for this picture are not finite.")
 
 
 @dataclass(frozen=True, slots=True)

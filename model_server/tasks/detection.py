@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
@@ -29,7 +28,8 @@ from model_server.catalogue.detection_layout import (
     corners,
 )
 from model_server.engines.check import detection as check
-from model_server.tasks.task import ReadOptions, Task
+from model_server.tasks.numbers import require_finite
+from model_server.tasks.task import ReadOptions, Task, table_of
 from pictures.geometry import place
 
 if TYPE_CHECKING:
@@ -65,13 +65,15 @@ class DetectionTask(Task):
     def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """The `top` most probable boxes."""
         size, top = options.original_size, options.top
-        return TaskResult(detect(outputs, spec, _layout(spec), original_size=size, top=top))
+        return TaskResult(
+            detect(outputs, spec, table_of(spec.options, Detection), original_size=size, top=top)
+        )
 
     def compare(
         self, spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /
     ) -> check.DetectionVerdict:
         """Differences of the probabilities, and overlaps of the boxes."""
-        return check.compare(spec, _layout(spec), reference, outputs, precision)
+        return check.compare(spec, table_of(spec.options, Detection), reference, outputs, precision)
 
     def misfits(self, toml: ModelToml) -> Iterator[tuple[str, str]]:
         """Keys that boxes rule out, and those that are known of Darknet's networks."""
@@ -90,7 +92,7 @@ class DetectionTask(Task):
 
     def options(self, toml: ModelToml) -> Detection:
         """What [detection] says; of Darknet's networks only the thresholds are asked for."""
-        detection = _layout_of(toml.own_table or Detection())
+        detection = table_of(toml.own_table or Detection(), Detection)
         return detection_layout.of_darknet(detection) if toml.is_darknet else detection
 
     def usual_top(self, _labels: int, /) -> int:
@@ -105,22 +107,11 @@ class DetectionTask(Task):
 
     def outputs(self, spec: ModelSpec) -> tuple[Output, ...]:
         """Those that [detection] names."""
-        return _layout(spec).outputs
+        return table_of(spec.options, Detection).outputs
 
     def misfit(self, spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:
         """Why these are not boxes and scores of the labels' classes."""
-        return detection_layout.misfit(_layout(spec), shapes, len(spec.labels))
-
-
-def _layout(spec: ModelSpec) -> Detection:
-    """The layout of a detector's outputs, which the catalogue always sets."""
-    return _layout_of(spec.options)
-
-
-def _layout_of(options: Struct | None) -> Detection:
-    if not isinstance(options, Detection):
-        raise TypeError(f"{options!r} is not a detector's table. This is a bug")
-    return options
+        return detection_layout.misfit(table_of(spec.options, Detection), shapes, len(spec.labels))
 
 
 def _misfits_of_darknet(fields: Input) -> Iterator[tuple[str, str]]:
@@ -243,22 +234,22 @@ def _hides(
 def _confident(outputs: DetectorOutputs, detection: Detection, size: tuple[int, int]) -> _Candidates:
     """The boxes above the threshold, in the input's pixels. Raises InferenceFailed."""
     if outputs.objectness is None:
-        _require_finite("scores", outputs.scores)
+        require_finite("scores", outputs.scores)
         rows = _rows_above(outputs.scores, detection.confidence)
         classes = outputs.scores[rows].argmax(axis=1)
         scores = outputs.scores[rows, classes]
     else:
         # No class is more probable than the object itself: other boxes need not be examined.
-        _require_finite("scores", outputs.objectness)
+        require_finite("scores", outputs.objectness)
         rows = np.flatnonzero(outputs.objectness >= detection.confidence)
         classes = outputs.scores[rows].argmax(axis=1)
         scores = outputs.scores[rows, classes] * outputs.objectness[rows]
-        _require_finite("scores", scores)
+        require_finite("scores", scores)
         passed = np.flatnonzero(scores >= detection.confidence)
         rows, classes, scores = rows[passed], classes[passed], scores[passed]
     order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
     boxes = outputs.boxes[rows[order]]
-    _require_finite("boxes", boxes)
+    require_finite("boxes", boxes)
     places = corners(boxes, detection, size)
     return _Candidates(places, np.minimum(scores[order], 1), classes[order], rows[order])
 
@@ -269,14 +260,6 @@ def _rows_above(scores: Floats, least: float) -> NDArray[np.intp]:
     if above.flags.c_contiguous:
         return np.unique(np.flatnonzero(above) // scores.shape[1])
     return np.flatnonzero(above.any(axis=1))
-
-
-def _require_finite(what: str, numbers: Floats) -> None:
-    # One number that is not finite makes the sum not finite; checking each number takes four times as long.
-    with np.errstate(invalid="ignore", over="ignore"):
-        is_finite = np.isfinite(numbers.sum())
-    if not is_finite:
-        raise InferenceFailed(f"The network's {what} for this picture are not finite.")
 
 
 def _whole(placed: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from broker.errors import InferenceFailed
 from broker.messages import TaskResult
 from model_server.engines.check import plain_numbers
 from model_server.tasks.numbers import finite
-from model_server.tasks.task import ReadOptions, Task
+from model_server.tasks.task import ReadOptions, Task, table_of
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
@@ -44,7 +44,7 @@ class EmbeddingTask(Task):
     def read(self, outputs: Outputs, spec: ModelSpec, _options: ReadOptions, /) -> TaskResult:
         """The vector, of length 1 unless model.toml says otherwise."""
         vector = finite(outputs[0]).reshape(-1).astype(np.float64)
-        if isinstance(spec.options, Embedding) and spec.options.normalise == "l2":
+        if table_of(spec.options, Embedding).normalise == "l2":
             length = float(np.linalg.norm(vector))
             if length == 0:
                 raise InferenceFailed("The network's vector for this picture is 0: it has no direction.")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from broker.messages import Pixels, TaskResult
 from model_server.engines.check import plain_numbers
 from model_server.tasks.numbers import finite
-from model_server.tasks.task import ReadOptions, Task
+from model_server.tasks.task import ReadOptions, Task, table_of
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
@@ -54,7 +54,7 @@ class ImageTask(Task):
 
     def read(self, outputs: Outputs, spec: ModelSpec, _options: ReadOptions, /) -> TaskResult:
         """The picture, as pixels."""
-        table = spec.options if isinstance(spec.options, ImageTable) else ImageTable()
+        table = table_of(spec.options, ImageTable)
         factor, offset = _SCALES[table.range]
         numbers = np.rint(finite(_channels_last(outputs[0])) * factor + offset).clip(0, 255)
         pixels = numbers.astype(np.uint8)

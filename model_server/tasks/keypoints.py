@@ -15,7 +15,8 @@ import numpy as np
 from broker.messages import Fit, Keypoint, Skeleton, TaskResult
 from model_server.catalogue.detection_layout import MOST_DETECTIONS, Detection, Output, Share
 from model_server.tasks import box_rows, detection
-from model_server.tasks.task import ReadOptions, Task
+from model_server.tasks.numbers import require_finite
+from model_server.tasks.task import ReadOptions, Task, table_of
 from pictures.geometry import place
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ class KeypointsTask(Task):
 
     def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """The `top` most probable boxes with their points; what lies beyond the photo's edges is on them."""
-        table, size = _table(spec), options.original_size
+        table, size = table_of(spec.options, Keypoints), options.original_size
         arranged, rest = box_rows.split(outputs[0], len(spec.labels))
         thresholds = Detection(table.confidence, table.nms_iou, layout="ultralytics")
         found = detection.find(arranged, spec, thresholds, original_size=size, top=options.top)
         points = rest[found.rows].astype(np.float64).reshape(len(found.rows), rest.shape[1] // 3, 3)
-        box_rows.require_finite("keypoints", points)
+        require_finite("keypoints", points)
         where = place(spec.input, size)
         scale, start = (where.scale_x, where.scale_y), (where.left, where.top)
         points[..., :2] = (points[..., :2] * scale + start).clip(0, size).round(1)
@@ -115,11 +116,11 @@ class KeypointsTask(Task):
 
     def outputs(self, spec: ModelSpec) -> tuple[Output, ...]:
         """The one that [keypoints] names."""
-        return (_table(spec).output,)
+        return (table_of(spec.options, Keypoints).output,)
 
     def misfit(self, spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:
         """Why these are not rows of boxes, scores of the labels' classes and points."""
-        table, classes, shape = _table(spec), len(spec.labels), shapes[0]
+        table, classes, shape = table_of(spec.options, Keypoints), len(spec.labels), shapes[0]
         points, rest = divmod(shape[0] - 4 - classes, 3) if len(shape) == 2 else (0, 0)
         wanted = "3 x points" if table.names is None else f"3 x {len(table.names)}"
         if points < 1 or rest or len(table.names or range(points)) != points:
@@ -146,9 +147,3 @@ def _naming(table: Keypoints, points: int) -> tuple[tuple[str, ...], tuple[tuple
     if table.skeleton is not None:
         return names, table.skeleton
     return names, COCO_SKELETON if is_coco else ()
-
-
-def _table(spec: ModelSpec) -> Keypoints:
-    if not isinstance(spec.options, Keypoints):
-        raise TypeError(f"{spec.options!r} is not a keypoint detector's table. This is a bug")
-    return spec.options

@@ -6,7 +6,6 @@ Owns the thresholds and the measure of the check, and what else its task is. Kno
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -14,8 +13,9 @@ import numpy as np
 
 from broker.messages import TaskResult
 from model_server.catalogue.detection_layout import Share
+from model_server.engines.check.plain_numbers import NumbersVerdict
 from model_server.tasks.classification import ClassificationTask, classify
-from model_server.tasks.task import ReadOptions, Task
+from model_server.tasks.task import ReadOptions, Task, table_of
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
@@ -35,26 +35,6 @@ class MultiLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Those of single labels, by label."""
 
 
-@dataclass(frozen=True, slots=True)
-class MultiLabelVerdict:
-    """The largest difference of any probability, and what is allowed."""
-
-    pictures: int
-    difference: float
-    allowed: float
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the engine may serve. A difference of NaN is too large."""
-        return self.difference <= self.allowed
-
-    def __str__(self) -> str:
-        return (
-            f"on {self.pictures} pictures probabilities differ by {self.difference:.2g} (at most "
-            f"{self.allowed:g})"
-        )
-
-
 class MultiLabelTask(Task):
     """Which of the labels apply to an image: any number of them."""
 
@@ -65,7 +45,7 @@ class MultiLabelTask(Task):
 
     def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """At most `top` labels that reach their thresholds; an empty answer is an answer."""
-        table = _table(spec)
+        table = table_of(spec.options, MultiLabel)
         best = classify(outputs[0], spec.labels, len(spec.labels))
         reached = [
             each for each in best if each.probability >= table.thresholds.get(each.label, table.threshold)
@@ -74,12 +54,14 @@ class MultiLabelTask(Task):
 
     def compare(
         self, _spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /
-    ) -> MultiLabelVerdict:
+    ) -> NumbersVerdict:
         """Each probability counts by itself."""
         if reference[0].shape != outputs[0].shape:
             raise ValueError(f"the output's shape is {outputs[0].shape}, but should be {reference[0].shape}")
         difference = float(np.abs(reference[0] - outputs[0]).max())
-        return MultiLabelVerdict(len(reference[0]), difference, TOLERANCES[precision])
+        return NumbersVerdict(
+            len(reference[0]), difference, TOLERANCES[precision], "probabilities differ by {}"
+        )
 
     def misfits(self, toml: ModelToml) -> Iterator[tuple[str, str]]:
         """A softmax would make the probabilities depend on each other."""
@@ -90,16 +72,10 @@ class MultiLabelTask(Task):
     def label_problems(self, spec: ModelSpec) -> Iterator[tuple[str, str]]:
         """Thresholds of labels that there are not."""
         known = {label.label for label in spec.labels}
-        for label in _table(spec).thresholds:
+        for label in table_of(spec.options, MultiLabel).thresholds:
             if label not in known:
                 yield "multi_label.thresholds", f"There is no label {label!r} in the labels file."
 
     def usual_top(self, labels: int) -> int:
         """All that apply."""
         return self.top_max(labels)
-
-
-def _table(spec: ModelSpec) -> MultiLabel:
-    if not isinstance(spec.options, MultiLabel):
-        raise TypeError(f"{spec.options!r} is not a multi-label classifier's table. This is a bug")
-    return spec.options

@@ -21,8 +21,8 @@ from broker.messages import Box, Fit, Mask, Prediction, TaskResult
 from model_server.catalogue.detection_layout import MOST_DETECTIONS, Detection, Output, Share
 from model_server.engines.check import plain_numbers
 from model_server.tasks import box_rows, detection, masks
-from model_server.tasks.numbers import finite
-from model_server.tasks.task import ReadOptions, Task
+from model_server.tasks.numbers import finite, require_finite
+from model_server.tasks.task import ReadOptions, Task, table_of
 from pictures import rle
 
 if TYPE_CHECKING:
@@ -69,25 +69,6 @@ class Segmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How masks are written in the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClassesVerdict:
-    """The largest share of a picture's cells whose class is another, and what is allowed."""
-
-    pictures: int
-    share: float
-    allowed: float
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the engine may serve."""
-        return self.share <= self.allowed
-
-    def __str__(self) -> str:
-        return (
-            f"on {self.pictures} pictures {self.share:.2g} of the classes differ (at most {self.allowed:g})"
-        )
-
-
 class SegmentationTask(Task):
     """Which pixels show what: a mask for each class or each instance."""
 
@@ -100,19 +81,21 @@ class SegmentationTask(Task):
 
     def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """Masks: of classes the largest first, of instances the most probable."""
-        if _table(spec).layout == "ultralytics":
+        if table_of(spec.options, Segmentation).layout == "ultralytics":
             return TaskResult(_instances(outputs, spec, options))
         return TaskResult(_areas(finite(outputs[0]), spec, options))
 
     def compare(self, spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /) -> Verdict:
         """Differences of the scores, or the share of other classes; of instances also of the boxes."""
-        table = _table(spec)
+        table = table_of(spec.options, Segmentation)
         if table.layout == "ultralytics":
             return box_rows.compare(spec, reference, outputs, precision, "mask coefficients and prototypes")
         if not _gives_classes(table, reference[0].shape[1:]) or reference[0].shape != outputs[0].shape:
             return plain_numbers.compare(reference, outputs, precision)
         differ = (np.rint(reference[0]) != np.rint(outputs[0])).reshape(len(outputs[0]), -1)
-        return ClassesVerdict(len(differ), float(differ.mean(axis=1).max()), DIFFERING[precision])
+        share = float(differ.mean(axis=1).max())
+        words = "{} of the classes differ"
+        return plain_numbers.NumbersVerdict(len(differ), share, DIFFERING[precision], words)
 
     def misfits(self, toml: ModelToml) -> Iterator[tuple[str, str]]:
         """Keys that places rule out, and those that are for the other layout."""
@@ -128,7 +111,7 @@ class SegmentationTask(Task):
 
     def label_problems(self, spec: ModelSpec, /) -> Iterator[tuple[str, str]]:
         """A background that is not among the labels."""
-        background = _table(spec).background
+        background = table_of(spec.options, Segmentation).background
         if isinstance(background, int) and background >= len(spec.labels):
             problem = f"There is no class {background}: the {len(spec.labels)} classes count from 0."
             yield "segmentation.background", problem
@@ -141,12 +124,12 @@ class SegmentationTask(Task):
 
     def outputs(self, spec: ModelSpec) -> tuple[Output, ...]:
         """Those that [segmentation] names; the map that [output] names."""
-        table = _table(spec)
+        table = table_of(spec.options, Segmentation)
         return (table.boxes, table.prototypes) if table.layout == "ultralytics" else super().outputs(spec)
 
     def misfit(self, spec: ModelSpec, shapes: list[tuple[int, ...]]) -> str:
         """Why these are not maps of the labels' classes."""
-        table, labels = _table(spec), len(spec.labels)
+        table, labels = table_of(spec.options, Segmentation), len(spec.labels)
         actual = ", ".join(map(str, shapes))
         if table.layout == "ultralytics":
             if len(shapes) == 2 and len(shapes[0]) == 2 and len(shapes[1]) == 3:
@@ -219,7 +202,7 @@ def _areas(output: NDArray[np.float32], spec: ModelSpec, options: ReadOptions) -
 
     20 classes of 520 x 520 take 80 ms for masks of 1280 x 960, and 370 if every cell differs from the next.
     """
-    table, size = _table(spec), rle.size_of(options.original_size)
+    table, size = table_of(spec.options, Segmentation), rle.size_of(options.original_size)
     shown = _class_map(output, spec, options.original_size, size)
     counts = np.bincount(shown.classes.reshape(-1) + 1, minlength=len(spec.labels) + 1)[1:]
     least = max(1.0, table.least_area * shown.classes.size)
@@ -249,7 +232,7 @@ def _class_map(
     output: NDArray[np.float32], spec: ModelSpec, original_size: tuple[int, int], size: tuple[int, int]
 ) -> _ClassMap:
     """The best class of each pixel of a mask of `size`."""
-    table, labels = _table(spec), len(spec.labels)
+    table, labels = table_of(spec.options, Segmentation), len(spec.labels)
     kind = _kind(table, output.shape, labels)
     if not kind:
         problem = SegmentationTask().misfit(spec, [output.shape])
@@ -298,7 +281,7 @@ def _probabilities(
 
 def _background(spec: ModelSpec) -> int:
     """The class that is not reported; -1: none."""
-    background = _table(spec).background
+    background = table_of(spec.options, Segmentation).background
     if isinstance(background, str):
         return [label.label for label in spec.labels].index(background)
     return -1 if background is None else background
@@ -330,13 +313,13 @@ def _instances(outputs: Outputs, spec: ModelSpec, options: ReadOptions) -> tuple
     Without those of which no pixel is in the mask. Ten take 4 ms for a photo of 640 x 480, and 14 if each
     fills it.
     """
-    table, original_size = _table(spec), options.original_size
+    table, original_size = table_of(spec.options, Segmentation), options.original_size
     arranged, rest = box_rows.split(outputs[0], len(spec.labels))
     thresholds = Detection(table.confidence, table.nms_iou, layout="ultralytics")
     found = detection.find(arranged, spec, thresholds, original_size=original_size, top=options.top)
     prototypes = outputs[1]
     planes = np.ascontiguousarray(rest[found.rows]) @ prototypes.reshape(len(prototypes), -1)
-    box_rows.require_finite("masks", planes)
+    require_finite("masks", planes)
     size = rle.size_of(original_size)
     sampling = masks.Sampling.of(spec.input, original_size, size, prototypes.shape[1:])
     edges = np.ceil(found.corners * (np.array(size * 2) / (original_size * 2))).clip(0, size * 2).astype(int)
@@ -348,9 +331,3 @@ def _instances(outputs: Outputs, spec: ModelSpec, options: ReadOptions) -> tuple
             mask = _mask(begins, ends, size, table)
             predictions.append(msgspec.structs.replace(prediction, mask=mask))
     return tuple(predictions)
-
-
-def _table(spec: ModelSpec) -> Segmentation:
-    if not isinstance(spec.options, Segmentation):
-        raise TypeError(f"{spec.options!r} is not a segmentation model's table. This is a bug")
-    return spec.options

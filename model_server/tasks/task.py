@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 from msgspec import Struct
 
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from model_server.catalogue.model_toml import ModelToml
     from model_server.engines import Outputs
     from model_server.engines.check.agreement import Verdict
+
+
+_Table = TypeVar("_Table", bound=Struct)
+
+
+def table_of(options: Struct | None, kind: type[_Table]) -> _Table:
+    """A task's own table, which the catalogue always sets. Raises TypeError if it is another's."""
+    if not isinstance(options, kind):
+        raise TypeError(f"{options!r} is not the task's table, {kind.__name__}. This is a bug")
+    return options
 
 
 USUAL_TOP: Final = 5

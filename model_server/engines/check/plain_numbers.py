@@ -19,11 +19,13 @@ TOLERANCES: Final = {"fp32": 0.001, "bf16": 0.06, "fp16": 0.06, "int8": 0.3}
 
 @dataclass(frozen=True, slots=True)
 class NumbersVerdict:
-    """The root mean square difference of an output, as a share of the output's size; the worst."""
+    """The largest difference of any picture, by some measure, and what is allowed."""
 
     pictures: int
     share: float
     allowed: float
+    words: str = "outputs differ by {} of their size"
+    """What the share is of; by default the root mean square difference of an output, of its size."""
 
     @property
     def agrees(self) -> bool:
@@ -32,8 +34,7 @@ class NumbersVerdict:
 
     def __str__(self) -> str:
         return (
-            f"on {self.pictures} pictures outputs differ by {self.share:.2g} of their size (at most "
-            f"{self.allowed:g})"
+            f"on {self.pictures} pictures {self.words.format(f'{self.share:.2g}')} (at most {self.allowed:g})"
         )
 
 

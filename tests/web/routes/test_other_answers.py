@@ -108,7 +108,8 @@ def test_what_is_not_finite_costs_its_own_picture(running: Service, task: str) -
     def network(batch: NDArray[np.uint8]) -> Outputs:
         return (np.stack([bad if picture.min() else np.ones_like(bad) for picture in batch]),)
 
-    running.worker.spec.__dict__["task"] = TASKS[task]
+    table = TASKS[task].table
+    running.worker.spec.__dict__.update(task=TASKS[task], options=table() if table else None)
     running.engine.network = network
     both = {"image": [(io.BytesIO(png(value)), f"{value}.png") for value in (0, 255)]}
     answers = running.client.post("/predict", data=both).get_json()["results"]
