@@ -43,6 +43,23 @@ class ChannelNumbers:
         return numbers.astype(np.float32)
 
 
+_NEAR: Final = 0.02
+"""The difference, as a share of the span, within which two normalisations are the same: 127 and 128 for
+127.5."""
+
+
+def every_byte(channels: int) -> NDArray[np.uint8]:
+    """Every byte in each channel, in another order in each: (1, 1, 256, channels)."""
+    ramp = np.arange(256)
+    columns = [(ramp * (2 * channel + 1) + 80 * channel) % 256 for channel in range(channels)]
+    return np.stack(columns, axis=1)[None, None].astype(np.uint8)
+
+
+def is_same(numbers: NDArray[np.float32], other: NDArray[np.float64]) -> bool:
+    """Whether two normalisations of the same pixels give the same numbers."""
+    return bool(np.abs(numbers - other).max() <= _NEAR * np.ptp(other))
+
+
 def of(spec: ModelSpec) -> ChannelNumbers:
     """The numbers of a model."""
     normalise = spec.normalise

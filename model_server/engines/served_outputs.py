@@ -21,9 +21,14 @@ from model_server.engines.output_choice import NetworkOutput, OutputChoice
 def choose(
     spec: ModelSpec, names: Sequence[Collection[str]], shapes: Sequence[tuple[int, ...]]
 ) -> OutputChoice:
-    """Choose the outputs to serve; one that its file gives no name is called by its number.
+    """Choose the outputs to serve; see `named`. Raises ModelUnavailable."""
+    return output_choice.choose(spec, named(names, shapes))
 
-    `names` and `shapes` are those of each output, for one image. Raises ModelUnavailable.
+
+def named(names: Sequence[Collection[str]], shapes: Sequence[tuple[int, ...]]) -> list[NetworkOutput]:
+    """A network's outputs; one that its file gives no name is called by its number.
+
+    `names` and `shapes` are those of each output, for one image.
     """
     counts = Counter(name for known in names for name in known)
 
@@ -31,11 +36,10 @@ def choose(
         # A tuple within a dict has one name for all: each of them gets its number.
         return tuple(name if counts[name] == 1 else f"{name}:{number}" for name in sorted(known))
 
-    outputs = [
+    return [
         NetworkOutput(unique(number, known) or (str(number),), shape)
         for number, (known, shape) in enumerate(zip(names, shapes, strict=True))
     ]
-    return output_choice.choose(spec, outputs)
 
 
 def reference(
@@ -47,14 +51,14 @@ def reference(
     *,
     own: str = "fp32",
 ) -> Reference:
-    """The reference from `rows`, all outputs for each image; `ending` is that of the first chosen output.
+    """The reference from `rows`: all outputs, for one image or a few at a time.
 
-    `own` is the precision that the file itself computes in. Raises ModelUnavailable if a classifier's numbers
-    do not become probabilities as model.toml says.
+    `ending` is that of the first chosen output, `own` the precision that the file itself computes in. Raises
+    ModelUnavailable if a classifier's numbers do not become probabilities as model.toml says.
     """
     outputs = [np.concatenate([np.asarray(row[at], np.float32) for row in rows]) for at in choice.numbers]
     if spec.task.gives_probabilities:
-        agreement.require_logits(spec, outputs[0].reshape(len(rows), -1), ending)
+        agreement.require_logits(spec, outputs[0].reshape(len(pictures), -1), ending)
     served = activated(spec, choice, outputs)
     if spec.task.gives_probabilities:
         agreement.require_probabilities(spec, served[0])

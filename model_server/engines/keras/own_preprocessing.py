@@ -29,17 +29,13 @@ _SPAN: Final = (0.1, 300.0)
 twice it spans 0.02, unscaled before a Normalization that was adapted to 0..1 it spans 1,000. Sound networks
 have 1 to 255."""
 
-_NEAR: Final = 0.02
-"""The difference, as a share of the span, within which two normalisations are the same: 127 and 128 for
-127.5."""
-
 
 def require_once(spec: ModelSpec, model: Any) -> None:  # noqa: ANN401 - a keras.Model
     """Refuse a normalisation on top of the network's own, or one that its own needs and that is missing.
 
     Raises ModelUnavailable. A table of mean and deviation was written on purpose: it causes a warning.
     """
-    numbers = normalisation.of(spec).of_pixels(_pixels(spec.input.channels))
+    numbers = normalisation.of(spec).of_pixels(normalisation.every_byte(spec.input.channels))
     after, layers = _rescaled(model, numbers)
     if not layers:
         return
@@ -73,7 +69,7 @@ def require_published(spec: ModelSpec, source: KerasApplication, constructor: An
     preprocess = getattr(sys.modules.get(constructor.__module__), "preprocess_input", None)
     if preprocess is None or source.weights == "random" or spec.input.channels != 3:
         return
-    pixels = _pixels(3)
+    pixels = normalisation.every_byte(3)
     published = np.asarray(preprocess(pixels.astype(np.float32)), np.float64)
     if _is_same(spec, pixels, published):
         return
@@ -97,16 +93,8 @@ def require_published(spec: ModelSpec, source: KerasApplication, constructor: An
     )
 
 
-def _pixels(channels: int) -> NDArray[np.uint8]:
-    """Every byte in each channel, in another order in each: uint8 (1, 1, 256, channels)."""
-    ramp = np.arange(256)
-    columns = [(ramp * (2 * channel + 1) + 80 * channel) % 256 for channel in range(channels)]
-    return np.stack(columns, axis=1)[None, None].astype(np.uint8)
-
-
 def _is_same(spec: ModelSpec, pixels: NDArray[np.uint8], published: NDArray[np.float64]) -> bool:
-    difference = np.abs(normalisation.of(spec).of_pixels(pixels) - published).max()
-    return bool(difference <= _NEAR * np.ptp(published))
+    return normalisation.is_same(normalisation.of(spec).of_pixels(pixels), published)
 
 
 def _rescaled(model: Any, numbers: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[str]]:  # noqa: ANN401

@@ -16,11 +16,9 @@ from model_server.catalogue.model_spec import ModelSpec
 from model_server.catalogue.model_toml import Onnx, TFLite
 from model_server.engines import normalisation
 from model_server.engines.openvino import file_metadata
-from model_server.engines.openvino.quantised import calibrated_input
+from model_server.engines.openvino.quantised import Quantisation, calibrated_input
 
-_NEAR: Final = 0.02
-"""The difference, as a share of the span, within which two normalisations are the same: 127 and 128 for
-127.5."""
+_RIGHT: Final = "there the normalisation that it was trained with."
 
 _TASKS: Final = {"detect": "detection", "classify": "classification"}
 """What Ultralytics calls the tasks that both of us have."""
@@ -31,7 +29,7 @@ def doubt(spec: ModelSpec, path: Path, model: Any) -> str:  # noqa: ANN401 - an 
 
     Raises ModelUnavailable if it was.
     """
-    doubts = [_calibration(spec, model)]
+    doubts = [of_range(spec, calibrated_input(model))]
     if isinstance(spec.source, TFLite):
         doubts.append(_normalising(spec, file_metadata.of_tflite(path)))
     if isinstance(spec.source, Onnx):
@@ -39,24 +37,27 @@ def doubt(spec: ModelSpec, path: Path, model: Any) -> str:  # noqa: ANN401 - an 
     return " ".join(filter(None, doubts))
 
 
-def _calibration(spec: ModelSpec, model: Any) -> str:  # noqa: ANN401
-    calibrated = calibrated_input(model)
-    if calibrated is None:
+def of_range(spec: ModelSpec, taken: Quantisation | None) -> str:
+    """A warning if the input's range may have been set for other numbers than model.toml's; else empty.
+
+    Raises ModelUnavailable if it was.
+    """
+    if taken is None:
         return ""
     numbers = _numbers(spec)
     least, most = float(numbers.min()), float(numbers.max())
-    fit = calibrated.fits(least, most)
-    if fit == "wrong":
-        raise ModelUnavailable(
-            f"{spec.name}: the network takes numbers {calibrated}, but normalise in model.toml gives "
-            f"{least:.4g} to {most:.4g}. Write there the normalisation that it was trained with."
-        )
+    fit = taken.fits(least, most)
     if fit == "right":
         return ""
+    if fit == "wrong":
+        raise ModelUnavailable(
+            f"{spec.name}: the network takes numbers {taken}, but normalise in model.toml gives "
+            f"{least:.4g} to {most:.4g}. Write {_RIGHT}"
+        )
     return (
-        f"the network takes numbers {calibrated}, and normalise in model.toml gives {least:.4g} to "
-        f"{most:.4g}. Both may be right (it was calibrated with dim pictures, say). If its answers are "
-        "wrong, write there the normalisation that it was trained with."
+        f"the network takes numbers {taken}, and normalise in model.toml gives {least:.4g} to {most:.4g}. "
+        "Both may be right (it was calibrated with dim pictures, say). If its answers are wrong, write "
+        f"{_RIGHT}"
     )
 
 
@@ -67,8 +68,8 @@ def _normalising(spec: ModelSpec, declared: file_metadata.Normalising | None) ->
     mean, std = (np.asarray(numbers, np.float64) for numbers in declared)
     if std.min() <= 0 or (std.max() < 1 and mean.max() <= 1):
         return ""  # written for pixels of 0 to 1: nobody divides 0 to 255 by less
-    declared_numbers = (_pixels(spec) - mean) / std
-    if _is_near(_numbers(spec), declared_numbers):
+    declared_numbers = (normalisation.every_byte(spec.input.channels) - mean) / std
+    if normalisation.is_same(_numbers(spec), declared_numbers):
         return ""
     written = ", ".join(
         f"{name} = {_listed(numbers, spec)}" for name, numbers in (("mean", mean), ("std", std))
@@ -100,7 +101,7 @@ def _ultralytics(spec: ModelSpec, metadata: dict[str, str]) -> str:
             f"{spec.name}: the file's metadata name {len(classes)} classes, from {classes[0]!r} to "
             f"{classes[-1]!r}, but there are {len(spec.labels)} labels. The labels file needs one for each."
         )
-    if not _is_near(_numbers(spec), _pixels(spec) / 255):
+    if not normalisation.is_same(_numbers(spec), normalisation.every_byte(spec.input.channels) / 255):
         message = "Ultralytics made the file, and its networks take 0 to 1 in RGB"
         if isinstance(spec.normalise, str):
             raise ModelUnavailable(
@@ -124,17 +125,6 @@ def _classes(names: str) -> list[str]:
         return []
 
 
-def _pixels(spec: ModelSpec) -> NDArray[np.float64]:
-    """Every byte in each channel, in another order in each: (1, 1, 256, channels)."""
-    ramp = np.arange(256)
-    columns = [(ramp * (2 * channel + 1) + 80 * channel) % 256 for channel in range(spec.input.channels)]
-    return np.stack(columns, axis=1)[None, None].astype(np.float64)
-
-
 def _numbers(spec: ModelSpec) -> NDArray[np.float32]:
-    """What model.toml makes of those."""
-    return normalisation.of(spec).of_pixels(_pixels(spec).astype(np.uint8))
-
-
-def _is_near(ours: NDArray[np.float32], declared: NDArray[np.float64]) -> bool:
-    return bool(np.abs(ours - declared).max() <= _NEAR * np.ptp(declared))
+    """Every byte as model.toml normalises it."""
+    return normalisation.of(spec).of_pixels(normalisation.every_byte(spec.input.channels))

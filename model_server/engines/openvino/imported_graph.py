@@ -126,7 +126,7 @@ def read(spec: ModelSpec, prepared: NDArray[Any] | None = None) -> ImportedGraph
         return _as_prepared(spec, model, prepared.shape[1:])
     quantised = input_quantisation(model)
     takes_bytes = _takes_bytes(spec, model.input(0).element_type, quantised)
-    doubt = "" if takes_bytes else _doubt(spec, quantised)
+    doubt = "" if takes_bytes else declared_input.of_range(spec, quantised)
     if model.input(0).element_type.is_real():
         doubt = declared_input.doubt(spec, _file_of(spec), model)
     return ImportedGraph(with_outputs_in_numbers(model), _layout(spec, model), quantised, takes_bytes, doubt)
@@ -179,18 +179,14 @@ def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantisation | None) -> 
             f"{spec.name}: the network takes pixels as {kind.get_type_name()}, which is not supported. "
             "Export it again with an input of float32 or uint8."
         )
+    if not is_bytes:
+        return False  # declared_input judges their range
     if quantised is not None:
         numbers = _numbers(spec)
-        if is_bytes and quantised.is_identity(numbers):
+        if quantised.is_identity(numbers):
             return True
         if quantised.fits(float(numbers.min()), float(numbers.max())) != "wrong":
             return False
-    if not is_bytes:
-        raise ModelUnavailable(
-            f"{spec.name}: the network takes numbers {quantised}, but normalise in model.toml gives "
-            f"{numbers.min():.4g} to {numbers.max():.4g}. Write there the normalisation that it was trained "
-            "with."
-        )
     raise ModelUnavailable(
         f"{spec.name}: the network takes bytes, 0 to 255, and normalises them itself. Write "
         'normalise = "none" in [input] of model.toml in place of the present normalise (and of its mean and '
@@ -202,20 +198,6 @@ def _numbers(spec: ModelSpec) -> NDArray[np.float32]:
     """Every byte as normalised by model.toml, with the channels last."""
     pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], spec.input.channels, axis=1)
     return normalisation.of(spec).of_pixels(pixels[None, None])
-
-
-def _doubt(spec: ModelSpec, quantised: Quantisation | None) -> str:
-    """A warning if a quantised input may have been made for another normalisation; else empty."""
-    if quantised is None:
-        return ""
-    least, most = float(_numbers(spec).min()), float(_numbers(spec).max())
-    if quantised.fits(least, most) == "right":
-        return ""
-    return (
-        f"the network takes numbers {quantised}, and normalise in model.toml gives {least:.4g} to "
-        f"{most:.4g}. Both may be right (it was calibrated with dim pictures, say). If its answers are "
-        "wrong, write there the normalisation that it was trained with."
-    )
 
 
 def _path(spec: ModelSpec, source: FileSource) -> Path:
