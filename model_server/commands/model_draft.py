@@ -15,6 +15,7 @@ import msgspec
 
 from model_server.catalogue.model_toml import Darknet, Onnx, Paddle, TorchSource
 from model_server.commands.network_facts import Guess, NetworkFacts
+from model_server.tasks import TASKS
 
 IMAGENET: Final = 1000
 """The classes of the data set that most published classifiers were trained on."""
@@ -93,7 +94,8 @@ def draft(facts: NetworkFacts, labels: int) -> ModelDraft:
             return _of_vector(facts, number, labels)
         if len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3)) and sorted(shape)[1] >= 8:
             return ModelDraft(facts, Guess("image", _looks(shape)), output=number or None)
-    return ModelDraft(facts, Guess("raw", "its outputs look like those of no other task: see docs/tasks.md"))
+    hints = " ".join(filter(None, (task.hint(shapes) for task in TASKS.values())))
+    return ModelDraft(facts, Guess("raw", hints or "its outputs look like those of no other task"))
 
 
 def _ultralytics(shapes: list[tuple[int, ...]]) -> int:

@@ -15,7 +15,7 @@ from broker.errors import ModelUnavailable
 from broker.messages import Fit, InputSpec
 from model_server.catalogue.model_spec import Darknet, KerasFile, ModelSpec, Source
 from model_server.catalogue.model_toml import FileSource, Normalise, TorchSource
-from model_server.engines import normalisation
+from model_server.engines import normalisation, served_outputs
 from model_server.engines.check import final_operation
 from model_server.engines.check.final_operation import Ending
 from model_server.engines.output_choice import NetworkOutput
@@ -165,7 +165,7 @@ def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
     network = sources.load(spec)
     try:
         outputs = network.run(np.zeros((1, *spec.input.shape), np.uint8))
-    except Exception as error:
+    except Exception as error:  # the network's own code raises anything
         raise ModelUnavailable(
             f"the network does not take {USUAL_SIDE} x {USUAL_SIDE} pictures in colour, and its file does "
             "not say what it takes: write its model.toml by hand (docs/models.md)"
@@ -178,10 +178,7 @@ def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
         height=Guess(USUAL_SIDE, unsaid),
         channels=Guess(3, unsaid),
         normalise=Guess("torch", "usual for networks of PyTorch"),
-        outputs=[
-            NetworkOutput(tuple(names) or (str(number),), shape)
-            for number, (names, shape) in enumerate(zip(network.names, shapes, strict=True))
-        ],
+        outputs=served_outputs.named(network.names, shapes),
         endings=["unknown"] * len(shapes),
     )
 
@@ -203,11 +200,11 @@ def _of_imported(folder: Path, source: FileSource) -> NetworkFacts:
         raise ModelUnavailable(
             f"the network does not take {width} x {height} pictures ({imported_graph.reason(error)})"
         ) from error
-    outputs = []
-    for number, output in enumerate(model.outputs):
-        shape = output.partial_shape
-        known = tuple(size.get_length() if size.is_static else 0 for size in shape)
-        outputs.append(NetworkOutput(tuple(sorted(output.names)) or (str(number),), known))
+    shapes = [
+        tuple(size.get_length() if size.is_static else 0 for size in output.partial_shape)
+        for output in model.outputs
+    ]
+    outputs = served_outputs.named([output.names for output in model.outputs], shapes)
     endings = [final_operation.of_graph(output.get_node()) for output in model.outputs]
     return NetworkFacts(source, *sizes, normalise=normalise, outputs=outputs, endings=endings)
 

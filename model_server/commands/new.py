@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(str(error), IMPOSSIBLE)
     try:
         _make(folder, source, options.files)
-    except BaseException as error:
+    except BaseException as error:  # half a folder is left by none, not by Ctrl-C either
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
             return complain(f"{folder} can't be written: {first_line(error)}.", IMPOSSIBLE)
