@@ -5,6 +5,7 @@ Knows of a model the size, the channels and the fit that its card names, and not
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from broker.messages import MEDIAN, Decode, Fit, InputSpec, Library
+from broker.messages import MEDIAN, Box, Decode, Fit, InputSpec, Library
 from pictures import fixed_point, geometry, ink, resample
-from pictures.decode import WHOLE, Dct, DecodedPicture, InvalidImage, Size, decode_near
+from pictures.decode import MAX_SIDE, WHOLE, Dct, DecodedPicture, InvalidImage, Size, decode_near
 from pictures.resample import Axis
 
 _INK_SIDE: Final = 560
@@ -39,20 +40,75 @@ class PreparedPicture:
     original_size: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A box on a picture as people see it, inside of it, and the input that it shall fit."""
+
+    box: Box
+    spec: InputSpec
+
+
 def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPicture:
     """Decode `upload` and fit it to `spec`.
 
     Raises InvalidImage, ImageTooLarge or UnsupportedFormat, as decode.py says.
     """
-    # A JPEG with more pixels than the model needs is decoded smaller.
-    side = _INK_SIDE
-    if spec.fit is not Fit.INK:
-        side = math.ceil(_SPARE * max(spec.width, spec.height, spec.resize))
-    needed = WHOLE if spec.decode is Decode.EXACT else Size(shortest=side)
-    is_fast = spec.decode is Decode.EXACT and spec.library is Library.TENSORFLOW
-    dct = Dct.FAST if is_fast else Dct.ACCURATE
-    decoded = decode_near(upload, max_pixels=max_pixels, needed=needed, dct=dct)
+    needed = WHOLE if spec.decode is Decode.EXACT else Size(shortest=_needed_side(spec))
+    decoded = decode_near(upload, max_pixels=max_pixels, needed=needed, dct=_dct(spec))
     return PreparedPicture(_fitted(decoded, spec), decoded.whole)
+
+
+def cut(
+    upload: bytes, parts: Sequence[Part], *, original_size: tuple[int, int], max_pixels: int
+) -> list[PreparedPicture | InvalidImage]:
+    """Cut `parts` out of the upload, of that (width, height), and fit each as a picture of its own.
+
+    The upload is decoded once for all of them. A part that can't be fitted has the reason in its place.
+    Raises what `prepare` does.
+    """
+    prepared: dict[int, PreparedPicture | InvalidImage] = {}
+    for dct in Dct:  # nearly always all want the same
+        places = [place for place, part in enumerate(parts) if _dct(part.spec) is dct]
+        if not places:
+            continue
+        enlarged = max(_needed_side(part.spec) / min(part.box[2:]) for part in map(parts.__getitem__, places))
+        is_exact = any(parts[place].spec.decode is Decode.EXACT for place in places)
+        shortest = min(MAX_SIDE, math.ceil(min(original_size) * enlarged))
+        needed = WHOLE if is_exact else Size(shortest=shortest)
+        decoded = decode_near(upload, max_pixels=max_pixels, needed=needed, dct=dct)
+        for place in places:
+            prepared[place] = _cut(decoded, parts[place])
+    return [prepared[place] for place in range(len(parts))]
+
+
+def _cut(decoded: DecodedPicture, part: Part) -> PreparedPicture | InvalidImage:
+    x, y, width, height = part.box
+    factor = decoded.factor
+    left, top = x / factor + decoded.left, y / factor + decoded.top
+    # Whole pixels, of which the first may lie partly outside of the part.
+    area = (
+        math.floor(left),
+        math.floor(top),
+        min(decoded.image.width, math.ceil(left + width / factor)),
+        min(decoded.image.height, math.ceil(top + height / factor)),
+    )
+    of_part = DecodedPicture(decoded.image.crop(area), (width, height), factor, left - area[0], top - area[1])
+    try:
+        return PreparedPicture(_fitted(of_part, part.spec), (width, height))
+    except InvalidImage as error:  # nothing is drawn on it
+        return error
+
+
+def _needed_side(spec: InputSpec) -> int:
+    """The pixels of a picture's short side from which on a JPEG is large enough."""
+    if spec.fit is Fit.INK:
+        return _INK_SIDE
+    return math.ceil(_SPARE * max(spec.width, spec.height, spec.resize))
+
+
+def _dct(spec: InputSpec) -> Dct:
+    is_fast = spec.decode is Decode.EXACT and spec.library is Library.TENSORFLOW
+    return Dct.FAST if is_fast else Dct.ACCURATE
 
 
 def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.messages import Mask
+from broker.messages import Box, Mask
 
 Numbers = NDArray[np.int64]
 
@@ -64,6 +64,30 @@ def decode(mask: Mask) -> NDArray[np.bool_]:
         raise ValueError(f"the run lengths of a mask do not fill {width} x {height} pixels")
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return pixels.reshape(width, height).T
+
+
+def placed(mask: Mask, part: Box, photo: tuple[int, int]) -> Mask:
+    """The mask of a part of a photo, as one of the photo, whose (width, height) `photo` is.
+
+    Raises ValueError if the counts do not fill the mask's size.
+    """
+    size = size_of(photo)
+    # In the pixels of the photo's mask, which are the photo's own up to LONGEST.
+    left, right = _span(part[0], part[2], photo[0], size[0])
+    top, bottom = _span(part[1], part[3], photo[1], size[1])
+    columns, rows = (
+        (2 * np.arange(count) + 1) * sampled // (2 * count)  # the nearest pixel
+        for count, sampled in ((right - left, mask.size[1]), (bottom - top, mask.size[0]))
+    )
+    inner = np.ascontiguousarray(decode(mask).T[np.ix_(columns, rows)])
+    begins, ends = runs(inner, left, top, size[1])
+    return Mask((size[1], size[0]), of_runs(begins, ends, size), mask.form)
+
+
+def _span(start: int, length: int, whole: int, side: int) -> tuple[int, int]:
+    """From where to where a part of a photo goes on its mask, where `whole` pixels are `side`."""
+    begins = min(round(start * side / whole), side - 1)
+    return begins, max(begins + 1, min(round((start + length) * side / whole), side))
 
 
 def inside(mask: NDArray[np.bool_]) -> tuple[float, float]:

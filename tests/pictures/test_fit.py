@@ -1,12 +1,14 @@
 """Fitting a picture to a network's input, and decoding it no larger than that needs."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from broker.messages import Fit, InputSpec, Resample
-from pictures.decode import MAX_SIDE, Size, decode, decode_near
-from pictures.fit import fit, prepare
+from broker.messages import Decode, Fit, InputSpec, Library, Resample
+from pictures.decode import MAX_SIDE, DecodedPicture, InvalidImage, Size, decode, decode_near
+from pictures.fit import Part, cut, fit, prepare
 from tests.support.pictures import encoded
 
 MANY = 10_000_000
@@ -129,3 +131,79 @@ def test_a_large_photo_on_its_side_is_told_in_the_size_that_people_see() -> None
     assert prepared.original_size == (720, 1280)
     # Turned clockwise, the red box stands in columns 16 to 21 and rows 8 to 16 of 32.
     assert np.abs(prepared.pixels[10:14, 17:20].astype(int) - RED).max() < 12
+
+
+_BOX = (31, 17, 90, 71)
+
+
+@pytest.mark.parametrize("library", [Library.PILLOW, Library.OPENCV])
+@pytest.mark.parametrize("how", [Fit.STRETCH, Fit.CROP, Fit.PAD])
+def test_a_part_is_fitted_as_a_picture_of_its_own(how: Fit, library: Library) -> None:
+    photo = _scene((200, 120))
+    spec = InputSpec(24, 32, 3, how, library=library)
+    (part,) = cut(encoded(photo), [Part(_BOX, spec)], original_size=photo.size, max_pixels=10**6)
+    left, top, width, height = _BOX
+    alone = prepare(encoded(photo.crop((left, top, left + width, top + height))), spec, max_pixels=10**6)
+    assert not isinstance(part, InvalidImage)
+    assert part.original_size == (width, height)
+    assert np.array_equal(part.pixels, alone.pixels)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_part_of_a_jpeg_is_cut_from_one_decoded_smaller(
+    orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = _scene((1999, 1501))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    turned = {
+        1: None,
+        3: Image.Transpose.ROTATE_180,
+        6: Image.Transpose.ROTATE_90,
+        8: Image.Transpose.ROTATE_270,
+    }
+    turn = turned[orientation]
+    stored = photo.transpose(turn) if turn is not None else photo
+    upload = encoded(stored, "JPEG", quality=95, exif=exif)
+    decoded: list[tuple[int, int]] = []
+
+    def spied(*arguments: Any, **options: Any) -> DecodedPicture:  # noqa: ANN401
+        decoded.append((found := decode_near(*arguments, **options)).image.size)
+        return found
+
+    monkeypatch.setattr("pictures.fit.decode_near", spied)
+    box = (301, 203, 1201, 1101)
+    fast, exact = (InputSpec(96, 96, 3, Fit.STRETCH, decode=kind) for kind in Decode)
+    (near,) = cut(upload, [Part(box, fast)], original_size=photo.size, max_pixels=10**7)
+    (far,) = cut(upload, [Part(box, exact)], original_size=photo.size, max_pixels=10**7)
+    assert not isinstance(near, InvalidImage)
+    assert not isinstance(far, InvalidImage)
+    assert decoded[0][0] < decoded[1][0] // 3
+    difference = np.abs(near.pixels.astype(int) - far.pixels)
+    assert difference.mean() < 1.5
+    # A shift by one pixel of the smaller picture would be seen.
+    assert np.abs(np.roll(near.pixels, 1, axis=1).astype(int) - far.pixels).mean() > 2 * difference.mean()
+
+
+def test_parts_of_any_size_and_place_come_in_their_order() -> None:
+    photo = _scene((64, 48))
+    specs = [InputSpec(8, 8, 1, Fit.STRETCH), InputSpec(4, 6, 3, Fit.CROP, decode=Decode.EXACT)]
+    boxes = [(0, 0, 1, 1), (63, 47, 1, 1), (0, 0, 64, 48), (5, 0, 1, 48)]
+    wanted = [Part(box, spec) for box in boxes for spec in specs]
+    parts = cut(encoded(photo, "JPEG"), wanted, original_size=photo.size, max_pixels=10**6)
+    for part, asked in zip(parts, wanted, strict=True):
+        assert not isinstance(part, InvalidImage)
+        assert (part.pixels.shape, part.original_size) == (asked.spec.shape, asked.box[2:])
+
+
+def test_a_part_on_which_nothing_is_drawn_costs_no_other() -> None:
+    photo = Image.new("L", (100, 50), 255)
+    photo.paste(0, (60, 10, 70, 40))
+    spec = InputSpec(28, 28, 1, Fit.INK)
+    parts = cut(
+        encoded(photo),
+        [Part((0, 0, 50, 50), spec), Part((50, 0, 50, 50), spec)],
+        original_size=photo.size,
+        max_pixels=10**6,
+    )
+    assert [isinstance(part, InvalidImage) for part in parts] == [True, False]

@@ -99,3 +99,26 @@ def test_a_large_photo_s_mask_has_its_shape() -> None:
 def test_what_does_not_fill_the_mask_is_refused(counts: str) -> None:
     with pytest.raises(ValueError, match="run lengths of a mask"):
         rle.decode(Mask((3, 5), counts))
+
+
+@pytest.mark.parametrize("at", [(0, 0), (17, 9), (20, 40)])
+def test_the_mask_of_a_part_is_placed_on_the_photo(at: tuple[int, int]) -> None:
+    left, top = at
+    whole = np.zeros((100, 110), np.bool_)
+    whole[top : top + 60, left : left + 80] = _disc()
+    mask = rle.placed(Mask((60, 80), _encoded(_disc())), (left, top, 80, 60), (110, 100))
+    assert mask.size == (100, 110)
+    assert np.array_equal(rle.decode(mask), whole)
+
+
+def test_on_a_large_photo_it_has_the_photo_s_fewer_pixels() -> None:
+    part = Mask((60, 80), _encoded(np.ones((60, 80), np.bool_)))
+    mask = rle.placed(part, (4000, 100, 80, 60), (4096, 1000))
+    assert mask.size == (500, 2048)
+    assert np.array_equal(np.argwhere(rle.decode(mask)).min(axis=0), (50, 2000))
+    assert rle.decode(mask).sum() == 40 * 30
+
+
+def test_a_part_of_less_than_a_pixel_keeps_one() -> None:
+    mask = rle.placed(Mask((1, 1), _encoded(np.ones((1, 1), np.bool_))), (8191, 4095, 1, 1), (8192, 4096))
+    assert np.argwhere(rle.decode(mask)).tolist() == [[1023, 2047]]
