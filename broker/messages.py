@@ -121,6 +121,30 @@ class InputSpec:
         return "-".join([*words, *([FRACTIONS] if self.keeps_fractions else [])])
 
 
+AS_UPLOADED: Final = InputSpec(width=0, height=0, channels=3, fit=Fit.STRETCH)
+"""Of a pipeline: a picture of any size. Each of its models has an input of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a pipeline: a model, and what of the picture it is asked about."""
+
+    name: str
+    model: str
+    crop: str = ""
+    """The earlier step whose boxes are cut out; empty: the whole picture."""
+    labels: tuple[str, ...] = ()
+    """Only boxes with one of these labels; empty: all."""
+    least: float = 0.0
+    """Only boxes of this probability or more."""
+    most: int = 16
+    """Of a picture's boxes the most probable, so many at most."""
+    margin: float = 0.0
+    """So many times its width and height are added to a box on each side, inside of the picture."""
+    top: int = 0
+    """How many predictions the answer has; 0: as many as the model gives."""
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
     """What the web tier must know of a model to prepare a picture and to describe the model."""
@@ -138,6 +162,8 @@ class Card:
     """Where the weights came from: `imagenet`, `random`, a file's name."""
     model_version: str
     """Changes with the content of the model's folder."""
+    steps: tuple[Step, ...] = ()
+    """Of a pipeline, each after the step whose boxes it gets; no other model has any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +290,8 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
     """The share of the picture, 0..1, that the class has; the prediction stands for all of its pixels."""
     mask: Mask | None = None
     keypoints: tuple[Keypoint, ...] | None = None
+    steps: dict[str, Any] | None = None
+    """What the later steps of a pipeline say of the box, by their names: answers, as JSON."""
 
 
 class Pixels(msgspec.Struct, frozen=True):
@@ -331,6 +359,8 @@ class Result:
     result: dict[str, Any] | None = None
     skeleton: Skeleton | None = None
     """These and `predictions`: see TaskResult."""
+    steps: dict[str, Any] | None = None
+    """What the steps of a pipeline say of the whole picture, by their names: answers, as JSON."""
     error: Failure | None = None
     notice: str = ""
     """What a client should know of the answer, such as that the weights are random."""
@@ -349,5 +379,5 @@ class Result:
     @property
     def is_empty(self) -> bool:
         """Whether the model found nothing, which is an answer too."""
-        fields_ = (self.values, self.embedding, self.image, self.outputs, self.result)
-        return not self.predictions and fields_ == (None,) * 5
+        fields_ = (self.values, self.embedding, self.image, self.outputs, self.result, self.steps)
+        return not self.predictions and fields_ == (None,) * 6

@@ -121,6 +121,21 @@ class Producer:
         with translated("cancel a job"):
             self._redis.delete(self._keys.of(model).result(job_id))
 
+    def begin(self, model: str, job_id: str, *, time_s: float) -> None:
+        """Make the result of a job pending that no queue holds: of a pipeline, for a client that polls.
+
+        `time_s` are the seconds until its deadline.
+        """
+        ttl_ms = math.ceil((time_s + self._limits.result_ttl_s) * 1000)
+        with translated("take a job"):
+            self._redis.set(self._keys.of(model).result(job_id), codec.PENDING, px=ttl_ms)
+
+    def finish(self, result: Result) -> None:
+        """Write the result of a job that `begin` announced, unless it was cancelled."""
+        key = self._keys.of(result.model).result(result.id)
+        with translated("take a result"):
+            self._redis.set(key, codec.encode(result), px=self._limits.result_ttl_s * 1000, xx=True)
+
     def take_or_cancel(self, model: str, job_id: str) -> Result | None:
         """At the deadline: the result if it is there after all, else None and the job is cancelled."""
         with translated("look up a result"):

@@ -6,7 +6,7 @@ reads.
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -23,6 +23,7 @@ SNAPSHOT_S: Final = 1.0
 
 
 _BEST_FIRST: Final = (WorkerState.READY, WorkerState.LOADING, WorkerState.DRAINING, WorkerState.FAILED)
+_WORST_FIRST: Final = (WorkerState.FAILED, None, WorkerState.DRAINING, WorkerState.LOADING, WorkerState.READY)
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,28 @@ class ModelView:
     last_alive: float
     """Redis' time until which some worker's lease lasts or lasted; 0 if none is remembered."""
     queue_length: int
+    asked: tuple["ModelView | None", ...] = ()
+    """The models of a pipeline's steps; None where one was not announced."""
 
     @cached_property
-    def state(self) -> WorkerState | None:
+    def own_state(self) -> WorkerState | None:
         """The best state among the live workers; None without one."""
         present = {state.state for state in self.states.values()}
         return next((state for state in _BEST_FIRST if state in present), None)
 
+    @cached_property
+    def state(self) -> WorkerState | None:
+        """Its own state; of a pipeline that is ready the worst among those of its steps' models."""
+        states = {view.own_state if view is not None else None for view in self.asked}
+        if self.own_state is not WorkerState.READY or not states:
+            return self.own_state
+        return next(state for state in _WORST_FIRST if state in states)
+
     @property
     def reason(self) -> str:
         """Why it failed, where it did; else why a changed folder was not taken up, if so."""
+        if self.own_state is WorkerState.READY and self.state is not WorkerState.READY:
+            return next((view.reason for view in self.asked if view is not None and view.reason), "")
         reasons = sorted(
             (s.state is not WorkerState.FAILED, s.reason) for s in self.states.values() if s.reason
         )
@@ -123,7 +136,8 @@ class Registry:
                 pipe.llen(keys.queue)
             replies = pipe.execute()
         views = (self._view(*replies[start : start + 4]) for start in range(0, len(replies), 4))
-        return {view.card.model: view for view in views if view is not None}
+        known = {view.card.model: view for view in views if view is not None}
+        return {name: _with_asked(view, known) for name, view in known.items()}
 
     def _view(
         self,
@@ -147,6 +161,13 @@ class Registry:
             )
         except MalformedMessage:
             return None  # written by something else: not ours to serve
+
+
+def _with_asked(view: ModelView, known: Mapping[str, ModelView]) -> ModelView:
+    """The view of a pipeline, with those of its steps' models; of another model as it is."""
+    if not view.card.steps:
+        return view
+    return replace(view, asked=tuple(known.get(step.model) for step in view.card.steps))
 
 
 def _card(states: Iterable[State]) -> Card | None:

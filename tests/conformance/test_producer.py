@@ -16,7 +16,7 @@ from broker.lease import BELL_TOKENS
 from broker.messages import Fit, InputSpec, Pace, Result
 from broker.outage import Outage
 from broker.producer import MAX_RETRY_AFTER_S, PendingJob, Producer
-from tests.support.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, SPEC, enqueue, job, producer
+from tests.support.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, SPEC, enqueue, job, producer, result
 from tests.support.redis_server import RedisServer
 
 
@@ -222,3 +222,34 @@ def test_that_redis_takes_no_jobs_is_told_once_by_all_requests_and_so_is_its_end
         maker.enqueue(MODEL, job(), now=0)
     assert len(told()) == 2
     client.close()
+
+
+def test_a_job_without_a_queue_is_pending_then_has_its_result(client: redis.Redis, keys: Keys) -> None:
+    its = producer(client, keys)
+    job_id = job().id
+    its.begin(MODEL, job_id, time_s=0.2)
+    pending = its.poll(MODEL, job_id)
+    assert isinstance(pending, PendingJob)
+    assert not pending.deadline_passed
+    its.finish(Result(job_id, MODEL, "v1", steps={"all": {"success": True}}))
+    assert result(client, keys, job_id).steps == {"all": {"success": True}}
+    assert client.llen(keys.of(MODEL).queue) == 0
+    assert 0 < client.ttl(keys.of(MODEL).result(job_id)) <= RESULT_TTL_S
+
+
+def test_a_job_without_a_queue_ends_at_its_deadline(client: redis.Redis, keys: Keys) -> None:
+    its = producer(client, keys)
+    job_id = job().id
+    its.begin(MODEL, job_id, time_s=0)
+    pending = its.poll(MODEL, job_id)
+    assert isinstance(pending, PendingJob)
+    assert pending.deadline_passed
+
+
+def test_a_cancelled_job_gets_no_result_later(client: redis.Redis, keys: Keys) -> None:
+    its = producer(client, keys)
+    job_id = job().id
+    its.begin(MODEL, job_id, time_s=5)
+    its.cancel(MODEL, job_id)
+    its.finish(Result(job_id, MODEL, "v1"))
+    assert its.poll(MODEL, job_id) is None

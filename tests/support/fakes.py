@@ -103,9 +103,9 @@ def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0, card: Card 
     return Lease(client, keys, card or CARD, lease_s=lease_s, key_ttl_s=KEY_TTL_S, clock=RedisClock())
 
 
-def consumer(client: redis.Redis, keys: Keys) -> Consumer:
-    """A consumer of the tiny model."""
-    return Consumer(client, keys, MODEL, key_ttl_s=KEY_TTL_S, result_ttl_s=RESULT_TTL_S)
+def consumer(client: redis.Redis, keys: Keys, model: str = MODEL) -> Consumer:
+    """A consumer of the tiny model, or of another."""
+    return Consumer(client, keys, model, key_ttl_s=KEY_TTL_S, result_ttl_s=RESULT_TTL_S)
 
 
 def producer(client: redis.Redis, keys: Keys, limits: Limits = LIMITS) -> Producer:
@@ -153,12 +153,13 @@ def unregistered_worker(
     *,
     lease_s: float = 30.0,
 ) -> Worker:
-    """A worker of the tiny model before its `run`."""
+    """A worker of the tiny model, or of the one that `spec` names, before its `run`."""
+    card = spec.card() if spec.name != MODEL else replace(CARD, task=spec.task.name)
     return Worker(
         spec,
         load,
-        lease(client, keys, lease_s=lease_s, card=replace(CARD, task=spec.task.name)),
-        consumer(client, keys),
+        lease(client, keys, lease_s=lease_s, card=card),
+        consumer(client, keys, spec.name),
         RedisClock(),
         limits=WorkerLimits(batch_size=4, max_attempts=3),
         device=Device(),
