@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from model_server.catalogue.model_toml import Source, TorchNetwork, TorchSource
+from model_server.catalogue.pipeline_toml import StepModels
 
 _SUFFIXES: Final = {
     ".onnx": "onnx",
@@ -45,7 +46,7 @@ _PADDLE_0_11: Final = ("param.tar", "inference_topology.pkl")
 _SEE: Final = "docs/models.md has an example of each kind."
 
 
-def hint(path: Path, source: Source, *, within: Path) -> str:
+def hint(path: Path, source: Source | StepModels, *, within: Path) -> str:
     """A sentence, after a space, saying what the file looks like if that is not `source`'s kind; else empty.
 
     `within` is the model's folder, to which the paths in model.toml are relative.

@@ -12,8 +12,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from broker.keys import MODEL_NAME
-from broker.messages import Card, InputSpec
-from model_server.catalogue import file_kinds, hooks_file, labels, model_toml
+from broker.messages import AS_UPLOADED, Card, InputSpec
+from model_server.catalogue import file_kinds, hooks_file, labels, model_toml, pipeline_toml
 from model_server.catalogue.detection_layout import Output
 from model_server.catalogue.folder_watch import version_of
 from model_server.catalogue.hooks_file import HooksFile
@@ -38,8 +38,10 @@ from model_server.catalogue.model_toml import (
     TorchScript,
     TorchSource,
 )
+from model_server.catalogue.pipeline_toml import StepModels
 from model_server.catalogue.toml_errors import CatalogueError
 from model_server.tasks import TASKS
+from model_server.tasks.pipeline import PipelineTask
 from model_server.tasks.task import Task
 
 __all__ = [
@@ -69,7 +71,7 @@ class ModelSpec:
     name: str
     folder: Path
     task: Task
-    source: Source
+    source: Source | StepModels
     input: InputSpec
     normalise: Normalise
     labels: tuple[Label, ...]
@@ -124,6 +126,8 @@ class ModelSpec:
                 return file
             case OwnNetwork():
                 return hooks_file.NAME
+            case StepModels():
+                return "none"
 
     @property
     def top_max(self) -> int:
@@ -172,6 +176,7 @@ class ModelSpec:
             precision=self.precision,
             weights=self.weights,
             model_version=self.version,
+            steps=self.source.steps if isinstance(self.source, StepModels) else (),
         )
 
 
@@ -194,6 +199,8 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
         raise CatalogueError(
             f"Unknown model {name!r}: there is no file {path}. Available: {', '.join(known) or 'none'}."
         )
+    if pipeline_toml.is_pipeline(path):
+        return _pipeline(name, path)
     toml = model_toml.read(path)
     source, input_ = toml.source, toml.input
     named = getattr(source, "file", getattr(source, "folder", path.name))
@@ -221,6 +228,19 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
     model_toml.require_known(path, task.label_problems(spec))
     model_toml.require_top(path, spec.top, spec.top_max, task.top_limit(len(spec.labels)))
     return spec
+
+
+def _pipeline(name: str, path: Path) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        folder=path.parent,
+        task=PipelineTask(),
+        source=pipeline_toml.read(path),
+        input=AS_UPLOADED,
+        normalise="none",
+        labels=(),
+        top=0,
+    )
 
 
 def read_spec(models_dir: Path, name: str, weights: Mapping[str, str]) -> ModelSpec:

@@ -12,7 +12,10 @@ import msgspec
 from msgspec import inspect
 
 SEE: Final = "docs/models.md describes every field."
-_SEE_DETECTION: Final = "docs/detection.md describes [detection]."
+_SEE: Final = {
+    "detection": "docs/detection.md describes [detection].",
+    "pipeline": "docs/pipelines.md describes [pipeline].",
+}
 
 _LINES: Final = 'A line is key = value, [table] or # a comment; a string is in straight quotes ("like this").'
 
@@ -24,20 +27,23 @@ class CatalogueError(ValueError):
 def of_key(path: Path, text: str, key: str, problem: str) -> CatalogueError:
     """The error for a key (`input.fit`, say); `text` is the file's content."""
     where = f"{path}, line {_line(text, key.split('.'))}"
-    see = _SEE_DETECTION if key.split(".", maxsplit=1)[0] == "detection" else SEE
-    return CatalogueError(f"{where}, {key}: {problem} {see}")
+    return CatalogueError(f"{where}, {key}: {problem} {_SEE.get(key.split('.', maxsplit=1)[0], SEE)}")
 
 
-def of_value(path: Path, text: str, error: msgspec.ValidationError, kind: type) -> CatalogueError:
-    """The error for a value that msgspec refused when it read `text` as a `kind`."""
+def of_value(
+    path: Path, text: str, error: msgspec.ValidationError, kind: type, within: str = ""
+) -> CatalogueError:
+    """The error for a value that msgspec refused when it read `text`, or its table `within`, as a `kind`."""
     message, _, place = str(error).partition(" - at `$")
     keys = re.findall(r"\.([\w-]+)", place)
     unknown = re.search(r"unknown field `(.+?)`", message)
     missing = re.search(r"required field `(.+?)`", message)
+    outer = within.split(".")[1:]
     if unknown:
-        return of_key(path, text, ".".join([*keys, unknown[1]]), f"{message}. {_fields_of(kind, keys)}")
+        problem = f"{message}. {_fields_of(kind, outer, keys)}"
+        return of_key(path, text, ".".join([*outer, *keys, unknown[1]]), problem)
     keys += [missing[1]] if missing else []
-    return of_key(path, text, ".".join(keys), f"{message}. {_allowed(kind, keys)}")
+    return of_key(path, text, ".".join([*outer, *keys]), f"{message}. {_allowed(kind, keys)}")
 
 
 def of_syntax(path: Path, text: str, error: ValueError) -> CatalogueError:
@@ -92,9 +98,9 @@ def _allowed(kind: type, keys: list[str]) -> str:
     return f"Allowed: {_words(_at(kind, keys))}."
 
 
-def _fields_of(kind: type, keys: list[str]) -> str:
+def _fields_of(kind: type, outer: list[str], keys: list[str]) -> str:
     """The sentence that says which keys a table may have."""
-    where = f"[{'.'.join(keys)}]" if keys else "A model.toml"
+    where = f"[{'.'.join([*outer, *keys])}]" if outer or keys else "A model.toml"
     return f"{where} is {_words(_at(kind, keys))}."
 
 

@@ -20,7 +20,8 @@ from broker.messages import TaskResult
 from model_server import engines
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.catalogue.model_toml import Normalisation
-from model_server.commands import golden
+from model_server.catalogue.pipeline_toml import StepModels
+from model_server.commands import check_pipeline, golden
 from model_server.commands.golden import GoldenError
 from model_server.commands.terminal import DONE, REFUSED, complain, count, print_line, share
 from model_server.engines import Engine, EngineOptions, OutputNames, Outputs
@@ -54,6 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env()
         spec = _spec(options.model, settings)
+        if isinstance(spec.source, StepModels):
+            return check_pipeline.check(
+                spec.name,
+                spec.source.steps,
+                spec.folder.resolve().parent,
+                weights(settings),
+                _where(spec, settings),
+            )
         if options.top and options.top > spec.top_max:
             return complain(f"--top is {options.top}; {spec.name} gives at most {spec.top_max}.", REFUSED)
         for line in _described(spec):
@@ -79,12 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(error.message, REFUSED)
     except Exception as error:  # noqa: BLE001 - whatever a network raises is this model's fault
         return complain(f"The network can't be run as its model.toml says ({first_line(error)}).", REFUSED)
-    elsewhere = spec.folder.resolve().parent != Path(settings.models_dir).resolve()
-    where = f"MODELS_DIR={spec.folder.resolve().parent} " if elsewhere else ""
     if spec.weights == "random":
         print_line("The weights are random: the labels mean nothing.")
-    print_line(f"{spec.name} can be served: {where}MODELS={spec.name} make serve")
+    print_line(f"{spec.name} can be served: {_where(spec, settings)}MODELS={spec.name} make serve")
     return DONE
+
+
+def _where(spec: ModelSpec, settings: Settings) -> str:
+    """What a command must say where the folder is not one of MODELS_DIR."""
+    parent = spec.folder.resolve().parent
+    return f"MODELS_DIR={parent} " if parent != Path(settings.models_dir).resolve() else ""
 
 
 def _golden(spec: ModelSpec, options: argparse.Namespace, settings: Settings) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
+from model_server.catalogue.pipeline_toml import StepModels
 from model_server.commands import picture_folder
 from model_server.commands.picture_folder import FolderPictures, PictureFolderError
 from model_server.commands.terminal import DONE, IMPOSSIBLE, REFUSED, complain, count, print_line, share
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env()
         spec = read_spec(Path(settings.models_dir), options.model, weights(settings))
+        if isinstance(spec.source, StepModels):
+            raise ModelUnavailable(f"{spec.name} is a pipeline: quantise its steps' models.")
         if spec.has_own_input:
             raise ModelUnavailable(f"{spec.name}: what hooks.py prepares or computes can't be quantised.")
         pictures = picture_folder.read(

@@ -86,6 +86,10 @@ def load(spec: ModelSpec, choice: EngineChoice, options: EngineOptions) -> Engin
 
     Raises ModelUnavailable with the reason.
     """
+    if choice.engine == "steps":
+        from model_server.engines.steps import StepsEngine  # noqa: PLC0415 - it imports this module
+
+        return StepsEngine()
     if spec.hooks is None and choice.engine != "python":
         return _network(spec, choice, options, None)
     from model_server.engines import hooked  # noqa: PLC0415 - it imports this module

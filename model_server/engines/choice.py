@@ -14,6 +14,7 @@ from typing import Final
 
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.catalogue.model_toml import OwnNetwork
+from model_server.catalogue.pipeline_toml import StepModels
 
 _DEVICES: Final = Path("/dev")
 _GPU_PATTERNS: Final = ("nvidia[0-9]*", "dxg")
@@ -36,10 +37,12 @@ def choose_for(spec: ModelSpec, engine: str, precision: str, *, keras_backend: s
     Where int8 would overflow, such a file runs in fp32, which gives the same answers. Where numbers are the
     answer it is fp32 too: 16 bits would leave a regressor three digits. A network of
     PyTorch that OpenVINO can't convert is run by PyTorch, which only the conversion can find out. One that
-    hooks.py makes runs as that says.
+    hooks.py makes runs as that says, and a pipeline runs nothing.
     """
     if isinstance(spec.source, OwnNetwork):
         return EngineChoice("python", "own")
+    if isinstance(spec.source, StepModels):
+        return EngineChoice("steps", "own")
     if spec.is_torch and engine == "auto" and _is_installed("openvino"):
         # PyTorch's engine has fp32 alone; a precision that was named is never replaced.
         fallback = "torch" if precision in ("auto", "fp32") else ""
