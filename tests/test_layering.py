@@ -83,6 +83,7 @@ ROOMS: dict[str, set[str]] = {
         "web.dialects",
         "web.errors",
         "web.jobs",
+        "web.pipelines",
         "web.responses",
         "web.routes.pages",
         "web.routes.predict",

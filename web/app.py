@@ -20,6 +20,7 @@ from web.dialects import tutorials
 from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
 from web.model_choice import ModelNames
+from web.polled_pipelines import PolledPipelines
 from web.routes import api_docs, health, pages, predict, similarity, static
 from web.server import capacity
 from web.server.refusals import RenderRefusal
@@ -35,7 +36,10 @@ def create_app(settings: Settings) -> Flask:
     app = Flask("web", static_folder=None, template_folder="pages/templates")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
     app.config["FILES_DIR"] = settings.files_dir
-    app.extensions["jobs"] = job_client(settings)
+    app.extensions["jobs"] = jobs = job_client(settings)
+    app.extensions["polled_pipelines"] = PolledPipelines(
+        jobs, at_once=capacity.of(settings.web_workers, settings.web_threads).requests
+    )
     request_ids.register(app)
     errors.register(app)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))

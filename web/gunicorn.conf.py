@@ -40,6 +40,12 @@ loglevel = _settings.log_level
 proc_name = "batchwire-web"
 
 
+def worker_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
+    """Let pipelines that are polled end, as long as Gunicorn lets this process."""
+    if entry := sys.modules.get("web.wsgi"):  # it is loaded once the process has started
+        entry.app.extensions["polled_pipelines"].stop(within_s=worker.left_s())
+
+
 def on_starting(server: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
     """Refuse to start with a certificate: Gunicorn would announce https, but web.server speaks plain HTTP."""
     if server.cfg.is_ssl:

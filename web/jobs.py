@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,11 +21,13 @@ from broker.errors import (
     DeadlinePassed,
     Overloaded,
 )
-from broker.messages import Job, Result, WorkerState
+from broker.messages import Job, Result, TaskResult, WorkerState
 from broker.producer import LENGTH_VALID_S, PendingJob, Producer
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
 from pictures import annotate, fit
+from pictures.decode import InvalidImage
+from pictures.fit import Part, PreparedPicture
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
 from web.server import capacity
 
@@ -56,6 +58,9 @@ class JobOptions:
     started_at: float
     """Monotonic time at which the request came; the deadlines of its jobs count from there."""
     polled: bool = False
+    """The client does not wait: the jobs have longer."""
+    waits: bool = False
+    """But a thread of this process does, for a pipeline that is polled."""
     traceparent: str | None = None
     request_id: str = ""
 
@@ -67,6 +72,7 @@ class SubmittedJob:
     model: str
     job: Job
     waiter: Waiter | None
+    started_at: float
     wait_until: float
     """Monotonic time at which its client stops waiting."""
 
@@ -111,25 +117,57 @@ class JobClient:
 
     def submit(self, choice: ModelChoice, picture: bytes, options: JobOptions, *, top: int) -> SubmittedJob:
         """Decode, fit and enqueue one picture. Raises ClientError, Overloaded, BrokerUnavailable."""
-        view, model = choice.view, choice.view.card.model
-        limits = self._limits
-        timeout_s = limits.async_timeout_s if options.polled else limits.request_timeout_s
-        wait_until = options.started_at + timeout_s
-        size = codec.job_size(view.card.input) + len(choice.notice)
-        self.producer.admit(model, size=size, timeout_s=wait_until - time.monotonic(), pace=view.pace)
-        with self._decoder(until=options.started_at + limits.request_timeout_s) as waited_s:
+        wait_until = self.wait_until(options)
+        self._admit(choice, wait_until)
+        with self._decoder(until=self._decode_until(options)) as waited_s:
             if waited_s > LENGTH_VALID_S:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
-                left_s = wait_until - time.monotonic()
-                self.producer.admit(model, size=size, timeout_s=left_s, pace=view.pace)
-            prepared = fit.prepare(picture, view.card.input, max_pixels=limits.max_pixels)
+                self._admit(choice, wait_until)
+            prepared = fit.prepare(picture, choice.view.card.input, max_pixels=self._limits.max_pixels)
+        return self._enqueue(choice, prepared, options, top=top)
+
+    def submit_part(
+        self, choice: ModelChoice, part: PreparedPicture, options: JobOptions, *, top: int
+    ) -> SubmittedJob:
+        """Enqueue a part of a picture that `cut` has fitted. Raises Overloaded, BrokerUnavailable."""
+        self._admit(choice, self.wait_until(options))
+        return self._enqueue(choice, part, options, top=top)
+
+    def cut(
+        self, picture: bytes, parts: Sequence[Part], options: JobOptions, *, original_size: tuple[int, int]
+    ) -> list[PreparedPicture | InvalidImage]:
+        """The parts of a picture of that (width, height), each fitted; see pictures/fit.py.
+
+        Raises ClientError, Overloaded.
+        """
+        with self._decoder(until=self._decode_until(options)):
+            return fit.cut(picture, parts, original_size=original_size, max_pixels=self._limits.max_pixels)
+
+    def wait_until(self, options: JobOptions) -> float:
+        """The monotonic time at which the client of such jobs stops waiting."""
+        limits = self._limits
+        return options.started_at + (limits.async_timeout_s if options.polled else limits.request_timeout_s)
+
+    def _decode_until(self, options: JobOptions) -> float:
+        return min(self.wait_until(options), time.monotonic() + self._limits.request_timeout_s)
+
+    def _admit(self, choice: ModelChoice, wait_until: float) -> None:
+        card, left_s = choice.view.card, wait_until - time.monotonic()
+        size = codec.job_size(card.input) + len(choice.notice)
+        self.producer.admit(card.model, size=size, timeout_s=left_s, pace=choice.view.pace)
+
+    def _enqueue(
+        self, choice: ModelChoice, prepared: PreparedPicture, options: JobOptions, *, top: int
+    ) -> SubmittedJob:
+        view, model, wait_until = choice.view, choice.view.card.model, self.wait_until(options)
+        is_waited_for = options.waits or not options.polled
         now = self._clock.now()
         job = Job(
             id=str(uuid.uuid4()),
             image=prepared.pixels,
             accepted_at=now,
             deadline=now + wait_until - time.monotonic(),
-            reply_to=None if options.polled else self.replies.frontend,
+            reply_to=self.replies.frontend if is_waited_for else None,
             original_size=prepared.original_size,
             top=top,
             traceparent=options.traceparent,
@@ -138,7 +176,7 @@ class JobClient:
             request_id=options.request_id,
         )
         # Before the job is enqueued: its result may come at once.
-        waiter = None if options.polled else self.replies.expect(model, job.id)
+        waiter = self.replies.expect(model, job.id) if is_waited_for else None
         try:
             self.producer.enqueue(model, job, now=now)
         except BaseException:
@@ -148,7 +186,7 @@ class JobClient:
         if waiter is not None:
             waiter.is_enqueued = True
         _LOG.debug("job %s of %s is enqueued", job.id, model)
-        return SubmittedJob(model, job, waiter, wait_until)
+        return SubmittedJob(model, job, waiter, options.started_at, wait_until)
 
     @contextlib.contextmanager
     def _decoder(self, *, until: float) -> Iterator[float]:
@@ -165,7 +203,7 @@ class JobClient:
         finally:
             self._decoders.release()
 
-    def draw(self, upload: bytes, result: Result, *, started_at: float) -> bytes:
+    def draw(self, upload: bytes, result: Result | TaskResult, *, started_at: float) -> bytes:
         """The picture with its result drawn on it, as PNG. Raises ClientError, or Overloaded."""
         with self._decoder(until=started_at + self._limits.request_timeout_s):
             return annotate.annotated(upload, result, max_pixels=self._limits.max_pixels)
@@ -193,7 +231,8 @@ class JobClient:
                 return result
             if reason:
                 raise unavailable(reason)
-            raise DeadlinePassed(f"No answer came in {self._limits.request_timeout_s:g} s.")
+            timeout_s = submitted.wait_until - submitted.started_at
+            raise DeadlinePassed(f"No answer came in {timeout_s:g} s.")
         finally:
             self.replies.forget(waiter)
 

@@ -97,10 +97,11 @@ class ModelChooser:
             if self.expects(name):
                 raise NoWorker(f"No model server has announced {name} yet; it may still be starting.")
             raise self.unknown(name, models)
-        if view.state is WorkerState.FAILED:
+        # A pipeline whose step can't be asked says so in its answer.
+        if view.own_state is WorkerState.FAILED:
             raise unavailable(view.reason)
         silent_s = self._clock.now() - view.last_alive
-        if view.state is None and silent_s > self._request_timeout_s:
+        if view.own_state is None and silent_s > self._request_timeout_s:
             raise NoWorker(f"No model server has served {name} for {self._request_timeout_s:g} s.")
         return view
 

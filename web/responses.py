@@ -64,6 +64,24 @@ class Answer(Struct, frozen=True, kw_only=True):
         | UnsetType
     ) = UNSET
     skeleton: Annotated[Skeleton, Meta(description="How keypoints are drawn.")] | UnsetType = UNSET
+    steps: (
+        Annotated[
+            dict[str, Any],
+            Meta(
+                description="What the steps of a pipeline say of the whole picture, by their names. What "
+                "later steps say of a box is in its prediction, in the same form.",
+                extra_json_schema={
+                    "additionalProperties": {
+                        "anyOf": [
+                            {"$ref": "#/components/schemas/Answer"},
+                            {"$ref": "#/components/schemas/FailedAnswer"},
+                        ]
+                    }
+                },
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     class_id: (
         Annotated[str, Meta(description="The best prediction's, for a picture in the field `file`.")]
         | UnsetType

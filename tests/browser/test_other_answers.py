@@ -16,7 +16,7 @@ from tests.support.stack import Stack, shade
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 
 
-def _show(visit: Visit, stack: Stack, folder: Path, fields: dict[str, Any]) -> Page:
+def show(visit: Visit, stack: Stack, folder: Path, fields: dict[str, Any]) -> Page:
     """The page with an answer that has these fields."""
     about = {"success": True, "model": "m", "id": "1", "model_version": "v", "engine": "e", "precision": "p"}
     timings = {"waiting": 1.0, "batch": 1.0, "model": 20.0}
@@ -42,14 +42,14 @@ def _show(visit: Visit, stack: Stack, folder: Path, fields: dict[str, Any]) -> P
 def test_it_is_told_in_words(
     visit: Visit, digits: Stack, tmp_path: Path, fields: dict[str, Any], shown: list[str]
 ) -> None:
-    text = _show(visit, digits, tmp_path, fields).locator(".card .body").inner_text()
+    text = show(visit, digits, tmp_path, fields).locator(".card .body").inner_text()
     assert [each for each in shown if each not in text] == []
 
 
 def test_a_picture_that_was_made_is_shown(visit: Visit, digits: Stack, tmp_path: Path) -> None:
     made = io.BytesIO()
     Image.new("RGB", (50, 40), (200, 30, 30)).save(made, "PNG")
-    page = _show(visit, digits, tmp_path, {"image": base64.b64encode(made.getvalue()).decode()})
+    page = show(visit, digits, tmp_path, {"image": base64.b64encode(made.getvalue()).decode()})
     image = page.get_by_alt_text("The picture that m made")
     expect(image).to_be_visible()
     page.wait_for_function("document.querySelector('img.made').naturalWidth === 50")

@@ -18,8 +18,8 @@ from flask import Blueprint, Response, current_app, request
 from msgspec import Meta, Struct
 
 from broker.errors import ClientError, Overloaded, ServiceError, Unavailable
-from broker.messages import Result
-from web import errors, responses
+from broker.messages import Prediction, Result
+from web import errors, pipelines, responses
 from web.dialects import shared_folder
 from web.errors import FailureShape, NotFound
 from web.jobs import JobClient
@@ -88,6 +88,11 @@ class ShownPicture:
     failure: ServiceError | None
 
     @property
+    def predictions(self) -> tuple[Prediction, ...]:
+        """What is listed."""
+        return pipelines.drawable(self.result).predictions if self.result else ()
+
+    @property
     def own(self) -> str:
         """What the model's own code says, as JSON."""
         return json.dumps(self.result.result, indent=2, ensure_ascii=False) if self.result else ""
@@ -149,7 +154,7 @@ def upload() -> Response:
         with jobs.slot():
             started_at = time.monotonic()
             sent = reader.read(request)
-            results = predict.answers(jobs, sent, started_at=started_at)
+            results = predict.outcomes(jobs, sent, started_at=started_at)
             failures = [result for result in results if isinstance(result, ServiceError)]
             if len(failures) == len(results):
                 raise failures[0]
@@ -200,7 +205,7 @@ def _answered(read: Callable[[], Upload] = lambda: reader.read(request)) -> Resu
             raise ClientError(
                 f"{request.path} takes one picture, and {len(sent.pictures)} came: POST /predict takes more."
             )
-        (result,) = predict.answers(jobs, sent, started_at=started_at)
+        (result,) = predict.outcomes(jobs, sent, started_at=started_at)
     if isinstance(result, ServiceError):
         raise result
     return result
@@ -250,7 +255,7 @@ def _shown(
         png = b""
         if sum(bool(each.png) for each in shown) < DRAWN_MOST:
             with contextlib.suppress(Overloaded):  # what was found is there, and counts for more
-                png = jobs.draw(picture, result, started_at=started_at)
+                png = jobs.draw(picture, pipelines.drawable(result), started_at=started_at)
         shown.append(ShownPicture(base64.b64encode(png).decode(), result, None))
     return shown
 

@@ -6,33 +6,34 @@ Owns the shape of requests and answers. What happens in between is jobs.py's.
 import socket
 import time
 import uuid
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from flask import Blueprint, Response, current_app, request, url_for
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from broker.errors import BrokerUnavailable, ClientError, ModelUnavailable, ServiceError, Unavailable
 from broker.keys import MODEL_NAME
 from broker.messages import Result
 from broker.producer import PendingJob
-from pictures import png
-from web import errors, responses
+from web import answers, errors, pipelines, responses
 from web.errors import NotFound
 from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
 from web.middleware import request_ids
-from web.responses import Answer, AnswerList, Each, ErrorDetail, FailedAnswer, PendingAnswer
+from web.model_choice import ModelChoice
+from web.polled_pipelines import PolledPipeline, PolledPipelines
+from web.responses import Answer, AnswerList, Each, PendingAnswer
 from web.uploads import preferences, reader
 from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("predict", __name__)
 
-_Value = TypeVar("_Value")
-
 _PROBED: Final = "batchwire.is_client_probed"
 _INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-PictureResult = SubmittedJob | Result | ServiceError
+Polled = SubmittedJob | PolledPipeline
+"""A picture that waits for a poller."""
+PictureResult = Polled | Result | ServiceError
 """What became of one picture: it waits for a poller, has its result, or failed."""
 
 
@@ -85,10 +86,18 @@ def vary(response: Response) -> Response:
 
 
 def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[PictureResult]:
-    """Submit every picture, then wait for every result (a poller's jobs are not waited for)."""
+    """What becomes of every picture: all are submitted, then waited for (but not a poller's)."""
     choice = jobs.models.choose(upload.parameters.get("model"))
     # A request that asks for too many predictions is refused whole.
     top = reader.top(upload, choice.view.card, asked=choice.asked.card)
+    if choice.view.card.steps:
+        return _by_steps(jobs, choice, upload, options)
+    return _by_model(jobs, choice, upload, options, top=top)
+
+
+def _by_model(
+    jobs: JobClient, choice: ModelChoice, upload: Upload, options: JobOptions, *, top: int
+) -> list[PictureResult]:
     results: list[PictureResult] = []
     try:
         for picture in upload.pictures:
@@ -122,6 +131,23 @@ def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[Pictu
     return results
 
 
+def _by_steps(
+    jobs: JobClient, choice: ModelChoice, upload: Upload, options: JobOptions
+) -> list[PictureResult]:
+    if not options.polled:
+        return [*pipelines.run(jobs, choice, upload.pictures, options, is_client_gone=_is_client_gone)]
+    polled: PolledPipelines = current_app.extensions["polled_pipelines"]
+    results: list[PictureResult] = []
+    for picture in upload.pictures:
+        try:
+            if isinstance(picture, ClientError):
+                raise picture
+            results.append(polled.start(choice, picture, options))
+        except ServiceError as error:
+            results.append(error)
+    return results
+
+
 def _by_fallback(
     jobs: JobClient, upload: Upload, options: JobOptions, picture: Picture
 ) -> Result | ServiceError:
@@ -142,7 +168,7 @@ def _by_fallback(
         return error
 
 
-def answers(jobs: JobClient, upload: Upload, *, started_at: float) -> list[Result | ServiceError]:
+def outcomes(jobs: JobClient, upload: Upload, *, started_at: float) -> list[Result | ServiceError]:
     """What became of each picture, for the routes of web/dialects: its result, or the error it ended in.
 
     Waits for all. Raises a ServiceError of the whole request.
@@ -154,12 +180,10 @@ def answers(jobs: JobClient, upload: Upload, *, started_at: float) -> list[Resul
     )
     results: list[Result | ServiceError] = []
     for result in _results(jobs, upload, options):
-        if isinstance(result, SubmittedJob):
+        if isinstance(result, Polled):
             raise TypeError(f"{result!r} was not waited for. This is a bug")
         if isinstance(result, Result) and result.error is not None:
-            failure = ServiceError(result.error.message)
-            failure.code = result.error.code
-            results.append(failure)
+            results.append(answers.error_of(result.error))
         else:
             results.append(result)
     return results
@@ -184,7 +208,8 @@ def _drawn(jobs: JobClient, picture: Picture, result: PictureResult, *, started_
     """The annotated picture; a failure as JSON, like any other."""
     if not isinstance(result, Result) or result.error is not None or isinstance(picture, ClientError):
         return _one(result)
-    return responses.drawn(jobs.draw(picture, result, started_at=started_at), result)
+    shown = jobs.draw(picture, pipelines.drawable(result), started_at=started_at)
+    return responses.drawn(shown, result)
 
 
 def _several(results: list[PictureResult]) -> Response:
@@ -196,7 +221,7 @@ def _several(results: list[PictureResult]) -> Response:
     several = AnswerList(success=success, results=[body for body, _ in shown], request_id=request_id)
     response = responses.respond(several, shown[deciding][1])
     result = results[deciding]
-    if isinstance(result, SubmittedJob):
+    if isinstance(result, Polled):
         response.headers["Preference-Applied"] = "respond-async"
     if isinstance(result, Unavailable):
         response.headers["Retry-After"] = str(result.retry_after_s)
@@ -207,42 +232,13 @@ def _shown(result: PictureResult) -> tuple[Each, int]:
     """A picture's result as its client sees it, and the status of an answer with it alone."""
     if isinstance(result, SubmittedJob):
         return _pending(result.model, result.job.id, result.job.notice), 202
+    if isinstance(result, PolledPipeline):
+        return _pending(result.model, result.id, result.notice), 202
     if isinstance(result, ServiceError):
         body = errors.body(result.code, result.message, request_ids.current())
         return body, errors.STATUS.get(result.code, 500)
-    if result.error is not None:
-        failed = FailedAnswer(
-            success=False,
-            model=result.model,
-            id=result.id,
-            error=ErrorDetail(result.error.code, result.error.message),
-            request_id=request_ids.current(),
-        )
-        return failed, errors.STATUS.get(result.error.code, 500)
-    answer = Answer(
-        success=True,
-        model=result.model,
-        id=result.id,
-        predictions=png.of_masks(result.predictions),
-        values=_or_unset(result.values),
-        embedding=_or_unset(result.embedding),
-        image=UNSET if result.image is None else png.of_pixels(result.image),
-        outputs=_or_unset(result.outputs),
-        result=_or_unset(result.result),
-        skeleton=_or_unset(result.skeleton),
-        notice=result.notice or UNSET,
-        model_version=result.model_version,
-        engine=result.engine,
-        precision=result.precision,
-        batch_size=result.batch_size,
-        timings_ms=result.timings_ms,
-    )
-    return answer, 200
-
-
-def _or_unset(value: _Value | None) -> _Value | UnsetType:
-    """A field that is left out of the answer where the result has none."""
-    return UNSET if value is None else value
+    status = 200 if result.error is None else errors.STATUS.get(result.error.code, 500)
+    return answers.of(result, request_id=request_ids.current()), status
 
 
 def _pending(model: str, job_id: str, notice: str = "") -> PendingAnswer:

@@ -8,6 +8,7 @@ proxy in front has those.
 """
 
 import errno
+import math
 import selectors
 import socket
 import time
@@ -214,6 +215,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         super()._cap_keepalive(deadline)
         self._neighbours.end()
         self._stop_by = time.monotonic() + max(0.0, self.cfg.graceful_timeout - LINGER_S)
+
+    def left_s(self) -> float:
+        """For how long this process may go on, at its end; 0 if it ends for another reason than a stop."""
+        return max(0.0, self._stop_by - time.monotonic()) if math.isfinite(self._stop_by) else 0.0
 
     def _idle(self, conn: Connection) -> None:
         """Wait for a (next) request, but not for long where the process is stopping."""

@@ -129,6 +129,8 @@ def top(upload: Upload, card: Card, *, asked: Card) -> int:
 
     They differ where a fallback answers. Raises ClientError.
     """
+    if upload.tops and asked.steps:
+        raise ClientError(f"{asked.model} is a pipeline: the steps in its model.toml say their own top.")
     numbers = [_number(text, asked.top_max) for text in upload.tops]
     return min(numbers[0] if numbers else card.top, card.top_max)
 

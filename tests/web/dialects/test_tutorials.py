@@ -52,7 +52,7 @@ def test_infer_has_the_index_and_six_digits(
     result = Result(
         "id", "tiny", "v1", predictions=(found,) if found else (), best_index=7 if found else None
     )
-    monkeypatch.setattr(predict, "answers", lambda *_, **__: [result])
+    monkeypatch.setattr(predict, "outcomes", lambda *_, **__: [result])
     assert running.client.post("/infer", data=form(png(0), field="img")).get_json()["data"] == data
 
 
@@ -100,7 +100,7 @@ def test_a_method_that_is_not_accepted_is_refused_in_the_shape_of_its_address(ru
 
 
 def test_a_bug_has_the_shape_of_its_address_too(running: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "answers", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(predict, "outcomes", lambda *_, **__: 1 / 0)
     for address, code in (("/infer", {"code": -1}), ("/upload", {"error": 500})):
         response = running.client.post(address, data=form(png(0), field="img"))
         assert (response.status_code, dict([*response.get_json().items()][:1])) == (500, code)
@@ -120,7 +120,7 @@ def test_run_answers_a_line_of_text(running: Service, method: str) -> None:
 
 
 def test_run_says_that_nothing_was_found(running: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "answers", lambda *_, **__: [Result("id", "yolo", "v1")])
+    monkeypatch.setattr(predict, "outcomes", lambda *_, **__: [Result("id", "yolo", "v1")])
     response = running.client.post("/run", data=form(png(0), field="file"))
     assert response.get_data(as_text=True) == "result : nothing"
 

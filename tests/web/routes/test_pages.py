@@ -152,7 +152,9 @@ def test_every_error_and_every_state_has_its_words() -> None:
 @pytest.mark.parametrize("language", languages.NAMES)
 def test_every_task_has_its_words(language: str) -> None:
     words = languages.words(language)
-    assert {f"task.{task}" for task in (*TASKS, "other")} == {key for key in words if key.startswith("task.")}
+    assert {f"task.{task}" for task in (*TASKS, "pipeline", "other")} == {
+        key for key in words if key.startswith("task.")
+    }
 
 
 @pytest.mark.parametrize("language", languages.NAMES)

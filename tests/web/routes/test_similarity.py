@@ -69,14 +69,14 @@ def test_another_default_leaves_it_to_the_model_that_gives_embeddings(running: S
 
 @pytest.mark.parametrize("changes", [EMBEDDING])
 def test_vectors_of_two_versions_are_not_compared(running: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = predict.answers
+    whole = predict.outcomes
 
     def of_two_versions(*arguments: Any, **options: Any) -> list[Any]:  # noqa: ANN401
         one, other = whole(*arguments, **options)
         assert isinstance(other, Result)
         return [one, replace(other, model_version="another")]
 
-    monkeypatch.setattr(predict, "answers", of_two_versions)
+    monkeypatch.setattr(predict, "outcomes", of_two_versions)
     response = _ask(running, png(0), png(0))
     assert response.status_code == 503
     assert "Retry-After" in response.headers

@@ -3,7 +3,9 @@
  * Owns their look; asks nobody.
  */
 
+import { Failure } from "./api.js";
 import { element, pngBlob } from "./dom.js";
+import { explained, heading } from "./failures.js";
 import { label } from "./labels.js";
 import { colourOf } from "./palette.js";
 import { inFull, shorten, why } from "./reason.js";
@@ -23,7 +25,7 @@ export function answerParts(answer, elapsedMs, picture, replaced) {
     answer.notice ? element("div", { className: "notice" }, ...noticed(answer, replaced)) : "",
     ...results(answer),
     times(answer.timings_ms, elapsedMs),
-    element("p", { className: "hint" }, ridden(answer)),
+    element("p", { className: "hint" }, answer.steps ? `${answer.model} ${answer.model_version}` : ridden(answer)),
     repeats(answer, picture),
   ];
 }
@@ -35,7 +37,8 @@ function noticed({ notice, model }, replaced) {
 }
 
 /** The answer in few words: the first label and its probability, or what else there is. */
-export function best({ predictions: [first], values, embedding, image, outputs, result, model }) {
+export function best({ predictions: [first], values, embedding, image, outputs, result, steps, model }) {
+  if (steps) return Object.entries(steps).map(([name, answer]) => `${name}: ${inShort(answer)}`).join("; ");
   if (first) return `${label(first)} (${share(measure(first))})`;
   if (values) return Object.entries(values).map(([name, value]) => `${name}: ${number(value, 4)}`).join(", ");
   if (embedding) return say("answer.vector", { count: embedding.length });
@@ -44,6 +47,11 @@ export function best({ predictions: [first], values, embedding, image, outputs, 
   if (result) return JSON.stringify(result).slice(0, SHOWN_LETTERS);
   return say("answer.nothing");
 }
+
+/** A step's answer in few words, or its failure. */
+const inShort = (answer) => (answer.success ? best(answer) : heading(failureOf(answer), answer.model));
+
+const failureOf = ({ error }) => new Failure(error.code, error.message);
 
 /** What a prediction's bar shows: how probable it is, or how much of the picture it has. */
 const measure = ({ probability, area }) => area ?? probability;
@@ -55,7 +63,8 @@ function results({ result, ...answer }) {
   return answer.predictions.length ? [...ofTask(answer), text] : [text];
 }
 
-function ofTask({ predictions, values, embedding, image, outputs, model }) {
+function ofTask({ predictions, values, embedding, image, outputs, steps, model }) {
+  if (steps) return Object.entries(steps).flatMap(ofStep);
   if (predictions.length) return [ranking(predictions)];
   if (values) return [quantities(values)];
   if (embedding) return [element("p", {}, say("answer.vector", { count: embedding.length })), numbers(embedding)];
@@ -64,6 +73,13 @@ function ofTask({ predictions, values, embedding, image, outputs, model }) {
     element("p", {}, say("answer.output", { name, shape: shape.join(" × ") })), numbers(data),
   ]);
   return [element("p", {}, say("answer.nothing"))];
+}
+
+/** The nodes of one step of a pipeline, about the whole picture. */
+function ofStep([name, answer]) {
+  const title = element("h4", { className: "step" }, name);
+  if (answer.success) return [title, ...results(answer)];
+  return [title, element("div", { className: "problem" }, ...explained(failureOf(answer), answer.model))];
 }
 
 function quantities(values) {
@@ -100,6 +116,9 @@ function ranked(prediction) {
     element("span", { className: "share" }, share(measure(prediction))),
     bar,
   );
+  for (const [name, answer] of Object.entries(prediction.steps ?? {})) {
+    line.append(element("span", { className: "later" }, `${name}: ${inShort(answer)}`));
+  }
   if (prediction.box) line.style.setProperty("--colour", colourOf(prediction.class_id));
   return line;
 }

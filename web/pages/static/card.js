@@ -37,7 +37,7 @@ export class Card {
   /** `replaced`: the model that another was to fall in for. */
   answered(answer, elapsedMs, replaced) {
     this.element.dataset.state = "answered";
-    this.photo.draw(answer);
+    this.photo.draw(boxed(answer));
     this.body.replaceChildren(...answerParts(answer, elapsedMs, this.picture, replaced));
   }
 
@@ -55,6 +55,12 @@ export class Card {
     this.photo.discard();
     this.element.remove();
   }
+}
+
+/** The answer whose boxes are drawn: of a pipeline that of the first step which has some. */
+function boxed(answer) {
+  const steps = Object.values(answer.steps ?? {}).filter(({ success }) => success);
+  return steps.find(({ predictions }) => predictions.some(({ box }) => box)) ?? answer;
 }
 
 function button(key, name, text, onclick) {

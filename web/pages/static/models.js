@@ -119,6 +119,8 @@ function optionText(model) {
 function about(model) {
   const { width, height } = model.input;
   const task = `task.${model.task}`;
+  // A pipeline takes any size, and has no engine.
+  if (model.steps.length) return say(task, { names: model.steps.map((step) => step.model).join(", ") });
   const parts = [
     say(knows(task) ? task : "task.other", { count: model.classes }),
     say("model.input", { width, height }),

@@ -1,0 +1,444 @@
+"""Pipelines over a real Redis: a finder of boxes, and a model that tells dark from bright."""
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from flask.testing import FlaskClient
+from numpy.typing import NDArray
+from PIL import Image
+
+from broker.keys import Keys
+from broker.messages import AS_UPLOADED, Fit, InputSpec, Step
+from model_server.catalogue.detection_layout import Detection
+from model_server.catalogue.model_spec import Label, ModelSpec
+from model_server.catalogue.pipeline_toml import StepModels
+from model_server.engines import Outputs
+from model_server.engines.steps import StepsEngine
+from model_server.serving.worker import Worker
+from model_server.tasks import TASKS
+from model_server.tasks.keypoints import Keypoints
+from model_server.tasks.pipeline import PipelineTask
+from settings import Settings
+from tests.support import fakes
+from tests.support.fakes import FakeEngine
+from tests.support.pictures import encoded, form
+from tests.support.service import disconnect
+from tests.support.waiting import eventually
+from web.app import create_app
+from web.jobs import ClientGone, JobClient, JobOptions
+from web.pipelines import run
+
+FIND = Step("objects", "finder")
+TELL = Step("shade", fakes.MODEL, crop="objects")
+
+
+def _halves() -> Image.Image:
+    """40 x 20: black on the left, white on the right."""
+    photo = Image.new("L", (40, 20))
+    photo.paste(255, (20, 0, 40, 20))
+    return photo
+
+
+PHOTO = encoded(_halves())
+
+
+def _found(batch: NDArray[np.uint8]) -> Outputs:
+    """A cat on the left half, and a dog, less probable, on the right; on an all dark picture nothing."""
+    rows = np.array([[2, 4, 4, 8, 0.9, 0, 0], [6, 4, 4, 8, 0, 0.8, 0]], np.float32).T
+    return (np.stack([rows if picture.max() else 0 * rows for picture in batch]),)
+
+
+@dataclass
+class City:
+    """A web tier, and the workers that were started."""
+
+    client: FlaskClient
+    jobs: JobClient
+    redis_client: redis.Redis
+    keys: Keys
+    folder: Path
+    engines: dict[str, FakeEngine] = field(default_factory=dict)
+    workers: list[Worker] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def serve(self, spec: ModelSpec, engine: FakeEngine | StepsEngine) -> None:
+        """Start a worker of `spec`."""
+        worker = fakes.unregistered_worker(self.redis_client, self.keys, spec, lambda: engine)
+        worker.registration.ensure()
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        self.workers.append(worker)
+        self.threads.append(thread)
+        assert worker.ready.wait(20)
+
+    def finder(self, name: str = "finder", **changes: Any) -> None:  # noqa: ANN401 - fields of a spec
+        """Start a detector."""
+        self.engines[name] = engine = FakeEngine()
+        engine.network = _found
+        labels = (Label("0", "cat"), Label("1", "dog"), Label("2", "car"))
+        options = Detection(layout="ultralytics", confidence=0.25)
+        spec = replace(
+            fakes.spec(self.folder),
+            name=name,
+            task=TASKS["detection"],
+            input=InputSpec(8, 8, 3, Fit.STRETCH),
+            labels=labels,
+            top=10,
+            options=options,
+        )
+        self.serve(replace(spec, **changes), engine)
+
+    def teller(self) -> None:
+        """Start the model that tells dark from bright."""
+        self.engines[fakes.MODEL] = engine = FakeEngine()
+        self.serve(fakes.spec(self.folder), engine)
+
+    def pipeline(self, *steps: Step) -> None:
+        """Announce the pipeline `city`."""
+        spec = replace(
+            fakes.spec(self.folder),
+            name="city",
+            task=PipelineTask(),
+            source=StepModels(steps),
+            input=AS_UPLOADED,
+            labels=(),
+            top=0,
+        )
+        self.serve(spec, StepsEngine())
+
+    def ask(self, *pictures: bytes, **headers: str) -> Any:  # noqa: ANN401 - Flask's response
+        """Upload pictures to the pipeline."""
+        data = form(*(pictures or (PHOTO,)))
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post("/predict?model=city", data=data, headers=named)
+
+    def length(self, model: str) -> int:
+        """How many jobs wait for a model."""
+        return int(self.redis_client.llen(self.keys.of(model).queue))
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """Variables of the service; a test may parametrise it."""
+    return {}
+
+
+@pytest.fixture
+def city(
+    redis_url: str, client: redis.Redis, keys: Keys, tmp_path: Path, environment: dict[str, str]
+) -> Iterator[City]:
+    """The web tier, with no worker yet."""
+    settings = Settings.from_env(
+        {"REDIS_URL": redis_url, "MODELS": "city", "REQUEST_TIMEOUT_S": "20", **environment}
+    )
+    app = create_app(settings)
+    jobs: JobClient = app.extensions["jobs"]
+    jobs.replies.start()
+    assert jobs.replies.is_subscribed(20)
+    with app.test_client() as http:
+        made = City(http, jobs, client, keys, tmp_path)
+        yield made
+    app.extensions["polled_pipelines"].stop(within_s=0)
+    for worker in made.workers:
+        worker.stopping.set()
+        client.rpush(keys.of(worker.spec.name).bell, "1")  # so that an idle worker looks at once
+    for thread in made.threads:
+        thread.join()
+    jobs.replies.stop()
+    disconnect(app)
+
+
+def _label(answer: dict[str, Any]) -> str:
+    return str(answer["predictions"][0]["label"])
+
+
+def test_what_was_found_is_cut_out_and_asked_about(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    response = city.ask()
+    assert response.status_code == 200
+    answer = response.get_json()
+    assert (answer["success"], answer["model"], answer["predictions"]) == (True, "city", [])
+    objects = answer["steps"]["objects"]
+    assert (objects["success"], objects["model"]) == (True, "finder")
+    cat, dog = objects["predictions"]
+    assert (cat["label"], cat["box"]) == ("cat", [0, 0, 20, 20])
+    assert (dog["label"], dog["box"]) == ("dog", [20, 0, 20, 20])
+    assert [_label(each["steps"]["shade"]) for each in (cat, dog)] == ["dark", "bright"]
+    ids = [answer["id"], objects["id"], *(each["steps"]["shade"]["id"] for each in (cat, dog))]
+    assert len(set(ids)) == 4
+    assert "shade" not in answer["steps"]
+    assert not city.redis_client.keys(city.keys.of("city").result("*"))
+
+
+def test_each_step_has_a_queue_and_a_batch_of_its_own(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    answers = city.ask(PHOTO, PHOTO).get_json()["results"]
+    assert [answer["success"] for answer in answers] == [True, True]
+    assert sum(city.engines["finder"].batches) == 2
+    assert sum(city.engines[fakes.MODEL].batches) == 4  # two of each photo
+
+
+@pytest.mark.parametrize(
+    ("step", "asked"),
+    [
+        (replace(TELL, labels=("dog",)), ["dog"]),
+        (replace(TELL, labels=("car",)), []),
+        (replace(TELL, least=0.85), ["cat"]),
+        (replace(TELL, most=1), ["cat"]),
+        (replace(TELL, most=1, labels=("dog", "cat")), ["cat"]),
+    ],
+)
+def test_only_the_boxes_that_a_step_wants(city: City, step: Step, asked: list[str]) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, step)
+    predictions = city.ask().get_json()["steps"]["objects"]["predictions"]
+    assert [each["label"] for each in predictions if "steps" in each] == asked
+
+
+def test_a_margin_takes_in_what_is_around_a_box(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, replace(TELL, margin=1.0, top=3))
+    cat, _ = city.ask().get_json()["steps"]["objects"]["predictions"]
+    assert cat["box"] == [0, 0, 20, 20]
+    # Of the whole photo: as much black as white.
+    assert _label(cat["steps"]["shade"]) == "grey"
+    assert len(cat["steps"]["shade"]["predictions"]) == 3
+
+
+def test_a_step_s_failure_is_its_own(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+
+    def fails_on_white(batch: NDArray[np.uint8]) -> None:
+        if batch.max() == 255:
+            raise RuntimeError("white")
+
+    city.engines[fakes.MODEL].on_batch = fails_on_white
+    response = city.ask()
+    assert response.status_code == 200
+    cat, dog = response.get_json()["steps"]["objects"]["predictions"]
+    assert _label(cat["steps"]["shade"]) == "dark"
+    failure = dog["steps"]["shade"]
+    assert (failure["success"], failure["model"]) == (False, fakes.MODEL)
+    assert failure["error"]["code"] == "inference_failed"
+
+
+def test_where_no_step_answers_the_request_fails(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND, TELL)
+    city.engines["finder"].on_batch = lambda _: 1 / 0
+    response = city.ask()
+    assert (response.status_code, response.get_json()["error"]["code"]) == (500, "inference_failed")
+
+
+def test_a_model_that_nobody_serves_fails_its_own_step(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND, replace(TELL, model="nobody"), Step("all", "nobody"))
+    steps = city.ask().get_json()["steps"]
+    assert steps["all"]["error"]["code"] == "no_worker"
+    assert steps["objects"]["predictions"][0]["steps"]["shade"]["error"]["code"] == "no_worker"
+    assert "nobody" in steps["all"]["error"]["message"]
+
+
+def test_a_pipeline_without_any_model_is_not_ready_and_says_why(city: City) -> None:
+    city.pipeline(Step("all", "nobody"))
+    response = city.ask()
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "no_worker")
+    assert int(response.headers["Retry-After"]) > 0
+    ready = city.client.get("/readyz?model=city")
+    assert (ready.status_code, ready.get_json()["models"]) == (503, {"city": "no worker"})
+
+
+def test_a_pipeline_is_ready_with_its_steps(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND, TELL)
+    assert city.client.get("/readyz?model=city").status_code == 503
+    city.teller()
+    assert city.client.get("/readyz?model=city").status_code == 200
+    (shown,) = (each for each in city.client.get("/models").get_json()["models"] if each["model"] == "city")
+    assert (shown["task"], shown["state"]) == ("pipeline", "ready")
+    assert [(step["name"], step["model"], step["crop"]) for step in shown["steps"]] == [
+        ("objects", "finder", ""),
+        ("shade", "tiny", "objects"),
+    ]
+
+
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "1"}])
+def test_all_steps_have_one_deadline(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    city.engines["finder"].on_batch = lambda _: time.sleep(0.5)
+    city.engines[fakes.MODEL].on_batch = lambda _: time.sleep(3)
+    began = time.monotonic()
+    response = city.ask()
+    assert time.monotonic() - began < 2.5
+    cat, dog = response.get_json()["steps"]["objects"]["predictions"]
+    for each in (cat, dog):
+        assert each["steps"]["shade"]["error"]["code"] in ("deadline_passed", "overloaded")
+
+
+def test_boxes_and_points_on_a_part_are_those_of_the_photo(city: City) -> None:
+    city.finder()
+    row = np.array([4, 4, 4, 4, 0.9, 0, 0, 2, 6, 1], np.float32)[:, None]
+    city.finder("posing", task=TASKS["keypoints"], options=Keypoints(names=("nose",)))
+    city.engines["posing"].network = lambda batch: (np.stack([row] * len(batch)),)
+    city.pipeline(FIND, Step("pose", "posing", crop="objects", labels=("dog",)))
+    _, dog = city.ask().get_json()["steps"]["objects"]["predictions"]
+    pose = dog["steps"]["pose"]["predictions"][0]
+    # The middle of the right half, of which a pixel of the input is 2.5.
+    assert pose["box"] == [25, 5, 10, 10]
+    assert pose["keypoints"] == [{"name": "nose", "x": 25.0, "y": 15.0, "probability": 1.0}]
+
+
+def test_boxes_in_boxes(city: City) -> None:
+    city.finder()
+    city.teller()
+    inner = Step("inner", "finder", crop="objects")
+    city.pipeline(FIND, inner, replace(TELL, crop="inner", most=2))
+    cat, dog = city.ask().get_json()["steps"]["objects"]["predictions"]
+    assert cat["steps"]["inner"]["predictions"] == []  # all dark
+    left, right = dog["steps"]["inner"]["predictions"]
+    assert (left["box"], right["box"]) == ([20, 0, 10, 20], [30, 0, 10, 20])
+    assert [_label(each["steps"]["shade"]) for each in (left, right)] == ["bright", "bright"]
+
+
+def test_a_step_whose_boxes_are_none_says_so(city: City) -> None:
+    city.teller()
+    city.pipeline(Step("all", fakes.MODEL), replace(TELL, crop="all"))
+    steps = city.ask().get_json()["steps"]
+    assert steps["all"]["success"]
+    assert (steps["shade"]["success"], "gives no boxes" in steps["shade"]["error"]["message"]) == (
+        False,
+        True,
+    )
+
+
+def test_a_pipeline_asks_no_pipeline(city: City) -> None:
+    city.pipeline(Step("all", "city"))
+    response = city.ask()
+    assert response.status_code == 503
+    assert "is a pipeline itself" in response.get_json()["error"]["message"]
+
+
+def test_a_broken_picture_disturbs_no_other(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    response = city.ask(b"no picture", PHOTO)
+    broken, good = response.get_json()["results"]
+    assert (response.status_code, broken["error"]["code"], good["success"]) == (200, "invalid_image", True)
+
+
+def test_top_is_the_steps_own(city: City) -> None:
+    city.pipeline(FIND)
+    response = city.client.post("/predict?model=city&top=2", data=form(PHOTO))
+    assert response.status_code == 400
+    assert "their own top" in response.get_json()["error"]["message"]
+
+
+def test_a_drawn_answer_names_what_later_steps_found(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    drawn = [city.ask(Accept="image/png")]
+    city.engines[fakes.MODEL].network = lambda batch: (np.eye(3, dtype=np.float32)[[1] * len(batch)],)
+    drawn.append(city.ask(Accept="image/png"))
+    assert [each.headers["X-Model"] for each in drawn] == ["city", "city"]
+    pictures = [np.asarray(Image.open(io.BytesIO(each.data))) for each in drawn]
+    assert pictures[0].shape == pictures[1].shape
+    assert (pictures[0] != pictures[1]).any()
+
+
+def test_a_client_that_has_gone_leaves_nothing_in_the_queues(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    held = threading.Event()
+    city.engines["finder"].on_batch = lambda _: held.wait(20)
+    options = JobOptions(started_at=time.monotonic())
+    try:
+        with pytest.raises(ClientGone):
+            run(city.jobs, city.jobs.models.choose("city"), [PHOTO] * 3, options, is_client_gone=lambda: True)
+        assert not city.redis_client.keys(city.keys.of("finder").result("*"))
+    finally:
+        held.set()
+
+
+def test_a_pipeline_can_be_polled_for(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    held = threading.Event()
+    city.engines["finder"].on_batch = lambda _: held.wait(20)
+    accepted = city.ask(Prefer="respond-async")
+    assert (accepted.status_code, accepted.headers["Preference-Applied"]) == (202, "respond-async")
+    address = accepted.headers["Location"]
+    assert city.client.get(address).status_code == 202
+    held.set()
+    eventually(lambda: city.client.get(address).status_code == 200)
+    answer = city.client.get(address).get_json()
+    assert answer["id"] == accepted.get_json()["id"]
+    assert _label(answer["steps"]["objects"]["predictions"][1]["steps"]["shade"]) == "bright"
+
+
+def test_a_polled_pipeline_that_fails_says_so(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    address = city.ask(b"no picture", Prefer="respond-async").headers["Location"]
+    eventually(lambda: city.client.get(address).status_code == 400)
+    assert city.client.get(address).get_json()["error"]["code"] == "invalid_image"
+
+
+def test_at_its_end_a_process_tells_those_who_poll(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    held = threading.Event()
+    city.engines["finder"].on_batch = lambda _: held.wait(20)
+    address = city.ask(Prefer="respond-async").headers["Location"]
+    began = time.monotonic()
+    city.client.application.extensions["polled_pipelines"].stop(within_s=2)
+    held.set()
+    assert 0.9 < time.monotonic() - began < 2.5
+    answer = city.client.get(address)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("environment", [{"WEB_THREADS": "9", "WEB_WORKERS": "1"}])
+def test_a_process_has_so_many_pipelines_at_once(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    held = threading.Event()
+    city.engines["finder"].on_batch = lambda _: held.wait(20)
+    responses = [city.ask(Prefer="respond-async") for _ in range(40)]
+    held.set()
+    refused = [each for each in responses if each.status_code != 202]
+    assert refused
+    assert {each.get_json()["error"]["code"] for each in refused} == {"overloaded"}
+    for each in responses:
+        if each.status_code == 202:
+            eventually(lambda at=each.headers["Location"]: city.client.get(at).status_code == 200)  # type: ignore[misc]
+
+
+def test_a_job_in_a_pipeline_s_own_queue_is_refused_and_disturbs_nothing(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    job = fakes.job()
+    fakes.producer(city.redis_client, city.keys).enqueue("city", job, now=job.accepted_at)
+    eventually(lambda: city.length("city") == 0)
+    eventually(lambda: city.client.get(f"/predictions/{job.id}?model=city").status_code == 500)
+    assert city.ask().status_code == 200

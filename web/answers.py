@@ -1,0 +1,58 @@
+"""From a job's result to the answer that its client sees.
+
+Owns which field of a result becomes which of an answer. responses.py owns the fields, errors.py the statuses.
+"""
+
+from typing import TypeVar
+
+from msgspec import UNSET, UnsetType
+
+from broker.errors import ServiceError
+from broker.messages import Failure, Result
+from pictures import png
+from web.responses import Answer, ErrorDetail, FailedAnswer
+
+_Value = TypeVar("_Value")
+
+
+def of(result: Result, *, request_id: str | UnsetType = UNSET) -> Answer | FailedAnswer:
+    """The answer of a job that has ended; a failed one names the request."""
+    if result.error is not None:
+        return FailedAnswer(
+            success=False,
+            model=result.model,
+            id=result.id,
+            error=ErrorDetail(result.error.code, result.error.message),
+            request_id=request_id,
+        )
+    return Answer(
+        success=True,
+        model=result.model,
+        id=result.id,
+        predictions=png.of_masks(result.predictions),
+        values=_or_unset(result.values),
+        embedding=_or_unset(result.embedding),
+        image=UNSET if result.image is None else png.of_pixels(result.image),
+        outputs=_or_unset(result.outputs),
+        result=_or_unset(result.result),
+        skeleton=_or_unset(result.skeleton),
+        steps=_or_unset(result.steps),
+        notice=result.notice or UNSET,
+        model_version=result.model_version,
+        engine=result.engine,
+        precision=result.precision,
+        batch_size=result.batch_size,
+        timings_ms=result.timings_ms,
+    )
+
+
+def error_of(failure: Failure) -> ServiceError:
+    """The error in which a job ended, to be raised."""
+    error = ServiceError(failure.message)
+    error.code = failure.code
+    return error
+
+
+def _or_unset(value: _Value | None) -> _Value | UnsetType:
+    """A field that is left out of the answer where the result has none."""
+    return UNSET if value is None else value
