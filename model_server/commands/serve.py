@@ -46,6 +46,9 @@ Settings are environment variables: docs/settings.md.
 
 _DRAIN_MARGIN_S: Final = 1.0
 
+_CALL_SHARE: Final = 0.25
+"""How much of a request's time a call of the network may take: a picture may wait for two before its own."""
+
 _CARD_MARGIN_S: Final = 3.0
 """A frontend's snapshot of the cards is up to two seconds old, and its image may wait for a decoder too."""
 
@@ -204,6 +207,7 @@ def _worker(
         settings.batch_size,
         settings.max_attempts,
         settings.batch_wait_ms / 1000,
+        call_s=settings.request_timeout_s * _CALL_SHARE,
         card_s=settings.request_timeout_s + _CARD_MARGIN_S,
     )
     return Worker(spec, load, lease, consumer, clock, limits=limits, device=device, outage=outage)

@@ -7,6 +7,7 @@ and the loop around it are worker.py's.
 
 import contextlib
 import logging
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ _LEAD_MARGIN: Final = 1.5
 """A claim begins so many times before the device is free as it took last: late it costs idle time of the
 device, early only that a job waits here and not in the queue."""
 
+_FIRST_BATCH: Final = 8
+"""Pictures in a batch while nobody knows their time: 32 on a network of a second each take half a minute."""
+
 _LOOK_S: Final = 0.002
 """Between looks at a queue that fills up; Redis 6.2's BLPOP can't wait so briefly (0.003 s: up to 150 ms)."""
 
@@ -47,6 +51,8 @@ class WorkerLimits:
     batch_size: int
     max_attempts: int
     batch_wait_s: float = 0.0
+    call_s: float = math.inf
+    """Seconds that a call of the network may take, by its pace so far: a slow one gets smaller batches."""
     card_s: float = 0.0
     """For so long after another card came out jobs may come that were prepared by the last."""
 
@@ -124,7 +130,7 @@ class Pipeline:
         if self._registration.stopping.is_set() and not self.drains:
             return None
         worker, began = self._lease.worker, time.monotonic()
-        claimed = self._consumer.claim(worker, self.limits.batch_size)
+        claimed = self._consumer.claim(worker, self._most())
         if not claimed:
             return None
         batch = batching.form(
@@ -138,6 +144,13 @@ class Pipeline:
         )
         self._claim_s += _SMOOTHING * (time.monotonic() - began - self._claim_s)
         return batch
+
+    def _most(self) -> int:
+        """How many pictures the next batch may have."""
+        if not self.picture_s:
+            return min(_FIRST_BATCH, self.limits.batch_size)
+        fits = self.limits.call_s / self.picture_s
+        return self.limits.batch_size if fits >= self.limits.batch_size else max(1, int(fits))
 
     def run(self, batch: Batch) -> list[CompletedJob]:
         """Run the network; what became of each job, in claim order.
@@ -154,6 +167,8 @@ class Pipeline:
         ran_at = time.monotonic()
         timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
         if pictures:
+            share_s = (ran_at - began) / pictures
+            self.picture_s += (_SMOOTHING if self.picture_s else 1.0) * (share_s - self.picture_s)
             busy_s = ran_at - max(batch.began, self._ran_at)
             self._status.measure(pictures, busy_s, waited_s=batch.waited_s)
         self._ran_at = ran_at
@@ -245,8 +260,6 @@ class Pipeline:
         finally:
             self._sibling_is_next = self.device.waiting > 0
             self._is_free.set()
-            share_s = (time.monotonic() - began) / max(1, len(batch.entries))
-            self.picture_s += _SMOOTHING * (share_s - self.picture_s)
 
     def _claim_ahead(self, ends_at: float) -> tuple[bool, Batch | None]:
         self._is_free.wait(max(0.0, ends_at - _LEAD_MARGIN * self._claim_s - time.monotonic()))

@@ -67,9 +67,13 @@ class WorkerStatus:
             self._lease.announce(self.state)
 
     def measure(self, pictures: int, seconds: float, *, waited_s: float) -> None:
-        """Add a batch, whose pictures waited so long, to the averages; the next renewal publishes them."""
+        """Add a batch, whose pictures waited so long, to the averages; the next renewal publishes them.
+
+        The first is published at once.
+        """
         with self._changing:
             old = self._state
+            is_first = not old.rate
             rate, latency_ms, waiting_ms = pictures / seconds, seconds * 1000, waited_s * 1000
             if old.rate:
                 rate = old.rate + _SMOOTHING * (rate - old.rate)
@@ -82,3 +86,5 @@ class WorkerStatus:
                 waiting_ms=round(waiting_ms, 3),
                 pictures=old.pictures + pictures,
             )
+        if is_first:
+            self._try_announce()  # until frontends know the pace, they let in more than can be answered

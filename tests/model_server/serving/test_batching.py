@@ -205,9 +205,25 @@ def test_what_is_late_behind_pictures_that_hang_is_not_run() -> None:
             raise HookLost
         return (np.zeros((len(pictures), 3), np.float32),)
 
-    batching.run(batch.entries, predict, now=lambda: NOW + 10)
+    batching.run(batch.entries, predict, now=lambda: NOW + 10 * len(ran))
     assert ran == [[0, 1, 2], [0], [2]]
     assert [type(entry.error) for entry in batch.entries] == [HookLost, DeadlinePassed, type(None)]
     late = _form(_claimed(made[1]))
     batching.prepare(late.entries, lambda _: pytest.fail("it was prepared"), now=lambda: NOW + 10)
     assert isinstance(late.entries[0].error, DeadlinePassed)
+
+
+def test_what_became_late_while_its_batch_waited_for_the_device_is_not_run() -> None:
+    made = [job(now=NOW, value=value, deadline_in_s=seconds) for value, seconds in ((0, 60), (1, 5), (2, 60))]
+    batch = _form(*map(_claimed, made))
+    ran = []
+
+    def predict(pictures: NDArray[np.uint8]) -> Outputs:
+        ran.append(pictures[:, 0, 0, 0].tolist())
+        return (np.zeros((len(pictures), 3), np.float32),)
+
+    assert batching.run(batch.entries, predict, now=lambda: NOW + 10) == 2
+    assert ran == [[0, 2]]
+    assert [type(entry.error) for entry in batch.entries] == [type(None), DeadlinePassed, type(None)]
+    late = _form(_claimed(made[1]))
+    assert batching.run(late.entries, predict, now=lambda: NOW + 10) == 0

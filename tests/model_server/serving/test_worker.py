@@ -10,6 +10,7 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
+from broker import codec
 from broker.clock import RedisClock
 from broker.errors import ModelUnavailable
 from broker.keys import Keys
@@ -17,6 +18,7 @@ from broker.messages import Result, State, WorkerState
 from broker.producer import PendingJob
 from broker.registry import Registry
 from model_server.serving.device import PATIENCE_S
+from model_server.serving.pipeline import WorkerLimits
 from model_server.serving.worker import Worker
 from tests.support import fakes
 from tests.support.fakes import MODEL, FakeEngine, enqueue, job, result, step
@@ -268,3 +270,42 @@ def test_the_card_and_the_results_name_the_engine_that_was_loaded(
         worker.stop()
         client.rpush(keys.of(MODEL).bell, "1")
         running.join(20)
+
+
+def test_a_slow_network_gets_smaller_batches(client: redis.Redis, keys: Keys, tmp_path: Path) -> None:
+    engine = FakeEngine(on_batch=lambda batch: time.sleep(0.02 * len(batch)))
+    worker = fakes.worker(client, keys, engine, tmp_path)
+    worker.pipeline.engine = engine
+    worker.pipeline.limits = WorkerLimits(batch_size=32, max_attempts=3, call_s=0.07)
+    fakes.enqueue(client, keys, *(fakes.job() for _ in range(30)))
+    while fakes.step(worker):
+        pass
+    assert engine.batches[:2] == [8, 8]  # nobody knows yet: the second is claimed while the first runs
+    assert sum(engine.batches) == 30
+    assert all(1 <= size <= 3 for size in engine.batches[2:])
+    worker.leave()
+
+
+def test_a_fast_network_s_batches_are_soon_full(client: redis.Redis, keys: Keys, tmp_path: Path) -> None:
+    engine = FakeEngine()
+    worker = fakes.worker(client, keys, engine, tmp_path)
+    worker.pipeline.engine = engine
+    worker.pipeline.limits = WorkerLimits(batch_size=32, max_attempts=3, call_s=2.5)
+    fakes.enqueue(client, keys, *(fakes.job() for _ in range(72)))
+    while fakes.step(worker):
+        pass
+    assert engine.batches == [8, 8, 32, 24]
+    worker.leave()
+
+
+def test_the_first_pace_is_told_at_once(client: redis.Redis, keys: Keys, tmp_path: Path) -> None:
+    engine = FakeEngine()
+    worker = fakes.worker(client, keys, engine, tmp_path)
+    worker.pipeline.engine = engine
+    fakes.enqueue(client, keys, fakes.job())
+    fakes.step(worker)
+    states = client.hgetall(keys.of(fakes.MODEL).states)
+    (state,) = states.values()
+    assert isinstance(state, bytes)
+    assert codec.decode(state, State).rate > 0
+    worker.leave()
