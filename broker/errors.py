@@ -50,9 +50,13 @@ class Unavailable(ServiceError):
 
 
 class Overloaded(Unavailable):
-    """The queue, or this frontend, holds as many jobs as it may."""
+    """The queue, or this frontend, holds as many jobs as it may. `valid_s`: for so long it surely does."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, valid_s: float = 0.0) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.valid_s = valid_s
 
 
 class NoWorker(Unavailable):

@@ -91,9 +91,10 @@ def raw(
     *headers: str,
     request_id: str,
     with_body: bool = True,
+    idle_s: int = 0,
     shape: FailureShape | None = None,
 ) -> bytes:
-    """The same answer as bytes, for a request that never reached the app; the connection ends with it."""
+    """The same answer as bytes, for a request that never reached the app."""
     status = HTTPStatus(STATUS[error.code])
     failure = shape(error.message, status) if shape else body(error.code, error.message, request_id)
     content = msgspec.json.encode(failure) + b"\n"
@@ -103,7 +104,7 @@ def raw(
         f"Content-Length: {len(content)}",
         "X-Content-Type-Options: nosniff",
         f"{request_ids.HEADER}: {request_id}",
-        "Connection: close",
+        *([f"Connection: keep-alive\r\nKeep-Alive: timeout={idle_s}"] if idle_s else ["Connection: close"]),
         *headers,
     ]
     if isinstance(error, Unavailable):
@@ -126,7 +127,14 @@ def refusal_renderer(
         request_id = request_ids.chosen(head.request_id)
         fields = cors.headers(cors.allowed(origins, head.path, more), head.origin)
         shape = (shapes or {}).get(head.path)
-        answer = raw(error, *fields, request_id=request_id, with_body=not head.is_head, shape=shape)
+        answer = raw(
+            error,
+            *fields,
+            request_id=request_id,
+            with_body=not head.is_head,
+            idle_s=head.idle_s,
+            shape=shape,
+        )
         return answer, request_id
 
     return render

@@ -4,12 +4,15 @@ Owns nothing but the start: settings, logging, the subscription's thread (one in
 """
 
 import logging
+from functools import partial
 
 from settings import Settings
 from web.app import create_app, refusal_renderer
 from web.middleware import request_ids
+from web.routes.predict import turned_away
 from web.server import malloc
 from web.server.connection import Connection
+from web.server.worker import PatientWorker
 
 malloc.give_back_large_blocks()
 _settings = Settings.from_env()
@@ -20,4 +23,5 @@ for _handler in logging.getLogger().handlers:
     _handler.addFilter(request_ids.Stamp())
 app = create_app(_settings)
 Connection.render_refusal = staticmethod(refusal_renderer(_settings))
+PatientWorker.turn_away = staticmethod(partial(turned_away, app.extensions["jobs"]))
 app.extensions["jobs"].replies.start()

@@ -52,7 +52,10 @@ def test_refuses_what_could_not_be_answered_in_time(client: redis.Redis, keys: K
     with pytest.raises(Overloaded) as refusal:
         admit(into, rate=2, batch_s=1.5, timeout_s=5)
     assert refusal.value.retry_after_s == 4
-    admit(into, rate=0, batch_s=1.5, timeout_s=0.1)  # unmeasured
+    # Unmeasured it is taken for 16 a second.
+    admit(into, rate=0, batch_s=1.5, timeout_s=1)
+    with pytest.raises(Overloaded):
+        admit(into, rate=0, timeout_s=0.7)
 
 
 def test_refuses_when_the_queue_has_as_many_jobs_as_it_may(client: redis.Redis, keys: Keys) -> None:

@@ -8,6 +8,7 @@ import enum
 import selectors
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from gunicorn.workers.gthread import TConn
@@ -91,12 +92,13 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
             with contextlib.suppress(KeyError, ValueError):  # see watch
                 poller.unregister(self.sock)
 
-    def refuse(self, error: ServiceError) -> str:
+    def refuse(self, error: ServiceError, *, idle_s: int = 0) -> str:
         """Send an answer that the app did not make to the current request, and return the request's id.
 
-        The connection must be closed after it.
+        Unless it may be idle for `idle_s` then, the connection must be closed after it.
         """
-        answer, request_id = type(self).render_refusal(error, self.arrival.head)
+        head = replace(self.arrival.head, idle_s=idle_s)
+        answer, request_id = type(self).render_refusal(error, head)
         with contextlib.suppress(OSError):  # a client that is gone, or reads nothing, needs none
             self.sock.send(answer, socket.MSG_DONTWAIT)
         return request_id

@@ -19,14 +19,20 @@ class RequestHead:
     """The site whose page sends the request, as its browser says."""
     request_id: str = ""
     """As the client sent it."""
+    method: str = ""
     path: str = ""
     """Without its query; empty if the request's first line could not be read."""
+    query: str = ""
+    has_preference: bool = False
+    """It has the field Prefer."""
     is_head: bool = False
     """The answer has no body."""
+    idle_s: int = 0
+    """For so long the connection may be idle after the answer; 0: it is closed."""
 
 
 RenderRefusal = Callable[[ServiceError, RequestHead], tuple[bytes, str]]
-"""An error to the whole answer in bytes, which closes the connection, and the request's id for the log."""
+"""An error to the whole answer in bytes, and the request's id for the log."""
 
 
 class UploadTimeout(ClientError):

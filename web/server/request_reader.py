@@ -103,6 +103,19 @@ class Arrival:
         self._request.body = body
         return self._request
 
+    def mentions(self, word: bytes) -> bool:
+        """Whether the body of a whole request may hold these bytes."""
+        return self._body.mentions(word)
+
+    def closes(self) -> bool:
+        """Whether a whole request asks to close its connection after the answer."""
+        return bool(self._request.should_close())
+
+    def forget_body(self) -> None:
+        """Let go of the body of a whole request, which nobody will read."""
+        self._body = SizedBody(0)
+        self.held = len(self.rest)
+
     def _head_end(self) -> int:
         """Where the head ends; 0 while it does not. Raises for the first byte that makes it hopeless."""
         head = self._head
@@ -139,7 +152,10 @@ class Arrival:
         self.head = RequestHead(
             fields.get("ORIGIN", ""),
             fields.get("X-REQUEST-ID", ""),
+            method=request.method,
             path=request.path,
+            query=request.query or "",
+            has_preference="PREFER" in fields,
             is_head=request.method == "HEAD",
         )
         # Gunicorn would send it again.

@@ -89,6 +89,12 @@ class ArrivingConnections(ConnectionSet):
         self.held -= arrival.held
         return arrival.rest
 
+    def forget_body(self, conn: Connection) -> None:
+        """Let go of a whole request's body."""
+        self.held -= conn.arrival.held
+        conn.arrival.forget_body()
+        self.held += conn.arrival.held
+
     def late(self, now: float) -> list[Connection]:
         """Those whose deadline has passed."""
         return [conn for conn in self if conn.arrival.deadline <= now]

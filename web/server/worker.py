@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from gunicorn.http.errors import ConfigurationProblem
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
@@ -24,6 +24,8 @@ from broker.errors import ClientError, Overloaded, ServiceError
 from web.server import answer_socket, capacity
 from web.server.balancing import ConnectionBalance
 from web.server.connection import Connection, Stage
+from web.server.holding import HeldRefusals
+from web.server.request_reader import Arrival
 from web.server.stages import (
     LINGER_S,
     ArrivingConnections,
@@ -35,6 +37,9 @@ _READ_BYTES: Final = 256 * 1024  # at most at once: a usual upload takes one rea
 _SWEEP_S: Final = 0.25
 
 _MOST_MARGIN_S: Final = 5
+
+TurnAway = Callable[[Arrival], ServiceError | None]
+"""The refusal of a whole request, or None: a thread answers it."""
 
 
 def _named_s(keepalive_s: int) -> int:
@@ -69,6 +74,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     wsgi: Any
 
+    turn_away: ClassVar[TurnAway] = staticmethod(lambda _: None)
+    """Which whole requests need no thread to be refused; the app hands it in before the first (wsgi.py)."""
+
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Gunicorn's own
         super().__init__(*args, **options)
         self._bound(0)
@@ -90,6 +98,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self.arriving = ArrivingConnections(most_bytes)
         self.sending = SendingConnections(most_bytes)
         self.lingering = LingeringConnections(most_bytes)
+        self.held = HeldRefusals()
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection, or leave it to another process; where all places are taken one gives way."""
@@ -169,7 +178,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Serve what is ready; wait for it no longer than until something may be late."""
         self._neighbours.tell(self.nr_conns)
-        has_bounds = self.arriving or self.sending or self.lingering
+        has_bounds = self.arriving or self.sending or self.lingering or self.held
         patience_s = self._neighbours.left_s() or (_SWEEP_S if has_bounds else timeout)
         super().wait_for_and_dispatch_events(min(timeout, patience_s))
 
@@ -190,6 +199,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         if now < self._next_sweep:
             return
         self._next_sweep = now + _SWEEP_S
+        for conn, error in self.held.due(now if self.alive else math.inf):
+            self._answer_turned_away(conn, error)
         for conn in list(self.arriving) if self._stop_by <= now else self.arriving.late(now):
             self._on_readable(conn)  # what came while this loop was busy counts
             if conn.stage is Stage.ARRIVING and self._stop_by <= now:
@@ -261,7 +272,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             self.arriving.begin(conn, now)
         try:
             if self.arriving.feed(conn, data, now):
-                self.enqueue_req(conn)
+                if (overloaded := type(self).turn_away(conn.arrival)) is None:
+                    self.enqueue_req(conn)
+                else:
+                    self._turn_away(conn, overloaded, now)
         except ServiceError as error:
             self._refuse(conn, error)
         if self.arriving.held > self.arriving.held_most and (largest := self.arriving.largest()):
@@ -273,6 +287,21 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._leave(conn)
         self.log.debug("Request %s of %s was refused: %s", request_id, conn.client, error.code)
         self._linger(conn)
+
+    def _turn_away(self, conn: Connection, error: ServiceError, now: float) -> None:
+        """Refuse a whole request, whose connection may go on; later, where clients come back at once."""
+        self.arriving.forget_body(conn)
+        if not self.held.hold(conn, error, now):
+            self._answer_turned_away(conn, error)
+
+    def _answer_turned_away(self, conn: Connection, error: ServiceError) -> None:
+        arrival = conn.arrival
+        # What came after it would be next; one that is refused as well would be refused within this call.
+        conn.goes_on = bool(self.alive and self.cfg.keepalive and not arrival.rest and not arrival.closes())
+        request_id = conn.refuse(error, idle_s=_named_s(self.cfg.keepalive) if conn.goes_on else 0)
+        self.log.debug("Request %s of %s was turned away: %s", request_id, conn.client, error.code)
+        self.arriving.done(conn)
+        self._answered(conn)
 
     def _linger(self, conn: Connection) -> None:
         """Close an answered connection once its client has: a reset before would take the answer away."""

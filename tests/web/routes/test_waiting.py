@@ -1,9 +1,12 @@
 """What a request waits for, how long, and what it leaves when it ends otherwise."""
 
+import dataclasses
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -15,7 +18,9 @@ from broker.keys import Keys
 from broker.messages import Result
 from broker.producer import LENGTH_VALID_S, Producer
 from pictures import fit
-from tests.support.fakes import MODEL
+from pictures.fit import PreparedPicture
+from tests.support import fakes
+from tests.support.fakes import MODEL, FakeEngine
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
@@ -193,3 +198,49 @@ def test_nothing_sleeps_between_a_picture_and_its_answer(
     for value in (0, 128, 255):
         response = service.client.post("/predict", data=png(value), content_type="image/png")
         assert response.status_code == 200
+
+
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.5"}])
+def test_past_the_deadline_nothing_more_is_decoded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[float] = []
+    prepare = fit.prepare
+
+    def slowly(*arguments: Any, **options: Any) -> PreparedPicture:  # noqa: ANN401
+        decoded.append(time.monotonic())
+        time.sleep(0.3)
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr("pictures.fit.prepare", slowly)
+    answers = service.client.post("/predict", data=form(*[png(0)] * 5)).get_json()["results"]
+    assert len(decoded) == 2
+    assert {each["error"]["code"] for each in answers} == {"deadline_passed"}
+    assert "send fewer at once" in answers[-1]["error"]["message"]
+
+
+@pytest.mark.parametrize("environment", [{"WEB_THREADS": "16", "REQUEST_TIMEOUT_S": "60"}])
+def test_one_model_s_requests_leave_places_to_others(
+    service: Service, client: redis.Redis, keys: Keys, tmp_path: Path
+) -> None:
+    """Of eight places six are a model's where there is another, and that gets the rest."""
+    jobs: JobClient = service.app.extensions["jobs"]
+    other = fakes.unregistered_worker(
+        client, keys, dataclasses.replace(fakes.spec(tmp_path), name="other"), FakeEngine
+    )
+    other.registration.ensure()
+    jobs.registry.models(fresh=True)
+    threads = [
+        threading.Thread(target=lambda: service.app.test_client().post("/predict", data=form(png(0))))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(jobs.replies._waiters) == 6)
+    refused = service.client.post("/predict", data=form(png(0)))
+    assert refused.status_code == 503
+    assert "6 requests for tiny" in refused.get_json()["error"]["message"]
+    assert service.client.post("/predict?model=other", data=form(b"no picture")).status_code == 400
+    service.start_worker()
+    for thread in threads:
+        thread.join()
+    assert service.client.post("/predict", data=form(png(0))).status_code == 200
+    other.leave()

@@ -236,4 +236,4 @@ def test_a_refusal_s_head_is_known_before_the_body_is_refused() -> None:
             ),
             NOW,
         )
-    assert coming.head == RequestHead("https://a.example", path="/infer")
+    assert coming.head == RequestHead("https://a.example", method="POST", path="/infer", query="model=digits")

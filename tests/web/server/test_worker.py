@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from broker.errors import Overloaded
 from tests.support.waiting import eventually
 from tests.web.server.serving import AT_MOST, GET, HALF, MUCH, THREADS, Client, Serving, post
-from web.server import answer_socket, request_reader, worker
+from web.server import answer_socket, holding, request_reader, worker
 from web.server.connection import Connection
+from web.server.request_reader import Arrival
+from web.server.worker import PatientWorker
 
 
 def test_requests_on_one_connection_are_answered_in_order_however_they_come(serving: Serving) -> None:
@@ -359,3 +362,98 @@ def test_the_refusal_of_a_head_has_no_body(serving: Serving) -> None:
     assert raw.startswith(b"HTTP/1.1 413 ")
     assert raw.endswith(b"\r\n\r\n")
     assert b"success" not in raw
+
+
+@pytest.fixture
+def turning_away(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every POST is turned away, and its body's first byte noted; nothing is a storm until a test says so."""
+    seen: list[bytes] = []
+
+    def turn_away(arrival: Arrival) -> Overloaded | None:
+        if arrival.head.method != "POST":
+            return None
+        seen.append(arrival.opened().body.read(1))
+        return Overloaded("Full.", retry_after_s=3)
+
+    monkeypatch.setattr(PatientWorker, "turn_away", staticmethod(turn_away))
+    return seen
+
+
+def test_a_request_that_is_turned_away_takes_no_thread_and_keeps_its_connection(
+    serving: Serving, turning_away: list[bytes]
+) -> None:
+    busy = [serving.client() for _ in range(THREADS)]
+    for client in busy:
+        client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+    client = serving.client()
+    for byte in (b"a", b"b"):
+        client.send(post(byte * 100_000, b"X-Request-ID: mine"))
+        status, body, fields = client.answer()
+        assert (status, body["error"]) == (503, {"code": "overloaded", "message": "Full."})
+        assert fields["Retry-After"] == "3"
+        assert fields["X-Request-ID"] == "mine"
+        assert (fields["Connection"], fields["Keep-Alive"]) == ("keep-alive", "timeout=27")
+    assert turning_away == [b"a", b"b"]
+    assert serving.worker.arriving.held < 1000
+    serving.release.set()
+    client.send(GET)
+    assert client.answer()[0] == 200
+    assert [each.answer()[0] for each in busy] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(b"x", b"Connection: close"),
+        post(b"x").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        post(b"x") + post(b"y"),  # what comes along would be turned away within the same call, and so on
+    ],
+)
+def test_one_that_closes_is_turned_away_and_closed(
+    serving: Serving, turning_away: list[bytes], request_: bytes
+) -> None:
+    client = serving.client()
+    client.send(request_)
+    status, _, fields = client.answer()
+    assert (status, fields["Connection"]) == (503, "close")
+    assert client.at_end()
+    assert turning_away[0] == b"x"
+
+
+def test_in_a_storm_refusals_are_held_without_a_thread(
+    serving: Serving, turning_away: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "HOLD_S", 0.5)
+    client = serving.client()
+    for _ in range(holding.STORM):
+        client.send(post(b"x"))
+        client.answer()
+    gone, patient = serving.client(), serving.client()
+    began = time.monotonic()
+    gone.send(post(b"y"))
+    patient.send(post(b"x"))
+    eventually(lambda: len(serving.worker.held) == 2)
+    gone.close()
+    assert serving.answers()
+    assert time.monotonic() - began < 0.5
+    assert patient.answer()[0] == 503
+    assert time.monotonic() - began >= 0.5
+    patient.send(GET)
+    assert patient.answer()[0] == 200
+    assert turning_away.count(b"x") == holding.STORM + 1
+
+
+def test_a_process_that_stops_holds_no_refusal(
+    serving: Serving, turning_away: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "HOLD_S", 60)
+    client = serving.client()
+    for _ in range(holding.STORM):
+        client.send(post(b"x"))
+        client.answer()
+    client.send(post(b"x"))
+    eventually(lambda: len(serving.worker.held) == 1)
+    serving.told_to_stop()
+    status, _, fields = client.answer()
+    assert (status, fields["Connection"]) == (503, "close")
+    assert turning_away

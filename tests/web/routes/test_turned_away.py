@@ -1,0 +1,93 @@
+"""What was just refused is refused again without a thread: for which requests, and for how long."""
+
+import dataclasses
+
+import pytest
+import redis
+
+from broker.errors import Overloaded
+from broker.keys import Keys
+from tests.support.fakes import MODEL
+from tests.support.pictures import form, png
+from tests.support.service import Service
+from web.jobs import JobClient
+from web.overload import RecentRefusals
+from web.routes.predict import turned_away
+from web.server.refusals import RequestHead
+
+REFUSED = RequestHead(method="POST", path="/predict", query=f"model={MODEL}")
+
+
+class _Arrival:
+    """A whole request."""
+
+    def __init__(self, head: RequestHead, body: bytes = b"") -> None:
+        self.head = head
+        self._body = body
+
+    def mentions(self, word: bytes) -> bool:
+        return word in self._body
+
+
+@pytest.fixture
+def jobs(service: Service) -> JobClient:
+    """The queue's client, after it has refused a request for MODEL."""
+    made: JobClient = service.app.extensions["jobs"]
+    made.refusals.note(Overloaded("Full.", valid_s=60), MODEL)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "is_refused"),
+    [
+        (REFUSED, b"", True),
+        (dataclasses.replace(REFUSED, query=""), b"", True),  # MODEL is the default
+        (dataclasses.replace(REFUSED, query="top=1"), b'name="top"', True),
+        (dataclasses.replace(REFUSED, query=f"model={MODEL}"), b'name="model"', True),
+        (dataclasses.replace(REFUSED, query=""), b'name="model"\r\n\r\nnever', False),
+        (dataclasses.replace(REFUSED, query="model=never"), b"", False),
+        (dataclasses.replace(REFUSED, method="GET"), b"", False),
+        (dataclasses.replace(REFUSED, path="/upload"), b"", False),
+        (dataclasses.replace(REFUSED, has_preference=True), b"", False),  # polled jobs may wait longer
+    ],
+)
+def test_only_what_would_surely_be_refused(
+    jobs: JobClient, head: RequestHead, body: bytes, is_refused: bool
+) -> None:
+    assert (turned_away(jobs, _Arrival(head, body)) is not None) is is_refused  # type: ignore[arg-type]
+
+
+def test_a_refusal_is_believed_as_long_as_it_says() -> None:
+    now = 5.0
+    refusals = RecentRefusals(monotonic=lambda: now)
+    assert not refusals
+    refusals.note(Overloaded("never", valid_s=0), "a")
+    assert refusals.of("a") is None
+    refusals.note(Overloaded("a's", valid_s=0.2), "a")
+    now = 5.1
+    refusals.note(Overloaded("all", valid_s=0.2))
+    assert [getattr(refusals.of(model), "message", "") for model in ("a", "b")] == ["all", "all"]
+    now = 5.25
+    assert getattr(refusals.of("b"), "message", "") == "all"
+    now = 5.31
+    assert refusals.of("b") is None
+    assert refusals.of("a") is None
+
+
+@pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "1"}])
+def test_a_full_queue_is_remembered(service: Service, client: redis.Redis, keys: Keys) -> None:
+    jobs: JobClient = service.app.extensions["jobs"]
+    jobs.refusals = RecentRefusals(monotonic=lambda: 0.0)
+    arrival = _Arrival(REFUSED)
+    assert turned_away(jobs, arrival) is None  # type: ignore[arg-type]
+    client.rpush(keys.of(MODEL).queue, "a job")
+    # One that is polled may wait longer: its refusal says nothing of others.
+    polled = service.client.post(
+        f"/predict?model={MODEL}", data=form(png(0)), headers={"Prefer": "respond-async"}
+    )
+    assert polled.status_code == 503
+    assert turned_away(jobs, arrival) is None  # type: ignore[arg-type]
+    assert service.client.post(f"/predict?model={MODEL}", data=form(png(0))).status_code == 503
+    refusal = turned_away(jobs, arrival)  # type: ignore[arg-type]
+    assert refusal is not None
+    assert "1 pictures wait" in refusal.message
