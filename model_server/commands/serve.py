@@ -46,8 +46,9 @@ Settings are environment variables: docs/settings.md.
 
 _DRAIN_MARGIN_S: Final = 1.0
 
-_CALL_SHARE: Final = 0.25
-"""How much of a request's time a call of the network may take: a picture may wait for two before its own."""
+_CALL_SHARE: Final = 0.125
+"""How much of a request's time a call of the network may take: a picture may wait for two before its own, and
+half of the time is left for the queue."""
 
 _CARD_MARGIN_S: Final = 3.0
 """A frontend's snapshot of the cards is up to two seconds old, and its image may wait for a decoder too."""

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos [faults|overload|memory|uploads]`: the campaigns, and docs/reliability.md's tables.
+"""`python -m tests.chaos [faults|overload|crowd|memory|uploads]`: the tables of docs/reliability.md.
 
 Owns the command line and the tables. Without a name all are run.
 """
@@ -69,6 +69,18 @@ def overloaded(console: Console, options: argparse.Namespace) -> bool:
     return found.unhealthy == 0 and set(found.outcomes) == {"ok", "http 503 overloaded"}
 
 
+def crowded(console: Console, options: argparse.Namespace) -> bool:
+    """Have a crowd press a slow network; return whether it still does nine tenths of its work."""
+    with running_redis() as redis:
+        found = overload.slow(
+            seconds=options.seconds / 2, folder=Path(tempfile.mkdtemp(dir=options.keep)), redis=redis
+        )
+    console.print("\n| a crowd before a slow network | |\n|---|---|")
+    for name, value in dataclasses.asdict(found).items():
+        console.print(f"| {name} | {_shown(value)} |")
+    return found.right_per_s >= 0.9 * found.best_per_s and not found.executed_in_vain
+
+
 def remembered(console: Console, options: argparse.Namespace) -> bool:
     """Send many requests; return whether each was answered rightly."""
     with running_redis() as redis:
@@ -106,7 +118,13 @@ def _shown(value: object) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-CAMPAIGNS = {"faults": faults, "overload": overloaded, "memory": remembered, "uploads": hostile_uploads}
+CAMPAIGNS = {
+    "faults": faults,
+    "overload": overloaded,
+    "crowd": crowded,
+    "memory": remembered,
+    "uploads": hostile_uploads,
+}
 
 
 def main() -> int:

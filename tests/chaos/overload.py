@@ -19,6 +19,7 @@ from tests.support import ROOT
 from tests.support.redis_server import RedisServer
 
 TIMES: Final = 3
+_SLOW_S: Final = 0.1
 _CLIENTS: Final = 64
 """Enough to keep both model servers' batches full, few enough that none is refused."""
 
@@ -79,6 +80,48 @@ def run(*, seconds: float, folder: Path, redis: RedisServer) -> Account:
         unhealthy=watch.unhealthy,
         probes=watch.probes,
         memory_mb=watch.memory_mb(),
+    )
+
+
+@dataclass(frozen=True)
+class SlowAccount:
+    """What became of a crowd that comes back as soon as it is refused, before a network that computes."""
+
+    best_per_s: float
+    """Right answers a second of a few clients before it."""
+    right_per_s: float
+    """And of the crowd."""
+    outcomes: dict[str, int]
+    median_answer_s: float
+    executed_in_vain: int
+    web_cpu_s: float
+    model_cpu_s: float
+
+
+def slow(*, seconds: float, folder: Path, redis: RedisServer, clients: int = 512) -> SlowAccount:
+    """Have a crowd press a network of _SLOW_S of the processor a picture, for so long."""
+    labels = numbers.write_pictures(folder / "pictures", numbers.COUNT)
+    stack = ChaosStack(folder, redis, seed=1, batch_s=0.0, work_s=_SLOW_S)
+    try:
+        stack.begin()
+        best = send(stack, folder, labels, "best", "--concurrency", "16", "--duration", "10")
+        ran_before, cpu_before = len(stack.executed()), stack.cpu_s()
+        load = ["--concurrency", str(clients), "--duration", str(seconds), "--warmup", "0"]
+        figures = send(stack, folder, labels, "crowd", *load)
+        cpu = stack.cpu_s()
+        executed = len(stack.executed()) - ran_before
+    finally:
+        stack.stop()
+    lines = [json.loads(line) for line in (folder / "crowd.jsonl").read_text().splitlines()[1:-1]]
+    answers = [each["ended"] - each["due"] for each in lines if each["outcome"] == "ok"]
+    return SlowAccount(
+        best_per_s=best["per_s"],
+        right_per_s=len(answers) / seconds,
+        outcomes=dict(collections.Counter(each["outcome"] for each in lines)),
+        median_answer_s=statistics.median(answers),
+        executed_in_vain=executed - figures["right"],
+        web_cpu_s=cpu["web"] - cpu_before["web"],
+        model_cpu_s=cpu["model servers"] - cpu_before["model servers"],
     )
 
 

@@ -31,7 +31,15 @@ _CUT_S: Final = LEASE_S + 2
 class ChaosStack(Stack):
     """Two model servers, Gunicorn with two workers, one Redis; a proxy before the Redis of some servers."""
 
-    def __init__(self, folder: Path, redis: RedisServer, seed: int, *, batch_s: float = BATCH_S) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        redis: RedisServer,
+        seed: int,
+        *,
+        batch_s: float = BATCH_S,
+        work_s: float = 0.0,
+    ) -> None:
         super().__init__(folder, redis.url, model=numbers.MODEL)
         numbers.write_catalogue(folder / "models")
         self.environment |= {
@@ -44,6 +52,8 @@ class ChaosStack(Stack):
         }
         self._redis = redis
         self._batch_s = batch_s
+        self._work_s = work_s
+        """The processor's time that a picture takes."""
         self._random = random.Random(seed)
         self.proxy = Proxy(str(redis.folder / "redis.sock"))
         self._servers: list[subprocess.Popen[bytes]] = []
@@ -61,7 +71,8 @@ class ChaosStack(Stack):
         usual = self.environment["REDIS_URL"]
         self.environment["REDIS_URL"] = redis_url or usual
         server = self.start(
-            "tests.chaos.numbers_server", str(self.executions), str(self._batch_s), log="model_server"
+            *("tests.chaos.numbers_server", str(self.executions), str(self._batch_s), str(self._work_s)),
+            log="model_server",
         )
         self.environment["REDIS_URL"] = usual
         self._servers.append(server)
@@ -79,6 +90,15 @@ class ChaosStack(Stack):
         web = psutil.Process(self.web.pid)
         servers = [psutil.Process(server.pid) for server in self._servers]
         return [web, *web.children(), *servers]
+
+    def cpu_s(self) -> dict[str, float]:
+        """Seconds of the processor so far, by kind of process."""
+        found = {"web": 0.0, "model servers": 0.0}
+        for process in self.running():
+            kind = "model servers" if "numbers_server" in " ".join(process.cmdline()) else "web"
+            times = process.cpu_times()
+            found[kind] += times.user + times.system
+        return found
 
     def stop(self) -> None:
         """End everything."""

@@ -48,14 +48,15 @@ def test_refuses_what_could_not_be_answered_in_time(client: redis.Redis, keys: K
     admit(into, rate=0.001, batch_s=100, timeout_s=1)
     enqueue(client, keys, *(job() for _ in range(10)))
     # Ten before it at 2 a second, and two batches of 1.5 s: 8 s.
-    admit(into, rate=2, batch_s=1.5, timeout_s=10)  # a fifth of it is kept for surprises
+    admit(into, rate=2, batch_s=1.5, timeout_s=17)  # half of it is kept for surprises
     with pytest.raises(Overloaded) as refusal:
-        admit(into, rate=2, batch_s=1.5, timeout_s=5)
+        admit(into, rate=2, batch_s=1.5, timeout_s=9)
     assert refusal.value.retry_after_s == 4
+    assert refusal.value.valid_s == 0.25
     # Unmeasured it is taken for 16 a second.
-    admit(into, rate=0, batch_s=1.5, timeout_s=1)
+    admit(into, rate=0, batch_s=1.5, timeout_s=1.3)
     with pytest.raises(Overloaded):
-        admit(into, rate=0, timeout_s=0.7)
+        admit(into, rate=0, timeout_s=1.2)
 
 
 def test_refuses_when_the_queue_has_as_many_jobs_as_it_may(client: redis.Redis, keys: Keys) -> None:
