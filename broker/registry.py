@@ -57,7 +57,8 @@ class ModelView:
     def reason(self) -> str:
         """Why it failed, where it did; else why a changed folder was not taken up, if so."""
         if self.own_state is WorkerState.READY and self.state is not WorkerState.READY:
-            return next((view.reason for view in self.asked if view is not None and view.reason), "")
+            views = (view for view in self.asked if view is not None and view.own_state is self.state)
+            return next((view.reason for view in views if view.reason), "")
         reasons = sorted(
             (s.state is not WorkerState.FAILED, s.reason) for s in self.states.values() if s.reason
         )

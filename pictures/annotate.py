@@ -93,7 +93,7 @@ class _Page:
 
     def mask(self, prediction: Prediction, mask: Mask) -> None:
         """Lay the colour of a prediction over its mask, thinly, and draw the mask's edge."""
-        pixels = rle.decode(mask)
+        pixels = png.mask_pixels(mask)
         rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
         if not len(rows):
             return
@@ -143,7 +143,7 @@ class _Page:
         """Write a prediction inside of its mask: many classes have the picture's corner as their box's."""
         text, width, height = self._measured(prediction)
         place = zip(
-            rle.inside(rle.decode(mask)), mask.size[::-1], self.original_size, self.scale, strict=True
+            rle.inside(png.mask_pixels(mask)), mask.size[::-1], self.original_size, self.scale, strict=True
         )
         x, y = (at / cells * side * scale for at, cells, side, scale in place)
         left = round(max(0, min(x - width / 2, self.image.width - width)))

@@ -58,30 +58,35 @@ def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPictu
     return PreparedPicture(_fitted(decoded, spec), decoded.whole)
 
 
-def cut(
-    upload: bytes, parts: Sequence[Part], *, original_size: tuple[int, int], max_pixels: int
-) -> list[PreparedPicture | InvalidImage]:
-    """Cut `parts` out of the upload, of that (width, height), and fit each as a picture of its own.
+class PartCutter:
+    """Cuts parts out of an upload, of that (width, height), and fits each as a picture of its own.
 
-    The upload is decoded once for all of them. A part that can't be fitted has the reason in its place.
-    Raises what `prepare` does.
+    The upload is decoded once, at the first, and large enough for all of `parts`.
     """
-    prepared: dict[int, PreparedPicture | InvalidImage] = {}
-    for dct in Dct:  # nearly always all want the same
-        places = [place for place, part in enumerate(parts) if _dct(part.spec) is dct]
-        if not places:
-            continue
-        enlarged = max(_needed_side(part.spec) / min(part.box[2:]) for part in map(parts.__getitem__, places))
-        is_exact = any(parts[place].spec.decode is Decode.EXACT for place in places)
+
+    def __init__(
+        self, upload: bytes, parts: Sequence[Part], *, original_size: tuple[int, int], max_pixels: int
+    ) -> None:
+        self._upload = upload
+        self._max_pixels = max_pixels
+        enlarged = max(_needed_side(part.spec) / min(part.box[2:]) for part in parts)
         shortest = min(MAX_SIDE, math.ceil(min(original_size) * enlarged))
-        needed = WHOLE if is_exact else Size(shortest=shortest)
-        decoded = decode_near(upload, max_pixels=max_pixels, needed=needed, dct=dct)
-        for place in places:
-            prepared[place] = _cut(decoded, parts[place])
-    return [prepared[place] for place in range(len(parts))]
+        is_exact = any(part.spec.decode is Decode.EXACT for part in parts)
+        self._needed = WHOLE if is_exact else Size(shortest=shortest)
+        self._decoded: dict[Dct, DecodedPicture] = {}
+        """Nearly always all want the same."""
+
+    def cut(self, part: Part) -> PreparedPicture:
+        """One of the parts. Raises what `prepare` does."""
+        dct = _dct(part.spec)
+        if dct not in self._decoded:
+            self._decoded[dct] = decode_near(
+                self._upload, max_pixels=self._max_pixels, needed=self._needed, dct=dct
+            )
+        return _cut(self._decoded[dct], part)
 
 
-def _cut(decoded: DecodedPicture, part: Part) -> PreparedPicture | InvalidImage:
+def _cut(decoded: DecodedPicture, part: Part) -> PreparedPicture:
     x, y, width, height = part.box
     factor = decoded.factor
     left, top = x / factor + decoded.left, y / factor + decoded.top
@@ -93,10 +98,7 @@ def _cut(decoded: DecodedPicture, part: Part) -> PreparedPicture | InvalidImage:
         min(decoded.image.height, math.ceil(top + height / factor)),
     )
     of_part = DecodedPicture(decoded.image.crop(area), (width, height), factor, left - area[0], top - area[1])
-    try:
-        return PreparedPicture(_fitted(of_part, part.spec), (width, height))
-    except InvalidImage as error:  # nothing is drawn on it
-        return error
+    return PreparedPicture(_fitted(of_part, part.spec), (width, height))
 
 
 def _needed_side(spec: InputSpec) -> int:

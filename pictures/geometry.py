@@ -66,8 +66,9 @@ def place(spec: InputSpec, original_size: tuple[int, int]) -> Placement:
 def _smart(spec: InputSpec, size: tuple[int, int]) -> Placement:
     """keras.preprocessing.image.smart_resize: the largest centred part of the shape, in whole pixels."""
     width, height = size
-    kept_width = min(width, int(height * spec.width / spec.height))
-    kept_height = min(height, int(width * spec.height / spec.width))
+    # Of a picture of one pixel Keras keeps none, and fails.
+    kept_width = max(1, min(width, int(height * spec.width / spec.height)))
+    kept_height = max(1, min(height, int(width * spec.height / spec.width)))
     left, top = (width - kept_width) // 2, (height - kept_height) // 2
     return Placement(kept_width / spec.width, kept_height / spec.height, left, top)
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from broker.messages import Mask, Pixels, Prediction
@@ -39,6 +40,14 @@ def of_masks(predictions: tuple[Prediction, ...]) -> tuple[Prediction, ...]:
         msgspec.structs.replace(each, mask=_of_mask(each.mask)) if each.mask is not None else each
         for each in predictions
     )
+
+
+def mask_pixels(mask: Mask) -> NDArray[np.bool_]:
+    """A mask of either form as (height, width). Raises ValueError if its run lengths do not fill it."""
+    if not mask.png:
+        return rle.decode(mask)
+    with Image.open(io.BytesIO(mask.png), formats=("PNG",)) as image:
+        return np.asarray(image.convert("1"), np.bool_)
 
 
 def _of_mask(mask: Mask) -> Mask:

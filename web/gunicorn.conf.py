@@ -28,6 +28,7 @@ threads = _size.threads
 graceful_timeout = int(_settings.request_timeout_s) + 2
 # Heartbeats come from the process's own loop, not from its threads: silence means that the loop hangs.
 timeout = 30
+_HEARTBEAT_S = 5
 keepalive = _settings.keepalive_s
 # The scheme is used nowhere: proxies in a chain that disagree on it are no reason to refuse a request.
 secure_scheme_headers: dict[str, str] = {}
@@ -43,7 +44,9 @@ proc_name = "batchwire-web"
 def worker_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
     """Let pipelines that are polled end, as long as Gunicorn lets this process."""
     if entry := sys.modules.get("web.wsgi"):  # it is loaded once the process has started
-        entry.app.extensions["polled_pipelines"].stop(within_s=worker.left_s())
+        # Nobody sends heartbeats any more: Gunicorn would kill it.
+        within_s = min(worker.left_s(), timeout - _HEARTBEAT_S)
+        entry.app.extensions["polled_pipelines"].stop(within_s=within_s)
 
 
 def on_starting(server: Any) -> None:  # noqa: ANN401 - Gunicorn has no types

@@ -28,13 +28,15 @@ from broker.producer import LENGTH_VALID_S, PendingJob, Producer
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
 from pictures import annotate, fit
-from pictures.decode import InvalidImage
-from pictures.fit import Part, PreparedPicture
+from pictures.fit import Part, PartCutter, PreparedPicture
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
 from web.overload import RecentRefusals
 from web.server import capacity
 
 _LOG = logging.getLogger(__name__)
+
+_AWAY_S: Final = 1.0
+"""For so long Redis is believed to be away, by those whose time is over."""
 
 _SHARE: Final = 0.75
 """How many of the places one model may have, where there are others."""
@@ -106,6 +108,7 @@ class JobClient:
         self.models = ModelChooser(registry, clock, names, request_timeout_s=limits.request_timeout_s)
         self._limits = limits
         self.refusals = RecentRefusals()
+        self._away_until = -math.inf
         self._sharing = threading.Lock()
         self._in_flight: Counter[str] = Counter()
         self._slots = threading.BoundedSemaphore(limits.requests)
@@ -165,30 +168,30 @@ class JobClient:
             raise DeadlinePassed(
                 "The pictures before this one took all the time there was: send fewer at once."
             )
-        self._admit(choice, options)
+        self.admit(choice, options)
         with self._decoder(until=self._decode_until(options)) as waited_s:
             if waited_s > LENGTH_VALID_S:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
-                self._admit(choice, options)
+                self.admit(choice, options)
             prepared = fit.prepare(picture, choice.view.card.input, max_pixels=self._limits.max_pixels)
         return self._enqueue(choice, prepared, options, top=top)
 
     def submit_part(
         self, choice: ModelChoice, part: PreparedPicture, options: JobOptions, *, top: int
     ) -> SubmittedJob:
-        """Enqueue a part of a picture that `cut` has fitted. Raises Overloaded, BrokerUnavailable."""
-        self._admit(choice, options)
+        """Enqueue a picture, or a part of one, that is fitted and admitted. Raises BrokerUnavailable."""
         return self._enqueue(choice, part, options, top=top)
 
-    def cut(
+    @contextlib.contextmanager
+    def cutting(
         self, picture: bytes, parts: Sequence[Part], options: JobOptions, *, original_size: tuple[int, int]
-    ) -> list[PreparedPicture | InvalidImage]:
-        """The parts of a picture of that (width, height), each fitted; see pictures/fit.py.
+    ) -> Iterator[PartCutter]:
+        """A place among those that decode, to cut these parts out of a picture of that (width, height).
 
-        Raises ClientError, Overloaded.
+        Raises Overloaded.
         """
         with self._decoder(until=self._decode_until(options)):
-            return fit.cut(picture, parts, original_size=original_size, max_pixels=self._limits.max_pixels)
+            yield PartCutter(picture, parts, original_size=original_size, max_pixels=self._limits.max_pixels)
 
     def wait_until(self, options: JobOptions) -> float:
         """The monotonic time at which the client of such jobs stops waiting."""
@@ -196,9 +199,12 @@ class JobClient:
         return options.started_at + (limits.async_timeout_s if options.polled else limits.request_timeout_s)
 
     def _decode_until(self, options: JobOptions) -> float:
-        return min(self.wait_until(options), time.monotonic() + self._limits.request_timeout_s)
+        # A pipeline that is polled decodes again long after its request came.
+        began = time.monotonic() if options.waits else options.started_at
+        return min(self.wait_until(options), began + self._limits.request_timeout_s)
 
-    def _admit(self, choice: ModelChoice, options: JobOptions) -> None:
+    def admit(self, choice: ModelChoice, options: JobOptions) -> None:
+        """Refuse a picture that its model has no time for. Raises Overloaded, BrokerUnavailable."""
         wait_until = self.wait_until(options)
         card, left_s = choice.view.card, wait_until - time.monotonic()
         size = codec.job_size(card.input) + len(choice.notice)
@@ -279,7 +285,10 @@ class JobClient:
                     raise ClientGone("The client closed the connection.")
                 reason = self._failure(model)
             # First what came already: of several pictures the last are looked at late.
-            result = waiter.wait(0) or self.producer.take_or_cancel(model, job_id)
+            result = waiter.wait(0)
+            if result is None:
+                with self._known_away():
+                    result = self.producer.take_or_cancel(model, job_id)
             if result is not None:
                 return result
             if reason:
@@ -288,6 +297,21 @@ class JobClient:
             raise DeadlinePassed(f"No answer came in {timeout_s:g} s.")
         finally:
             self.replies.forget(waiter)
+
+    @contextlib.contextmanager
+    def _known_away(self) -> Iterator[None]:
+        """Ask Redis, unless it was away a moment ago: each of 64 pictures would find that out again in 0.9 s.
+
+        Raises BrokerUnavailable.
+        """
+        if time.monotonic() < self._away_until:
+            raise BrokerUnavailable("Redis does not answer.")
+        try:
+            yield
+        except BrokerUnavailable as error:
+            if not error.is_refusal:
+                self._away_until = time.monotonic() + _AWAY_S
+            raise
 
     def _enqueue_again(self, submitted: SubmittedJob) -> None:
         """Put a job back that Redis forgot: it was killed before its last writes were on the disk."""
@@ -307,7 +331,7 @@ class JobClient:
         """Give up a job whose request has failed elsewhere."""
         if submitted.waiter is not None:
             self.replies.forget(submitted.waiter)
-        with contextlib.suppress(BrokerUnavailable):  # it then ends at its deadline
+        with contextlib.suppress(BrokerUnavailable), self._known_away():  # it then ends at its deadline
             self.producer.cancel(submitted.model, submitted.job.id)
 
     def poll(self, model: str, job_id: str) -> Result | PendingJob | None:

@@ -83,7 +83,7 @@ class ModelChooser:
 
     def unknown(self, name: str, models: Mapping[str, ModelView]) -> UnknownModel:
         """The refusal of a name that is no model's; it names those that are served or expected."""
-        served = (known for known, view in models.items() if view.state is not None)
+        served = (known for known, view in models.items() if view.own_state is not None)
         known = ", ".join(sorted({*served, *self._expected}))
         return UnknownModel(f"Unknown model {name[:60]!r}. Available: {known}.")
 

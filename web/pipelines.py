@@ -4,6 +4,8 @@ Owns the order of the steps, what of a picture each is asked about, and the nest
 job of its own in its model's queue, which jobs.py submits and waits for. Knows no HTTP.
 """
 
+import contextlib
+import logging
 import math
 import time
 import uuid
@@ -17,14 +19,16 @@ from broker.errors import (
     BrokerUnavailable,
     ClientError,
     DeadlinePassed,
+    InferenceFailed,
     ModelUnavailable,
     NoWorker,
+    Overloaded,
     ServiceError,
     UnknownModel,
 )
-from broker.messages import Box, Keypoint, Prediction, Result, Skeleton, Step, TaskResult, Timings
+from broker.messages import Box, InputSpec, Keypoint, Prediction, Result, Skeleton, Step, TaskResult, Timings
 from pictures import rle
-from pictures.fit import Part, PreparedPicture
+from pictures.fit import Part, PartCutter, PreparedPicture
 from web import answers
 from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
 from web.model_choice import ModelChoice
@@ -33,6 +37,14 @@ from web.responses import Answer, ErrorDetail, FailedAnswer
 _ENGINE: Final = "steps"
 _PRECISION: Final = "own"
 """Stand in a pipeline's answer where other models have theirs."""
+
+MOST_PARTS: Final = 64
+"""Parts of one picture that are asked about, by all steps together."""
+
+_AWAY_S: Final = 1.0
+"""For so long Redis is believed to be away, once it was."""
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -71,9 +83,9 @@ def run(
     try:
         for level in _levels(steps):
             for each in runs:
-                each.ask(level)
+                each.ask(level, is_client_gone)
             for each in runs:
-                each.hear(is_client_gone)
+                each.wait(is_client_gone)
     except BaseException:
         for each in runs:
             each.cancel()
@@ -129,43 +141,48 @@ class _Run:
         self._jobs = jobs
         self._picture = picture
         self._options = options
-        self._asked: dict[str, list[_Question]] = {step.name: [] for step in steps}
-        self._answers: dict[str, _Question] = {}
+        self._questions: dict[str, list[_Question]] = {step.name: [] for step in steps}
+        self._whole: dict[str, _Question] = {}
         """The questions about the whole picture, and failures that belong to no box."""
+        self._prepared: dict[InputSpec, PreparedPicture] = {}
+        """The whole picture as some step's model takes it: others may take the same."""
+        self._parts = 0
         self._size = (0, 0)
         """(width, height) of the picture; known once a job is submitted."""
         self._timings = Timings()
+        self._deadline = jobs.wait_until(options)
+        self._away: tuple[float, BrokerUnavailable] | None = None
+        """When Redis was away, and what it said."""
 
-    def ask(self, level: Sequence[Step]) -> None:
-        """Submit the jobs of these steps, whose earlier steps have ended."""
+    def ask(self, level: Sequence[Step], is_client_gone: Callable[[], bool]) -> None:
+        """Submit the jobs of these steps, whose earlier steps have ended. Raises ClientGone."""
         parts: list[_Question] = []
         for step in level:
             choice = self._choice(step)
             if step.crop:
                 parts += self._of_boxes(step, choice)
-            else:
-                question = _Question(step, choice)
-                self._answers[step.name] = question
-                self._asked[step.name].append(question)
-                question.outcome = self._submitted(question, None)
-        for question, part in zip(parts, self._cut(parts), strict=True):
-            question.outcome = part if isinstance(part, ServiceError) else self._submitted(question, part)
+                continue
+            _require_client(is_client_gone)
+            question = _Question(step, choice)
+            self._whole[step.name] = question
+            self._questions[step.name].append(question)
+            question.outcome = self._submitted(question, None)
+        self._ask_of_parts(parts, is_client_gone)
 
-    def hear(self, is_client_gone: Callable[[], bool]) -> None:
+    def wait(self, is_client_gone: Callable[[], bool]) -> None:
         """Wait for what was asked. Raises ClientGone."""
         slowest = Timings()
-        for question in self._questions():
+        for question in self._all():
             if not isinstance(question.outcome, SubmittedJob):
                 continue
             try:
                 result = self._jobs.wait(question.outcome, is_client_gone=is_client_gone)
+                slowest = max(slowest, result.timings_ms, key=_total)
+                question.outcome = result if question.box is None else self._on_photo(result, question.box)
             except ClientGone:
                 raise
             except ServiceError as error:
                 question.outcome = error
-                continue
-            question.outcome = result if question.box is None else _on_photo(result, question.box, self._size)
-            slowest = max(slowest, result.timings_ms, key=_total)
         before = self._timings
         self._timings = Timings(
             round(before.waiting + slowest.waiting, 3),
@@ -175,13 +192,13 @@ class _Run:
 
     def cancel(self) -> None:
         """Give up what still waits."""
-        for question in self._questions():
+        for question in self._all():
             if isinstance(question.outcome, SubmittedJob):
                 self._jobs.cancel(question.outcome)
 
     def result(self, choice: ModelChoice) -> Result | ServiceError:
         """The nested answer; the first step's error where no step has answered."""
-        whole = list(self._answers.values())
+        whole = list(self._whole.values())
         if all(question.result is None for question in whole):
             return _error(whole[0])
         card = choice.view.card
@@ -189,15 +206,15 @@ class _Run:
             id=str(uuid.uuid4()),
             model=card.model,
             model_version=card.model_version,
-            steps={name: _answer(question) for name, question in self._answers.items()},
+            steps={name: _answer(question, self._deadline) for name, question in self._whole.items()},
             notice=choice.notice,
             timings_ms=self._timings,
             engine=_ENGINE,
             precision=_PRECISION,
         )
 
-    def _questions(self) -> Iterator[_Question]:
-        for questions in self._asked.values():
+    def _all(self) -> Iterator[_Question]:
+        for questions in self._questions.values():
             yield from questions
 
     def _choice(self, step: Step) -> ModelChoice | ServiceError:
@@ -212,90 +229,130 @@ class _Run:
             return ModelUnavailable(f"{step.model} is a pipeline itself; the step {step.name} needs a model.")
         return ModelChoice(view, view)
 
-    def _submitted(self, question: _Question, part: PreparedPicture | None) -> SubmittedJob | ServiceError:
-        """The job of a question about that part of the picture, or about the whole; or why there is none."""
+    def _submitted(self, question: _Question, cutter: PartCutter | None) -> SubmittedJob | ServiceError:
+        """The job of a question about a part of the picture, or about the whole; or why there is none."""
         if isinstance(question.choice, ServiceError):
             return question.choice
-        for asked in self._questions():
-            if isinstance(asked.outcome, BrokerUnavailable):
-                return asked.outcome  # each would find that out again, 0.9 s later
-        if time.monotonic() >= self._jobs.wait_until(self._options):
+        if time.monotonic() >= self._deadline:
             return DeadlinePassed(f"The steps before {question.step.name} took all the time there was.")
-        card = question.choice.view.card
-        top = min(question.step.top or card.top, card.top_max)
+        if self._away is not None and time.monotonic() < self._away[0] + _AWAY_S:
+            return self._away[1]  # each would find that out again, 0.9 s later
         try:
-            if part is not None:
-                return self._jobs.submit_part(question.choice, part, self._options, top=top)
-            job = self._jobs.submit(question.choice, self._picture, self._options, top=top)
+            return self._submit(question, question.choice, cutter)
+        except BrokerUnavailable as error:
+            self._away = time.monotonic(), error
+            return error
         except ServiceError as error:
             return error
-        self._size = job.job.original_size
-        return job
+        except Exception:  # noqa: BLE001 - whatever one part raises costs no other
+            _LOG.exception("the step %s failed on a part of a picture; this is a bug", question.step.name)
+            return ServiceError("The service failed on this part of the picture; its log says why.")
+
+    def _submit(self, question: _Question, choice: ModelChoice, cutter: PartCutter | None) -> SubmittedJob:
+        card = choice.view.card
+        top = min(question.step.top or card.top, card.top_max)
+        part = None if question.box is None else Part(question.box, card.input)
+        prepared = self._prepared.get(card.input) if part is None else None
+        if part is not None or prepared is not None:
+            self._jobs.admit(choice, self._options)
+        if part is not None and cutter is not None:
+            prepared = cutter.cut(part)
+        if prepared is not None:
+            return self._jobs.submit_part(choice, prepared, self._options, top=top)
+        submitted = self._jobs.submit(choice, self._picture, self._options, top=top)
+        self._size = submitted.job.original_size
+        self._prepared[card.input] = PreparedPicture(submitted.job.image, self._size)
+        return submitted
 
     def _of_boxes(self, step: Step, choice: ModelChoice | ServiceError) -> list[_Question]:
         """The step's questions, about the most probable of the boxes that it wants."""
-        wanted: list[tuple[Prediction, int, _Question]] = []
-        for earlier in self._asked[step.crop]:
+        boxes: list[tuple[Prediction, int, _Question]] = []
+        for earlier in self._questions[step.crop]:
             result = earlier.result
-            found = result.predictions if result is not None else ()
-            if found and all(each.box is None for each in found):
-                problem = f"{earlier.step.model}, which the step {step.crop} asks, gives no boxes."
-                question = _Question(step, choice, outcome=ModelUnavailable(problem))
-                self._answers[step.name] = question
+            if result is None:
                 continue
-            wanted += [
-                (each, place, earlier)
-                for place, each in enumerate(found)
-                if each.box is not None
-                and each.probability >= step.least
-                and (not step.labels or each.label in step.labels)
+            if not result.is_empty and all(each.box is None for each in result.predictions):
+                problem = f"{earlier.step.model}, which the step {step.crop} asks, gives no boxes."
+                self._whole[step.name] = _Question(step, choice, outcome=ModelUnavailable(problem))
+                continue
+            boxes += [
+                (prediction, place, earlier)
+                for place, prediction in enumerate(result.predictions)
+                if prediction.box is not None
+                and prediction.probability >= step.least
+                and (not step.labels or prediction.label in step.labels)
             ]
-        wanted.sort(key=lambda each: -each[0].probability)
+        boxes.sort(key=lambda box: -box[0].probability)
         questions = []
-        for prediction, place, earlier in wanted[: step.most]:
+        for prediction, place, earlier in boxes[: min(step.most, MOST_PARTS - self._parts)]:
             box = _widened(prediction.box or (0, 0, 0, 0), step.margin, self._size)
             question = _Question(step, choice, box=box)
             earlier.later.setdefault(place, {})[step.name] = question
-            self._asked[step.name].append(question)
+            self._questions[step.name].append(question)
             questions.append(question)
+        self._parts += len(questions)
         return questions
 
-    def _cut(self, questions: Sequence[_Question]) -> list[PreparedPicture | ServiceError]:
-        """The parts of the picture that are asked about, or why there is none."""
-        parts = {
-            place: Part(question.box, question.choice.view.card.input)
-            for place, question in enumerate(questions)
+    def _ask_of_parts(self, questions: Sequence[_Question], is_client_gone: Callable[[], bool]) -> None:
+        """Cut the parts out and submit each; one that is refused is not cut."""
+        parts = [
+            Part(question.box, question.choice.view.card.input)
+            for question in questions
             if question.box is not None and isinstance(question.choice, ModelChoice)
-        }
-        cut: Sequence[PreparedPicture | ServiceError] = ()
-        if parts:
-            try:
-                cut = self._jobs.cut(
-                    self._picture, list(parts.values()), self._options, original_size=self._size
-                )
-            except ServiceError as error:
-                cut = [error] * len(parts)
-        prepared = dict(zip(parts, cut, strict=True))
-        return [
-            question.choice if isinstance(question.choice, ServiceError) else prepared[place]
-            for place, question in enumerate(questions)
         ]
+        try:
+            with contextlib.ExitStack() as stack:
+                cutter = None
+                if parts and time.monotonic() < self._deadline:
+                    cutter = stack.enter_context(
+                        self._jobs.cutting(self._picture, parts, self._options, original_size=self._size)
+                    )
+                for question in questions:
+                    _require_client(is_client_gone)
+                    question.outcome = self._submitted(question, cutter)
+        except Overloaded as error:  # no place to decode
+            for question in questions:
+                question.outcome = question.outcome or error
+
+    def _on_photo(self, result: Result, part: Box) -> Result:
+        """The result of a part of the picture, with its places on the picture. Raises ServiceError."""
+        if time.monotonic() >= self._deadline and any(each.mask for each in result.predictions):
+            raise DeadlinePassed("There was no time left to place its masks on the picture.")
+        try:
+            predictions = tuple(_placed(each, part, self._size) for each in result.predictions)
+        except ValueError as error:
+            raise InferenceFailed(f"The model's masks can't be read: {error}.") from None
+        return replace(result, predictions=predictions)
 
 
-def _answer(question: _Question) -> dict[str, Any]:
-    """A question's answer as JSON, with those of the later steps in its predictions."""
+def _require_client(is_client_gone: Callable[[], bool]) -> None:
+    if is_client_gone():
+        raise ClientGone("The client closed the connection.")
+
+
+def _answer(question: _Question, deadline: float) -> dict[str, Any]:
+    """A question's answer as JSON, with those of the later steps in its predictions.
+
+    Past the deadline the masks of parts are no longer made PNGs, 22 ms each.
+    """
     result = question.result
     if result is None:
         return _built(_failed(question.outcome))
+    if question.box is not None and time.monotonic() >= deadline and _has_pngs(result):
+        return _built(_failed(DeadlinePassed("There was no time left to make PNGs of its masks.")))
     predictions = tuple(
         msgspec.structs.replace(
-            prediction, steps={name: _answer(each) for name, each in question.later[place].items()}
+            prediction, steps={name: _answer(each, deadline) for name, each in question.later[place].items()}
         )
         if place in question.later
         else prediction
         for place, prediction in enumerate(result.predictions)
     )
     return _built(answers.of(replace(result, predictions=predictions)))
+
+
+def _has_pngs(result: Result) -> bool:
+    return any(each.mask is not None and each.mask.form == "png" for each in result.predictions)
 
 
 def _failed(outcome: SubmittedJob | Result | ServiceError | None) -> Answer | FailedAnswer:
@@ -337,20 +394,16 @@ def _widened(box: Box, margin: float, size: tuple[int, int]) -> Box:
     return left, top, max(1, right - left), max(1, bottom - top)
 
 
-def _on_photo(result: Result, part: Box, size: tuple[int, int]) -> Result:
-    """The result of a part of a picture, with its places on the picture, of that (width, height)."""
+def _placed(prediction: Prediction, part: Box, size: tuple[int, int]) -> Prediction:
+    """What was found on a part of a picture, with its places on the picture, of that (width, height)."""
     left, top = part[:2]
-
-    def placed(each: Prediction) -> Prediction:
-        box, mask, keypoints = each.box, each.mask, each.keypoints
-        if box is not None:
-            box = (box[0] + left, box[1] + top, box[2], box[3])
-        if mask is not None:
-            mask = rle.placed(mask, part, size)
-        if keypoints is not None:
-            keypoints = tuple(
-                Keypoint(point.name, point.x + left, point.y + top, point.probability) for point in keypoints
-            )
-        return msgspec.structs.replace(each, box=box, mask=mask, keypoints=keypoints)
-
-    return replace(result, predictions=tuple(map(placed, result.predictions)))
+    box, mask, keypoints = prediction.box, prediction.mask, prediction.keypoints
+    if box is not None:
+        box = (box[0] + left, box[1] + top, box[2], box[3])
+    if mask is not None:
+        mask = rle.placed(mask, part, size)
+    if keypoints is not None:
+        keypoints = tuple(
+            Keypoint(point.name, point.x + left, point.y + top, point.probability) for point in keypoints
+        )
+    return msgspec.structs.replace(prediction, box=box, mask=mask, keypoints=keypoints)

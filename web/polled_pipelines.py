@@ -4,12 +4,10 @@ Owns those threads, how many there are, and that each job ends with a result: al
 process that is killed leaves its jobs pending until their deadline, when their clients are told so.
 """
 
-import contextvars
 import logging
 import threading
 import time
 import uuid
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,6 +15,7 @@ from broker.errors import BrokerUnavailable, Overloaded, ServiceError, Unavailab
 from broker.messages import Failure, Result
 from web import pipelines
 from web.jobs import ClientGone, JobClient, JobOptions
+from web.middleware import request_ids
 from web.model_choice import ModelChoice
 
 _LOG = logging.getLogger(__name__)
@@ -24,8 +23,11 @@ _LOG = logging.getLogger(__name__)
 _RETRY_S: Final = 0.5
 """Between two tries to write a result while Redis is away."""
 
+_RETRY_AFTER_S: Final = 10
+"""A place may be taken for as long as ASYNC_TIMEOUT_S, and most are for a few seconds."""
+
 _LAST_S: Final = 1.0
-"""What a thread needs to say that its process stops: it looks four times a second."""
+"""What a thread gets to say that its process stops: while it waits it looks four times a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class PolledPipeline:
     model: str
     id: str
     notice: str
+    version: str
+
+    def failed(self, error: ServiceError) -> Result:
+        """The result that says so."""
+        return Result(self.id, self.model, self.version, error=Failure(error.code, error.message))
 
 
 class PolledPipelines:
@@ -43,43 +50,74 @@ class PolledPipelines:
     def __init__(self, jobs: JobClient, *, at_once: int) -> None:
         self._jobs = jobs
         self._at_once = at_once
-        self._places = threading.BoundedSemaphore(at_once)
         self._stopping = threading.Event()
-        self._threads = ThreadPoolExecutor(at_once, "pipelines")
-        self._running: set[Future[None]] = set()
+        self._changing = threading.Lock()
+        self._running: dict[str, tuple[PolledPipeline, threading.Thread]] = {}
 
     def start(self, choice: ModelChoice, picture: bytes, options: JobOptions) -> PolledPipeline:
-        """Announce the job, and begin. Raises Overloaded, BrokerUnavailable."""
-        if not self._places.acquire(blocking=False):
-            raise Overloaded(f"{self._at_once} pipelines are polled here already; come back in 1 s.")
+        """Announce the job, and begin. Raises Overloaded, Unavailable, BrokerUnavailable."""
+        card = choice.view.card
+        job = PolledPipeline(card.model, str(uuid.uuid4()), choice.notice, card.model_version)
+        options = replace(options, waits=True)
+        # Daemons: one that hangs in a decoder must not keep its process from ending.
+        thread = threading.Thread(
+            target=self._run, args=(choice, picture, options, job), name="pipeline", daemon=True
+        )
+        with self._changing:
+            if self._stopping.is_set():
+                raise Unavailable("This process is stopping; send it again.")
+            if len(self._running) >= self._at_once:
+                raise Overloaded(
+                    f"{self._at_once} pipelines are polled here already; come back in {_RETRY_AFTER_S} s.",
+                    retry_after_s=_RETRY_AFTER_S,
+                )
+            self._running[job.id] = job, thread
         try:
-            job = PolledPipeline(choice.view.card.model, str(uuid.uuid4()), choice.notice)
-            options = replace(options, waits=True)
             left_s = self._jobs.wait_until(options) - time.monotonic()
             self._jobs.producer.begin(job.model, job.id, time_s=left_s)
-            context = contextvars.copy_context()  # the log names the request
-            running = self._threads.submit(context.run, self._run, choice, picture, options, job)
-            self._running.add(running)
-            running.add_done_callback(self._running.discard)
+            thread.start()
         except BaseException:
-            self._places.release()
+            self._end(job)
             raise
         return job
 
     def stop(self, *, within_s: float) -> None:
         """Wait for what runs, so long at most; the rest is told that this process stops."""
-        wait(list(self._running), timeout=max(0.0, within_s - _LAST_S))
+        deadline = time.monotonic() + within_s
+        self._join(deadline - _LAST_S)
         self._stopping.set()
-        self._threads.shutdown(wait=True)
+        self._join(max(deadline, time.monotonic() + _LAST_S))
+        for job, _ in self._left():
+            try:
+                self._jobs.producer.finish(job.failed(_stopped()))
+            except BrokerUnavailable as error:
+                _LOG.error("%s: pipeline job %s stays pending: %s", job.model, job.id, error.message)
+                return
+
+    def _left(self) -> list[tuple[PolledPipeline, threading.Thread]]:
+        with self._changing:
+            return list(self._running.values())
+
+    def _join(self, until: float) -> None:
+        for _, thread in self._left():
+            if thread.ident is not None:
+                thread.join(max(0.0, until - time.monotonic()))
+
+    def _end(self, job: PolledPipeline) -> None:
+        with self._changing:
+            self._running.pop(job.id, None)
 
     def _run(self, choice: ModelChoice, picture: bytes, options: JobOptions, job: PolledPipeline) -> None:
+        request_ids.carry(options.request_id)
         try:
-            result = replace(self._result(choice, picture, options, job), id=job.id)
+            try:
+                result = self._result(choice, picture, options, job)
+            except Exception:  # noqa: BLE001 - else its client would be left to the deadline
+                _LOG.exception("pipeline job %s of %s failed; this is a bug", job.id, job.model)
+                result = job.failed(ServiceError("The service failed on this request; its log says why."))
             self._write(result, until=self._jobs.wait_until(options))
-        except Exception:  # noqa: BLE001 - a thread that dies quietly would leave its client to the deadline
-            _LOG.exception("pipeline job %s of %s failed; this is a bug", job.id, job.model)
         finally:
-            self._places.release()
+            self._end(job)
 
     def _result(
         self, choice: ModelChoice, picture: bytes, options: JobOptions, job: PolledPipeline
@@ -90,13 +128,10 @@ class PolledPipelines:
                 self._jobs, choice, [picture], options, is_client_gone=self._stopping.is_set
             )
         except ClientGone:
-            outcome = Unavailable("The web process that asked its steps has stopped: send the picture again.")
+            outcome = _stopped()
         except ServiceError as error:
             outcome = error
-        if isinstance(outcome, Result):
-            return outcome
-        failure = Failure(outcome.code, outcome.message)
-        return Result(job.id, job.model, choice.view.card.model_version, error=failure)
+        return replace(outcome, id=job.id) if isinstance(outcome, Result) else job.failed(outcome)
 
     def _write(self, result: Result, *, until: float) -> None:
         """Write the result; while Redis is away, until the deadline or the process's end."""
@@ -111,3 +146,7 @@ class PolledPipelines:
                         *(result.id, result.model, error.message),
                     )
                     return
+
+
+def _stopped() -> Unavailable:
+    return Unavailable("The web process that asked its steps has stopped: send the picture again.")

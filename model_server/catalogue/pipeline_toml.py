@@ -20,8 +20,6 @@ TASK: Final = "pipeline"
 
 MOST_STEPS: Final = 16
 
-StepName = Annotated[str, Meta(pattern="^[a-z0-9_-]{1,64}$")]
-
 
 class StepFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[pipeline.NAME]: one step. Steps are asked in the order in which they are written."""
@@ -39,7 +37,14 @@ class PipelineToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that the model.toml of a pipeline may have; each value of `pipeline` is a StepFields."""
 
     task: Literal["pipeline"]
-    pipeline: Annotated[dict[StepName, dict[str, Any]], Meta(min_length=1, max_length=MOST_STEPS)]
+    pipeline: Annotated[dict[str, dict[str, Any]], Meta(min_length=1, max_length=MOST_STEPS)]
+
+
+class _Whole(msgspec.Struct):
+    """A PipelineToml as its refusals describe it: msgspec names no step in which a value is wrong."""
+
+    task: Literal["pipeline"]
+    pipeline: dict[str, StepFields]
 
 
 class StepModels(msgspec.Struct, frozen=True, tag_field="kind", tag="steps"):
@@ -68,7 +73,7 @@ def read(path: Path) -> StepModels:
             place = f".{TASK}.{name}"
             steps[name] = msgspec.convert(table, StepFields)
     except msgspec.ValidationError as error:
-        raise toml_errors.of_value(path, text, error, StepFields if place else PipelineToml, place) from None
+        raise toml_errors.of_value(path, text, error, StepFields if place else _Whole, place) from None
     for key, problem in _misfits(steps):
         raise toml_errors.of_key(path, text, key, problem)
     return StepModels(tuple(_step(name, fields) for name, fields in steps.items()))
@@ -83,6 +88,8 @@ def _misfits(steps: Mapping[str, StepFields]) -> Iterator[tuple[str, str]]:
     """Keys of steps that contradict others, each with the reason."""
     earlier: list[str] = []
     for name, step in steps.items():
+        if not MODEL_NAME.fullmatch(name):
+            yield f"{TASK}.{name}", "A step's name may only have a-z, 0-9, _ and -."
         if not MODEL_NAME.fullmatch(step.model):
             yield f"{TASK}.{name}.model", f"{step.model!r} can't be a model's name."
         if step.crop is not None and step.crop not in earlier:

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 
 from broker.messages import Decode, Fit, InputSpec, Library, Resample
 from pictures.decode import MAX_SIDE, DecodedPicture, InvalidImage, Size, decode, decode_near
-from pictures.fit import Part, cut, fit, prepare
+from pictures.fit import Part, PartCutter, PreparedPicture, fit, prepare
 from tests.support.pictures import encoded
 
 MANY = 10_000_000
@@ -133,6 +133,11 @@ def test_a_large_photo_on_its_side_is_told_in_the_size_that_people_see() -> None
     assert np.abs(prepared.pixels[10:14, 17:20].astype(int) - RED).max() < 12
 
 
+def _cut(upload: bytes, *parts: Part, size: tuple[int, int]) -> list[PreparedPicture]:
+    cutter = PartCutter(upload, parts, original_size=size, max_pixels=MANY)
+    return [cutter.cut(part) for part in parts]
+
+
 _BOX = (31, 17, 90, 71)
 
 
@@ -141,10 +146,9 @@ _BOX = (31, 17, 90, 71)
 def test_a_part_is_fitted_as_a_picture_of_its_own(how: Fit, library: Library) -> None:
     photo = _scene((200, 120))
     spec = InputSpec(24, 32, 3, how, library=library)
-    (part,) = cut(encoded(photo), [Part(_BOX, spec)], original_size=photo.size, max_pixels=10**6)
+    (part,) = _cut(encoded(photo), Part(_BOX, spec), size=photo.size)
     left, top, width, height = _BOX
     alone = prepare(encoded(photo.crop((left, top, left + width, top + height))), spec, max_pixels=10**6)
-    assert not isinstance(part, InvalidImage)
     assert part.original_size == (width, height)
     assert np.array_equal(part.pixels, alone.pixels)
 
@@ -165,19 +169,11 @@ def test_a_part_of_a_jpeg_is_cut_from_one_decoded_smaller(
     turn = turned[orientation]
     stored = photo.transpose(turn) if turn is not None else photo
     upload = encoded(stored, "JPEG", quality=95, exif=exif)
-    decoded: list[tuple[int, int]] = []
-
-    def spied(*arguments: Any, **options: Any) -> DecodedPicture:  # noqa: ANN401
-        decoded.append((found := decode_near(*arguments, **options)).image.size)
-        return found
-
-    monkeypatch.setattr("pictures.fit.decode_near", spied)
+    decoded = _spied(monkeypatch)
     box = (301, 203, 1201, 1101)
     fast, exact = (InputSpec(96, 96, 3, Fit.STRETCH, decode=kind) for kind in Decode)
-    (near,) = cut(upload, [Part(box, fast)], original_size=photo.size, max_pixels=10**7)
-    (far,) = cut(upload, [Part(box, exact)], original_size=photo.size, max_pixels=10**7)
-    assert not isinstance(near, InvalidImage)
-    assert not isinstance(far, InvalidImage)
+    (near,) = _cut(upload, Part(box, fast), size=photo.size)
+    (far,) = _cut(upload, Part(box, exact), size=photo.size)
     assert decoded[0][0] < decoded[1][0] // 3
     difference = np.abs(near.pixels.astype(int) - far.pixels)
     assert difference.mean() < 1.5
@@ -190,20 +186,73 @@ def test_parts_of_any_size_and_place_come_in_their_order() -> None:
     specs = [InputSpec(8, 8, 1, Fit.STRETCH), InputSpec(4, 6, 3, Fit.CROP, decode=Decode.EXACT)]
     boxes = [(0, 0, 1, 1), (63, 47, 1, 1), (0, 0, 64, 48), (5, 0, 1, 48)]
     wanted = [Part(box, spec) for box in boxes for spec in specs]
-    parts = cut(encoded(photo, "JPEG"), wanted, original_size=photo.size, max_pixels=10**6)
+    parts = _cut(encoded(photo, "JPEG"), *wanted, size=photo.size)
     for part, asked in zip(parts, wanted, strict=True):
-        assert not isinstance(part, InvalidImage)
         assert (part.pixels.shape, part.original_size) == (asked.spec.shape, asked.box[2:])
 
 
-def test_a_part_on_which_nothing_is_drawn_costs_no_other() -> None:
+def test_the_smallest_part_decides_how_large_a_jpeg_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = _spied(monkeypatch)
+    photo = _scene((1600, 1600))
+    spec = InputSpec(100, 100, 3, Fit.STRETCH)
+    boxes = [(0, 0, 1600, 1600), (100, 100, 200, 200)]
+    _cut(encoded(photo, "JPEG"), *(Part(box, spec) for box in boxes), size=photo.size)
+    assert decoded == [(1600, 1600)]
+    _cut(encoded(photo, "JPEG"), Part(boxes[0], spec), size=photo.size)
+    assert decoded[1:] == [(200, 200)]
+
+
+def test_a_part_has_the_dct_of_its_own_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = _spied(monkeypatch)
+    photo = _scene((64, 48))
+    upload = encoded(photo, "JPEG")
+    specs = [
+        InputSpec(64, 48, 3, Fit.STRETCH, decode=Decode.EXACT, library=library, resample=Resample.NEAREST)
+        for library in (Library.TENSORFLOW, Library.PILLOW, Library.TENSORFLOW)
+    ]
+    parts = _cut(upload, *(Part((0, 0, 64, 48), spec) for spec in specs), size=photo.size)
+    assert len(decoded) == 2
+    for part, spec in zip(parts, specs, strict=True):
+        assert np.array_equal(part.pixels, prepare(upload, spec, max_pixels=MANY).pixels)
+
+
+def test_a_part_at_the_edge_has_no_pixels_from_beyond_it() -> None:
+    photo = _scene((803, 601))
+    upload = encoded(photo, "JPEG", quality=95)
+    spec = InputSpec(24, 24, 3, Fit.STRETCH)
+    (part,) = _cut(upload, Part((403, 201, 400, 400), spec), size=photo.size)
+    whole = fit(photo.crop((403, 201, 803, 601)), spec)
+    assert np.abs(part.pixels[-1].astype(int) - whole[-1]).max() < 12
+    assert np.abs(part.pixels[:, -1].astype(int) - whole[:, -1]).max() < 12
+
+
+@pytest.mark.parametrize("library", list(Library))
+@pytest.mark.parametrize("how", [Fit.STRETCH, Fit.CROP, Fit.PAD])
+def test_a_part_of_one_pixel_fits(how: Fit, library: Library) -> None:
+    photo = _scene((40, 30))
+    spec = InputSpec(8, 3, 3, how, library=library, resample=Resample.NEAREST)
+    (part,) = _cut(encoded(photo), Part((39, 29, 1, 1), spec), size=photo.size)
+    assert part.pixels.shape == (3, 8, 3)
+
+
+def _spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The sizes in which pictures are decoded from now on."""
+    decoded: list[tuple[int, int]] = []
+
+    def spied(*arguments: Any, **options: Any) -> DecodedPicture:  # noqa: ANN401
+        decoded.append((found := decode_near(*arguments, **options)).image.size)
+        return found
+
+    monkeypatch.setattr("pictures.fit.decode_near", spied)
+    return decoded
+
+
+def test_a_part_on_which_nothing_is_drawn_is_refused() -> None:
     photo = Image.new("L", (100, 50), 255)
     photo.paste(0, (60, 10, 70, 40))
     spec = InputSpec(28, 28, 1, Fit.INK)
-    parts = cut(
-        encoded(photo),
-        [Part((0, 0, 50, 50), spec), Part((50, 0, 50, 50), spec)],
-        original_size=photo.size,
-        max_pixels=10**6,
-    )
-    assert [isinstance(part, InvalidImage) for part in parts] == [True, False]
+    empty, drawn = Part((0, 0, 50, 50), spec), Part((50, 0, 50, 50), spec)
+    cutter = PartCutter(encoded(photo), [empty, drawn], original_size=photo.size, max_pixels=MANY)
+    with pytest.raises(InvalidImage):
+        cutter.cut(empty)
+    assert cutter.cut(drawn).pixels.max() > 0

@@ -109,6 +109,7 @@ def test_the_mask_of_a_part_is_placed_on_the_photo(at: tuple[int, int]) -> None:
     mask = rle.placed(Mask((60, 80), _encoded(_disc())), (left, top, 80, 60), (110, 100))
     assert mask.size == (100, 110)
     assert np.array_equal(rle.decode(mask), whole)
+    assert rle.placed(Mask((60, 80), _encoded(_disc()), "png"), (left, top, 80, 60), (110, 100)).form == "png"
 
 
 def test_on_a_large_photo_it_has_the_photo_s_fewer_pixels() -> None:
@@ -122,3 +123,12 @@ def test_on_a_large_photo_it_has_the_photo_s_fewer_pixels() -> None:
 def test_a_part_of_less_than_a_pixel_keeps_one() -> None:
     mask = rle.placed(Mask((1, 1), _encoded(np.ones((1, 1), np.bool_))), (8191, 4095, 1, 1), (8192, 4096))
     assert np.argwhere(rle.decode(mask)).tolist() == [[1023, 2047]]
+
+
+def test_of_a_part_s_mask_the_nearest_pixel_counts() -> None:
+    stripes = np.zeros((4, 8), np.bool_)
+    stripes[:, 1::2] = True
+    # Half as many pixels: of each pair the second is the nearer to the middle.
+    mask = rle.placed(Mask((4, 8), _encoded(stripes)), (0, 0, 8, 4), (4096, 8))
+    assert mask.size == (4, 2048)
+    assert rle.decode(mask)[:2, :4].all()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -15,8 +16,9 @@ from flask.testing import FlaskClient
 from numpy.typing import NDArray
 from PIL import Image
 
+from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
-from broker.messages import AS_UPLOADED, Fit, InputSpec, Step
+from broker.messages import AS_UPLOADED, Fit, InputSpec, Mask, Result, State, Step, WorkerState
 from model_server.catalogue.detection_layout import Detection
 from model_server.catalogue.model_spec import Label, ModelSpec
 from model_server.catalogue.pipeline_toml import StepModels
@@ -26,15 +28,21 @@ from model_server.serving.worker import Worker
 from model_server.tasks import TASKS
 from model_server.tasks.keypoints import Keypoints
 from model_server.tasks.pipeline import PipelineTask
+from model_server.tasks.segmentation import Segmentation
+from pictures import fit, png
+from pictures.fit import Part, PartCutter, PreparedPicture
 from settings import Settings
 from tests.support import fakes
 from tests.support.fakes import FakeEngine
 from tests.support.pictures import encoded, form
 from tests.support.service import disconnect
 from tests.support.waiting import eventually
+from web import pipelines
 from web.app import create_app
 from web.jobs import ClientGone, JobClient, JobOptions
+from web.middleware import request_ids
 from web.pipelines import run
+from web.polled_pipelines import PolledPipelines
 
 FIND = Step("objects", "finder")
 TELL = Step("shade", fakes.MODEL, crop="objects")
@@ -196,8 +204,10 @@ def test_each_step_has_a_queue_and_a_batch_of_its_own(city: City) -> None:
         (replace(TELL, labels=("dog",)), ["dog"]),
         (replace(TELL, labels=("car",)), []),
         (replace(TELL, least=0.85), ["cat"]),
+        (replace(TELL, least=float(np.float32(0.8))), ["cat", "dog"]),
         (replace(TELL, most=1), ["cat"]),
         (replace(TELL, most=1, labels=("dog", "cat")), ["cat"]),
+        (replace(TELL, most=1, labels=("dog",)), ["dog"]),
     ],
 )
 def test_only_the_boxes_that_a_step_wants(city: City, step: Step, asked: list[str]) -> None:
@@ -442,3 +452,366 @@ def test_a_job_in_a_pipeline_s_own_queue_is_refused_and_disturbs_nothing(city: C
     eventually(lambda: city.length("city") == 0)
     eventually(lambda: city.client.get(f"/predictions/{job.id}?model=city").status_code == 500)
     assert city.ask().status_code == 200
+
+
+def _mirrored(batch: NDArray[np.uint8]) -> Outputs:
+    """On a part that is bright a probable car, on a dark one an improbable one."""
+    rows = [np.array([[4, 4, 8, 8, 0, 0, 0.9 if part.max() else 0.3]], np.float32).T for part in batch]
+    return (np.stack(rows),)
+
+
+def test_of_several_answers_boxes_the_most_probable_are_asked_about(city: City) -> None:
+    city.finder()
+    city.finder("cars")
+    city.engines["cars"].network = _mirrored
+    city.teller()
+    city.pipeline(FIND, Step("car", "cars", crop="objects"), replace(TELL, crop="car", most=1))
+    cat, dog = city.ask().get_json()["steps"]["objects"]["predictions"]
+    assert "steps" not in cat["steps"]["car"]["predictions"][0]
+    assert _label(dog["steps"]["car"]["predictions"][0]["steps"]["shade"]) == "bright"
+
+
+def test_steps_that_wait_for_the_same_are_asked_together(city: City) -> None:
+    city.finder()
+    for name in ("one", "other"):
+        city.finder(name)
+        city.engines[name].network = _mirrored
+    both = threading.Barrier(2)
+    for name in ("one", "other"):
+        city.engines[name].on_batch = lambda _: both.wait(20)
+    city.pipeline(FIND, *(Step(name, name, crop="objects", most=1) for name in ("one", "other")))
+    cat, _ = city.ask().get_json()["steps"]["objects"]["predictions"]
+    assert [cat["steps"][name]["success"] for name in ("one", "other")] == [True, True]
+
+
+def test_its_timings_add_up_the_slowest_of_each_round(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    for name in ("finder", fakes.MODEL):
+        city.engines[name].on_batch = lambda _: time.sleep(0.05)
+    answer = city.ask().get_json()
+    objects = answer["steps"]["objects"]
+    shades = [each["steps"]["shade"]["timings_ms"]["model"] for each in objects["predictions"]]
+    assert answer["timings_ms"]["model"] == pytest.approx(
+        objects["timings_ms"]["model"] + max(shades), abs=0.01
+    )
+
+
+@pytest.mark.parametrize("form_", ["rle", "png"])
+def test_masks_of_parts_are_the_photo_s_and_are_drawn(city: City, form_: str) -> None:
+    city.finder()
+    table = Segmentation(masks=form_, background=0)  # type: ignore[arg-type]
+    city.finder("parts", task=TASKS["segmentation"], options=table)
+    city.engines["parts"].network = lambda batch: (np.stack([_BOTTOM] * len(batch)),)
+    city.pipeline(FIND, Step("part", "parts", crop="objects", labels=("dog",)))
+    _, dog = city.ask().get_json()["steps"]["objects"]["predictions"]
+    part = dog["steps"]["part"]["predictions"][0]
+    assert (part["label"], part["box"], part["mask"]["size"]) == ("dog", [20, 10, 20, 10], [20, 40])
+    mask = msgspec.convert(part["mask"], Mask)
+    expected = np.zeros((20, 40), np.bool_)
+    expected[10:, 20:] = True
+    assert np.array_equal(png.mask_pixels(mask), expected)
+    drawn = city.ask(Accept="image/png")
+    assert drawn.status_code == 200
+    pixels = np.asarray(Image.open(io.BytesIO(drawn.data)).convert("RGB")).astype(int)
+    quarter = pixels[-60:-20, -100:-20]
+    assert (np.ptp(quarter, axis=2) > 30).all()  # white no more
+
+
+_BOTTOM = np.zeros((3, 8, 8), np.float32).transpose(1, 2, 0).copy()
+"""Class 1 (dog) in the lower half, class 0 above."""
+_BOTTOM[:4, :, 0] = _BOTTOM[4:, :, 1] = 1
+_BOTTOM = _BOTTOM.transpose(2, 0, 1).copy()
+
+
+def test_points_of_a_step_are_drawn_with_its_lines(city: City) -> None:
+    row = np.array([4, 4, 8, 8, 0.9, 0, 0, 1, 1, 1, 7, 7, 1], np.float32)[:, None]
+    city.finder("posing", task=TASKS["keypoints"], options=Keypoints(names=("a", "b"), skeleton=((0, 1),)))
+    city.engines["posing"].network = lambda batch: (np.stack([row] * len(batch)),)
+    city.pipeline(Step("pose", "posing"))
+    result = _result(city)
+    drawable = pipelines.drawable(result)
+    assert drawable.skeleton is not None
+    assert drawable.skeleton.lines == ((0, 1),)
+
+
+def _result(city: City, picture: bytes = PHOTO, **fields: Any) -> Result:  # noqa: ANN401 - of JobOptions
+    options = JobOptions(started_at=time.monotonic(), **fields)
+    choice = city.jobs.models.choose("city")
+    (result,) = run(city.jobs, choice, [picture], options, is_client_gone=lambda: False)
+    assert isinstance(result, Result)
+    return result
+
+
+def test_what_a_choice_says_stands_in_the_answer(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    choice = replace(city.jobs.models.choose("city"), notice="Another answers.")
+    options = JobOptions(started_at=time.monotonic())
+    (result,) = run(city.jobs, choice, [PHOTO], options, is_client_gone=lambda: False)
+    assert isinstance(result, Result)
+    assert result.notice == "Another answers."
+
+
+def test_past_the_deadline_nothing_is_cut_or_asked(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    cut = PartCutter.cut
+
+    def slowly(*arguments: Any) -> PreparedPicture:  # noqa: ANN401
+        time.sleep(1.2)
+        return cut(*arguments)
+
+    monkeypatch.setattr(PartCutter, "cut", slowly)
+    began = time.monotonic()
+    options = JobOptions(started_at=began - city.jobs._limits.request_timeout_s + 1)
+    (result,) = run(
+        city.jobs, city.jobs.models.choose("city"), [PHOTO], options, is_client_gone=lambda: False
+    )
+    assert time.monotonic() - began < 2  # the second is not cut
+    assert isinstance(result, Result)
+    assert result.steps is not None
+    failures = [each["steps"]["shade"]["error"] for each in result.steps["objects"]["predictions"]]
+    assert [failure["code"] for failure in failures] == ["deadline_passed"] * 2
+    assert "took all the time" in failures[1]["message"]
+
+
+def test_what_is_refused_is_not_cut(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    monkeypatch.setattr(PartCutter, "cut", lambda *_: pytest.fail("it was cut"))
+    admit = city.jobs.producer.admit
+
+    def refusing(model: str, **options: Any) -> None:  # noqa: ANN401
+        if model == fakes.MODEL:
+            raise Overloaded("Full.")
+        admit(model, **options)
+
+    monkeypatch.setattr(city.jobs.producer, "admit", refusing)
+    objects = city.ask().get_json()["steps"]["objects"]["predictions"]
+    assert {each["steps"]["shade"]["error"]["code"] for each in objects} == {"overloaded"}
+
+
+def test_a_picture_has_so_many_parts_at_most(city: City) -> None:
+    rows = np.zeros((7, 80), np.float32)
+    rows[:4] = np.array([[4, 4, 1, 1]], np.float32).T
+    rows[0], rows[1] = np.arange(80) % 8, np.arange(80) // 8  # apart from each other
+    rows[4] = 0.9
+    city.finder(options=Detection(layout="ultralytics", confidence=0.25, nms_iou=1.0), top=80)
+    city.engines["finder"].network = lambda batch: (np.stack([rows] * len(batch)),)
+    city.teller()
+    city.pipeline(FIND, replace(TELL, most=40), Step("again", fakes.MODEL, crop="objects", most=40))
+    found = city.ask().get_json()["steps"]["objects"]["predictions"]
+    asked = [name for each in found for name in each.get("steps", {})]
+    assert (asked.count("shade"), asked.count("again")) == (40, 24)
+
+
+def test_while_redis_is_away_only_the_first_finds_out(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    tried: list[str] = []
+    enqueue = city.jobs.producer.enqueue
+
+    def away(model: str, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        if model == fakes.MODEL:
+            tried.append(model)
+            raise BrokerUnavailable("Redis does not answer.")
+        enqueue(model, *arguments, **options)
+
+    monkeypatch.setattr(city.jobs.producer, "enqueue", away)
+    objects = city.ask().get_json()["steps"]["objects"]["predictions"]
+    assert {each["steps"]["shade"]["error"]["code"] for each in objects} == {"broker_unavailable"}
+    assert len(tried) == 1
+
+
+def test_at_the_deadline_only_the_first_asks_a_redis_that_is_away(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def away(_: str, job_id: str) -> None:
+        tried.append(job_id)
+        raise BrokerUnavailable("Redis does not answer.")
+
+    monkeypatch.setattr(city.jobs.producer, "take_or_cancel", away)
+    monkeypatch.setattr(city.jobs.producer, "cancel", away)
+    city.finder()
+    city.engines["finder"].on_batch = lambda _: time.sleep(2)
+    choice = city.jobs.models.choose("finder")
+    options = JobOptions(started_at=time.monotonic() - city.jobs._limits.request_timeout_s + 0.5)
+    submitted = [city.jobs.submit(choice, PHOTO, options, top=1) for _ in range(4)]
+    for each in submitted[:3]:
+        with pytest.raises(BrokerUnavailable):
+            city.jobs.wait(each, is_client_gone=lambda: False)
+    city.jobs.cancel(submitted[3])
+    assert len(tried) == 1
+
+
+def test_one_part_that_can_t_be_fitted_costs_no_other(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    cut = PartCutter.cut
+
+    def fails_on_the_left(cutter: PartCutter, part: Part) -> PreparedPicture:
+        if part.box[0] == 0:
+            raise ZeroDivisionError
+        return cut(cutter, part)
+
+    monkeypatch.setattr(PartCutter, "cut", fails_on_the_left)
+    cat, dog = city.ask().get_json()["steps"]["objects"]["predictions"]
+    assert cat["steps"]["shade"]["error"]["code"] == "internal"
+    assert _label(dog["steps"]["shade"]) == "bright"
+
+
+def test_whole_pictures_for_one_input_are_decoded_once(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+    city.finder()
+    city.finder("other")
+    city.pipeline(FIND, Step("again", "other"), Step("twice", "finder"))
+    prepare, prepared = fit.prepare, []
+
+    def counting(*arguments: Any, **options: Any) -> PreparedPicture:  # noqa: ANN401
+        prepared.append(1)
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr("pictures.fit.prepare", counting)
+    steps = city.ask().get_json()["steps"]
+    assert [step["success"] for step in steps.values()] == [True] * 3
+    assert len(prepared) == 1
+
+
+def test_a_client_that_goes_while_it_is_asked_ends_it(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND, *(Step(f"s{number}", "finder") for number in range(5)))
+    looks: list[bool] = []
+
+    def gone() -> bool:
+        looks.append(len(looks) >= 2)
+        return looks[-1]
+
+    options = JobOptions(started_at=time.monotonic())
+    with pytest.raises(ClientGone):
+        run(city.jobs, city.jobs.models.choose("city"), [PHOTO], options, is_client_gone=gone)
+    assert len(looks) == 3
+    assert not city.redis_client.keys(city.keys.of("finder").result("*"))
+
+
+def test_the_state_is_that_of_the_worst_step_and_the_reason_its_own(city: City, tmp_path: Path) -> None:
+    city.pipeline(FIND, TELL, Step("none", "nobody"))
+    city.finder()
+    city.workers[-1].status.set_reason("its changed folder was not taken up")
+    failed = fakes.unregistered_worker(
+        city.redis_client, city.keys, fakes.spec(tmp_path), lambda: pytest.fail("loaded")
+    )
+    failed.registration.ensure()
+    failed.status.publish(State(WorkerState.FAILED, "v1", reason="no weights"))
+    view = city.jobs.registry.models(fresh=True)["city"]
+    assert (view.own_state, view.state, view.reason) == (WorkerState.READY, WorkerState.FAILED, "no weights")
+    # A step whose model failed is its own matter.
+    response = city.ask()
+    assert response.status_code == 200
+    cat, _ = response.get_json()["steps"]["objects"]["predictions"]
+    assert cat["steps"]["shade"]["error"]["code"] == "model_unavailable"
+    failed.leave()
+
+
+def test_a_pipeline_that_loads_does_not_show_its_steps_state(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    city.workers[-1].status.publish(State(WorkerState.LOADING, "v1"))
+    view = city.jobs.registry.models(fresh=True)["city"]
+    assert view.state is WorkerState.LOADING
+
+
+def test_polled_pipelines_give_their_places_back(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    polled: PolledPipelines = city.client.application.extensions["polled_pipelines"]
+    polled._at_once = 1
+    for _ in range(3):
+        address = city.ask(Prefer="respond-async").headers["Location"]
+        eventually(lambda at=address: city.client.get(at).status_code == 200)  # type: ignore[misc]
+        eventually(lambda: not polled._running)
+    away = BrokerUnavailable("Redis does not answer.")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise away
+
+    with monkeypatch.context() as patched:
+        patched.setattr(city.jobs.producer, "begin", refuse)
+        assert city.ask(Prefer="respond-async").status_code == 503
+    assert city.ask(Prefer="respond-async").status_code == 202
+
+
+def test_a_polled_result_is_written_once_redis_is_back(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    finish, tries = city.jobs.producer.finish, []
+
+    def at_the_second_try(result: Result) -> None:
+        tries.append(result.id)
+        if len(tries) == 1:
+            raise BrokerUnavailable("Redis does not answer.")
+        finish(result)
+
+    monkeypatch.setattr(city.jobs.producer, "finish", at_the_second_try)
+    address = city.ask(Prefer="respond-async").headers["Location"]
+    eventually(lambda: city.client.get(address).status_code == 200)
+    assert len(tries) == 2
+
+
+def test_a_bug_in_a_polled_pipeline_is_told_its_client(
+    city: City, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    seen: list[str] = []
+
+    def broken(_: object) -> None:
+        seen.append(request_ids.current())
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("web.pipelines._levels", broken)
+    address = city.ask(Prefer="respond-async", X_Request_ID="its-own").headers["Location"]
+    eventually(lambda: city.client.get(address).status_code == 500)
+    assert city.client.get(address).get_json()["error"]["code"] == "internal"
+    assert "this is a bug" in caplog.text
+    assert seen == ["its-own"]
+
+
+def test_a_process_that_stops_takes_no_more_and_waits_for_no_decoder(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    held, prepare = threading.Event(), fit.prepare
+
+    def hangs(*arguments: Any, **options: Any) -> PreparedPicture:  # noqa: ANN401
+        held.wait(20)
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr("pictures.fit.prepare", hangs)
+    address = city.ask(Prefer="respond-async").headers["Location"]
+    began = time.monotonic()
+    city.client.application.extensions["polled_pipelines"].stop(within_s=1)
+    assert time.monotonic() - began < 3
+    assert city.client.get(address).get_json()["error"]["code"] == "unavailable"
+    assert city.ask(Prefer="respond-async").get_json()["error"]["code"] == "unavailable"
+    held.set()
+
+
+@pytest.mark.parametrize(("path", "field"), [("/run", "file"), ("/classify", "image"), ("/infer", "img")])
+def test_addresses_of_tutorials_refuse_a_pipeline(
+    city: City, path: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    city.jobs.models.default = "city"
+    monkeypatch.setattr("web.dialects.tutorials.INFER_MODEL", "city")
+    response = city.client.post(path, data=form(PHOTO, field=field))
+    assert response.status_code == 400
+    assert "is a pipeline" in response.get_data(as_text=True)

@@ -208,6 +208,10 @@ def _answered(read: Callable[[], Upload] = lambda: reader.read(request)) -> Resu
         (result,) = predict.outcomes(jobs, sent, started_at=started_at)
     if isinstance(result, ServiceError):
         raise result
+    if result.steps is not None:
+        raise ClientError(
+            f"{result.model} is a pipeline and has no best class: POST /predict answers for it."
+        )
     return result
 
 

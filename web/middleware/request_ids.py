@@ -41,6 +41,11 @@ def current() -> str:
     return _CURRENT.get()
 
 
+def carry(request_id: str) -> None:
+    """Have this thread log for a request that another began."""
+    _CURRENT.set(request_id)
+
+
 def register(app: Flask) -> None:
     """Give each request of `app` its id. Register this first, so that every failure has one."""
 

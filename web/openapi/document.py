@@ -68,6 +68,8 @@ def _schemas() -> dict[str, Json]:
             for kind in content.values():
                 types += [part for part in _alternatives(kind) if isinstance(part, type)]
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    # The broker's type can't name the web tier's.
+    components["Prediction"]["properties"]["steps"] = components["Answer"]["properties"]["steps"]
     return {name: _closed(_tidy(schema)) for name, schema in components.items()}
 
 

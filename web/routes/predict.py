@@ -167,6 +167,8 @@ def _by_steps(
         try:
             if isinstance(picture, ClientError):
                 raise picture
+            if results and isinstance(results[-1], BrokerUnavailable):
+                raise results[-1]  # each would find that out again, 0.9 s later
             results.append(polled.start(choice, picture, options))
         except ServiceError as error:
             results.append(error)

@@ -61,6 +61,11 @@ REFUSED = {
     TOML.replace(
         "margin =", "margins ="
     ): r"line 12, pipeline\.kind\.margins: .*\[pipeline\.kind\] is a table",
+    TOML.replace("margin = 0.1", "margin = 2.1"): r"line 12, pipeline\.kind\.margin: .*from 0 to 2",
+    TOML.replace("pipeline.kind", "pipeline.Kind"): r"line 6, pipeline\.Kind: A step's name may only",
+    TOML.replace("[pipeline.kind]", '[pipeline."a\\n"]'): r"A step's name may only",
+    'task = "pipeline"\npipeline = 3\n': r"line 2, pipeline: .*a table of model, crop, labels",
+    TOML.replace('crop = "objects"\nlabels = ["dog"]\nleast = 0.5\nmost = 8\n', ""): r"line 8, .*margin is",
     TOML + '[source]\nkind = "onnx"\n': r"line 14, source: .*unknown field `source`",
 }
 
