@@ -40,6 +40,11 @@ class OutputNames:
 class NotConvertible(ModelUnavailable):
     """OpenVINO can't convert the network; PyTorch, which it is of, can run it."""
 
+    def __init__(self, message: str, *, is_lasting: bool = True) -> None:
+        """`is_lasting`: the file itself is why. Else the machine may be, and another attempt may succeed."""
+        super().__init__(message)
+        self.is_lasting = is_lasting
+
 
 class Engine(Protocol):
     """A network, compiled and ready. It takes one call at a time."""
@@ -122,7 +127,8 @@ def _network(
                         raise ModelUnavailable(
                             f"{error.message} ENGINE=torch runs it with PyTorch, in fp32."
                         ) from error
-                    _LOG.warning("%s PyTorch runs it.", error.message)
+                    until = "" if error.is_lasting else " until the next start, which tries again"
+                    _LOG.warning("%s PyTorch runs it%s.", error.message, until)
                 return _torch(spec, "fp32", options)
             case "torch":
                 return _torch(spec, choice.precision, options)

@@ -58,6 +58,8 @@ EXPORT = 'kind = "torch_export"\nfile = "net.pt2"\n'
 AUTO = EngineChoice("openvino", "fp32", fallback="torch")
 TORCH = EngineChoice("torch", "fp32")
 
+RUN_CHILD = conversion._run_child
+
 Write = Callable[..., ModelSpec]
 
 
@@ -564,3 +566,60 @@ def test_a_picture_on_which_pytorch_fails_costs_itself_alone(write: Write, tmp_p
     with pytest.raises(AssertionError):
         engine.predict(pictures)
     assert len(engine.predict(pictures[:2])[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (
+            "convert_torch",
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1"),
+        ),
+        ("save_model", RuntimeError("basic_ios::clear: iostream error")),
+        ("compile_for_cpu", RuntimeError("Check 'ok' failed: std::bad_alloc")),
+    ],
+)
+def test_a_conversion_that_the_machine_failed_is_tried_again_at_the_next_start(
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    function: str,
+    error: Exception,
+) -> None:
+    """PyTorch runs the network meanwhile, and nothing is stored."""
+    network = Small().eval()
+    save(network, tmp_path / "net")
+
+    def fail(*_: object, **_options: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime, function, fail)
+        engine = load(write(SCRIPT))
+    assert engine.name == "torch"
+    assert "until the next start, which tries again" in caplog.text
+    assert not list((tmp_path / "cache").glob("net-*"))
+    assert load(write(SCRIPT)).name == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("does", "engine"),
+    [("kill -9 $$", ""), ("ulimit -f 40", "torch"), ("true", "openvino")],
+)
+def test_a_child_that_dies_or_finds_no_room_leaves_nothing_in_the_store(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, engine: str
+) -> None:
+    """The real child process, which a shell starts. Its reference is small enough, its weights are not."""
+    save(nn.Sequential(nn.Flatten(), nn.Linear(216, 200), nn.Linear(200, 3)).eval(), tmp_path / "net")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n{does}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(conversion, "_run_child", RUN_CHILD)
+    monkeypatch.setattr(sys, "executable", str(python))
+    if engine:
+        assert load(write(SCRIPT)).name == engine
+    else:
+        with pytest.raises(ModelUnavailable, match=r"can't be converted for OpenVINO \(exit status -9"):
+            load(write(SCRIPT))
+    assert len(list((tmp_path / "cache").glob("net-*"))) == (engine == "openvino")

@@ -35,6 +35,9 @@ _UNAVAILABLE: Final = 3
 _NOT_CONVERTIBLE: Final = 4
 """Exit status when PyTorch can run the network, but OpenVINO can't; likewise."""
 
+_NOT_THIS_TIME: Final = 5
+"""The same when the machine may be why: out of memory, or of disk space."""
+
 _TORCH_PACKAGES: Final = ("torch", "torchvision", "timm")
 _PREPARED: Final = "prepared.npy"
 """The check's pictures as the model's own code prepares them, in the child's folder until they are read."""
@@ -57,7 +60,8 @@ def converted(
     """The network of `spec`, from the store or newly converted.
 
     Raises ModelUnavailable with the reason; NotConvertible if PyTorch can run it. The store keeps that as
-    well: until a version changes, later starts do not try again. `prepared`: see network_ingredients.
+    well if the file itself is why: until a version changes, later starts do not try again. `prepared`: see
+    network_ingredients.
     """
     packages: tuple[str, ...] = () if spec.is_imported else ("keras", "tensorflow", "tensorflow-cpu")
     if spec.is_torch:
@@ -75,6 +79,8 @@ def converted(
         try:
             _run_child(spec, width, folder)
         except NotConvertible as error:
+            if not error.is_lasting:
+                raise
             StoreEntry(folder).refuse(error.message)
         if network_ingredients(spec, prepared) != network:
             # The child may have read other files than those that name this entry, which would stay for ever.
@@ -118,9 +124,11 @@ def _run_child(spec: ModelSpec, width: Width, folder: Path) -> None:
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - ours
     if done.returncode == 0:
         return
-    if done.returncode in (_UNAVAILABLE, _NOT_CONVERTIBLE):
-        kind = NotConvertible if done.returncode == _NOT_CONVERTIBLE else ModelUnavailable
-        raise kind(str(json.loads(done.stdout.splitlines()[-1])))
+    if done.returncode in (_UNAVAILABLE, _NOT_CONVERTIBLE, _NOT_THIS_TIME):
+        message = str(json.loads(done.stdout.splitlines()[-1]))
+        if done.returncode == _UNAVAILABLE:
+            raise ModelUnavailable(message)
+        raise NotConvertible(message, is_lasting=done.returncode == _NOT_CONVERTIBLE)
     other = "" if spec.is_imported else " ENGINE=tensorflow runs it without conversion."
     if spec.is_torch:
         other = " ENGINE=torch runs it without conversion."
@@ -146,7 +154,9 @@ def main(arguments: list[str]) -> int:
             _convert(spec, Path(folder), prepared, half=width == "half")
     except ModelUnavailable as error:
         sys.stdout.write(f"{json.dumps(error.message)}\n")
-        return _NOT_CONVERTIBLE if isinstance(error, NotConvertible) else _UNAVAILABLE
+        if not isinstance(error, NotConvertible):
+            return _UNAVAILABLE
+        return _NOT_CONVERTIBLE if error.is_lasting else _NOT_THIS_TIME
     return 0
 
 

@@ -31,6 +31,14 @@ from pictures import fixed_point
 _LOG = logging.getLogger(__name__)
 
 
+class _NoCorrectModel(ModelUnavailable):
+    """No way to run the network with pictures gives its own answers. `is_lasting`: see NotConvertible."""
+
+    def __init__(self, message: str, *, is_lasting: bool) -> None:
+        super().__init__(message)
+        self.is_lasting = is_lasting
+
+
 def write(
     spec: ModelSpec,
     folder: Path,
@@ -65,9 +73,9 @@ def write(
             prepared,
             lambda trial: _run(trial, folder, precision, reference.pictures),
         )
-    except ModelUnavailable as error:
+    except _NoCorrectModel as error:
         if spec.is_torch:  # PyTorch has run it for the reference
-            raise NotConvertible(error.message) from error
+            raise NotConvertible(error.message, is_lasting=error.is_lasting) from error
         raise
     runtime.save_model(model, StoreEntry(folder).network, compress_to_fp16=half)
 
@@ -117,7 +125,8 @@ def _correct_model(
     run: Callable[[Any], Outputs],
 ) -> Any:  # noqa: ANN401
     """The first correct model: for any number of images, then with freed reshapes, then for one image."""
-    problems = []
+    problems: list[str] = []
+    is_lasting = True
     for is_freed, batch in ((False, -1), (True, -1), (False, 1)):
         try:
             graph = read()
@@ -133,12 +142,16 @@ def _correct_model(
             verdict = spec.task.compare(spec, reference.outputs, run(model), reference.precision)
         except (RuntimeError, ValueError, ModelUnavailable) as error:
             problems.append(imported_graph.reason(error))
+            is_lasting = is_lasting and runtime.is_of_network(error)
             continue
         if verdict.agrees:
             return model
         problems.append(str(verdict))
     attempts = "; then: ".join(dict.fromkeys(problems))
-    raise ModelUnavailable(f"{spec.name}: the network can't be run with pictures as its input ({attempts}).")
+    raise _NoCorrectModel(
+        f"{spec.name}: the network can't be run with pictures as its input ({attempts}).",
+        is_lasting=is_lasting,
+    )
 
 
 def _run(model: Any, folder: Path, precision: str, pictures: NDArray[np.uint8]) -> Outputs:  # noqa: ANN401

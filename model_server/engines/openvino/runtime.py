@@ -30,6 +30,8 @@ __all__ = [
     "compile_for_cpu",
     "convert_torch",
     "core",
+    "is_of_machine",
+    "is_of_network",
     "lacks",
     "operations",
     "preprocessor",
@@ -49,6 +51,13 @@ _LARGEST_WEIGHT: Final = 127
 
 _NEEDS: Final = {"bf16": "BF16", "fp16": "FP16"}
 """The entry of OPTIMIZATION_CAPABILITIES without which OpenVINO would silently use another precision."""
+
+
+_OF_MACHINE: Final = (
+    *("alloc", "out of memory", "temporarily unavailable"),
+    *("iostream error", "No space left", "Cannot load library", "zero-fill pages"),
+)
+"""Parts of what OpenVINO and PyTorch say when memory or disk space is short, as seen under limits of them."""
 
 
 @cache
@@ -74,14 +83,36 @@ def read(front_end: str, path: Path) -> Any:  # noqa: ANN401 - an openvino.Model
         raise RuntimeError(str(error)) from error
 
 
+def is_of_machine(error: BaseException) -> bool:
+    """Whether what OpenVINO or PyTorch raises may be this machine's doing: out of memory, or of disk space.
+
+    Both raise RuntimeError for it, as for all else, so that only its words tell.
+    """
+    return isinstance(error, MemoryError | OSError) or any(word in str(error) for word in _OF_MACHINE)
+
+
+def is_of_network(error: BaseException) -> bool:
+    """Whether an error is certain to be the network's: one of OpenVINO's own checks refused it.
+
+    So is one that isn't a RuntimeError: then the translation in Python failed.
+    """
+    cause = error.__cause__ or error
+    return not is_of_machine(cause) and (not isinstance(cause, RuntimeError) or "Check '" in str(cause))
+
+
 def convert_torch(network: Any, example: Any) -> Any:  # noqa: ANN401 - an openvino.Model
-    """Convert a network of PyTorch; `example` is a tensor that it takes. Raises RuntimeError."""
+    """Convert a network of PyTorch; `example` is a tensor that it takes.
+
+    Raises RuntimeError; MemoryError and OSError as they are.
+    """
     from openvino import convert_model  # noqa: PLC0415 - only importing a network needs it
 
     root = logging.getLogger()
     before = root.level, root.filters[:], root.handlers[:]
     try:
         return convert_model(network, example_input=example)
+    except (MemoryError, OSError):
+        raise
     except Exception as error:  # it runs the network's own Python code, and the front end has many errors
         raise RuntimeError(str(error)) from error
     finally:

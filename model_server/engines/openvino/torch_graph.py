@@ -19,19 +19,20 @@ from model_server.engines.torch import network, sources
 def read(spec: ModelSpec) -> tuple[ImportedGraph, Reference, OutputChoice]:
     """The graph of `spec`, PyTorch's outputs for the check's images, and the choice among the outputs.
 
-    Raises ModelUnavailable; NotConvertible if only OpenVINO can't run it.
+    Raises ModelUnavailable; NotConvertible if only OpenVINO can't run it; MemoryError and OSError.
     """
     run = sources.load(spec)
     drawn = drawn_pictures.draw(spec.input)
     rows = [run.outputs(picture[None]) for picture in drawn]
     choice = served_outputs.choose(spec, run.names, [output.shape for output in rows[0]])
     try:
-        model = runtime.convert_torch(*network.for_translation(run))
+        translated, example = network.for_translation(run)
+    except RuntimeError as error:  # of the network's own code, in Python
+        raise _not_convertible(spec, error, is_lasting=not runtime.is_of_machine(error)) from error
+    try:
+        model = runtime.convert_torch(translated, example)
     except RuntimeError as error:
-        raise NotConvertible(
-            f"{spec.name}: OpenVINO can't convert {spec.weights} "
-            f"({imported_graph.reason(error).removeprefix('-- ')})."
-        ) from error
+        raise _not_convertible(spec, error, is_lasting=runtime.is_of_network(error)) from error
     if len(model.outputs) != len(rows[0]):
         raise NotConvertible(
             f"{spec.name}: OpenVINO finds {len(model.outputs)} outputs in {spec.weights}, which has "
@@ -40,6 +41,13 @@ def read(spec: ModelSpec) -> tuple[ImportedGraph, Reference, OutputChoice]:
     ending = final_operation.of_graph(model.output(choice.numbers[0]).get_node())
     reference = served_outputs.reference(spec, drawn, rows, choice, ending)
     return ImportedGraph(model, "NCHW", None, takes_bytes=False, doubt=""), reference, choice
+
+
+def _not_convertible(spec: ModelSpec, error: RuntimeError, *, is_lasting: bool) -> NotConvertible:
+    reason = imported_graph.reason(error).removeprefix("-- ")
+    return NotConvertible(
+        f"{spec.name}: OpenVINO can't convert {spec.weights} ({reason}).", is_lasting=is_lasting
+    )
 
 
 def copied(graph: ImportedGraph) -> ImportedGraph:

@@ -83,7 +83,7 @@ class PyTorchNetwork:
 def for_translation(network: PyTorchNetwork) -> tuple[Any, Any]:
     """What OpenVINO translates, and an example of what it takes; its outputs are in the network's order.
 
-    Raises RuntimeError where the network's own code can't be traced.
+    Raises RuntimeError where the network's own code can't be traced; MemoryError and OSError as they are.
     """
     input_ = network._spec.input
     example = torch.zeros(_TRANSLATED, input_.channels, input_.height, input_.width)
@@ -98,6 +98,8 @@ def for_translation(network: PyTorchNetwork) -> tuple[Any, Any]:
             # torchvision's Transformers. What the trace computes is compared with the network anyway.
             flat = _Flat(network).eval()
             return torch.jit.trace(flat, example, check_trace=False, strict=False), example
+    except (MemoryError, OSError):
+        raise
     except Exception as error:  # the network's own code raises anything
         raise RuntimeError(reason(error)) from error
 

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import sys
 from functools import cache
 from pathlib import Path
@@ -86,3 +87,44 @@ def test_it_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = runtime.saturates_int8()
     monkeypatch.setattr(runtime, "compile_for_cpu", lambda *_: sys.exit("compiled again"))
     assert runtime.saturates_int8() is first
+
+
+@pytest.mark.parametrize(
+    ("error", "of_network"),
+    [
+        (
+            RuntimeError("Check 'false' failed at x.cpp:151:\nNo conversion rule found for operations: y"),
+            True,
+        ),
+        (
+            RuntimeError("Check 'false' failed at x.cpp:151:\nConversion is failed for y: std::bad_alloc"),
+            False,
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False),
+        (RuntimeError("basic_ios::clear: iostream error"), False),
+        (RuntimeError("could not create a primitive"), False),
+        (MemoryError(), False),
+        (OSError(28, "No space left on device"), False),
+        (KeyError("kwargs"), True),
+    ],
+)
+def test_only_openvino_s_own_checks_are_certain_to_be_of_the_network(
+    error: Exception, *, of_network: bool
+) -> None:
+    assert runtime.is_of_network(error) is of_network
+
+
+def test_a_full_disk_is_no_fault_of_the_network(tmp_path: Path) -> None:
+    build = runtime.operations()
+    given = build.parameter([1, 16], np.float32)
+    product = build.matmul(given, build.constant(np.ones((16, 4000), np.float32)), False, False)
+    network = runtime.Model([product], [given], "wide")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(RuntimeError) as raised:
+            runtime.save_model(network, tmp_path / "wide.xml", compress_to_fp16=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert runtime.is_of_machine(raised.value)
+    assert not runtime.is_of_network(raised.value)
