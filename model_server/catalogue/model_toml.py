@@ -291,11 +291,6 @@ def _of_own_code(folder: Path, toml: ModelToml) -> Iterator[tuple[str, str]]:
             yield "input.normalise", f'{problem} Write normalise = "none".'
         if toml.input.order != "rgb":
             yield "input.order", f"{problem} Leave order out."
-        if toml.input_spec.keeps_fractions:
-            yield (
-                "input.library",
-                f'{problem} They are whole numbers: write resample = "nearest", or no library.',
-            )
 
 
 def _unknown_kernel(spec: InputSpec) -> Iterator[tuple[str, str]]:

@@ -106,12 +106,12 @@ def _network(
     spec: ModelSpec, choice: EngineChoice, options: EngineOptions, prepared: NDArray[Any] | None
 ) -> Engine:
     """The network alone; `prepared` are the check's pictures, if preprocess in hooks.py makes its input."""
-    if prepared is not None and (choice.engine != "openvino" or spec.is_torch):
-        raise ModelUnavailable(
-            f"{spec.name}: preprocess in hooks.py needs OpenVINO, and a network that it reads without "
-            'PyTorch. kind = "python" has neither limit: its predict prepares pictures itself.'
-        )
     _require_engine_for(spec, choice.engine)
+    if prepared is not None and choice.engine not in ("openvino", "torch"):
+        raise ModelUnavailable(
+            f"{spec.name}: preprocess in hooks.py does not run with ENGINE={choice.engine}. Set "
+            'ENGINE=openvino, or write kind = "python": its predict prepares pictures itself.'
+        )
     if choice.precision == "int8" and choice.engine != "openvino":
         raise ModelUnavailable(f"{spec.name}: PRECISION=int8 needs ENGINE=openvino, not {choice.engine}.")
     try:
@@ -129,9 +129,9 @@ def _network(
                         ) from error
                     until = "" if error.is_lasting else " until the next start, which tries again"
                     _LOG.warning("%s PyTorch runs it%s.", error.message, until)
-                return _torch(spec, "fp32", options)
+                return _torch(spec, "fp32", options, prepared)
             case "torch":
-                return _torch(spec, choice.precision, options)
+                return _torch(spec, choice.precision, options, prepared)
             case "tensorflow":
                 from model_server.engines.keras.tensorflow import TensorFlowEngine  # noqa: PLC0415
 
@@ -148,7 +148,7 @@ def _network(
     raise ValueError(f"unknown engine {choice.engine!r}")
 
 
-def _torch(spec: ModelSpec, precision: str, options: EngineOptions) -> Engine:
+def _torch(spec: ModelSpec, precision: str, options: EngineOptions, prepared: NDArray[Any] | None) -> Engine:
     from model_server.engines.torch import sources  # noqa: PLC0415 - likewise
 
     # What is wrong with the file is reported before PyTorch is missed.
@@ -156,7 +156,7 @@ def _torch(spec: ModelSpec, precision: str, options: EngineOptions) -> Engine:
     with sources.installed(spec):
         from model_server.engines.torch.engine import TorchEngine  # noqa: PLC0415
 
-    return TorchEngine(spec, precision, options)
+    return TorchEngine(spec, precision, options, prepared)
 
 
 def _require_engine_for(spec: ModelSpec, engine: str) -> None:

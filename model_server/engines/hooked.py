@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from broker.messages import Prediction, TaskResult
 from model_server.catalogue.model_toml import OwnNetwork
-from model_server.engines import Engine, EngineOptions
+from model_server.engines import Engine, EngineOptions, normalisation
 from model_server.engines.check import drawn_pictures
 from model_server.engines.python import PythonNetwork
 from model_server.hooks.own_code import HookFailed, OwnCode
@@ -33,8 +33,11 @@ _MOST_PREDICTIONS: Final = 1_000
 class HookedEngine:
     """A network and its own code. `prepare` a picture, `predict` prepared ones, `read` what comes out."""
 
-    def __init__(self, network: Engine, code: OwnCode, prepared: NDArray[Any] | None = None) -> None:
+    def __init__(
+        self, spec: ModelSpec, network: Engine, code: OwnCode, prepared: NDArray[Any] | None = None
+    ) -> None:
         """`prepared` are the check's pictures as preprocess makes them, if there is one."""
+        self._spec = spec
         self.network = network
         self._code = code
         self.name = network.name
@@ -49,7 +52,7 @@ class HookedEngine:
         """What the network takes for a picture. Raises HookFailed."""
         if not self.prepares:
             return picture
-        array = self._code.preprocess(picture)
+        array = self._code.preprocess(normalisation.pixels(self._spec, picture))
         if (array.shape, array.dtype.name) != self._takes:
             self._code.report("preprocess", f"it returned {array.shape} of {array.dtype}, not {self._takes}")
             raise HookFailed
@@ -90,9 +93,9 @@ def load(
     try:
         _require_known(spec, code)
         if isinstance(spec.source, OwnNetwork):
-            return HookedEngine(PythonNetwork(spec, code, options.batch_size), code)
+            return HookedEngine(spec, PythonNetwork(spec, code, options.batch_size), code)
         prepared = _prepared(spec, code) if "preprocess" in code.names else None
-        return HookedEngine(network(prepared), code, prepared)
+        return HookedEngine(spec, network(prepared), code, prepared)
     except BaseException:
         code.close()
         raise
@@ -120,12 +123,12 @@ def _require_known(spec: ModelSpec, code: OwnCode) -> None:
 def _prepared(spec: ModelSpec, code: OwnCode) -> NDArray[Any]:
     """The check's pictures as preprocess makes them: their shape and type are those of every picture."""
     try:
-        drawn = drawn_pictures.draw(spec.input)
+        drawn = normalisation.pixels(spec, drawn_pictures.draw(spec.input))
         arrays = [code.preprocess(picture, warms_up=True) for picture in drawn]
     except HookFailed:
         raise ModelUnavailable(
-            f"{spec.name}: preprocess in hooks.py failed on a picture of {spec.input.shape} (height, width, "
-            "channels). The model server's log has its traceback."
+            f"{spec.name}: preprocess in hooks.py failed on a picture of {spec.input.network_shape} (height, "
+            "width, channels). The model server's log has its traceback."
         ) from None
     kinds = {(array.shape, array.dtype.name) for array in arrays}
     if len(kinds) > 1:

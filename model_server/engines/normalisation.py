@@ -60,6 +60,11 @@ def is_same(numbers: NDArray[np.float32], other: NDArray[np.float64]) -> bool:
     return bool(np.abs(numbers - other).max() <= _NEAR * np.ptp(other))
 
 
+def pixels(spec: ModelSpec, batch: NDArray[np.uint8]) -> NDArray[Any]:
+    """Uint8 (N, *InputSpec.shape) as pixels (N, height, width, channels): float32 if they keep fractions."""
+    return fixed_point.joined(batch) if spec.input.keeps_fractions else batch
+
+
 def of(spec: ModelSpec) -> ChannelNumbers:
     """The numbers of a model."""
     normalise = spec.normalise

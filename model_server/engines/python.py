@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.engines import output_choice
+from model_server.engines import normalisation, output_choice
 from model_server.engines.check import agreement, drawn_pictures
 from model_server.engines.output_choice import NetworkOutput
 from model_server.hooks.own_code import HookFailed, OwnCode
@@ -35,13 +35,15 @@ class PythonNetwork:
 
     def __init__(self, spec: ModelSpec, code: OwnCode, batch_size: int) -> None:
         """Warm up, and run the check's pictures, one by one and together. Raises ModelUnavailable."""
+        self._spec = spec
         self._code = code
         self._is_flat = spec.task.gives_probabilities
         drawn = drawn_pictures.draw(spec.input)
         try:
             for size in {1, batch_size}:
-                code.predict(np.resize(drawn, (size, *spec.input.shape)), warms_up=True)
-            rows = [code.predict(picture[None]) for picture in drawn]
+                repeated = np.resize(drawn, (size, *spec.input.shape))
+                code.predict(normalisation.pixels(spec, repeated), warms_up=True)
+            rows = [code.predict(normalisation.pixels(spec, picture[None])) for picture in drawn]
             names, first = rows[0]
             shapes = [NetworkOutput((name,), output.shape) for name, output in zip(names, first, strict=True)]
             choice = output_choice.choose(spec, shapes)
@@ -52,8 +54,8 @@ class PythonNetwork:
             together = tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
         except HookFailed:
             raise ModelUnavailable(
-                f"{spec.name}: predict in hooks.py failed on pictures of {spec.input.shape} (height, width, "
-                "channels). The model server's log has the reason."
+                f"{spec.name}: predict in hooks.py failed on pictures of {spec.input.network_shape} (height, "
+                "width, channels). The model server's log has the reason."
             ) from None
         try:
             reference = tuple(np.concatenate(outputs) for outputs in zip(*alone, strict=True))
@@ -73,7 +75,7 @@ class PythonNetwork:
 
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:
         """See Engine.predict. Raises HookFailed."""
-        _, outputs = self._code.predict(batch)
+        _, outputs = self._code.predict(normalisation.pixels(self._spec, batch))
         return self._served(outputs, len(batch))
 
     def _served(self, outputs: list[NDArray[np.float32]], pictures: int) -> Outputs:

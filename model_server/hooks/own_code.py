@@ -164,7 +164,7 @@ class OwnCode:
             )
         self._start()
 
-    def preprocess(self, picture: NDArray[np.uint8], *, warms_up: bool = False) -> NDArray[Any]:
+    def preprocess(self, picture: NDArray[Any], *, warms_up: bool = False) -> NDArray[Any]:
         """What the network takes for a picture. Raises HookFailed.
 
         `warms_up`: it may take as long as loading, and each new process makes a call of this size as well.
@@ -173,7 +173,7 @@ class OwnCode:
         return array
 
     def predict(
-        self, batch: NDArray[np.uint8], *, warms_up: bool = False
+        self, batch: NDArray[Any], *, warms_up: bool = False
     ) -> tuple[tuple[str, ...], list[NDArray[np.float32]]]:
         """The outputs' names, and the outputs for a batch. Raises HookFailed. `warms_up`: see preprocess."""
         reply, outputs = self._call("predict", [batch], ("",), warms_up=warms_up)

@@ -27,6 +27,7 @@ from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.openvino import conversion, importing, runtime
 from model_server.engines.torch import sources
 from model_server.tasks.task import ReadOptions
+from pictures import fixed_point
 from tests.support import ROOT
 
 pytestmark = [
@@ -63,14 +64,16 @@ RUN_CHILD = conversion._run_child
 Write = Callable[..., ModelSpec]
 
 
+def convert_here(spec: ModelSpec, width: str, folder: Path) -> None:
+    """What the child process does."""
+    prepared = conversion._prepared(folder / "prepared.npy")
+    importing.write(spec, folder, half=width == "half", prepared=prepared)
+
+
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convert here: a child process would import PyTorch each time."""
-
-    def convert(spec: ModelSpec, width: str, folder: Path) -> None:
-        importing.write(spec, folder, half=width == "half")
-
-    monkeypatch.setattr(conversion, "_run_child", convert)
+    monkeypatch.setattr(conversion, "_run_child", convert_here)
 
 
 @pytest.fixture
@@ -191,11 +194,7 @@ def test_a_network_that_openvino_can_t_convert_runs_on_pytorch(
         monkeypatch.setattr(importing, "write", None)
         assert load(spec, chosen).name == "torch"
         monkeypatch.undo()
-        monkeypatch.setattr(
-            conversion,
-            "_run_child",
-            lambda spec, width, folder: importing.write(spec, folder, half=width == "half"),
-        )
+        monkeypatch.setattr(conversion, "_run_child", convert_here)
 
 
 def test_a_network_exported_for_one_picture_takes_many(write: Write, tmp_path: Path) -> None:
@@ -347,6 +346,123 @@ def test_no_pickle_is_ever_run(write: Write, tmp_path: Path, capsys: pytest.Capt
         with pytest.raises(ModelUnavailable, match=words):
             load(write(source))
     assert RAN not in capsys.readouterr().out
+
+
+GREY = """import numpy as np
+
+def preprocess(image):
+    return (image @ np.array([0.3, 0.6, 0.1]) / 255)[None]
+"""
+COUNTS = """import numpy as np
+
+def preprocess(image):
+    return np.histogram(image, 5, (0, 256))[0].astype(np.int64)
+"""
+
+
+def _grey(pictures: NDArray[Any]) -> Any:  # noqa: ANN401
+    return torch.from_numpy((pictures @ np.array([0.3, 0.6, 0.1]) / 255)[:, None].astype(np.float32))
+
+
+def _hooked(write: Write, source: str, code: str, rest: str = "") -> ModelSpec:
+    """The model with this hooks.py, and `rest` in its [input]."""
+    folder = write(source).folder
+    (folder / "hooks.py").write_text(code)
+    toml = (folder / "model.toml").read_text().replace('normalise = "torch"', f'normalise = "none"{rest}')
+    (folder / "model.toml").write_text(toml)
+    return read_model(folder.parent, folder.name)
+
+
+@pytest.mark.parametrize("choice", [AUTO, TORCH], ids=["openvino", "torch"])
+@pytest.mark.parametrize("rest", ["", '\nlibrary = "tensorflow"'], ids=["whole", "fractions"])
+def test_a_network_of_pytorch_takes_what_preprocess_makes(
+    write: Write, tmp_path: Path, choice: EngineChoice, rest: str
+) -> None:
+    torch.manual_seed(8)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
+    with torch.no_grad():
+        network[3].weight.mul_(10)
+    network.half().float()  # the same numbers in both files
+    (tmp_path / "net").mkdir()
+    example = torch.zeros(2, 1, 8, 9)
+    torch.jit.trace(network, example).save(tmp_path / "net" / "net.pt")
+    dynamic = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(network.half(), (example.half(),), dynamic_shapes=dynamic)
+    torch.export.save(program, tmp_path / "net" / "net.pt2")
+    network.float()
+    pixels = SMALL[:3] + (np.float32(0.25) if rest else np.uint8(0))
+    jobs = fixed_point.split(pixels) if rest else pixels
+    with torch.no_grad():
+        right = network(_grey(pixels)).softmax(1).numpy()
+    assert np.ptp(right, axis=0).max() > 0.01
+    for source in (SCRIPT, EXPORT):
+        engine: Any = load(_hooked(write, source, GREY, rest), choice)
+        assert engine.name == choice.engine
+        prepared_ones = np.stack([engine.prepare(job) for job in jobs])
+        np.testing.assert_allclose(engine.predict(prepared_ones)[0], right, atol=1e-5)
+        engine.close()
+        (tmp_path / "net" / "hooks.py").unlink()
+
+
+@pytest.mark.parametrize("choice", [AUTO, TORCH], ids=["openvino", "torch"])
+def test_preprocess_may_make_integers_of_any_shape_for_pytorch(
+    write: Write, tmp_path: Path, choice: EngineChoice
+) -> None:
+    class Embedding(Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(9)
+            self.rows = nn.Embedding(300, 3)
+
+        def forward(self, counts: Any) -> Any:  # noqa: ANN401
+            return self.rows(counts).mean(1)
+
+    network = Embedding().eval()
+    (tmp_path / "net").mkdir()
+    torch.jit.trace(network, torch.zeros(2, 5, dtype=torch.int64)).save(tmp_path / "net" / "net.pt")
+    engine: Any = load(_hooked(write, SCRIPT, COUNTS), choice)
+    assert engine.name == choice.engine
+    counts = np.stack([engine.prepare(picture) for picture in SMALL])
+    assert counts.shape == (len(SMALL), 5)
+    assert counts.dtype == np.int64
+    with torch.no_grad():
+        right = network(torch.from_numpy(counts)).softmax(1).numpy()
+    np.testing.assert_allclose(engine.predict(counts)[0], right, atol=1e-5)
+    engine.close()
+
+
+def test_a_network_of_timm_is_built_for_the_channels_that_preprocess_makes(
+    write: Write, tmp_path: Path
+) -> None:
+    torch.manual_seed(10)
+    network = timm.create_model("test_resnet", num_classes=3, in_chans=1).eval()
+    (tmp_path / "net").mkdir()
+    save_file(network.state_dict(), tmp_path / "net" / "net.safetensors")
+    source = 'kind = "torch_network"\nlibrary = "timm"\nname = "test_resnet"\nweights = "net.safetensors"\n'
+    engine: Any = load(_hooked(write, source, GREY))
+    with torch.no_grad():
+        right = network(_grey(SMALL)).softmax(1).numpy()
+    made = np.stack([engine.prepare(picture) for picture in SMALL])
+    np.testing.assert_allclose(engine.predict(made)[0], right, atol=1e-4)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (SCRIPT, r"on 1 x 8 x 9 x 3 numbers \(.*\)\. preprocess in hooks\.py returns \(8, 9, 3\) of float32"),
+        (
+            EXPORT,
+            r"takes \['\?', 3, 8, 9\], but preprocess in hooks\.py returns another shape: \[1, 8, 9, 3\]",
+        ),
+    ],
+)
+def test_an_array_of_another_shape_is_refused_with_both(
+    write: Write, tmp_path: Path, source: str, words: str
+) -> None:
+    save(Small().eval(), tmp_path / "net")
+    with pytest.raises(ModelUnavailable, match=words):
+        load(_hooked(write, source, "def preprocess(image): return image / 255"))
 
 
 def _two_inputs(folder: Path) -> None:

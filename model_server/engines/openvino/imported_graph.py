@@ -166,7 +166,12 @@ def _as_prepared(spec: ModelSpec, model: Any, shape: tuple[int, ...]) -> Importe
             f"{spec.name}: preprocess in hooks.py returns {shape} for a picture, but the network takes "
             f"{takes}, batch first."
         )
-    return ImportedGraph(with_outputs_in_numbers(model), AS_PREPARED, None, True, "", shape)
+    return as_prepared(with_outputs_in_numbers(model), shape)
+
+
+def as_prepared(model: Any, shape: tuple[int, ...]) -> ImportedGraph:  # noqa: ANN401
+    """An openvino.Model that takes arrays of this shape, one for a picture, as they are."""
+    return ImportedGraph(model, AS_PREPARED, None, takes_bytes=True, doubt="", prepared=shape)
 
 
 def _takes_bytes(spec: ModelSpec, kind: Any, quantised: Quantisation | None) -> bool:  # noqa: ANN401

@@ -59,7 +59,7 @@ def write(
         with sources.installed(spec):
             from model_server.engines.openvino import torch_graph  # noqa: PLC0415
 
-        graph, reference, choice = torch_graph.read(spec)
+        graph, reference, choice = torch_graph.read(spec, prepared)
         read = partial(torch_graph.copied, graph)
     else:
         reference, choice = _reference(spec, precision, prepared)
@@ -105,6 +105,8 @@ def _reference(
 
 def _prepared(spec: ModelSpec, graph: ImportedGraph, picture: NDArray[np.uint8]) -> NDArray[Any]:
     """An image as the network takes it, prepared by NumPy."""
+    if graph.layout == imported_graph.AS_PREPARED:
+        return np.ascontiguousarray(picture.astype(graph.dtype))
     if graph.takes_bytes:
         pixels = fixed_point.rounded(picture) if spec.input.keeps_fractions else picture
         numbers: NDArray[Any] = pixels[..., ::-1] if normalisation.of(spec).is_bgr else pixels

@@ -5,6 +5,9 @@ process: it loads PyTorch, which a process that serves with OpenVINO never does.
 """
 
 from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import NotConvertible, served_outputs
@@ -16,13 +19,16 @@ from model_server.engines.output_choice import OutputChoice
 from model_server.engines.torch import network, sources
 
 
-def read(spec: ModelSpec) -> tuple[ImportedGraph, Reference, OutputChoice]:
+def read(
+    spec: ModelSpec, prepared: NDArray[Any] | None = None
+) -> tuple[ImportedGraph, Reference, OutputChoice]:
     """The graph of `spec`, PyTorch's outputs for the check's images, and the choice among the outputs.
 
+    `prepared` are those images, if the model's own code prepares them.
     Raises ModelUnavailable; NotConvertible if only OpenVINO can't run it; MemoryError and OSError.
     """
-    run = sources.load(spec)
-    drawn = drawn_pictures.draw(spec.input)
+    run = sources.load(spec, prepared)
+    drawn = drawn_pictures.draw(spec.input) if prepared is None else prepared
     rows = [run.outputs(picture[None]) for picture in drawn]
     choice = served_outputs.choose(spec, run.names, [output.shape for output in rows[0]])
     try:
@@ -40,6 +46,8 @@ def read(spec: ModelSpec) -> tuple[ImportedGraph, Reference, OutputChoice]:
         )
     ending = final_operation.of_graph(model.output(choice.numbers[0]).get_node())
     reference = served_outputs.reference(spec, drawn, rows, choice, ending)
+    if prepared is not None:
+        return imported_graph.as_prepared(model, prepared.shape[1:]), reference, choice
     return ImportedGraph(model, "NCHW", None, takes_bytes=False, doubt=""), reference, choice
 
 

@@ -4,7 +4,7 @@ Owns serving with PyTorch, and the check of a whole batch against single images.
 """
 
 import logging
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,11 +20,21 @@ _LOG = logging.getLogger(__name__)
 
 
 class TorchEngine:
-    """One network of uint8 (N, height, width, channels), run by PyTorch layer by layer."""
+    """One network of uint8 (N, *InputSpec.shape), or of prepared arrays, run by PyTorch layer by layer."""
 
     name: Final = "torch"
 
-    def __init__(self, spec: ModelSpec, precision: str, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        precision: str,
+        options: EngineOptions,
+        prepared: NDArray[Any] | None = None,
+    ) -> None:
+        """Load it and check it. Raises ModelUnavailable.
+
+        `prepared` is what the model's own code makes of the check's pictures, if it prepares them.
+        """
         if precision != "fp32":
             raise ModelUnavailable(
                 f"{spec.name}: ENGINE=torch computes in fp32 alone, not in {precision}. Set PRECISION=auto."
@@ -33,8 +43,8 @@ class TorchEngine:
         if options.threads:
             torch.set_num_threads(options.threads)
         self._spec = spec
-        self._network = sources.load(spec)
-        drawn = drawn_pictures.draw(spec.input)
+        self._network = sources.load(spec, prepared)
+        drawn = drawn_pictures.draw(spec.input) if prepared is None else prepared
         rows = [self._network.outputs(picture[None]) for picture in drawn]
         self._choice = served_outputs.choose(spec, self._network.names, [output.shape for output in rows[0]])
         self.outputs = self._choice.names
@@ -46,7 +56,7 @@ class TorchEngine:
             self._chunk = 1
         # A ScriptModule is optimised for a size in its second run of it.
         for size in (options.batch_size, options.batch_size, 1, 1):
-            self.predict(np.zeros((size, *spec.input.shape), np.uint8))
+            self.predict(np.zeros_like(drawn, shape=(size, *drawn.shape[1:])))
         agreement.require(spec, self.name, precision, reference, self.predict)
 
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:

@@ -26,9 +26,19 @@ _TRANSLATED: Final = 2
 
 
 class PyTorchNetwork:
-    """A module of PyTorch, in evaluation mode and float32, that takes (N, channels, height, width)."""
+    """A module of PyTorch, in evaluation mode and float32, that takes (N, channels, height, width).
 
-    def __init__(self, spec: ModelSpec, module: Any, program: Any = None) -> None:  # noqa: ANN401
+    If the model's own code prepares its input, it takes what that makes, in any shape.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        module: Any,  # noqa: ANN401
+        program: Any = None,  # noqa: ANN401
+        prepared: NDArray[Any] | None = None,
+    ) -> None:
+        """`prepared` are the check's pictures, if the model's own code prepares them."""
         self.module = module
         """An nn.Module, a ScriptModule or the module of an exported program."""
         self.program = program
@@ -37,27 +47,39 @@ class PyTorchNetwork:
         """The names of each output, from its first run on: the key of a dict, the field of a NamedTuple."""
         self._spec = spec
         self._numbers = normalisation.of(spec)
+        self._is_prepared = prepared is not None
+        input_ = spec.input
+        shape = (input_.channels, input_.height, input_.width)
+        self.takes = np.zeros(shape, np.float32) if prepared is None else _taken(np.zeros_like(prepared[0]))
+        """Zeros of the shape and the type of its input for one picture."""
 
-    def outputs(self, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """All outputs for uint8 (N, *InputSpec.shape), while it is loaded. Raises ModelUnavailable."""
+    def outputs(self, batch: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """All outputs for pictures as jobs have them, or prepared, while it is loaded.
+
+        Raises ModelUnavailable.
+        """
         try:
             return self.run(batch)
         except ModelUnavailable:
             raise
         except Exception as error:  # the network's own code, and PyTorch's guards, each raise their own
-            input_ = self._spec.input
+            sizes = " x ".join(map(str, (len(batch), *self.takes.shape)))
+            cure = (
+                f"preprocess in hooks.py returns {self.takes.shape} of {self.takes.dtype} for a picture"
+                if self._is_prepared
+                else "Correct width, height and channels in model.toml"
+            )
             raise ModelUnavailable(
-                f"{self._spec.name}: PyTorch can't run it on {len(batch)} x {input_.channels} x "
-                f"{input_.height} x {input_.width} numbers ({reason(error)}). Correct width, height and "
-                "channels in model.toml, or save the network so that it takes a batch of pictures."
+                f"{self._spec.name}: PyTorch can't run it on {sizes} numbers ({reason(error)}). {cure}, or "
+                "save the network so that it takes a batch of pictures."
             ) from error
 
-    def run(self, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    def run(self, batch: NDArray[Any]) -> list[NDArray[np.float32]]:
         """The same while it serves: raises whatever the network raises."""
-        numbers = np.ascontiguousarray(self._numbers(batch).transpose(0, 3, 1, 2))
+        numbers = _taken(batch) if self._is_prepared else self._numbers(batch).transpose(0, 3, 1, 2)
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what its author's code is warned of is the author's
-            output = self.module(torch.from_numpy(numbers))
+            output = self.module(torch.from_numpy(np.ascontiguousarray(numbers)))
         leaves = list(self._leaves("", output))
         self.names = [[name] if name else [] for name, _ in leaves]
         return [leaf.detach().to("cpu", torch.float32).numpy() for _, leaf in leaves]
@@ -80,13 +102,17 @@ class PyTorchNetwork:
             )
 
 
+def _taken(batch: NDArray[Any]) -> NDArray[Any]:
+    """Prepared arrays as a network in float32 takes them: floats of any width, integers as they are."""
+    return batch.astype(np.float32, copy=False) if batch.dtype.kind == "f" else batch
+
+
 def for_translation(network: PyTorchNetwork) -> tuple[Any, Any]:
     """What OpenVINO translates, and an example of what it takes; its outputs are in the network's order.
 
     Raises RuntimeError where the network's own code can't be traced; MemoryError and OSError as they are.
     """
-    input_ = network._spec.input
-    example = torch.zeros(_TRANSLATED, input_.channels, input_.height, input_.width)
+    example = torch.from_numpy(np.stack([network.takes] * _TRANSLATED))
     if network.program is not None:
         return network.program, None
     if isinstance(network.module, torch.jit.ScriptModule):

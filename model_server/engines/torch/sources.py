@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
+from numpy.typing import NDArray
+
 from broker.errors import ModelUnavailable
 from model_server.catalogue import file_kinds
 from model_server.catalogue.model_spec import ModelSpec
@@ -55,8 +57,11 @@ def find(spec: ModelSpec) -> Path:
     return path
 
 
-def load(spec: ModelSpec) -> "PyTorchNetwork":
-    """The network of `spec`, on the CPU, in evaluation mode and float32. Raises ModelUnavailable."""
+def load(spec: ModelSpec, prepared: NDArray[Any] | None = None) -> "PyTorchNetwork":
+    """The network of `spec`, on the CPU, in evaluation mode and float32. Raises ModelUnavailable.
+
+    `prepared` are the check's pictures, if the model's own code prepares them: it takes them as they are.
+    """
     path = find(spec)
     source = _source(spec)
     with installed(spec):
@@ -64,11 +69,12 @@ def load(spec: ModelSpec) -> "PyTorchNetwork":
 
         match source:
             case TorchScript():
-                return PyTorchNetwork(spec, _script(spec, path))
+                return PyTorchNetwork(spec, _script(spec, path), None, prepared)
             case TorchExport():
-                return PyTorchNetwork(spec, *_exported(spec, path))
+                return PyTorchNetwork(spec, *_exported(spec, path, _sizes(spec, prepared)), prepared)
             case TorchNetwork():
-                return PyTorchNetwork(spec, _named(spec, source, path))
+                module = _named(spec, source, path, _sizes(spec, prepared))
+                return PyTorchNetwork(spec, module, None, prepared)
 
 
 @contextmanager
@@ -81,6 +87,13 @@ def installed(spec: ModelSpec) -> Iterator[None]:
             f"{spec.name}: a network of PyTorch needs the Python package {error.name!r}, which is not "
             f"installed. Install what it needs: {INSTALL}"
         ) from error
+
+
+def _sizes(spec: ModelSpec, prepared: NDArray[Any] | None) -> tuple[int, ...]:
+    """The shape of the network's input for one picture."""
+    if prepared is not None:
+        return prepared.shape[1:]
+    return (spec.input.channels, spec.input.height, spec.input.width)
 
 
 def _source(spec: ModelSpec) -> TorchScript | TorchExport | TorchNetwork:
@@ -107,7 +120,7 @@ def _script(spec: ModelSpec, path: Path) -> Any:  # noqa: ANN401 - a torch.jit.S
     return module
 
 
-def _exported(spec: ModelSpec, path: Path) -> tuple[Any, Any]:
+def _exported(spec: ModelSpec, path: Path, sizes: tuple[int, ...]) -> tuple[Any, Any]:
     """The module of an exported program, and the program in float32."""
     import torch  # noqa: PLC0415 - likewise
 
@@ -129,7 +142,8 @@ def _exported(spec: ModelSpec, path: Path) -> tuple[Any, Any]:
         place = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}.get(str(node.target))
         if place is not None and len(node.args) > place and node.args[place] is True:
             raise _in_training(spec, "torch.export.export")
-    return _in_float32(spec, program, next(node for node in program.graph.nodes if node.name == inputs[0]))
+    taken = next(node for node in program.graph.nodes if node.name == inputs[0]).meta["val"]
+    return _in_float32(spec, program, taken, sizes)
 
 
 @contextmanager
@@ -148,22 +162,31 @@ def _tensors_only() -> Iterator[None]:
                 os.environ[variable] = before
 
 
-def _in_float32(spec: ModelSpec, program: Any, input_: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    """The module of a program and the program; exported again, if it takes another type than float32."""
+def _in_float32(
+    spec: ModelSpec,
+    program: Any,  # noqa: ANN401
+    taken: Any,  # noqa: ANN401 - the tensor that stands for its input
+    ours: tuple[int, ...],
+) -> tuple[Any, Any]:
+    """The module of a program and the program; exported again, if it takes floats of 16 bits."""
     import torch  # noqa: PLC0415 - likewise
 
-    taken = input_.meta["val"]
     is_fixed = isinstance(taken.shape[0], int) if taken.dim() else True
     sizes = [size if isinstance(size, int) else "?" for size in taken.shape]
-    wanted = [1, spec.input.channels, spec.input.height, spec.input.width]
-    if len(sizes) != 4 or any(size not in ("?", right) for size, right in zip(sizes, wanted, strict=True)):
+    wanted = [1, *ours]
+    if len(sizes) != len(wanted) or any(
+        size not in ("?", right) for size, right in zip(sizes, wanted, strict=True)
+    ):
         batch = f" Export it with {_BATCH}." if sizes[1:] == wanted[1:] else ""
-        raise ModelUnavailable(
-            f"{spec.name}: the network takes {sizes}, but model.toml says pictures of {spec.input.width} x "
-            f"{spec.input.height} with {spec.input.channels} channels: {wanted}.{batch}"
+        says = (
+            f"model.toml says pictures of {spec.input.width} x {spec.input.height} with "
+            f"{spec.input.channels} channels"
         )
+        if spec.hooks is not None and "preprocess" in spec.hooks.names:
+            says = "preprocess in hooks.py returns another shape"
+        raise ModelUnavailable(f"{spec.name}: the network takes {sizes}, but {says}: {wanted}.{batch}")
     module = program.module()
-    if taken.dtype is torch.float32:
+    if taken.dtype is torch.float32 or not taken.dtype.is_floating_point:
         return module, program
     module = module.float()
     example = torch.zeros(1 if is_fixed else 2, *wanted[1:])
@@ -192,10 +215,13 @@ def _require_no_code(spec: ModelSpec, path: Path) -> None:
         )
 
 
-def _named(spec: ModelSpec, source: TorchNetwork, path: Path) -> Any:  # noqa: ANN401 - a torch.nn.Module
+def _named(spec: ModelSpec, source: TorchNetwork, path: Path, sizes: tuple[int, ...]) -> Any:  # noqa: ANN401 - a torch.nn.Module
     """The network of that name in its library, with the weights of the file."""
     state = _state(spec, path)
-    build = {"timm": _of_timm, "torchvision": _of_torchvision}[source.library](spec, source, state)
+    if source.library == "timm":
+        build = _of_timm(spec, source, sizes)
+    else:
+        build = _of_torchvision(spec, source, state)
     labels = len(spec.labels)
     # Two labels may be one number, the probability of the second.
     counts = [labels, 1] if labels == 2 and spec.task.reads_one_as_two else [labels]
@@ -243,18 +269,18 @@ def _of_torchvision(spec: ModelSpec, source: TorchNetwork, state: Mapping[str, A
     return lambda classes: builder(**options, num_classes=classes)
 
 
-def _of_timm(spec: ModelSpec, source: TorchNetwork, _state: Mapping[str, Any]) -> Callable[[int], Any]:
+def _of_timm(spec: ModelSpec, source: TorchNetwork, sizes: tuple[int, ...]) -> Callable[[int], Any]:
     import timm  # noqa: PLC0415 - likewise
 
     # With a scheme before its name, timm would take a network from elsewhere.
     if not timm.is_model(source.name) or ":" in source.name or "/" in source.name:
         raise _unknown(spec, source, timm.list_models())
     options: dict[str, Any] = {"pretrained": False}
-    if spec.input.channels != 3:
-        options["in_chans"] = spec.input.channels
+    if len(sizes) == 3 and sizes[0] != 3:
+        options["in_chans"] = sizes[0]
     cfg = timm.get_pretrained_cfg(source.name)
-    if cfg is not None and cfg.fixed_input_size:
-        options["img_size"] = (spec.input.height, spec.input.width)
+    if cfg is not None and cfg.fixed_input_size and len(sizes) == 3:
+        options["img_size"] = sizes[1:]
     return lambda classes: timm.create_model(source.name, **options, num_classes=classes)
 
 

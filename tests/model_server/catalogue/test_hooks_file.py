@@ -38,7 +38,6 @@ def test_its_functions_are_known_without_running_it(tmp_path: Path, code: str, n
         (own_models.TOML.replace('"none"', '"unit"'), "input.normalise", 'Write normalise = "none"'),
         (f'{own_models.TOML}order = "bgr"', "input.order", "in RGB"),
         (f'{own_models.TOML}[output]\nactivation = "softmax"', "output.activation", "returns probabilities"),
-        (f'{own_models.TOML}library = "tensorflow"', "input.library", "They are whole numbers"),
         (f"{own_models.TOML}[hooks]\ntimeout_s = 0", "hooks.timeout_s", ">= 0.05"),
         (f"{own_models.TOML}[hooks]\nthreads = 2", "hooks.threads", "timeout_s, load_timeout_s, memory_mb"),
     ],

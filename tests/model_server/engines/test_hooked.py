@@ -23,6 +23,7 @@ from model_server.hooks.own_code import FAILED, HookFailed
 from model_server.serving import batching, results
 from model_server.serving.batching import BatchEntry
 from model_server.tasks.task import ReadOptions
+from pictures import fixed_point
 from tests.model_server.engines import onnx_file
 from tests.support import ROOT, fakes
 
@@ -261,8 +262,24 @@ def test_a_keras_network_takes_what_preprocess_makes(tmp_path: Path) -> None:
     prepared = np.stack([engine.prepare(picture) for picture in pictures])
     np.testing.assert_allclose(engine.predict(prepared)[0], right[0], atol=1e-5)
     engine.close()
-    with pytest.raises(ModelUnavailable, match=r"preprocess in hooks\.py needs OpenVINO, and a network"):
+    with pytest.raises(
+        ModelUnavailable, match=r"preprocess in hooks\.py does not run with ENGINE=tensorflow"
+    ):
         engines.load(spec, EngineChoice("tensorflow", "fp32"), options)
+
+
+def test_preprocess_gets_the_fractions_that_tensorflow_s_resizing_leaves(make: Make) -> None:
+    """Half a level more makes another answer; rounded, the two pictures would be one."""
+    toml = TOML.replace('fit = "stretch"\n', 'fit = "stretch"\nlibrary = "tensorflow"\n')
+    spec, engine = make(PREPROCESS, toml)
+    pixels = np.random.default_rng(6).integers(20, 250, (8, 8, 3)).astype(np.float32)
+    pictures = np.stack([pixels, pixels + 0.25, pixels - 300])
+    planes = np.stack([fixed_point.split(picture) for picture in pictures])
+    assert planes[0].shape == spec.input.shape
+    prepared = np.stack([engine.prepare(each) for each in planes])
+    clipped = np.maximum(pictures, -128)  # as far as two bytes go
+    np.testing.assert_allclose(engine.predict(prepared)[0], _right(clipped), rtol=1e-4, atol=1e-4)
+    assert abs(prepared[1] - prepared[0]).max() * 255 == pytest.approx(0.25, abs=0.01)
 
 
 def test_integers_are_taken_as_they_are(make: Make) -> None:

@@ -21,6 +21,7 @@ from model_server.hooks.own_code import FAILED, HookFailed, HookLost, HookRestar
 from model_server.serving import batching
 from model_server.serving.batching import BatchEntry
 from model_server.tasks.task import ReadOptions
+from pictures import fixed_point
 from tests.model_server.hooks import own_models
 from tests.support import ROOT, fakes
 from tests.support.waiting import eventually
@@ -236,6 +237,18 @@ def test_a_slow_first_call_counts_as_loading_in_each_process(tmp_path: Path) -> 
         assert child is not None
         child._process.kill()
         eventually(lambda child=child: not child.is_silent)  # type: ignore[misc]
+    engine.close()
+
+
+def test_predict_gets_the_fractions_that_tensorflow_s_resizing_leaves(tmp_path: Path) -> None:
+    folder = own_models.write(tmp_path / "own", own_models.BRIGHTNESS)
+    with (folder / "model.toml").open("a") as toml:
+        toml.write('library = "tensorflow"\n')
+    spec, engine = own_models.load(folder)
+    pixels = own_models.pictures(100, 200) + np.float32(0.25)
+    planes = fixed_point.split(pixels)
+    assert planes.shape[1:] == spec.input.shape
+    np.testing.assert_allclose(engine.predict(planes)[0][:, 1] * 255, [100.25, 200.25], atol=1e-3)
     engine.close()
 
 
