@@ -24,9 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed, ModelUnavailable
+from model_server.catalogue import folder_watch
+from model_server.catalogue.folder_watch import Snapshot
 from model_server.catalogue.hooks_file import HookLimits
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.hooks import HookOptions, wire
+from model_server.hooks import HookOptions, kept_code, wire
+from model_server.hooks.kept_code import Sources
 from model_server.hooks.process import MOST_JSON
 from model_server.hooks.wire import Message
 
@@ -41,6 +44,8 @@ _END_S: Final = 5.0
 
 _DYING_S: Final = 1.0
 """A process that closes its socket may need so long to end; its exit status says more than our signal's."""
+
+_POLL_S: Final = 0.005
 
 _PATIENT_DEATHS: Final = 2
 """The process is restarted at once so many times; one that dies at every call would only ever start."""
@@ -120,13 +125,14 @@ class _Child:
     def end(self, within_s: float = 0.0) -> str:
         """Kill it and what it has started; if it is dying, after so long. Returns how it ended, in words."""
         self.socket.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(within_s)
-        was = self._process.returncode
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        has_ended = self._has_ended(within_s)
+        if self._process.returncode is None:
+            # Before it is reaped: until then nothing else can have its id, which is its group's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_S)
+        was = self._process.returncode if has_ended else None
         os.close(self._lifeline)
         if self._logger is not threading.current_thread():  # the garbage collector runs in any thread
             self._logger.join(0.5)  # a process that left the group may hold its output open
@@ -135,6 +141,23 @@ class _Child:
         if was < 0:
             return f"signal {signal.Signals(-was).name}"
         return f"exit status {was}"
+
+    def _has_ended(self, within_s: float) -> bool:
+        """Whether it has ended by itself by then. It is not reaped."""
+        if not hasattr(os, "waitid"):  # macOS, where the model server is only developed
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(within_s)
+            return self._process.returncode is not None
+        until = time.monotonic() + within_s
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            while os.waitid(os.P_PID, self._process.pid, how) is None:
+                if time.monotonic() >= until:
+                    return False
+                time.sleep(_POLL_S)
+        except ChildProcessError:  # somebody else has reaped it
+            self._process.poll()
+        return True
 
 
 class OwnCode:
@@ -149,6 +172,8 @@ class OwnCode:
         self._deaths = 0
         """Since the last call that was answered."""
         self._may_start_at = 0.0
+        self._waits_for = f"{spec.name}: the model's own code is being restarted."
+        """What calls are told until then."""
         self._child: _Child | None = None
         self._finalizer = weakref.finalize(self, int)
         """Ends the process with this object."""
@@ -162,6 +187,10 @@ class OwnCode:
             raise ModelUnavailable(
                 f"{spec.name}: it has a hooks.py, and HOOKS=off: no model's own code runs."
             )
+        # What is loaded is what serves, in each process: the folder may have changed, or be refused, by then.
+        self._sources = _sources(spec.folder)
+        self._others = _others(spec.folder)
+        self._version = spec.version
         self._start()
 
     def preprocess(self, picture: NDArray[Any], *, warms_up: bool = False) -> NDArray[Any]:
@@ -248,18 +277,31 @@ class OwnCode:
             _LOG.error("%s: the process of hooks.py died between calls (%s)", self._spec.name, ended)
         left_s = self._may_start_at - time.monotonic()
         if left_s > _LONGEST_PAUSE_S:
-            raise HookRestarting(f"{self._spec.name}: the model's own code is being restarted.")
+            raise HookRestarting(self._waits_for)
         time.sleep(max(0.0, left_s))
         began = time.monotonic()
+        self._waits_for = f"{self._spec.name}: the model's own code is being restarted."
         try:
+            self._require_same_files()
             child = self._start()
         except ModelUnavailable as error:
             retry_s = min(_LONGEST_RETRY_S, _LONGEST_PAUSE_S + 2**self._deaths)
             self._may_start_at = time.monotonic() + retry_s
             _LOG.error("%s Calls fail, and the next attempt is in %g s.", error.message, retry_s)
-            raise HookRestarting(f"{self._spec.name}: the model's own code is being restarted.") from None
+            raise HookRestarting(self._waits_for) from None
         _LOG.info("%s: hooks.py runs again after %.1f s", self._spec.name, time.monotonic() - began)
         return child
+
+    def _require_same_files(self) -> None:
+        """Raise ModelUnavailable if a file that the code may read is another than when it was loaded."""
+        now = _others(self._spec.folder)
+        changed = sorted(path for path in self._others | now if self._others.get(path) != now.get(path))
+        if changed and self._spec.version_now() != self._version:  # a touch changes no version
+            self._waits_for = (
+                f"{self._spec.name}: its own code can't be restarted: {changed[0]!r} in its folder has "
+                "changed since this version was loaded."
+            )
+            raise ModelUnavailable(self._waits_for)
 
     def _start(self) -> _Child:
         """Start a process and wait until hooks.py is loaded. Raises ModelUnavailable."""
@@ -294,7 +336,10 @@ class OwnCode:
 
     def _loaded(self, peer: socket.socket, until: float) -> Message:
         """The last reply of a process that loads hooks.py and warms up. Raises as wire.receive does."""
-        wire.send(peer, Message(kind="start", constants=_constants(self._spec)), until=until)
+        contents = [np.frombuffer(content, np.uint8) for content in self._sources.values()]
+        headers = wire.headers(contents, list(self._sources))
+        start = Message(kind="start", constants=_constants(self._spec), arrays=headers)
+        wire.send(peer, start, contents, until=until)
         reply, _ = wire.receive(peer, most_bytes=0, until=until)
         self.names = reply.names
         for (function, _), array in self._warm_up.items():
@@ -315,6 +360,24 @@ class OwnCode:
             return "it had none"
         self._finalizer.detach()
         return child.end(_DYING_S if is_dying else 0.0)
+
+
+def _sources(folder: Path) -> Sources:
+    """The Python files of a folder, which each of its processes runs as they are now."""
+    sources = {}
+    for path, file in folder_watch.files(folder):
+        if kept_code.is_kept(path):
+            with contextlib.suppress(OSError):  # gone since it was listed: its import will say so
+                sources[path] = file.read_bytes()
+    return sources
+
+
+def _others(folder: Path) -> Snapshot:
+    """The states of all other files that own code may read. What model.toml says is this process' to know."""
+    states = folder_watch.snapshot(folder)
+    return {
+        path: state for path, state in states.items() if not kept_code.is_kept(path) and path != "model.toml"
+    }
 
 
 def _constants(spec: ModelSpec) -> dict[str, Any]:

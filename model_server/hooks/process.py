@@ -22,7 +22,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.hooks import wire
+from model_server.hooks import kept_code, wire
+from model_server.hooks.kept_code import Sources
 from model_server.hooks.wire import Message
 
 FILE: Final = "hooks.py"
@@ -42,9 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     folder, descriptor, lifeline, memory_mb = arguments
     _limit(int(lifeline), int(memory_mb))
     with socket.socket(fileno=int(descriptor)) as peer:
-        first, _ = wire.receive(peer, most_bytes=0)
+        first, contents = wire.receive(peer, most_bytes=_MOST_REQUEST)
         try:
-            functions = _functions(Path(folder))
+            kept = zip(first.arrays, contents, strict=True)
+            functions = _functions(Path(folder), {header.name: array.tobytes() for header, array in kept})
             ready = Message(kind="ready", names=tuple(functions))
             if "load" in functions:
                 functions["predict"] = _loaded(functions["load"])
@@ -83,16 +85,15 @@ def _limit(lifeline: int, memory_mb: int) -> None:
         os._exit(1)  # it was closed before
 
 
-def _functions(folder: Path) -> dict[str, Callable[..., Any]]:
+def _functions(folder: Path, sources: Sources) -> dict[str, Callable[..., Any]]:
     """Import hooks.py, which may import its neighbours and read files beside it."""
     os.chdir(folder)
     sys.path[0] = str(folder)  # in place of the project, whose modules are loaded
-    spec = importlib.util.spec_from_file_location("hooks", folder / FILE)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{FILE} can't be imported")
+    kept_code.install(folder, sources)
+    spec = kept_code.module_spec("hooks", folder, FILE, sources)
     module = importlib.util.module_from_spec(spec)
     sys.modules["hooks"] = module
-    spec.loader.exec_module(module)
+    spec.loader.exec_module(module)  # type: ignore[union-attr] # it has the loader that it was made with
     functions = {name: getattr(module, name) for name in FUNCTIONS if hasattr(module, name)}
     for name, function in functions.items():
         if not callable(function):

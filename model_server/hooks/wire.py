@@ -43,7 +43,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     names: tuple[str, ...] = ()
     """Of a reply `ready`: what hooks.py defines."""
     constants: dict[str, Any] = {}
-    """Of the first request: what every context has."""
+    """Of the first request: what every context has. Its arrays are the bytes of the folder's Python files."""
     context: dict[str, Any] = {}
     """Of a request `postprocess`: what this picture's context has besides."""
     json: str = ""

@@ -152,6 +152,110 @@ def test_one_that_does_not_come_up_again_fails_calls_at_once_and_comes_back(
     engine.close()
 
 
+def _dies(engine: HookedEngine) -> None:
+    """Kill the process between two calls, and wait until it is dead."""
+    child = engine._code._child
+    assert child is not None
+    os.kill(child._process.pid, signal.SIGKILL)
+    eventually(lambda: not child.is_silent)
+
+
+def test_a_restarted_process_runs_the_code_that_was_loaded(tmp_path: Path) -> None:
+    """Of hooks.py, its neighbours, a package and a folder that it puts on its path."""
+    code = (
+        "import sys; sys.path.insert(0, 'lib')\nfrom neighbour import one\nfrom package.inner import two\n"
+        "import three\nimport numpy as np\n\ndef load():\n    share = (one + two + three.THREE) / 10\n"
+        "    return lambda batch: np.tile([1 - share, share], (len(batch), 1))\n"
+    )
+    folder = own_models.write(tmp_path / "own", code)
+    files = {
+        "neighbour.py": "one = 1",
+        "package/__init__.py": "",
+        "package/inner.py": "two = 2",
+        "lib/three.py": "THREE = 3",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    _, engine = own_models.load(folder)
+    for name in files:
+        (folder / name).write_text("raise OSError('another version')")
+    (folder / "hooks.py").write_text("import nothing_of_this_name")
+    (folder / "three.py").write_text("THREE = 4")  # would be found first
+    (folder / "model.toml").write_text("nonsense")
+    (folder / "neighbour.py").unlink()
+    _dies(engine)
+    np.testing.assert_allclose(engine.predict(own_models.pictures(1))[0], [[0.4, 0.6]])
+    engine.close()
+
+
+def test_a_traceback_of_a_restarted_process_shows_the_code_that_ran(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = own_models.write(tmp_path / "own", own_models.bad_on({13: "raise ValueError('of old')"}))
+    _, engine = own_models.load(folder)
+    (folder / "hooks.py").write_text("another = 1\n" * 20)
+    _dies(engine)
+    with pytest.raises(HookFailed):
+        engine.predict(own_models.pictures(13))
+    assert "if 13 in means: raise ValueError('of old')" in caplog.text
+    engine.close()
+
+
+def test_no_process_starts_with_another_version_s_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "note = open('note.txt').read()\n" + own_models.BRIGHTNESS
+    folder = own_models.write(tmp_path / "own", code)
+    (folder / "note.txt").write_text("here")
+    _, engine = own_models.load(folder)
+    os.utime(folder / "note.txt", (1, 1))  # touched, and no other version
+    _dies(engine)
+    engine.predict(own_models.pictures(1))
+    (folder / "note.txt").write_text("another")
+    _dies(engine)
+    for _ in range(2):
+        with pytest.raises(
+            HookRestarting, match=r"can't be restarted: 'note\.txt' in its folder has changed"
+        ):
+            engine.predict(own_models.pictures(1))
+    assert "'note.txt' in its folder has changed" in caplog.text
+    (folder / "note.txt").write_text("here")
+    engine._code._may_start_at = 0.0  # as if the pause were over
+    assert engine.predict(own_models.pictures(255))[0][0, 1] == 1
+    engine.close()
+
+
+@pytest.mark.parametrize("ends", ["dead", "alive"])
+def test_its_group_is_killed_before_its_id_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """A dead process that is not reaped keeps its id; a child of its own, which it left behind, dies too."""
+    starts = "import subprocess; subprocess.Popen(['sleep', '600']); time.sleep(0.1)"
+    folder = own_models.write(tmp_path / "own", own_models.bad_on({13: starts}))
+    _, engine = own_models.load(folder, environment={"PATH": "/usr/bin:/bin"})
+    engine.predict(own_models.pictures(13))
+    child = engine._code._child
+    assert child is not None
+    process = psutil.Process(child._process.pid)
+    (left,) = process.children()
+    if ends == "dead":
+        process.kill()
+        eventually(lambda: process.status() == psutil.STATUS_ZOMBIE)
+    states: list[bool] = []
+    kill = os.killpg
+
+    def killpg(group: int, signal_: int) -> None:
+        states.append(group == process.pid and psutil.pid_exists(group))
+        kill(group, signal_)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    engine._code._lose(is_dying=ends == "dead")
+    assert states == [True]
+    assert not psutil.pid_exists(process.pid)
+    eventually(lambda: not _runs(left))
+
+
 @pytest.mark.slow
 def test_deaths_in_a_row_are_restarted_the_later_the_more(engine_of: Callable[..., HookedEngine]) -> None:
     engine = engine_of(own_models.bad_on({13: "os._exit(1)"}))
