@@ -5,10 +5,11 @@ refusals. False alarms would be worse than silence, so only what no training exp
 network.
 """
 
+import itertools
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, get_args
 
 import numpy as np
@@ -36,7 +37,8 @@ def require_once(spec: ModelSpec, model: Any) -> None:  # noqa: ANN401 - a keras
     Raises ModelUnavailable. A table of mean and deviation was written on purpose: it causes a warning.
     """
     numbers = normalisation.of(spec).of_pixels(normalisation.every_byte(spec.input.channels))
-    after, layers = _rescaled(model, numbers)
+    path = _rescaled(model, numbers)
+    after, layers = path.numbers, path.layers
     if not layers:
         return
     span = float(np.ptp(after, axis=(0, 1, 2)).max())
@@ -97,39 +99,73 @@ def _is_same(spec: ModelSpec, pixels: NDArray[np.uint8], published: NDArray[np.f
     return normalisation.is_same(normalisation.of(spec).of_pixels(pixels), published)
 
 
-def _rescaled(model: Any, numbers: NDArray[np.float32]) -> tuple[NDArray[np.float64], list[str]]:  # noqa: ANN401
-    """What the network's first layers make of numbers, and the names of those that rescale."""
-    found = numbers.astype(np.float64)
-    layers: list[str] = []
-    for operation in _chain(model):
-        kind = type(operation).__name__
-        if kind in _PASSED or kind.startswith("Random"):
-            continue
-        scale_and_offset = _linear(operation, kind)
-        if scale_and_offset is None:
-            break
-        scale, offset = scale_and_offset
-        if np.ndim(scale) + np.ndim(offset) and max(np.size(scale), np.size(offset)) not in (
-            1,
-            found.shape[-1],
-        ):
-            break
-        found = found * scale + offset
-        layers.append(operation.name)
-    return found, layers
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """A way from a network's input as far as its numbers are known."""
+
+    numbers: NDArray[np.float64]
+    layers: tuple[str, ...] = ()
+    """The names of the layers on it that rescale."""
+
+    def scaled(self, operation: Any, factors: tuple[Any, Any]) -> "_Path | None":  # noqa: ANN401
+        """The path with such an operation; None if its scale and offset are not for channels."""
+        scale, offset = factors
+        size = max(np.size(scale), np.size(offset))
+        if np.ndim(scale) + np.ndim(offset) and size not in (1, self.numbers.shape[-1]):
+            return None
+        return _Path(self.numbers * scale + offset, (*self.layers, operation.name))
 
 
-def _chain(model: Any) -> Iterator[Any]:  # noqa: ANN401
-    """The first operations of a network, into its first inner network if it begins with one."""
-    for operation in getattr(model, "operations", model.layers):
-        if hasattr(operation, "layers"):
-            yield from _chain(operation)
-            return
-        yield operation
+def _rescaled(model: Any, numbers: NDArray[np.float32]) -> _Path:  # noqa: ANN401
+    """What the network's first layers make of numbers, if they make the same on every path from the input."""
+    start = _Path(numbers.astype(np.float64))
+    network = _graph(model)
+    paths = [start] if network is None else [path for path, _ in _paths(network, network.inputs[0], start)]
+    first, *others = paths or [start]
+    return first if all(np.allclose(first.numbers, other.numbers) for other in others) else start
 
 
-def _linear(operation: Any, kind: str) -> tuple[Any, Any] | None:  # noqa: ANN401
-    """The scale and the offset of an operation that has them; else None."""
+def _graph(model: Any) -> Any:  # noqa: ANN401
+    """The network as a graph of operations, which a Sequential has within it; None if it is a class' code."""
+    graph = getattr(model, "_functional", None) or model
+    return graph if hasattr(graph, "_nodes_by_depth") else None
+
+
+def _paths(network: Any, tensor: Any, path: _Path) -> Iterator[tuple[_Path, Any]]:  # noqa: ANN401
+    """Every path on from a tensor of the network; with each the network's output, if it arrives there."""
+    if any(output is tensor for output in network.outputs):
+        yield path, tensor
+    # Not the nodes of its operations: those are shared with whatever other networks have the same layers.
+    for node in itertools.chain.from_iterable(network._nodes_by_depth.values()):
+        if any(given is tensor for given in node.input_tensors):
+            yield from _through(network, node, tensor, path)
+
+
+def _through(network: Any, node: Any, tensor: Any, path: _Path) -> Iterator[tuple[_Path, Any]]:  # noqa: ANN401
+    """Every path on through an operation that takes the tensor."""
+    operation, kind = node.operation, type(node.operation).__name__
+    inner = _graph(operation)
+    if inner is not None:
+        place = next(at for at, given in enumerate(node.input_tensors) if given is tensor)
+        for end, arrived in _paths(inner, inner.inputs[place], path):
+            places = [at for at, output in enumerate(inner.outputs) if output is arrived]
+            if places:
+                yield from _paths(network, node.output_tensors[places[0]], end)
+            else:
+                yield end, None
+        return
+    longer: _Path | None = path
+    if kind not in _PASSED and not kind.startswith("Random"):
+        factors = _linear(operation, kind, node)
+        longer = None if factors is None else path.scaled(operation, factors)
+    if longer is None:
+        yield path, None
+    else:
+        yield from _paths(network, node.output_tensors[0], longer)
+
+
+def _linear(operation: Any, kind: str, node: Any) -> tuple[Any, Any] | None:  # noqa: ANN401
+    """The scale and the offset of an operation that has them, in that place; else None."""
     if kind == "Rescaling":
         return np.asarray(operation.scale, np.float64), np.asarray(operation.offset, np.float64)
     if kind == "Normalization" and not operation.invert:
@@ -138,7 +174,7 @@ def _linear(operation: Any, kind: str) -> tuple[Any, Any] | None:  # noqa: ANN40
         return 1 / deviation, -mean.reshape(-1) / deviation
     if kind not in ("Add", "Subtract", "Multiply", "TrueDivide", "Divide"):
         return None
-    (_, other), keywords = _arguments(operation)
+    (_, other), keywords = _arguments(node)
     if keywords or not isinstance(other, (int, float, list, tuple, np.ndarray)):
         return None
     number = np.asarray(other, np.float64)
@@ -150,8 +186,8 @@ def _linear(operation: Any, kind: str) -> tuple[Any, Any] | None:  # noqa: ANN40
     return linear.get(kind) or (1 / number, 0.0)
 
 
-def _arguments(operation: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:  # noqa: ANN401
-    """The two arguments of an operation's first call; (None, None) if it had others."""
-    arguments = operation._inbound_nodes[0].arguments
+def _arguments(node: Any) -> tuple[tuple[Any, Any], dict[str, Any]]:  # noqa: ANN401
+    """The two arguments of an operation's call; (None, None) if it had others."""
+    arguments = node.arguments
     first = arguments.args if len(arguments.args) == 2 else (None, None)
     return first, dict(arguments.kwargs)

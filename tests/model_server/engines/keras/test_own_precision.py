@@ -56,7 +56,7 @@ def served(policy, cache):
 
 answers = {}
 plain = KerasNetwork.plain
-for policy in ("mixed_bfloat16", "mixed_float16", "float16"):
+for policy in ("mixed_bfloat16", "mixed_float16", "float16", "bfloat16"):
     right = write(policy)
     KerasNetwork.plain = plain
     answers[policy] = [float(np.ptp(right, axis=0).max()), served(policy, "sound")]
@@ -75,13 +75,13 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float16", "bfloat16"])
 def test_a_network_in_16_bits_of_its_own_is_served_in_fp32(answers: dict[str, Any], policy: str) -> None:
     span, difference, _ = answers[policy]
     assert span > 0.2  # it tells the pictures apart
     assert difference < 0.05 * span
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float16", "bfloat16"])
 def test_channels_in_the_wrong_order_are_still_found(answers: dict[str, Any], policy: str) -> None:
     assert "does not compute what plain Keras does" in answers[policy][2]

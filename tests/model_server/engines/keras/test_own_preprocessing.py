@@ -44,6 +44,22 @@ networks = {
     "caffe": keras.Model(picture, last(keras.applications.resnet50.preprocess_input(picture))),
     "within": keras.Model(picture, layers.GlobalAveragePooling2D()(efficient(picture))),
 }
+shared = layers.Rescaling(1 / 127.5, -1)
+augment = keras.Sequential([keras.Input((32, 32, 3)), layers.RandomFlip(), shared])
+
+def branches(*first):
+    # Convolutions side by side, each behind its own first layer.
+    behind = [layers.Conv2D(3, 3)(picture if layer is None else layer(picture)) for layer in first]
+    return keras.Model(picture, layers.Concatenate()(behind))
+
+unit = lambda: layers.Rescaling(1 / 255)
+networks |= {
+    "alike": branches(unit(), unit()),
+    "apart": branches(unit(), layers.Rescaling(1 / 127.5, -1)),
+    "half": branches(unit(), None),
+    "augmented": keras.Model(picture, layers.Conv2D(2, 3)(augment(picture))),
+    "twice": keras.Model(picture, layers.Conv2D(2, 3)(layers.Rescaling(127.5, 127.5)(augment(picture)))),
+}
 table = Normalisation((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
 def outcome(check, *arguments):
@@ -95,9 +111,22 @@ def test_what_any_training_may_explain_is_no_reason_to_refuse(outcomes: dict[str
     for name in ("rescaling", "constants", "adapted", "of_pixels", "within"):
         assert own[name]["none"] == "right"
     assert own["of_units"]["unit"] == "right"
+    # One after the other, the two rescalings would make a 65,025th.
+    for name in ("alike", "augmented"):
+        assert own[name]["none"] == "right"
+    assert own["twice"]["unit"] == "right"  # what the inner network rescales, the outer one takes back
 
 
-@pytest.mark.parametrize("name", ["rescaling", "constants", "adapted", "of_pixels", "within"])
+@pytest.mark.parametrize("name", ["apart", "half"])
+def test_branches_that_take_other_numbers_are_no_reason_to_say_anything(
+    outcomes: dict[str, Any], name: str
+) -> None:
+    assert set(map(str, outcomes["own"][name].values())) == {"right"}
+
+
+@pytest.mark.parametrize(
+    "name", ["rescaling", "constants", "adapted", "of_pixels", "within", "alike", "augmented"]
+)
 @pytest.mark.parametrize("normalise", ["unit", "tf", "torch"])
 def test_pixels_that_would_be_normalised_twice_are_refused(
     outcomes: dict[str, Any], name: str, normalise: str
