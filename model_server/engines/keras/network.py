@@ -6,7 +6,7 @@ first.
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -28,8 +28,7 @@ class KerasNetwork:
 
     def __init__(self, spec: ModelSpec, prepared: NDArray[Any] | None = None) -> None:
         """Build it. `prepared` are the check's pictures, if the model's own code prepares them."""
-        self.model: Any = sources.build(spec)
-        self._own_precision = _widened(self.model)
+        self.model: Any = _widened(sources.build(spec))
         self._spec = spec
         self._drawn: NDArray[Any] = drawn_pictures.draw(spec.input) if prepared is None else prepared
         self._is_prepared = prepared is not None
@@ -104,7 +103,7 @@ class KerasNetwork:
         ending = final_operation.of_keras(self.model.outputs[0])
         # The model has no other outputs any more.
         choice = replace(self._choice, numbers=list(range(len(self.model.outputs))))
-        return served_outputs.reference(self._spec, drawn, parts, choice, ending, own=self._own_precision)
+        return served_outputs.reference(self._spec, drawn, parts, choice, ending)
 
     @property
     def takes(self) -> tuple[tuple[int, ...], str]:
@@ -131,6 +130,9 @@ class KerasNetwork:
         for layer in self.model._flatten_layers(include_self=False):
             if id(layer) not in last and not getattr(layer, "is_head", False):
                 layer.dtype_policy = policy
+
+
+_NARROW: Final = ("bfloat16", "float16")
 
 
 def output_names(model: Any) -> list[str]:  # noqa: ANN401 - a keras.Model
@@ -171,18 +173,36 @@ def _picture_shape(spec: ModelSpec, model: Any) -> tuple[int | None, ...]:  # no
     raise ModelUnavailable(f"{problem}, but model.toml says {ours}.")
 
 
-def _widened(model: Any) -> str:  # noqa: ANN401
-    """Let layers that were trained in mixed precision compute in float32, in which their weights are.
+def _widened(model: Any) -> Any:  # noqa: ANN401
+    """The network with all layers computing in float32, if it was saved in 16 bits.
 
-    Returns the precision that is left: a policy of 16 bits alone has such weights.
+    In mixed precision its weights are in float32 already. Those of a policy of 16 bits alone are numbers that
+    float32 has too: the reference is then what they stand for, not what each layer's rounding leaves of it.
     """
-    own = "fp32"
+    policies = {layer.dtype_policy.name for layer in model._flatten_layers()}
+    if not policies.isdisjoint(_NARROW):
+        config = _in_float32(keras.saving.serialize_keras_object(model))
+        weights = [np.asarray(each, np.float32) for each in model.get_weights()]
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        model.set_weights(weights)
     for layer in model._flatten_layers():
         if layer.dtype_policy.name in ("mixed_bfloat16", "mixed_float16"):
             layer.dtype_policy = keras.DTypePolicy("float32")
-        else:
-            own = {"bfloat16": "bf16", "float16": "fp16"}.get(layer.compute_dtype, own)
-    return own
+    return model
+
+
+def _in_float32(config: Any) -> Any:  # noqa: ANN401
+    """A network's configuration with float32 in place of each type of 16 bits."""
+    if isinstance(config, list | tuple):
+        return [_in_float32(each) for each in config]
+    if not isinstance(config, dict):
+        return config
+    named = "name" if config.get("class_name") == "DTypePolicy" else "dtype"
+    wide = {key: _in_float32(value) for key, value in config.items()}
+    inner = wide["config"] if named == "name" else wide
+    if isinstance(inner.get(named), str) and inner[named] in _NARROW:
+        inner[named] = "float32"
+    return wide
 
 
 def _arrays(tensors: list[Any]) -> Outputs:
