@@ -36,6 +36,8 @@ class ModelDraft:
     """Lines of the task's own table."""
     output: int | None = None
     """The output that is meant, if it is not the first."""
+    is_ultralytics: bool = False
+    """Whether boxes are laid out as Ultralytics exports them: pictures are prepared likewise then."""
 
     def text(self, labels_file: str, labels_why: str) -> str:
         """The file's content; `labels_why` says where the labels came from."""
@@ -55,7 +57,8 @@ class ModelDraft:
         yield _line("height", facts.height)
         yield _line("channels", facts.channels)
         yield from self._fit()
-        yield _line("normalise", facts.normalise)
+        is_unit = self.is_ultralytics and facts.declared is None
+        yield _line("normalise", Guess("unit", "as Ultralytics' exports") if is_unit else facts.normalise)
         if self.output is not None or self.activation is not None:
             yield "\n[output]"
         if self.output is not None:
@@ -67,10 +70,14 @@ class ModelDraft:
     def _fit(self) -> Iterator[str]:
         if isinstance(self.facts.source, Darknet):
             yield 'fit = "stretch"'
-        elif self.task.value == "detection":
+        elif self.is_ultralytics:
             yield _line("fit", Guess("pad", "as Ultralytics' exports are trained"))
             yield _line("border", Guess(114, "likewise"))
             yield _line("library", Guess("opencv", "likewise"))
+        elif self.facts.declared is not None and self.task.value == "classification":
+            yield _line("fit", Guess("crop", "as Ultralytics' classifiers are trained"))
+        elif self.task.value == "segmentation":
+            yield _line("fit", Guess("stretch", 'the whole picture gets masks; "pad" keeps the shape'))
         elif isinstance(self.facts.source, Onnx | Paddle | TorchSource) and self.task.value != "image":
             side = max(self.facts.width.value, self.facts.height.value)
             yield _line("fit", Guess("crop", "as torchvision's: Resize, then CenterCrop"))
@@ -85,24 +92,114 @@ def draft(facts: NetworkFacts, labels: int) -> ModelDraft:
         task = "detection" if facts.has_boxes else "classification"
         return ModelDraft(facts, Guess(task), labels=labels or facts.classes)
     shapes = [output.of_picture for output in facts.outputs]
-    boxes = _ultralytics(shapes)
-    if boxes:
-        table = ("\n[detection]", 'layout = "ultralytics"')
-        return ModelDraft(facts, Guess("detection", _looks(shapes[0])), labels=boxes, tables=table)
+    if facts.declared is not None and not labels:
+        labels = len(facts.declared.classes)
+    places = _of_rows(facts, shapes, labels)
+    if places is not None:
+        return places
     for number, shape in enumerate(shapes):
         if max(shape, default=0) == math.prod(shape) > 0:
             return _of_vector(facts, number, labels)
-        if len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3)) and sorted(shape)[1] >= 8:
+        if len(shape) != 3:
+            continue
+        classes = _classes_of_map(facts, shape, labels)
+        if classes:
+            table = ("\n[segmentation]", _BACKGROUND)
+            return ModelDraft(
+                *(facts, Guess("segmentation", _looks(shape))),
+                labels=classes,
+                tables=table,
+                output=number or None,
+            )
+        if (shape[0] in _COLOURS or shape[2] in _COLOURS) and sorted(shape)[1] >= _LEAST_SIDE:
             return ModelDraft(facts, Guess("image", _looks(shape)), output=number or None)
     hints = " ".join(filter(None, (task.hint(shapes) for task in TASKS.values())))
     return ModelDraft(facts, Guess("raw", hints or "its outputs look like those of no other task"))
 
 
-def _ultralytics(shapes: list[tuple[int, ...]]) -> int:
-    """How many classes a detector as Ultralytics exports it has; 0 if it is none."""
-    if len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] > 4 * shapes[0][0] and shapes[0][0] > 4:
-        return shapes[0][0] - 4
-    return 0
+_COLOURS: Final = (1, 3)
+
+_LEAST_SIDE: Final = 8
+"""Pixels of an output that shows something."""
+
+_MOST_CLASSES: Final = 256
+"""A map of more channels has features, not classes: ADE20K has 150 classes, COCO-Stuff 171."""
+
+_COARSEST: Final = 8
+"""A map of classes is not smaller than the picture divided by this."""
+
+_COCO_ROWS: Final = 4 + 1 + 3 * 17
+"""The numbers of a box with a person's 17 points: its place, its score, two places and a score for each."""
+
+_BACKGROUND: Final = '# background = "NAME"    # a class that is not reported'
+
+
+def _of_rows(facts: NetworkFacts, shapes: list[tuple[int, ...]], labels: int) -> ModelDraft | None:
+    """The draft for rows of numbers, a column for each box, as Ultralytics exports them; None for others."""
+    at = next((at for at, shape in enumerate(shapes) if _are_rows(shape)), None)
+    if at is None or len(shapes) > 2:
+        return None
+    rows, declared = shapes[at][0], facts.declared
+    why = f"its output is {shapes[at]}" if declared is None else "the file's metadata say so"
+    if len(shapes) == 2:
+        maps = shapes[1 - at]
+        classes = rows - 4 - maps[0] if len(maps) == 3 and min(maps[1:]) >= _LEAST_SIDE else 0
+        if classes < 1:
+            return None
+        table = ["\n[segmentation]", 'layout = "ultralytics"']
+        table += [f"boxes = {at}", f"prototypes = {1 - at}"] if at else []
+        task = Guess("segmentation", why if declared else f"{why}, with prototypes of masks, {maps}")
+        return ModelDraft(facts, task, labels=classes, tables=tuple(table), is_ultralytics=True)
+    points = _points(facts, rows, labels)
+    if points:
+        table = [
+            "\n[keypoints]",
+            f"# names = [{points} names]   # left out: COCO's for 17 points, else numbers",
+        ]
+        return ModelDraft(
+            *(facts, Guess("keypoints", f"{why}: {points} points")),
+            labels=rows - 4 - 3 * points,
+            tables=tuple(table),
+            is_ultralytics=True,
+        )
+    if declared is not None and (declared.task != "detection" or rows != 4 + labels):
+        return None
+    table = ["\n[detection]", 'layout = "ultralytics"']
+    return ModelDraft(
+        facts, Guess("detection", why), labels=rows - 4, tables=tuple(table), is_ultralytics=True
+    )
+
+
+def _are_rows(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[1] > 4 * shape[0] > 4 * 4
+
+
+def _points(facts: NetworkFacts, rows: int, labels: int) -> int:
+    """How many points each box of so many numbers has; 0 if it has none."""
+    if facts.declared is not None:
+        points, numbers = (*facts.declared.points, 0, 0)[:2]
+        fits = facts.declared.task == "keypoints" and numbers == 3 and rows == 4 + labels + 3 * points
+        return points if fits else 0
+    if rows == _COCO_ROWS and labels in (0, 1):
+        return 17
+    points, rest = divmod(rows - 4 - labels, 3)
+    return points if labels and points > 0 and not rest else 0
+
+
+def _classes_of_map(facts: NetworkFacts, shape: tuple[int, ...], labels: int) -> int:
+    """How many classes a map has scores of; 0 if it is a picture, or features."""
+    height, width = facts.height.value, facts.width.value
+    sides = {shape[0]: shape[1:], shape[2]: shape[:2]}
+    fitting = [
+        (classes, abs(down * width - across * height))
+        for classes, (down, across) in sides.items()
+        if _COARSEST * min(down, across) >= min(height, width) and min(down, across) >= _LEAST_SIDE
+    ]
+    if labels > 1 and any(classes == labels for classes, _ in fitting):
+        return labels
+    usual = [each for each in fitting if each[0] not in _COLOURS and each[0] <= _MOST_CLASSES]
+    # The sides are those that have the shape of the picture.
+    return min(usual, key=lambda each: (each[1], each[0]))[0] if usual and len(usual) == len(fitting) else 0
 
 
 def _of_vector(facts: NetworkFacts, number: int, labels: int) -> ModelDraft:

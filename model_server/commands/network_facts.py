@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from broker.errors import ModelUnavailable
 from broker.messages import Fit, InputSpec
 from model_server.catalogue.model_spec import Darknet, KerasFile, ModelSpec, Source
-from model_server.catalogue.model_toml import FileSource, Normalise, TorchSource
+from model_server.catalogue.model_toml import FileSource, Normalise, Onnx, TorchSource
 from model_server.engines import normalisation, served_outputs
 from model_server.engines.check import final_operation
 from model_server.engines.check.final_operation import Ending
 from model_server.engines.output_choice import NetworkOutput
 from model_server.tasks import TASKS
+
+if TYPE_CHECKING:  # it loads OpenVINO
+    from model_server.engines.openvino.declared_input import UltralyticsFile
 
 USUAL_SIDE: Final = 224
 """The side in pixels of a network that takes any size."""
@@ -60,6 +63,8 @@ class NetworkFacts:
     """How many a Darknet network has; 0 for others."""
     has_boxes: bool = False
     """Whether it is a Darknet detector."""
+    declared: UltralyticsFile | None = None
+    """What a file of Ultralytics says of itself."""
 
 
 def read(folder: Path, source: Source) -> NetworkFacts:
@@ -184,7 +189,11 @@ def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
 
 
 def _of_imported(folder: Path, source: FileSource) -> NetworkFacts:
-    from model_server.engines.openvino import imported_graph, quantised  # noqa: PLC0415 - they load OpenVINO
+    from model_server.engines.openvino import (  # noqa: PLC0415 - they load OpenVINO
+        declared_input,
+        imported_graph,
+        quantised,
+    )
 
     model = imported_graph.opened(_provisional(folder, source))
     dimensions = [size.get_length() if size.is_static else None for size in _partial_shape(model)]
@@ -193,7 +202,10 @@ def _of_imported(folder: Path, source: FileSource) -> NetworkFacts:
     sizes, layout = _arranged(dimensions, is_first=isinstance(source, imported_graph.CHANNELS_FIRST))
     height, width, channels = (guess.value for guess in (sizes[1], sizes[0], sizes[2]))
     static = [1, height, width, channels] if layout == "NHWC" else [1, channels, height, width]
+    declared = declared_input.ultralytics(folder / source.file) if isinstance(source, Onnx) else None
     normalise = _normalise_of_imported(model, source, quantised, channels)
+    if declared is not None:
+        normalise = Guess("unit", "Ultralytics made the file, and its networks take 0 to 1")
     try:
         model.reshape(static)
     except RuntimeError as error:  # whatever OpenVINO's C++ raises
@@ -206,7 +218,9 @@ def _of_imported(folder: Path, source: FileSource) -> NetworkFacts:
     ]
     outputs = served_outputs.named([output.names for output in model.outputs], shapes)
     endings = [final_operation.of_graph(output.get_node()) for output in model.outputs]
-    return NetworkFacts(source, *sizes, normalise=normalise, outputs=outputs, endings=endings)
+    return NetworkFacts(
+        source, *sizes, normalise=normalise, outputs=outputs, endings=endings, declared=declared
+    )
 
 
 def _partial_shape(model: Any) -> Any:  # noqa: ANN401 - an openvino.PartialShape

@@ -134,6 +134,9 @@ def _write(folder: Path, draft: ModelDraft, files: list[Path]) -> None:
     given, name, why = _given_labels(files), "labels.txt", ""
     if given is not None:
         name = given.name
+    elif draft.facts.declared is not None and len(draft.facts.declared.classes) == draft.labels > 0:
+        why = "as the file's metadata name them"
+        _lines(folder / name, [" ".join(each.split()) for each in draft.facts.declared.classes])
     elif draft.labels == IMAGENET:
         name, why = "labels.csv", "ImageNet has so many classes"
         shutil.copy2(PROJECT / "models" / "resnet50" / "labels.csv", folder / name)

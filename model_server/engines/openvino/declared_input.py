@@ -5,6 +5,7 @@ is refused, and what a file's author may have written wrongly causes a warning.
 """
 
 import ast
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +21,17 @@ from model_server.engines.openvino.quantised import Quantisation, calibrated_inp
 
 _RIGHT: Final = "there the normalisation that it was trained with."
 
-_TASKS: Final = {"detect": "detection", "classify": "classification"}
+_TASKS: Final = {
+    "detect": "detection",
+    "classify": "classification",
+    "segment": "segmentation",
+    "pose": "keypoints",
+}
 """What Ultralytics calls the tasks that both of us have."""
+
+
+_ULTRALYTICS: Final = {"names", "stride", "task"}
+"""Keys of the metadata that Ultralytics writes into its ONNX files."""
 
 
 def doubt(spec: ModelSpec, path: Path, model: Any) -> str:  # noqa: ANN401 - an openvino.Model
@@ -85,9 +95,33 @@ def _listed(numbers: NDArray[np.float64], spec: ModelSpec) -> str:
     return "[" + ", ".join(f"{number:.6g}" for number in each) + "]"
 
 
+@dataclass(frozen=True, slots=True)
+class UltralyticsFile:
+    """What Ultralytics writes into a file of its own."""
+
+    task: str
+    """As this service calls it, or its own word for a task that is not one of ours."""
+    classes: list[str]
+    points: tuple[int, ...] = ()
+    """Of a network for poses: how many points, and how many numbers for each."""
+
+
+def ultralytics(path: Path) -> UltralyticsFile | None:
+    """What an ONNX file of Ultralytics says of itself; None for others."""
+    metadata = file_metadata.of_onnx(path)
+    if not set(metadata) >= _ULTRALYTICS:
+        return None
+    try:
+        points = tuple(int(number) for number in ast.literal_eval(metadata.get("kpt_shape", "()")))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        points = ()
+    task = metadata["task"]
+    return UltralyticsFile(_TASKS.get(task, task), _classes(metadata["names"]), points)
+
+
 def _ultralytics(spec: ModelSpec, metadata: dict[str, str]) -> str:
     """What Ultralytics writes into its ONNX files: the classes, the task; its networks take 0 to 1."""
-    if not {"names", "stride", "task"} <= set(metadata):
+    if not set(metadata) >= _ULTRALYTICS:
         return ""
     task = _TASKS.get(metadata["task"])
     if task is not None and spec.task.name != task and spec.task.name in _TASKS.values():
@@ -96,7 +130,7 @@ def _ultralytics(spec: ModelSpec, metadata: dict[str, str]) -> str:
             f'task = "{task}" in model.toml.'
         )
     classes = _classes(metadata["names"])
-    if classes and len(classes) != len(spec.labels):
+    if spec.task.has_labels and classes and len(classes) != len(spec.labels):
         raise ModelUnavailable(
             f"{spec.name}: the file's metadata name {len(classes)} classes, from {classes[0]!r} to "
             f"{classes[-1]!r}, but there are {len(spec.labels)} labels. The labels file needs one for each."

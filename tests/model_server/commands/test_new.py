@@ -63,7 +63,11 @@ def _onnx(folder: Path, shape: tuple[int, ...], ending: str = "") -> Path:
         ((1,), "", {"task": "regression", "activation": "none", "labels": 1}),
         ((96,), "Abs", {"task": "embedding", "labels": 0}),
         ((3, 20, 24), "Sigmoid", {"task": "image", "labels": 0}),
-        ((9, 50), "Sigmoid", {"task": "detection", "labels": 5}),
+        ((9, 50), "Sigmoid", {"task": "detection", "labels": 5, "normalise": "unit"}),
+        ((56, 300), "Sigmoid", {"task": "keypoints", "labels": 1, "normalise": "unit"}),
+        ((5, 16, 16), "", {"task": "segmentation", "labels": 5}),
+        ((8, 8, 21), "", {"task": "segmentation", "labels": 21}),
+        ((512, 8, 8), "", {"task": "raw", "labels": 0}),
         ((2, 3, 4, 5), "", {"task": "raw", "labels": 0}),
     ],
 )  # fmt: skip
@@ -73,11 +77,71 @@ def test_a_network_becomes_a_model_that_can_be_served(
     assert new.main([str(_onnx(tmp_path, shape, ending))]) == DONE
     spec = read_model(models, "my-net")
     assert (spec.input.width, spec.input.height, spec.input.channels) == (SIDE, SIDE, 3)
-    assert spec.normalise == "torch"
-    assert {"task": spec.task.name, "activation": spec.activation, "labels": len(spec.labels)} == {
-        "activation": "none",
-        **fields,
-    }
+    assert {
+        "task": spec.task.name,
+        "activation": spec.activation,
+        "labels": len(spec.labels),
+        "normalise": spec.normalise,
+    } == {"activation": "none", "normalise": "torch", **fields}
+    text = (models / "my-net" / "model.toml").read_text()
+    assert "  # guessed: " in next(line for line in text.splitlines() if line.startswith("task = "))
+
+
+def _two_outputs(folder: Path, rows: int, maps: tuple[int, ...], metadata: dict[str, str]) -> Path:
+    """Rows for boxes, and prototypes of masks if there are `maps`, as Ultralytics' files have them."""
+    shapes = {"rows": (rows, 4 * rows + 4), **({"maps": maps} if maps else {})}
+    nodes = [onnx_file.node("Reshape", ["picture", "flat"], "row")]
+    constants = [onnx_file.constant("flat", np.array((-1, NUMBERS), np.int64))]
+    for name, shape in shapes.items():
+        weights = CHANCE.normal(0, 0.02, (NUMBERS, int(np.prod(shape)))).astype(np.float32)
+        constants += [
+            onnx_file.constant(f"to {name}", np.array((-1, *shape), np.int64)),
+            onnx_file.constant(f"of {name}", weights),
+        ]
+        nodes += [
+            onnx_file.node("MatMul", ["row", f"of {name}"], f"{name} flat"),
+            onnx_file.node("Reshape", [f"{name} flat", f"to {name}"], f"{name} last"),
+            onnx_file.node("Sigmoid", [f"{name} last"], name),
+        ]
+    outputs = [onnx_file.value(name, ("n", *shape)) for name, shape in shapes.items()]
+    content = onnx_file.model(nodes, [onnx_file.value("picture", ("n", 3, SIDE, SIDE))], outputs, constants)
+    path = folder / "yolo.onnx"
+    path.write_bytes(content + onnx_file.metadata(metadata))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "maps", "kpt_shape", "served"),
+    [
+        ("detect", 4 + 2, (), "", "detection"),
+        ("segment", 4 + 2 + 8, (8, 8, 8), "", "segmentation"),
+        ("pose", 4 + 2 + 3 * 5, (), "[5, 3]", "keypoints"),
+        ("pose", 4 + 2 + 2 * 6, (), "[6, 2]", "raw"),  # without a probability for each point
+        ("obb", 4 + 2 + 1, (), "", "raw"),
+        ("", 4 + 2 + 8, (8, 8, 8), "", "segmentation"),
+    ],
+)
+def test_a_file_of_ultralytics_says_its_task_and_its_classes(
+    tmp_path: Path, models: Path, task: str, rows: int, maps: tuple[int, ...], kpt_shape: str, served: str
+) -> None:
+    metadata = {"task": task, "names": "{0: 'cat', 1: 'dog'}", "stride": "32", "kpt_shape": kpt_shape}
+    path = _two_outputs(tmp_path, rows, maps, {k: v for k, v in metadata.items() if v} if task else {})
+    assert new.main([str(path)]) == DONE
+    spec = read_model(models, "yolo")
+    assert spec.task.name == served
+    assert spec.normalise == "unit"
+    if served != "raw":
+        named = ["cat", "dog"] if task else ["class 0", "class 1"]
+        assert [label.label for label in spec.labels] == named
+        assert (spec.input.fit, spec.input.border) == ("pad", 114)
+
+
+def test_labels_tell_points_from_classes(tmp_path: Path, models: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("hand\n")
+    path = _onnx(tmp_path, (4 + 1 + 3 * 2, 60), "Sigmoid")
+    assert new.main([str(path), str(labels)]) == DONE
+    assert read_model(models, "my-net").task.name == "keypoints"
 
 
 def test_what_is_guessed_is_said_and_imagenet_has_its_labels(tmp_path: Path, models: Path) -> None:
