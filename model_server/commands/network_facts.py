@@ -5,6 +5,7 @@ Owns the reading of each kind of file for `new`. Guesses nothing about the task,
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,15 +15,18 @@ import numpy as np
 from broker.errors import ModelUnavailable
 from broker.messages import Fit, InputSpec
 from model_server.catalogue.model_spec import Darknet, KerasFile, ModelSpec, Source
-from model_server.catalogue.model_toml import FileSource, Normalise, Onnx, TorchSource
+from model_server.catalogue.model_toml import FileSource, Normalise, Onnx, TorchExport, TorchSource
 from model_server.engines import normalisation, served_outputs
 from model_server.engines.check import final_operation
 from model_server.engines.check.final_operation import Ending
 from model_server.engines.output_choice import NetworkOutput
 from model_server.tasks import TASKS
 
-if TYPE_CHECKING:  # it loads OpenVINO
+if TYPE_CHECKING:  # they load OpenVINO and PyTorch
+    from numpy.typing import NDArray
+
     from model_server.engines.openvino.declared_input import UltralyticsFile
+    from model_server.engines.torch.network import PyTorchNetwork
 
 USUAL_SIDE: Final = 224
 """The side in pixels of a network that takes any size."""
@@ -81,9 +85,11 @@ def read(folder: Path, source: Source) -> NetworkFacts:
     raise TypeError(f"{source!r} is not a file's source. This is a bug")
 
 
-def _provisional(folder: Path, source: Source) -> ModelSpec:
+def _provisional(
+    folder: Path, source: Source, width: int = USUAL_SIDE, height: int = USUAL_SIDE, channels: int = 3
+) -> ModelSpec:
     """A spec to read the network with, before anything is known of it."""
-    input_ = InputSpec(USUAL_SIDE, USUAL_SIDE, 3, Fit.STRETCH)
+    input_ = InputSpec(width, height, channels, Fit.STRETCH)
     return ModelSpec(folder.name, folder, TASKS["raw"], source, input_, "none", (), top=1)
 
 
@@ -163,29 +169,55 @@ _DARKNET_INPUT: Final = (("width", 416), ("height", 416), ("channels", 3))
 
 
 def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
-    """PyTorch's files do not say which pictures they take: the network is run on one of the usual size."""
+    """TorchScript does not say which pictures it takes: the network is run on one of each usual size."""
     from model_server.engines.torch import sources  # noqa: PLC0415
 
     spec = _provisional(folder, source)
-    network = sources.load(spec)
-    try:
-        outputs = network.run(np.zeros((1, *spec.input.shape), np.uint8))
-    except Exception as error:  # the network's own code raises anything
-        raise ModelUnavailable(
-            f"the network does not take {USUAL_SIDE} x {USUAL_SIDE} pictures in colour, and its file does "
-            "not say what it takes: write its model.toml by hand (docs/models.md)"
-        ) from error
-    shapes = [output.shape for output in outputs]
-    unsaid = "the file does not say"
+    if isinstance(source, TorchExport):
+        sizes = sources.exported_sizes(spec)
+        channels, height, width = sizes if len(sizes) == 3 else (None, None, None)
+        guesses = _sizes(height, width, channels)
+        spec = _provisional(folder, source, *(guess.value for guess in guesses))
+        network = sources.load(spec)
+        outputs = network.outputs(np.zeros((1, *spec.input.shape), np.uint8))
+    else:
+        guesses, network, outputs = _first_taken(folder, source, sources.load(spec))
     return NetworkFacts(
         source,
-        width=Guess(USUAL_SIDE, unsaid),
-        height=Guess(USUAL_SIDE, unsaid),
-        channels=Guess(3, unsaid),
-        normalise=Guess("torch", "usual for networks of PyTorch"),
-        outputs=served_outputs.named(network.names, shapes),
-        endings=["unknown"] * len(shapes),
+        *guesses,
+        normalise=Guess("torch", "usual for networks of PyTorch")
+        if guesses[2].value == 3
+        else Guess("unit", "the file does not say"),
+        outputs=served_outputs.named(network.names, [output.shape for output in outputs]),
+        endings=["unknown"] * len(outputs),
     )
+
+
+def _first_taken(
+    folder: Path, source: TorchSource, network: PyTorchNetwork
+) -> tuple[tuple[Guess, Guess, Guess], PyTorchNetwork, list[NDArray[np.float32]]]:
+    """The first of the usual sizes that the network takes; the network for it, and its outputs.
+
+    Raises ModelUnavailable.
+    """
+    for channels, side in itertools.product((3, 1), _USUAL_SIDES):
+        spec = _provisional(folder, source, side, side, channels)
+        try:
+            taking = network.of_other_pictures(spec)
+            outputs = taking.run(np.zeros((1, *spec.input.shape), np.uint8))
+        except Exception:  # noqa: BLE001, S112 - the network's own code raises anything; the next size may do
+            continue
+        why = "the file does not say; it takes this size"
+        return (Guess(side, why), Guess(side, why), Guess(channels, "likewise")), taking, outputs
+    sides = ", ".join(map(str, sorted(_USUAL_SIDES)))
+    raise ModelUnavailable(
+        f"the network takes no square pictures of a usual size ({sides}; in colour or grey), and its file "
+        "does not say what it takes: write its model.toml by hand (docs/models.md)"
+    )
+
+
+_USUAL_SIDES: Final = (USUAL_SIDE, *(32, 64, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 512, 640, 28))
+"""Sides of the pictures that published networks take, the most usual first."""
 
 
 def _of_imported(folder: Path, source: FileSource) -> NetworkFacts:

@@ -14,6 +14,8 @@ from PIL import Image
 from broker.messages import Mask, Prediction
 from model_server import engines
 from model_server.catalogue.model_spec import read_model
+from model_server.commands import new
+from model_server.commands.terminal import DONE
 from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
 from model_server.tasks.task import ReadOptions
@@ -124,6 +126,21 @@ def _same_boxes(predictions: tuple[Prediction, ...], theirs: Floats) -> list[tup
             np.testing.assert_allclose([x, y, x + width, y + height], theirs[at, :4], atol=0.55)
         assert prediction.probability == pytest.approx(theirs[at, 4], abs=1e-3)
     return pairs
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("yolov8n", "detection"), ("yolov8n-seg", "segmentation"), ("yolov8n-pose", "keypoints")],
+)
+def test_a_file_of_ultralytics_becomes_a_model(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, task: str
+) -> None:
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    assert new.main([str(exported / f"{name}.onnx")]) == DONE
+    spec = read_model(tmp_path / "models", name)
+    assert (spec.task.name, spec.normalise, spec.input.border) == (task, "unit", 114)
+    assert len(spec.labels) == (1 if task == "keypoints" else 80)
 
 
 def test_yolov8_boxes_are_ultralytics_own(exported: Path) -> None:

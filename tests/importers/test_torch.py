@@ -614,6 +614,42 @@ def test_a_file_of_pytorch_becomes_a_model(
     assert "pickled Python objects" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("size", "channels"), [((28, 28), 1), ((299, 299), 3), ((64, 64), 3), ((30, 20), 3), ((27, 27), 3)]
+)
+@pytest.mark.parametrize("kind", ["torchscript", "torch_export"])
+def test_the_size_that_a_network_takes_is_found(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    size: tuple[int, int],
+    channels: int,
+) -> None:
+    """An exported program says it; TorchScript is tried on the usual sizes."""
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    torch.manual_seed(6)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], 4))
+    example = torch.zeros(2, channels, *size)
+    if kind == "torchscript":
+        torch.jit.trace(network.eval(), example).save(str(tmp_path / "net.pt"))
+    else:
+        dynamic = ({0: torch.export.Dim("batch")},)
+        torch.export.save(
+            torch.export.export(network.eval(), (example,), dynamic_shapes=dynamic), tmp_path / "net.pt2"
+        )
+    file = next(tmp_path.glob("net.pt*"))
+    if kind == "torchscript" and size in ((30, 20), (27, 27)):
+        assert new.main([str(file)]) == IMPOSSIBLE
+        assert "takes no square pictures of a usual size (28, 32, 64, " in capsys.readouterr().err
+        return
+    assert new.main([str(file)]) == DONE
+    spec = read_model(tmp_path / "models", "net")
+    assert spec.input.network_shape == (*size, channels)
+    assert len(spec.labels) == 4
+
+
 def _model(folder: Path, task: str, source: str) -> ModelSpec:
     """A model of a task that has no labels."""
     folder.mkdir(exist_ok=True)

@@ -53,6 +53,10 @@ class PyTorchNetwork:
         self.takes = np.zeros(shape, np.float32) if prepared is None else _taken(np.zeros_like(prepared[0]))
         """Zeros of the shape and the type of its input for one picture."""
 
+    def of_other_pictures(self, spec: ModelSpec) -> "PyTorchNetwork":
+        """The same network for the pictures of another spec."""
+        return PyTorchNetwork(spec, self.module, self.program)
+
     def outputs(self, batch: NDArray[Any]) -> list[NDArray[np.float32]]:
         """All outputs for pictures as jobs have them, or prepared, while it is loaded.
 

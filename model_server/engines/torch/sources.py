@@ -120,8 +120,24 @@ def _script(spec: ModelSpec, path: Path) -> Any:  # noqa: ANN401 - a torch.jit.S
     return module
 
 
+def exported_sizes(spec: ModelSpec) -> tuple[int | None, ...]:
+    """The shape that an exported program takes for a picture; None for a size that is free.
+
+    Raises ModelUnavailable.
+    """
+    path = find(spec)
+    with installed(spec):
+        _, taken = _program(spec, path)
+    return tuple(size if isinstance(size, int) else None for size in taken.shape[1:])
+
+
 def _exported(spec: ModelSpec, path: Path, sizes: tuple[int, ...]) -> tuple[Any, Any]:
     """The module of an exported program, and the program in float32."""
+    return _in_float32(spec, *_program(spec, path), sizes)
+
+
+def _program(spec: ModelSpec, path: Path) -> tuple[Any, Any]:
+    """The program of a file, and the tensor that stands for its input."""
     import torch  # noqa: PLC0415 - likewise
 
     _require_no_code(spec, path)
@@ -142,8 +158,7 @@ def _exported(spec: ModelSpec, path: Path, sizes: tuple[int, ...]) -> tuple[Any,
         place = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}.get(str(node.target))
         if place is not None and len(node.args) > place and node.args[place] is True:
             raise _in_training(spec, "torch.export.export")
-    taken = next(node for node in program.graph.nodes if node.name == inputs[0]).meta["val"]
-    return _in_float32(spec, program, taken, sizes)
+    return program, next(node for node in program.graph.nodes if node.name == inputs[0]).meta["val"]
 
 
 @contextmanager
