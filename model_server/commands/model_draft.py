@@ -140,7 +140,7 @@ def _of_rows(facts: NetworkFacts, shapes: list[tuple[int, ...]], labels: int) ->
     if at is None or len(shapes) > 2:
         return None
     rows, declared = shapes[at][0], facts.declared
-    why = f"its output is {shapes[at]}" if declared is None else "the file's metadata say so"
+    why = _looks(shapes[at]) if declared is None else ""
     if len(shapes) == 2:
         maps = shapes[1 - at]
         classes = rows - 4 - maps[0] if len(maps) == 3 and min(maps[1:]) >= _LEAST_SIDE else 0
@@ -148,7 +148,7 @@ def _of_rows(facts: NetworkFacts, shapes: list[tuple[int, ...]], labels: int) ->
             return None
         table = ["\n[segmentation]", 'layout = "ultralytics"']
         table += [f"boxes = {at}", f"prototypes = {1 - at}"] if at else []
-        task = Guess("segmentation", why if declared else f"{why}, with prototypes of masks, {maps}")
+        task = Guess("segmentation", why and f"{why}, and that of masks' prototypes {maps}")
         return ModelDraft(facts, task, labels=classes, tables=tuple(table), is_ultralytics=True)
     points = _points(facts, rows, labels)
     if points:
@@ -157,7 +157,7 @@ def _of_rows(facts: NetworkFacts, shapes: list[tuple[int, ...]], labels: int) ->
             f"# names = [{points} names]   # left out: COCO's for 17 points, else numbers",
         ]
         return ModelDraft(
-            *(facts, Guess("keypoints", f"{why}: {points} points")),
+            *(facts, Guess("keypoints", why and f"{why}: {points} points")),
             labels=rows - 4 - 3 * points,
             tables=tuple(table),
             is_ultralytics=True,

@@ -130,6 +130,9 @@ def test_a_file_of_ultralytics_says_its_task_and_its_classes(
     spec = read_model(models, "yolo")
     assert spec.task.name == served
     assert spec.normalise == "unit"
+    text = (models / "yolo" / "model.toml").read_text()
+    if task and served != "raw":
+        assert f'task = "{served}"\n' in text  # no guess
     if served != "raw":
         named = ["cat", "dog"] if task else ["class 0", "class 1"]
         assert [label.label for label in spec.labels] == named
