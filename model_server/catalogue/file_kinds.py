@@ -58,12 +58,20 @@ def hint(path: Path, source: Source | StepModels, *, within: Path) -> str:
     foreign = _FOREIGN.get(path.suffix.lower())
     if not kind and foreign is not None and path.is_file() and not isinstance(source, TorchSource):
         return f" It looks like {foreign}: export it to ONNX. {_SEE}"
+    program = path.with_suffix(".pdmodel") if kind == "paddle" and path.suffix == ".pdiparams" else None
+    if program is not None and not program.is_file():
+        return f" It has the weights of a PaddlePaddle network without its layers: {program.name} is missing."
+    if kind == written_kind and program is not None:
+        file = os.path.relpath(program, within)
+        return f' It has the weights alone: write file = "{file}" in [source] of model.toml. {_SEE}'
     if kind in ("", written_kind):
         return ""
     cure = f'write kind = "{kind}", not "{written_kind}", in [source] of model.toml'
     if kind == "saved_model":
         folder = os.path.relpath(path if path.is_dir() else path.parent, within)
         cure += f', and folder = "{folder}"'
+    if program is not None:
+        cure += f', and file = "{os.path.relpath(program, within)}"'
     if kind == "torch_network":
         cure += f', with library and name of the network that they are for, and weights = "{path.name}"'
     elif isinstance(source, TorchNetwork):

@@ -205,6 +205,16 @@ def paddle(folder: Path) -> None:
     np.save(folder / "paddle.npy", loaded(paddle.to_tensor(numbers)).numpy())
 
 
+def paddle_3(folder: Path) -> None:
+    """The same without weights of worth, in the format that PaddlePaddle 3 writes by default."""
+    import paddle
+
+    network = paddle.nn.Sequential(paddle.vision.models.LeNet(), paddle.nn.Softmax())
+    network.eval()
+    given = paddle.static.InputSpec([None, 1, 28, 28], "float32", "picture")
+    paddle.jit.save(network, str(folder / "lenet" / "inference"), input_spec=[given])
+
+
 def _train(network: Any, mnist: Path) -> None:  # noqa: ANN401
     import paddle
 
@@ -352,6 +362,7 @@ KINDS: Final = {
     "fixed": fixed,
     "lraspp": lraspp,
     "paddle": paddle,
+    "paddle_3": paddle_3,
     "small": small,
     "timm": timm,
     "torchvision": torchvision,

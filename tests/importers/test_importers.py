@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from broker.errors import ModelUnavailable
 from broker.messages import Decode, Fit, InputSpec, Resample
 from model_server import engines
 from model_server.catalogue.model_spec import read_model
@@ -199,6 +200,54 @@ def test_digits_of_paddlepaddle_are_served_from_their_folder(stack: Stack, tmp_p
     np.testing.assert_allclose(found, np.load(tmp_path / "paddle.npy"), atol=1e-4)
     if labels is not None:
         assert (found.argmax(axis=1) == labels).mean() > 0.9
+
+
+def test_the_advice_on_files_of_paddlepaddle_serves(tmp_path: Path) -> None:
+    """Each wrong model.toml is corrected as its refusal says, and nothing else."""
+    np.save(tmp_path / "pictures.npy", _digits()[0])
+    _export("paddle", tmp_path)
+    folder = tmp_path / "models" / "net"
+    shutil.copytree(tmp_path / "lenet", folder / "lenet")
+    (folder / "labels.txt").write_text("\n".join("0123456789"))
+    weights, program = '"lenet/inference.pdiparams"', '"lenet/inference.pdmodel"'
+    instead = 'write kind = "paddle", not "KIND", in [source] of model.toml'
+    for kind, file, advice, right in (
+        ("onnx", program, instead, program),
+        ("onnx", '"lenet"', instead, '"lenet"'),
+        ("tflite", weights, f"{instead}, and file = {program}", program),
+        ("paddle", weights, f"write file = {program} in [source]", program),
+    ):
+        wrong = LENET.replace('"paddle"', f'"{kind}"').replace('"lenet"', file)
+        assert _refusal(folder, wrong).count(advice.replace("KIND", kind)) == 1
+        (folder / "model.toml").write_text(LENET.replace('"lenet"', right))
+        spec = read_model(folder.parent, "net")
+        engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(4, tmp_path / "cache"))
+        found = engine.predict(np.load(tmp_path / "pictures.npy")[:8])[0]
+        np.testing.assert_allclose(found, np.load(tmp_path / "paddle.npy")[:8], atol=1e-4)
+    (folder / "lenet" / "inference.pdmodel").unlink()
+    assert "inference.pdmodel is missing" in _refusal(folder, LENET.replace('"lenet"', weights))
+
+
+def test_the_format_that_paddlepaddle_3_writes_by_itself_is_refused_with_the_variable(tmp_path: Path) -> None:
+    """With that variable set it writes what the test above serves."""
+    _export("paddle_3", tmp_path)
+    folder = tmp_path / "models" / "net"
+    shutil.copytree(tmp_path / "lenet", folder / "lenet")
+    assert (folder / "lenet" / "inference.json").is_file()
+    (folder / "labels.txt").write_text("\n".join("0123456789"))
+    for file in ('"lenet"', '"lenet/inference.json"', '"lenet/inference.pdmodel"'):
+        assert "FLAGS_enable_pir_api=0" in _refusal(folder, LENET.replace('"lenet"', file))
+    assert 'os.environ["FLAGS_enable_pir_api"] = "0"' in EXPORTS.read_text("utf-8")
+
+
+def _refusal(folder: Path, toml: str) -> str:
+    """Why a model can't be loaded."""
+    (folder / "model.toml").write_text(toml)
+    spec = read_model(folder.parent, folder.name)
+    options = EngineOptions(4, folder.parent.parent / "cache")
+    with pytest.raises(ModelUnavailable) as raised:
+        engines.load(spec, EngineChoice("openvino", "fp32"), options)
+    return raised.value.message
 
 
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:

@@ -118,9 +118,12 @@ def read(spec: ModelSpec, prepared: NDArray[Any] | None = None) -> ImportedGraph
     model = opened(spec)
     if len(model.inputs) != 1:
         names = ", ".join(sorted(node.any_name for node in model.inputs))
+        path = _file_of(spec)
+        # Of another format's file OpenVINO may read a network without anything in it.
+        cure = file_kinds.hint(path, spec.source, within=spec.folder)
         raise ModelUnavailable(
-            f"{spec.name}: the network has {len(model.inputs)} inputs ({names}). Export it again with the "
-            "picture as its only input."
+            f"{spec.name}: the network has {len(model.inputs)} inputs ({names})."
+            f"{cure or ' Export it again with the picture as its only input.'}"
         )
     if prepared is not None:
         return _as_prepared(spec, model, prepared.shape[1:])

@@ -87,6 +87,18 @@ def test_folders_are_known_by_what_is_in_them(tmp_path: Path) -> None:
     assert kinds == ["saved_model", "paddle", "paddle", ""]
 
 
+def test_of_paddlepaddle_s_weights_the_file_of_the_layers_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lenet" / "net.pdiparams"
+    path.parent.mkdir()
+    path.write_bytes(b"\0" * 8)
+    kinds = (Paddle("lenet/net.pdiparams"), Onnx("lenet/net.pdiparams"))
+    assert all("net.pdmodel is missing" in file_kinds.hint(path, kind, within=tmp_path) for kind in kinds)
+    path.with_suffix(".pdmodel").write_bytes(b"\x0a")
+    for kind in kinds:
+        assert 'file = "lenet/net.pdmodel"' in file_kinds.hint(path, kind, within=tmp_path)
+    assert file_kinds.hint(path.with_suffix(".pdmodel"), kinds[0], within=tmp_path) == ""
+
+
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "net.onnx")  # opening it would wait for a writer
     assert [file_kinds.kind_of(tmp_path / name) for name in ("net.onnx", "gone.onnx")] == ["", ""]
