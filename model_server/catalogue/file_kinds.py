@@ -3,8 +3,11 @@
 Owns the hint about a file that could not be read as the kind that model.toml names. Loads nothing.
 """
 
+import json
 import os
 import pickletools
+import re
+import struct
 import zipfile
 from pathlib import Path
 from typing import IO, Final
@@ -94,6 +97,33 @@ def _pickled(path: Path) -> str:
         f'"{path.stem}.pt") and write kind = "torchscript", or its weights with '
         f'torch.save(network.state_dict(), "{path.stem}.pth") and write kind = "torch_network".'
     )
+
+
+def weight_names(path: Path) -> list[str]:
+    """The names of the tensors in a file of weights, without reading them; empty if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            if path.suffix.lower() == ".safetensors":
+                (size,) = struct.unpack("<Q", file.read(8))
+                return [name for name in json.loads(file.read(min(size, _MOST_HEADER))) if "__" not in name]
+        with zipfile.ZipFile(path) as archive:
+            pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            operations = list(pickletools.genops(archive.read(pickled)))
+    except Exception:  # noqa: BLE001 - damaged in any way: a hint must not hide the error that it goes with
+        return []
+    texts = (argument for _, argument, _ in operations if isinstance(argument, str))
+    return [text for text in dict.fromkeys(texts) if text.endswith((".weight", ".bias"))]
+
+
+def is_of_last_layer(name: str) -> bool:
+    """Whether a tensor of that name belongs to a classifier's last layer, as timm and torchvision name it."""
+    return _LAST_LAYER.fullmatch(name) is not None
+
+
+_LAST_LAYER: Final = re.compile(r"(fc|head|head\.fc|heads\.head|classifier(\.\d)?)\.(weight|bias)")
+
+_MOST_HEADER: Final = 1 << 24
+"""Bytes of names; those of large networks are 1 MB."""
 
 
 def paddle_0_11(folder: Path, named: str) -> str:

@@ -94,6 +94,7 @@ def draft(facts: NetworkFacts, labels: int) -> ModelDraft:
     shapes = [output.of_picture for output in facts.outputs]
     if facts.declared is not None and not labels:
         labels = len(facts.declared.classes)
+    labels = labels or facts.classes
     places = _of_rows(facts, shapes, labels)
     if places is not None:
         return places
@@ -162,7 +163,7 @@ def _of_rows(facts: NetworkFacts, shapes: list[tuple[int, ...]], labels: int) ->
             tables=tuple(table),
             is_ultralytics=True,
         )
-    if declared is not None and (declared.task != "detection" or rows != 4 + labels):
+    if declared is not None and (declared.kind != "detect" or rows != 4 + labels):
         return None
     table = ["\n[detection]", 'layout = "ultralytics"']
     return ModelDraft(
@@ -178,7 +179,7 @@ def _points(facts: NetworkFacts, rows: int, labels: int) -> int:
     """How many points each box of so many numbers has; 0 if it has none."""
     if facts.declared is not None:
         points, numbers = (*facts.declared.points, 0, 0)[:2]
-        fits = facts.declared.task == "keypoints" and numbers == 3 and rows == 4 + labels + 3 * points
+        fits = facts.declared.kind == "pose" and numbers == 3 and rows == 4 + labels + 3 * points
         return points if fits else 0
     if rows == _COCO_ROWS and labels in (0, 1):
         return 17

@@ -6,7 +6,7 @@ Owns the reading of each kind of file for `new`. Guesses nothing about the task,
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,8 +14,16 @@ import numpy as np
 
 from broker.errors import ModelUnavailable
 from broker.messages import Fit, InputSpec
+from model_server.catalogue.labels import Label
 from model_server.catalogue.model_spec import Darknet, KerasFile, ModelSpec, Source
-from model_server.catalogue.model_toml import FileSource, Normalise, Onnx, TorchExport, TorchSource
+from model_server.catalogue.model_toml import (
+    FileSource,
+    Normalise,
+    Onnx,
+    TorchExport,
+    TorchNetwork,
+    TorchSource,
+)
 from model_server.engines import normalisation, served_outputs
 from model_server.engines.check import final_operation
 from model_server.engines.check.final_operation import Ending
@@ -64,7 +72,7 @@ class NetworkFacts:
     outputs: list[NetworkOutput] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
     classes: int = 0
-    """How many a Darknet network has; 0 for others."""
+    """How many a Darknet network or a file of weights has; 0 for others."""
     has_boxes: bool = False
     """Whether it is a Darknet detector."""
     declared: UltralyticsFile | None = None
@@ -172,7 +180,10 @@ def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
     """TorchScript does not say which pictures it takes: the network is run on one of each usual size."""
     from model_server.engines.torch import sources  # noqa: PLC0415
 
-    spec = _provisional(folder, source)
+    spec, classes = _provisional(folder, source), 0
+    if isinstance(source, TorchNetwork):
+        classes = sources.classes_of(spec)
+        spec = replace(spec, labels=tuple(Label(str(number), str(number)) for number in range(classes)))
     if isinstance(source, TorchExport):
         sizes = sources.exported_sizes(spec)
         channels, height, width = sizes if len(sizes) == 3 else (None, None, None)
@@ -190,6 +201,7 @@ def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
         else Guess("unit", "the file does not say"),
         outputs=served_outputs.named(network.names, [output.shape for output in outputs]),
         endings=["unknown"] * len(outputs),
+        classes=classes,
     )
 
 

@@ -15,7 +15,7 @@ from broker.errors import ServiceError, first_line
 from broker.keys import MODEL_NAME
 from model_server.catalogue import file_kinds, labels
 from model_server.catalogue.model_spec import Source
-from model_server.catalogue.model_toml import SOURCES, Darknet
+from model_server.catalogue.model_toml import SOURCES, Darknet, TorchNetwork
 from model_server.catalogue.toml_errors import CatalogueError
 from model_server.commands import check, model_draft, network_facts
 from model_server.commands.model_draft import IMAGENET, ModelDraft
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         folder = _folder(options, Path(Settings.from_env().models_dir))
-        source = _source(options.files)
+        source = _source(options.files, options.network)
     except (SettingError, CatalogueError) as error:
         return complain(str(error), IMPOSSIBLE)
     try:
@@ -86,8 +86,11 @@ def _folder(options: argparse.Namespace, models_dir: Path) -> Path:
     return folder
 
 
-def _source(files: list[Path]) -> Source:
-    """The source of the first file. Raises CatalogueError for a file of no known kind."""
+def _source(files: list[Path], named: str | None) -> Source:
+    """The source of the first file; `named` is --network.
+
+    Raises CatalogueError for a file of no known kind.
+    """
     network = files[0]
     kind = file_kinds.kind_of(network)
     if kind == "darknet":
@@ -98,16 +101,34 @@ def _source(files: list[Path]) -> Source:
                 raise CatalogueError(f"There is no file {path}: a Darknet network is a .cfg and a .weights.")
         return Darknet(cfg=cfg.name, weights=weights.name)
     if kind == "torch_network":
-        raise CatalogueError(
-            f"{network} has weights without a network: write model.toml with the network's name, as "
-            "docs/models.md shows for torch_network."
-        )
+        return _of_weights(network, named)
+    if named is not None:
+        raise CatalogueError(f"--network is for weights without a network, and {network} is not such a file.")
     if kind not in SOURCES:
         raise CatalogueError(
             f"{network} is of no kind that is served.{file_kinds.unserved(network)} docs/models.md has them."
         )
     source: Source = SOURCES[kind](network.name)
     return source
+
+
+def _of_weights(file: Path, named: str | None) -> TorchNetwork:
+    """The source of a state dict. Raises CatalogueError if --network does not say what it belongs to."""
+    library, _, name = (named or "").partition(":")
+    names = file_kinds.weight_names(file)
+    has = "has weights without a network"
+    if names:
+        last = [each for each in names if file_kinds.is_of_last_layer(each) and each not in names[:4]]
+        has += f" ({', '.join([*names[:4], '...', *last])})"
+    if library == "timm" and name:
+        return TorchNetwork(library="timm", name=name, weights=file.name)
+    if library == "torchvision" and name:
+        return TorchNetwork(library="torchvision", name=name, weights=file.name)
+    raise CatalogueError(
+        f"{file} {has}. Say which they belong to, by its name in timm or torchvision: --network "
+        "timm:resnet18, or --network torchvision:resnet18. A network of your own: save it with "
+        "torch.jit.script(network.eval()).save(...) instead."
+    )
 
 
 def _with_weights(files: list[Path]) -> list[Path]:
@@ -163,6 +184,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "files", metavar="FILE", type=Path, nargs="+", help="the network, then files that go with it"
+    )
+    parser.add_argument(
+        "--network",
+        metavar="LIBRARY:NAME",
+        help="what weights belong to: timm:resnet18, torchvision:resnet18",
     )
     parser.add_argument("--name", metavar="NAME", help="the model's name (that of the file)")
     return parser.parse_args(arguments)

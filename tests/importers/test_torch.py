@@ -650,6 +650,29 @@ def test_the_size_that_a_network_takes_is_found(
     assert len(spec.labels) == 4
 
 
+@pytest.mark.parametrize("file", ["net.safetensors", "net.pth"])
+def test_weights_become_a_model_once_their_network_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    torch.manual_seed(6)
+    state = timm.create_model("test_resnet", num_classes=70).eval().state_dict()
+    if file == "net.pth":
+        torch.save(state, tmp_path / file)
+    else:
+        save_file(state, tmp_path / file)
+    assert new.main([str(tmp_path / file)]) == IMPOSSIBLE
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("fc.weight", "--network timm:resnet18"))
+    assert new.main([str(tmp_path / file), "--network", "test_resnet"]) == IMPOSSIBLE
+    assert new.main([str(tmp_path / file), "--network", "timm:resnet_of_nobody"]) == IMPOSSIBLE
+    assert "timm has no network 'resnet_of_nobody'" in capsys.readouterr().err
+    assert new.main([str(tmp_path / file), "--network", "timm:test_resnet"]) == DONE
+    spec = read_model(tmp_path / "models", "net")
+    assert (spec.task.name, len(spec.labels), spec.input.width) == ("classification", 70, 224)
+
+
 def _model(folder: Path, task: str, source: str) -> ModelSpec:
     """A model of a task that has no labels."""
     folder.mkdir(exist_ok=True)

@@ -99,8 +99,8 @@ def _listed(numbers: NDArray[np.float64], spec: ModelSpec) -> str:
 class UltralyticsFile:
     """What Ultralytics writes into a file of its own."""
 
-    task: str
-    """As this service calls it, or its own word for a task that is not one of ours."""
+    kind: str
+    """In Ultralytics' own words: detect, segment, pose, classify, obb."""
     classes: list[str]
     points: tuple[int, ...] = ()
     """Of a network for poses: how many points, and how many numbers for each."""
@@ -115,8 +115,7 @@ def ultralytics(path: Path) -> UltralyticsFile | None:
         points = tuple(int(number) for number in ast.literal_eval(metadata.get("kpt_shape", "()")))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         points = ()
-    task = metadata["task"]
-    return UltralyticsFile(_TASKS.get(task, task), _classes(metadata["names"]), points)
+    return UltralyticsFile(metadata["task"], _classes(metadata["names"]), points)
 
 
 def _ultralytics(spec: ModelSpec, metadata: dict[str, str]) -> str:

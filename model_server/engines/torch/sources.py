@@ -89,6 +89,19 @@ def installed(spec: ModelSpec) -> Iterator[None]:
         ) from error
 
 
+def classes_of(spec: ModelSpec) -> int:
+    """How many classes a file of weights is for: the last layer has a row for each; 0 if there is none.
+
+    It is known by its name: a .safetensors has its tensors in another order than the network. Raises
+    ModelUnavailable.
+    """
+    path = find(spec)
+    with installed(spec):
+        state = _state(spec, path)
+    last = [tensor for name, tensor in sorted(state.items()) if file_kinds.is_of_last_layer(name)]
+    return int(last[-1].shape[0]) if last else 0
+
+
 def _sizes(spec: ModelSpec, prepared: NDArray[Any] | None) -> tuple[int, ...]:
     """The shape of the network's input for one picture."""
     if prepared is not None:

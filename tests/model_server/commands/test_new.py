@@ -1,5 +1,6 @@
 """`python -m model_server new`: what it tells of each kind of network, and that its folder can be served."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,11 @@ def test_a_folder_that_can_not_be_served_yet_stays_to_be_corrected(
         (["broken.onnx"], "can't read broken.onnx"),
         (["weights.pth"], "It looks like a PyTorch file"),
         (["what.txt"], "is of no kind that is served"),
+        (
+            ["net.safetensors"],
+            "has weights without a network (a.weight, b.weight, c.bias, d.bias, ..., fc.bias)",
+        ),
+        (["NET", "--network", "timm:resnet18"], "--network is for weights without a network"),
         (["net.cfg"], "There is no file net.weights: a Darknet network is"),
     ],
 )
@@ -197,6 +203,9 @@ def test_what_is_no_network_writes_nothing(
     monkeypatch.chdir(tmp_path)
     for name in ("broken.onnx", "weights.pth", "what.txt", "net.cfg"):
         Path(name).write_bytes(b"nothing")
+    names = ("__metadata__", "a.weight", "b.weight", "c.bias", "d.bias", "e.bias", "fc.bias")
+    header = json.dumps(dict.fromkeys(names)).encode()
+    Path("net.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     path = _onnx(tmp_path, (7,))
     assert new.main([str(path) if word == "NET" else word for word in words]) == IMPOSSIBLE
     assert said in capsys.readouterr().err
