@@ -173,7 +173,7 @@ class OwnCode:
         """Since the last call that was answered."""
         self._may_start_at = 0.0
         self._waits_for = f"{spec.name}: the model's own code is being restarted."
-        """What calls are told until then."""
+        """The message of the calls that fail until then."""
         self._child: _Child | None = None
         self._finalizer = weakref.finalize(self, int)
         """Ends the process with this object."""
