@@ -142,7 +142,7 @@ class JobClient:
         """
         with self._sharing:
             most = self._limits.requests
-            if self.models.count() > 1:
+            if len(self.registry.models()) > 1:
                 most = max(1, math.floor(_SHARE * most))
             if self._in_flight[model] >= most:
                 refusal = Overloaded(
@@ -169,7 +169,7 @@ class JobClient:
                 "The pictures before this one took all the time there was: send fewer at once."
             )
         self.admit(choice, options)
-        with self._decoder(until=self._decode_until(options)) as waited_s:
+        with self._decoder(options) as waited_s:
             if waited_s > LENGTH_VALID_S:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 self.admit(choice, options)
@@ -190,18 +190,13 @@ class JobClient:
 
         Raises Overloaded.
         """
-        with self._decoder(until=self._decode_until(options)):
+        with self._decoder(options):
             yield PartCutter(picture, parts, original_size=original_size, max_pixels=self._limits.max_pixels)
 
     def wait_until(self, options: JobOptions) -> float:
         """The monotonic time at which the client of such jobs stops waiting."""
         limits = self._limits
         return options.started_at + (limits.async_timeout_s if options.polled else limits.request_timeout_s)
-
-    def _decode_until(self, options: JobOptions) -> float:
-        # A pipeline that is polled decodes again long after its request came.
-        began = time.monotonic() if options.waits else options.started_at
-        return min(self.wait_until(options), began + self._limits.request_timeout_s)
 
     def admit(self, choice: ModelChoice, options: JobOptions) -> None:
         """Refuse a picture that its model has no time for. Raises Overloaded, BrokerUnavailable."""
@@ -248,14 +243,16 @@ class JobClient:
         return SubmittedJob(model, job, waiter, options.started_at, wait_until)
 
     @contextlib.contextmanager
-    def _decoder(self, *, until: float) -> Iterator[float]:
-        """A place among those that decode, by the monotonic time `until`: the seconds waited for it.
+    def _decoder(self, options: JobOptions) -> Iterator[float]:
+        """A place among those that decode: the seconds waited for it, a request's time at most.
 
         Raises Overloaded.
         """
         began = time.monotonic()
+        # A pipeline that is polled decodes again long after its request came.
+        since = began if options.waits else options.started_at
         # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
-        if not self._decoders.acquire(timeout=max(0.0, until - began)):
+        if not self._decoders.acquire(timeout=max(0.0, since + self._limits.request_timeout_s - began)):
             raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
         try:
             yield time.monotonic() - began
@@ -264,7 +261,7 @@ class JobClient:
 
     def draw(self, upload: bytes, result: Result | TaskResult, *, started_at: float) -> bytes:
         """The picture with its result drawn on it, as PNG. Raises ClientError, or Overloaded."""
-        with self._decoder(until=started_at + self._limits.request_timeout_s):
+        with self._decoder(JobOptions(started_at)):
             return annotate.annotated(upload, result, max_pixels=self._limits.max_pixels)
 
     def wait(self, submitted: SubmittedJob, *, is_client_gone: Callable[[], bool]) -> Result:

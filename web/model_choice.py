@@ -68,10 +68,6 @@ class ModelChooser:
         """Whether the settings name it: its model server may still be starting."""
         return name in self._expected
 
-    def count(self) -> int:
-        """How many models are served now."""
-        return sum(view.own_state is not None for view in self._registry.models().values())
-
     def shown(self, models: Mapping[str, ModelView]) -> list[ModelView]:
         """Those of `models` that people should see: not what nobody serves any more, or expects."""
         gone_at = self._clock.now() - self._request_timeout_s - _AWAY_S
