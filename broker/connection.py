@@ -4,7 +4,8 @@ Owns time-outs, the rule that no command is retried on its own, and the words in
 that is away is described: they name a host or a socket, never a password.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -20,6 +21,26 @@ REDIS_MIN_VERSION: Final = (6, 2)
 CONNECTIONS: Final = 32
 """Of one client. Requests that wait hold none, and a command takes a millisecond or two: 900 waiting clients
 of two web processes had up to 200 in use before there was a bound, nearly all of them idle again at once."""
+
+_CODE: Final = re.compile(r"\b(OOM|MISCONF|READONLY|WRONGTYPE|BUSY)\b")
+"""What Redis calls a refusal. In a script's error it stands in the middle, differently in each release."""
+
+_REASONS: Final = {
+    "OOM": "it is out of memory",
+    "READONLY": "it is a read-only replica; REDIS_URL must name the primary",
+    "BUSY": "it is busy with a script of another client",
+    "WRONGTYPE": "a key of this project holds a value of another type",
+}
+
+_WHY_NOT_WRITTEN: Final = re.compile(r"writing to the AOF file: ([^:.]+?)(?: script: .*|\.|$)")
+
+_CALLED: Final = {
+    "string": "a string",
+    "list": "a list",
+    "set": "a set",
+    "zset": "a sorted set",
+    "hash": "a hash",
+}
 
 
 def connect(url: str, *, timeout_s: float) -> redis.Redis:
@@ -46,12 +67,20 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn every error of the Redis client into BrokerUnavailable, which says `what` could not be done."""
+def translated(
+    what: str, client: redis.Redis | None = None, types: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Turn every error of the Redis client into BrokerUnavailable, which says `what` could not be done.
+
+    Where a key is of another type than in `types`, `client` is asked which.
+    """
     try:
         yield
     except redis.RedisError as error:
-        message = f"Redis can't {what}: {_reason(error)}."
+        reason = _reason(error)
+        if refusal_code(error) == "WRONGTYPE" and client is not None and types:
+            reason = _misplaced(client, types) or reason
+        message = f"Redis can't {what}: {reason}."
         raise BrokerUnavailable(message, is_refusal=_is_refusal(error)) from error
 
 
@@ -88,8 +117,38 @@ def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def refusal_code(error: redis.RedisError) -> str:
+    """Redis' name for the refusal, such as WRONGTYPE; empty where it has none that is known here."""
+    match error:
+        case redis.exceptions.OutOfMemoryError():
+            return "OOM"
+        case redis.exceptions.ReadOnlyError():
+            return "READONLY"
+    code = _CODE.search(str(error))
+    return code[1] if code else ""
+
+
+def _misplaced(client: redis.Redis, types: Mapping[str, str]) -> str:
+    """Say which of these keys is of another type; empty where none is any more."""
+    try:
+        with client.pipeline(transaction=False) as pipe:
+            for key in types:
+                pipe.type(key)
+            actual = [_text(each) for each in pipe.execute()]
+    except redis.RedisError:
+        return ""
+    wrong = (
+        f"{key} holds {_CALLED.get(held, f'a {held}')}, where {_CALLED[wanted]} belongs"
+        for (key, wanted), held in zip(types.items(), actual, strict=True)
+        if held not in ("none", wanted)
+    )
+    return "; ".join(wrong)
+
+
 def _is_refusal(error: redis.RedisError) -> bool:
-    """Whether it answered. One that loads its data has just been started: it is still away."""
+    """Whether it answered. One that loads its data, or is busy with a script, is away for all alike."""
+    if refusal_code(error) == "BUSY":
+        return False
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
         return True  # connection errors, in redis-py
     return not isinstance(error, redis.ConnectionError | redis.TimeoutError)
@@ -101,12 +160,14 @@ def _reason(error: redis.RedisError) -> str:
             return "it refuses the user or the password of REDIS_URL"
         case redis.BusyLoadingError():
             return "it is still loading its data"
-        case redis.exceptions.ReadOnlyError():
-            return "it is a read-only replica; REDIS_URL must name the primary"
-        case redis.exceptions.OutOfMemoryError():
-            return "it is out of memory"
         case redis.TimeoutError():
             return "it does not answer in time"
         case redis.ConnectionError():
             return f"no connection ({error})"
-    return str(error)
+    code = refusal_code(error)
+    return _disk(str(error)) if code == "MISCONF" else _REASONS.get(code, str(error))
+
+
+def _disk(text: str) -> str:
+    why = _WHY_NOT_WRITTEN.search(text)
+    return f"it can't write its append-only file ({why[1]})" if why else "it can't save its data to its disk"

@@ -4,6 +4,7 @@ Owns the two scripts that take jobs and finish them. One thread claims, another 
 never decides what a job is worth: batching, inference and the words of results are the worker's.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.messages import Result
 from broker.scripts import lua
+
+_LOG = logging.getLogger(__name__)
 
 DEAD_LIMIT: Final = 64
 """Entries that `dead` keeps, the newest: at 200 KB each about 13 MB a model."""
@@ -90,12 +93,12 @@ class Consumer:
         if self._is_for_others:
             time.sleep(min(timeout_s, _FOR_OTHERS_S))
             return
-        with translated("ring"):
+        with translated("ring", self._redis, self._keys.types):
             self._redis.blpop([self._keys.bell], timeout=max(timeout_s, _LEAST_WAIT_S))
 
     def waiting(self) -> int:
         """Jobs in the queue."""
-        with translated("measure a queue"):
+        with translated("measure a queue", self._redis, self._keys.types):
             return self._redis.llen(self._keys.queue)
 
     def claim(self, worker: str, n: int) -> list[ClaimedJob]:
@@ -106,7 +109,7 @@ class Consumer:
         the claim may have happened, and the caller gives back what it holds before it claims again.
         """
         keys = self._keys
-        with translated("hand out jobs"):
+        with translated("hand out jobs", self._redis, self._keys.types):
             status, *fields = self._claim_script(
                 keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states],
                 args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag],
@@ -134,7 +137,7 @@ class Consumer:
 
     def oldest(self) -> bytes | None:
         """The job at the head of the queue, as JSON, without claiming it."""
-        with translated("show a job"):
+        with translated("show a job", self._redis, self._keys.types):
             return cast("bytes | None", self._redis.lindex(self._keys.queue, 0))
 
     def complete(self, worker: str, outcomes: Sequence[CompletedJob]) -> bool:
@@ -161,10 +164,12 @@ class Consumer:
                 codec.encode_text(outcome.dead_reason) if outcome.dead_reason else "",
                 codec.encode(outcome.result) if outcome.result else "",
             ]
-        with translated("take results"):
+        with translated("take results", self._redis, self._keys.types):
             status = self._complete_script(
                 keys=[keys.workers, keys.claims(worker), keys.attempts, keys.dead], args=args
             )
         if status == b"lease":
             raise LeaseLost(f"worker {worker} has no live lease")
-        return bool(status == b"ok")
+        if status == b"letters":
+            _LOG.error("dead letters were not kept: %s is not a list", keys.dead)
+        return bool(status != b"claims")

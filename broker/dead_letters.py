@@ -105,7 +105,8 @@ class DeadLetters:
 
     def _remove(self, entry: bytes) -> None:
         """Remove one entry by its bytes: its place may have moved, and another may have removed it."""
-        with translated("remove a dead letter"), self._redis.pipeline(transaction=True) as pipe:
+        with translated("remove a dead letter"), self._redis.pipeline(transaction=False) as pipe:
+            # No MULTI: a full Redis refuses it, and an operator may do this to make room.
             pipe.lrem(self._key, 1, cast("str", entry))
             pipe.expire(self._key, DEAD_TTL_S)
             pipe.execute()

@@ -5,6 +5,7 @@ Lua script may touch them together. docs/architecture.md has the table with type
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -38,6 +39,8 @@ class ModelKeys:
     result_prefix: str = field(init=False)
     """What comes before a job's id in the key of its result."""
     _claims_prefix: str = field(init=False)
+    types: Mapping[str, str] = field(init=False, compare=False)
+    """What each of the model's lasting keys holds, as TYPE says it."""
 
     def __post_init__(self) -> None:
         """Spell the keys."""
@@ -46,6 +49,10 @@ class ModelKeys:
         tagged = f"{self.prefix}{{{self.model}}}"
         for name in ("card", "states", "workers", "queue", "bell", "attempts", "dead"):
             object.__setattr__(self, name, f"{tagged}:{name}")
+        lists = dict.fromkeys((self.queue, self.bell, self.dead), "list")
+        hashes = dict.fromkeys((self.states, self.attempts), "hash")
+        types = {self.card: "string", self.workers: "zset"} | hashes | lists
+        object.__setattr__(self, "types", types)
         object.__setattr__(self, "result_prefix", f"{tagged}:result:")
         object.__setattr__(self, "_claims_prefix", f"{tagged}:claims:")
 

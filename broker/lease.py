@@ -54,6 +54,7 @@ class Lease:
         """The id under which this worker is registered now; empty before the first registration."""
         self._since = 0.0
         self._lease_script = client.register_script(lua("lease"))
+        self._announce_script = client.register_script(lua("announce"))
         self._recover_script = client.register_script(lua("recover"))
 
     def register(self, state: State) -> str:
@@ -83,15 +84,15 @@ class Lease:
         """
         state = replace(state, input=self.card.input.tag, since=self._since, card=self.card)
         state = replace(state, heartbeat=round(self._clock.now(), 3))
-        with translated("take this worker's state"), self._redis.pipeline() as pipe:
-            pipe.sadd(self._all_keys.models, self.card.model)
-            pipe.expire(self._all_keys.models, self._ttl_s)
-            pipe.expire(self._all_keys.contract, self._ttl_s)
-            pipe.set(self._keys.card, codec.encode(self.card), nx=state.state is not WorkerState.READY)
-            pipe.expire(self._keys.card, self._ttl_s)
-            pipe.hset(self._keys.states, self.worker, codec.encode(state))
-            pipe.expire(self._keys.states, self._ttl_s)
-            pipe.execute()
+        is_ready = "ready" if state.state is WorkerState.READY else ""
+        keys = self._keys
+        self._list_model()
+        # A script: a full Redis refuses every MULTI, and is drained by workers that are listed.
+        with translated("take this worker's state", self._redis, keys.types):
+            self._announce_script(
+                keys=[keys.workers, keys.card, keys.states],
+                args=[self.worker, codec.encode(self.card), is_ready, codec.encode(state), self._ttl_s],
+            )
 
     def give_back(self) -> int:
         """Return own claims, unbegun, to the head of the queue without an attempt; keep the lease.
@@ -106,7 +107,7 @@ class Lease:
 
     def recover_lost(self) -> dict[str, int]:
         """Reap every lapsed peer, sweep what tombstones still hold. Returns worker -> jobs given back."""
-        with translated("list its workers"):
+        with translated("list its workers", self._redis, self._keys.types):
             now = self._clock.now()
             # Scores from -inf to now: tombstones and lapsed leases; the script judges by Redis' own time.
             suspects = cast("list[bytes]", self._redis.zrangebyscore(self._keys.workers, "-inf", now))
@@ -122,7 +123,10 @@ class Lease:
 
     def peers(self) -> list[State]:
         """What the other live workers of the model say of themselves."""
-        with translated("list its workers"), self._redis.pipeline(transaction=False) as pipe:
+        with (
+            translated("list its workers", self._redis, self._keys.types),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
             pipe.zrangebyscore(self._keys.workers, self._clock.now(), "+inf")
             pipe.hgetall(self._keys.states)
             live, states = pipe.execute()
@@ -131,7 +135,7 @@ class Lease:
 
     def next_lapse_s(self) -> float | None:
         """Seconds until a peer's lease lapses, unless it is renewed; None where there is no peer."""
-        with translated("list its workers"):
+        with translated("list its workers", self._redis, self._keys.types):
             now = self._clock.now()
             soonest = cast(
                 "list[tuple[bytes, float]]",
@@ -146,11 +150,26 @@ class Lease:
 
     def _agree(self) -> None:
         """Write the contract's version where none is; refuse to join those who keep another."""
-        with translated("agree on its contract"), self._redis.pipeline(transaction=False) as pipe:
-            pipe.set(self._all_keys.contract, contract.VERSION, nx=True, ex=self._ttl_s)
-            pipe.get(self._all_keys.contract)
-            version = pipe.execute()[1]
+        key = self._all_keys.contract
+        with translated("agree on its contract", self._redis, {key: "string"}):
+            version = self._redis.get(key)
+            if version is None:  # only then: a full Redis refuses to set what is there, too
+                self._redis.set(key, contract.VERSION, nx=True, ex=self._ttl_s)
+                version = self._redis.get(key)
         contract.check(self._all_keys, version)
+
+    def _list_model(self) -> None:
+        """Keep the model's name and the contract for another `key_ttl_s`; add the name if it is missing."""
+        models = self._all_keys.models
+        with translated("list this model", self._redis, {models: "set"}):
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.sismember(models, self.card.model)
+                pipe.expire(models, self._ttl_s)
+                pipe.expire(self._all_keys.contract, self._ttl_s)
+                is_listed = bool(pipe.execute()[0])
+            if not is_listed:
+                self._redis.sadd(models, self.card.model)
+                self._redis.expire(models, self._ttl_s)
 
     def _give_back(self, why: str) -> int:
         status, *moved = self._run_recover(self.worker, why)
@@ -160,7 +179,7 @@ class Lease:
 
     def _run_lease(self, worker: str, verb: str) -> tuple[bool, float]:
         """Whether it was done, and Redis' time."""
-        with translated("take a lease"):
+        with translated("take a lease", self._redis, self._keys.types):
             sent = self._clock.monotonic()
             status, now = self._lease_script(
                 keys=[self._keys.workers], args=[worker, self._lease_s, verb, self._ttl_s]
@@ -170,7 +189,7 @@ class Lease:
 
     def _run_recover(self, worker: str, why: str) -> list[bytes | int]:
         keys = self._keys
-        with translated("give jobs back"):
+        with translated("give jobs back", self._redis, self._keys.types):
             reply: list[bytes | int] = self._recover_script(
                 keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.states, keys.bell],
                 args=[worker, why, self._ttl_s, BELL_TOKENS],

@@ -4,9 +4,10 @@ Owns admission (the bound on the queue) and the one MULTI that accepts a job. It
 does.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,8 +57,8 @@ class Limits:
 class Producer:
     """Puts jobs into the queues of any model. Safe to share between threads.
 
-    Every method raises BrokerUnavailable when Redis is away, fast: within the client's time-out. Refused jobs
-    are reported to `refusals`, if given; replies.py reports that Redis is away.
+    Every method raises BrokerUnavailable when Redis is away, within the client's time-out. That it refuses
+    jobs, or does not answer, is reported to `refusals`, if given; replies.py reports that Redis is away.
     """
 
     def __init__(
@@ -96,8 +97,9 @@ class Producer:
             and pace.wait_s(length) <= _PATIENCE * timeout_s
         ):
             return
-        with translated("measure a queue"):
-            waiting = self._redis.llen(self._keys.of(model).queue)
+        keys = self._keys.of(model)
+        with self._reported(model), translated("measure a queue", self._redis, keys.types):
+            waiting = self._redis.llen(keys.queue)
         wait_s = pace.wait_s(waiting) if pace.rate > 0 else waiting / _UNMEASURED_RATE
         over_s = wait_s - _PATIENCE * timeout_s
         fits = waiting < room
@@ -121,7 +123,12 @@ class Producer:
         ttl_ms = math.ceil((job.deadline - now + self._limits.result_ttl_s) * 1000)
         try:
             self._push(model, job.id, payload, ttl_ms)
-        except BrokerUnavailable:
+        except BrokerUnavailable as error:
+            if error.is_refusal:
+                # A key of a wrong type fails inside the MULTI, whose other commands are done all the same.
+                with contextlib.suppress(BrokerUnavailable):
+                    self.cancel(model, job.id)
+                raise
             # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
             # the first still on its way, two copies would run, and the client get one answer.
             if not self._is_known(model, job.id):
@@ -156,10 +163,11 @@ class Producer:
     def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
         """For a client that polls: the result, PendingJob, or None when there is none (any more)."""
         key = self._keys.of(model).result(job_id)
-        with translated("look up a result"), self._redis.pipeline() as pipe:
-            pipe.get(key)
+        # No MULTI, which a full Redis refuses. In this order a result that comes in between is taken for one.
+        with translated("look up a result"), self._redis.pipeline(transaction=False) as pipe:
             pipe.pttl(key)
-            value, ttl_ms = pipe.execute()
+            pipe.get(key)
+            ttl_ms, value = pipe.execute()
         if value is None:
             return None
         if value == codec.PENDING:
@@ -177,23 +185,35 @@ class Producer:
 
     def _push(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> None:
         keys = self._keys.of(model)
-        try:
-            with translated("take a job"), self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(keys.result(job_id), codec.PENDING, px=ttl_ms)
-                pipe.rpush(keys.queue, payload)
-                pipe.expire(keys.queue, self._limits.key_ttl_s)
-                pipe.rpush(keys.bell, "1")
-                pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
-                pipe.expire(keys.bell, self._limits.key_ttl_s)
-                length = int(pipe.execute()[1])
-        except BrokerUnavailable as error:
-            # Of all threads as one: the next request of this model comes in another.
-            if self._refusals is not None and error.is_refusal:
-                self._refusals.failed(error, model, who=self)
-            raise
+        with (
+            self._reported(model),
+            translated("take a job", self._redis, keys.types),
+            self._redis.pipeline(transaction=True) as pipe,
+        ):
+            pipe.set(keys.result(job_id), codec.PENDING, px=ttl_ms)
+            pipe.rpush(keys.queue, payload)
+            pipe.expire(keys.queue, self._limits.key_ttl_s)
+            pipe.rpush(keys.bell, "1")
+            pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
+            pipe.expire(keys.bell, self._limits.key_ttl_s)
+            length = int(pipe.execute()[1])
         if self._refusals is not None:
             self._refusals.succeeded(model, who=self)
         self._lengths[model] = self._monotonic(), length
+
+    @contextlib.contextmanager
+    def _reported(self, model: str) -> Iterator[None]:
+        """Log a refusal: of all threads as one, since the next request of this model comes in another.
+
+        And that there was no answer: CLIENT PAUSE may hold writes alone, which no thread that reads notices.
+        """
+        try:
+            yield
+        except BrokerUnavailable as error:
+            is_silent = isinstance(error.__cause__, redis.TimeoutError)
+            if self._refusals is not None and (error.is_refusal or is_silent):
+                self._refusals.failed(error, model, who=self)
+            raise
 
     def _is_known(self, model: str, job_id: str) -> bool:
         with translated("look up a job"):

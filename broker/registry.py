@@ -8,13 +8,14 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import cycle
 from typing import Final
 
 import redis
 
 from broker import codec, contract
 from broker.clock import RedisClock
-from broker.connection import translated
+from broker.connection import refusal_code, translated
 from broker.errors import BrokerUnavailable, MalformedMessage
 from broker.keys import Keys
 from broker.messages import Card, Pace, State, WorkerState
@@ -135,7 +136,8 @@ class Registry:
                 pipe.hgetall(keys.states)
                 pipe.zrange(keys.workers, 0, -1, withscores=True)
                 pipe.llen(keys.queue)
-            replies = pipe.execute()
+            replies = pipe.execute(raise_on_error=False)
+            replies = [_readable(reply, absent) for reply, absent in zip(replies, cycle(_ABSENT))]
         views = (self._view(*replies[start : start + 4]) for start in range(0, len(replies), 4))
         known = {view.card.model: view for view in views if view is not None}
         return {name: _with_asked(view, known) for name, view in known.items()}
@@ -169,6 +171,22 @@ def _with_asked(view: ModelView, known: Mapping[str, ModelView]) -> ModelView:
     if not view.card.steps:
         return view
     return replace(view, asked=tuple(known.get(step.model) for step in view.card.steps))
+
+
+_ABSENT: Final[tuple[object, ...]] = (None, {}, [], 0)
+"""What a model's card, states, workers and queue are where there are none."""
+
+
+def _readable(reply: object, absent: object) -> object:
+    """A reply, or `absent` for a key of a wrong type: the trouble of one model must not hide the others.
+
+    Who writes the key tells of it. Raises what else Redis refused.
+    """
+    if not isinstance(reply, redis.RedisError):
+        return reply
+    if refusal_code(reply) != "WRONGTYPE":
+        raise reply
+    return absent
 
 
 def _card(states: Iterable[State]) -> Card | None:

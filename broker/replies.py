@@ -16,7 +16,7 @@ from typing import Final
 import redis
 
 from broker import codec
-from broker.connection import translated
+from broker.connection import refusal_code, translated
 from broker.errors import BrokerUnavailable, InferenceFailed, MalformedMessage
 from broker.keys import Keys
 from broker.messages import Failure, Result
@@ -148,7 +148,14 @@ class Replies:
             reread_at = 0.0
             heard_at = self._monotonic()
             while not self._stopping.is_set():
-                message = pubsub.get_message(timeout=_LISTEN_S)
+                message = None
+                try:
+                    message = pubsub.get_message(timeout=_LISTEN_S)
+                except redis.ResponseError as error:
+                    if refusal_code(error) != "MISCONF":
+                        raise
+                    # With its disk full Redis refuses pings, too: it answers, and that is what they ask.
+                    heard_at = self._monotonic()
                 if message is not None:
                     heard_at = self._monotonic()
                 if message is not None and message["type"] == "subscribe":

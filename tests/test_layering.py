@@ -322,7 +322,8 @@ def test_every_module_says_what_it_owns() -> None:
 
 def test_every_script_names_its_keys_its_arguments_and_its_reply() -> None:
     scripts = sorted((ROOT / "broker" / "lua").glob("*.lua"))
-    assert [script.stem for script in scripts] == ["claim", "complete", "lease", "others", "recover"]
+    names = ["announce", "claim", "complete", "lease", "others", "recover"]
+    assert [script.stem for script in scripts] == names
     for script in scripts:
         text = script.read_text("utf-8")
         assert all(word in text for word in ("-- KEYS", "-- ARGV", "-- Returns")), script.name

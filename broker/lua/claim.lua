@@ -4,9 +4,13 @@
 -- Returns {'lease'} if the lease is not live; {'others'} if the first job is left to others; else {'ok',
 --   for each job, in claim order: its id, its attempts, 1 if its result key is `pending` or else 0; of a lone
 --   job itself, too}.
+-- A key of a wrong type stops it before it has changed anything.
 -- A job with attempts is taken alone, while this worker holds nothing else; one that `others_take` (others.lua,
 --   which stands before this text) is left to them, if anybody waits for it.
 if not live(ARGV[1]) then return {'lease'} end
+redis.call('ZREM', KEYS[1], '') -- removes nothing; after a write that needs no memory a full Redis takes the others
+redis.call('HLEN', KEYS[4])
+redis.call('LLEN', KEYS[5])
 
 local held, reply, last = redis.call('LLEN', KEYS[3]), {'ok'}, nil
 for taken = 0, tonumber(ARGV[2]) - 1 do
@@ -14,7 +18,7 @@ for taken = 0, tonumber(ARGV[2]) - 1 do
   if not job then break end
   local id = string.sub(job, 8, 43)
   local attempts = tonumber(redis.call('HGET', KEYS[4], id) or '0')
-  local pending = redis.call('GET', ARGV[3] .. id) == 'pending' and 1 or 0
+  local pending = redis.pcall('GET', ARGV[3] .. id) == 'pending' and 1 or 0
   local for_others = pending == 1 and others_take(job)
   if for_others or (attempts > 0 and held + taken > 0) then
     redis.call('LMOVE', KEYS[3], KEYS[2], 'RIGHT', 'LEFT')

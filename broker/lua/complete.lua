@@ -1,32 +1,36 @@
--- Write the results of a batch and take its jobs off the claims of its worker: all, or nothing.
+-- Write the results of a batch and take its jobs off the claims of its worker: all, or nothing. Results are
+-- written even if `dead` or `attempts` is of a wrong type: clients wait for them.
 -- KEYS  1 workers   2 claims of this worker   3 attempts   4 dead
 -- ARGV  1 worker    2 prefix of result keys   3 TTL of results in seconds   4 prefix of channels
 --       5 TTL of `dead` in seconds   6 how many entries it keeps
 --       then four for each claimed job, in claim order: its id, the frontend to tell or '',
 --       the reason (JSON) if it goes to `dead` or '', its result or '' if it was dropped.
--- Returns 'ok'; 'lease' if the lease is not live; 'claims' if the claims do not begin with this batch.
+-- Returns 'ok'; 'letters' if it was done, but `dead` could not take its dead letters; 'lease' if the lease is not live; 'claims' if the claims do not begin with this batch.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local lease = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '0')
 if lease <= now then return 'lease' end
+redis.call('ZREM', KEYS[1], '') -- removes nothing; after a write that needs no memory a full Redis takes the others
 
 local count = (#ARGV - 6) / 4
 local first = redis.call('LINDEX', KEYS[2], 0) or ''
 local last = redis.call('LINDEX', KEYS[2], count - 1) or ''
 if string.sub(first, 8, 43) ~= ARGV[7] or string.sub(last, 8, 43) ~= ARGV[#ARGV - 3] then return 'claims' end
 
+local reply = 'ok'
 for job = 0, count - 1 do
   local id, frontend, reason, result = unpack(ARGV, 7 + job * 4, 10 + job * 4)
   if reason ~= '' then
-    redis.call('RPUSH', KEYS[4], '{"reason":' .. reason .. ',"job":' .. redis.call('LINDEX', KEYS[2], job) .. '}')
-    redis.call('LTRIM', KEYS[4], -ARGV[6], -1)
+    local letter = '{"reason":' .. reason .. ',"job":' .. redis.call('LINDEX', KEYS[2], job) .. '}'
+    if type(redis.pcall('RPUSH', KEYS[4], letter)) == 'table' then reply = 'letters' end
+    redis.pcall('LTRIM', KEYS[4], -ARGV[6], -1)
     redis.call('EXPIRE', KEYS[4], ARGV[5])
   end
   -- XX: a client that has gone deleted the key, and nobody wants the result.
   if result ~= '' and redis.call('SET', ARGV[2] .. id, result, 'XX', 'EX', ARGV[3]) and frontend ~= '' then
     redis.call('PUBLISH', ARGV[4] .. frontend, result)
   end
-  redis.call('HDEL', KEYS[3], id)
+  redis.pcall('HDEL', KEYS[3], id)
 end
 redis.call('LTRIM', KEYS[2], count, -1)
-return 'ok'
+return reply

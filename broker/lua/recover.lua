@@ -5,7 +5,8 @@
 --       'release': the worker itself gives back what it has not begun, and lives on
 --       'leave':   the same, and it leaves a tombstone
 -- Returns {'unknown'}, {'live'} (lapsed: its lease is live) or {'lease'} (release, leave: it is not),
---   each with nothing changed; else {'ok', number of jobs given back}.
+--   each with nothing changed; else {'ok', number of jobs given back}. A key of a wrong type stops it before
+--   it has changed anything.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local lease = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]))
@@ -13,9 +14,12 @@ if not lease then return {'unknown'} end
 if ARGV[2] == 'lapsed' and lease > now then return {'live'} end
 if ARGV[2] ~= 'lapsed' and lease <= now then return {'lease'} end
 
+for _, list in ipairs({KEYS[2], KEYS[3], KEYS[6]}) do redis.call('LLEN', list) end
+redis.call('HLEN', KEYS[4])
+redis.call('ZREM', KEYS[1], '') -- removes nothing; after a write that needs no memory a full Redis takes the others
 if ARGV[2] ~= 'release' then
   if lease >= 0 then redis.call('ZADD', KEYS[1], -now, ARGV[1]) end
-  redis.call('HDEL', KEYS[5], ARGV[1])
+  redis.pcall('HDEL', KEYS[5], ARGV[1])
 end
 local moved = 0
 while true do

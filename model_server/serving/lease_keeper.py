@@ -81,16 +81,21 @@ class LeaseKeeper(threading.Thread):
         worker = self._lease.worker
         if not worker or self._registration.has_left:
             return usual_s
+        is_renewed = False
         try:
             self._renew(worker)
+            is_renewed = True
             is_recovered = self._recover(now)
+            # Last: while Redis can't take it, lost peers' jobs still go back to the queue.
+            self._status.announce()
             self._registration.outage.succeeded(self._model)
             if is_recovered:
                 lapse_s = self._lease.next_lapse_s()
                 return usual_s if lapse_s is None else min(usual_s, lapse_s + _AFTER_LAPSE_S)
         except BrokerUnavailable as error:
             self._registration.outage.failed(error, self._model)
-            self._reap_from = None
+            if not (is_renewed and error.is_refusal):
+                self._reap_from = None
         except Exception:  # noqa: BLE001 - a keeper that dies quietly would cost a live worker its lease
             _LOG.exception("the keeper of %s failed; it goes on. This is a bug", self._model)
         return usual_s
@@ -100,7 +105,6 @@ class LeaseKeeper(threading.Thread):
             self._lease.renew()
         except LeaseLost:
             self._registration.ensure(lost=worker)
-        self._status.announce()
         if self._status.state.state is WorkerState.READY:
             health_file.beat(self._model, lease_s=self._lease_s)
 

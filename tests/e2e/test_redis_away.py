@@ -1,6 +1,8 @@
 """Redis away in every way that we know: refused fast and in words, alive throughout, well again by itself."""
 
+import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +58,40 @@ def _ask_for_none(server: RedisServer) -> None:
         client.config_set("requirepass", "")
 
 
+def _pause_writes(server: RedisServer) -> None:
+    with connect(server.url, timeout_s=5) as client:
+        client.client_pause(600_000, all=False)
+
+
+def _unpause(server: RedisServer) -> None:
+    with connect(server.url, timeout_s=5) as client:
+        client.client_unpause()
+
+
+def _run_a_script(server: RedisServer) -> None:
+    def spin() -> None:
+        with connect(server.url, timeout_s=100) as client, contextlib.suppress(redis.RedisError):
+            client.eval("while true do end", 0)
+
+    _configured(**{"lua-time-limit": "100"})(server)
+    threading.Thread(target=spin).start()
+    with connect(server.url, timeout_s=5) as client:
+        eventually(lambda: _is_busy(client))
+
+
+def _is_busy(client: redis.Redis) -> bool:
+    try:
+        client.get("x")
+    except redis.ResponseError:
+        return True
+    return False
+
+
+def _kill_the_script(server: RedisServer) -> None:
+    with redis.Redis.from_url(server.url, protocol=2) as client:  # one that gives no name, which is refused
+        client.script_kill()
+
+
 def _signal(number: signal.Signals) -> Change:
     def send(server: RedisServer) -> None:
         assert server.process
@@ -70,6 +106,9 @@ AWAY: dict[str, tuple[Change, Change, str, str]] = {
     "stopped": (RedisServer.stop, RedisServer.start, "redis", BACK),
     "black-holed": (_signal(signal.SIGSTOP), _signal(signal.SIGCONT), "in time", BACK),
     "out of memory": (_configured(maxmemory="1"), _configured(maxmemory="0"), "out of memory", TAKES),
+    "its disk full": (RedisServer.fill_disk, RedisServer.free_disk, "append-only file", TAKES),
+    "writes paused": (_pause_writes, _unpause, "in time", BACK),
+    "busy with a script": (_run_a_script, _kill_the_script, "busy with a script", BACK),
     "a read-only replica": (_become_replica, _become_master, "read-only replica", TAKES),
     "another password": (_ask_for_a_password, _ask_for_none, "password", TAKES),
 }
@@ -93,6 +132,8 @@ def test_requests_are_refused_fast_and_all_recovers(
 ) -> None:
     leave, come_back, word, end = AWAY[how]
     logs = [tmp_path / "web.log", tmp_path / "model_server.log"]
+    if how == "out of memory":
+        del logs[1]  # its worker frees memory, which Redis takes; tests/chaos/test_full_redis.py
     stack.start_model_server()
     assert _predict(stack, 1)[0].status_code == 200
     leave(own_redis)

@@ -1,6 +1,11 @@
-"""A private Redis server for tests. Never flushes or stops a Redis that was not started here."""
+"""A private Redis server for tests. Never flushes or stops a Redis that was not started here.
+
+TEST_REDIS_SERVER names another program than the embedded one, such as Debian's redis-server.
+"""
 
 import contextlib
+import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -27,7 +32,8 @@ class RedisServer:
     def start(self) -> None:
         """Start it (again, over the same files) and wait until it answers."""
         with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(redis_command(self._var), stdout=log, stderr=log)
+            # SIGXFSZ stays ignored, as in Python: `fill_disk` is to fail a write, not to kill.
+            self.process = subprocess.Popen(self._command(), stdout=log, stderr=log, restore_signals=False)
         client = connect(self.url, timeout_s=5)
         deadline = time.monotonic() + 20
         while True:
@@ -45,6 +51,22 @@ class RedisServer:
         """Of the process that runs."""
         assert self.process is not None
         return self.process.pid
+
+    def fill_disk(self) -> None:
+        """Leave its append-only file no room, until `free_disk`."""
+        largest = max(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+        with connect(self.url, timeout_s=5) as client, contextlib.suppress(redis.ResponseError):
+            while True:
+                client.set("filler", "x" * 10_000, ex=1)
+
+    def free_disk(self) -> None:
+        """Give it room again."""
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    def _command(self) -> list[str]:
+        embedded = redis_command(self._var)
+        return [os.environ.get("TEST_REDIS_SERVER") or embedded[0], *embedded[1:]]
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, by SIGTERM or SIGKILL."""

@@ -102,7 +102,7 @@ def test_what_redis_refuses_a_model_is_told_with_its_name(
     worker.step()
     began, ended = _told(caplog)
     assert began.startswith(f"{MODEL}: Redis can't hand out jobs: ")
-    assert "WRONGTYPE" in began
+    assert "bw:{tiny}:queue holds a string, where a list belongs" in began
     assert ended.startswith(f"{MODEL}: Redis takes it again, after ")
 
 
