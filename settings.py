@@ -239,9 +239,9 @@ class Settings:
 
     @property
     def key_ttl_s(self) -> int:
-        """Seconds that a key outlives its last write: longer than any deadline, and than a tombstone."""
+        """Seconds that a key outlives its last write: any deadline, and a step of Redis' clock by a day."""
         longest_s = max(self.request_timeout_s, self.async_timeout_s) + self.result_ttl_s
-        return max(3600, 2 * int(longest_s))
+        return 86400 + 2 * int(longest_s)
 
     @property
     def listen(self) -> str:

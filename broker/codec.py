@@ -16,7 +16,7 @@ from broker.errors import MalformedMessage
 from broker.messages import Card, InputSpec, Job, Result, State
 
 PENDING: Final = b"pending"
-"""The value of a result key from the moment a job is accepted until it has its result."""
+"""What a result key begins with until it has the job's result: `encode_pending` makes the whole of it."""
 
 ID_START: Final = len('{"id":"')
 """Where a job's id begins in its JSON (0-based); the Lua scripts read 36 characters from here."""
@@ -41,6 +41,22 @@ class _WireJob(Job, frozen=True, kw_only=True, omit_defaults=True):
 def job_size(spec: InputSpec) -> int:
     """Bytes that a job of such a picture takes as JSON, the rest of it rounded up."""
     return 4 * math.ceil(math.prod(spec.shape) / 3) + _JOB_REST
+
+
+def encode_pending(accepted_at: float, deadline: float) -> bytes:
+    """The value of a job's result key until it has its result: when it was accepted, and its deadline."""
+    return b"%s %.3f %.3f" % (PENDING, accepted_at, deadline)
+
+
+def decode_pending(value: bytes) -> tuple[float, float] | None:
+    """When its job was accepted and its deadline, in Redis' time; None: a result. Raises MalformedMessage."""
+    if not value.startswith(PENDING):
+        return None
+    try:
+        accepted_at, deadline = map(float, value.split()[1:])
+    except ValueError as error:
+        raise MalformedMessage(f"not a pending job's key: {error}") from None
+    return accepted_at, deadline
 
 
 def encode_job(job: Job) -> bytes:

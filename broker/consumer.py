@@ -13,6 +13,7 @@ from typing import Final, cast
 import redis
 
 from broker import codec
+from broker.clock import RedisClock
 from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
@@ -65,7 +66,8 @@ class CompletedJob:
 class Consumer:
     """Claims and completes jobs of one model under the lease of one worker.
 
-    `input_tag` says which pictures that worker takes; empty: any.
+    `input_tag` says which pictures that worker takes; empty: any. Each claim keeps `clock` in step, so that
+    the deadlines of its jobs are judged by Redis' clock as it is.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Consumer:
         key_ttl_s: int,
         result_ttl_s: int,
         input_tag: str = "",
+        clock: RedisClock | None = None,
     ) -> None:
         self._redis = client
         self._keys = keys.of(model)
@@ -84,6 +87,7 @@ class Consumer:
         self._key_ttl_s = key_ttl_s
         self._result_ttl_s = result_ttl_s
         self._input_tag = input_tag
+        self._clock = clock or RedisClock()
         self._is_for_others = False
         self._claim_script = client.register_script(lua("others", "claim"))
         self._complete_script = client.register_script(lua("complete"))
@@ -110,10 +114,12 @@ class Consumer:
         """
         keys = self._keys
         with translated("hand out jobs", self._redis, self._keys.types):
-            status, *fields = self._claim_script(
+            sent = self._clock.monotonic()
+            status, now, *fields = self._claim_script(
                 keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states],
                 args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag],
             )
+            self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
             self._is_for_others = status == b"others"
             if status == b"lease":
                 raise LeaseLost(f"worker {worker} has no live lease")

@@ -80,7 +80,7 @@ class DeadLetters:
         again = replace(job, id=fresh_id, accepted_at=now, deadline=now + timeout_s, reply_to=None)
         # The queue first: whoever dies between the two leaves a job and its entry, never neither. Queued
         # twice it is two jobs, each with an id and an answer of its own.
-        self._producer.enqueue(self._model, again, now=now)
+        self._producer.enqueue(self._model, again)
         try:
             self._remove(entry)
         except BrokerUnavailable as error:

@@ -82,6 +82,11 @@ class Keys:
         return f"{self.prefix}contract"
 
     @property
+    def clock(self) -> str:
+        """List: the steps of Redis' clock that some process noticed: before, after."""
+        return f"{self.prefix}clock"
+
+    @property
     def probe(self) -> str:
         """String that never exists: writing nothing to it tells whether Redis takes writes."""
         return f"{self.prefix}probe"

@@ -11,7 +11,7 @@ from typing import Final, cast
 import redis
 
 from broker import codec, contract
-from broker.clock import RedisClock
+from broker.clock import RedisClock, share_steps
 from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
@@ -49,7 +49,8 @@ class Lease:
         """What `announce` publishes of the model; a worker whose engine is a fallback replaces it."""
         self._lease_s = lease_s
         self._ttl_s = key_ttl_s
-        self._clock = clock
+        self.clock = clock
+        """Redis' time, in step with each renewal."""
         self.worker = ""
         """The id under which this worker is registered now; empty before the first registration."""
         self._since = 0.0
@@ -83,10 +84,11 @@ class Lease:
         The card's own key is for when no worker lives; of one that is not ready it is set only if missing.
         """
         state = replace(state, input=self.card.input.tag, since=self._since, card=self.card)
-        state = replace(state, heartbeat=round(self._clock.now(), 3))
+        state = replace(state, heartbeat=round(self.clock.now(), 3))
         is_ready = "ready" if state.state is WorkerState.READY else ""
         keys = self._keys
         self._list_model()
+        share_steps(self._redis, self._all_keys, self.clock)
         # A script: a full Redis refuses every MULTI, and is drained by workers that are listed.
         with translated("take this worker's state", self._redis, keys.types):
             self._announce_script(
@@ -106,11 +108,17 @@ class Lease:
         return self._give_back("leave")
 
     def recover_lost(self) -> dict[str, int]:
-        """Reap every lapsed peer, sweep what tombstones still hold. Returns worker -> jobs given back."""
+        """Reap every lapsed peer, sweep what tombstones still hold. Returns worker -> jobs given back.
+
+        A lease that lasts longer than one can, since Redis' clock went back, is cut to its length.
+        """
         with translated("list its workers", self._redis, self._keys.types):
-            now = self._clock.now()
-            # Scores from -inf to now: tombstones and lapsed leases; the script judges by Redis' own time.
-            suspects = cast("list[bytes]", self._redis.zrangebyscore(self._keys.workers, "-inf", now))
+            now = self.clock.now()
+            # The script judges by Redis' own time.
+            leases = cast(
+                "list[tuple[bytes, float]]", self._redis.zrange(self._keys.workers, 0, -1, withscores=True)
+            )
+            suspects = [worker for worker, ends_at in leases if not now < ends_at <= now + self._lease_s]
             self._redis.zremrangebyscore(self._keys.workers, f"({-(now - TOMBSTONE_S)}", "(0")
         recovered = {}
         for suspect in (str(worker, "ascii") for worker in suspects):
@@ -127,7 +135,7 @@ class Lease:
             translated("list its workers", self._redis, self._keys.types),
             self._redis.pipeline(transaction=False) as pipe,
         ):
-            pipe.zrangebyscore(self._keys.workers, self._clock.now(), "+inf")
+            pipe.zrangebyscore(self._keys.workers, self.clock.now(), "+inf")
             pipe.hgetall(self._keys.states)
             live, states = pipe.execute()
         others = set(live) - {self.worker.encode()}
@@ -136,7 +144,7 @@ class Lease:
     def next_lapse_s(self) -> float | None:
         """Seconds until a peer's lease lapses, unless it is renewed; None where there is no peer."""
         with translated("list its workers", self._redis, self._keys.types):
-            now = self._clock.now()
+            now = self.clock.now()
             soonest = cast(
                 "list[tuple[bytes, float]]",
                 self._redis.zrangebyscore(self._keys.workers, now, "+inf", start=0, num=2, withscores=True),
@@ -180,11 +188,11 @@ class Lease:
     def _run_lease(self, worker: str, verb: str) -> tuple[bool, float]:
         """Whether it was done, and Redis' time."""
         with translated("take a lease", self._redis, self._keys.types):
-            sent = self._clock.monotonic()
+            sent = self.clock.monotonic()
             status, now = self._lease_script(
                 keys=[self._keys.workers], args=[worker, self._lease_s, verb, self._ttl_s]
             )
-            self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
+            self.clock.sync(float(now), sent=sent, received=self.clock.monotonic())
         return bool(status == b"ok"), float(now)
 
     def _run_recover(self, worker: str, why: str) -> list[bytes | int]:

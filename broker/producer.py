@@ -14,6 +14,7 @@ from typing import Final
 import redis
 
 from broker import codec
+from broker.clock import RedisClock, share_steps
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
@@ -67,12 +68,14 @@ class Producer:
         keys: Keys,
         limits: Limits,
         *,
+        clock: RedisClock | None = None,
         refusals: Outage | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = client
         self._keys = keys
         self._limits = limits
+        self._clock = clock or RedisClock()
         self._refusals = refusals
         self._monotonic = monotonic
         self._lengths: dict[str, tuple[float, int]] = {}
@@ -114,15 +117,11 @@ class Producer:
             valid_s=min(_VALID_S, max(LENGTH_VALID_S, over_s, _WORKED_OFF * empty_s)),
         )
 
-    def enqueue(self, model: str, job: Job, *, now: float) -> None:
-        """Accept the job, in one MULTI: its result is pending, it stands in the queue, the bell rings.
-
-        `now` is Redis' time.
-        """
+    def enqueue(self, model: str, job: Job) -> None:
+        """Accept the job, in one MULTI: its result is pending, it stands in the queue, the bell rings."""
         payload = codec.encode_job(job)
-        ttl_ms = math.ceil((job.deadline - now + self._limits.result_ttl_s) * 1000)
         try:
-            self._push(model, job.id, payload, ttl_ms)
+            self._push(model, job, payload)
         except BrokerUnavailable as error:
             if error.is_refusal:
                 # A key of a wrong type fails inside the MULTI, whose other commands are done all the same.
@@ -132,7 +131,7 @@ class Producer:
             # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
             # the first still on its way, two copies would run, and the client get one answer.
             if not self._is_known(model, job.id):
-                self._push(model, job.id, payload, ttl_ms)
+                self._push(model, job, payload)
 
     def cancel(self, model: str, job_id: str) -> None:
         """Nobody wants the result any more: a worker that has not begun the job drops it."""
@@ -144,9 +143,10 @@ class Producer:
 
         `time_s` are the seconds until its deadline.
         """
-        ttl_ms = math.ceil((time_s + self._limits.result_ttl_s) * 1000)
-        with translated("take a job"):
-            self._redis.set(self._keys.of(model).result(job_id), codec.PENDING, px=ttl_ms)
+        now = self._clock.now()
+        value = codec.encode_pending(now, now + time_s)
+        with self._reported(model), translated("take a job"):
+            self._redis.set(self._keys.of(model).result(job_id), value, ex=self._limits.key_ttl_s)
 
     def finish(self, result: Result) -> None:
         """Write the result of a job that `begin` announced, unless it was cancelled."""
@@ -158,22 +158,29 @@ class Producer:
         """At the deadline: the result if it is there after all, else None and the job is cancelled."""
         with translated("look up a result"):
             value = self._redis.getdel(self._keys.of(model).result(job_id))
-        return None if value is None or value == codec.PENDING else codec.decode(_bytes(value), Result)
+        if value is None or codec.decode_pending(_bytes(value)) is not None:
+            return None
+        return codec.decode(_bytes(value), Result)
 
     def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
         """For a client that polls: the result, PendingJob, or None when there is none (any more)."""
         key = self._keys.of(model).result(job_id)
-        # No MULTI, which a full Redis refuses. In this order a result that comes in between is taken for one.
+        # No MULTI: a full Redis refuses it.
         with translated("look up a result"), self._redis.pipeline(transaction=False) as pipe:
-            pipe.pttl(key)
+            sent = self._clock.monotonic()
+            pipe.time()
             pipe.get(key)
-            ttl_ms, value = pipe.execute()
+            (seconds, microseconds), value = pipe.execute()
+        self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
+        if self._clock.has_news:
+            share_steps(self._redis, self._keys, self._clock)
         if value is None:
             return None
-        if value == codec.PENDING:
-            # A pending key lives until its deadline and RESULT_TTL_S more.
-            return PendingJob(deadline_passed=ttl_ms <= self._limits.result_ttl_s * 1000)
-        return codec.decode(value, Result)
+        pending = codec.decode_pending(value)
+        if pending is None:
+            return codec.decode(value, Result)
+        accepted_at, deadline = pending
+        return PendingJob(deadline_passed=deadline + self._clock.shift_s(accepted_at) <= self._clock.now())
 
     def check_writable(self) -> None:
         """Raise BrokerUnavailable if Redis takes no writes: it is full, or a replica. Leaves no key behind.
@@ -183,14 +190,15 @@ class Producer:
         with translated("take a write"):
             self._redis.setrange(self._keys.probe, 0, "")
 
-    def _push(self, model: str, job_id: str, payload: bytes, ttl_ms: int) -> None:
+    def _push(self, model: str, job: Job, payload: bytes) -> None:
         keys = self._keys.of(model)
         with (
             self._reported(model),
             translated("take a job", self._redis, keys.types),
             self._redis.pipeline(transaction=True) as pipe,
         ):
-            pipe.set(keys.result(job_id), codec.PENDING, px=ttl_ms)
+            # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
+            pipe.set(keys.result(job.id), codec.encode_pending(job.accepted_at, job.deadline), ex=self._limits.key_ttl_s)
             pipe.rpush(keys.queue, payload)
             pipe.expire(keys.queue, self._limits.key_ttl_s)
             pipe.rpush(keys.bell, "1")

@@ -14,7 +14,7 @@ from typing import Final
 import redis
 
 from broker import codec, contract
-from broker.clock import RedisClock
+from broker.clock import AHEAD_S, RedisClock, share_steps
 from broker.connection import refusal_code, translated
 from broker.errors import BrokerUnavailable, MalformedMessage
 from broker.keys import Keys
@@ -129,6 +129,7 @@ class Registry:
             (seconds, microseconds), names, version = pipe.execute()
             contract.check(self._keys, version)
             self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
+            share_steps(self._redis, self._keys, self._clock)
             models = sorted(str(name, "ascii") for name in names)
             for model in models:
                 keys = self._keys.of(model)
@@ -149,21 +150,35 @@ class Registry:
         workers: list[tuple[bytes, float]],
         queue_length: int,
     ) -> ModelView | None:
-        now = self._clock.now()
-        live = {worker for worker, expiry in workers if expiry > now}
         try:
-            live_states = {str(w, "ascii"): codec.decode(s, State) for w, s in states.items() if w in live}
+            said = {worker: codec.decode(state, State) for worker, state in states.items()}
+            leases = {worker: self._lease_end(expiry, said.get(worker)) for worker, expiry in workers}
+            now = self._clock.now()
+            live_states = {str(w, "ascii"): s for w, s in said.items() if leases.get(w, 0.0) > now}
             newest = _card(live_states.values()) or (codec.decode(card, Card) if card is not None else None)
             if newest is None:
                 return None
             return ModelView(
                 card=newest,
                 states=live_states,
-                last_alive=max((abs(expiry) for _, expiry in workers), default=0.0),
+                last_alive=max(map(abs, leases.values()), default=0.0),
                 queue_length=queue_length,
             )
         except MalformedMessage:
             return None  # written by something else: not ours to serve
+
+    def _lease_end(self, expiry: float, state: State | None) -> float:
+        """When a worker's lease ends, or has ended (negative: a tombstone), by Redis' clock as it is now.
+
+        0: it was last heard in the future, before Redis' clock went back; its next renewal tells.
+        """
+        if state is None and expiry > 0:
+            return expiry  # it has just registered
+        heard_at = state.heartbeat if state is not None else -expiry
+        by_s = self._clock.shift_s(heard_at)
+        if heard_at + by_s > self._clock.now() + AHEAD_S:
+            return 0.0
+        return expiry + (by_s if expiry > 0 else -by_s)
 
 
 def _with_asked(view: ModelView, known: Mapping[str, ModelView]) -> ModelView:

@@ -186,7 +186,7 @@ class Replies:
                 if value is None:
                     # Pending keys outlive their deadline: a killed Redis came back without its last writes.
                     waiter.mark_forgotten()
-                elif isinstance(value, bytes) and value != codec.PENDING:
+                elif isinstance(value, bytes) and not value.startswith(codec.PENDING):
                     self._deliver(value, waiter)
 
     def _deliver(self, payload: bytes, waiter: Waiter | None = None) -> None:

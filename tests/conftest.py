@@ -14,7 +14,7 @@ from broker.connection import connect
 from broker.keys import Keys
 from settings import Settings, weights
 from tests.support import ROOT, real_data
-from tests.support.redis_server import RedisServer, running_redis
+from tests.support.redis_server import RedisServer, faketime_library, running_redis
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -64,6 +64,16 @@ def _no_user_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_redis() -> Iterator[RedisServer]:
     """A server for this test alone, to be killed and restarted."""
     with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def stepping_redis() -> Iterator[RedisServer]:
+    """A server for this test alone, whose clock can be stepped."""
+    library = faketime_library()
+    if isinstance(library, str):
+        pytest.skip(library)
+    with running_redis(faketime=library) as server:
         yield server
 
 

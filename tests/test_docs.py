@@ -87,6 +87,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
     said = set(re.findall(r"^\| (?:channel )?`(bw:[^`]+)` \|", ARCHITECTURE, re.MULTILINE))
     keys, model = Keys("bw:"), ModelKeys("bw:", "model")
     names = {
+        keys.clock,
         keys.contract,
         keys.models,
         keys.probe,

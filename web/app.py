@@ -82,7 +82,7 @@ def job_client(settings: Settings) -> JobClient:
     )
     return JobClient(
         Registry(client, keys, clock),
-        Producer(client, keys, limits, refusals=Outage("Such requests get 503")),
+        Producer(client, keys, limits, clock=clock, refusals=Outage("Such requests get 503")),
         Replies(client, keys, str(uuid.uuid4())),
         clock,
         names=ModelNames(settings.served, settings.default_model, settings.fallback_model),

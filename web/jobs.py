@@ -232,7 +232,7 @@ class JobClient:
         # Before the job is enqueued: its result may come at once.
         waiter = self.replies.expect(model, job.id) if is_waited_for else None
         try:
-            self.producer.enqueue(model, job, now=now)
+            self.producer.enqueue(model, job)
         except BaseException:
             if waiter is not None:
                 self.replies.forget(waiter)
@@ -314,7 +314,7 @@ class JobClient:
         """Put a job back that Redis forgot: it was killed before its last writes were on the disk."""
         _LOG.warning("Redis has forgotten job %s of %s: enqueued again", submitted.job.id, submitted.model)
         with contextlib.suppress(BrokerUnavailable):  # it is looked up again soon
-            self.producer.enqueue(submitted.model, submitted.job, now=self._clock.now())
+            self.producer.enqueue(submitted.model, submitted.job)
 
     def _failure(self, model: str) -> str:
         """Why every live worker of the model failed to load it; empty while one may still answer."""

@@ -151,7 +151,7 @@ class _Path:
         self._producer.admit("resnet50", size=200_000, timeout_s=60, pace=Pace())
 
     def _enqueue(self, job: Job) -> None:
-        self._producer.enqueue("resnet50", job, now=self._clock.now())
+        self._producer.enqueue("resnet50", job)
 
     def _claim(self) -> list[ClaimedJob]:
         return self._consumer.claim(self._worker, _BATCH)

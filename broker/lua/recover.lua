@@ -1,7 +1,8 @@
 -- Give the claims of a worker back to the head of the queue, in their order.
 -- KEYS  1 workers   2 queue   3 claims of that worker   4 attempts   5 states   6 bell
 -- ARGV  1 that worker   2 why   3 TTL of keys in seconds   4 how many tokens the bell keeps
---   why 'lapsed':  a peer found its lease lapsed; it becomes a tombstone, each job gets an attempt
+--   why 'lapsed':  a peer found its lease lapsed; it becomes a tombstone, each job gets an attempt. One whose
+--                  worker was last heard in the future, before Redis' clock went back, is cut to its length
 --       'release': the worker itself gives back what it has not begun, and lives on
 --       'leave':   the same, and it leaves a tombstone
 -- Returns {'unknown'}, {'live'} (lapsed: its lease is live) or {'lease'} (release, leave: it is not),
@@ -9,14 +10,19 @@
 --   it has changed anything.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
+redis.call('ZREM', KEYS[1], '') -- removes nothing; after a write that needs no memory a full Redis takes the others
 local lease = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]))
 if not lease then return {'unknown'} end
-if ARGV[2] == 'lapsed' and lease > now then return {'live'} end
+if ARGV[2] == 'lapsed' and lease > now then
+  local state = redis.pcall('HGET', KEYS[5], ARGV[1])
+  local heard = type(state) == 'string' and tonumber(string.match(state, '"heartbeat":([%d.]+)'))
+  if heard and heard > now and lease > heard then redis.call('ZADD', KEYS[1], now + lease - heard, ARGV[1]) end
+  return {'live'}
+end
 if ARGV[2] ~= 'lapsed' and lease <= now then return {'lease'} end
 
 for _, list in ipairs({KEYS[2], KEYS[3], KEYS[6]}) do redis.call('LLEN', list) end
 redis.call('HLEN', KEYS[4])
-redis.call('ZREM', KEYS[1], '') -- removes nothing; after a write that needs no memory a full Redis takes the others
 if ARGV[2] ~= 'release' then
   if lease >= 0 then redis.call('ZADD', KEYS[1], -now, ARGV[1]) end
   redis.pcall('HDEL', KEYS[5], ARGV[1])

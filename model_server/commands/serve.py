@@ -203,6 +203,7 @@ def _worker(
         key_ttl_s=settings.key_ttl_s,
         result_ttl_s=settings.result_ttl_s,
         input_tag=spec.input.tag,
+        clock=clock,
     )
     limits = WorkerLimits(
         settings.batch_size,

@@ -56,6 +56,8 @@ class Batch:
     """Seconds that its pictures were in the queue, on average."""
     runs_alone: bool
     """A job that a lost worker had may be what killed it: it must not take others along."""
+    offset_s: float = 0.0
+    """Redis' time less the monotonic when it was claimed: no step of Redis' clock since makes a job late."""
 
 
 def wait_left_s(waiting: int, size: int, *, seen: float, now: float, wait_s: float) -> float:
@@ -69,6 +71,10 @@ def wait_left_s(waiting: int, size: int, *, seen: float, now: float, wait_s: flo
     return max(0.0, seen + wait_s - now)
 
 
+def _unshifted(_: float) -> float:
+    return 0.0
+
+
 def form(
     claimed: Sequence[ClaimedJob],
     spec: InputSpec,
@@ -78,13 +84,16 @@ def form(
     now: float,
     max_attempts: int,
     only_places: bool,
+    shift_s: Callable[[float], float] = _unshifted,
 ) -> Batch:
     """Decode a claim and judge each job of it. `now` is Redis' time in seconds, `began` monotonic.
 
+    `shift_s` is RedisClock's.
     `only_places`: a picture for another input is taken only if places in it stay the same when it is scaled.
     """
     entries = [
-        _judge(claim, spec, now=now, max_attempts=max_attempts, only_places=only_places) for claim in claimed
+        _judge(claim, spec, now=now, max_attempts=max_attempts, only_places=only_places, shift_s=shift_s)
+        for claim in claimed
     ]
     waited = [now - entry.job.accepted_at for entry in entries if entry.job]
     return Batch(
@@ -98,13 +107,22 @@ def form(
 
 
 def _judge(
-    claim: ClaimedJob, spec: InputSpec, *, now: float, max_attempts: int, only_places: bool
+    claim: ClaimedJob,
+    spec: InputSpec,
+    *,
+    now: float,
+    max_attempts: int,
+    only_places: bool,
+    shift_s: Callable[[float], float],
 ) -> BatchEntry:
     entry = BatchEntry(claim.id, claim.attempts)
     if not claim.pending:
         return entry
     try:
-        entry.job = job = codec.decode_job(claim.payload)
+        job = codec.decode_job(claim.payload)
+        if by_s := shift_s(job.accepted_at):
+            job = replace(job, accepted_at=job.accepted_at + by_s, deadline=job.deadline + by_s)
+        entry.job = job
     except MalformedMessage as error:
         entry.error = InferenceFailed(f"The job can't be read: {error.message}.")
         entry.is_poison = True

@@ -109,14 +109,17 @@ class LeaseKeeper(threading.Thread):
             health_file.beat(self._model, lease_s=self._lease_s)
 
     def _recover(self, now: float) -> bool:
-        """Reap lost peers, but never in the first LEASE_S after an outage: all leases lapsed in it.
+        """Reap lost peers, but never in the first LEASE_S after an outage, or after Redis' clock went ahead.
 
-        A peer that lives needs that long to renew. For a worker that starts just after Redis did, Redis'
-        own age says the same. Returns whether reaping was allowed.
+        All leases lapsed in it, and a peer that lives needs that long to renew. For a worker that starts just
+        after Redis did, Redis' own age says the same. Returns whether reaping was allowed.
         """
         if self._reap_from is None:
             self._reap_from = now + self._lease_s
-        if now < self._reap_from or self._lease.server_uptime_s() < self._lease_s:
+        if now < max(self._reap_from, self._lease.clock.stepped_ahead_at + self._lease_s):
+            return False
+        # Negative where the clock went back since Redis started, which was not just now then.
+        if 0 <= self._lease.server_uptime_s() < self._lease_s:
             return False
         for lost, jobs in self._lease.recover_lost().items():
             _LOG.warning("%s: worker %s was lost; %d jobs go back to the queue", self._model, lost, jobs)

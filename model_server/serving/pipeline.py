@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, Final
 
@@ -133,17 +133,19 @@ class Pipeline:
         claimed = self._consumer.claim(worker, self._most())
         if not claimed:
             return None
+        moment, now = time.monotonic(), self._clock.now()
         batch = batching.form(
             claimed,
             self.spec.input,
             worker=worker,
             began=began,
-            now=self._clock.now(),
+            now=now,
+            shift_s=self._clock.shift_s,
             max_attempts=self.limits.max_attempts,
             only_places=self.spec.task.has_places,
         )
         self._claim_s += _SMOOTHING * (time.monotonic() - began - self._claim_s)
-        return batch
+        return replace(batch, offset_s=now - moment)
 
     def _most(self) -> int:
         """How many pictures the next batch may have."""
@@ -160,10 +162,14 @@ class Pipeline:
         if batch.worker != self._lease.worker:
             return []
         hooked = self._hooked
+
+        def now() -> float:
+            return time.monotonic() + batch.offset_s
+
         began = time.monotonic()
         if hooked is not None and hooked.prepares:
-            batching.prepare(batch.entries, hooked.prepare, now=self._clock.now)
-        pictures = batching.run(batch.entries, self._predict, now=self._clock.now)
+            batching.prepare(batch.entries, hooked.prepare, now=now)
+        pictures = batching.run(batch.entries, self._predict, now=now)
         ran_at = time.monotonic()
         timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
         if pictures:

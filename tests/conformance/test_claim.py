@@ -132,8 +132,9 @@ def test_a_job_that_comes_alone_needs_no_second_question(
 ) -> None:
     (only,) = enqueue(client, keys, job())
     queued = client.lindex(keys.of(MODEL).queue, 0)
+    worker = _register(client, keys)
     monkeypatch.setattr(redis.Redis, "lrange", None)
-    (claimed,) = consumer(client, keys).claim(_register(client, keys), 8)
+    (claimed,) = consumer(client, keys).claim(worker, 8)
     assert (claimed.id, claimed.attempts, claimed.pending) == (only.id, 0, True)
     assert claimed.payload == queued
 

@@ -9,7 +9,18 @@ from broker.consumer import DEAD_LIMIT, DEAD_TTL_S, CompletedJob
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.messages import Failure, Result
-from tests.support.fakes import MODEL, READY, RESULT_TTL_S, consumer, enqueue, job, lapse, lease, producer
+from tests.support.fakes import (
+    MODEL,
+    READY,
+    RESULT_TTL_S,
+    consumer,
+    enqueue,
+    is_pending,
+    job,
+    lapse,
+    lease,
+    producer,
+)
 
 
 def _result(job_id: str) -> Result:
@@ -60,7 +71,7 @@ def test_refuses_a_lapsed_lease_and_writes_nothing(client: redis.Redis, keys: Ke
     lapse(client, keys, worker)
     with pytest.raises(LeaseLost):
         consumer(client, keys).complete(worker, _outcomes(ids))
-    assert client.get(keys.of(MODEL).result(ids[0])) == codec.PENDING
+    assert is_pending(client, keys, ids[0])
     assert client.llen(keys.of(MODEL).claims(worker)) == 2
 
 
@@ -70,7 +81,7 @@ def test_refuses_a_worker_that_was_reaped(client: redis.Redis, keys: Keys) -> No
     lease(client, keys).recover_lost()
     with pytest.raises(LeaseLost):
         consumer(client, keys).complete(worker, _outcomes(ids))
-    assert client.get(keys.of(MODEL).result(ids[0])) == codec.PENDING
+    assert is_pending(client, keys, ids[0])
 
 
 @pytest.mark.parametrize("of_batch", [slice(1, 3), slice(0, 4)], ids=["not the first", "more than claimed"])
@@ -79,7 +90,7 @@ def test_refuses_what_the_claims_do_not_begin_with(client: redis.Redis, keys: Ke
     others = [*ids, job().id]
     assert consumer(client, keys).complete(worker, _outcomes(others[of_batch])) is False
     assert client.llen(keys.of(MODEL).claims(worker)) == 3
-    assert all(client.get(keys.of(MODEL).result(each)) == codec.PENDING for each in ids)
+    assert all(is_pending(client, keys, each) for each in ids)
 
 
 def test_a_repeated_completion_is_refused_and_trims_nothing_of_the_next_batch(
@@ -98,7 +109,7 @@ def test_dropped_jobs_leave_with_their_batch(client: redis.Redis, keys: Keys) ->
     outcomes[0] = CompletedJob(ids[0])
     outcomes[2] = CompletedJob(ids[2])
     assert consumer(client, keys).complete(worker, outcomes)
-    assert client.get(keys.of(MODEL).result(ids[0])) == codec.PENDING
+    assert is_pending(client, keys, ids[0])
     assert isinstance(producer(client, keys).poll(MODEL, ids[1]), Result)
     assert client.llen(keys.of(MODEL).claims(worker)) == 0
 

@@ -24,10 +24,10 @@ def test_the_first_worker_writes_the_version_and_each_renewal_keeps_it(
 
 
 def test_a_worker_of_another_release_does_not_register(client: redis.Redis, keys: Keys) -> None:
-    client.set(keys.contract, "2")
-    with pytest.raises(BrokerUnavailable, match=r"bw:contract is 2, this release's is 1.*KEY_PREFIX"):
+    client.set(keys.contract, "another")
+    with pytest.raises(BrokerUnavailable, match=r"bw:contract is another, this release's is 2.*KEY_PREFIX"):
         fakes.lease(client, keys).register(READY)
-    assert client.get(keys.contract) == b"2"
+    assert client.get(keys.contract) == b"another"
     assert not client.exists(keys.of(MODEL).workers, keys.of(MODEL).states, keys.models)
 
 
@@ -35,7 +35,7 @@ def test_a_web_process_of_another_release_answers_for_no_model_until_the_other_h
     client: redis.Redis, keys: Keys
 ) -> None:
     fakes.lease(client, keys).register(READY)
-    client.set(keys.contract, "2")
+    client.set(keys.contract, "another")
     registry = Registry(client, keys, RedisClock())
     with pytest.raises(BrokerUnavailable, match="another release of Batchwire"):
         registry.models(fresh=True)

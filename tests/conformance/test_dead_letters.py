@@ -16,7 +16,17 @@ from broker.keys import Keys
 from broker.messages import Job, Pace, Result
 from broker.producer import Limits
 from tests.support import fakes
-from tests.support.fakes import LIMITS, MODEL, READY, RESULT_TTL_S, FakeEngine, consumer, enqueue, job, lease
+from tests.support.fakes import (
+    LIMITS,
+    MODEL,
+    READY,
+    FakeEngine,
+    consumer,
+    enqueue,
+    is_pending,
+    job,
+    lease,
+)
 from tests.support.waiting import eventually
 
 TIMEOUT_S = 300.0
@@ -75,12 +85,8 @@ def test_a_job_goes_back_under_a_fresh_id_as_one_that_is_polled(client: redis.Re
     assert (again.image == old.image).all()
     kept = ("original_size", "top", "traceparent")
     assert [getattr(again, name) for name in kept] == [getattr(old, name) for name in kept]
-    assert client.get(keys.of(MODEL).result(fresh_id)) == codec.PENDING
-    assert (
-        TIMEOUT_S + RESULT_TTL_S - 2
-        <= client.ttl(keys.of(MODEL).result(fresh_id))
-        <= TIMEOUT_S + RESULT_TTL_S + 1
-    )
+    assert is_pending(client, keys, fresh_id)
+    assert client.get(keys.of(MODEL).result(fresh_id)) == codec.encode_pending(again.accepted_at, again.deadline)
     assert client.llen(keys.of(MODEL).bell) == 1
     assert box(client, keys).entries() == []
 

@@ -22,8 +22,7 @@ from tests.support.redis_server import RedisServer
 
 def test_accepting_makes_pending_queue_and_bell(client: redis.Redis, keys: Keys) -> None:
     (only,) = enqueue(client, keys, job(deadline_in_s=10))
-    assert client.get(keys.of(MODEL).result(only.id)) == codec.PENDING
-    assert 10 + RESULT_TTL_S - 2 <= client.ttl(keys.of(MODEL).result(only.id)) <= 10 + RESULT_TTL_S + 1
+    assert client.get(keys.of(MODEL).result(only.id)) == codec.encode_pending(only.accepted_at, only.deadline)
     (queued,) = client.lrange(keys.of(MODEL).queue, 0, -1)
     assert isinstance(queued, bytes)
     assert codec.decode_job(queued).id == only.id
@@ -86,8 +85,8 @@ def test_asks_for_the_length_only_where_the_last_job_did_not_tell_of_much_room(
         return asked() - before
 
     assert admitted() == 1  # nothing was told yet
-    into.enqueue(MODEL, job(), now=0)
-    into.enqueue(MODEL, job(), now=0)
+    into.enqueue(MODEL, job())
+    into.enqueue(MODEL, job())
     assert admitted() == 0
     enqueue(client, keys, *(job() for _ in range(20)))  # by another frontend
     assert admitted() == 0
@@ -98,12 +97,12 @@ def test_asks_for_the_length_only_where_the_last_job_did_not_tell_of_much_room(
     assert asked() - before == 1
 
     client.delete(keys.of(MODEL).queue)
-    into.enqueue(MODEL, job(), now=0)
+    into.enqueue(MODEL, job())
     client.delete(keys.of(MODEL).queue)
     # One waits, and that would take too long: a refusal is never by what was told.
     assert admitted(rate=0.1) == 1
     for _ in range(3):
-        into.enqueue(MODEL, job(), now=0)
+        into.enqueue(MODEL, job())
     assert admitted() == 1  # 3 of 12: others could fill it meanwhile
 
 
@@ -149,7 +148,7 @@ def test_a_lost_reply_is_no_second_job(
         raise redis.ConnectionError("the reply is lost")
 
     monkeypatch.setattr(Pipeline, "execute", execute_and_lose_the_reply)
-    producer(client, keys).enqueue(MODEL, job(), now=0)
+    producer(client, keys).enqueue(MODEL, job())
     assert len(calls) == 1
     assert client.llen(keys.of(MODEL).queue) == 1
 
@@ -166,14 +165,13 @@ def test_a_lost_request_is_sent_again(
         return execute(self)
 
     monkeypatch.setattr(Pipeline, "execute", lose_the_first)
-    producer(client, keys).enqueue(MODEL, job(), now=0)
+    producer(client, keys).enqueue(MODEL, job())
     assert client.llen(keys.of(MODEL).queue) == 1
 
 
 def test_polling(client: redis.Redis, keys: Keys) -> None:
     maker = producer(client, keys)
-    waiting, late, done = enqueue(client, keys, job(), job(), job())
-    client.expire(keys.of(MODEL).result(late.id), RESULT_TTL_S - 1)
+    waiting, late, done = enqueue(client, keys, job(), job(deadline_in_s=-0.1), job())
     result = Result(id=done.id, model=MODEL, model_version="v1")
     client.set(keys.of(MODEL).result(done.id), codec.encode(result))
     assert maker.poll(MODEL, waiting.id) == PendingJob(deadline_passed=False)
@@ -198,7 +196,7 @@ def test_a_redis_that_is_away_is_said_so(own_redis: RedisServer, keys: Keys) -> 
     maker = producer(connect(own_redis.url, timeout_s=0.9), keys)
     own_redis.stop(kill=True)
     with pytest.raises(BrokerUnavailable, match="no connection"):
-        maker.enqueue(MODEL, job(), now=0)
+        maker.enqueue(MODEL, job())
 
 
 def test_that_redis_takes_no_jobs_is_told_once_by_all_requests_and_so_is_its_end(
@@ -212,18 +210,18 @@ def test_that_redis_takes_no_jobs_is_told_once_by_all_requests_and_so_is_its_end
 
     with ThreadPoolExecutor(4) as threads:
         client.config_set("maxmemory", "1")
-        refused = [threads.submit(maker.enqueue, MODEL, job(), now=0) for _ in range(20)]
+        refused = [threads.submit(maker.enqueue, MODEL, job()) for _ in range(20)]
         assert all(isinstance(future.exception(), BrokerUnavailable) for future in refused)
         assert told() == [f"{MODEL}: Redis can't take a job: it is out of memory. Jobs are refused."]
         maker.admit(MODEL, size=1, timeout_s=1, pace=Pace(1, 1))  # which only reads
         assert len(told()) == 1
         client.config_set("maxmemory", "0")
         # In this thread, which has not failed; those that have live on, and may take no request any more.
-        maker.enqueue(MODEL, job(), now=0)
+        maker.enqueue(MODEL, job())
     assert told()[1].startswith(f"{MODEL}: Redis takes it again, after ")
     own_redis.stop(kill=True)
     with pytest.raises(BrokerUnavailable, match="no connection"):
-        maker.enqueue(MODEL, job(), now=0)
+        maker.enqueue(MODEL, job())
     assert len(told()) == 2
     client.close()
 

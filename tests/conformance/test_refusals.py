@@ -62,7 +62,7 @@ def test_a_full_redis_refuses_jobs_and_leaves_nothing_of_them(client: redis.Redi
     _fill(client)
     refused = job()
     with pytest.raises(BrokerUnavailable, match=r"^Redis can't take a job: it is out of memory\.$"):
-        producer(client, keys).enqueue(MODEL, refused, now=0)
+        producer(client, keys).enqueue(MODEL, refused)
     assert client.keys() == []
 
 
@@ -155,7 +155,7 @@ def test_with_its_disk_full_redis_says_so_keeps_what_it_has_and_goes_on_later(
         eventually(is_refused)
         length = client.llen(keys.of(MODEL).queue)
         with pytest.raises(BrokerUnavailable, match="^Redis can't take a job: " + why):
-            producer(client, keys).enqueue(MODEL, job(), now=0)
+            producer(client, keys).enqueue(MODEL, job())
         with pytest.raises(BrokerUnavailable, match="^Redis can't take a lease: " + why):
             own.renew()
         with pytest.raises(BrokerUnavailable, match="^Redis can't hand out jobs: " + why):
@@ -201,7 +201,7 @@ def _use(client: redis.Redis, keys: Keys, model: str) -> list[str]:
     told = []
 
     def enqueue_one() -> None:
-        Producer(client, keys, LIMITS).enqueue(model, job(), now=0)
+        Producer(client, keys, LIMITS).enqueue(model, job())
 
     for step in (lambda: own.register(READY), enqueue_one, own.renew, lambda: own.announce(READY)):
         try:
@@ -243,7 +243,7 @@ def test_a_job_whose_queue_is_none_is_refused_at_once_and_in_the_log(
     into = Producer(client, keys, LIMITS, refusals=Outage("Such requests get 503"))
     client.set(keys.of(MODEL).queue, "x")
     with pytest.raises(BrokerUnavailable, match="holds a string, where a list belongs"):
-        into.enqueue(MODEL, job(), now=0)
+        into.enqueue(MODEL, job())
     # Else a waiting client would wait for it until its deadline.
     assert client.keys(keys.of(MODEL).result("*")) == []
     (line,) = [record.getMessage() for record in caplog.records]
@@ -305,7 +305,7 @@ def test_a_redis_busy_with_a_script_is_away_for_all_and_well_again(
 
     def is_told() -> bool:
         try:
-            producer(client, keys).enqueue(MODEL, job(), now=0)
+            producer(client, keys).enqueue(MODEL, job())
         except BrokerUnavailable as error:
             told.append(error)
             return "busy with a script of another client" in error.message
@@ -331,7 +331,7 @@ def test_paused_writes_are_given_up_in_time_and_not_done_later(
     began = time.monotonic()
     refused = job()
     with pytest.raises(BrokerUnavailable, match="does not answer in time"):
-        producer(hasty, keys).enqueue(MODEL, refused, now=0)
+        producer(hasty, keys).enqueue(MODEL, refused)
     assert time.monotonic() - began < 1.5
     assert producer(hasty, keys).poll(MODEL, before.id) == PendingJob(deadline_passed=False)
     client.client_unpause()

@@ -102,7 +102,7 @@ def test_a_pending_key_wakes_nobody(
 ) -> None:
     replies = make(0.05)
     waiter = _accepted(replies, "a")
-    client.set(keys.of(MODEL).result("a"), codec.PENDING)
+    client.set(keys.of(MODEL).result("a"), b"pending 1.000 2.000")
     assert waiter.wait(0.5) is None
 
 
@@ -175,7 +175,7 @@ def test_a_job_that_redis_has_forgotten_wakes_its_waiter(
     replies = make(0.05)
     waiter = _accepted(replies, "a")
     eventually(waiter.take_forgotten)
-    client.set(keys.of(MODEL).result("a"), codec.PENDING)
+    client.set(keys.of(MODEL).result("a"), b"pending 1.000 2.000")
     assert waiter.wait(0.5) is None
     waiter.take_forgotten()  # it may have been looked up just before
     assert waiter.wait(0.3) is None

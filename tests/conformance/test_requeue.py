@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from broker import codec
 from broker.connection import connect
 from broker.consumer import DEAD_LIMIT
 from broker.dead_letters import DeadLetters
@@ -16,7 +15,7 @@ from broker.keys import Keys
 from broker.messages import Job, Pace
 from broker.producer import Producer
 from tests.conformance.test_dead_letters import TIMEOUT_S, box, bury, queued
-from tests.support.fakes import MODEL, job
+from tests.support.fakes import MODEL, is_pending, job
 from tests.support.redis_server import RedisServer
 
 
@@ -43,7 +42,7 @@ def test_who_dies_after_it_was_queued_leaves_two_jobs_with_an_answer_each(
     first, second = queued(client, keys)
     assert len({dead.id, first.id, second.id}) == 3
     assert second.id == second_id
-    assert client.get(keys.of(MODEL).result(first.id)) == codec.PENDING
+    assert is_pending(client, keys, first.id)
 
 
 def _die(*_: object, **__: object) -> None:
@@ -58,8 +57,8 @@ def test_a_redis_that_goes_between_queue_and_removal_does_not_hide_the_new_id(
     enqueue_job = Producer.enqueue
     accepted: list[Job] = []
 
-    def enqueue_and_lose_redis(self: Producer, model: str, each: Job, *, now: float) -> None:
-        enqueue_job(self, model, each, now=now)
+    def enqueue_and_lose_redis(self: Producer, model: str, each: Job) -> None:
+        enqueue_job(self, model, each)
         accepted.append(each)
         own_redis.stop()
 

@@ -10,6 +10,7 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
+from broker import codec
 from broker.clock import RedisClock
 from broker.consumer import Consumer
 from broker.keys import Keys
@@ -176,7 +177,7 @@ def step(worker: Worker) -> int:
 def enqueue(client: redis.Redis, keys: Keys, *jobs: Job) -> list[Job]:
     """Put jobs into the tiny model's queue."""
     for each in jobs:
-        producer(client, keys).enqueue(MODEL, each, now=each.accepted_at)
+        producer(client, keys).enqueue(MODEL, each)
     return list(jobs)
 
 
@@ -185,6 +186,12 @@ def result(client: redis.Redis, keys: Keys, job_id: str) -> Result:
     found = producer(client, keys).poll(MODEL, job_id)
     assert isinstance(found, Result)
     return found
+
+
+def is_pending(client: redis.Redis, keys: Keys, job_id: str) -> bool:
+    """Whether a job of the tiny model was accepted and has no result yet."""
+    value = client.get(keys.of(MODEL).result(job_id))
+    return isinstance(value, bytes) and codec.decode_pending(value) is not None
 
 
 def lapse(client: redis.Redis, keys: Keys, worker: str) -> None:

@@ -1,6 +1,7 @@
 """A private Redis server for tests. Never flushes or stops a Redis that was not started here.
 
-TEST_REDIS_SERVER names another program than the embedded one, such as Debian's redis-server.
+TEST_REDIS_SERVER names another program than the embedded one, such as Debian's redis-server. Where Debian's
+faketime is installed a server's clock can be stepped.
 """
 
 import contextlib
@@ -16,14 +17,15 @@ from pathlib import Path
 import redis
 
 from broker.connection import connect
-from deploy.serve.programs import redis_command, redis_url
+from deploy.serve.programs import redis_binary, redis_command, redis_url
 
 
 class RedisServer:
     """A Redis server as `make serve` starts it, with its socket and its files in `var`/redis."""
 
-    def __init__(self, var: Path) -> None:
+    def __init__(self, var: Path, *, faketime: Path | None = None) -> None:
         self._var = var
+        self._faketime = faketime
         self.folder = var / "redis"
         self.folder.mkdir()
         self.url = redis_url(var)
@@ -33,7 +35,9 @@ class RedisServer:
         """Start it (again, over the same files) and wait until it answers."""
         with (self.folder / "redis.log").open("ab") as log:
             # SIGXFSZ stays ignored, as in Python: `fill_disk` is to fail a write, not to kill.
-            self.process = subprocess.Popen(self._command(), stdout=log, stderr=log, restore_signals=False)
+            self.process = subprocess.Popen(
+                self._command(), env=self._environment(), stdout=log, stderr=log, restore_signals=False
+            )
         client = connect(self.url, timeout_s=5)
         deadline = time.monotonic() + 20
         while True:
@@ -52,6 +56,13 @@ class RedisServer:
         assert self.process is not None
         return self.process.pid
 
+    def step_clock(self, offset_s: float) -> None:
+        """Set its clock so many seconds before or after this machine's. Only with `faketime`."""
+        # Renamed into place: it is read at each look at the clock.
+        fresh = self._offset.with_suffix(".new")
+        fresh.write_text(f"{offset_s:+g}\n")
+        fresh.replace(self._offset)
+
     def fill_disk(self) -> None:
         """Leave its append-only file no room, until `free_disk`."""
         largest = max(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
@@ -64,9 +75,26 @@ class RedisServer:
         """Give it room again."""
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
+    @property
+    def _offset(self) -> Path:
+        return self._var / "offset"
+
+    def _environment(self) -> dict[str, str]:
+        if self._faketime is None:
+            return dict(os.environ)
+        if not self._offset.exists():
+            self.step_clock(0)
+        return {
+            **os.environ,
+            "LD_PRELOAD": str(self._faketime),
+            "FAKETIME_TIMESTAMP_FILE": str(self._offset),
+            "FAKETIME_NO_CACHE": "1",
+            # Only the time of day steps.
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
     def _command(self) -> list[str]:
-        embedded = redis_command(self._var)
-        return [os.environ.get("TEST_REDIS_SERVER") or embedded[0], *embedded[1:]]
+        return [server_program(), *redis_command(self._var)[1:]]
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, by SIGTERM or SIGKILL."""
@@ -80,12 +108,28 @@ class RedisServer:
         self.process = None
 
 
+def server_program() -> str:
+    """The server that tests start."""
+    return os.environ.get("TEST_REDIS_SERVER") or str(redis_binary())
+
+
+def faketime_library() -> Path | str:
+    """The library that steps a server's clock, of Debian's package faketime; else why it can't be."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        return "Redis' clock is stepped by Debian's package faketime, which is not installed"
+    version = subprocess.run([server_program(), "--version"], capture_output=True, text=True, check=True)
+    if "jemalloc" in version.stdout:
+        return "a Redis with jemalloc does not start under faketime"
+    return library
+
+
 @contextlib.contextmanager
-def running_redis() -> Iterator[RedisServer]:
+def running_redis(*, faketime: Path | None = None) -> Iterator[RedisServer]:
     """A context: a server in a folder of its own, both gone afterwards."""
     # Not tmp_path: a Unix socket's path has 107 bytes at most.
     folder = Path(tempfile.mkdtemp(prefix="bw-"))
-    server = RedisServer(folder)
+    server = RedisServer(folder, faketime=faketime)
     try:
         server.start()
         yield server
