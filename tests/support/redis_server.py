@@ -58,6 +58,13 @@ class RedisServer:
 
     def step_clock(self, offset_s: float) -> None:
         """Set its clock so many seconds before or after this machine's. Only with `faketime`."""
+        self._write_offset(offset_s)
+        with connect(self.url, timeout_s=5) as client:
+            # Valkey may tell the next command the time that it last read.
+            while abs(client.time()[0] - time.time() - offset_s) > 2:
+                time.sleep(0.01)
+
+    def _write_offset(self, offset_s: float) -> None:
         # Renamed into place: it is read at each look at the clock.
         fresh = self._offset.with_suffix(".new")
         fresh.write_text(f"{offset_s:+g}\n")
@@ -83,7 +90,7 @@ class RedisServer:
         if self._faketime is None:
             return dict(os.environ)
         if not self._offset.exists():
-            self.step_clock(0)
+            self._write_offset(0)
         return {
             **os.environ,
             "LD_PRELOAD": str(self._faketime),
