@@ -159,7 +159,7 @@ def test_from_nothing_to_answers_through_deaths_to_a_clean_end(project: Path) ->
         assert [serving.digit(value) for value in range(10)] == list("0123456789")
 
         # What dies is started again, and a request waits for it.
-        for words in ("model_server", "gunicorn", "redis-server"):
+        for words in ("model_server", "gunicorn", "valkey-server"):
             victim = serving.pid(words)
             os.kill(victim, signal.SIGKILL)
             eventually(lambda gone=victim: gone not in serving.children())  # type: ignore[misc]
@@ -318,7 +318,7 @@ def test_the_same_over_a_redis_of_the_user_s(project: Path, own_redis: RedisServ
     serving = Serving(project, MODELS="digits", REDIS_URL=own_redis.url)
     try:
         serving.wait_ready()
-        assert not any("redis-server" in args for args in serving.children().values())
+        assert not any("valkey-server" in args for args in serving.children().values())
         assert serving.digit(3) == "3"
     finally:
         assert serving.end() == 0
