@@ -198,7 +198,8 @@ class Producer:
             self._redis.pipeline(transaction=True) as pipe,
         ):
             # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
-            pipe.set(keys.result(job.id), codec.encode_pending(job.accepted_at, job.deadline), ex=self._limits.key_ttl_s)
+            pending = codec.encode_pending(job.accepted_at, job.deadline)
+            pipe.set(keys.result(job.id), pending, ex=self._limits.key_ttl_s)
             pipe.rpush(keys.queue, payload)
             pipe.expire(keys.queue, self._limits.key_ttl_s)
             pipe.rpush(keys.bell, "1")

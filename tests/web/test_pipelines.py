@@ -448,7 +448,7 @@ def test_a_job_in_a_pipeline_s_own_queue_is_refused_and_disturbs_nothing(city: C
     city.finder()
     city.pipeline(FIND)
     job = fakes.job()
-    fakes.producer(city.redis_client, city.keys).enqueue("city", job, now=job.accepted_at)
+    fakes.producer(city.redis_client, city.keys).enqueue("city", job)
     eventually(lambda: city.length("city") == 0)
     eventually(lambda: city.client.get(f"/predictions/{job.id}?model=city").status_code == 500)
     assert city.ask().status_code == 200
