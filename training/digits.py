@@ -1,4 +1,4 @@
-"""Trains the bundled classifier of handwritten digits: python -m training.digits.
+"""Trains the bundled classifier of handwritten digits: python -m training digits.
 
 Owns the network and how it is trained; the pictures come from training.pictures. What it saves holds
 only stock Keras layers and no optimizer, takes float32 (N, 28, 28, 1) in 0..1 and ends in softmax over
@@ -118,7 +118,7 @@ def _downloaded() -> tuple[Digits, Digits]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training.digits", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training digits", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="an .npz with MNIST; without it, Keras downloads MNIST")
     parser.add_argument("--out", type=Path, default=Path("models/digits"), help="the folder to save in")
     parser.add_argument("--copies", type=int, default=COPIES, help="redrawn copies of each digit")

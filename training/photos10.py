@@ -1,4 +1,4 @@
-"""Trains the bundled classifier of photos into CIFAR-10's classes: python -m training.photos10 cifar10.zip.
+"""Trains the bundled classifier of photos into CIFAR-10's classes: python -m training photos10 cifar10.zip.
 
 Owns how it is trained and judged; the network is small_network's, its pictures come from
 training.labelled_folder and training.photographs. A part of the training pictures is held out: by that this
@@ -200,7 +200,7 @@ def _accuracy(matrix: NDArray[np.int64]) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training.photos10", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training photos10", description=__doc__.splitlines()[0])
     parser.add_argument(
         "data", type=Path, help="CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg, or a .zip"
     )

@@ -1,4 +1,4 @@
-"""The network of `python -m training.photos10`, and the weights that it begins with.
+"""The network of `python -m training photos10`, and the weights that it begins with.
 
 Owns its layers, the whitening that its first layer does and the identity that the others begin as, all after
 K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024, arXiv:2404.00498), narrower. It must not
