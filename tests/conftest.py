@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 from broker.connection import connect
 from broker.keys import Keys
 from settings import Settings, weights
-from tests.support import ROOT, real_data
+from tests.support import ROOT, keras_fork, real_data
 from tests.support.redis_server import RedisServer, faketime_library, running_redis
 
 
@@ -58,6 +58,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_user_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     _clean_environment(monkeypatch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _keras_ends() -> Iterator[None]:
+    yield
+    keras_fork.close()
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """What the tests of the model server share: a worker on a real Redis, with a network that is none."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -9,9 +11,16 @@ import redis
 from broker.keys import Keys
 from model_server.serving.worker import Worker
 from tests.model_server.serving.versioned import Model
-from tests.support import fakes
+from tests.support import fakes, keras_fork
 from tests.support.fakes import FakeEngine
 from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def converts_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each conversion is by a process that has loaded Keras already; test_conversion.py is about new ones."""
+    own = SimpleNamespace(run=keras_fork.run_conversion, PIPE=subprocess.PIPE)
+    monkeypatch.setattr("model_server.engines.openvino.conversion.subprocess", own)
 
 
 @pytest.fixture

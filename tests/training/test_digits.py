@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pictures.fit import fit
-from tests.support import ROOT
+from tests.support import ROOT, keras_fork
 from tests.support.real_data import MNIST, needs
 from training.pictures import INPUT, Digits, as_served, photographed, read_npz
 
@@ -81,8 +81,8 @@ def served(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def judged(model: Path, pictures: NDArray[np.uint8], folder: Path) -> dict[str, Any]:
     np.save(folder / "pictures.npy", pictures)
-    command = [sys.executable, "-c", JUDGE, str(model), str(folder / "pictures.npy")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    done = keras_fork.run(["-c", JUDGE, str(model), str(folder / "pictures.npy")])
+    assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
@@ -109,7 +109,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         x_test=test.pictures,
         y_test=test.labels,
     )
-    command = [sys.executable, "-m", "training.digits", "--data", str(folder / "drawn.npz")]
+    command = [sys.executable, "-m", "training", "digits", "--data", str(folder / "drawn.npz")]
     command += ["--out", str(folder / "out"), "--epochs", "1", "--copies", "1"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return folder / "out" / "digits.keras", done.stdout
@@ -128,8 +128,7 @@ def test_trained_network_is_as_serving_needs(trained: tuple[Path, str], tmp_path
 
 
 def test_unreadable_data_ends_with_a_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training.digits", "--data", str(tmp_path / "none.npz")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    done = keras_fork.run(["-m", "training", "digits", "--data", str(tmp_path / "none.npz")])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("none.npz is not an .npz file, or there is no such file.")
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, keras_fork
 from tests.support.waiting import eventually
 from tests.training.folders import COLOURS, picture
 
@@ -51,7 +51,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _command(archive: Path, out: Path, epochs: int) -> list[str]:
     options = ["--out", str(out), "--checkpoint", str(out / "checkpoint"), "--epochs", str(epochs)]
-    return [sys.executable, "-m", "training.photos10", str(archive), *options]
+    return ["-m", "training", "photos10", str(archive), *options]
 
 
 def _epochs(kept: Path) -> int:
@@ -63,8 +63,8 @@ def _epochs(kept: Path) -> int:
 
 
 def assert_is_as_serving_needs(path: Path) -> None:
-    command = [sys.executable, "-c", _DESCRIBE, str(path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    done = keras_fork.run(["-c", _DESCRIBE, str(path)])
+    assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert path.stat().st_size < 3_000_000
     assert not answer["compiled"]
@@ -78,16 +78,15 @@ def assert_is_as_serving_needs(path: Path) -> None:
 
 def test_a_killed_run_goes_on_where_it_was(archive: Path, tmp_path: Path) -> None:
     kept = tmp_path / "checkpoint" / "training_metadata.json"
-    with subprocess.Popen(
-        _command(archive, tmp_path, 1000), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as running:
+    command = [sys.executable, *_command(archive, tmp_path, 1000)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
             eventually(lambda: _epochs(kept) >= 2, within_s=120)
             epochs = _epochs(kept) + 20  # some may have passed since
         finally:
             running.kill()
-    command = _command(archive, tmp_path, epochs)
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    done = keras_fork.run(_command(archive, tmp_path, epochs))
+    assert done.returncode == 0, done.stderr
     assert "Epoch 1/" not in done.stdout
     assert f"Epoch {epochs}/{epochs}" in done.stdout
     assert done.stdout.index("right of the pictures held out: ") < done.stdout.index("test accuracy: ")
@@ -99,7 +98,8 @@ def test_a_killed_run_goes_on_where_it_was(archive: Path, tmp_path: Path) -> Non
 
 def test_the_test_pictures_are_not_looked_at_unless_wanted(archive: Path, tmp_path: Path) -> None:
     command = [*_command(archive, tmp_path, 1), "--no-judge"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    done = keras_fork.run(command)
+    assert done.returncode == 0, done.stderr
     assert "right of the pictures held out: " in done.stdout
     assert "test accuracy" not in done.stdout
 
@@ -109,7 +109,6 @@ def test_the_bundled_network_is_as_serving_needs() -> None:
 
 
 def test_data_that_is_none_ends_with_a_sentence(tmp_path: Path) -> None:
-    command = _command(tmp_path / "none.zip", tmp_path, 1)
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    done = keras_fork.run(_command(tmp_path / "none.zip", tmp_path, 1))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("none.zip is not a folder.")

@@ -3,13 +3,11 @@
 TensorFlow is only ever loaded by a process of its own.
 """
 
-import subprocess
-import sys
 from typing import Final
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import keras_fork
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -52,7 +50,5 @@ print("as it should be")
 
 
 def test_its_first_weights_whiten_and_pass_on_and_what_it_learnt_is_kept() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _BEGUN], check=False, capture_output=True, text=True, cwd=ROOT
-    )
+    done = keras_fork.run(["-c", _BEGUN])
     assert done.stdout == "as it should be\n", done.stderr[-2000:]

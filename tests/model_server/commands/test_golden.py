@@ -15,7 +15,9 @@ from model_server.catalogue import model_toml
 from model_server.catalogue.model_spec import read_model
 from model_server.commands import check, golden
 from model_server.commands.terminal import DONE, REFUSED
-from tests.support import ROOT
+from tests.support import ROOT, keras_fork
+
+pytestmark = pytest.mark.usefixtures("converts_in_forks")
 
 PAGE = (ROOT / "docs" / "golden.md").read_text("utf-8")
 TAIL = re.search(r"## Making.*?```python\n(.*?)```", PAGE, re.DOTALL)
@@ -48,6 +50,14 @@ width = 64
 height = 64
 channels = 3
 """
+
+CHECK = """
+import sys
+from model_server.commands import check, golden
+golden._NORMALISE = ("unit",)
+sys.exit(check.main(sys.argv[1:]))
+"""
+"""`check`, which tries one normalisation, in a process that may load TensorFlow."""
 
 TF_IMAGE = "tf.image, and keras.utils.image_dataset_from_directory"
 RIGHT = {
@@ -82,9 +92,7 @@ def pictures(folder: Path, count: int) -> Path:
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a network, its labels and some pictures."""
     folder = tmp_path_factory.mktemp("golden")
-    subprocess.run(
-        [sys.executable, "-c", NETWORK, str(folder / "mine.keras")], check=True, capture_output=True
-    )
+    keras_fork.run(["-c", NETWORK, str(folder / "mine.keras")]).check_returncode()
     (folder / "labels.txt").write_text("".join(f"label {number}\n" for number in range(10)))
     pictures(folder / "pictures", 40)
     return folder
@@ -100,9 +108,12 @@ def made(mine: Path, title: str, python: str = sys.executable, *, before: str = 
 def _run(mine: Path, code: str, python: str = sys.executable) -> Path:
     (mine / "golden.py").write_text(code)
     (mine / "golden.npz").unlink(missing_ok=True)
-    done = subprocess.run(
-        [python, "golden.py", "pictures"], cwd=mine, capture_output=True, text=True, check=False
-    )
+    if python == sys.executable:
+        done = keras_fork.run(["golden.py", "pictures"], cwd=mine)
+    else:
+        done = subprocess.run(
+            [python, "golden.py", "pictures"], cwd=mine, capture_output=True, text=True, check=False
+        )
     assert done.returncode == 0, done.stderr
     return mine / "golden.npz"
 
@@ -134,7 +145,7 @@ def test_the_page_s_code_and_fields_agree(mine: Path, title: str, capsys: pytest
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_folder_of_keras_agrees_and_its_library_is_found(
-    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = snippet(TF_IMAGE, "python", at=1)
     options = 'crop_to_aspect_ratio=True, interpolation="bicubic", shuffle=False'
@@ -142,16 +153,15 @@ def test_a_folder_of_keras_agrees_and_its_library_is_found(
     fields = snippet(TF_IMAGE, "toml").replace("stretch", "crop") + 'resample = "bicubic"\n'
     arguments = [str(write(mine, fields)), "--golden", str(archive), "--within", "1e-4"]
     monkeypatch.setenv("ENGINE", "tensorflow")  # the page's code runs on OpenVINO above
-    assert check.main(arguments) == DONE, capsys.readouterr()
-    said = capsys.readouterr().out
-    assert "engine      tensorflow fp32" in said
-    assert "40 pictures: the same best class in 1.000 of them" in said
-    monkeypatch.setattr(golden, "_NORMALISE", ("unit",))
+    done = keras_fork.run(["-c", CHECK, *arguments])
+    assert done.returncode == DONE, done
+    assert "engine      tensorflow fp32" in done.stdout
+    assert "40 pictures: the same best class in 1.000 of them" in done.stdout
     write(mine, fields.replace('library = "tensorflow"\n', 'decode = "exact"\n'))
-    assert check.main(arguments) == REFUSED
-    said = capsys.readouterr().out
-    assert "With this in model.toml the largest difference is 0.0000" in said
-    assert said.endswith('\n  library = "tensorflow"\n')
+    done = keras_fork.run(["-c", CHECK, *arguments])
+    assert done.returncode == REFUSED
+    assert "With this in model.toml the largest difference is 0.0000" in done.stdout
+    assert done.stdout.endswith('\n  library = "tensorflow"\n')
 
 
 @pytest.mark.slow

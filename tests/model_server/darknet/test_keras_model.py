@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from settings import PROJECT
 from tests.model_server.darknet import published
 from tests.model_server.darknet.published import convolution, head
+from tests.support import keras_fork
 from tests.support.real_data import PHOTOS, YOLO, needs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -89,8 +87,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (add(f"to 6 {name}", NET.format(32) + TO_6.format(name), wide) / "ours only").touch()
     if YOLO.is_dir() and PHOTO.is_file():
         _add_photo(folder / "yolo-fastest-xl")
-    command = [sys.executable, "-m", "tests.model_server.darknet.both", str(folder)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = keras_fork.run(["-m", "tests.model_server.darknet.both", str(folder)])
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -161,8 +158,7 @@ def test_heads_and_boxes_stay_in_float32_where_the_rest_computes_in_16_bits(tmp_
         '[source]\nkind = "darknet"\ncfg = "network.cfg"\nweights = "network.weights"\n'
         '[input]\nwidth = 96\nheight = 64\nchannels = 3\nfit = "pad"\nnormalise = "unit"\n'
     )
-    command = [sys.executable, "-c", POLICIES, str(tmp_path)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = keras_fork.run(["-c", POLICIES, str(tmp_path)])
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     kinds = [dtype for _, dtype in told]

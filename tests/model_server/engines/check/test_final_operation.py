@@ -1,8 +1,6 @@
 """Which graphs end in probabilities, of OpenVINO's operations and of Keras' layers."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 
 from model_server.engines.check import final_operation
 from model_server.engines.openvino import runtime
-from settings import PROJECT
+from tests.support import keras_fork
 
 NODES = runtime.operations()
 
@@ -86,9 +84,7 @@ print(json.dumps({name: final_operation.of_keras(each.outputs[0]) for name, each
 
 @pytest.mark.slow
 def test_a_keras_network_is_judged_by_its_last_layer() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _KERAS], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    done = keras_fork.run(["-c", _KERAS])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
         **dict.fromkeys(("dense", "linear", "nested_logits"), "logits"),

@@ -1,8 +1,6 @@
 """Files of Keras 2: the same numbers as by Keras 2 itself, or a refusal whose advice works."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from model_server.engines.choice import EngineChoice
 from model_server.engines.keras import keras2_files
 from settings import PROJECT
 from tests.model_server.engines.keras.keras2_toml import TOML
+from tests.support import keras_fork
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -23,8 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")
-    command = [sys.executable, "-m", "tests.model_server.engines.keras.keras2_exports", str(folder)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = keras_fork.run(["-m", "tests.model_server.engines.keras.keras2_exports", str(folder)])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -72,6 +70,7 @@ def test_what_keras_3_can_not_compute_is_refused_in_one_line_with_a_way_out(
     assert len(answer["error"]) < 350
 
 
+@pytest.mark.usefixtures("converts_in_forks")
 @pytest.mark.parametrize("folder", ["exported", "saved"])
 @pytest.mark.parametrize("name", ["function", "custom"])
 def test_the_export_that_a_refusal_advises_is_served(

@@ -1,13 +1,11 @@
 """What a Keras network takes: what is refused gets advice only where the advice works."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from settings import PROJECT
+from tests.support import keras_fork
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -59,8 +57,7 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    command = [sys.executable, "-c", _RUN, str(tmp_path_factory.mktemp("models"))]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = keras_fork.run(["-c", _RUN, str(tmp_path_factory.mktemp("models"))])
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -1,13 +1,11 @@
 """A network's own preprocessing against model.toml's: what is refused, what is warned of, what is right."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from settings import PROJECT
+from tests.support import keras_fork
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -97,8 +95,7 @@ print(json.dumps({"own": own, "published": published, "built": outcome(sources.b
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Any]:
-    command = [sys.executable, "-c", _RUN]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = keras_fork.run(["-c", _RUN])
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -66,6 +66,7 @@ def test_mnist_is_read_as_well_as_by_keras(cache: Path) -> None:
     assert (found.argmax(axis=1) == labels).mean() > 0.99
 
 
+@pytest.mark.usefixtures("converts_in_forks")
 def test_a_network_that_can_t_be_had_says_why(tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     folder.mkdir()

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,14 @@ from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.openvino import imported_graph, quantised, runtime
-from settings import PROJECT
 from tests.model_server.engines.openvino.processors import run_on
+from tests.support import keras_fork
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("converts_in_forks"),
+]
 
 SOURCES = {
     "keras": 'kind = "keras_file"\nfile = "net.keras"',
@@ -51,8 +53,7 @@ normalise = {{ mean = [120, 110, 100], std = [60, 50, 40] }}
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")
-    command = [sys.executable, "-m", "tests.model_server.engines.tensorflow_exports", str(folder)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = keras_fork.run(["-m", "tests.model_server.engines.tensorflow_exports", str(folder)])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
