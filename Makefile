@@ -58,7 +58,7 @@ test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker
 	$(BIN)/python -m pytest -m compose
 
 test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, against those (installs 1.9 GB, once)
-	$(BIN)/python -m pytest -m importers
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m importers
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
 	$(BIN)/python -m pytest -m browser

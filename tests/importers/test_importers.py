@@ -3,7 +3,6 @@
 Needs the environment that `make test-importers` makes.
 """
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -298,11 +297,9 @@ def test_golden_outputs_by_the_page_s_code_agree(
 def test_networks_of_pytorch_are_served_as_they_are(tmp_path: Path) -> None:
     """test_torch.py, in a process that has both the product's packages and PyTorch's."""
     python = joined.environment(tmp_path / "both")
-    # On several threads its small layers would wait for each other, and for whatever else runs here.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "importers"]
     command += ["--basetemp", str(tmp_path / "tests"), str(ROOT / "tests" / "importers" / "test_torch.py")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
     assert "skipped" not in done.stdout
 

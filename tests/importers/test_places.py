@@ -158,8 +158,8 @@ def test_yolov8_masks_are_ultralytics_own(exported: Path) -> None:
     right = np.load(exported / "yolov8n-seg.npz")
     overlaps = []
     for path, found in _predictions(exported, "yolov8n-seg.onnx", toml, 80):
+        masks = right[f"{path.name} masks"]  # once: each look inflates them all
         for prediction, at in _same_boxes(found, right[f"{path.name} boxes"]):
-            masks = right[f"{path.name} masks"]
             assert isinstance(prediction.mask, Mask)
             mine = rle.decode(prediction.mask)
             assert mine.shape == masks[at].shape
