@@ -61,7 +61,7 @@ test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m importers
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser
 
 screenshot: $(VENV)/.dev ## docs/page.png, of the real page (SCREENS=FOLDER: every page, width, scheme and language)
 	$(BIN)/python -m tests.browser.screens $(SCREENS)
