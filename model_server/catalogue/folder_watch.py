@@ -79,6 +79,14 @@ def version_of(folder: Path, source: str, elsewhere: Path | None = None) -> str:
     return digest.hexdigest()[:12]
 
 
+def digest_of(file: Path) -> str:
+    """The hash of one file's content, as the version has it."""
+    digest = hashlib.sha256()
+    for block in _blocks(file):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def _blocks(file: Path) -> Iterator[bytes]:
     """A file's content; nothing for a pipe, whose reading would wait for a writer, or for a device."""
     try:

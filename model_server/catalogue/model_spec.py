@@ -5,7 +5,7 @@ network: engines/ do.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -156,10 +156,6 @@ class ModelSpec:
         if key not in self._versions:
             self._versions[key] = version_of(self.folder, repr(source), self.elsewhere)
         return self._versions[key]
-
-    def version_now(self) -> str:
-        """The version of the files as they are by now; reads them all."""
-        return replace(self, _versions={}).version
 
     @cached_property
     def indices(self) -> dict[tuple[str, str], int]:

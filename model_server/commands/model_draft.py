@@ -92,9 +92,8 @@ def draft(facts: NetworkFacts, labels: int) -> ModelDraft:
         task = "detection" if facts.has_boxes else "classification"
         return ModelDraft(facts, Guess(task), labels=labels or facts.classes)
     shapes = [output.of_picture for output in facts.outputs]
-    if facts.declared is not None and not labels:
-        labels = len(facts.declared.classes)
-    labels = labels or facts.classes
+    # What the file says counts, were the user's labels fewer: the check will say so.
+    labels = len(facts.declared.classes) if facts.declared is not None else labels or facts.classes
     places = _of_rows(facts, shapes, labels)
     if places is not None:
         return places
@@ -132,6 +131,10 @@ _COARSEST: Final = 8
 _COCO_ROWS: Final = 4 + 1 + 3 * 17
 """The numbers of a box with a person's 17 points: its place, its score, two places and a score for each."""
 
+_POSING: Final = 3
+_LEAST_POINTS: Final = 2
+"""Rows of more classes, or of fewer points, are a detector's with other labels than these."""
+
 _BACKGROUND: Final = '# background = "NAME"    # a class that is not reported'
 
 
@@ -158,7 +161,10 @@ def _of_rows(facts: NetworkFacts, shapes: list[tuple[int, ...]], labels: int) ->
             f"# names = [{points} names]   # left out: COCO's for 17 points, else numbers",
         ]
         return ModelDraft(
-            *(facts, Guess("keypoints", why and f"{why}: {points} points")),
+            *(
+                facts,
+                Guess("keypoints", why and f"{why}: {points} points, or a detector's {rows - 4} classes"),
+            ),
             labels=rows - 4 - 3 * points,
             tables=tuple(table),
             is_ultralytics=True,
@@ -184,7 +190,7 @@ def _points(facts: NetworkFacts, rows: int, labels: int) -> int:
     if rows == _COCO_ROWS and labels in (0, 1):
         return 17
     points, rest = divmod(rows - 4 - labels, 3)
-    return points if labels and points > 0 and not rest else 0
+    return points if 0 < labels <= _POSING and points >= _LEAST_POINTS and not rest else 0
 
 
 def _classes_of_map(facts: NetworkFacts, shape: tuple[int, ...], labels: int) -> int:

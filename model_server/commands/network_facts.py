@@ -181,10 +181,20 @@ def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
     from model_server.engines.torch import sources  # noqa: PLC0415
 
     spec, classes = _provisional(folder, source), 0
+    normalise = Guess("torch", "usual for networks of PyTorch")
     if isinstance(source, TorchNetwork):
         classes = sources.classes_of(spec)
+        usual = sources.usual_input(spec)
+        spec = _provisional(folder, source, usual.width, usual.height, usual.channels)
         spec = replace(spec, labels=tuple(Label(str(number), str(number)) for number in range(classes)))
-    if isinstance(source, TorchExport):
+        normalise = Guess(usual.normalise, usual.why) if usual.normalise else normalise
+        network = sources.load(spec)
+        try:
+            outputs = network.outputs(np.zeros((1, *spec.input.shape), np.uint8))
+            guesses = (Guess(usual.width, usual.why), Guess(usual.height, usual.why), Guess(usual.channels))
+        except Exception:  # noqa: BLE001 - the network's own code raises anything; another size may do
+            guesses, network, outputs = _first_taken(folder, source, network)
+    elif isinstance(source, TorchExport):
         sizes = sources.exported_sizes(spec)
         channels, height, width = sizes if len(sizes) == 3 else (None, None, None)
         guesses = _sizes(height, width, channels)
@@ -196,9 +206,7 @@ def _of_torch(folder: Path, source: TorchSource) -> NetworkFacts:
     return NetworkFacts(
         source,
         *guesses,
-        normalise=Guess("torch", "usual for networks of PyTorch")
-        if guesses[2].value == 3
-        else Guess("unit", "the file does not say"),
+        normalise=normalise if guesses[2].value == 3 else Guess("unit", "the file does not say"),
         outputs=served_outputs.named(network.names, [output.shape for output in outputs]),
         endings=["unknown"] * len(outputs),
         classes=classes,

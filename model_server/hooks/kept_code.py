@@ -9,7 +9,7 @@ import importlib.machinery
 import linecache
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.abc import PathEntryFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -76,7 +76,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _Finder(PathEntryFinder):
-    """Finds modules in one folder of `sources`; extension modules and plain folders on the disk."""
+    """Finds modules in one folder of `sources`; extension modules, folders and links on the disk."""
 
     def __init__(self, place: str, inner: str, sources: Sources) -> None:
         self._place = place
@@ -84,7 +84,10 @@ class _Finder(PathEntryFinder):
         self._sources = sources
         machinery = importlib.machinery
         self._on_disk = machinery.FileFinder(
-            place, (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES)
+            place,
+            (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+            (machinery.SourceFileLoader, machinery.SOURCE_SUFFIXES),
+            (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
         )
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -99,7 +102,21 @@ class _Finder(PathEntryFinder):
                 return spec_from_file_location(
                     fullname, file, loader=loader, submodule_search_locations=within
                 )
-        return self._on_disk.find_spec(fullname, target)
+        on_disk = self._on_disk.find_spec(fullname, target)
+        # A module of the folder that was not there when the version was loaded is not its own.
+        is_new = on_disk is not None and is_kept(self._inner + os.path.basename(on_disk.origin or ""))
+        return None if is_new else on_disk
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
+        """See pkgutil."""
+        for path in self._sources:
+            first, _, rest = path.removeprefix(self._inner).partition("/")
+            if (
+                path.startswith(self._inner)
+                and rest in ("", f"__init__{_SUFFIX}")
+                and first != f"__init__{_SUFFIX}"
+            ):
+                yield prefix + first.removesuffix(_SUFFIX), bool(rest)
 
     def invalidate_caches(self) -> None:
         """See importlib."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed, ModelUnavailable
 from model_server.catalogue import folder_watch
-from model_server.catalogue.folder_watch import Snapshot
+from model_server.catalogue.folder_watch import Snapshot, digest_of
 from model_server.catalogue.hooks_file import HookLimits
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.hooks import HookOptions, kept_code, wire
@@ -189,8 +189,10 @@ class OwnCode:
             )
         # What is loaded is what serves, in each process: the folder may have changed, or be refused, by then.
         self._sources = _sources(spec.folder)
-        self._others = _others(spec.folder)
-        self._version = spec.version
+        self._others = {
+            path: (state, digest_of(spec.folder / path)) for path, state in _others(spec.folder).items()
+        }
+        """What else own code may read, as it was when it was loaded."""
         self._start()
 
     def preprocess(self, picture: NDArray[Any], *, warms_up: bool = False) -> NDArray[Any]:
@@ -294,14 +296,16 @@ class OwnCode:
 
     def _require_same_files(self) -> None:
         """Raise ModelUnavailable if a file that the code may read is another than when it was loaded."""
-        now = _others(self._spec.folder)
-        changed = sorted(path for path in self._others | now if self._others.get(path) != now.get(path))
-        if changed and self._spec.version_now() != self._version:  # a touch changes no version
-            self._waits_for = (
-                f"{self._spec.name}: its own code can't be restarted: {changed[0]!r} in its folder has "
-                "changed since this version was loaded."
-            )
-            raise ModelUnavailable(self._waits_for)
+        folder, now = self._spec.folder, _others(self._spec.folder)
+        for path in sorted(self._others | now):
+            state, digest = self._others.get(path, ((), ""))
+            # A copy of the same content, or a touch, is no change.
+            if state != now.get(path) and (path not in now or digest != digest_of(folder / path)):
+                self._waits_for = (
+                    f"{self._spec.name}: its own code can't be restarted: {path!r} in its folder has "
+                    "changed since this version was loaded."
+                )
+                raise ModelUnavailable(self._waits_for)
 
     def _start(self) -> _Child:
         """Start a process and wait until hooks.py is loaded. Raises ModelUnavailable."""
@@ -368,7 +372,8 @@ def _sources(folder: Path) -> Sources:
     for path, file in folder_watch.files(folder):
         if kept_code.is_kept(path):
             with contextlib.suppress(OSError):  # gone since it was listed: its import will say so
-                sources[path] = file.read_bytes()
+                if file.is_file():  # of a pipe the reading would wait for a writer
+                    sources[path] = file.read_bytes()
     return sources
 
 

@@ -25,6 +25,7 @@ from model_server.engines import Engine, Outputs
 from model_server.engines.hooked import HookedEngine
 from model_server.serving import batching, results
 from model_server.serving.batching import Batch
+from model_server.serving.call_times import CallTimes
 from model_server.serving.device import Device
 from model_server.serving.registration import RECONNECT_S, Registration
 
@@ -36,9 +37,6 @@ _SMOOTHING: Final = 0.3
 _LEAD_MARGIN: Final = 1.5
 """A claim begins so many times before the device is free as it took last: late it costs idle time of the
 device, early only that a job waits here and not in the queue."""
-
-_FIRST_BATCH: Final = 8
-"""Pictures in a batch while nobody knows their time: 32 on a network of a second each take half a minute."""
 
 _LOOK_S: Final = 0.002
 """Between looks at a queue that fills up; Redis 6.2's BLPOP can't wait so briefly (0.003 s: up to 150 ms)."""
@@ -82,6 +80,7 @@ class Pipeline:
         """A claim or a completion was not confirmed: what is claimed must be given back before the next."""
         self.picture_s = 0.0
         """A picture's share of a call, a moving average."""
+        self._times = CallTimes()
         self.spec = spec
         """The model, with the engine that its results name."""
         self._version = spec.version
@@ -130,7 +129,8 @@ class Pipeline:
         if self._registration.stopping.is_set() and not self.drains:
             return None
         worker, began = self._lease.worker, time.monotonic()
-        claimed = self._consumer.claim(worker, self._most())
+        most = self._times.most(self.limits.batch_size, within_s=self.limits.call_s)
+        claimed = self._consumer.claim(worker, most)
         if not claimed:
             return None
         moment, now = time.monotonic(), self._clock.now()
@@ -146,13 +146,6 @@ class Pipeline:
         )
         self._claim_s += _SMOOTHING * (time.monotonic() - began - self._claim_s)
         return replace(batch, offset_s=now - moment)
-
-    def _most(self) -> int:
-        """How many pictures the next batch may have."""
-        if not self.picture_s:
-            return min(_FIRST_BATCH, self.limits.batch_size)
-        fits = self.limits.call_s / self.picture_s
-        return self.limits.batch_size if fits >= self.limits.batch_size else max(1, int(fits))
 
     def run(self, batch: Batch) -> list[CompletedJob]:
         """Run the network; what became of each job, in claim order.
@@ -175,6 +168,7 @@ class Pipeline:
         if pictures:
             share_s = (ran_at - began) / pictures
             self.picture_s += (_SMOOTHING if self.picture_s else 1.0) * (share_s - self.picture_s)
+            self._times.add(pictures, ran_at - began)
             busy_s = ran_at - max(batch.began, self._ran_at)
             self._status.measure(pictures, busy_s, waited_s=batch.waited_s)
         self._ran_at = ran_at

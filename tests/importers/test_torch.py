@@ -670,7 +670,22 @@ def test_weights_become_a_model_once_their_network_is_named(
     assert "timm has no network 'resnet_of_nobody'" in capsys.readouterr().err
     assert new.main([str(tmp_path / file), "--network", "timm:test_resnet"]) == DONE
     spec = read_model(tmp_path / "models", "net")
-    assert (spec.task.name, len(spec.labels), spec.input.width) == ("classification", 70, 224)
+    assert (spec.task.name, len(spec.labels)) == ("classification", 70)
+    # As timm publishes it.
+    assert (spec.input.network_shape, spec.normalise) == ((160, 160, 3), "tf")
+
+
+@pytest.mark.parametrize(("name", "channels"), [("test_resnet", 1), ("test_vit", 3)])
+def test_weights_whose_network_takes_another_input_become_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, channels: int
+) -> None:
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    torch.manual_seed(6)
+    network = timm.create_model(name, num_classes=7, in_chans=channels)
+    save_file(network.eval().state_dict(), tmp_path / "net.safetensors")
+    assert new.main([str(tmp_path / "net.safetensors"), "--network", f"timm:{name}"]) == DONE
+    assert read_model(tmp_path / "models", "net").input.network_shape == (160, 160, channels)
 
 
 def _model(folder: Path, task: str, source: str) -> ModelSpec:

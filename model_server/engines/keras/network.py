@@ -188,6 +188,9 @@ def _widened(model: Any) -> Any:  # noqa: ANN401
     for layer in model._flatten_layers():
         if layer.dtype_policy.name in ("mixed_bfloat16", "mixed_float16"):
             layer.dtype_policy = keras.DTypePolicy("float32")
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and layer.built:
+            layer.finalize_state()  # it computes with copies of its weights, in the type that it had
     return model
 
 

@@ -113,7 +113,7 @@ def ultralytics(path: Path) -> UltralyticsFile | None:
         return None
     try:
         points = tuple(int(number) for number in ast.literal_eval(metadata.get("kpt_shape", "()")))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    except (ValueError, OverflowError, SyntaxError, TypeError, MemoryError, RecursionError):
         points = ()
     return UltralyticsFile(metadata["task"], _classes(metadata["names"]), points)
 

@@ -14,6 +14,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -310,6 +311,47 @@ def _of_timm(spec: ModelSpec, source: TorchNetwork, sizes: tuple[int, ...]) -> C
     if cfg is not None and cfg.fixed_input_size and len(sizes) == 3:
         options["img_size"] = sizes[1:]
     return lambda classes: timm.create_model(source.name, **options, num_classes=classes)
+
+
+@dataclass(frozen=True, slots=True)
+class UsualInput:
+    """What a named network takes, as far as its library and its weights tell."""
+
+    channels: int
+    height: int = 224
+    width: int = 224
+    normalise: str = ""
+    why: str = "usual for its library"
+
+
+_DEVIATIONS: Final = {(0.485, 0.456, 0.406): "torch", (0.5, 0.5, 0.5): "tf", (0.0, 0.0, 0.0): "unit"}
+"""The means with which networks are published, and the normalisation that each belongs to."""
+
+
+def usual_input(spec: ModelSpec) -> UsualInput:
+    """What the named network usually takes. Raises ModelUnavailable as loading does."""
+    source = spec.source
+    if not isinstance(source, TorchNetwork):
+        raise TypeError(f"{source!r} names no network. This is a bug")
+    path = find(spec)
+    with installed(spec):
+        state = _state(spec, path)
+        cfg = _published(source)
+    first = next((value for value in state.values() if value.dim() == 4), None)
+    channels = int(first.shape[1]) if first is not None and first.shape[1] in (1, 3) else 3
+    if cfg is None:
+        return UsualInput(channels)
+    _, height, width = cfg.input_size
+    return UsualInput(channels, height, width, _DEVIATIONS.get(tuple(cfg.mean), ""), "as timm publishes it")
+
+
+def _published(source: TorchNetwork) -> Any:  # noqa: ANN401 - timm has no types
+    """How timm publishes a network's weights; None for others."""
+    if source.library != "timm":
+        return None
+    import timm  # noqa: PLC0415 - only the child process, or a command, loads it
+
+    return timm.get_pretrained_cfg(source.name) if timm.is_model(source.name) else None
 
 
 def _state(spec: ModelSpec, path: Path) -> dict[str, Any]:

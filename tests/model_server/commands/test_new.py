@@ -112,6 +112,39 @@ def _two_outputs(folder: Path, rows: int, maps: tuple[int, ...], metadata: dict[
 
 
 @pytest.mark.parametrize(
+    ("rows", "labels", "served"),
+    [
+        (4 + 10, 7, "detection"),  # not one point each
+        (4 + 1 + 3 * 5, 1, "keypoints"),
+        (4 + 1 + 3 * 1, 1, "detection"),
+    ],
+)
+def test_rows_are_poses_only_of_several_points_and_few_classes(
+    tmp_path: Path, models: Path, rows: int, labels: int, served: str
+) -> None:
+    (tmp_path / "labels.txt").write_text("".join(f"class{number}\n" for number in range(labels)))
+    new.main([str(_two_outputs(tmp_path, rows, (), {})), str(tmp_path / "labels.txt")])
+    assert f'task = "{served}"' in (models / "yolo" / "model.toml").read_text()
+
+
+@pytest.mark.usefixtures("models")
+def test_labels_that_are_not_as_many_as_the_file_says_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.txt").write_text("cat\ndog\ncow\n")
+    metadata = {"task": "detect", "names": "{0: 'cat', 1: 'dog'}", "stride": "32"}
+    path = _two_outputs(tmp_path, 4 + 2, (), metadata)
+    assert new.main([str(path), str(tmp_path / "labels.txt")]) != DONE
+    assert "3 labels" in capsys.readouterr().err
+
+
+def test_a_file_of_ultralytics_may_say_nonsense_of_its_points(tmp_path: Path, models: Path) -> None:
+    metadata = {"task": "pose", "names": "{0: 'cat', 1: 'dog'}", "stride": "32", "kpt_shape": "[1e999, 3]"}
+    assert new.main([str(_two_outputs(tmp_path, 4 + 2 + 3 * 5, (), metadata))]) == DONE
+    assert read_model(models, "yolo").task.name == "raw"
+
+
+@pytest.mark.parametrize(
     ("task", "rows", "maps", "kpt_shape", "served"),
     [
         ("detect", 4 + 2, (), "", "detection"),

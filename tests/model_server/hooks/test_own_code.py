@@ -210,6 +210,7 @@ def test_no_process_starts_with_another_version_s_files(
     (folder / "note.txt").write_text("here")
     _, engine = own_models.load(folder)
     os.utime(folder / "note.txt", (1, 1))  # touched, and no other version
+    (folder / "hooks.py").write_text("import nothing_of_this_name")  # that is kept
     _dies(engine)
     engine.predict(own_models.pictures(1))
     (folder / "note.txt").write_text("another")
@@ -223,6 +224,34 @@ def test_no_process_starts_with_another_version_s_files(
     (folder / "note.txt").write_text("here")
     engine._code._may_start_at = 0.0  # as if the pause were over
     assert engine.predict(own_models.pictures(255))[0][0, 1] == 1
+    engine.close()
+
+
+def test_what_plain_python_imports_is_imported(tmp_path: Path) -> None:
+    """What a package has, by pkgutil; a module whose name is no identifier; a link out of the folder."""
+    code = (
+        "import importlib, pkgutil, package\nfrom shared.two import two\n"
+        "names = [each.name for each in pkgutil.iter_modules(package.__path__)]\n"
+        "assert names == ['below', 'inner'], names\nassert importlib.import_module('my-net').one == 1\n"
+        + own_models.BRIGHTNESS
+    )
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "two.py").write_text("two = 2")
+    folder = own_models.write(tmp_path / "own", code)
+    (folder / "my-net.py").write_text("one = 1")
+    (folder / "package" / "below").mkdir(parents=True)
+    for name in ("__init__.py", "inner.py", "below/__init__.py", "below/deeper.py"):
+        (folder / "package" / name).write_text("")
+    (folder / "shared").symlink_to(tmp_path / "elsewhere")
+    _, engine = own_models.load(folder)
+    assert engine.predict(own_models.pictures(255))[0][0, 1] == 1
+    engine.close()
+
+
+def test_a_pipe_in_the_folder_stops_nothing(tmp_path: Path) -> None:
+    folder = own_models.write(tmp_path / "own", own_models.BRIGHTNESS)
+    os.mkfifo(folder / "pipe.py")
+    _, engine = own_models.load(folder)
     engine.close()
 
 

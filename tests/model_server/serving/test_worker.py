@@ -282,7 +282,7 @@ def test_a_slow_network_gets_smaller_batches(client: redis.Redis, keys: Keys, tm
         pass
     assert engine.batches[:2] == [8, 8]  # nobody knows yet: the second is claimed while the first runs
     assert sum(engine.batches) == 30
-    assert all(1 <= size <= 3 for size in engine.batches[2:])
+    assert all(1 <= size <= 5 for size in engine.batches[2:])
     worker.leave()
 
 

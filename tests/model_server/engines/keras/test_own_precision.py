@@ -31,7 +31,9 @@ conversion._run_child = lambda spec, width, folder: conversion._convert(spec, fo
 def write(policy):
     keras.utils.set_random_seed(3)
     keras.config.set_dtype_policy(policy)
-    stack = [keras.Input((32, 32, 3)), layers.Rescaling(1 / 127.5, -1)]
+    adapted = layers.Normalization()
+    adapted.adapt(pictures.astype(np.float32) / 127.5 - 1)
+    stack = [keras.Input((32, 32, 3)), layers.Rescaling(1 / 127.5, -1), adapted]
     for stride in (2, 1, 2):
         stack += [layers.Conv2D(12, 3, strides=stride, kernel_initializer="he_normal"), layers.ReLU()]
         stack += [layers.BatchNormalization(), layers.SeparableConv2D(12, 3)]

@@ -1,0 +1,57 @@
+"""How many pictures fit into a time: of networks that cost by the picture, by the call, and both."""
+
+import random
+
+import pytest
+
+from model_server.serving.call_times import FIRST, CallTimes
+
+
+def _settled(fixed_s: float, each_s: float, *, within_s: float, noise: float = 0.0) -> list[int]:
+    """The sizes of 40 batches of a queue that is never empty."""
+    chance, times, sizes = random.Random(1), CallTimes(), []
+    for _ in range(40):
+        sizes.append(times.most(32, within_s=within_s))
+        times.add(sizes[-1], (fixed_s + each_s * sizes[-1]) * (1 + noise * chance.uniform(-1, 1)))
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "each_s", "within_s", "size"),
+    [
+        (0.0, 0.1, 1.25, 12),
+        (0.5, 0.1, 1.25, 7),
+        (0.0, 2.0, 1.25, 1),
+        (0.0, 0.001, 1.25, 32),
+        (1.0, 0.0, 1.25, 32),  # by the call, and in time
+        (2.0, 0.0, 1.25, 32),  # whatever it has it is late: fewer pictures would only make it dearer
+    ],
+)
+def test_it_settles(fixed_s: float, each_s: float, within_s: float, size: int) -> None:
+    settled = _settled(fixed_s, each_s, within_s=within_s)
+    assert settled[0] == FIRST
+    mean = sum(settled[10:]) / len(settled[10:])
+    assert mean == pytest.approx(size, rel=0.15, abs=1)
+
+
+def test_noise_moves_it_little() -> None:
+    settled = _settled(0.0, 0.1, within_s=1.25, noise=0.2)[5:]
+    assert 8 <= sum(settled) / len(settled) <= 16
+
+
+def test_lone_pictures_on_a_network_that_costs_by_the_call_do_not_keep_batches_small() -> None:
+    times = CallTimes()
+    for pictures in (1, 1, 1):
+        times.add(pictures, 1.0)
+    assert times.most(32, within_s=1.25) == 2
+    times.add(2, 1.0)
+    assert times.most(32, within_s=1.25) >= 8
+    times.add(8, 1.0)
+    assert times.most(32, within_s=1.25) >= 16
+
+
+def test_a_batch_is_never_larger_than_it_may_be() -> None:
+    times = CallTimes()
+    assert times.most(4, within_s=1.25) == 4
+    times.add(4, 0.001)
+    assert times.most(4, within_s=1.25) == 4
