@@ -58,6 +58,13 @@ class ModelView:
     def reason(self) -> str:
         """Why it failed, where it did; else why a changed folder was not taken up, if so."""
         if self.own_state is WorkerState.READY and self.state is not WorkerState.READY:
+            if self.state is None:
+                missing = [
+                    step.model
+                    for step, view in zip(self.card.steps, self.asked, strict=True)
+                    if view is None or view.own_state is None
+                ]
+                return f"No model server serves {', '.join(dict.fromkeys(missing))}, which its steps ask."
             views = (view for view in self.asked if view is not None and view.own_state is self.state)
             return next((view.reason for view in views if view.reason), "")
         reasons = sorted(

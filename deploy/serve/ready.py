@@ -33,7 +33,8 @@ def wait(
             waiting = ", ".join(
                 f"{name} ({state})" for name, state in states.items() if state not in _SETTLED
             )
-            say(f"Still waiting for {waiting}; the logs are in var/log.")
+            reasons = [cards[name]["reason"] for name in models if cards.get(name, {}).get("reason")]
+            say(" ".join([f"Still waiting for {waiting}; the logs are in var/log.", *reasons]))
         time.sleep(_LOOK_S)
     return None
 

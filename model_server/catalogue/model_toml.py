@@ -119,7 +119,7 @@ SOURCES: Final[dict[str, Any]] = {str(kind.__struct_config__.tag): kind for kind
 if TYPE_CHECKING:
     TaskName = str  # a type checker can't read the table
 else:
-    TaskName = Literal[*TASKS]
+    TaskName = Literal[*TASKS, "pipeline"]  # which pipeline_toml.py reads, but which is named here
 NormalisationName = Literal["none", "unit", "tf", "torch", "caffe"]
 Order = Literal["rgb", "bgr"]
 Activation = Literal["none", "softmax", "sigmoid"]

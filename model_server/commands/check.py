@@ -56,6 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings.from_env()
         spec = _spec(options.model, settings)
         if isinstance(spec.source, StepModels):
+            for name in ("picture", "golden", "top"):
+                if getattr(options, name) is not None:
+                    problem = (
+                        f"--{name} is for a model with a network, and {spec.name} is a pipeline: check its"
+                    )
+                    return complain(f"{problem} steps' models with it.", REFUSED)
             return check_pipeline.check(
                 spec.name,
                 spec.source.steps,

@@ -3,6 +3,7 @@
 Owns what is printed of a pipeline. Loads no network: each step's model has a check of its own.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,11 +26,19 @@ def check(name: str, steps: Sequence[Step], models_dir: Path, weights: Mapping[s
         if problem := _problem(step, spec, specs.get(step.crop)):
             return complain(f"{name}, step {step.name}: {problem}", REFUSED)
         specs[step.name] = spec
-        task = spec.task.name if spec else f"not in {models_dir}; another host may serve it"
+        task = spec.task.name if spec else _elsewhere(step.model, models_dir)
         print_line(f"step        {step.name}: {step.model} ({task}), asked about {_asked(step)}")
-    names = ",".join(dict.fromkeys([name, *(step.model for step in steps)]))
+    here = [step.model for step in steps if specs[step.name] is not None]
+    names = ",".join(dict.fromkeys([name, *here]))
     print_line(f"{name} can be served, with its steps' models: {where}MODELS={names} make serve")
     return DONE
+
+
+def _elsewhere(model: str, models_dir: Path) -> str:
+    """What is said of a model without a folder here."""
+    near = difflib.get_close_matches(model, [toml.parent.name for toml in models_dir.glob("*/model.toml")], 1)
+    guess = f"; did you mean {near[0]}?" if near else ""
+    return f"NOT in {models_dir}{guess} Another host must serve it"
 
 
 def _asked(step: Step) -> str:
@@ -54,5 +63,7 @@ def _problem(step: Step, spec: ModelSpec | None, cropped: ModelSpec | None) -> s
         )
     known = {label.label for label in cropped.labels}
     if unknown := [label for label in step.labels if label not in known]:
-        return f"{cropped.name} has no label {unknown[0]!r}; its labels are in its own model.toml."
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        guess = f"; did you mean {near[0]!r}?" if near else f", but {', '.join(sorted(known)[:5])} and so on."
+        return f"{cropped.name} has no label {unknown[0]!r}{guess}"
     return ""

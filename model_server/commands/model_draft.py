@@ -222,7 +222,7 @@ def _of_vector(facts: NetworkFacts, number: int, labels: int) -> ModelDraft:
     activation = None
     if ending != "probabilities":
         function = "sigmoid" if count == 1 else "softmax"
-        activation = Guess(function, "its last layer gives logits" if ending == "logits" else "guessed")
+        activation = Guess(function, "its last layer gives logits" if ending == "logits" else "usual")
     return ModelDraft(facts, guess, labels=2 if count == 1 else count, activation=activation, output=output)
 
 

@@ -272,6 +272,7 @@ def test_a_pipeline_without_any_model_is_not_ready_and_says_why(city: City) -> N
     assert int(response.headers["Retry-After"]) > 0
     ready = city.client.get("/readyz?model=city")
     assert (ready.status_code, ready.get_json()["models"]) == (503, {"city": "no worker"})
+    assert ready.get_json()["reason"] == "No model server serves nobody, which its steps ask."
 
 
 def test_a_pipeline_is_ready_with_its_steps(city: City) -> None:

@@ -205,13 +205,14 @@ def _answered(read: Callable[[], Upload] = lambda: reader.read(request)) -> Resu
             raise ClientError(
                 f"{request.path} takes one picture, and {len(sent.pictures)} came: POST /predict takes more."
             )
+        asked = jobs.models.choose(sent.parameters.get("model")).view.card
+        if asked.steps:
+            raise ClientError(f"{asked.model} is a pipeline and has no best class: use POST /predict.")
         (result,) = predict.outcomes(jobs, sent, started_at=started_at)
     if isinstance(result, ServiceError):
         raise result
-    if result.steps is not None:
-        raise ClientError(
-            f"{result.model} is a pipeline and has no best class: POST /predict answers for it."
-        )
+    if not result.predictions and not result.is_empty:
+        raise ClientError(f"{result.model} gives no classes: POST /predict has its answer.")
     return result
 
 

@@ -56,15 +56,25 @@ def test_the_steps_are_told_with_what_they_are_asked_about(
 
 
 def test_a_model_may_be_served_elsewhere(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (models / "dogs").rename(models / "cats")
+    (models / "dogs").rename(models / "dgos")
     assert check.main([str(models / "street")]) == DONE
-    assert "another host may serve it" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"kind: dogs (NOT in {models}; did you mean dgos? Another host must serve it)" in told
+    assert "MODELS=street,yolo make serve" in told
+
+
+@pytest.mark.parametrize("option", ["--picture", "--golden", "--top"])
+def test_what_needs_a_network_is_refused(
+    models: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert check.main([str(models / "street"), option, "3"]) == REFUSED
+    assert f"{option} is for a model with a network" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('labels = ["dog"]', 'labels = ["dgo"]', "yolo has no label 'dgo'"),
+        ('labels = ["dog"]', 'labels = ["dgo"]', "yolo has no label 'dgo'; did you mean 'dog'?"),
         ("top = 3", "top = 4", "top is 4, and dogs gives at most 3"),
         ('model = "yolo"', 'model = "dogs"', "whose model dogs is a classifier: it gives no boxes"),
         ('model = "dogs"', 'model = "street"', "street is a pipeline itself"),
