@@ -219,8 +219,10 @@ def _of_vector(facts: NetworkFacts, number: int, labels: int) -> ModelDraft:
     if ending == "logits" and count == 1 and not is_classes:
         return ModelDraft(facts, Guess("regression", "one number without a sigmoid"), labels=1, output=output)
     guess = Guess("classification", '"multi_label" if several labels may apply at once')
+    if ending == "independent" and count > 1:
+        guess = Guess("multi_label", 'a sigmoid for each label; "classification" if one applies')
     activation = None
-    if ending != "probabilities":
+    if ending not in ("probabilities", "independent"):
         function = "sigmoid" if count == 1 else "softmax"
         activation = Guess(function, "its last layer gives logits" if ending == "logits" else "usual")
     return ModelDraft(facts, guess, labels=2 if count == 1 else count, activation=activation, output=output)

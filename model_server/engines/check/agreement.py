@@ -214,7 +214,9 @@ def require_logits(spec: ModelSpec, numbers: NDArray[np.float32], ends_in: Endin
     wide = numbers.astype(np.float64)
     several_within = wide.shape[1] > 1 and bool(((wide >= 0) & (wide <= 1 + _SUM_SLACK)).all())
     add_up = bool((np.abs(wide.sum(axis=1) - 1) <= _SUM_SLACK).all())
-    if ends_in == "probabilities" or (several_within and add_up and spec.activation == "softmax"):
+    if ends_in in ("probabilities", "independent") or (
+        several_within and add_up and spec.activation == "softmax"
+    ):
         raise ModelUnavailable(
             f"{spec.name}: the network gives probabilities already, and activation = "
             f'"{spec.activation}" would make them nearly equal. Remove that line from [output] in model.toml.'

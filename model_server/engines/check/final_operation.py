@@ -7,9 +7,10 @@ numbers alone don't show it: the logits of several hard yes-or-no questions can 
 from collections.abc import Iterable
 from typing import Any, Final, Literal
 
-Ending = Literal["probabilities", "logits", "unknown"]
+Ending = Literal["probabilities", "independent", "logits", "unknown"]
+"""`independent`: each number is a probability of its own, and they need not add up to 1."""
 
-_PROBABILITIES: Final = ("Softmax", "Sigmoid")
+_PROBABILITIES: Final[dict[str, Ending]] = {"Softmax": "probabilities", "Sigmoid": "independent"}
 """The names in both libraries; Keras' layers also have a function, named in lower case."""
 
 _LINEAR: Final = ("MatMul", "Add", "Convolution", "Dense", "Conv2D")
@@ -29,7 +30,7 @@ def of_graph(node: Any) -> Ending:  # noqa: ANN401 - an openvino.Node
     """How the graph behind the first output of an OpenVINO node ends; `node` may be a Result."""
     kind = node.get_type_name()
     if kind in _PROBABILITIES:
-        return "probabilities"
+        return _PROBABILITIES[kind]
     if kind in _LINEAR:
         return "logits"
     if kind in _PASSED:
@@ -46,8 +47,8 @@ def of_keras(tensor: Any) -> Ending:  # noqa: ANN401 - a keras.KerasTensor
     kind = type(operation).__name__
     activation = getattr(operation, "activation", None)
     function = "linear" if activation is None else getattr(activation, "__name__", type(activation).__name__)
-    if kind in _PROBABILITIES or function.capitalize() in _PROBABILITIES:
-        return "probabilities"
+    if (ending := _PROBABILITIES.get(kind) or _PROBABILITIES.get(function.capitalize())) is not None:
+        return ending
     if function != "linear":
         return "unknown"
     if kind in _LINEAR:

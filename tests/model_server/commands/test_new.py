@@ -61,6 +61,7 @@ def _onnx(folder: Path, shape: tuple[int, ...], ending: str = "") -> Path:
         ((7,), "", {"task": "classification", "activation": "softmax", "labels": 7}),
         ((1000,), "Softmax", {"task": "classification", "activation": "none", "labels": 1000}),
         ((1,), "Sigmoid", {"task": "classification", "activation": "none", "labels": 2}),
+        ((4,), "Sigmoid", {"task": "multi_label", "activation": "none", "labels": 4}),
         ((1,), "", {"task": "regression", "activation": "none", "labels": 1}),
         ((96,), "Abs", {"task": "embedding", "labels": 0}),
         ((3, 20, 24), "Sigmoid", {"task": "image", "labels": 0}),

@@ -34,8 +34,9 @@ def _moved(node: Any) -> Any:  # noqa: ANN401
         (NODES.add(_logits(), NODES.constant(np.ones(3, np.float32))), "logits"),
         (_moved(_logits()), "logits"),
         (NODES.softmax(_logits(), 1), "probabilities"),
-        (_moved(NODES.sigmoid(_logits())), "probabilities"),
-        (NODES.concat([NODES.sigmoid(_logits()), NODES.sigmoid(_logits())], 1), "probabilities"),
+        (_moved(NODES.sigmoid(_logits())), "independent"),
+        (NODES.concat([NODES.sigmoid(_logits()), NODES.sigmoid(_logits())], 1), "independent"),
+        (NODES.concat([NODES.sigmoid(_logits()), NODES.softmax(_logits(), 1)], 1), "unknown"),
         (NODES.concat([NODES.sigmoid(_logits()), _logits()], 1), "unknown"),
         (NODES.multiply(_logits(), NODES.sigmoid(_logits())), "unknown"),
         (NODES.parameter([-1, 3], np.float32), "unknown"),
@@ -88,7 +89,7 @@ def test_a_keras_network_is_judged_by_its_last_layer() -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
         **dict.fromkeys(("dense", "linear", "nested_logits"), "logits"),
-        **dict.fromkeys(("softmax", "sigmoid", "activation", "layer", "as_function"), "probabilities"),
-        **dict.fromkeys(("operation", "moved", "nested", "heads"), "probabilities"),
+        **dict.fromkeys(("softmax", "layer", "as_function", "moved"), "probabilities"),
+        **dict.fromkeys(("sigmoid", "activation", "operation", "nested", "heads"), "independent"),
         **dict.fromkeys(("relu", "custom", "other_heads", "none"), "unknown"),
     }
