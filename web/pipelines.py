@@ -34,10 +34,6 @@ from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
 from web.model_choice import ModelChoice
 from web.responses import Answer, ErrorDetail, FailedAnswer
 
-_ENGINE: Final = "steps"
-_PRECISION: Final = "own"
-"""Stand in a pipeline's answer where other models have theirs."""
-
 MOST_PARTS: Final = 64
 """Parts of one picture that are asked about, by all steps together."""
 
@@ -209,8 +205,8 @@ class _Run:
             steps={name: _answer(question, self._deadline) for name, question in self._whole.items()},
             notice=choice.notice,
             timings_ms=self._timings,
-            engine=_ENGINE,
-            precision=_PRECISION,
+            engine=card.engine,
+            precision=card.precision,
         )
 
     def _all(self) -> Iterator[_Question]:

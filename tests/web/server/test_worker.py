@@ -420,14 +420,20 @@ def test_one_that_closes_is_turned_away_and_closed(
     assert turning_away[0] == b"x"
 
 
-def test_in_a_storm_refusals_are_held_without_a_thread(
-    serving: Serving, turning_away: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(holding, "HOLD_S", 0.5)
+def _after_a_storm(serving: Serving) -> Client:
+    """A client whose requests have been turned away as often as makes a storm."""
     client = serving.client()
     for _ in range(holding.STORM):
         client.send(post(b"x"))
         client.answer()
+    return client
+
+
+def test_in_a_storm_refusals_are_held_without_a_thread(
+    serving: Serving, turning_away: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "HOLD_S", 0.5)
+    _after_a_storm(serving)
     gone, patient = serving.client(), serving.client()
     began = time.monotonic()
     gone.send(post(b"y"))
@@ -447,10 +453,7 @@ def test_a_process_that_stops_holds_no_refusal(
     serving: Serving, turning_away: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holding, "HOLD_S", 60)
-    client = serving.client()
-    for _ in range(holding.STORM):
-        client.send(post(b"x"))
-        client.answer()
+    client = _after_a_storm(serving)
     client.send(post(b"x"))
     eventually(lambda: len(serving.worker.held) == 1)
     serving.told_to_stop()
