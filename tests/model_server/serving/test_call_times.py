@@ -55,3 +55,9 @@ def test_a_batch_is_never_larger_than_it_may_be() -> None:
     assert times.most(4, within_s=1.25) == 4
     times.add(4, 0.001)
     assert times.most(4, within_s=1.25) == 4
+
+
+def test_after_a_call_that_took_too_long_nothing_larger_is_tried() -> None:
+    times = CallTimes()
+    times.add(8, 2.5)
+    assert times.most(32, within_s=1.25) == 4
