@@ -29,6 +29,7 @@ from broker.registry import Registry
 from broker.replies import Replies, Waiter
 from pictures import annotate, fit
 from pictures.fit import Part, PartCutter, PreparedPicture
+from web.fair_semaphore import FairSemaphore
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
 from web.overload import RecentRefusals
 from web.server import capacity
@@ -113,7 +114,7 @@ class JobClient:
         self._in_flight: Counter[str] = Counter()
         self._slots = threading.BoundedSemaphore(limits.requests)
         # More at once would be no faster, and each may take a gigabyte (50 million pixels in 16 bits).
-        self._decoders = threading.BoundedSemaphore(capacity.usable_cores())
+        self._decoders = FairSemaphore(capacity.usable_cores())
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
@@ -174,7 +175,8 @@ class JobClient:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 self.admit(choice, options)
             prepared = fit.prepare(picture, choice.view.card.input, max_pixels=self._limits.max_pixels)
-        return self._enqueue(choice, prepared, options, top=top)
+            # Within its place, too: threads that enqueued at once took Python's lock from those that decode.
+            return self._enqueue(choice, prepared, options, top=top)
 
     def submit_part(
         self, choice: ModelChoice, part: PreparedPicture, options: JobOptions, *, top: int
@@ -252,7 +254,7 @@ class JobClient:
         # A pipeline that is polled decodes again long after its request came.
         since = began if options.waits else options.started_at
         # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
-        if not self._decoders.acquire(timeout=max(0.0, since + self._limits.request_timeout_s - began)):
+        if not self._decoders.acquire(timeout_s=since + self._limits.request_timeout_s - began):
             raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
         try:
             yield time.monotonic() - began

@@ -242,4 +242,4 @@ def test_a_container_decodes_on_the_cores_that_it_may_use(monkeypatch: pytest.Mo
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     settings = Settings.from_env({"REDIS_URL": "redis://localhost", "MODELS": MODEL})
     decoders = create_app(settings).extensions["jobs"]._decoders
-    assert [decoders.acquire(blocking=False) for _ in range(4)] == [True, True, True, False]
+    assert [decoders.acquire(timeout_s=0) for _ in range(4)] == [True, True, True, False]

@@ -118,7 +118,7 @@ def test_when_the_client_has_gone_none_of_its_pictures_is_waited_for(
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
 def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service: Service) -> None:
     decoders = service.app.extensions["jobs"]._decoders
-    while decoders.acquire(blocking=False):
+    while decoders.acquire(timeout_s=0):
         pass
     response = service.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
@@ -129,7 +129,7 @@ def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service:
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
 def test_an_annotated_picture_waits_for_a_decoder_as_well(service: Service) -> None:
     jobs: JobClient = service.app.extensions["jobs"]
-    while jobs._decoders.acquire(blocking=False):
+    while jobs._decoders.acquire(timeout_s=0):
         pass
     with pytest.raises(Overloaded, match="being decoded"):
         jobs.draw(png(0), Result("", "", ""), started_at=time.monotonic())
@@ -145,13 +145,13 @@ def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
 ) -> None:
     decoders = service.app.extensions["jobs"]._decoders
     taken = 0
-    while decoders.acquire(blocking=False):
+    while decoders.acquire(timeout_s=0):
         taken += 1
     sent = 8 * taken + 4
     with ThreadPoolExecutor(sent) as threads:
         # The queue is empty: each of them is let in.
         answers = [threads.submit(_status, service.app.test_client(), png(0)) for _ in range(sent)]
-        eventually(lambda: len(decoders._cond._waiters) == sent)
+        eventually(lambda: len(decoders) == sent)
         threading.Event().wait(LENGTH_VALID_S)
         for _ in range(taken):
             decoders.release()
