@@ -165,16 +165,15 @@ def _sampled(
         and decoded.factor == 1
     ):
         # smart_resize cuts whole pixels first: those around the part count for nothing at its edge.
-        left, top = round(place.left), round(place.top)
-        right, bottom = left + round(place.scale_x * size[0]), top + round(place.scale_y * size[1])
-        image = image.crop((left, top, right, bottom))
+        first, upper = round(place.left), round(place.top)
+        right, bottom = first + round(place.scale_x * size[0]), upper + round(place.scale_y * size[1])
+        image = image.crop((first, upper, right, bottom))
         place = geometry.Placement(place.scale_x, place.scale_y, 0.0, 0.0)
 
-    def axis(left: float, scale: float, at: int, offset: float, side: int, n: int) -> Axis:
-        return Axis((left + at * scale) / decoded.factor + offset, scale / decoded.factor, count=n, size=side)
-
-    x = axis(place.left, place.scale_x, start[0], decoded.left, image.width, size[0])
-    y = axis(place.top, place.scale_y, start[1], decoded.top, image.height, size[1])
+    left = (place.left + start[0] * place.scale_x) / decoded.factor + decoded.left
+    top = (place.top + start[1] * place.scale_y) / decoded.factor + decoded.top
+    x = Axis(left, place.scale_x / decoded.factor, count=size[0], size=image.width)
+    y = Axis(top, place.scale_y / decoded.factor, count=size[1], size=image.height)
     if spec.keeps_fractions:
         return resample.with_fractions(image, x, y, spec.resample)
     return resample.resized(image, x, y, spec.resample, spec.library)

@@ -3,16 +3,12 @@
 Owns which field of a result becomes which of an answer. responses.py owns the fields, errors.py the statuses.
 """
 
-from typing import TypeVar
-
 from msgspec import UNSET, UnsetType
 
 from broker.errors import ServiceError
 from broker.messages import Failure, Result
 from pictures import png
 from web.responses import Answer, ErrorDetail, FailedAnswer
-
-_Value = TypeVar("_Value")
 
 
 def of(result: Result, *, request_id: str | UnsetType = UNSET) -> Answer | FailedAnswer:
@@ -30,13 +26,13 @@ def of(result: Result, *, request_id: str | UnsetType = UNSET) -> Answer | Faile
         model=result.model,
         id=result.id,
         predictions=png.of_masks(result.predictions),
-        values=_or_unset(result.values),
-        embedding=_or_unset(result.embedding),
+        values=UNSET if result.values is None else result.values,
+        embedding=UNSET if result.embedding is None else result.embedding,
         image=UNSET if result.image is None else png.of_pixels(result.image),
-        outputs=_or_unset(result.outputs),
-        result=_or_unset(result.result),
-        skeleton=_or_unset(result.skeleton),
-        steps=_or_unset(result.steps),
+        outputs=UNSET if result.outputs is None else result.outputs,
+        result=UNSET if result.result is None else result.result,
+        skeleton=UNSET if result.skeleton is None else result.skeleton,
+        steps=UNSET if result.steps is None else result.steps,
         notice=result.notice or UNSET,
         model_version=result.model_version,
         engine=result.engine,
@@ -51,8 +47,3 @@ def error_of(failure: Failure) -> ServiceError:
     error = ServiceError(failure.message)
     error.code = failure.code
     return error
-
-
-def _or_unset(value: _Value | None) -> _Value | UnsetType:
-    """A field that is left out of the answer where the result has none."""
-    return UNSET if value is None else value
