@@ -8,7 +8,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import redis
@@ -130,29 +130,39 @@ class Producer:
                 raise
             # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
             # the first still on its way, two copies would run, and the client get one answer.
-            if not self._is_known(model, job.id):
+            if not self.is_known(model, job.id):
                 self._push(model, job, payload)
 
-    def cancel(self, model: str, job_id: str) -> None:
-        """Nobody wants the result any more: a worker that has not begun the job drops it."""
-        with translated("cancel a job"):
-            self._redis.delete(self._keys.of(model).result(job_id))
+    def cancel(self, model: str, job_id: str) -> bool:
+        """Nobody wants the result any more: a worker that has not begun the job drops it.
 
-    def begin(self, model: str, job_id: str, *, time_s: float) -> None:
+        Returns whether there was such a job, or its result.
+        """
+        with translated("cancel a job"):
+            return bool(self._redis.delete(self._keys.of(model).result(job_id)))
+
+    def is_known(self, model: str, job_id: str) -> bool:
+        """Whether the job is pending or has its result: not once it was cancelled."""
+        with translated("look up a job"):
+            return bool(self._redis.exists(self._keys.of(model).result(job_id)))
+
+    def begin(self, model: str, job_id: str, *, time_s: float) -> float:
         """Make the result of a job pending that no queue holds: of a pipeline, for a client that polls.
 
-        `time_s` are the seconds until its deadline.
+        `time_s` are the seconds until its deadline. Returns until when its result is kept at most.
         """
         now = self._clock.now()
         value = codec.encode_pending(now, now + time_s)
         with self._reported(model), translated("take a job"):
             self._redis.set(self._keys.of(model).result(job_id), value, ex=self._limits.key_ttl_s)
+        return self.expires_at(now + time_s)
 
     def finish(self, result: Result) -> None:
         """Write the result of a job that `begin` announced, unless it was cancelled."""
-        key = self._keys.of(result.model).result(result.id)
+        key, value = self._keys.of(result.model).result(result.id), codec.encode(result)
         with translated("take a result"):
-            self._redis.set(key, codec.encode(result), px=self._limits.result_ttl_s * 1000, xx=True)
+            if self._redis.set(key, value, px=self._limits.result_ttl_s * 1000, xx=True):
+                self._redis.publish(self._keys.results_channel(result.id), value)
 
     def take_or_cancel(self, model: str, job_id: str) -> Result | None:
         """At the deadline: the result if it is there after all, else None and the job is cancelled."""
@@ -164,23 +174,34 @@ class Producer:
 
     def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
         """For a client that polls: the result, PendingJob, or None when there is none (any more)."""
+        stored = self.look_up(model, job_id)
+        return stored.state if stored is not None else None
+
+    def look_up(self, model: str, job_id: str) -> "StoredJob | None":
+        """The same, and when it expires."""
         key = self._keys.of(model).result(job_id)
         # No MULTI: a full Redis refuses it.
         with translated("look up a result"), self._redis.pipeline(transaction=False) as pipe:
             sent = self._clock.monotonic()
             pipe.time()
             pipe.get(key)
-            (seconds, microseconds), value = pipe.execute()
+            pipe.pttl(key)
+            (seconds, microseconds), value, left_ms = pipe.execute()
         self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
         if self._clock.has_news:
             share_steps(self._redis, self._keys, self._clock)
         if value is None:
             return None
-        pending = codec.decode_pending(value)
+        pending, now = codec.decode_pending(value), self._clock.now()
         if pending is None:
-            return codec.decode(value, Result)
+            return StoredJob(codec.decode(value, Result), now + max(0, left_ms) / 1000)
         accepted_at, deadline = pending
-        return PendingJob(deadline_passed=deadline + self._clock.shift_s(accepted_at) <= self._clock.now())
+        left_s = deadline + self._clock.shift_s(accepted_at) - now
+        return StoredJob(PendingJob(left_s <= 0, left_s), self.expires_at(now + left_s))
+
+    def expires_at(self, deadline: float) -> float:
+        """Until when the result of a job with this deadline is kept at most, in Redis' time."""
+        return deadline + self._limits.result_ttl_s
 
     def check_writable(self) -> None:
         """Raise BrokerUnavailable if Redis takes no writes: it is full, or a replica. Leaves no key behind.
@@ -224,16 +245,30 @@ class Producer:
                 self._refusals.failed(error, model, who=self)
             raise
 
-    def _is_known(self, model: str, job_id: str) -> bool:
-        with translated("look up a job"):
-            return bool(self._redis.exists(self._keys.of(model).result(job_id)))
-
 
 @dataclass(frozen=True, slots=True)
 class PendingJob:
     """A job without a result. `deadline_passed`: and none will come."""
 
     deadline_passed: bool
+    left_s: float = field(default=0.0, compare=False)
+    """Seconds until its deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """What the key of a job's result says."""
+
+    state: Result | PendingJob
+    expires_at: float
+    """Until when the result can be polled, in Redis' time; of a pending job, until when at most."""
+
+    @property
+    def result(self) -> Result:
+        """Its result. Raises TypeError where it is pending."""
+        if isinstance(self.state, PendingJob):
+            raise TypeError("the job is pending. This is a bug")
+        return self.state
 
 
 def _bytes(value: bytes | str) -> bytes:

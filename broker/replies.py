@@ -1,7 +1,9 @@
 """How a frontend's waiting requests are woken: one subscription a process, many waiters.
 
-Owns the subscribing thread and the table of who waits for which job. Keys are the truth and messages
-are hints: what has waited a second, and all after a reconnection, is looked up in its result key.
+Owns the subscribing thread and the table of who waits for which job. The results of jobs whose clients wait
+come on the channel of their process; that of a job which is polled comes on the job's own channel, to which
+a process subscribes while a poller waits. Keys are the truth and messages are hints: what has waited a
+second, and all after a reconnection, is looked up in its result key.
 """
 
 import contextlib
@@ -11,9 +13,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import chain
+from typing import Any, Final
 
 import redis
+from redis.client import PubSub
 
 from broker import codec
 from broker.connection import refusal_code, translated
@@ -46,6 +50,8 @@ class Waiter:
     since: float
     is_enqueued: bool = False
     """Set once the job has been enqueued: before that Redis can't know of it."""
+    is_polled: bool = False
+    """Its result comes on the job's own channel."""
     _result: Result | None = None
     _is_forgotten: bool = False
     _woken: threading.Event = field(default_factory=threading.Event)
@@ -93,7 +99,10 @@ class Replies:
         self._channel = keys.results_channel(frontend)
         self._reread_s = reread_s
         self._monotonic = monotonic
-        self._waiters: dict[str, Waiter] = {}
+        self._waiters: dict[str, list[Waiter]] = {}
+        """By job: several clients may poll the same one."""
+        self._polled_changed = threading.Event()
+        """Set where the subscribing thread should see which jobs are polled: not at each message."""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._subscribed = threading.Event()
@@ -109,8 +118,7 @@ class Replies:
         """End the thread; those who still wait find their results by their own last look."""
         self._stopping.set()
         if self._thread.is_alive():
-            with contextlib.suppress(redis.RedisError):  # a wake-up only: it looks up by itself soon
-                self._redis.publish(self._channel, b"")
+            self._wake_thread()
             self._thread.join()
 
     def is_subscribed(self, timeout_s: float = 0.0) -> bool:
@@ -119,15 +127,36 @@ class Replies:
 
     def expect(self, model: str, job_id: str) -> Waiter:
         """Take a place in the table. Call it before the job is enqueued, and `forget` at the end."""
-        waiter = Waiter(model, job_id, self._monotonic())
-        with self._lock:
-            self._waiters[job_id] = waiter
+        return self._add(Waiter(model, job_id, self._monotonic()))
+
+    def follow(self, model: str, job_id: str) -> Waiter:
+        """The same for a job that is polled, whoever enqueued it. Look it up afterwards: it may be done."""
+        waiter = self._add(Waiter(model, job_id, self._monotonic(), is_enqueued=True, is_polled=True))
+        self._polled_changed.set()
+        self._wake_thread()
         return waiter
 
     def forget(self, waiter: Waiter) -> None:
         """Leave the table."""
         with self._lock:
-            self._waiters.pop(waiter.job_id, None)
+            waiters = self._waiters.get(waiter.job_id, [])
+            # By identity: waiters of the same job are equal.
+            others = [other for other in waiters if other is not waiter]
+            if others:
+                self._waiters[waiter.job_id] = others
+            else:
+                self._waiters.pop(waiter.job_id, None)
+        if waiter.is_polled:
+            self._polled_changed.set()
+
+    def _add(self, waiter: Waiter) -> Waiter:
+        with self._lock:
+            self._waiters[waiter.job_id] = [*self._waiters.get(waiter.job_id, ()), waiter]
+        return waiter
+
+    def _wake_thread(self) -> None:
+        with contextlib.suppress(redis.RedisError):  # a wake-up only: it looks up by itself soon
+            self._redis.publish(self._channel, b"")
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -147,7 +176,12 @@ class Replies:
             pubsub.subscribe(self._channel)
             reread_at = 0.0
             heard_at = self._monotonic()
+            polled: dict[str, str] = {}
+            self._polled_changed.set()
             while not self._stopping.is_set():
+                if self._polled_changed.is_set():
+                    self._polled_changed.clear()
+                    polled = self._subscribe_to_polled(pubsub, polled)
                 message = None
                 try:
                     message = pubsub.get_message(timeout=_LISTEN_S)
@@ -160,7 +194,7 @@ class Replies:
                     heard_at = self._monotonic()
                 if message is not None and message["type"] == "subscribe":
                     # What was published before now is lost; whoever waits is looked up.
-                    self._reread(waiting_since=self._monotonic())
+                    self._reread(waiting_since=self._monotonic(), job_id=polled.get(_channel_of(message)))
                     self._subscribed.set()
                     self._outage.succeeded()
                 elif message is not None and message["type"] == "message" and message["data"]:
@@ -172,11 +206,26 @@ class Replies:
                     pubsub.ping()
                     self._reread(waiting_since=self._monotonic() - self._reread_s)
 
-    def _reread(self, *, waiting_since: float) -> None:
-        """Look up the results of everything that has waited since then or longer."""
+    def _subscribe_to_polled(self, pubsub: PubSub, subscribed: dict[str, str]) -> dict[str, str]:
+        """Subscribe to the channels of the jobs that are polled now, and to no others: channel -> job."""
+        with self._lock:
+            polled = {
+                self._keys.results_channel(job_id): job_id
+                for job_id, waiters in self._waiters.items()
+                if any(waiter.is_polled for waiter in waiters)
+            }
+        if added := polled.keys() - subscribed.keys():
+            pubsub.subscribe(*added)
+        if left := subscribed.keys() - polled.keys():
+            pubsub.unsubscribe(*left)  # type: ignore[no-untyped-call]
+        return polled
+
+    def _reread(self, *, waiting_since: float, job_id: str | None = None) -> None:
+        """Look up the results of everything that has waited since then or longer, or of one job."""
         by_model: dict[str, list[Waiter]] = defaultdict(list)
         with self._lock:
-            for waiter in self._waiters.values():
+            all_waiters = self._waiters.values() if job_id is None else [self._waiters.get(job_id, [])]
+            for waiter in chain.from_iterable(all_waiters):
                 if waiter.is_enqueued and waiter.since <= waiting_since:
                     by_model[waiter.model].append(waiter)
         for model, waiters in by_model.items():
@@ -190,18 +239,24 @@ class Replies:
                     self._deliver(value, waiter)
 
     def _deliver(self, payload: bytes, waiter: Waiter | None = None) -> None:
-        """Hand a result to `waiter`, or to whom its id names; one that can't be read ends the wait too."""
+        """Hand a result to `waiter`, or to all of its job; one that can't be read ends the wait too."""
         result: Result | None = None
         try:
             result = codec.decode(payload, Result)
         except MalformedMessage as error:
             _LOG.error("a result can't be read: %s", error.message)
+        waiters = [waiter] if waiter is not None else []
         if waiter is None:
             job_id = result.id if result else str(_id_in(payload), "latin-1")
             with self._lock:
-                waiter = self._waiters.get(job_id)
-        if waiter is not None:
-            waiter.put(result or _unreadable(waiter))
+                waiters = self._waiters.get(job_id, [])
+        for each in waiters:
+            each.put(result or _unreadable(each))
+
+
+def _channel_of(message: dict[str, Any]) -> str:
+    """The channel that a subscription's message is about."""
+    return str(message["channel"], "ascii")
 
 
 def _id_in(payload: bytes) -> bytes:

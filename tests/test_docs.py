@@ -92,6 +92,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
         keys.models,
         keys.probe,
         keys.results_channel("<frontend>"),
+        keys.results_channel("<uuid>"),
         model.card,
         model.states,
         model.workers,

@@ -3,6 +3,8 @@
 Owns which field of a result becomes which of an answer. responses.py owns the fields, errors.py the statuses.
 """
 
+from datetime import datetime
+
 from msgspec import UNSET, UnsetType
 
 from broker.errors import ServiceError
@@ -11,8 +13,13 @@ from pictures import png
 from web.responses import Answer, ErrorDetail, FailedAnswer
 
 
-def of(result: Result, *, request_id: str | UnsetType = UNSET) -> Answer | FailedAnswer:
-    """The answer of a job that has ended; a failed one names the request."""
+def of(
+    result: Result,
+    *,
+    request_id: str | UnsetType = UNSET,
+    expires_at: datetime | UnsetType = UNSET,
+) -> Answer | FailedAnswer:
+    """The answer of a job that has ended; a failed one names the request, one that is polled its end."""
     if result.error is not None:
         return FailedAnswer(
             success=False,
@@ -39,6 +46,7 @@ def of(result: Result, *, request_id: str | UnsetType = UNSET) -> Answer | Faile
         precision=result.precision,
         batch_size=result.batch_size,
         timings_ms=result.timings_ms,
+        expires_at=expires_at,
     )
 
 

@@ -24,7 +24,7 @@ from broker.errors import (
     Overloaded,
 )
 from broker.messages import Job, Result, TaskResult, WorkerState
-from broker.producer import LENGTH_VALID_S, PendingJob, Producer
+from broker.producer import LENGTH_VALID_S, PendingJob, Producer, StoredJob
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
 from pictures import annotate, fit
@@ -87,6 +87,18 @@ class SubmittedJob:
     started_at: float
     wait_until: float
     """Monotonic time at which its client stops waiting."""
+    expires_at: float
+    """Until when its result is kept at most, in Redis' time."""
+
+    @property
+    def id(self) -> str:
+        """The job's."""
+        return self.job.id
+
+    @property
+    def notice(self) -> str:
+        """What its answer will say besides."""
+        return self.job.notice
 
 
 class JobClient:
@@ -242,7 +254,8 @@ class JobClient:
         if waiter is not None:
             waiter.is_enqueued = True
         _LOG.debug("job %s of %s is enqueued", job.id, model)
-        return SubmittedJob(model, job, waiter, options.started_at, wait_until)
+        expires_at = self.producer.expires_at(job.deadline)
+        return SubmittedJob(model, job, waiter, options.started_at, wait_until, expires_at)
 
     @contextlib.contextmanager
     def _decoder(self, options: JobOptions) -> Iterator[float]:
@@ -333,15 +346,50 @@ class JobClient:
         with contextlib.suppress(BrokerUnavailable), self._known_away():  # it then ends at its deadline
             self.producer.cancel(submitted.model, submitted.job.id)
 
-    def poll(self, model: str, job_id: str) -> Result | PendingJob | None:
-        """The result of a job that is polled, PendingJob, or None where there is none (any more).
+    def poll(self, model: str, job_id: str) -> StoredJob | None:
+        """The job's result, or that it is pending; None where there is none (any more).
 
         Raises DeadlinePassed, once: the job is cancelled then.
         """
-        state = self.producer.poll(model, job_id)
-        if isinstance(state, PendingJob) and state.deadline_passed:
+        stored = self.producer.look_up(model, job_id)
+        if stored is not None and isinstance(stored.state, PendingJob) and stored.state.deadline_passed:
             result = self.producer.take_or_cancel(model, job_id)
             if result is None:
                 raise DeadlinePassed("The picture waited for a model server until its deadline.")
-            return result
-        return state
+            return StoredJob(result, stored.expires_at)
+        return stored
+
+    def follow(
+        self, model: str, job_id: str, *, until: float, is_client_gone: Callable[[], bool]
+    ) -> StoredJob | None:
+        """The same, but sleep while the job is pending, until that monotonic time at most. Takes no place.
+
+        Raises DeadlinePassed, ClientGone; the job goes on without its client.
+        """
+        waiter = self.replies.follow(model, job_id)
+        try:
+            stored = self.poll(model, job_id)
+            if stored is None or not isinstance(stored.state, PendingJob):
+                return stored
+            self._sleep(waiter, min(until, time.monotonic() + stored.state.left_s), is_client_gone)
+            # The key, not the message: it says how long the result stays.
+            return self.poll(model, job_id)
+        finally:
+            self.replies.forget(waiter)
+
+    def delete(self, model: str, job_id: str) -> bool:
+        """Cancel a job that is polled, or drop its result; return whether there was one."""
+        return self.producer.cancel(model, job_id)
+
+    def longest_wait_until(self, wait_s: float) -> float:
+        """The monotonic time until which a poller may wait that asks for so many seconds."""
+        return time.monotonic() + min(wait_s, self._limits.request_timeout_s)
+
+    @staticmethod
+    def _sleep(waiter: Waiter, until: float, is_client_gone: Callable[[], bool]) -> None:
+        """Sleep until the job has ended, or until then. Raises ClientGone."""
+        while (left_s := until - time.monotonic()) > 0:
+            if waiter.wait(min(left_s, LOOK_AT_CLIENT_S)) is not None or waiter.take_forgotten():
+                return
+            if is_client_gone():
+                raise ClientGone("The client closed the connection.")

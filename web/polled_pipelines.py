@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from broker.errors import BrokerUnavailable, Overloaded, ServiceError, Unavailable
@@ -38,6 +39,8 @@ class PolledPipeline:
     id: str
     notice: str
     version: str
+    expires_at: float = 0.0
+    """Until when its result is kept at most, in Redis' time."""
 
     def failed(self, error: ServiceError) -> Result:
         """The result that says so."""
@@ -74,12 +77,12 @@ class PolledPipelines:
             self._running[job.id] = job, thread
         try:
             left_s = self._jobs.wait_until(options) - time.monotonic()
-            self._jobs.producer.begin(job.model, job.id, time_s=left_s)
+            expires_at = self._jobs.producer.begin(job.model, job.id, time_s=left_s)
             thread.start()
         except BaseException:
             self._end(job)
             raise
-        return job
+        return replace(job, expires_at=expires_at)
 
     def stop(self, *, within_s: float) -> None:
         """Wait for what runs, so long at most; the rest is told that this process stops."""
@@ -125,13 +128,22 @@ class PolledPipelines:
         outcome: Result | ServiceError
         try:
             [outcome] = pipelines.run(
-                self._jobs, choice, [picture], options, is_client_gone=self._stopping.is_set
+                self._jobs, choice, [picture], options, is_client_gone=partial(self._is_unwanted, job)
             )
         except ClientGone:
-            outcome = _stopped()
+            outcome = _stopped()  # one that was cancelled has no key to write this to
         except ServiceError as error:
             outcome = error
         return replace(outcome, id=job.id) if isinstance(outcome, Result) else job.failed(outcome)
+
+    def _is_unwanted(self, job: PolledPipeline) -> bool:
+        """Whether this process stops, or the job was cancelled."""
+        if self._stopping.is_set():
+            return True
+        try:
+            return not self._jobs.producer.is_known(job.model, job.id)
+        except BrokerUnavailable:
+            return False
 
     def _write(self, result: Result, *, until: float) -> None:
         """Write the result; while Redis is away, until the deadline or the process's end."""

@@ -6,6 +6,7 @@ Owns the names of fields and their order. Knows no route and no status.
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
@@ -38,6 +39,14 @@ RequestId = Annotated[str, Meta(description="As in the field X-Request-ID; the s
 Notice = Annotated[
     str,
     Meta(description="What to know of the answer, such as that another model answers than was asked for."),
+]
+
+ExpiresAt = Annotated[
+    datetime,
+    Meta(
+        description="Until when the result can be polled (RFC 3339, UTC, by Redis' clock). Of a pending job: "
+        "at most, for it is kept for RESULT_TTL_S once it is there."
+    ),
 ]
 
 
@@ -93,6 +102,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     precision: str
     batch_size: Annotated[int, Meta(ge=0, description="Pictures that went through the network together.")]
     timings_ms: Timings
+    expires_at: ExpiresAt | UnsetType = UNSET
 
 
 class Similarity(Struct, frozen=True, kw_only=True):
@@ -116,6 +126,7 @@ class PendingAnswer(Struct, frozen=True, kw_only=True):
     model: str
     id: JobId
     location: Annotated[str, Meta(description="Where its result is polled.")]
+    expires_at: ExpiresAt
     notice: Notice | UnsetType = UNSET
 
 
@@ -216,6 +227,11 @@ class ModelList(Struct, frozen=True, kw_only=True):
     default_answered_by: str
     time: Annotated[float, Meta(description="Redis' time, in seconds since 1970.")]
     models: list[ModelSummary]
+
+
+def time_of(timestamp: float) -> datetime:
+    """Redis' time as answers show it."""
+    return datetime.fromtimestamp(round(timestamp, 3), UTC)
 
 
 def respond(body: Struct, status: int = 200) -> Response:

@@ -181,7 +181,7 @@ class _Path:
             raise RuntimeError("the claims do not begin with this batch")
 
     def _answer(self, result: Result) -> bytes:
-        return predict._one(result).get_data()
+        return predict.one(result).get_data()
 
 
 def _null(batch: NDArray[np.uint8]) -> engines.Outputs:

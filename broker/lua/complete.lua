@@ -27,8 +27,9 @@ for job = 0, count - 1 do
     redis.call('EXPIRE', KEYS[4], ARGV[5])
   end
   -- XX: a client that has gone deleted the key, and nobody wants the result.
-  if result ~= '' and redis.call('SET', ARGV[2] .. id, result, 'XX', 'EX', ARGV[3]) and frontend ~= '' then
-    redis.call('PUBLISH', ARGV[4] .. frontend, result)
+  if result ~= '' and redis.call('SET', ARGV[2] .. id, result, 'XX', 'EX', ARGV[3]) then
+    -- Without a frontend it is polled: by whoever has subscribed to the job's own channel, if anybody has.
+    redis.call('PUBLISH', ARGV[4] .. (frontend ~= '' and frontend or id), result)
   end
   redis.pcall('HDEL', KEYS[3], id)
 end

@@ -189,3 +189,38 @@ def test_a_job_that_was_not_yet_accepted_can_not_be_forgotten(make: Callable[[fl
     waiter = replies.expect(MODEL, "a")
     assert waiter.wait(0.5) is None
     assert not waiter.take_forgotten()
+
+
+def test_a_polled_job_s_own_channel_wakes_all_its_waiters(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
+) -> None:
+    replies = make(NEVER_S)
+    client.set(keys.of(MODEL).result("a"), b"pending 1.000 2.000")
+    waiters = [replies.follow(MODEL, "a") for _ in range(2)]
+    eventually(lambda: client.pubsub_numsub(keys.results_channel("a"))[0][1] == 1)
+    # Its key stays pending: only the message can wake them.
+    client.publish(keys.results_channel("a"), codec.encode(_result("a")))
+    assert [waiter.wait(20) for waiter in waiters] == [_result("a")] * 2
+
+
+def test_a_result_from_before_the_subscription_is_looked_up_at_once(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
+) -> None:
+    replies = make(NEVER_S)
+    client.set(keys.of(MODEL).result("a"), codec.encode(_result("a")))
+    assert replies.follow(MODEL, "a").wait(20) == _result("a")
+
+
+def test_a_process_leaves_the_channel_with_its_last_poller(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
+) -> None:
+    replies = make(NEVER_S)
+    client.set(keys.of(MODEL).result("a"), b"pending 1.000 2.000")
+    first, second = (replies.follow(MODEL, "a") for _ in range(2))
+    eventually(lambda: client.pubsub_numsub(keys.results_channel("a"))[0][1] == 1)
+    replies.forget(first)
+    client.publish(keys.results_channel("a"), codec.encode(_result("a")))
+    assert second.wait(20) == _result("a")
+    assert first.wait(0) is None
+    replies.forget(second)
+    eventually(lambda: client.pubsub_numsub(keys.results_channel("a"))[0][1] == 0)

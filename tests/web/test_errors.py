@@ -47,7 +47,7 @@ def test_a_404_lists_the_addresses_of_clients_a_new_one_among_them() -> None:
     assert {
         "GET /",
         "POST /predict",
-        "GET /predictions/{job_id}",
+        "DELETE and GET /predictions/{job_id}",
         "GET and POST /upload",
         "DELETE and PUT /orders/{number}",
     } <= {*addresses}

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +414,40 @@ def test_a_polled_pipeline_that_fails_says_so(city: City) -> None:
     address = city.ask(b"no picture", Prefer="respond-async").headers["Location"]
     eventually(lambda: city.client.get(address).status_code == 400)
     assert city.client.get(address).get_json()["error"]["code"] == "invalid_image"
+
+
+def test_a_polled_pipeline_may_be_waited_for(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    held = threading.Event()
+    city.engines["finder"].on_batch = lambda _: held.wait(20)
+    accepted = city.ask(Prefer="respond-async, wait=1")
+    assert accepted.status_code == 202
+    assert datetime.fromisoformat(accepted.get_json()["expires_at"]).timestamp() > time.time()
+    held.set()
+    assert city.client.get(f"{accepted.headers['Location']}&wait=15").status_code == 200
+    assert city.ask(Prefer="respond-async, wait=15").status_code == 200
+
+
+def test_a_polled_pipeline_that_is_cancelled_begins_no_step(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    begun, held = threading.Event(), threading.Event()
+
+    def hold(_: object) -> bool:
+        begun.set()
+        return held.wait(20)
+
+    city.engines["finder"].on_batch = hold
+    address = city.ask(Prefer="respond-async").headers["Location"]
+    assert begun.wait(20)
+    assert city.client.delete(address).status_code == 204
+    polled: PolledPipelines = city.client.application.extensions["polled_pipelines"]
+    eventually(lambda: not polled._running)
+    held.set()
+    assert city.client.get(address).status_code == 404
+    assert city.engines[fakes.MODEL].batches == []
 
 
 def test_at_its_end_a_process_tells_those_who_poll(city: City) -> None:

@@ -3,6 +3,7 @@
 Owns the values, which have the types that the routes answer with. A test checks them against their schemas.
 """
 
+from datetime import UTC, datetime
 from typing import Final
 
 from msgspec import Struct
@@ -96,6 +97,7 @@ def _pending(job_id: str) -> PendingAnswer:
         model="digits",
         id=job_id,
         location=f"/predictions/{job_id}?model=digits",
+        expires_at=datetime(2026, 11, 29, 20, 6, 1, 250_000, tzinfo=UTC),
     )
 
 

@@ -27,7 +27,7 @@ from web.responses import (
     Similarity,
 )
 from web.uploads.json_bodies import PredictBody, SimilarityBody
-from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictQuery
+from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictionQuery, PredictQuery
 
 JSON: Final = "application/json"
 
@@ -84,11 +84,16 @@ DRAWN: Final = (
         is_always=False,
     ),
 )
-APPLIED: Final = HeaderSpec("Preference-Applied", "`respond-async`.")
+APPLIED: Final = HeaderSpec("Preference-Applied", "What of `Prefer` the answer heeds.", is_always=False)
 TRACEPARENT: Final = HeaderSpec(
     "traceparent", "The W3C trace that the request belongs to; its job carries it."
 )
-PREFER: Final = HeaderSpec("Prefer", "`respond-async`: answer 202 at once; the result is polled.")
+PREFER: Final = HeaderSpec(
+    "Prefer",
+    "`respond-async`: answer 202 at once; the result is polled. `respond-async, wait=N`: wait for the result "
+    "for so many seconds first.",
+)
+PREFER_WAIT: Final = HeaderSpec("Prefer", "`wait=N`, as in the query, which counts first.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +206,7 @@ OPERATIONS: Final = {
             200: ResponseSpec(
                 "The predictions.",
                 {JSON: (Answer, AnswerList), "image/png": FILE},
-                DRAWN,
+                (*DRAWN, APPLIED),
                 examples=ANSWERED,
             ),
             202: ResponseSpec(
@@ -215,21 +220,32 @@ OPERATIONS: Final = {
         errors=_PICTURE_ERRORS,
         error_content={JSON: (FailedAnswer, AnswerList)},
     ),
-    "predict.prediction": Operation(
+    "predictions.prediction": Operation(
         "prediction",
         "predictions",
-        "The result of a job that is polled",
+        "The result of a job that is polled, at once or as soon as it is there",
         description="A failed job is answered with the status of its failure.",
         path={"job_id": JobId},
-        query=ModelQuery,
-        headers=(REQUEST_ID,),
+        query=PredictionQuery,
+        headers=(PREFER_WAIT, REQUEST_ID),
         answers={
-            200: ResponseSpec("The predictions.", {JSON: Answer}, examples=RESULT),
+            200: ResponseSpec("The predictions.", {JSON: Answer}, (APPLIED,), examples=RESULT),
             202: ResponseSpec(
-                "The job has no result yet.", {JSON: PendingAnswer}, (RETRY_AFTER,), examples=WAITING
+                "The job has no result yet.", {JSON: PendingAnswer}, (RETRY_AFTER, APPLIED), examples=WAITING
             ),
         },
         errors=("not_found", "unknown_model", "broker_unavailable", *_JOB_ERRORS),
+    ),
+    "predictions.cancel": Operation(
+        "cancel",
+        "predictions",
+        "Cancel a job that is polled, or drop its result",
+        description="A job that no batch has yet is not run.",
+        path={"job_id": JobId},
+        query=ModelQuery,
+        headers=(REQUEST_ID,),
+        answers={204: ResponseSpec("It is gone.", {})},
+        errors=("not_found", "unknown_model", "broker_unavailable"),
     ),
     "similarity.similarity": Operation(
         "similarity",

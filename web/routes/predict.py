@@ -1,17 +1,20 @@
-"""`POST /predict` and `GET /predictions/<uuid>`.
+"""`POST /predict`.
 
-Owns the shape of requests and answers. What happens in between is jobs.py's.
+Owns the shape of requests and answers. What happens in between is jobs.py's; what becomes of a job that is
+polled, predictions.py's.
 """
 
+import contextlib
 import socket
 import time
-import uuid
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
 from flask import Blueprint, Response, current_app, request, url_for
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from broker.errors import (
     BrokerUnavailable,
@@ -21,11 +24,9 @@ from broker.errors import (
     ServiceError,
     Unavailable,
 )
-from broker.keys import MODEL_NAME
 from broker.messages import Result
-from broker.producer import PendingJob
+from broker.producer import PendingJob, StoredJob
 from web import answers, errors, pipelines, responses
-from web.errors import NotFound
 from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
 from web.middleware import request_ids
 from web.model_choice import ModelChoice
@@ -42,8 +43,10 @@ _INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Polled = SubmittedJob | PolledPipeline
 """A picture that waits for a poller."""
-PictureResult = Polled | Result | ServiceError
+SubmittedResult = Polled | Result | ServiceError
 """What became of one picture: it waits for a poller, has its result, or failed."""
+PictureResult = SubmittedResult | StoredJob
+"""The same after a wait for a polled one, whose result can be polled as well."""
 
 
 @blueprint.post("/predict")
@@ -63,10 +66,15 @@ def predict() -> Response:
             traceparent=wanted.traceparent,
             request_id=request_ids.current(),
         )
-        results = _results(jobs, upload, options)
+        results: Sequence[PictureResult] = _results(jobs, upload, options)
+        if wanted.wait_s:
+            results = _awaited(jobs, results, until=jobs.longest_wait_until(wanted.wait_s))
         if wanted.drawn:
             return _drawn(jobs, upload.pictures[0], results[0], started_at=started_at)
-    return _several(results) if upload.is_list else _one(results[0], is_named=upload.field == "file")
+    response = _several(results) if upload.is_list else one(results[0], is_named=upload.field == "file")
+    if wanted.polled and response.status_code < 400:
+        response.headers["Preference-Applied"] = preferences.applied(polled=True, wait_s=wanted.wait_s)
+    return response
 
 
 def turned_away(jobs: JobClient, arrival: Arrival) -> Overloaded | None:
@@ -84,23 +92,6 @@ def turned_away(jobs: JobClient, arrival: Arrival) -> Overloaded | None:
     return refusals.of(model or jobs.models.default)
 
 
-@blueprint.get("/predictions/<job_id>")
-def prediction(job_id: str) -> Response:
-    """The result of a job that was submitted with `Prefer: respond-async`."""
-    jobs: JobClient = current_app.extensions["jobs"]
-    model = request.args.get("model") or jobs.models.default
-    # The key first: a model that another process has just enqueued this job for may be news to this one.
-    result = jobs.poll(model, job_id) if _is_uuid(job_id) and MODEL_NAME.fullmatch(model) else None
-    if result is None:
-        jobs.models.require(model)
-        raise NotFound(f"{model!r} has no prediction with this id (any more); ?model= names another.")
-    if isinstance(result, PendingJob):
-        response = responses.respond(_pending(model, job_id), 202)
-        response.headers["Retry-After"] = "1"
-        return response
-    return _one(result)
-
-
 @blueprint.after_request
 def vary(response: Response) -> Response:
     """Tell caches that the answer depends on what the client takes."""
@@ -109,7 +100,7 @@ def vary(response: Response) -> Response:
     return response
 
 
-def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[PictureResult]:
+def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[SubmittedResult]:
     """What becomes of every picture: all are submitted, then waited for (but not a poller's)."""
     choice = jobs.models.choose(upload.parameters.get("model"))
     # A request that asks for too many predictions is refused whole.
@@ -122,14 +113,14 @@ def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[Pictu
 
 def _by_model(
     jobs: JobClient, choice: ModelChoice, upload: Upload, options: JobOptions, *, top: int
-) -> list[PictureResult]:
-    results: list[PictureResult] = []
+) -> list[SubmittedResult]:
+    results: list[SubmittedResult] = []
     try:
         for picture in upload.pictures:
             if results and isinstance(results[-1], BrokerUnavailable):
                 results.append(results[-1])  # each would find that out again, 0.9 s later
                 continue
-            if results and _is_client_gone():
+            if results and is_client_gone():
                 raise ClientGone("The client closed the connection.")
             try:
                 if isinstance(picture, ClientError):
@@ -140,7 +131,7 @@ def _by_model(
         for number, job in enumerate(results):
             if isinstance(job, SubmittedJob) and not options.polled:
                 try:
-                    results[number] = jobs.wait(job, is_client_gone=_is_client_gone)
+                    results[number] = jobs.wait(job, is_client_gone=is_client_gone)
                 except ClientGone:
                     raise
                 except ServiceError as error:
@@ -158,11 +149,11 @@ def _by_model(
 
 def _by_steps(
     jobs: JobClient, choice: ModelChoice, upload: Upload, options: JobOptions
-) -> list[PictureResult]:
+) -> list[SubmittedResult]:
     if not options.polled:
-        return [*pipelines.run(jobs, choice, upload.pictures, options, is_client_gone=_is_client_gone)]
+        return [*pipelines.run(jobs, choice, upload.pictures, options, is_client_gone=is_client_gone)]
     polled: PolledPipelines = current_app.extensions["polled_pipelines"]
-    results: list[PictureResult] = []
+    results: list[SubmittedResult] = []
     for picture in upload.pictures:
         try:
             if isinstance(picture, ClientError):
@@ -173,6 +164,34 @@ def _by_steps(
         except ServiceError as error:
             results.append(error)
     return results
+
+
+def _awaited(jobs: JobClient, results: Sequence[PictureResult], *, until: float) -> list[PictureResult]:
+    """What became of jobs that are polled after a wait for their results: what is not there is polled."""
+    awaited: list[PictureResult] = list(results)
+    try:
+        for number, job in enumerate(results):
+            if not isinstance(job, Polled):
+                continue
+            try:
+                stored = jobs.follow(job.model, job.id, until=until, is_client_gone=is_client_gone)
+            except ClientGone:
+                raise
+            except ServiceError as error:
+                awaited[number] = error
+            else:
+                if stored is None:  # a killed Redis came back without it
+                    awaited[number] = Unavailable("The job is lost: send the picture again.")
+                elif not isinstance(stored.state, PendingJob):
+                    awaited[number] = stored
+    except ClientGone:
+        # It was not told where to poll.
+        for job in results:
+            if isinstance(job, Polled):
+                with contextlib.suppress(BrokerUnavailable):
+                    jobs.delete(job.model, job.id)
+        raise
+    return awaited
 
 
 def _by_fallback(
@@ -188,7 +207,7 @@ def _by_fallback(
         if isinstance(picture, ClientError):
             return picture
         job = jobs.submit(choice, picture, options, top=top)
-        return jobs.wait(job, is_client_gone=_is_client_gone)
+        return jobs.wait(job, is_client_gone=is_client_gone)
     except ClientGone:
         raise
     except ServiceError as error:
@@ -216,7 +235,7 @@ def outcomes(jobs: JobClient, upload: Upload, *, started_at: float) -> list[Resu
     return results
 
 
-def _one(result: PictureResult, *, is_named: bool = False) -> Response:
+def one(result: PictureResult, *, is_named: bool = False) -> Response:
     """The answer for a single picture; `is_named`: with the best class beside the predictions."""
     if isinstance(result, ServiceError):
         raise result
@@ -227,19 +246,18 @@ def _one(result: PictureResult, *, is_named: bool = False) -> Response:
     response = responses.respond(body, status)
     if isinstance(body, PendingAnswer):
         response.headers["Location"] = body.location
-        response.headers["Preference-Applied"] = "respond-async"
     return response
 
 
 def _drawn(jobs: JobClient, picture: Picture, result: PictureResult, *, started_at: float) -> Response:
     """The annotated picture; a failure as JSON, like any other."""
     if not isinstance(result, Result) or result.error is not None or isinstance(picture, ClientError):
-        return _one(result)
+        return one(result)
     shown = jobs.draw(picture, pipelines.drawable(result), started_at=started_at)
     return responses.drawn(shown, result)
 
 
-def _several(results: list[PictureResult]) -> Response:
+def _several(results: Sequence[PictureResult]) -> Response:
     """Answers in the order sent, with the first good one's status, else that of the first failure."""
     shown = [_shown(result) for result in results]
     deciding = next((number for number, (body, _) in enumerate(shown) if body.success), 0)
@@ -248,8 +266,6 @@ def _several(results: list[PictureResult]) -> Response:
     several = AnswerList(success=success, results=[body for body, _ in shown], request_id=request_id)
     response = responses.respond(several, shown[deciding][1])
     result = results[deciding]
-    if isinstance(result, Polled):
-        response.headers["Preference-Applied"] = "respond-async"
     if isinstance(result, Unavailable):
         response.headers["Retry-After"] = str(result.retry_after_s)
     return response
@@ -257,32 +273,33 @@ def _several(results: list[PictureResult]) -> Response:
 
 def _shown(result: PictureResult) -> tuple[Each, int]:
     """A picture's result as its client sees it, and the status of an answer with it alone."""
-    if isinstance(result, SubmittedJob):
-        return _pending(result.model, result.job.id, result.job.notice), 202
-    if isinstance(result, PolledPipeline):
-        return _pending(result.model, result.id, result.notice), 202
+    if isinstance(result, Polled):
+        return pending(result.model, result.id, expires_at=result.expires_at, notice=result.notice), 202
     if isinstance(result, ServiceError):
         body = errors.body(result.code, result.message, request_ids.current())
         return body, errors.STATUS.get(result.code, 500)
+    expires_at: datetime | UnsetType = UNSET
+    if isinstance(result, StoredJob):
+        expires_at = responses.time_of(result.expires_at)
+        result = result.result
     status = 200 if result.error is None else errors.STATUS.get(result.error.code, 500)
-    return answers.of(result, request_id=request_ids.current()), status
+    return answers.of(result, request_id=request_ids.current(), expires_at=expires_at), status
 
 
-def _pending(model: str, job_id: str, notice: str = "") -> PendingAnswer:
-    location = url_for("predict.prediction", job_id=job_id, model=model)
+def pending(model: str, job_id: str, *, expires_at: float, notice: str = "") -> PendingAnswer:
+    """The answer for a job that has no result yet, which is kept until then at most (Redis' time)."""
     return PendingAnswer(
-        success=True, status="pending", model=model, id=job_id, location=location, notice=notice or UNSET
+        success=True,
+        status="pending",
+        model=model,
+        id=job_id,
+        location=url_for("predictions.prediction", job_id=job_id, model=model),
+        expires_at=responses.time_of(expires_at),
+        notice=notice or UNSET,
     )
 
 
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
-
-
-def _is_client_gone() -> bool:
+def is_client_gone() -> bool:
     """Whether the client has closed its connection, and not only its side of it (RFC 9112, section 9.6).
 
     Its socket has an end of file to read in both cases. So an interim answer is sent, which every client of

@@ -24,6 +24,9 @@ ModelName = Annotated[
     ),
 ]
 
+MAX_WAIT_S: Final = 86_400
+"""As much as ASYNC_TIMEOUT_S may be."""
+
 MOST: Final = 999_999_999
 
 Top = Annotated[
@@ -37,6 +40,17 @@ def can_be_model(name: str) -> bool:
     return len(name) <= _FOLDER_LETTERS and re.fullmatch(_MODEL_NAME, name) is not None
 
 
+Wait = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=MAX_WAIT_S,
+        description="Seconds to wait for the result of a job that is pending, REQUEST_TIMEOUT_S at most; 0 "
+        "without it.",
+    ),
+]
+
+
 class ModelQuery(Struct, frozen=True):
     """The query of what is about one model."""
 
@@ -47,3 +61,9 @@ class PredictQuery(ModelQuery, frozen=True):
     """The query of a prediction."""
 
     top: Top | UnsetType = UNSET
+
+
+class PredictionQuery(ModelQuery, frozen=True):
+    """The query of a job that is polled."""
+
+    wait: Wait | UnsetType = UNSET

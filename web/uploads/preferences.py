@@ -13,6 +13,8 @@ from broker.errors import ClientError
 from web.responses import PNG
 from web.uploads.reader import Upload
 
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
+
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 """https://www.w3.org/TR/trace-context/#traceparent-header"""
 
@@ -22,7 +24,9 @@ class Preferences:
     """How a client wants its answer."""
 
     polled: bool
-    """It does not wait: it gets an address to poll (RFC 7240)."""
+    """It does not wait, or not to the end: it gets an address to poll (RFC 7240)."""
+    wait_s: int
+    """Then for so long it would rather have the answer itself; 0: not at all."""
     drawn: bool
     """It would rather have the picture, annotated, than JSON (RFC 9110, section 12.5.1)."""
     traceparent: str | None
@@ -31,19 +35,16 @@ class Preferences:
 
 def read(request: Request, upload: Upload) -> Preferences:
     """Read the preferences of a request. Raises ClientError where they can't all be had."""
-    polled = any(
-        preference.split(";")[0].strip().lower() == "respond-async"
-        for header in request.headers.getlist("Prefer")
-        for preference in header.split(",")
-    )
+    polled = "respond-async" in _preferred(request)
+    wait_s = wait(request) or 0
     accepted = request.accept_mimetypes
     # JSON comes first: it is the answer of a client that takes either.
     if accepted.best_match(["application/json", PNG], default="application/json") != PNG:
-        return Preferences(polled, drawn=False, traceparent=traceparent(request))
+        return Preferences(polled, wait_s, drawn=False, traceparent=traceparent(request))
     # Firefox 128 to 131 names image/png for every page that it asks for, the answer of a form included.
     page = max((quality for kind, quality in accepted if kind.lower() == "text/html"), default=0)
     if page and page >= accepted.quality(PNG):
-        return Preferences(polled, drawn=False, traceparent=traceparent(request))
+        return Preferences(polled, wait_s, drawn=False, traceparent=traceparent(request))
     if upload.is_list:
         raise ClientError(
             f"An answer of {PNG} shows one picture; {len(upload.pictures)} came in a list. Send them one by "
@@ -53,7 +54,28 @@ def read(request: Request, upload: Upload) -> Preferences:
         raise ClientError(
             f"A drawn answer can't be polled: leave out Prefer: respond-async, or Accept: {PNG}."
         )
-    return Preferences(polled, drawn=True, traceparent=traceparent(request))
+    return Preferences(polled, wait_s, drawn=True, traceparent=traceparent(request))
+
+
+def applied(*, polled: bool = False, wait_s: int = 0) -> str:
+    """What Preference-Applied says."""
+    return ", ".join(["respond-async"] * polled + [f"wait={wait_s}"] * bool(wait_s))
+
+
+def wait(request: Request) -> int | None:
+    """The seconds of `Prefer: wait=N`; None where the header has none that can be read."""
+    seconds = _preferred(request).get("wait", "")
+    return int(seconds) if _SECONDS.fullmatch(seconds) else None
+
+
+def _preferred(request: Request) -> dict[str, str]:
+    """The values of Prefer by name; of several with one name the first counts (RFC 7240, section 2)."""
+    preferences: dict[str, str] = {}
+    for header in request.headers.getlist("Prefer"):
+        for preference in header.split(","):
+            name, _, value = preference.split(";")[0].partition("=")
+            preferences.setdefault(name.strip().lower(), value.strip().strip('"'))
+    return preferences
 
 
 def traceparent(request: Request) -> str | None:

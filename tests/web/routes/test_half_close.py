@@ -29,7 +29,7 @@ def _looks(served: socket.socket, *, version: str = "HTTP/1.1", most_s: float = 
     with Flask("x").test_request_context("/", environ_overrides=environ):
         until = time.monotonic() + most_s
         while time.monotonic() < until and True not in seen:
-            seen.append(predict._is_client_gone())
+            seen.append(predict.is_client_gone())
             time.sleep(0.01)
     return seen
 

@@ -25,7 +25,7 @@ from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
 from web.jobs import JobClient, JobOptions
-from web.routes.predict import _is_client_gone
+from web.routes.predict import is_client_gone
 
 
 def _waiters(service: Service) -> int:
@@ -109,7 +109,7 @@ def test_when_the_client_has_gone_none_of_its_pictures_is_waited_for(
         looks.append(len(looks) >= 2)  # after all three were submitted
         return looks[-1]
 
-    monkeypatch.setattr("web.routes.predict._is_client_gone", gone)
+    monkeypatch.setattr("web.routes.predict.is_client_gone", gone)
     service.client.post("/predict", data=form(*[png(0)] * 3))
     assert looks == [False, False, True]
     assert client.keys(keys.of(MODEL).result("*")) == []
@@ -176,14 +176,14 @@ def test_a_client_is_gone_once_it_has_closed_and_not_before() -> None:
     app = Flask("gone")
     ours, theirs = socket.socketpair()
     with ours, theirs, app.test_request_context(environ_overrides={"gunicorn.socket": ours}):
-        assert not _is_client_gone()
+        assert not is_client_gone()
         theirs.sendall(b"the next request")
-        assert not _is_client_gone()
+        assert not is_client_gone()
         assert ours.recv(100) == b"the next request"
         theirs.close()
-        assert _is_client_gone()
+        assert is_client_gone()
     with app.test_request_context():
-        assert not _is_client_gone()
+        assert not is_client_gone()
 
 
 def test_nothing_sleeps_between_a_picture_and_its_answer(

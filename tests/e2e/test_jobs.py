@@ -1,0 +1,91 @@
+"""Jobs that are polled, through Gunicorn's processes: waiting, leaving, cancelling."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from broker.connection import connect
+from broker.keys import Keys
+from tests.support import http
+from tests.support.redis_server import RedisServer
+from tests.support.stack import Stack, shade, web_up
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def _accepted(stack: Stack, value: int, **headers: str) -> httpx.Response:
+    """The 202 for a picture: each web process learns of a model within two seconds of its own."""
+    answers: list[httpx.Response] = []
+
+    def is_accepted() -> bool:
+        files = {"image": ("x.png", shade(value))}
+        headers_sent = {"Prefer": "respond-async", **headers}
+        answers.append(http.post(f"{stack.url}/predict", files=files, headers=headers_sent, timeout=30))
+        return answers[-1].status_code == 202
+
+    eventually(is_accepted)
+    return answers[-1]
+
+
+def _followers(server: RedisServer, job_id: str) -> int:
+    """Web processes in which somebody waits for that job."""
+    with connect(server.url, timeout_s=5) as client:
+        return int(client.pubsub_numsub(Keys("bw:").results_channel(job_id))[0][1])
+
+
+def test_a_long_poll_is_woken_in_whichever_process_it_comes_to(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment["WEB_WORKERS"] = "2"
+    with web_up(stack):
+        stack.start_model_server(delay_s=0.3)
+        took_s = []
+        with ThreadPoolExecutor(4) as pool:
+            for value in range(4):
+                address = stack.url + _accepted(stack, value).headers["Location"]
+                # New connections: either process may take each.
+                began = time.monotonic()
+                polls = [pool.submit(httpx.get, f"{address}&wait=20", timeout=30) for _ in range(4)]
+                answers = [poll.result() for poll in polls]
+                took_s.append(time.monotonic() - began)
+                assert [each.status_code for each in answers] == [200] * 4
+                labels = {each.json()["predictions"][0]["label"] for each in answers}
+                assert labels == {str(value)}
+    # A look-up of what has waited for a second would take 1.3 s and more at every one.
+    assert min(took_s) < 1.2, took_s
+
+
+def test_a_poller_that_hangs_up_gives_its_place_to_another(own_redis: RedisServer, tmp_path: Path) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment |= {"WEB_THREADS": "9", "REQUEST_TIMEOUT_S": "30"}  # one place
+    with web_up(stack):
+        worker = stack.start_model_server(delay_s=0.0)
+        worker.kill()
+        worker.wait(20)
+        accepted = _accepted(stack, 7)
+        address = accepted.headers["Location"] + "&wait=25"
+        with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as client:
+            client.sendall(f"GET {address} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            eventually(lambda: _followers(own_redis, accepted.json()["id"]) == 1)
+            assert http.get(stack.url + address, timeout=40).status_code == 503
+        eventually(lambda: http.get(f"{stack.url}{address[:-2]}1", timeout=40).status_code == 202, within_s=5)
+        stack.start_model_server()
+        assert http.get(stack.url + address, timeout=40).status_code == 200
+
+
+def test_a_job_that_is_cancelled_is_not_run(stack: Stack) -> None:
+    worker = stack.start_model_server()
+    worker.kill()
+    worker.wait(20)
+    addresses = {value: stack.url + _accepted(stack, value).headers["Location"] for value in range(4)}
+    assert httpx.delete(addresses[2], timeout=10).status_code == 204
+    stack.start_model_server()
+    for value, address in addresses.items():
+        assert http.get(f"{address}&wait=10", timeout=20).status_code == (404 if value == 2 else 200)
+    assert sorted(stack.executed()) == [0, 1, 3]
