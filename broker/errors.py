@@ -2,7 +2,8 @@
 
     ServiceError                  code, message: both may be shown to a client
     |- ClientError                the request is wrong; sending it again changes nothing
-    |  `- UnknownModel            no such model
+    |  |- UnknownModel            no such model
+    |  `- IdempotencyKeyReused    the key belongs to another request
     |- Unavailable                the request is right; later it may work (retry_after_s)
     |  |- Overloaded              the queue is full
     |  |- NoWorker                no model server has lived for a while
@@ -37,6 +38,12 @@ class UnknownModel(ClientError):
     """No model of this name was ever announced."""
 
     code = "unknown_model"
+
+
+class IdempotencyKeyReused(ClientError):
+    """The Idempotency-Key belongs to a request with another picture or other parameters."""
+
+    code = "idempotency_key_reused"
 
 
 class Unavailable(ServiceError):

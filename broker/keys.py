@@ -36,6 +36,8 @@ class ModelKeys:
     """Hash: job -> times it was recovered from a lost worker."""
     dead: str = field(init=False)
     """List: poison jobs with their reasons."""
+    request_prefix: str = field(init=False)
+    """What comes before a client's name for a request in the key that says which job that is."""
     result_prefix: str = field(init=False)
     """What comes before a job's id in the key of its result."""
     _claims_prefix: str = field(init=False)
@@ -53,12 +55,17 @@ class ModelKeys:
         hashes = dict.fromkeys((self.states, self.attempts), "hash")
         types = {self.card: "string", self.workers: "zset"} | hashes | lists
         object.__setattr__(self, "types", types)
+        object.__setattr__(self, "request_prefix", f"{tagged}:request:")
         object.__setattr__(self, "result_prefix", f"{tagged}:result:")
         object.__setattr__(self, "_claims_prefix", f"{tagged}:claims:")
 
     def claims(self, worker: str) -> str:
         """List: the jobs that this worker has claimed and not completed."""
         return f"{self._claims_prefix}{worker}"
+
+    def request(self, name: str) -> str:
+        """String: the digest of the request that its client named so, and its job's id."""
+        return f"{self.request_prefix}{name}"
 
     def result(self, job_id: str) -> str:
         """String: `pending`, then the result."""

@@ -1,7 +1,7 @@
 """The web tier's half of the queue: enqueue a job, cancel it, read its result.
 
-Owns admission (the bound on the queue) and the one MULTI that accepts a job. It never waits; replies.py
-does.
+Owns admission (the bound on the queue) and the one MULTI that accepts a job, once for each name that a client
+gives a request. It never waits; replies.py does.
 """
 
 import contextlib
@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import redis
+from redis.client import Pipeline
 
 from broker import codec
 from broker.clock import RedisClock, share_steps
 from broker.connection import translated
-from broker.errors import BrokerUnavailable, Overloaded
+from broker.errors import BrokerUnavailable, IdempotencyKeyReused, Overloaded
 from broker.keys import Keys
 from broker.lease import BELL_TOKENS
 from broker.messages import Job, Pace, Result
@@ -43,6 +44,19 @@ LENGTH_VALID_S: Final = 0.05
 0.2 ms of its latency."""
 _LENGTH_SHARE: Final = 4
 """But only while the queue has four times as much room: more than others can put there meanwhile."""
+
+
+_NAME_MARGIN_S: Final = 60
+"""A name outlives the latest end of its job's result. Without the result it says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestName:
+    """What a client calls a request, so that the same again is the same job."""
+
+    name: str
+    digest: str
+    """Of what is asked: another under the same name is refused. Without spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +131,15 @@ class Producer:
             valid_s=min(_VALID_S, max(LENGTH_VALID_S, over_s, _WORKED_OFF * empty_s)),
         )
 
-    def enqueue(self, model: str, job: Job) -> None:
-        """Accept the job, in one MULTI: its result is pending, it stands in the queue, the bell rings."""
+    def enqueue(self, model: str, job: Job, name: RequestName | None = None) -> str:
+        """Accept the job, in one MULTI: its result is pending, it stands in the queue, the bell rings.
+
+        Returns its id; where `name` has a job already, that one's, and nothing is enqueued. Raises
+        IdempotencyKeyReused.
+        """
         payload = codec.encode_job(job)
         try:
-            self._push(model, job, payload)
+            return self._push(model, job, payload, name)
         except BrokerUnavailable as error:
             if error.is_refusal:
                 # A key of a wrong type fails inside the MULTI, whose other commands are done all the same.
@@ -131,7 +149,8 @@ class Producer:
             # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
             # the first still on its way, two copies would run, and the client get one answer.
             if not self.is_known(model, job.id):
-                self._push(model, job, payload)
+                return self._push(model, job, payload, name)
+            return job.id
 
     def cancel(self, model: str, job_id: str) -> bool:
         """Nobody wants the result any more: a worker that has not begun the job drops it.
@@ -146,16 +165,21 @@ class Producer:
         with translated("look up a job"):
             return bool(self._redis.exists(self._keys.of(model).result(job_id)))
 
-    def begin(self, model: str, job_id: str, *, time_s: float) -> float:
+    def begin(self, model: str, job_id: str, *, time_s: float, name: RequestName | None = None) -> str:
         """Make the result of a job pending that no queue holds: of a pipeline, for a client that polls.
 
-        `time_s` are the seconds until its deadline. Returns until when its result is kept at most.
+        `time_s` are the seconds until its deadline. Returns and raises as `enqueue` does.
         """
         now = self._clock.now()
         value = codec.encode_pending(now, now + time_s)
         with self._reported(model), translated("take a job"):
-            self._redis.set(self._keys.of(model).result(job_id), value, ex=self._limits.key_ttl_s)
-        return self.expires_at(now + time_s)
+            while True:
+                with self._redis.pipeline(transaction=True) as pipe, contextlib.suppress(redis.WatchError):
+                    if name and (job_before := self._take_name(pipe, model, name, job_id, time_s)):
+                        return job_before
+                    pipe.set(self._keys.of(model).result(job_id), value, ex=self._limits.key_ttl_s)
+                    pipe.execute()
+                    return job_id
 
     def finish(self, result: Result) -> None:
         """Write the result of a job that `begin` announced, unless it was cancelled."""
@@ -171,6 +195,14 @@ class Producer:
         if value is None or codec.decode_pending(_bytes(value)) is not None:
             return None
         return codec.decode(_bytes(value), Result)
+
+    def named(self, model: str, name: RequestName) -> str | None:
+        """The id of the job that a client named so; None if there is none, or none any more.
+
+        Raises IdempotencyKeyReused.
+        """
+        with translated("look up a request"), self._redis.pipeline() as pipe:
+            return self._take_name(pipe, model, name)
 
     def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
         """For a client that polls: the result, PendingJob, or None when there is none (any more)."""
@@ -211,25 +243,54 @@ class Producer:
         with translated("take a write"):
             self._redis.setrange(self._keys.probe, 0, "")
 
-    def _push(self, model: str, job: Job, payload: bytes) -> None:
-        keys = self._keys.of(model)
-        with (
-            self._reported(model),
-            translated("take a job", self._redis, keys.types),
-            self._redis.pipeline(transaction=True) as pipe,
-        ):
-            # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
-            pending = codec.encode_pending(job.accepted_at, job.deadline)
-            pipe.set(keys.result(job.id), pending, ex=self._limits.key_ttl_s)
-            pipe.rpush(keys.queue, payload)
-            pipe.expire(keys.queue, self._limits.key_ttl_s)
-            pipe.rpush(keys.bell, "1")
-            pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
-            pipe.expire(keys.bell, self._limits.key_ttl_s)
-            length = int(pipe.execute()[1])
+    def _push(self, model: str, job: Job, payload: bytes, name: RequestName | None) -> str:
+        """Enqueue it, unless `name` has a job already. Returns the id of the one that counts."""
+        keys, length = self._keys.of(model), None
+        with self._reported(model), translated("take a job", self._redis, keys.types):
+            while length is None:
+                # WatchError: another request has just taken the name.
+                with self._redis.pipeline(transaction=True) as pipe, contextlib.suppress(redis.WatchError):
+                    time_s = job.deadline - job.accepted_at
+                    if name and (job_before := self._take_name(pipe, model, name, job.id, time_s)):
+                        return job_before
+                    # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
+                    pending = codec.encode_pending(job.accepted_at, job.deadline)
+                    pipe.set(keys.result(job.id), pending, ex=self._limits.key_ttl_s)
+                    pipe.rpush(keys.queue, payload)
+                    pipe.expire(keys.queue, self._limits.key_ttl_s)
+                    pipe.rpush(keys.bell, "1")
+                    pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
+                    pipe.expire(keys.bell, self._limits.key_ttl_s)
+                    length = int(pipe.execute()[-5])
         if self._refusals is not None:
             self._refusals.succeeded(model, who=self)
         self._lengths[model] = self._monotonic(), length
+        return job.id
+
+    def _take_name(
+        self, pipe: "Pipeline", model: str, name: RequestName, job_id: str = "", time_s: float = 0.0
+    ) -> str | None:
+        """The id of the job that has this name; else None, and a MULTI has begun that gives it to `job_id`.
+
+        The name is watched: the MULTI fails with WatchError where another request takes it meanwhile. A job
+        without a result key has ended, and its name is free. Raises IdempotencyKeyReused.
+        """
+        keys = self._keys.of(model)
+        key = keys.request(name.name)
+        pipe.watch(key)  # type: ignore[no-untyped-call]
+        digest, _, job_before = _bytes(pipe.get(key) or b"").decode().partition(" ")
+        if job_before and pipe.exists(keys.result(job_before)):
+            if digest != name.digest:
+                raise IdempotencyKeyReused(
+                    "This Idempotency-Key belongs to a request with another picture or other parameters, "
+                    "whose result is kept: use a fresh key."
+                )
+            return job_before
+        pipe.multi()
+        if job_id:
+            ttl_s = math.ceil(time_s) + self._limits.result_ttl_s + _NAME_MARGIN_S
+            pipe.set(key, f"{name.digest} {job_id}", ex=ttl_s)
+        return None
 
     @contextlib.contextmanager
     def _reported(self, model: str) -> Iterator[None]:

@@ -98,7 +98,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.workers,
     }
     names |= {model.queue, model.bell, model.claims("<worker>"), model.attempts, model.dead}
-    assert said == names | {model.result("<uuid>")}
+    assert said == names | {model.request("<name>"), model.result("<uuid>")}
 
 
 def test_the_load_tester_s_options_are_those_of_its_page() -> None:
@@ -430,7 +430,7 @@ def test_the_clients_print_what_their_page_says(serving: Serving, project: Path)
     node = compute_driver_executable()[0]
     (shell,) = _blocks("sh", CLIENTS)
     ways = [
-        ("python", [sys.executable, "-W", "ignore::ResourceWarning", "-c"], told("python", CLIENTS), 3),
+        ("python", [sys.executable, "-W", "ignore::ResourceWarning", "-c"], told("python", CLIENTS), 4),
         ("mjs", [node, "--input-type=module", "-e"], told("mjs", CLIENTS), 1),
         ("sh", ["bash", "-euc"], [(shell, "")], 1),
     ]

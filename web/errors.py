@@ -34,6 +34,7 @@ STATUS: Final[dict[str, int]] = {
     "too_large": 413,
     "uri_too_long": 414,
     "unsupported_format": 415,
+    "idempotency_key_reused": 422,
     "header_too_large": 431,
     "internal": 500,
     "inference_failed": 500,

@@ -22,9 +22,10 @@ from broker.errors import (
     ClientError,
     DeadlinePassed,
     Overloaded,
+    Unavailable,
 )
 from broker.messages import Job, Result, TaskResult, WorkerState
-from broker.producer import LENGTH_VALID_S, PendingJob, Producer, StoredJob
+from broker.producer import LENGTH_VALID_S, PendingJob, Producer, RequestName, StoredJob
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
 from pictures import annotate, fit
@@ -89,6 +90,8 @@ class SubmittedJob:
     """Monotonic time at which its client stops waiting."""
     expires_at: float
     """Until when its result is kept at most, in Redis' time."""
+    is_named: bool = False
+    """Its client may come back for it, so it goes on without that client."""
 
     @property
     def id(self) -> str:
@@ -99,6 +102,17 @@ class SubmittedJob:
     def notice(self) -> str:
         """What its answer will say besides."""
         return self.job.notice
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedJob:
+    """A job that an earlier request of the same name has submitted, perhaps to another process."""
+
+    model: str
+    id: str
+    expires_at: float
+    """Until when its result is kept, if it is pending at most, in Redis' time."""
+    notice: str = ""
 
 
 class JobClient:
@@ -176,11 +190,28 @@ class JobClient:
 
         Raises ClientError, Overloaded, BrokerUnavailable; DeadlinePassed if there is no time left, undecoded.
         """
+        return _own(self.submit_once(choice, picture, options, top=top, name=None))
+
+    def submit_once(
+        self,
+        choice: ModelChoice,
+        picture: bytes,
+        options: JobOptions,
+        *,
+        top: int,
+        name: RequestName | None,
+    ) -> SubmittedJob | FollowedJob:
+        """The same, unless `name` has a job already: then that one is followed.
+
+        Raises IdempotencyKeyReused, too.
+        """
         if time.monotonic() >= self.wait_until(options):
             # One request of 64 pictures, 50 megapixels each in 10 KB, kept a core for 51 s, for nobody.
             raise DeadlinePassed(
                 "The pictures before this one took all the time there was: send fewer at once."
             )
+        if name is not None and (job_before := self.named(choice.view.card.model, name)):
+            return job_before
         self.admit(choice, options)
         with self._decoder(options) as waited_s:
             if waited_s > LENGTH_VALID_S:
@@ -188,13 +219,13 @@ class JobClient:
                 self.admit(choice, options)
             prepared = fit.prepare(picture, choice.view.card.input, max_pixels=self._limits.max_pixels)
             # Within its place, too: threads that enqueued at once took Python's lock from those that decode.
-            return self._enqueue(choice, prepared, options, top=top)
+            return self._enqueue(choice, prepared, options, top=top, name=name)
 
     def submit_part(
         self, choice: ModelChoice, part: PreparedPicture, options: JobOptions, *, top: int
     ) -> SubmittedJob:
         """Enqueue a picture, or a part of one, that is fitted and admitted. Raises BrokerUnavailable."""
-        return self._enqueue(choice, part, options, top=top)
+        return _own(self._enqueue(choice, part, options, top=top))
 
     @contextlib.contextmanager
     def cutting(
@@ -224,9 +255,31 @@ class JobClient:
                 self.refusals.note(refusal, card.model)
             raise
 
+    def named(self, model: str, name: RequestName) -> FollowedJob | None:
+        """The job that a client named so, if its result is still kept. Raises IdempotencyKeyReused."""
+        job_id = self.producer.named(model, name)
+        return self.follower(model, job_id) if job_id is not None else None
+
+    def follower(self, model: str, job_id: str) -> FollowedJob:
+        """A job that was submitted before."""
+        stored = self.producer.look_up(model, job_id)
+        if stored is None:
+            raise Unavailable("The job that this request named before has just ended: send it again.")
+        return FollowedJob(model, job_id, stored.expires_at)
+
+    def expires_at(self, options: JobOptions) -> float:
+        """Until when the results of such jobs are kept at most, in Redis' time."""
+        return self.producer.expires_at(self._clock.now() + self.wait_until(options) - time.monotonic())
+
     def _enqueue(
-        self, choice: ModelChoice, prepared: PreparedPicture, options: JobOptions, *, top: int
-    ) -> SubmittedJob:
+        self,
+        choice: ModelChoice,
+        prepared: PreparedPicture,
+        options: JobOptions,
+        *,
+        top: int,
+        name: RequestName | None = None,
+    ) -> SubmittedJob | FollowedJob:
         view, model, wait_until = choice.view, choice.view.card.model, self.wait_until(options)
         is_waited_for = options.waits or not options.polled
         now = self._clock.now()
@@ -245,17 +298,19 @@ class JobClient:
         )
         # Before the job is enqueued: its result may come at once.
         waiter = self.replies.expect(model, job.id) if is_waited_for else None
+        job_id = ""
         try:
-            self.producer.enqueue(model, job)
-        except BaseException:
-            if waiter is not None:
+            job_id = self.producer.enqueue(model, job, name)
+        finally:
+            if waiter is not None and job_id != job.id:
                 self.replies.forget(waiter)
-            raise
+        if job_id != job.id:
+            return self.follower(model, job_id)
         if waiter is not None:
             waiter.is_enqueued = True
         _LOG.debug("job %s of %s is enqueued", job.id, model)
         expires_at = self.producer.expires_at(job.deadline)
-        return SubmittedJob(model, job, waiter, options.started_at, wait_until, expires_at)
+        return SubmittedJob(model, job, waiter, options.started_at, wait_until, expires_at, name is not None)
 
     @contextlib.contextmanager
     def _decoder(self, options: JobOptions) -> Iterator[float]:
@@ -293,7 +348,8 @@ class JobClient:
                 if waiter.take_forgotten():
                     self._enqueue_again(submitted)
                 if is_client_gone():
-                    self.producer.cancel(model, job_id)
+                    if not submitted.is_named:
+                        self.producer.cancel(model, job_id)
                     raise ClientGone("The client closed the connection.")
                 reason = self._failure(model)
             # First what came already: of several pictures the last are looked at late.
@@ -340,9 +396,11 @@ class JobClient:
         return view.reason if view is not None and view.state is WorkerState.FAILED else ""
 
     def cancel(self, submitted: SubmittedJob) -> None:
-        """Give up a job whose request has failed elsewhere."""
+        """Give up a job whose request has failed elsewhere, unless its client may come back for it."""
         if submitted.waiter is not None:
             self.replies.forget(submitted.waiter)
+        if submitted.is_named:
+            return
         with contextlib.suppress(BrokerUnavailable), self._known_away():  # it then ends at its deadline
             self.producer.cancel(submitted.model, submitted.job.id)
 
@@ -366,6 +424,8 @@ class JobClient:
 
         Raises DeadlinePassed, ClientGone; the job goes on without its client.
         """
+        if time.monotonic() >= until:
+            return self.poll(model, job_id)
         waiter = self.replies.follow(model, job_id)
         try:
             stored = self.poll(model, job_id)
@@ -393,3 +453,10 @@ class JobClient:
                 return
             if is_client_gone():
                 raise ClientGone("The client closed the connection.")
+
+
+def _own(job: SubmittedJob | FollowedJob) -> SubmittedJob:
+    """The job of a picture without a name, which no other request can have submitted."""
+    if isinstance(job, FollowedJob):
+        raise TypeError(f"{job!r} has no name to be found by. This is a bug")
+    return job

@@ -14,8 +14,9 @@ from typing import Final
 
 from broker.errors import BrokerUnavailable, Overloaded, ServiceError, Unavailable
 from broker.messages import Failure, Result
+from broker.producer import RequestName
 from web import pipelines
-from web.jobs import ClientGone, JobClient, JobOptions
+from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions
 from web.middleware import request_ids
 from web.model_choice import ModelChoice
 
@@ -57,9 +58,16 @@ class PolledPipelines:
         self._changing = threading.Lock()
         self._running: dict[str, tuple[PolledPipeline, threading.Thread]] = {}
 
-    def start(self, choice: ModelChoice, picture: bytes, options: JobOptions) -> PolledPipeline:
-        """Announce the job, and begin. Raises Overloaded, Unavailable, BrokerUnavailable."""
+    def start(
+        self, choice: ModelChoice, picture: bytes, options: JobOptions, name: RequestName | None = None
+    ) -> PolledPipeline | FollowedJob:
+        """Announce the job, and begin; or the job that `name` has already.
+
+        Raises Overloaded, Unavailable, BrokerUnavailable, IdempotencyKeyReused.
+        """
         card = choice.view.card
+        if name is not None and (job_before := self._jobs.named(card.model, name)):
+            return job_before
         job = PolledPipeline(card.model, str(uuid.uuid4()), choice.notice, card.model_version)
         options = replace(options, waits=True)
         # Daemons: one that hangs in a decoder must not keep its process from ending.
@@ -77,12 +85,15 @@ class PolledPipelines:
             self._running[job.id] = job, thread
         try:
             left_s = self._jobs.wait_until(options) - time.monotonic()
-            expires_at = self._jobs.producer.begin(job.model, job.id, time_s=left_s)
+            job_id = self._jobs.producer.begin(job.model, job.id, time_s=left_s, name=name)
+            if job_id != job.id:
+                self._end(job)
+                return self._jobs.follower(job.model, job_id)
             thread.start()
         except BaseException:
             self._end(job)
             raise
-        return replace(job, expires_at=expires_at)
+        return replace(job, expires_at=self._jobs.expires_at(options))
 
     def stop(self, *, within_s: float) -> None:
         """Wait for what runs, so long at most; the rest is told that this process stops."""

@@ -1,11 +1,13 @@
-"""Jobs that are polled, through Gunicorn's processes: waiting, leaving, cancelling."""
+"""Jobs through Gunicorn's processes that are polled, left, cancelled or sent again."""
 
 import socket
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from broker.connection import connect
@@ -89,3 +91,36 @@ def test_a_job_that_is_cancelled_is_not_run(stack: Stack) -> None:
     for value, address in addresses.items():
         assert http.get(f"{address}&wait=10", timeout=20).status_code == (404 if value == 2 else 200)
     assert sorted(stack.executed()) == [0, 1, 3]
+
+
+def _kill_and_repeat(stack: Stack, master: "subprocess.Popen[bytes]") -> None:
+    key = {"Idempotency-Key": "4711"}
+
+    def post() -> httpx.Response:
+        files = {"image": ("x.png", shade(5))}
+        return http.post(f"{stack.url}/predict", files=files, headers=key, timeout=30)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post)
+        eventually(lambda: stack.executed() == [5])
+        for process in [*psutil.Process(master.pid).children(recursive=True), psutil.Process(master.pid)]:
+            process.kill()
+        master.wait(20)
+        with pytest.raises(httpx.TransportError):
+            first.result()
+    stack.start_web()
+    again = post()
+    assert (again.status_code, again.json()["predictions"][0]["label"]) == (200, "5")
+    assert stack.executed() == [5]
+
+
+def test_a_repeat_is_answered_though_the_process_that_accepted_it_was_killed(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    try:
+        master = stack.start_web()
+        stack.start_model_server(delay_s=3)
+        _kill_and_repeat(stack, master)
+    finally:
+        stack.stop()

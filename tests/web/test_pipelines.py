@@ -450,6 +450,19 @@ def test_a_polled_pipeline_that_is_cancelled_begins_no_step(city: City) -> None:
     assert city.engines[fakes.MODEL].batches == []
 
 
+def test_a_pipeline_asked_twice_under_one_key_runs_once(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    headers = {"Idempotency_Key": "4711"}
+    first, again = city.ask(**headers), city.ask(**headers)
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.get_json()["id"] == again.get_json()["id"]
+    assert first.get_json()["steps"] == again.get_json()["steps"]
+    assert city.ask(Prefer="respond-async", **headers).get_json()["id"] == first.get_json()["id"]
+    assert sum(city.engines["finder"].batches) == 1
+    assert city.ask(b"another", **headers).status_code == 422
+
+
 def test_at_its_end_a_process_tells_those_who_poll(city: City) -> None:
     city.finder()
     city.pipeline(FIND)

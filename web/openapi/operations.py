@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from web.dialects.tutorials import ClassifyQuery, InferAnswer, InferFailure
 from web.errors import STATUS
+from web.idempotency import HEADER, MAX_LETTERS
 from web.openapi.examples import ACCEPTED, ANSWERED, RESULT, WAITING, Examples
 from web.responses import (
     MODEL_FIELD,
@@ -92,6 +93,12 @@ PREFER: Final = HeaderSpec(
     "Prefer",
     "`respond-async`: answer 202 at once; the result is polled. `respond-async, wait=N`: wait for the result "
     "for so many seconds first.",
+)
+IDEMPOTENCY_KEY: Final = HeaderSpec(
+    HEADER,
+    "Names the request: the same again is the same job, while its result is kept. Another picture under the "
+    "same key of a model is refused (422).",
+    {"type": "string", "pattern": r"^[\x21-\x7e]+$", "minLength": 1, "maxLength": MAX_LETTERS},
 )
 PREFER_WAIT: Final = HeaderSpec("Prefer", "`wait=N`, as in the query, which counts first.")
 
@@ -199,7 +206,7 @@ OPERATIONS: Final = {
         "failure. With `Accept: image/png` the answer is the picture with the predictions drawn on it (one "
         "picture, not polled); failures stay JSON.",
         query=PredictQuery,
-        headers=(PREFER, TRACEPARENT, REQUEST_ID),
+        headers=(PREFER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID),
         example={"image": _STROKE},
         body={"multipart/form-data": _FORM, JSON: PredictBody, **dict.fromkeys(RAW_TYPES, FILE)},
         answers={
@@ -217,7 +224,7 @@ OPERATIONS: Final = {
                 ACCEPTED,
             ),
         },
-        errors=_PICTURE_ERRORS,
+        errors=(*_PICTURE_ERRORS, "idempotency_key_reused"),
         error_content={JSON: (FailedAnswer, AnswerList)},
     ),
     "predictions.prediction": Operation(

@@ -19,15 +19,18 @@ from msgspec import UNSET, UnsetType
 from broker.errors import (
     BrokerUnavailable,
     ClientError,
+    DeadlinePassed,
+    IdempotencyKeyReused,
     ModelUnavailable,
     Overloaded,
     ServiceError,
     Unavailable,
 )
 from broker.messages import Result
-from broker.producer import PendingJob, StoredJob
-from web import answers, errors, pipelines, responses
-from web.jobs import ClientGone, JobClient, JobOptions, SubmittedJob
+from broker.producer import PendingJob, RequestName, StoredJob
+from web import answers, errors, idempotency, pipelines, responses
+from web.idempotency import IdempotentRequest
+from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
 from web.middleware import request_ids
 from web.model_choice import ModelChoice
 from web.polled_pipelines import PolledPipeline, PolledPipelines
@@ -41,7 +44,7 @@ blueprint = Blueprint("predict", __name__)
 _PROBED: Final = "batchwire.is_client_probed"
 _INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-Polled = SubmittedJob | PolledPipeline
+Polled = SubmittedJob | PolledPipeline | FollowedJob
 """A picture that waits for a poller."""
 SubmittedResult = Polled | Result | ServiceError
 """What became of one picture: it waits for a poller, has its result, or failed."""
@@ -66,9 +69,11 @@ def predict() -> Response:
             traceparent=wanted.traceparent,
             request_id=request_ids.current(),
         )
-        results: Sequence[PictureResult] = _results(jobs, upload, options)
-        if wanted.wait_s:
-            results = _awaited(jobs, results, until=jobs.longest_wait_until(wanted.wait_s))
+        named = idempotency.read(request, upload)
+        results: Sequence[PictureResult] = _results(jobs, upload, options, named)
+        if wanted.polled and (wanted.wait_s or named):
+            until = jobs.longest_wait_until(wanted.wait_s)
+            results = _awaited(jobs, results, until=until, is_named=named is not None)
         if wanted.drawn:
             return _drawn(jobs, upload.pictures[0], results[0], started_at=started_at)
     response = _several(results) if upload.is_list else one(results[0], is_named=upload.field == "file")
@@ -100,38 +105,42 @@ def vary(response: Response) -> Response:
     return response
 
 
-def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[SubmittedResult]:
+def _results(
+    jobs: JobClient, upload: Upload, options: JobOptions, named: IdempotentRequest | None = None
+) -> list[SubmittedResult]:
     """What becomes of every picture: all are submitted, then waited for (but not a poller's)."""
     choice = jobs.models.choose(upload.parameters.get("model"))
     # A request that asks for too many predictions is refused whole.
     top = reader.top(upload, choice.view.card, asked=choice.asked.card)
     with jobs.share(choice.view.card.model):
         if choice.view.card.steps:
-            return _by_steps(jobs, choice, upload, options)
-        return _by_model(jobs, choice, upload, options, top=top)
+            return _by_steps(jobs, choice, upload, options, named)
+        return _by_model(jobs, choice, upload, options, named, top=top)
 
 
 def _by_model(
-    jobs: JobClient, choice: ModelChoice, upload: Upload, options: JobOptions, *, top: int
+    jobs: JobClient,
+    choice: ModelChoice,
+    upload: Upload,
+    options: JobOptions,
+    named: IdempotentRequest | None,
+    *,
+    top: int,
 ) -> list[SubmittedResult]:
     results: list[SubmittedResult] = []
     try:
-        for picture in upload.pictures:
+        for number, picture in enumerate(upload.pictures):
             if results and isinstance(results[-1], BrokerUnavailable):
                 results.append(results[-1])  # each would find that out again, 0.9 s later
                 continue
             if results and is_client_gone():
                 raise ClientGone("The client closed the connection.")
-            try:
-                if isinstance(picture, ClientError):
-                    raise picture
-                results.append(jobs.submit(choice, picture, options, top=top))
-            except ServiceError as error:
-                results.append(error)
+            name = named.picture(number) if named else None
+            results.append(_submitted(jobs, choice, picture, options, top=top, name=name))
         for number, job in enumerate(results):
-            if isinstance(job, SubmittedJob) and not options.polled:
+            if isinstance(job, SubmittedJob | FollowedJob) and not options.polled:
                 try:
-                    results[number] = jobs.wait(job, is_client_gone=is_client_gone)
+                    results[number] = _waited(jobs, job, options)
                 except ClientGone:
                     raise
                 except ServiceError as error:
@@ -147,31 +156,86 @@ def _by_model(
     return results
 
 
+def _submitted(
+    jobs: JobClient,
+    choice: ModelChoice,
+    picture: Picture,
+    options: JobOptions,
+    *,
+    top: int,
+    name: RequestName | None,
+) -> SubmittedResult:
+    """One picture's job, or why there is none. Raises what is the fault of the whole request."""
+    try:
+        if isinstance(picture, ClientError):
+            raise picture
+        return jobs.submit_once(choice, picture, options, top=top, name=name)
+    except IdempotencyKeyReused:
+        raise
+    except ServiceError as error:
+        return error
+
+
+def _waited(jobs: JobClient, job: Polled, options: JobOptions) -> Result:
+    """The result of a job whose client waits to the end. Raises as JobClient.wait does."""
+    if isinstance(job, SubmittedJob):
+        return jobs.wait(job, is_client_gone=is_client_gone)
+    until = jobs.wait_until(options)
+    stored = jobs.follow(job.model, job.id, until=until, is_client_gone=is_client_gone)
+    if stored is None:
+        raise _lost()
+    if isinstance(stored.state, PendingJob):
+        raise DeadlinePassed(f"No answer came in {until - options.started_at:g} s.")
+    return stored.result
+
+
+def _lost() -> Unavailable:
+    return Unavailable("The job was cancelled, or Redis has lost it: send the picture again.")
+
+
 def _by_steps(
-    jobs: JobClient, choice: ModelChoice, upload: Upload, options: JobOptions
+    jobs: JobClient,
+    choice: ModelChoice,
+    upload: Upload,
+    options: JobOptions,
+    named: IdempotentRequest | None,
 ) -> list[SubmittedResult]:
-    if not options.polled:
+    if not (options.polled or named):
         return [*pipelines.run(jobs, choice, upload.pictures, options, is_client_gone=is_client_gone)]
     polled: PolledPipelines = current_app.extensions["polled_pipelines"]
     results: list[SubmittedResult] = []
-    for picture in upload.pictures:
+    for number, picture in enumerate(upload.pictures):
         try:
             if isinstance(picture, ClientError):
                 raise picture
             if results and isinstance(results[-1], BrokerUnavailable):
                 raise results[-1]  # each would find that out again, 0.9 s later
-            results.append(polled.start(choice, picture, options))
+            results.append(polled.start(choice, picture, options, named.picture(number) if named else None))
+        except IdempotencyKeyReused:  # of the request, not of this picture
+            raise
         except ServiceError as error:
             results.append(error)
+    if not options.polled:
+        for number, job in enumerate(results):
+            if isinstance(job, Polled):
+                try:
+                    results[number] = _waited(jobs, job, options)
+                except ClientGone:
+                    raise
+                except ServiceError as error:
+                    results[number] = error
     return results
 
 
-def _awaited(jobs: JobClient, results: Sequence[PictureResult], *, until: float) -> list[PictureResult]:
+def _awaited(
+    jobs: JobClient, results: Sequence[PictureResult], *, until: float, is_named: bool
+) -> list[PictureResult]:
     """What became of jobs that are polled after a wait for their results: what is not there is polled."""
     awaited: list[PictureResult] = list(results)
     try:
         for number, job in enumerate(results):
-            if not isinstance(job, Polled):
+            # One that was submitted just now is looked at only where its client waits for it.
+            if not isinstance(job, Polled if time.monotonic() < until else FollowedJob):
                 continue
             try:
                 stored = jobs.follow(job.model, job.id, until=until, is_client_gone=is_client_gone)
@@ -181,13 +245,13 @@ def _awaited(jobs: JobClient, results: Sequence[PictureResult], *, until: float)
                 awaited[number] = error
             else:
                 if stored is None:  # a killed Redis came back without it
-                    awaited[number] = Unavailable("The job is lost: send the picture again.")
+                    awaited[number] = _lost()
                 elif not isinstance(stored.state, PendingJob):
                     awaited[number] = stored
     except ClientGone:
         # It was not told where to poll.
         for job in results:
-            if isinstance(job, Polled):
+            if isinstance(job, Polled) and not is_named:
                 with contextlib.suppress(BrokerUnavailable):
                     jobs.delete(job.model, job.id)
         raise
@@ -206,8 +270,7 @@ def _by_fallback(
         top = reader.top(upload, choice.view.card, asked=choice.asked.card)
         if isinstance(picture, ClientError):
             return picture
-        job = jobs.submit(choice, picture, options, top=top)
-        return jobs.wait(job, is_client_gone=is_client_gone)
+        return _waited(jobs, jobs.submit(choice, picture, options, top=top), options)
     except ClientGone:
         raise
     except ServiceError as error:

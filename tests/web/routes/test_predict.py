@@ -231,7 +231,7 @@ def test_the_job_in_redis_is_a_fitted_uint8_picture(
 def test_an_unexpected_error_is_a_500_in_the_same_shape(
     running: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(JobClient, "submit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(JobClient, "submit_once", lambda *_, **__: 1 / 0)
     response = running.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (500, "internal")
     assert "division" not in response.get_data(as_text=True)

@@ -1,0 +1,60 @@
+"""`Idempotency-Key`: what a client calls a request, so that the same again is the same job.
+
+Owns the header's form (draft-ietf-httpapi-idempotency-key-header) and what makes two requests the same. Which
+job a name has is producer.py's.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from flask import Request
+
+from broker.errors import ClientError
+from broker.producer import RequestName
+from web.uploads.reader import Upload
+
+HEADER: Final = "Idempotency-Key"
+
+MAX_LETTERS: Final = 128
+
+_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_LETTERS}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotentRequest:
+    """A request that its client has named."""
+
+    key: str
+    digest: str
+
+    def picture(self, number: int) -> RequestName:
+        """What the job of one of its pictures is called: each is a job."""
+        return RequestName(f"{self.key}:{number}", self.digest)
+
+
+def read(request: Request, upload: Upload) -> IdempotentRequest | None:
+    """The request's name, where its client gave it one. Raises ClientError."""
+    if (header := request.headers.get(HEADER)) is None:
+        return None
+    key = header.strip()
+    if len(key) > 2 and key[0] == key[-1] == '"':  # the draft's own form: a string of structured fields
+        key = key[1:-1]
+    if not _KEY.fullmatch(key):
+        raise ClientError(f"{HEADER} has 1 to {MAX_LETTERS} visible ASCII characters, and no spaces.")
+    return IdempotentRequest(key, _digest(upload))
+
+
+def _digest(upload: Upload) -> str:
+    """Of the pictures, and of the parameters that change an answer; not of how they came."""
+    parts: Sequence[bytes] = [
+        *(picture if isinstance(picture, bytes) else picture.message.encode() for picture in upload.pictures),
+        repr((upload.is_list, upload.tops[:1], upload.parameters.get("model", ""))).encode(),
+    ]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.hexdigest()
