@@ -74,7 +74,10 @@ class ModelChooser:
         return [
             view
             for name, view in models.items()
-            if view.state is not None or self.expects(name) or view.last_alive > gone_at
+            if view.state is not None
+            or self.expects(name)
+            or view.last_alive > gone_at
+            or view.queue_length  # an autoscaler starts a model server for those
         ]
 
     def unknown(self, name: str, models: Mapping[str, ModelView]) -> UnknownModel:
@@ -89,8 +92,11 @@ class ModelChooser:
         if name not in models and not self.expects(name):
             raise self.unknown(name, models)
 
-    def named(self, name: str) -> ModelView:
-        """The model of that name, able to answer. Raises UnknownModel, NoWorker, ModelUnavailable."""
+    def named(self, name: str, *, is_polled: bool = False) -> ModelView:
+        """The model of that name, able to answer. Raises UnknownModel, NoWorker, ModelUnavailable.
+
+        A job that is polled waits for a worker, if its card is known: it has the time to start one.
+        """
         models = self._registry.models()
         view = models.get(name)
         if view is None:
@@ -101,11 +107,11 @@ class ModelChooser:
         if view.own_state is WorkerState.FAILED:
             raise unavailable(view.reason)
         silent_s = self._clock.now() - view.last_alive
-        if view.own_state is None and silent_s > self._request_timeout_s:
+        if view.own_state is None and not is_polled and silent_s > self._request_timeout_s:
             raise NoWorker(f"No model server has served {name} for {self._request_timeout_s:g} s.")
         return view
 
-    def choose(self, name: str | None) -> ModelChoice:
+    def choose(self, name: str | None, *, is_polled: bool = False) -> ModelChoice:
         """The model for a request that names `name`, or none. Raises as `named` does.
 
         The fallback answers only for a default that failed to load. A default that is still loading, or whose
@@ -113,17 +119,17 @@ class ModelChooser:
         Nor does a classifier answer for a detector, whose answers have another form.
         """
         if name:
-            view = self.named(name)
+            view = self.named(name, is_polled=is_polled)
             return ModelChoice(view, view)
         try:
-            view = self.named(self.default)
+            view = self.named(self.default, is_polled=is_polled)
             return ModelChoice(view, view)
         except ModelUnavailable as failed:
             asked = self._registry.models().get(self.default)
             if not self.fallback or asked is None:
                 raise
             try:
-                view = self.named(self.fallback)
+                view = self.named(self.fallback, is_polled=is_polled)
             except ServiceError:
                 raise failed from None
             if view.card.task != asked.card.task:  # a client that expects boxes can't use classes

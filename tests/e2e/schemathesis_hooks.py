@@ -6,12 +6,15 @@ tests/web/test_fuzz.py.
 
 import base64
 import io
+import re
+import uuid
 
 import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 
 from pictures.decode import FORMATS
+from web.idempotency import HEADER
 from web.openapi.operations import RAW_TYPES
 
 
@@ -32,3 +35,12 @@ for _type in RAW_TYPES:
     schemathesis.openapi.media_type(_type, _pictures((_format,)) if _format in FORMATS else _ANY)
 schemathesis.openapi.format("binary", _ANY)
 schemathesis.openapi.format("byte", _ANY.map(lambda picture: base64.b64encode(picture).decode()))
+
+
+@schemathesis.hook
+def map_headers(_: schemathesis.HookContext, headers: dict[str, str] | None) -> dict[str, str] | None:
+    """Give each request with a sound key one of its own: another picture under the same is refused."""
+    key = (headers or {}).get(HEADER)
+    if headers is None or not isinstance(key, str) or not re.fullmatch(r"[\x21-\x7e]{1,128}", key):
+        return headers
+    return {**headers, HEADER: str(uuid.uuid4())}

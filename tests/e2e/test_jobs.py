@@ -124,3 +124,23 @@ def test_a_repeat_is_answered_though_the_process_that_accepted_it_was_killed(
         _kill_and_repeat(stack, master)
     finally:
         stack.stop()
+
+
+def test_from_zero_workers_a_polled_job_waits_for_the_first(own_redis: RedisServer, tmp_path: Path) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment["REQUEST_TIMEOUT_S"] = "1"
+    with web_up(stack):
+        worker = stack.start_model_server()
+        worker.kill()
+        worker.wait(20)
+        files = {"image": ("x.png", shade(3))}
+        eventually(
+            lambda: (
+                http.post(f"{stack.url}/predict", files=files, timeout=20).json()["error"]["code"]
+                == "no_worker"
+            )
+        )
+        accepted = _accepted(stack, 3)
+        stack.start_model_server()
+        eventually(lambda: http.get(stack.url + accepted.headers["Location"]).status_code == 200)
+        assert stack.executed() == [3]

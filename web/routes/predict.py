@@ -109,7 +109,7 @@ def _results(
     jobs: JobClient, upload: Upload, options: JobOptions, named: IdempotentRequest | None = None
 ) -> list[SubmittedResult]:
     """What becomes of every picture: all are submitted, then waited for (but not a poller's)."""
-    choice = jobs.models.choose(upload.parameters.get("model"))
+    choice = jobs.models.choose(upload.parameters.get("model"), is_polled=options.polled)
     # A request that asks for too many predictions is refused whole.
     top = reader.top(upload, choice.view.card, asked=choice.asked.card)
     with jobs.share(choice.view.card.model):

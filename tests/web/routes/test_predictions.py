@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 import redis
@@ -231,3 +232,67 @@ def test_answers_say_until_when_a_result_is_kept(service: Service, client: redis
 
 def test_a_waited_answer_has_no_such_time(running: Service) -> None:
     assert "expires_at" not in running.client.post("/predict", data=form(png(0))).get_json()
+
+
+def _silence(service: Service, client: redis.Redis, keys: Keys) -> None:
+    """No worker of the model has lived for a thousand seconds."""
+    seconds, _ = client.time()
+    for worker in cast("list[bytes]", client.zrange(keys.of(MODEL).workers, 0, -1)):
+        client.zadd(keys.of(MODEL).workers, {worker: seconds - 1000})
+    jobs: JobClient = service.app.extensions["jobs"]
+    jobs.registry.models(fresh=True)
+
+
+def test_a_polled_job_is_accepted_without_a_worker_and_answered_by_the_first(
+    service: Service, client: redis.Redis, keys: Keys
+) -> None:
+    _silence(service, client, keys)
+    assert service.client.post("/predict", data=form(png(0))).status_code == 503
+    accepted = _accepted(service)
+    assert accepted.status_code == 202
+    jobs: JobClient = service.app.extensions["jobs"]
+    jobs.registry.models(fresh=True)
+    (model,) = (each for each in service.client.get("/models").get_json()["models"] if each["model"] == MODEL)
+    assert (model["state"], model["queue_length"]) == ("no worker", 1)
+    service.start_worker()
+    done = service.client.get(f"{accepted.headers['Location']}&wait=15")
+    assert (done.status_code, done.get_json()["predictions"][0]["label"]) == (200, "bright")
+
+
+@pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "2"}])
+def test_without_a_worker_the_queue_has_its_bound(service: Service, client: redis.Redis, keys: Keys) -> None:
+    _silence(service, client, keys)
+    assert [_accepted(service).status_code for _ in range(3)] == [202, 202, 503]
+
+
+@pytest.mark.parametrize("environment", [{"ASYNC_TIMEOUT_S": "0.3"}])
+def test_without_a_worker_a_polled_job_ends_at_its_deadline(
+    service: Service, client: redis.Redis, keys: Keys
+) -> None:
+    _silence(service, client, keys)
+    address = _accepted(service).headers["Location"]
+    eventually(lambda: service.client.get(address).status_code == 504)
+    assert service.client.get(address).status_code == 404
+
+
+def test_a_model_without_a_worker_is_listed_while_jobs_wait_for_it(
+    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _silence(service, client, keys)
+    jobs: JobClient = service.app.extensions["jobs"]
+    monkeypatch.setattr(jobs.models, "_expected", ())
+
+    def listed() -> bool:
+        jobs.registry.models(fresh=True)
+        return MODEL in {each["model"] for each in service.client.get("/models").get_json()["models"]}
+
+    assert not listed()
+    _accepted(service)
+    assert listed()
+
+
+def test_a_model_that_nobody_announced_is_not_polled_for(service: Service) -> None:
+    response = service.client.post(
+        "/predict?model=never", data=form(png(0)), headers={"Prefer": "respond-async"}
+    )
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "no_worker")
