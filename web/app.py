@@ -21,7 +21,7 @@ from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
 from web.model_choice import ModelNames
 from web.polled_pipelines import PolledPipelines
-from web.routes import api_docs, health, pages, predict, predictions, similarity, static
+from web.routes import api_docs, health, job_events, pages, predict, predictions, similarity, static
 from web.server import capacity
 from web.server.refusals import RenderRefusal
 
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> Flask:
     errors.register(app)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
-    for part in (predict, predictions, similarity, health, pages, api_docs, static):
+    for part in (predict, predictions, job_events, similarity, health, pages, api_docs, static):
         app.register_blueprint(part.blueprint)
     app.register_blueprint(tutorials.blueprint)
 

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,3 +145,66 @@ def test_from_zero_workers_a_polled_job_waits_for_the_first(own_redis: RedisServ
         stack.start_model_server()
         eventually(lambda: http.get(stack.url + accepted.headers["Location"]).status_code == 200)
         assert stack.executed() == [3]
+
+
+def _names(response: httpx.Response) -> Iterator[str]:
+    """The events' names, as they come over the wire."""
+    for line in response.iter_lines():
+        if line.startswith("event: "):
+            yield line.removeprefix("event: ")
+
+
+def test_events_come_over_the_wire_one_by_one(own_redis: RedisServer, tmp_path: Path) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    with web_up(stack), http.client(timeout=30) as client:
+        stack.start_model_server(delay_s=1.5)
+        address = stack.url + _accepted(stack, 7).headers["Location"].replace("?", "/events?")
+        with client.stream("GET", address) as response:
+            assert response.headers["Transfer-Encoding"] == "chunked"
+            names = _names(response)
+            assert next(names) == "pending"
+            began = time.monotonic()
+            assert list(names) == ["done"]
+            # Had the worker kept them until the end, both had come at once.
+            assert time.monotonic() - began > 0.5
+        # The stream had an end: its connection goes on.
+        assert client.get(f"{stack.url}/healthz").status_code == 200
+
+
+def test_a_stream_that_its_client_leaves_gives_its_place_to_another(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment |= {"WEB_THREADS": "9", "REQUEST_TIMEOUT_S": "30"}  # one place
+    with web_up(stack), http.client(timeout=40) as client:
+        worker = stack.start_model_server()
+        worker.kill()
+        worker.wait(20)
+        address = stack.url + _accepted(stack, 7).headers["Location"]
+        with client.stream("GET", address.replace("?", "/events?")) as response:
+            assert next(_names(response)) == "pending"
+            assert http.get(f"{address}&wait=1", timeout=20).status_code == 503
+        eventually(lambda: http.get(f"{address}&wait=1", timeout=20).status_code == 202, within_s=5)
+
+
+def test_a_process_that_stops_ends_its_streams_in_a_request_s_time(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment["REQUEST_TIMEOUT_S"] = "3"
+    with web_up(stack) as running, http.client(timeout=40) as client:
+        worker = running.start_model_server()
+        worker.kill()
+        worker.wait(20)
+        address = stack.url + _accepted(stack, 7).headers["Location"].replace("?", "/events?")
+        with client.stream("GET", address) as response:
+            names = _names(response)
+            assert next(names) == "pending"
+            (master,) = (
+                each for each in psutil.Process().children() if "gunicorn" in " ".join(each.cmdline())
+            )
+            began = time.monotonic()
+            master.terminate()
+            assert list(names) == []  # and no broken chunk, which httpx would raise for
+        master.wait(20)
+        assert time.monotonic() - began < 3 + 2 + 1

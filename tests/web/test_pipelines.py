@@ -665,11 +665,11 @@ def test_while_redis_is_away_only_the_first_finds_out(city: City, monkeypatch: p
     tried: list[str] = []
     enqueue = city.jobs.producer.enqueue
 
-    def away(model: str, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+    def away(model: str, *arguments: Any, **options: Any) -> str:  # noqa: ANN401
         if model == fakes.MODEL:
             tried.append(model)
             raise BrokerUnavailable("Redis does not answer.")
-        enqueue(model, *arguments, **options)
+        return enqueue(model, *arguments, **options)
 
     monkeypatch.setattr(city.jobs.producer, "enqueue", away)
     objects = city.ask().get_json()["steps"]["objects"]["predictions"]

@@ -188,6 +188,16 @@ _MODEL_ERRORS: Final = ("unknown_model", "no_worker", "model_unavailable", "brok
 _JOB_ERRORS: Final = ("inference_failed", "deadline_passed")
 _PICTURE_ERRORS: Final = ("invalid_image", "unsupported_format", *_MODEL_ERRORS, *_JOB_ERRORS)
 
+_EVENT: Final = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": ["pending", "done", "failed", "gone"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer", "description": "Milliseconds."},
+    },
+}
+"""One of a stream, by its fields."""
+
 _TWO_ARRAYS: Final = {
     "type": "array",
     "items": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "number"}]}},
@@ -253,6 +263,19 @@ OPERATIONS: Final = {
         headers=(REQUEST_ID,),
         answers={204: ResponseSpec("It is gone.", {})},
         errors=("not_found", "unknown_model", "broker_unavailable"),
+    ),
+    "job_events.events": Operation(
+        "events",
+        "predictions",
+        "The states of a job that is polled, as Server-Sent Events",
+        description="`pending` with the JSON of a 202; then `done` with the predictions, or `failed` or "
+        "`gone` (cancelled or expired) with the error, and the end. Comments come in between. A stream ends "
+        "after REQUEST_TIMEOUT_S at the latest, and an EventSource connects again.",
+        path={"job_id": JobId},
+        query=ModelQuery,
+        headers=(REQUEST_ID,),
+        answers={200: ResponseSpec("The events.", {"text/event-stream": _EVENT})},
+        errors=("not_found", "unknown_model", "broker_unavailable", "deadline_passed"),
     ),
     "similarity.similarity": Operation(
         "similarity",

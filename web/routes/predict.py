@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
@@ -363,24 +363,30 @@ def pending(model: str, job_id: str, *, expires_at: float, notice: str = "") -> 
 
 
 def is_client_gone() -> bool:
+    """Whether the client of this request is gone, as `has_client_gone` says."""
+    return has_client_gone(request.environ)
+
+
+def has_client_gone(environ: dict[str, Any], *, has_begun: bool = False) -> bool:
     """Whether the client has closed its connection, and not only its side of it (RFC 9112, section 9.6).
 
     Its socket has an end of file to read in both cases. So an interim answer is sent, which every client of
     HTTP/1.1 passes over: the system of one that is gone resets the connection, and the next look sees that.
+    Where the answer `has_begun`, none can be sent, and both count as gone.
     """
-    client = request.environ.get("gunicorn.socket")
+    client = environ.get("gunicorn.socket")
     if not isinstance(client, socket.socket):  # a test client has none
         return False
     try:
         # The socket must have no time-out of Python's: with one, this would wait for it.
         if client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
             return False
-        if request.environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+        if has_begun or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
             return True
-        if request.environ.get(_PROBED):
+        if environ.get(_PROBED):
             # A reset after the end of file is not read, but kept as the socket's error.
             return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
-        request.environ[_PROBED] = True
+        environ[_PROBED] = True
         client.send(_INTERIM, socket.MSG_DONTWAIT)
         return False
     except BlockingIOError:

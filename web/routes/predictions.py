@@ -26,14 +26,15 @@ blueprint = Blueprint("predictions", __name__)
 def prediction(job_id: str) -> Response:
     """The result of a job that was submitted with `Prefer: respond-async`, at once or when it is there."""
     jobs: JobClient = current_app.extensions["jobs"]
-    model, wait_s = _model(jobs), _wait_s()
-    stored = jobs.poll(model, job_id) if _can_be(model, job_id) else None
-    if stored is not None and isinstance(stored.state, PendingJob) and wait_s:
+    wait_s = _wait_s()
+    model, stored = looked_up(jobs, job_id)
+    if isinstance(stored.state, PendingJob) and wait_s:
         until = jobs.longest_wait_until(wait_s)
         with jobs.slot(), jobs.share(model):
-            stored = jobs.follow(model, job_id, until=until, is_client_gone=predict.is_client_gone)
-    if stored is None:
-        raise _not_found(jobs, model)
+            awaited = jobs.follow(model, job_id, until=until, is_client_gone=predict.is_client_gone)
+        if awaited is None:
+            raise _not_found(jobs, model)
+        stored = awaited
     response = _shown(model, job_id, stored)
     if preferences.wait(request) == wait_s and wait_s:
         response.headers["Preference-Applied"] = preferences.applied(wait_s=wait_s)
@@ -48,6 +49,15 @@ def cancel(job_id: str) -> Response:
     if not (_can_be(model, job_id) and jobs.delete(model, job_id)):
         raise _not_found(jobs, model)
     return Response(status=204)
+
+
+def looked_up(jobs: JobClient, job_id: str) -> tuple[str, StoredJob]:
+    """The model that the request names, and what is stored of its job. Raises NotFound, UnknownModel."""
+    model = _model(jobs)
+    stored = jobs.poll(model, job_id) if _can_be(model, job_id) else None
+    if stored is None:
+        raise _not_found(jobs, model)
+    return model, stored
 
 
 def _model(jobs: JobClient) -> str:

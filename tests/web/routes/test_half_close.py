@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask
 
+from tests.support.waiting import eventually
 from web.routes import predict
 
 Pair = tuple[socket.socket, socket.socket]
@@ -50,6 +51,16 @@ def test_one_that_has_closed_both_is_gone(pair: Pair) -> None:
     served, client = pair
     client.close()
     assert _looks(served, most_s=10)[-1]
+
+
+def test_while_an_answer_is_sent_both_count_as_gone(pair: Pair) -> None:
+    served, client = pair
+    environ = {"gunicorn.socket": served, "SERVER_PROTOCOL": "HTTP/1.1"}
+    assert not predict.has_client_gone(environ, has_begun=True)
+    client.shutdown(socket.SHUT_WR)
+    eventually(lambda: predict.has_client_gone(environ, has_begun=True))
+    served.close()
+    assert client.recv(100) == b""
 
 
 def test_in_http_1_0_there_is_no_way_to_ask(pair: Pair) -> None:

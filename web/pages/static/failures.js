@@ -11,6 +11,7 @@ import { knows, say, size } from "./text.js";
 const FINAL = new Set([
   "bad_request",
   "header_too_large",
+  "idempotency_key_reused",
   "invalid_image",
   "method_not_allowed",
   "not_found",
