@@ -36,6 +36,7 @@ class ModelKeys:
     """Hash: job -> times it was recovered from a lost worker."""
     dead: str = field(init=False)
     """List: poison jobs with their reasons."""
+    _labels_prefix: str = field(init=False)
     result_prefix: str = field(init=False)
     """What comes before a job's id in the key of its result."""
     _claims_prefix: str = field(init=False)
@@ -53,12 +54,17 @@ class ModelKeys:
         hashes = dict.fromkeys((self.states, self.attempts), "hash")
         types = {self.card: "string", self.workers: "zset"} | hashes | lists
         object.__setattr__(self, "types", types)
+        object.__setattr__(self, "_labels_prefix", f"{tagged}:labels:")
         object.__setattr__(self, "result_prefix", f"{tagged}:result:")
         object.__setattr__(self, "_claims_prefix", f"{tagged}:claims:")
 
     def claims(self, worker: str) -> str:
         """List: the jobs that this worker has claimed and not completed."""
         return f"{self._claims_prefix}{worker}"
+
+    def labels(self, version: str) -> str:
+        """String: the labels of this version of the model, in their order."""
+        return f"{self._labels_prefix}{version}"
 
     def result(self, job_id: str) -> str:
         """String: `pending`, then the result."""

@@ -126,6 +126,14 @@ AS_UPLOADED: Final = InputSpec(width=0, height=0, channels=3, fit=Fit.STRETCH)
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """A class's name, and its id where the data set has one (ImageNet: the WordNet id)."""
+
+    class_id: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step of a pipeline: a model, and what of the picture it is asked about."""
 
@@ -234,6 +242,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What its answer must say, such as that another model answers than was asked for."""
     request_id: str = ""
     """Of the request that it came with, 128 characters at most: for the logs."""
+    scores: bool = False
+    """Its result has the probability of every label, too."""
 
     def __post_init__(self) -> None:
         """Take the shape from the image, in a copy with another image too."""
@@ -373,6 +383,8 @@ class Result:
     """What ran the network, as ENGINE spells it."""
     precision: str = ""
     """What it computed in: fp32, bf16, fp16 or int8."""
+    scores: tuple[float, ...] | None = None
+    """The probability of every label, in their order; only where the job asks, of a model that has such."""
     best_index: int | None = None
     """The place of the best prediction's class among the model's labels; None without predictions."""
 

@@ -18,9 +18,12 @@ from broker.clock import AHEAD_S, RedisClock, share_steps
 from broker.connection import refusal_code, translated
 from broker.errors import BrokerUnavailable, MalformedMessage
 from broker.keys import Keys
-from broker.messages import Card, Pace, State, WorkerState
+from broker.messages import Card, Label, Pace, State, WorkerState
 
 SNAPSHOT_S: Final = 1.0
+
+_VERSIONS: Final = 64
+"""Of all models together, whose labels are kept: a megabyte or two."""
 
 
 _BEST_FIRST: Final = (WorkerState.READY, WorkerState.LOADING, WorkerState.DRAINING, WorkerState.FAILED)
@@ -91,6 +94,8 @@ class Registry:
         self._models: Mapping[str, ModelView] = {}
         self._failure: BrokerUnavailable | None = None
         self._began_at = float("-inf")
+        self._labels: dict[tuple[str, str], tuple[Label, ...]] = {}
+        """By model and version."""
 
     def models(self, *, fresh: bool = False) -> Mapping[str, ModelView]:
         """Every announced model by name. `fresh`: as it is now. Raises BrokerUnavailable.
@@ -113,6 +118,22 @@ class Registry:
         if self._failure is not None:
             raise self._failure
         return self._models
+
+    def labels(self, card: Card) -> tuple[Label, ...]:
+        """The labels of a model, in their order; none where it has none. Raises BrokerUnavailable.
+
+        Those of a version never change, so each is read once.
+        """
+        version = (card.model, card.model_version)
+        if version not in self._labels:
+            with translated("tell a model's labels"):
+                value = self._redis.get(self._keys.of(card.model).labels(card.model_version))
+            if not isinstance(value, bytes):
+                return ()  # its worker has not sent them yet
+            if len(self._labels) >= _VERSIONS:
+                self._labels.clear()
+            self._labels[version] = codec.decode_labels(value)
+        return self._labels[version]
 
     def now(self) -> float:
         """Redis' time, as this process keeps it."""

@@ -16,7 +16,7 @@ from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
 from web import errors
-from web.dialects import tutorials
+from web.dialects import failures, tutorials
 from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
 from web.model_choice import ModelNames
@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> Flask:
     errors.register(app)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
+    failures.register(app)
     for part in (predict, similarity, health, pages, api_docs, static):
         app.register_blueprint(part.blueprint)
     app.register_blueprint(tutorials.blueprint)
@@ -61,7 +62,7 @@ def create_app(settings: Settings) -> Flask:
 def refusal_renderer(settings: Settings) -> RenderRefusal:
     """How refusals of requests that never reach the app are rendered: as the app renders its own."""
     return errors.refusal_renderer(
-        settings.cors_origins, more=_more_origins(settings), shapes=tutorials.FAILURES
+        settings.cors_origins, more=_more_origins(settings), shape_of=failures.shape_of
     )
 
 

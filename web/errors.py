@@ -116,17 +116,17 @@ def refusal_renderer(
     origins: tuple[str, ...],
     *,
     more: Mapping[str, tuple[str, ...]] | None = None,
-    shapes: Mapping[str, FailureShape] | None = None,
+    shape_of: Callable[[str, str], FailureShape | None] = lambda _method, _path: None,
 ) -> RenderRefusal:
     """The function that renders web.server's refusals: as `raw` does, with CORS headers.
 
-    `more` (as in cors.register) and `shapes` are for single addresses.
+    `more` (as in cors.register) and `shape_of` (of a method and a path) are for single addresses.
     """
 
     def render(error: ServiceError, head: RequestHead) -> tuple[bytes, str]:
         request_id = request_ids.chosen(head.request_id)
         fields = cors.headers(cors.allowed(origins, head.path, more), head.origin)
-        shape = (shapes or {}).get(head.path)
+        shape = shape_of(head.method, head.path)
         answer = raw(
             error,
             *fields,

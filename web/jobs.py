@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from broker import codec
 from broker.clock import RedisClock
 from broker.errors import (
@@ -75,6 +78,10 @@ class JobOptions:
     """But a thread of this process does, for a pipeline that is polled."""
     traceparent: str | None = None
     request_id: str = ""
+    scores: bool = False
+    """Each result has the probability of every label, too."""
+    timeout_s: float = math.inf
+    """The client waits no longer than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +166,10 @@ class JobClient:
             with self._sharing:
                 self._in_flight[model] -= 1
 
-    def submit(self, choice: ModelChoice, picture: bytes, options: JobOptions, *, top: int) -> SubmittedJob:
-        """Decode, fit and enqueue one picture.
+    def submit(
+        self, choice: ModelChoice, picture: bytes | NDArray[np.uint8], options: JobOptions, *, top: int
+    ) -> SubmittedJob:
+        """Decode, fit and enqueue one picture; or enqueue one that a client has fitted to the model itself.
 
         Raises ClientError, Overloaded, BrokerUnavailable; DeadlinePassed if there is no time left, undecoded.
         """
@@ -174,7 +183,11 @@ class JobClient:
             if waited_s > LENGTH_VALID_S:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 self.admit(choice, options)
-            prepared = fit.prepare(picture, choice.view.card.input, max_pixels=self._limits.max_pixels)
+            spec = choice.view.card.input
+            if isinstance(picture, bytes):
+                prepared = fit.prepare(picture, spec, max_pixels=self._limits.max_pixels)
+            else:
+                prepared = fit.given(picture, spec)
             # Within its place, too: threads that enqueued at once took Python's lock from those that decode.
             return self._enqueue(choice, prepared, options, top=top)
 
@@ -198,7 +211,8 @@ class JobClient:
     def wait_until(self, options: JobOptions) -> float:
         """The monotonic time at which the client of such jobs stops waiting."""
         limits = self._limits
-        return options.started_at + (limits.async_timeout_s if options.polled else limits.request_timeout_s)
+        most_s = limits.async_timeout_s if options.polled else limits.request_timeout_s
+        return options.started_at + min(most_s, options.timeout_s)
 
     def admit(self, choice: ModelChoice, options: JobOptions) -> None:
         """Refuse a picture that its model has no time for. Raises Overloaded, BrokerUnavailable."""
@@ -230,6 +244,7 @@ class JobClient:
             input=view.card.input.tag,
             notice=choice.notice,
             request_id=options.request_id,
+            scores=options.scores,
         )
         # Before the job is enqueued: its result may come at once.
         waiter = self.replies.expect(model, job.id) if is_waited_for else None

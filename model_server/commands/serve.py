@@ -192,6 +192,7 @@ def _worker(
         connect(settings.redis_url, timeout_s=settings.lease_s / 3),
         keys,
         spec.card(),
+        labels=spec.labels,
         lease_s=settings.lease_s,
         key_ttl_s=settings.key_ttl_s,
         clock=clock,

@@ -3,6 +3,7 @@
 Owns the shape of requests and answers. What happens in between is jobs.py's.
 """
 
+import math
 import socket
 import time
 import uuid
@@ -10,6 +11,7 @@ from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
+import numpy as np
 from flask import Blueprint, Response, current_app, request, url_for
 from msgspec import UNSET
 
@@ -159,11 +161,17 @@ def _by_model(
 def _by_steps(
     jobs: JobClient, choice: ModelChoice, upload: Upload, options: JobOptions
 ) -> list[PictureResult]:
+    pictures = [
+        ClientError(f"{choice.view.card.model} is a pipeline: it takes encoded pictures, and no pixels.")
+        if isinstance(picture, np.ndarray)
+        else picture
+        for picture in upload.pictures
+    ]
     if not options.polled:
-        return [*pipelines.run(jobs, choice, upload.pictures, options, is_client_gone=_is_client_gone)]
+        return [*pipelines.run(jobs, choice, pictures, options, is_client_gone=_is_client_gone)]
     polled: PolledPipelines = current_app.extensions["polled_pipelines"]
     results: list[PictureResult] = []
-    for picture in upload.pictures:
+    for picture in pictures:
         try:
             if isinstance(picture, ClientError):
                 raise picture
@@ -195,15 +203,25 @@ def _by_fallback(
         return error
 
 
-def outcomes(jobs: JobClient, upload: Upload, *, started_at: float) -> list[Result | ServiceError]:
+def outcomes(
+    jobs: JobClient,
+    upload: Upload,
+    *,
+    started_at: float,
+    scores: bool = False,
+    timeout_s: float = math.inf,
+) -> list[Result | ServiceError]:
     """What became of each picture, for the routes of web/dialects: its result, or the error it ended in.
 
-    Waits for all. Raises a ServiceError of the whole request.
+    Waits for all, for `timeout_s` at most. `scores`: a result has the probability of every label, too. Raises
+    a ServiceError of the whole request.
     """
     options = JobOptions(
         started_at=started_at,
         traceparent=preferences.traceparent(request),
         request_id=request_ids.current(),
+        scores=scores,
+        timeout_s=timeout_s,
     )
     results: list[Result | ServiceError] = []
     for result in _results(jobs, upload, options):
@@ -233,7 +251,7 @@ def _one(result: PictureResult, *, is_named: bool = False) -> Response:
 
 def _drawn(jobs: JobClient, picture: Picture, result: PictureResult, *, started_at: float) -> Response:
     """The annotated picture; a failure as JSON, like any other."""
-    if not isinstance(result, Result) or result.error is not None or isinstance(picture, ClientError):
+    if not isinstance(result, Result) or result.error is not None or not isinstance(picture, bytes):
         return _one(result)
     shown = jobs.draw(picture, pipelines.drawable(result), started_at=started_at)
     return responses.drawn(shown, result)

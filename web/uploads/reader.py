@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import numpy as np
 from flask import Request
+from numpy.typing import NDArray
 
 from broker.errors import ClientError
 from broker.messages import Card
@@ -27,8 +29,9 @@ _DEFAULT_TYPE: Final = "application/x-www-form-urlencoded"
 
 NO_PICTURE: Final = "There is no picture: curl -X POST -F image=@photo.jpg http://HOST/predict"
 
-Picture = bytes | ClientError
-"""The bytes of a file; or why there are none, where the others of the request are sound."""
+Picture = bytes | NDArray[np.uint8] | ClientError
+"""The bytes of a file; pixels that the client has fitted to the model itself, as some of web/dialects send;
+or why there are none, where the others of the request are sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def read(request: Request) -> Upload:
         pictures = [_body(request)]
     elif kind == json_bodies.MIMETYPE:
         json = json_bodies.read(_body(request))
-        pictures, parameters, is_list = json.pictures, json.parameters, json.is_list
+        pictures, parameters, is_list = [*json.pictures], json.parameters, json.is_list
     else:
         pictures = [_untyped(request, kind)]
     sources = (request.args, parameters)
