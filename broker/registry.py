@@ -119,15 +119,15 @@ class Registry:
             raise self._failure
         return self._models
 
-    def labels(self, card: Card) -> tuple[Label, ...]:
+    def labels(self, model: str, model_version: str) -> tuple[Label, ...]:
         """The labels of a model, in their order; none where it has none. Raises BrokerUnavailable.
 
         Those of a version never change, so each is read once.
         """
-        version = (card.model, card.model_version)
+        version = (model, model_version)
         if version not in self._labels:
             with translated("tell a model's labels"):
-                value = self._redis.get(self._keys.of(card.model).labels(card.model_version))
+                value = self._redis.get(self._keys.of(model).labels(model_version))
             if not isinstance(value, bytes):
                 return ()  # its worker has not sent them yet
             if len(self._labels) >= _VERSIONS:

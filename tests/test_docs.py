@@ -97,7 +97,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.workers,
     }
     names |= {model.queue, model.bell, model.claims("<worker>"), model.attempts, model.dead}
-    assert said == names | {model.result("<uuid>")}
+    assert said == names | {model.result("<uuid>"), model.labels("<version>")}
 
 
 def test_the_load_tester_s_options_are_those_of_its_page() -> None:

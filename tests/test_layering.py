@@ -80,9 +80,12 @@ ROOMS: dict[str, set[str]] = {
     "web/dialects": {
         "broker.errors",
         "broker.messages",
+        "broker.registry",
+        "web.answers",
         "web.dialects",
         "web.errors",
         "web.jobs",
+        "web.openapi.document",
         "web.pipelines",
         "web.responses",
         "web.routes.pages",

@@ -17,6 +17,7 @@ from broker.replies import Replies
 from settings import Settings
 from web import errors
 from web.dialects import failures, tutorials
+from web.dialects.open_inference import routes as open_inference
 from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
 from web.model_choice import ModelNames
@@ -47,7 +48,8 @@ def create_app(settings: Settings) -> Flask:
     failures.register(app)
     for part in (predict, similarity, health, pages, api_docs, static):
         app.register_blueprint(part.blueprint)
-    app.register_blueprint(tutorials.blueprint)
+    for dialect in (tutorials, open_inference):
+        app.register_blueprint(dialect.blueprint)
 
     @app.after_request
     def of_its_type(response: Response) -> Response:

@@ -141,10 +141,13 @@ def refusal_renderer(
 
 
 def _addresses(routes: Map) -> list[str]:
-    """What a client may ask for, with the methods that Flask does not add; without the pages' own files."""
+    """What a client may ask for, with the methods that Flask does not add.
+
+    Without the pages' own files, and without the addresses of protocols, which their clients know.
+    """
     methods: dict[str, set[str]] = {}
     for rule in routes.iter_rules():
-        if not rule.endpoint.startswith("files."):
+        if not rule.endpoint.startswith("files.") and not rule.rule.startswith(("/v1/", "/v2/")):
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)  # as /openapi.json has it
             methods.setdefault(path, set()).update((rule.methods or set()) - {"HEAD", "OPTIONS"})
     return [f"{' and '.join(sorted(methods[path]))} {path}" for path in sorted(methods)]

@@ -220,7 +220,7 @@ def test_the_labels_of_each_version_are_told_and_sent_once(client: redis.Redis, 
     registry = Registry(client, keys, RedisClock())
 
     def told(version: str) -> tuple[Label, ...]:
-        return registry.labels(replace(CARD, model_version=version))
+        return registry.labels(MODEL, version)
 
     def labelled(version: str, *labels: str) -> Lease:
         named = [Label(str(number), label) for number, label in enumerate(labels)]
@@ -247,4 +247,4 @@ def test_the_labels_of_each_version_are_told_and_sent_once(client: redis.Redis, 
 def test_labels_that_cannot_be_read_are_an_error_of_this_model(client: redis.Redis, keys: Keys) -> None:
     client.set(keys.of(MODEL).labels(CARD.model_version), b"{")
     with pytest.raises(MalformedMessage):
-        Registry(client, keys, RedisClock()).labels(CARD)
+        Registry(client, keys, RedisClock()).labels(MODEL, CARD.model_version)

@@ -93,7 +93,7 @@ def read(body: bytes) -> JsonUpload:
         parameters["model"] = wanted.model
     if wanted.top is not UNSET:
         parameters["top"] = str(int(wanted.top))
-    return JsonUpload([_picture(text) for text in texts], parameters, is_list)
+    return JsonUpload([picture(text) for text in texts], parameters, is_list)
 
 
 def _as_utf_8(body: bytes) -> bytes:
@@ -105,7 +105,8 @@ def _as_utf_8(body: bytes) -> bytes:
     return body
 
 
-def _picture(text: str) -> bytes | ClientError:
+def picture(text: str) -> bytes | ClientError:
+    """A picture's bytes from its base64, or why there are none."""
     prefix = _DATA_URL.match(text)
     if prefix is None and _ADDRESS.match(text):
         return InvalidImage(

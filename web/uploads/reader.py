@@ -64,14 +64,14 @@ def read(request: Request) -> Upload:
         boundary = request.mimetype_params.get("boundary")
         if not boundary:
             raise ClientError("The form's Content-Type names no boundary: let your client set this header.")
-        form = forms.read(_body(request), boundary)
+        form = forms.read(body(request), boundary)
         pictures, parameters = _pictures(form), form.texts
         is_list = len(pictures) > 1
         field = next(name for name, _ in form.files if name in FIELDS)
     elif kind.startswith(_RAW_TYPES):
-        pictures = [_body(request)]
+        pictures = [body(request)]
     elif kind == json_bodies.MIMETYPE:
-        json = json_bodies.read(_body(request))
+        json = json_bodies.read(body(request))
         pictures, parameters, is_list = [*json.pictures], json.parameters, json.is_list
     else:
         pictures = [_untyped(request, kind)]
@@ -81,12 +81,15 @@ def read(request: Request) -> Upload:
     return Upload(pictures, given, tops, is_list, field)
 
 
-def _body(request: Request) -> bytes:
-    """The body's bytes, inflated where the client has compressed them."""
-    body = request.get_data(cache=False)
+def body(request: Request) -> bytes:
+    """The body's bytes, inflated where the client has compressed them.
+
+    Raises ClientError, UnsupportedUpload or UploadTooLarge.
+    """
+    data = request.get_data(cache=False)
     if not (codings := request.headers.get("Content-Encoding", "")):
-        return body
-    return content_coding.decoded(body, codings, at_most=request.max_content_length or len(body))
+        return data
+    return content_coding.decoded(data, codings, at_most=request.max_content_length or len(data))
 
 
 def _untyped(request: Request, kind: str) -> bytes:
@@ -97,11 +100,11 @@ def _untyped(request: Request, kind: str) -> bytes:
     if request.content_length == 0:
         raise ClientError(NO_PICTURE)
     if not kind or kind == _DEFAULT_TYPE:
-        body = _body(request)
-        if not body:
+        data = body(request)
+        if not data:
             raise ClientError(NO_PICTURE)
-        if not kind or b"\0" in body[: forms.BINARY_LOOK]:  # no form without a file has one
-            return body
+        if not kind or b"\0" in data[: forms.BINARY_LOOK]:  # no form without a file has one
+            return data
     raise UnsupportedUpload(
         f"A body of {kind[:60]} is not supported: send multipart/form-data with a file in the field `image`, "
         "the picture itself as the body with its type (Content-Type: image/jpeg), or "
