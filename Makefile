@@ -79,7 +79,7 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with its venv module is needed (Debian: apt install python3-venv); name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.txt loadtest/requirements.txt training/requirements.txt constraints.txt | $(VENV)/bin/python
+$(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.txt loadtest/requirements.txt clients/requirements.txt training/requirements.txt constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV): about a minute and a half, once."
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)  # an interrupted one has none
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
