@@ -29,8 +29,6 @@ class Streams:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            # It would send stdout's lines to stderr, wherever stdout leads.
-            redirect_stdout=False,
             disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("asking", total=total, rate="")
