@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # Three processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
 CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
 SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
+# `.ci/run` has one: other suites run beside it.
+IMPORTERS := 2
 PLAIN := not browser and not compose and not importers
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
@@ -64,7 +66,7 @@ test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker
 	$(BIN)/python -m pytest -m compose
 
 test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, against those (installs 1.9 GB, once)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m importers
+	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser
