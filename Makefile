@@ -10,13 +10,13 @@ CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
 SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
 # `.ci/run` has one: other suites run beside it.
 IMPORTERS := 2
-PLAIN := not browser and not compose and not importers
+PLAIN := not browser and not compose and not importers and not protocols
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
-fast test-together test-alone test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
+fast test-together test-alone test-protocols test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve preflight install lint check fast format test test-together test-alone test-redis test-importers test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format test test-together test-alone test-redis test-importers test-protocols test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -68,6 +68,9 @@ test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker
 test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, against those (installs 1.9 GB, once)
 	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers
 
+test-protocols: $(VENV)/.dev var/protocols/.installed ## The clients of Triton and KServe, unmodified (installs 500 MB, once)
+	$(BIN)/python -m pytest -m protocols
+
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser
 
@@ -97,6 +100,11 @@ var/importers/.installed: tests/importers/requirements.txt tests/importers/requi
 	$(BIN)/python -m venv --clear var/importers
 	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/importers/requirements-alone.txt
+	@touch $@
+
+var/protocols/.installed: tests/protocols/requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv --clear var/protocols
+	@var/protocols/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve
