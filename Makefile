@@ -65,7 +65,7 @@ test-redis: $(VENV)/.dev ## The contract on another server: Redis 6.2, or TEST_R
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
 	$(BIN)/python -m pytest -m compose
 
-test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, against those (installs 1.9 GB, once)
+test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, and ONNX Runtime, against those (installs 1.9 GB, once)
 	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers
 
 test-protocols: $(VENV)/.dev var/protocols/.installed ## The clients of Triton and KServe, unmodified (installs 500 MB, once)

@@ -150,6 +150,7 @@ RUNTIMES = {
     "torchvision": {"engines/torch/sources.py"},
     "timm": {"engines/torch/sources.py"},
     "safetensors": {"engines/torch/sources.py"},
+    "onnxruntime": {"engines/onnxruntime/runtime.py"},
 }
 """What may import each runtime: one file of model_server, and Keras what builds and runs its networks."""
 
@@ -317,7 +318,10 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
     ("module", "never"),
     [
         ("web.app", ("keras", "tensorflow", "openvino", "model_server")),
-        ("model_server.commands.serve", ("flask", "PIL", "web", "tensorflow", "keras", "torch")),
+        (
+            "model_server.commands.serve",
+            ("flask", "PIL", "web", "tensorflow", "keras", "torch", "onnxruntime"),
+        ),
         ("model_server.engines.openvino.engine", ("flask", "PIL", "web", "tensorflow", "keras", "torch")),
         ("model_server.commands.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),
     ],

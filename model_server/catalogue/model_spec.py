@@ -102,6 +102,11 @@ class ModelSpec:
         return isinstance(self.source, TorchSource)
 
     @property
+    def is_onnx(self) -> bool:
+        """Whether the network is an ONNX file, which ONNX Runtime can run."""
+        return isinstance(self.source, Onnx)
+
+    @property
     def has_own_input(self) -> bool:
         """Whether pictures pass hooks.py before, or in place of, a network: it alone knows their numbers."""
         is_prepared = self.hooks is not None and "preprocess" in self.hooks.names
