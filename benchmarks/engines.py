@@ -7,16 +7,21 @@ that what else the machine does costs all alike: quote the ratios. Reads no sett
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.engine_process import EngineRun
+from benchmarks.programs import BenchmarkFailed
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _BATCHES: Final = (1, 8, 32)
@@ -27,8 +32,10 @@ _CONTESTANTS: Final = (
     ("openvino fp32", "openvino", "fp32"),
     ("openvino bf16", "openvino", "bf16"),
     ("openvino int8", "openvino", "int8"),
+    ("onnxruntime fp32", "onnxruntime", "fp32"),
 )
-"""What a row is called, its engine, its precision. The first is what every other is compared with."""
+"""What a row is called, its engine, its precision. The first that runs the model is what every other is
+compared with: of an ONNX file, OpenVINO in fp32."""
 
 
 @dataclass(slots=True)
@@ -42,8 +49,7 @@ class Contestant:
 
     def measure(self, batch: int, seconds: float) -> None:
         """One turn: images a second in batches of `batch`."""
-        answer = _ask(self.process, {"batch": batch, "seconds": seconds})
-        self.per_s.setdefault(batch, []).append(answer["per_s"])
+        self.per_s.setdefault(batch, []).append(per_s(self.process, batch, seconds))
 
 
 def main() -> int:
@@ -53,8 +59,16 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         contestants = []
         for name, engine, precision in _CONTESTANTS:
-            command = [asked.model, asked.weights, engine, precision, name, str(asked.cache)]
-            started = stack.enter_context(_started(command))
+            run = EngineRun(
+                engine,
+                precision,
+                str(asked.cache),
+                model=asked.model,
+                models_dir=str(asked.models_dir),
+                weights=asked.weights,
+                has_variables=name == "tf.function",
+            )
+            started = stack.enter_context(engine_started(run, times=2))
             if "error" in started[1]:
                 console.print(f"{name} is left out: {started[1]['error']}", soft_wrap=True)
                 continue
@@ -68,24 +82,34 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _started(command: list[str]) -> "Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]":
-    """An engine's process and what it says once warm; ended with the block. A second start is timed, too."""
-    line = [sys.executable, "-m", "benchmarks.engine_process", *command]
+def engine_started(
+    run: EngineRun, *, times: int = 1, environment: Mapping[str, str] = os.environ
+) -> "Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]":
+    """An engine's process, started so many times, and what it says once warm; ended with the block."""
+    line = [sys.executable, "-m", "benchmarks.engine_process", msgspec.json.encode(run).decode()]
     pipe = subprocess.PIPE
-    first: float | None = None
+    starts_s: list[float] = []
     while True:
         process = subprocess.Popen(  # noqa: S603 - ours
-            line, cwd=_ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+            line, cwd=_ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
         )
         told = _told(process.stdout)
-        if first is not None or "error" in told:
+        starts_s.append(told.get("start_s", 0.0))
+        if len(starts_s) == times or "error" in told:
             break
-        first = told["start_s"]
         _end(process)
     try:
-        yield process, told | {"first_s": first}
+        yield process, told | {"first_s": starts_s[0]}
     finally:
         _end(process)
+
+
+def per_s(process: "subprocess.Popen[str]", batch: int, seconds: float) -> float:
+    """Images a second of a warm engine's process, in batches of `batch`. Raises BenchmarkFailed."""
+    answer = _ask(process, {"batch": batch, "seconds": seconds})
+    if "error" in answer:
+        raise BenchmarkFailed(answer["error"])
+    return float(answer["per_s"])
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -129,7 +153,8 @@ def _table(asked: argparse.Namespace, contestants: list[Contestant]) -> Table:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
-    parser.add_argument("--model", default="resnet50", help="a folder of models/ (resnet50)")
+    parser.add_argument("--model", default="resnet50", help="a model (resnet50)")
+    parser.add_argument("--models-dir", type=Path, default=_ROOT / "models", help="of --model (models)")
     parser.add_argument("--weights", default="random", help="of a network of keras.applications (random)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each (7)")
     parser.add_argument("--seconds", type=float, default=2.0, help="a turn (2)")

