@@ -18,7 +18,7 @@ from typing import IO, Any, Final
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.engine_process import EngineRun
 from benchmarks.programs import BenchmarkFailed
@@ -38,6 +38,16 @@ _CONTESTANTS: Final = (
 compared with: of an ONNX file, OpenVINO in fp32."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineRate:
+    """One turn of one engine."""
+
+    per_s: float
+    """Images a second."""
+    cpu_ms: float
+    """CPU milliseconds an image: what others do meanwhile matters less to it."""
+
+
 @dataclass(slots=True)
 class Contestant:
     """An engine's process, warm, and what it told of its start."""
@@ -45,17 +55,17 @@ class Contestant:
     name: str
     told: dict[str, Any]
     process: "subprocess.Popen[str]"
-    per_s: dict[int, list[float]]
+    turns: dict[int, list[EngineRate]]
 
     def measure(self, batch: int, seconds: float) -> None:
         """One turn: images a second in batches of `batch`."""
-        self.per_s.setdefault(batch, []).append(per_s(self.process, batch, seconds))
+        self.turns.setdefault(batch, []).append(rate(self.process, batch, seconds))
 
 
 def main() -> int:
     """Start all, take turns, print the table; return the exit status."""
     asked = _arguments()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     with contextlib.ExitStack() as stack:
         contestants = []
         for name, engine, precision in _CONTESTANTS:
@@ -104,12 +114,12 @@ def engine_started(
         _end(process)
 
 
-def per_s(process: "subprocess.Popen[str]", batch: int, seconds: float) -> float:
-    """Images a second of a warm engine's process, in batches of `batch`. Raises BenchmarkFailed."""
+def rate(process: "subprocess.Popen[str]", batch: int, seconds: float) -> EngineRate:
+    """What a warm engine's process does in batches of `batch`. Raises BenchmarkFailed."""
     answer = _ask(process, {"batch": batch, "seconds": seconds})
     if "error" in answer:
         raise BenchmarkFailed(answer["error"])
-    return float(answer["per_s"])
+    return EngineRate(**answer)
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -134,16 +144,22 @@ def _told(stdout: IO[str] | None) -> dict[str, Any]:
 
 def _table(asked: argparse.Namespace, contestants: list[Contestant]) -> Table:
     title = f"{asked.model}, weights: {asked.weights or 'its own'}; images/s, medians of {asked.rounds} turns"
-    caption = "x: median ratio to the first row, turn by turn, in batches of 32. Resident: once it is warm."
-    table = Table("", title=title, caption=caption, title_justify="left", caption_justify="left")
-    for column in (*(f"batch {batch}" for batch in _BATCHES), "x", "first s", "second s", "resident MB"):
+    caption = (
+        "x: median ratio to the first row, turn by turn, in batches of 32; CPU ms: an image, likewise. "
+        "Resident: once it is warm."
+    )
+    name = Column("", no_wrap=True)
+    table = Table(name, title=title, caption=caption, title_justify="left", caption_justify="left")
+    rest = ("x", "CPU ms", "first s", "second s", "resident MB")
+    for column in (*(f"batch {batch}" for batch in _BATCHES), *rest):
         table.add_column(column, justify="right", no_wrap=True)
     for each in contestants:
-        ratios = [own / first for own, first in zip(each.per_s[32], contestants[0].per_s[32], strict=True)]
+        pairs = list(zip(each.turns[32], contestants[0].turns[32], strict=True))
         table.add_row(
             each.name,
-            *(f"{statistics.median(each.per_s[batch]):.1f}" for batch in _BATCHES),
-            f"{statistics.median(ratios):.2f}",
+            *(f"{statistics.median(turn.per_s for turn in each.turns[batch]):.1f}" for batch in _BATCHES),
+            f"{statistics.median(own.per_s / first.per_s for own, first in pairs):.2f}",
+            f"{statistics.median(own.cpu_ms for own, _ in pairs):.1f}",
             f"{each.told['first_s']:.1f}",
             f"{each.told['start_s']:.1f}",
             f"{each.told['resident_mb']:.0f}",

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.engine_process import EngineRun
-from benchmarks.engines import engine_started, per_s
+from benchmarks.engines import engine_started, rate
 from benchmarks.programs import ROOT, BenchmarkFailed
 from benchmarks.serving import load, machine, pictures
 from benchmarks.serving.contenders import Contender, Place, Program
@@ -188,7 +188,7 @@ class GpuCampaign:
             self.found["starts"].setdefault(contestant.name, []).append(told["start_s"])
             rates = self.found["bare"].setdefault(contestant.name, {})
             for batch in self._asked.batches:
-                rates.setdefault(str(batch), []).append(per_s(process, batch, self._asked.seconds))
+                rates.setdefault(str(batch), []).append(rate(process, batch, self._asked.seconds).per_s)
         self._console.print(f"  {contestant.name}: {max(best(rates)):.1f} pictures/s at best", markup=False)
 
     def _served(self, contestant: EngineContestant) -> None:
@@ -248,11 +248,15 @@ def web_share(point: Point) -> float:
 
 def tables(found: dict[str, Any]) -> list[Table]:
     """The engines alone, then the service."""
-    bare = Table("", title=f"Engines alone on the {found['device']}, pictures/s", title_justify="left")
+    bare = Table(
+        Column("", no_wrap=True),
+        title=f"Engines alone on the {found['device']}, pictures/s",
+        title_justify="left",
+    )
     rates: dict[str, dict[str, list[float]]] = found["bare"]
     for batch in next(iter(rates.values()), {}):
-        bare.add_column(f"batch {batch}", justify="right")
-    bare.add_column("start s", justify="right")
+        bare.add_column(f"batch {batch}", justify="right", no_wrap=True)
+    bare.add_column("start s", justify="right", no_wrap=True)
     for name, by_batch in rates.items():
         row = [f"{statistics.median(each):.1f}" for each in by_batch.values()]
         bare.add_row(name, *row, f"{statistics.median(found['starts'][name]):.1f}")

@@ -288,6 +288,25 @@ def test_onnx_runtime_s_own_fall_back_to_the_cpu_is_noticed(
             load(provider=setting)
 
 
+def test_a_provider_that_can_not_run_the_network_is_refused(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the driver is too old for the CUDA that onnxruntime-gpu brings."""
+    make = onnxruntime.InferenceSession
+
+    def failing(graph: Any, options: Any, *, providers: Any, **others: Any) -> Any:  # noqa: ANN401
+        if providers[0][0] == "CUDAExecutionProvider":
+            raise runtime.ERRORS[-1]("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 35: driver version.")
+        return make(graph, options, providers=providers, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", failing)
+    monkeypatch.setattr(runtime, "available", lambda: (providers.CUDA, providers.CPU))
+    monkeypatch.setattr("model_server.engines.choice.has_nvidia_gpu", lambda: True)
+    words = r"can't run net.onnx with CUDAExecutionProvider: CUDA failure 35: driver version\. .*=cpu runs"
+    with pytest.raises(ModelUnavailable, match=words):
+        load(provider="cuda")
+
+
 def test_a_gpu_that_the_installed_build_leaves_idle_is_reported(
     load: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -53,7 +53,7 @@ class OnnxRuntimeEngine:
         doubt = declared_input.of_onnx(spec, path) if prepared is None else ""
         if doubt:
             _LOG.warning("%s: %s", spec.name, doubt)
-        most = plain.batch or options.batch_size
+        most = options.batch_size if plain.batch is None else None
         provider = providers.provider(provider_name, precision, plain.input.name, plain.of_picture, most)
         del plain  # its weights
         self.provider = provider.name

@@ -96,7 +96,7 @@ class OnnxNetwork:
             takes=dtype,
             layout=layout,
         )
-        pixels = _started(spec, lambda: Session(graph, provider.for_pixels, threads=threads))
+        pixels = _started(spec, graph, provider.for_pixels, threads)
         return lambda batch: pixels.on_device(_pixels(spec, batch, dtype))
 
     def _require_prepared(self) -> None:
@@ -110,27 +110,32 @@ class OnnxNetwork:
 
 def _opened(spec: ModelSpec, path: Path, provider: Provider, threads: int, *, is_plain: bool) -> Session:
     try:
-        return _started(spec, lambda: Session(path, provider, threads=threads, is_plain=is_plain))
+        return _started(spec, path, provider, threads, is_plain=is_plain)
     except runtime.ERRORS as error:
-        if provider != ON_CPU:  # the CPU has read it for the reference
-            raise ModelUnavailable(
-                f"{spec.name}: ONNX Runtime can't run {path.name} with {provider.name}: "
-                f"{runtime.reason(error)}. ONNXRUNTIME_PROVIDER=cpu runs it."
-            ) from error
         raise ModelUnavailable(
             f"{spec.name}: ONNX Runtime can't read {path.name}: {runtime.reason(error)}."
             f"{file_kinds.hint(path, spec.source, within=spec.folder)}"
         ) from error
 
 
-def _started(spec: ModelSpec, start: Callable[[], Session]) -> Session:
+def _started(
+    spec: ModelSpec, graph: Path | bytes, provider: Provider, threads: int, *, is_plain: bool = False
+) -> Session:
+    """A session; on the CPU it may raise runtime.ERRORS, which are the graph's."""
     try:
-        return start()
+        return Session(graph, provider, threads=threads, is_plain=is_plain)
     except ProviderUnavailable as error:
         raise ModelUnavailable(
             f"{spec.name}: ONNX Runtime could not start the provider that ONNXRUNTIME_PROVIDER asks for, and "
             f"{error}: its log says which library is missing. Nothing falls back to the CPU; "
             "ONNXRUNTIME_PROVIDER=cpu asks for it."
+        ) from error
+    except runtime.ERRORS as error:
+        if provider == ON_CPU:
+            raise
+        raise ModelUnavailable(  # the CPU has read it for the reference
+            f"{spec.name}: ONNX Runtime can't run {spec.weights} with {provider.name}: "
+            f"{runtime.reason(error)}. ONNXRUNTIME_PROVIDER=cpu runs it."
         ) from error
 
 

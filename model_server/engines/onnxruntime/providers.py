@@ -83,17 +83,16 @@ def choose(model: str, setting: str, precision: str, available: tuple[str, ...],
     return name
 
 
-def provider(name: str, precision: str, picture: str, shape: tuple[int, ...], most: int) -> Provider:
-    """The provider of that name for batches of up to `most`; `picture` is the input, `shape` one picture's.
+def provider(name: str, precision: str, picture: str, shape: tuple[int, ...], most: int | None) -> Provider:
+    """The provider of that name for batches of up to `most`; None: the network takes one size alone.
 
-    TensorRT builds its engine for a range of shapes: without this range, for each new one again.
+    `picture` is the name of the input, `shape` that of one picture. TensorRT builds its engine for a range of
+    shapes: without this range, for each new one again.
     """
     if name != TENSORRT:
         return Provider(name, _OPTIONS.get(name, {}))
     sizes = "x".join(map(str, shape))
-    profile = {
-        f"trt_profile_{bound}_shapes": f"{picture}:{batch}x{sizes}"
-        for bound, batch in (("min", 1), ("opt", most), ("max", most))
-    }
+    bounds = {} if most is None else {"min": 1, "opt": most, "max": most}
+    profile = {f"trt_profile_{bound}_shapes": f"{picture}:{batch}x{sizes}" for bound, batch in bounds.items()}
     half = {"trt_fp16_enable": "1"} if precision == "fp16" else {}
     return Provider(name, profile | half)

@@ -68,6 +68,7 @@ def test_tensorrt_builds_one_engine_for_every_size_of_batch() -> None:
         (CUDA, {"use_tf32": "0"}),
         (CPU, {}),
     ]
+    assert providers.provider(TENSORRT, "fp32", "x", (3, 8, 9), None).options == {}
     assert "trt_fp16_enable" not in providers.provider(TENSORRT, "fp32", "x", (3, 8, 9), 32).options
     assert made.for_pixels == providers.provider(CUDA, "fp32", "x", (3, 8, 9), 32)
     assert (made.device, ON_CPU.device) == ("cuda", "cpu")
