@@ -188,6 +188,36 @@ def test_a_file_in_float16_is_judged_by_what_float16_can_hold(tmp_path: Path) ->
     np.testing.assert_allclose(engine.predict(halves.PICTURES)[0], right, atol=0.02)
 
 
+def test_a_quantised_file_computes_what_it_says(load: Load) -> None:
+    """Rounded activations and weights of 8 bits, as its QuantizeLinear has them."""
+    step, weight_step = np.float32(0.0473), np.float32(0.01)
+    whole = np.clip(np.rint(WEIGHTS / weight_step), -127, 127).astype(np.int8)
+    zero = np.array(0, np.int8)
+    content = onnx_file.model(
+        [
+            onnx_file.node("Reshape", ["picture", "flat"], "row"),
+            onnx_file.node("QuantizeLinear", ["row", "step", "zero"], "integers"),
+            onnx_file.node("DequantizeLinear", ["integers", "step", "zero"], "rounded"),
+            onnx_file.node("DequantizeLinear", ["weights", "weight step", "zero"], "wide"),
+            onnx_file.node("MatMul", ["rounded", "wide"], "logits"),
+        ],
+        [onnx_file.value("picture", ("batch", 3, HEIGHT, WIDTH))],
+        [onnx_file.value("logits", ("batch", 3))],
+        [
+            onnx_file.constant("flat", np.array((-1, MANY), np.int64)),
+            onnx_file.constant("step", np.array(step)),
+            onnx_file.constant("weight step", np.array(weight_step)),
+            onnx_file.constant("zero", zero),
+            onnx_file.constant("weights", whole),
+        ],
+    )
+    numbers = ((PICTURES - np.array(importing.MEAN)) / importing.STD).transpose(0, 3, 1, 2)
+    rounded = np.clip(np.rint(numbers.reshape(-1, MANY) / step), -128, 127) * step
+    right = importing._softmax(rounded @ (whole * np.float64(weight_step)))
+    assert np.abs(right - importing.expected(PICTURES)).max() > 0.01
+    np.testing.assert_allclose(load(content).predict(PICTURES)[0], right, atol=1e-3)
+
+
 def test_a_detector_s_outputs_are_taken_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "net"
     folder.mkdir()
