@@ -98,7 +98,7 @@ def test_the_tables_show_the_medians() -> None:
             console.print(table)
     text = shown.get()
     alone = ["75.0", "450.0", "450.0", "3.0"]  # batches of 1, 8 and 64, and the start
-    service = ["325.0", "0.62", "10.0", "20.0", "0", "4.00", "50%"]
+    service = ["325.0", "0.62", "10.0", "20.0", "0", "4.00", "50%", "0.0"]
     rows = [[cell.strip() for cell in line.split("│")[2:-1]] for line in text.splitlines() if "│" in line]
     assert rows == [alone, service]
 
