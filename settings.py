@@ -183,7 +183,8 @@ class Settings:
     """How many milliseconds an incomplete batch waits for more images while the network is idle. It only
     helps a network whose call takes as long for one image as for many."""
     queue_limit: int = _whole(1024, 1, 1_000_000)
-    """The largest number of jobs in one model's queue; more are refused with 503."""
+    """The largest number of jobs in one model's queue; more are refused with 503. Jobs of clients that
+    poll may be three quarters of them."""
     queue_limit_mb: int = _whole(256, 1, 1_000_000)
     """The largest size of one model's queue, in megabytes (2^20 bytes)."""
     request_timeout_s: float = _number(10.0, 0.1, 3600)

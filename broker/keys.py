@@ -29,7 +29,9 @@ class ModelKeys:
     workers: str = field(init=False)
     """Sorted set: worker -> lease expiry in Redis' time; negative: a tombstone."""
     queue: str = field(init=False)
-    """List: jobs, the oldest left."""
+    """List: jobs whose clients wait, the oldest left."""
+    polled: str = field(init=False)
+    """List: jobs whose clients poll, the oldest left."""
     bell: str = field(init=False)
     """List: a token a new job; it only wakes."""
     attempts: str = field(init=False)
@@ -48,9 +50,9 @@ class ModelKeys:
         if not MODEL_NAME.fullmatch(self.model):
             raise ValueError(f"a model's name has only a-z, 0-9, _ and -; got {self.model!r}")
         tagged = f"{self.prefix}{{{self.model}}}"
-        for name in ("card", "states", "workers", "queue", "bell", "attempts", "dead"):
+        for name in ("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead"):
             object.__setattr__(self, name, f"{tagged}:{name}")
-        lists = dict.fromkeys((self.queue, self.bell, self.dead), "list")
+        lists = dict.fromkeys((self.queue, self.polled, self.bell, self.dead), "list")
         hashes = dict.fromkeys((self.states, self.attempts), "hash")
         types = {self.card: "string", self.workers: "zset"} | hashes | lists
         object.__setattr__(self, "types", types)

@@ -101,7 +101,7 @@ class Lease:
                 self._announce_script(keys=named, args=(*said, self._labels))
 
     def give_back(self) -> int:
-        """Return own claims, unbegun, to the head of the queue without an attempt; keep the lease.
+        """Return own claims, unbegun, to the heads of their lists without an attempt; keep the lease.
 
         Returns how many. Raises LeaseLost if the lease is not live (a peer then recovers them).
         """
@@ -203,7 +203,15 @@ class Lease:
         keys = self._keys
         with translated("give jobs back", self._redis, self._keys.types):
             reply: list[bytes | int] = self._recover_script(
-                keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.states, keys.bell],
+                keys=[
+                    keys.workers,
+                    keys.queue,
+                    keys.claims(worker),
+                    keys.attempts,
+                    keys.states,
+                    keys.bell,
+                    keys.polled,
+                ],
                 args=[worker, why, self._ttl_s, BELL_TOKENS],
             )
         return reply

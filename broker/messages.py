@@ -220,10 +220,12 @@ class Pace:
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One picture and its deadline. Times are Redis' own, in seconds since 1970.
 
-    The order of its fields is that of its JSON, where the Lua scripts read the first two.
+    The order of its fields is that of its JSON, where the Lua scripts read the first three.
     """
 
     id: str
+    polled: bool = False
+    """Its client polls: it stands in a list of its own, from which a claim takes its share."""
     input: str = ""
     """The tag of the InputSpec that the picture was prepared for; empty: any worker may run it."""
     image: NDArray[np.uint8]
@@ -233,7 +235,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accepted_at: float = msgspec.field(name="accepted")
     deadline: float
     reply_to: str | None
-    """The web process whose channel gets the result; None for a client that polls."""
+    """The web process whose channel gets the result; None: nobody waits there."""
     original_size: tuple[int, int]
     """(width, height) of the upload."""
     top: int

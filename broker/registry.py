@@ -40,6 +40,7 @@ class ModelView:
     last_alive: float
     """Redis' time until which some worker's lease lasts or lasted; 0 if none is remembered."""
     queue_length: int
+    """Jobs of clients that wait and of those that poll."""
     asked: tuple["ModelView | None", ...] = ()
     """The models of a pipeline's steps; None where one was not announced."""
 
@@ -165,9 +166,11 @@ class Registry:
                 pipe.hgetall(keys.states)
                 pipe.zrange(keys.workers, 0, -1, withscores=True)
                 pipe.llen(keys.queue)
+                pipe.llen(keys.polled)
             replies = pipe.execute(raise_on_error=False)
             replies = [_readable(reply, absent) for reply, absent in zip(replies, cycle(_ABSENT))]
-        views = (self._view(*replies[start : start + 4]) for start in range(0, len(replies), 4))
+        size = len(_ABSENT)
+        views = (self._view(*replies[start : start + size]) for start in range(0, len(replies), size))
         known = {view.card.model: view for view in views if view is not None}
         return {name: _with_asked(view, known) for name, view in known.items()}
 
@@ -176,7 +179,8 @@ class Registry:
         card: bytes | None,
         states: dict[bytes, bytes],
         workers: list[tuple[bytes, float]],
-        queue_length: int,
+        waiting: int,
+        polled: int,
     ) -> ModelView | None:
         try:
             said = {worker: codec.decode(state, State) for worker, state in states.items()}
@@ -190,7 +194,7 @@ class Registry:
                 card=newest,
                 states=live_states,
                 last_alive=max(map(abs, leases.values()), default=0.0),
-                queue_length=queue_length,
+                queue_length=waiting + polled,
             )
         except MalformedMessage:
             return None  # written by something else: not ours to serve
@@ -216,8 +220,8 @@ def _with_asked(view: ModelView, known: Mapping[str, ModelView]) -> ModelView:
     return replace(view, asked=tuple(known.get(step.model) for step in view.card.steps))
 
 
-_ABSENT: Final[tuple[object, ...]] = (None, {}, [], 0)
-"""What a model's card, states, workers and queue are where there are none."""
+_ABSENT: Final[tuple[object, ...]] = (None, {}, [], 0, 0)
+"""What a model's card, states, workers and the two lists of its queue are where there are none."""
 
 
 def _readable(reply: object, absent: object) -> object:

@@ -97,7 +97,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.states,
         model.workers,
     }
-    names |= {model.queue, model.bell, model.claims("<worker>"), model.attempts, model.dead}
+    names |= {model.queue, model.polled, model.bell, model.claims("<worker>"), model.attempts, model.dead}
     assert said == names | {model.result("<uuid>"), model.labels("<version>")}
 
 

@@ -346,7 +346,7 @@ def test_every_module_says_what_it_owns() -> None:
 
 def test_every_script_names_its_keys_its_arguments_and_its_reply() -> None:
     scripts = sorted((ROOT / "broker" / "lua").glob("*.lua"))
-    names = ["announce", "claim", "complete", "lease", "others", "recover"]
+    names = ["announce", "claim", "complete", "lease", "others", "recover", "take"]
     assert [script.stem for script in scripts] == names
     for script in scripts:
         text = script.read_text("utf-8")

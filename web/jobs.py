@@ -220,7 +220,9 @@ class JobClient:
         card, left_s = choice.view.card, wait_until - time.monotonic()
         size = codec.job_size(card.input) + len(choice.notice)
         try:
-            self.producer.admit(card.model, size=size, timeout_s=left_s, pace=choice.view.pace)
+            self.producer.admit(
+                card.model, size=size, timeout_s=left_s, pace=choice.view.pace, polled=options.polled
+            )
         except Overloaded as refusal:
             if not options.polled:
                 self.refusals.note(refusal, card.model)
@@ -234,6 +236,7 @@ class JobClient:
         now = self._clock.now()
         job = Job(
             id=str(uuid.uuid4()),
+            polled=options.polled,
             image=prepared.pixels,
             accepted_at=now,
             deadline=now + wait_until - time.monotonic(),

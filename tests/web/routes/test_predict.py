@@ -13,7 +13,7 @@ from broker.keys import Keys
 from broker.producer import Producer
 from pictures import fit
 from settings import Settings
-from tests.support.fakes import MODEL, SPEC
+from tests.support.fakes import MODEL, SPEC, enqueue, job
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
@@ -153,8 +153,7 @@ def test_a_failed_picture_is_told_its_client(running: Service) -> None:
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
     service: Service, client: redis.Redis, keys: Keys
 ) -> None:
-    for _ in range(2):
-        service.client.post("/predict", data=form(png(0)), headers={"Prefer": "respond-async"})
+    enqueue(client, keys, job(), job())
     response = service.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
     assert int(response.headers["Retry-After"]) >= 1
@@ -218,7 +217,7 @@ def test_the_job_in_redis_is_a_fitted_uint8_picture(
         data=form(png(7)),
         headers={"Prefer": "respond-async", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"},
     )
-    queued = client.lindex(keys.of(MODEL).queue, 0)
+    queued = client.lindex(keys.of(MODEL).polled, 0)
     assert queued is not None
     job = json.loads(queued)
     assert job["image"] == "BwcHBw=="
