@@ -30,6 +30,8 @@ graceful_timeout = int(_settings.request_timeout_s) + 2
 timeout = 30
 _HEARTBEAT_S = 5
 keepalive = _settings.keepalive_s
+# An eighth is for those that close (web/server/worker.py).
+worker_connections = 1200
 # The scheme is used nowhere: proxies in a chain that disagree on it are no reason to refuse a request.
 secure_scheme_headers: dict[str, str] = {}
 # sendfile waits indefinitely for a client that does not read, and the pages are small.
