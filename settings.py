@@ -213,7 +213,8 @@ class Settings:
     max_upload_mb: int = _whole(20, 1, 1024)
     """The largest request body, in megabytes (2^20 bytes)."""
     max_pixels: int = _whole(64_000_000, 1, 1_000_000_000)
-    """The largest number of pixels in an image, read from its header before it is decoded."""
+    """The largest number of pixels in an image, read from its header before it is decoded. Those of one
+    request may have four times as many together."""
     model_servers: int = _whole(1, 1, 64)
     """How many model server processes `make serve` runs."""
     web_workers: int = _whole(0, 0, 64)

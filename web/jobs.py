@@ -30,7 +30,8 @@ from broker.messages import Job, Result, TaskResult, WorkerState
 from broker.producer import LENGTH_VALID_S, PendingJob, Producer
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
-from pictures import annotate, fit
+from pictures import annotate, declared_size, fit
+from pictures.decode import ImageTooLarge
 from pictures.fit import Part, PartCutter, PreparedPicture
 from web.fair_semaphore import FairSemaphore
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
@@ -48,8 +49,16 @@ _SHARE: Final = 0.75
 _FULL_S: Final = 0.1
 """For so long all places are believed to be taken, once they were."""
 
+MAX_PIXELS_TOGETHER: Final = 4
+"""So many times MAX_PIXELS a request's pictures may have together: 64 WebPs of 50 megapixels, in 10 KB each,
+kept the decoders busy until the deadline. Photos of so many do not fit into MAX_UPLOAD_MB."""
+
 LOOK_AT_CLIENT_S: Final = 0.25
 """How often a waiting request looks whether its client is still there."""
+
+
+UploadedPicture = bytes | NDArray[np.uint8] | ClientError
+"""As web/uploads/reader.py has it."""
 
 
 class ClientGone(ClientError):
@@ -165,6 +174,31 @@ class JobClient:
         finally:
             with self._sharing:
                 self._in_flight[model] -= 1
+
+    def within_pixels(self, pictures: Sequence[UploadedPicture]) -> list[UploadedPicture]:
+        """A request's pictures; an ImageTooLarge for each that would make too many pixels together.
+
+        Judged by what their headers say. One that does not tell counts as MAX_PIXELS; one that is too large
+        alone is not counted, for it is refused.
+        """
+        if len(pictures) <= MAX_PIXELS_TOGETHER:
+            return list(pictures)
+        left = most = MAX_PIXELS_TOGETHER * self._limits.max_pixels
+        bounded: list[UploadedPicture] = []
+        for picture in pictures:
+            size = declared_size.of(picture) if isinstance(picture, bytes) else (0, 0)
+            pixels = math.prod(size) if size is not None else self._limits.max_pixels
+            if left < pixels <= self._limits.max_pixels:
+                bounded.append(
+                    ImageTooLarge(
+                        f"The pictures of a request may have {most} pixels together, and those before this "
+                        f"one leave {left}. Send it in another request."
+                    )
+                )
+            else:
+                bounded.append(picture)
+                left -= pixels if pixels <= self._limits.max_pixels else 0
+        return bounded
 
     def submit(
         self, choice: ModelChoice, picture: bytes | NDArray[np.uint8], options: JobOptions, *, top: int

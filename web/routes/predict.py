@@ -3,6 +3,7 @@
 Owns the shape of requests and answers. What happens in between is jobs.py's.
 """
 
+import dataclasses
 import math
 import socket
 import time
@@ -114,6 +115,7 @@ def vary(response: Response) -> Response:
 def _results(jobs: JobClient, upload: Upload, options: JobOptions) -> list[PictureResult]:
     """What becomes of every picture: all are submitted, then waited for (but not a poller's)."""
     choice = jobs.models.choose(upload.parameters.get("model"))
+    upload = dataclasses.replace(upload, pictures=jobs.within_pixels(upload.pictures))
     # A request that asks for too many predictions is refused whole.
     top = reader.top(upload, choice.view.card, asked=choice.asked.card)
     with jobs.share(choice.view.card.model):

@@ -10,8 +10,10 @@ import redis
 
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
+from broker.messages import InputSpec
 from broker.producer import Producer
 from pictures import fit
+from pictures.fit import PreparedPicture
 from settings import Settings
 from tests.support.fakes import MODEL, SPEC, enqueue, job
 from tests.support.pictures import form, png
@@ -141,6 +143,44 @@ def test_too_many_pictures_at_once_are_refused(running: Service) -> None:
     response = running.client.post("/predict", data=form(*[png(0)] * (MAX_PICTURES + 1)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (400, "bad_request")
     assert running.engine.batches == []
+
+
+@pytest.mark.parametrize("environment", [{"MAX_PIXELS": "1200"}])
+def test_pictures_that_have_too_many_pixels_together_are_refused_and_not_decoded(
+    running: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times MAX_PIXELS fit; what comes later and is small enough is answered."""
+    large, small, too_large = png(0), png(0, size=(20, 30)), png(0, size=(41, 30))
+    decoded: list[bytes] = []
+    prepare = fit.prepare
+
+    def counted(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPicture:
+        decoded.append(upload)
+        return prepare(upload, spec, max_pixels=max_pixels)
+
+    monkeypatch.setattr(fit, "prepare", counted)
+    pictures = [small, large, too_large, large, large, large, b"no picture", small, large, small]
+    response = running.client.post("/predict", data=form(*pictures))
+    results = [each["error"]["code"] if "error" in each else "" for each in response.get_json()["results"]]
+    assert results == [
+        "",
+        "",
+        "too_large",
+        "",
+        "",
+        "too_large",
+        "invalid_image",
+        "",
+        "too_large",
+        "too_large",
+    ]
+    assert decoded == [small, large, too_large, large, large, b"no picture", small]
+    messages = [each["error"]["message"] for each in response.get_json()["results"] if "error" in each]
+    assert "41 x 30 pixels; at most 1200" in messages[0]
+    assert messages[1] == (
+        "The pictures of a request may have 4800 pixels together, and those before this one leave 600. "
+        "Send it in another request."
+    )
 
 
 def test_a_failed_picture_is_told_its_client(running: Service) -> None:
