@@ -9,6 +9,7 @@ proxy in front has those.
 
 import errno
 import math
+import os
 import selectors
 import socket
 import time
@@ -97,6 +98,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         answer_socket.widen(self.sockets)
         self.wsgi = _naming_keep_alive(self.wsgi, self.cfg.keepalive)
         super().run()
+        # No heartbeat follows: Gunicorn is to count from when this process must have ended.
+        end_by = time.monotonic() + self.left_s()
+        os.utime(self.tmp.fileno(), (end_by, end_by))
 
     def _bound(self, most_bytes: int) -> None:
         """Begin to count, with requests of so many bytes at most."""

@@ -385,6 +385,14 @@ def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
     eventually(serving.ended)
 
 
+def test_after_its_loop_it_may_go_on_until_it_must_have_ended(serving: Serving) -> None:
+    """What is polled ends then; Gunicorn, which hears nothing any more, would kill it after a while."""
+    serving.told_to_stop()
+    eventually(serving.ended)
+    left_s = serving.worker.tmp.last_update() - time.monotonic()
+    assert 10 < left_s <= serving.worker.left_s() + 1 <= 19
+
+
 def test_when_gunicorn_s_master_is_gone_it_keeps_no_connection(serving: Serving) -> None:
     busy = serving.client()
     busy.send(GET)
