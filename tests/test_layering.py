@@ -97,6 +97,7 @@ ROOMS: dict[str, set[str]] = {
         "broker.errors",
         "broker.messages",
         "broker.registry",
+        "pictures.png",
         "web.answers",
         "web.dialects",
         "web.errors",

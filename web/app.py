@@ -16,7 +16,7 @@ from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
 from web import errors
-from web.dialects import failures, tutorials
+from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
 from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> Flask:
     failures.register(app)
     for part in (predict, similarity, health, pages, api_docs, static):
         app.register_blueprint(part.blueprint)
-    for dialect in (tutorials, open_inference):
+    for dialect in (tutorials, open_inference, tf_serving, torchserve):
         app.register_blueprint(dialect.blueprint)
 
     @app.after_request

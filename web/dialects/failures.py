@@ -9,7 +9,7 @@ from flask import Flask, Response, request
 from msgspec import Struct
 
 from web import responses
-from web.dialects import tutorials
+from web.dialects import torchserve, tutorials
 from web.errors import FailureShape
 from web.responses import FailedAnswer
 
@@ -20,10 +20,12 @@ class ProtocolFailure(Struct, frozen=True, kw_only=True):
     error: str
 
 
-def shape_of(method: str, path: str) -> FailureShape | None:  # noqa: ARG001 - TorchServe's share a path with ours
+def shape_of(method: str, path: str) -> FailureShape | None:
     """How a failure looks at this address; None: as everywhere else."""
     if path == "/v2" or path.startswith(("/v1/", "/v2/")):
         return lambda message, _: ProtocolFailure(error=message)
+    if method in ("POST", "PUT") and path.startswith("/predictions/"):
+        return torchserve.failure
     return tutorials.FAILURES.get(path)
 
 

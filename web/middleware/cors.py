@@ -45,7 +45,7 @@ def register(
     CORS(
         app,
         resources=resources,
-        methods=["GET", "HEAD", "POST", "OPTIONS"],
+        methods=["GET", "HEAD", "POST", "PUT", "OPTIONS"],
         expose_headers=list(_EXPOSED),
         max_age=_PREFLIGHT_S,
         send_wildcard=True,

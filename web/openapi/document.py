@@ -44,7 +44,11 @@ def document(routes: Map, *, root: str, top_max: int | None) -> Json:
 
     `top_max` is the most predictions that any model gives; None while no model is known.
     """
-    rules = {rule.endpoint: rule for rule in routes.iter_rules()}
+    # Of several addresses of an operation the shortest; its description has the others.
+    rules = {
+        rule.endpoint: rule
+        for rule in sorted(routes.iter_rules(), key=lambda rule: len(rule.arguments), reverse=True)
+    }
     paths: Json = {}
     for endpoint, operation in OPERATIONS.items():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rules[endpoint].rule)

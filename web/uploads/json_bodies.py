@@ -74,7 +74,7 @@ class JsonUpload:
 def read(body: bytes) -> JsonUpload:
     """Read a body. Raises ClientError where it is not of the shape."""
     try:
-        wanted = msgspec.json.decode(_as_utf_8(body), type=PredictBody)
+        wanted = msgspec.json.decode(as_utf_8(body), type=PredictBody)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         said = str(error) if isinstance(error, msgspec.ValidationError) else ""
         if said.endswith("at `$.top`"):  # as in the query, not in the library's words of numbers
@@ -96,7 +96,7 @@ def read(body: bytes) -> JsonUpload:
     return JsonUpload([picture(text) for text in texts], parameters, is_list)
 
 
-def _as_utf_8(body: bytes) -> bytes:
+def as_utf_8(body: bytes) -> bytes:
     """JSON without the byte order mark that .NET and PowerShell write; it may say that this is UTF-16."""
     if body.startswith(codecs.BOM_UTF8):
         return body[len(codecs.BOM_UTF8) :]

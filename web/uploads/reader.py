@@ -50,8 +50,8 @@ class Upload:
     """The form's field that the first picture came in; empty if it came in no form."""
 
 
-def read(request: Request) -> Upload:
-    """Read a request's body and parameters.
+def read(request: Request, *, fields: tuple[str, ...] = FIELDS) -> Upload:
+    """Read a request's body and parameters; the files of a form in any of these fields are pictures.
 
     Raises ClientError, UnsupportedUpload, or UploadTooLarge; above MAX_CONTENT_LENGTH Werkzeug's
     RequestEntityTooLarge.
@@ -65,9 +65,9 @@ def read(request: Request) -> Upload:
         if not boundary:
             raise ClientError("The form's Content-Type names no boundary: let your client set this header.")
         form = forms.read(body(request), boundary)
-        pictures, parameters = _pictures(form), form.texts
+        pictures, parameters = _pictures(form, fields), form.texts
         is_list = len(pictures) > 1
-        field = next(name for name, _ in form.files if name in FIELDS)
+        field = next(name for name, _ in form.files if name in fields)
     elif kind.startswith(_RAW_TYPES):
         pictures = [body(request)]
     elif kind == json_bodies.MIMETYPE:
@@ -112,21 +112,21 @@ def _untyped(request: Request, kind: str) -> bytes:
     )
 
 
-def _pictures(form: Form) -> list[Picture]:
-    pictures: list[Picture] = [data for name, data in form.files if name in FIELDS]
+def _pictures(form: Form, fields: tuple[str, ...]) -> list[Picture]:
+    pictures: list[Picture] = [data for name, data in form.files if name in fields]
     if len(pictures) > MAX_PICTURES:
         raise ClientError(
             f"The form has {len(pictures)} pictures; at most {MAX_PICTURES} are accepted at once."
         )
     if pictures:
         return pictures
-    if any(name in form.texts for name in FIELDS):
+    if any(name in form.texts for name in fields):
         raise ClientError("The picture's field holds text, not a file: with curl, put an @ before the name.")
     names = {*form.texts, *(name for name, _ in form.files)}
-    fields = ", ".join(sorted(filter(None, names))) or "none"
+    found = ", ".join(sorted(filter(None, names))) or "none"
     raise ClientError(
         "The form has no picture: send a file in the field `image` (or `file`, `img`). "
-        f"Fields found: {fields[:200]}."
+        f"Fields found: {found[:200]}."
     )
 
 

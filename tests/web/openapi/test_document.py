@@ -66,7 +66,7 @@ def test_it_is_of_this_version() -> None:
 
 def test_every_route_is_described_or_is_a_page(service: Service) -> None:
     pages = {"page.index", "page.status", "docs.page", "docs.document", "files.file", "files.favicon"}
-    pages |= {"tutorials.upload_form", "tutorials.upload"}
+    pages |= {"tutorials.upload_form", "tutorials.upload", "tf_serving.malformed"}
     endpoints = {rule.endpoint for rule in service.app.url_map.iter_rules()}
     # The protocols of others have documents of their own.
     described = {each for each in endpoints if not each.startswith("open_inference.")}
@@ -175,7 +175,8 @@ def test_every_address_takes_options_and_those_of_get_head(service: Service, pat
     assert (options.status_code, options.data) == (200, b"")
     assert "Content-Type" not in options.headers
     allowed = set(options.headers["Allow"].split(", "))
-    assert allowed == ({"POST", "OPTIONS"} if path == "/predict" else {"GET", "HEAD", "OPTIONS"})
+    others = {"/predict": {"POST"}, "/predictions/x": {"GET", "HEAD", "POST", "PUT"}}
+    assert allowed == others.get(path, {"GET", "HEAD"}) | {"OPTIONS"}
     if "HEAD" in allowed:
         head, get = service.client.head(path), service.client.get(path)
         assert (head.status_code, head.data) == (get.status_code, b"")
