@@ -110,8 +110,39 @@ def kserve_v2() -> dict[str, Any]:
     return asyncio.run(ask())
 
 
+def kserve_v1() -> dict[str, Any]:
+    """KServe's REST client with version 1 of the protocol: by rows, by columns, as files and as pixels."""
+    from kserve import InferenceRESTClient, RESTConfig
+
+    url, model = ASKED["url"], ASKED["model"]
+    files = [{"b64": base64.b64encode(each).decode()} for each in PICTURES]
+
+    async def ask() -> dict[str, Any]:
+        client = InferenceRESTClient(RESTConfig(protocol="v1"))
+
+        async def infer(body: dict[str, Any]) -> dict[str, Any]:
+            answer: dict[str, Any] = await client.infer(url, body, model_name=model)
+            return answer
+
+        refused = ""
+        try:
+            await client.infer(url, {"instances": files}, model_name="other")
+        except Exception as error:  # noqa: BLE001 - httpx's, which is here by KServe's choice
+            refused = str(error)
+        return {
+            "ready": await client.is_model_ready(url, model),
+            "files": (await infer({"instances": files}))["predictions"],
+            "named": (await infer({"instances": [{"image": each} for each in files]}))["predictions"],
+            "pixels": (await infer({"instances": pixels().tolist()}))["predictions"],
+            "column": (await infer({"inputs": {"image": files}}))["outputs"],
+            "refused": refused,
+        }
+
+    return asyncio.run(ask())
+
+
 if __name__ == "__main__":
     ASKED = json.load(sys.stdin)
     PICTURES = [base64.b64decode(each) for each in ASKED["pictures"]]
-    named = {"triton": triton, "triton_aio": triton_aio, "kserve_v2": kserve_v2}
+    named = {"triton": triton, "triton_aio": triton_aio, "kserve_v1": kserve_v1, "kserve_v2": kserve_v2}
     print(json.dumps(named[sys.argv[1]]()))  # noqa: T201 - what it is for

@@ -95,3 +95,12 @@ def test_kserve_s_client(served: Stack) -> None:
     told = _ask(served, "kserve_v2")
     assert told["ready"] == [True, True, True]
     assert np.abs(np.array(told["probabilities"]) - _predicted(served)).max() <= 1e-6
+
+
+def test_kserve_s_client_with_version_1(served: Stack) -> None:
+    told, predicted = _ask(served, "kserve_v1"), _predicted(served)
+    assert told["ready"] is True
+    for name in ("files", "named", "pixels", "column"):
+        assert np.abs(np.array(told[name]) - predicted).max() <= 1e-6, name
+    assert "Unknown model 'other'" in told["refused"]
+    assert "404" in told["refused"]
