@@ -44,6 +44,7 @@ SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
 TASKS_PAGE = (ROOT / "docs" / "tasks.md").read_text("utf-8")
 TUTORIALS = (ROOT / "docs" / "tutorials.md").read_text("utf-8")
+PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text("utf-8")
 CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted(
@@ -429,6 +430,18 @@ def test_the_weights_of_paddle_0_11_are_read_as_the_page_says(tmp_path: Path) ->
     words = [sys.executable, "-c", block]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == printed, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_commands_of_the_page_on_protocols_print_what_it_says(serving: Serving, project: Path) -> None:
+    blocks = told("sh", PROTOCOLS)
+    assert len(blocks) == len(_blocks("sh", PROTOCOLS)) == 2
+    for block, printed in blocks:
+        words = ["bash", "-euo", "pipefail", "-c", block.replace("http://localhost:5000", serving.url)]
+        done = subprocess.run(words, cwd=project, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, block + done.stderr
+        assert _rounded(done.stdout) == _rounded(printed), done.stdout
 
 
 @pytest.mark.slow
