@@ -9,7 +9,10 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from flask import Blueprint, Response, current_app, request
+from flask.sansio.blueprints import BlueprintSetupState
 from msgspec import UNSET, Meta, Struct, UnsetType
+from werkzeug.exceptions import NotFound as NotFoundAddress
+from werkzeug.routing import BaseConverter
 
 from broker.errors import ClientError, ServiceError, UnknownModel
 from broker.messages import Card, Result, WorkerState
@@ -24,6 +27,25 @@ from web.uploads.parameters import MAX_PICTURES
 from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("tf_serving", __name__)
+
+
+class ModelNameConverter(BaseConverter):
+    """A model's name within an address, up to the colon before a method."""
+
+    regex = "[^/:]+"
+
+
+@blueprint.record_once
+def _take_names(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters["model_name"] = ModelNameConverter
+
+
+@blueprint.before_app_request
+def malformed() -> None:
+    """Refuse any other address below `/v1` in TensorFlow Serving's words."""
+    if isinstance(request.routing_exception, NotFoundAddress) and request.path.startswith("/v1/"):
+        raise ClientError(f"Malformed request: {request.method} {request.path[:200]}")
+
 
 _SIGNATURE: Final = "serving_default"
 """The one signature of every model."""
@@ -71,7 +93,7 @@ class OutputColumns(Struct, frozen=True):
 class ClassLists(Struct, frozen=True):
     """For each picture its best classes, with their probabilities, the best first."""
 
-    results: list[list[tuple[str, float]]]
+    results: list[list[Annotated[list[str | float], Meta(min_length=2, max_length=2)]]]
 
 
 class RegressionValues(Struct, frozen=True):
@@ -135,9 +157,9 @@ _STATES: Final[dict[WorkerState, Literal["LOADING", "AVAILABLE", "UNLOADING", "E
 _Body = TypeVar("_Body", PredictRequest, ExamplesRequest)
 
 
-@blueprint.post("/v1/models/<model>:predict")
-@blueprint.post("/v1/models/<model>/versions/<version>:predict")
-@blueprint.post("/v1/models/<model>/labels/<label>:predict")
+@blueprint.post("/v1/models/<model_name:model>:predict")
+@blueprint.post("/v1/models/<model_name:model>/versions/<version>:predict")
+@blueprint.post("/v1/models/<model_name:model>/labels/<label>:predict")
 def predict(model: str, version: str = "", label: str = "") -> Response:
     """Every output for each picture: of rows as `predictions`, of a column as `outputs`."""
     jobs: JobClient = current_app.extensions["jobs"]
@@ -158,20 +180,20 @@ def predict(model: str, version: str = "", label: str = "") -> Response:
     return responses.respond(OutputColumns(columns[names[0]] if len(names) == 1 else columns))
 
 
-@blueprint.post("/v1/models/<model>:classify")
-@blueprint.post("/v1/models/<model>/versions/<version>:classify")
-@blueprint.post("/v1/models/<model>/labels/<label>:classify")
+@blueprint.post("/v1/models/<model_name:model>:classify")
+@blueprint.post("/v1/models/<model_name:model>/versions/<version>:classify")
+@blueprint.post("/v1/models/<model_name:model>/labels/<label>:classify")
 def classify(model: str, version: str = "", label: str = "") -> Response:
     """The best classes of each picture: as many as the model gives by itself, or `?top=`."""
     results = _of_examples(model, "classify", version=version, label=label)
     return responses.respond(
-        ClassLists([[(each.label, each.probability) for each in result.predictions] for result in results])
+        ClassLists([[[each.label, each.probability] for each in result.predictions] for result in results])
     )
 
 
-@blueprint.post("/v1/models/<model>:regress")
-@blueprint.post("/v1/models/<model>/versions/<version>:regress")
-@blueprint.post("/v1/models/<model>/labels/<label>:regress")
+@blueprint.post("/v1/models/<model_name:model>:regress")
+@blueprint.post("/v1/models/<model_name:model>/versions/<version>:regress")
+@blueprint.post("/v1/models/<model_name:model>/labels/<label>:regress")
 def regress(model: str, version: str = "", label: str = "") -> Response:
     """The one number that the model gives for each picture."""
     results = _of_examples(model, "regress", version=version, label=label)
@@ -187,13 +209,11 @@ def models() -> Response:
     return responses.respond(ServedNames([view.card.model for view in views]))
 
 
-@blueprint.get("/v1/models/<model>")
-@blueprint.get("/v1/models/<model>/versions/<version>")
-@blueprint.get("/v1/models/<model>/labels/<label>")
+@blueprint.get("/v1/models/<model_name:model>")
+@blueprint.get("/v1/models/<model_name:model>/versions/<version>")
+@blueprint.get("/v1/models/<model_name:model>/labels/<label>")
 def status(model: str, version: str = "", label: str = "") -> Response:
     """The versions of a model and their states, and whether it is ready."""
-    if ":" in model:  # GET /v1/models/NAME:predict
-        raise _malformed()
     jobs: JobClient = current_app.extensions["jobs"]
     view = jobs.registry.models(fresh=True).get(model)
     if view is None:
@@ -218,9 +238,9 @@ def status(model: str, version: str = "", label: str = "") -> Response:
     )
 
 
-@blueprint.get("/v1/models/<model>/metadata")
-@blueprint.get("/v1/models/<model>/versions/<version>/metadata")
-@blueprint.get("/v1/models/<model>/labels/<label>/metadata")
+@blueprint.get("/v1/models/<model_name:model>/metadata")
+@blueprint.get("/v1/models/<model_name:model>/versions/<version>/metadata")
+@blueprint.get("/v1/models/<model_name:model>/labels/<label>/metadata")
 def metadata(model: str, version: str = "", label: str = "") -> Response:
     """The model's input and outputs, as the signature of a SavedModel."""
     jobs: JobClient = current_app.extensions["jobs"]
@@ -241,16 +261,6 @@ def metadata(model: str, version: str = "", label: str = "") -> Response:
             {"signature_def": {"signature_def": {_SIGNATURE: signature}}},
         )
     )
-
-
-@blueprint.route("/v1/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
-def malformed(rest: str) -> Response:  # noqa: ARG001 - the whole path is named
-    """Refuse any other address or method below `/v1` in TensorFlow Serving's words."""
-    raise _malformed()
-
-
-def _malformed() -> ClientError:
-    return ClientError(f"Malformed request: {request.method} {request.path[:200]}")
 
 
 def _body(kind: type[_Body]) -> _Body:

@@ -194,7 +194,7 @@ _TWO_ARRAYS: Final = {
     "maxItems": 2,
 }
 
-_NAME: Final = {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$", "description": "A model of /v1/models."}
+_NAME: Final = {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$", "description": "The name of a model."}
 
 _VERSIONED: Final = "`/versions/N` or `/labels/latest` may follow the name."
 

@@ -171,10 +171,10 @@ def test_a_model_that_can_t_be_asked_is_refused(
     ("method", "path"),
     [
         ("POST", "/v1/models/tiny:explain"),
-        ("POST", "/v1/models"),
-        ("GET", "/v1/models/tiny:predict"),
-        ("PUT", "/v1/models/tiny"),
+        ("GET", "/v1/models/tiny:explain"),
+        ("PUT", "/v1/models/tiny/"),
         ("GET", "/v1/nothing/at/all"),
+        ("DELETE", "/v1/"),
     ],
 )
 def test_other_addresses_are_malformed_requests(service: Service, method: str, path: str) -> None:
@@ -183,6 +183,24 @@ def test_other_addresses_are_malformed_requests(service: Service, method: str, p
         400,
         {"error": f"Malformed request: {method} {path}"},
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", PREDICT, {"POST", "OPTIONS"}),
+        ("POST", "/v1/models", {"GET", "HEAD", "OPTIONS"}),
+        ("PUT", f"/v1/models/{MODEL}", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+def test_another_method_is_refused_and_the_right_one_named(
+    service: Service, method: str, path: str, allowed: set[str]
+) -> None:
+    response = service.client.open(path, method=method)
+    assert (response.status_code, list(response.get_json())) == (405, ["error"])
+    assert set(response.headers["Allow"].split(", ")) == allowed
+    options = service.client.options(path)
+    assert set(options.headers["Allow"].split(", ")) == allowed
 
 
 class TestVersions:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tomllib
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_it_is_of_this_version() -> None:
 
 def test_every_route_is_described_or_is_a_page(service: Service) -> None:
     pages = {"page.index", "page.status", "docs.page", "docs.document", "files.file", "files.favicon"}
-    pages |= {"tutorials.upload_form", "tutorials.upload", "tf_serving.malformed"}
+    pages |= {"tutorials.upload_form", "tutorials.upload"}
     endpoints = {rule.endpoint for rule in service.app.url_map.iter_rules()}
     # The protocols of others have documents of their own.
     described = {each for each in endpoints if not each.startswith("open_inference.")}
@@ -96,7 +97,7 @@ def test_every_answer_has_its_request_id_and_every_refusal_for_now_when_to_come_
                 # /readyz says 503 of a service that is not ready, too.
                 assert ("Retry-After" in answer["headers"]) is (
                     (status == "503" and path != "/readyz")
-                    or (path, status) == ("/predictions/{job_id}", "202")
+                    or (path, status) == ("/predictions/{job_id}", "202")  # it is polled
                 )
 
 
@@ -134,6 +135,15 @@ def test_what_is_answered_is_what_is_described(running: Service, described: dict
     assert not _valid(
         described | {"components": {"schemas": {"FailedAnswer": False}}}, client.get("/predictions/x")
     )
+
+
+def test_paths_that_differ_in_names_alone_are_one(described: dict[str, Any]) -> None:
+    shapes = [re.sub(r"\{\w+\}", "{}", path) for path in described["paths"]]
+    assert len(shapes) == len({*shapes})
+    both = described["paths"]["/predictions/{job_id}"]
+    assert set(both) == {"get", "post", "put"}
+    for operation in both.values():
+        assert [each["name"] for each in operation["parameters"] if each["in"] == "path"] == ["job_id"]
 
 
 def test_the_examples_are_answers(described: dict[str, Any]) -> None:
