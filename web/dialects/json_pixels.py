@@ -1,14 +1,28 @@
 """Numbers in JSON as the pixels of a picture.
 
-Owns which numbers are pixels. Which shape a model takes is the job client's to say.
+Owns which numbers are pixels, and how many arrays a body may have. Which shape a model takes is the job
+client's to say.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ClientError
+from broker.messages import InputSpec
+
+_AROUND: Final = 16
+"""Arrays and objects around each picture, and in fields that are ignored."""
+
+
+def most_brackets(spec: InputSpec, pictures: int) -> int:
+    """How many arrays and objects a body with so many pictures may have.
+
+    Before it is read: 20 MB of empty arrays took 10 s, in which no other thread ran.
+    """
+    height, width, _ = spec.network_shape
+    return pictures * (_AROUND + height * (1 + width))
 
 
 def pixels(rows: list[Any]) -> NDArray[np.uint8]:

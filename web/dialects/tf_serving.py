@@ -15,7 +15,7 @@ from werkzeug.exceptions import NotFound as NotFoundAddress
 from werkzeug.routing import BaseConverter
 
 from broker.errors import ClientError, ServiceError, UnknownModel
-from broker.messages import Card, Result, WorkerState
+from broker.messages import Card, InputSpec, Result, WorkerState
 from broker.registry import ModelView
 from web import responses
 from web.dialects import json_pixels, model_versions, named_outputs
@@ -166,7 +166,7 @@ def predict(model: str, version: str = "", label: str = "") -> Response:
     with jobs.slot():
         started_at = time.monotonic()
         view = model_versions.serving(jobs, model, version=version, label=label)
-        sent = _body(PredictRequest)
+        sent = _body(PredictRequest, view.card.input)
         if (sent.instances is UNSET) is (sent.inputs is UNSET):
             raise ClientError('The body has either "instances" (a list of pictures) or "inputs", not both.')
         values = _column(sent.inputs) if sent.instances is UNSET else sent.instances
@@ -263,10 +263,13 @@ def metadata(model: str, version: str = "", label: str = "") -> Response:
     )
 
 
-def _body(kind: type[_Body]) -> _Body:
-    """The request's JSON. Raises ClientError, also where it asks for another signature."""
+def _body(kind: type[_Body], spec: InputSpec) -> _Body:
+    """The request's JSON, for a model with this input. Raises ClientError, also for another signature."""
     try:
-        sent = msgspec.json.decode(json_bodies.as_utf_8(reader.body(request)), type=kind)
+        body = json_bodies.as_utf_8(reader.body(request))
+        if body.count(b"[") + body.count(b"{") > json_pixels.most_brackets(spec, MAX_PICTURES):
+            raise ClientError(f"The JSON body has more arrays than {MAX_PICTURES} pictures. {_PICTURE}")
+        sent = msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         said = str(error) if isinstance(error, msgspec.ValidationError) else "it is not valid JSON"
         raise ClientError(f"The JSON body is not accepted ({said[:200]}). {_PICTURE}") from None
@@ -323,7 +326,7 @@ def _of_examples(model: str, method: str, *, version: str, label: str) -> list[R
         refusal = UnknownModel(f"{model} has no signature for :{method}: use :predict.")
         if not _has_signature(view.card, method):
             raise refusal
-        values = _body(ExamplesRequest).examples
+        values = _body(ExamplesRequest, view.card.input).examples
         results = _results(jobs, view, values, started_at=started_at, version=version)
     for result in results:  # of a task without classes, or the model's own code has answered
         if result.values is None and not result.predictions and not result.is_empty:

@@ -146,10 +146,20 @@ def test_what_is_no_picture_fails_the_request(running: Service, body: object, wo
     assert words in refused(running, PREDICT, body)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"instances": [' + b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"instances": [' + b"[" * 1300, b"\xff"])
 def test_what_is_no_json_is_refused(running: Service, body: bytes) -> None:
     response = running.client.post(PREDICT, data=body)
     assert (response.status_code, list(response.get_json())) == (400, ["error"])
+
+
+def test_a_body_of_more_arrays_than_its_pictures_could_have_is_not_read(running: Service) -> None:
+    for piece in ("[]", "{}"):
+        body = '{"instances": [[' + ",".join([piece] * 2000) + "]]}"
+        response = running.client.post(PREDICT, data=body)
+        assert (response.status_code, "more arrays" in response.get_json()["error"]) == (400, True)
+    pixels = [[[0], [0]], [[0], [0]]]
+    answer = asked(running, PREDICT, {"instances": [{"image": pixels}] * 64})
+    assert answer["predictions"] == [DARK] * 64
 
 
 def test_a_failed_job_has_its_status(running: Service) -> None:
