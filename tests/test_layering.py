@@ -135,7 +135,7 @@ WITH_PILLOW = {
 WITHOUT_PILLOW = {"pictures.fixed_point", "pictures.geometry", "pictures.refit", "pictures.rle"}
 
 RUNTIMES = {
-    "nncf": {"commands/quantise.py"},
+    "nncf": {"commands/int8_network.py"},
     "keras": {
         "engines/keras/sources.py",
         "darknet/keras_model.py",
