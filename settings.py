@@ -156,9 +156,10 @@ class Settings:
     resnet50_weights: str = _text("imagenet")
     """The weights of `resnet50`: `imagenet` (downloaded once), the path of a file, or `random` (to measure
     speed)."""
-    engine: str = _one_of("auto", "auto", "tensorflow", "openvino", "jax", "torch")
+    engine: str = _one_of("auto", "auto", "tensorflow", "openvino", "jax", "torch", "onnxruntime")
     """What runs a network. `auto`: OpenVINO on a CPU, `KERAS_BACKEND` on a GPU. Imported networks need
-    OpenVINO; `torch` runs those of PyTorch, and `auto` chooses it for those that OpenVINO can't convert."""
+    OpenVINO; `torch` runs those of PyTorch, and `auto` chooses it for those that OpenVINO can't convert;
+    `onnxruntime` runs ONNX files."""
     precision: str = _one_of("auto", "auto", "fp32", "bf16", "fp16", "int8")
     """The precision that a network computes in. `auto`: int8 if an imported network was quantised (fp32 on
     CPUs without VNNI), fp32 for a task whose numbers are the answer, bf16 on a CPU that supports it, fp16 on
@@ -166,6 +167,9 @@ class Settings:
     keras_backend: str = _one_of("tensorflow", "tensorflow", "jax")
     """What runs a Keras network that OpenVINO does not run; Keras reads the same variable. `jax` has to be
     installed first (`pip install jax`)."""
+    onnxruntime_provider: str = _one_of("auto", "auto", "cpu", "cuda", "tensorrt")
+    """What `ENGINE=onnxruntime` runs on. `auto`: `cuda` if there is an NVIDIA GPU and the installed build of
+    ONNX Runtime can use it, else `cpu`. One that is named is never replaced by another."""
     engine_threads: int = _whole(0, 0, 1024)
     """The threads of one call of a network. 0: one per core. Fewer leave cores to a web tier on the same
     machine."""
@@ -179,7 +183,8 @@ class Settings:
     """How many milliseconds an incomplete batch waits for more images while the network is idle. It only
     helps a network whose call takes as long for one image as for many."""
     queue_limit: int = _whole(1024, 1, 1_000_000)
-    """The largest number of jobs in one model's queue; more are refused with 503."""
+    """The largest number of jobs in one model's queue; more are refused with 503. Jobs of clients that
+    poll may be three quarters of them."""
     queue_limit_mb: int = _whole(256, 1, 1_000_000)
     """The largest size of one model's queue, in megabytes (2^20 bytes)."""
     request_timeout_s: float = _number(10.0, 0.1, 3600)
@@ -208,7 +213,8 @@ class Settings:
     max_upload_mb: int = _whole(20, 1, 1024)
     """The largest request body, in megabytes (2^20 bytes)."""
     max_pixels: int = _whole(64_000_000, 1, 1_000_000_000)
-    """The largest number of pixels in an image, read from its header before it is decoded."""
+    """The largest number of pixels in an image, read from its header before it is decoded. Those of one
+    request may have four times as many together."""
     model_servers: int = _whole(1, 1, 64)
     """How many model server processes `make serve` runs."""
     web_workers: int = _whole(0, 0, 64)

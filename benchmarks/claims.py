@@ -17,7 +17,7 @@ from msgspec import structs
 
 from broker.clock import RedisClock
 from broker.connection import connect
-from broker.consumer import Consumer
+from broker.consumer import WAITING_FOR_EACH_POLLED, Consumer
 from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import Job
@@ -74,9 +74,19 @@ class ClaimBench:
         _, worker = self.consumers[self.tags[0]]
         self.fill([self.tags[0]] * _BATCH)
         names = [keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states]
+        names.append(keys.polled)
         self._client.config_resetstat()
         self._client.eval(
-            script, len(names), *names, worker, _BATCH, keys.result_prefix, fakes.KEY_TTL_S, self.tags[0]
+            script,
+            len(names),
+            *names,
+            worker,
+            _BATCH,
+            keys.result_prefix,
+            fakes.KEY_TTL_S,
+            self.tags[0],
+            0,
+            WAITING_FOR_EACH_POLLED,
         )
         spent = float(self._client.info("commandstats")["cmdstat_eval"]["usec"])
         self._client.delete(keys.claims(worker), keys.queue)
@@ -98,7 +108,7 @@ class ClaimBench:
 
 def main() -> int:
     """Run the program."""
-    scripts = {"with": lua("others", "claim"), "without": _WITHOUT + lua("claim")}
+    scripts = {"with": lua("others", "take", "claim"), "without": _WITHOUT + lua("take", "claim")}
     with running_redis() as server, connect(server.url, timeout_s=60) as client:
         for side in (28, 224):
             bench = ClaimBench(client, shape=(side, side, 3))

@@ -5,6 +5,7 @@ it. Decoding checks every field's presence and type and raises MalformedMessage.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -13,7 +14,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from broker.errors import MalformedMessage
-from broker.messages import Card, InputSpec, Job, Result, State
+from broker.messages import Card, InputSpec, Job, Label, Result, State
 
 PENDING: Final = b"pending"
 """What a result key begins with until it has the job's result: `encode_pending` makes the whole of it."""
@@ -86,6 +87,16 @@ def encode(message: Card | State | Result) -> bytes:
     return msgspec.json.encode(message)
 
 
+def encode_labels(labels: Sequence[Label]) -> bytes:
+    """A model's labels to JSON."""
+    return msgspec.json.encode(labels)
+
+
+def decode_labels(payload: bytes) -> tuple[Label, ...]:
+    """JSON to a model's labels. Raises MalformedMessage."""
+    return decode(payload, tuple[Label, ...])
+
+
 def encode_text(text: str) -> bytes:
     """A string to JSON, for the reason in an entry of `dead`."""
     return msgspec.json.encode(text)
@@ -96,4 +107,5 @@ def decode(payload: bytes, kind: type[_Message]) -> _Message:
     try:
         return msgspec.json.decode(payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedMessage(f"not a {kind.__name__.strip('_')}: {error}") from None
+        name = getattr(kind, "__name__", str(kind)).strip("_")
+        raise MalformedMessage(f"not a {name}: {error}") from None

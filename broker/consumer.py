@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import redis
 
@@ -29,6 +29,9 @@ DEAD_TTL_S: Final = 7 * 24 * 3600
 """How long dead letters are kept after the last one: an operator may look after the weekend."""
 
 _FIELDS_PER_JOB: Final = 3
+
+WAITING_FOR_EACH_POLLED: Final = 3
+"""While both wait a worker takes so many jobs whose clients wait, then one whose client polls."""
 
 _FOR_OTHERS_S: Final = 0.02
 """Between looks at a queue that begins with a job for others: the bell, which wakes them, would ring here."""
@@ -89,7 +92,9 @@ class Consumer:
         self._input_tag = input_tag
         self._clock = clock or RedisClock()
         self._is_for_others = False
-        self._claim_script = client.register_script(lua("others", "claim"))
+        self._since_polled = 0
+        """Jobs of waiting clients that it has taken since the last one of a client that polls."""
+        self._claim_script = client.register_script(lua("others", "take", "claim"))
         self._complete_script = client.register_script(lua("complete"))
 
     def wait(self, timeout_s: float) -> None:
@@ -101,28 +106,27 @@ class Consumer:
             self._redis.blpop([self._keys.bell], timeout=max(timeout_s, _LEAST_WAIT_S))
 
     def waiting(self) -> int:
-        """Jobs in the queue."""
-        with translated("measure a queue", self._redis, self._keys.types):
-            return self._redis.llen(self._keys.queue)
+        """Jobs in both lists of the queue."""
+        keys = self._keys
+        with (
+            translated("measure a queue", self._redis, keys.types),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            pipe.llen(keys.queue)
+            pipe.llen(keys.polled)
+            return sum(pipe.execute())
 
     def claim(self, worker: str, n: int) -> list[ClaimedJob]:
         """Move up to `n` jobs from the queue to this worker's claims and read them, in order.
 
+        Of four one is of a client that polls, while others wait; all, while none does.
         A job that was recovered before comes alone; one whose picture was prepared for another input is left
         to a live worker that takes it, if there is one. Raises LeaseLost, or BrokerUnavailable: then
         the claim may have happened, and the caller gives back what it holds before it claims again.
         """
         keys = self._keys
         with translated("hand out jobs", self._redis, self._keys.types):
-            sent = self._clock.monotonic()
-            status, now, *fields = self._claim_script(
-                keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states],
-                args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag],
-            )
-            self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
-            self._is_for_others = status == b"others"
-            if status == b"lease":
-                raise LeaseLost(f"worker {worker} has no live lease")
+            fields = self._run_claim(worker, n)
             if not fields:
                 return []
             count = len(fields) // _FIELDS_PER_JOB
@@ -141,10 +145,32 @@ class Consumer:
             for i in range(count)
         ]
 
-    def oldest(self) -> bytes | None:
-        """The job at the head of the queue, as JSON, without claiming it."""
-        with translated("show a job", self._redis, self._keys.types):
-            return cast("bytes | None", self._redis.lindex(self._keys.queue, 0))
+    def _run_claim(self, worker: str, n: int) -> list[Any]:
+        """What claim.lua says of each job that it took. Raises LeaseLost."""
+        keys = self._keys
+        names = [keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states]
+        shares = [self._since_polled, WAITING_FOR_EACH_POLLED]
+        sent = self._clock.monotonic()
+        status, now, self._since_polled, *fields = self._claim_script(
+            keys=[*names, keys.polled],
+            args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag, *shares],
+        )
+        self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
+        self._is_for_others = status == b"others"
+        if status == b"lease":
+            raise LeaseLost(f"worker {worker} has no live lease")
+        return list(fields)
+
+    def oldest(self) -> list[bytes]:
+        """The jobs at the heads of the queue's lists, as JSON, without claiming them."""
+        keys = self._keys
+        with (
+            translated("show a job", self._redis, keys.types),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            pipe.lindex(keys.queue, 0)
+            pipe.lindex(keys.polled, 0)
+            return [job for job in pipe.execute() if job is not None]
 
     def complete(self, worker: str, outcomes: Sequence[CompletedJob]) -> bool:
         """Write the results of a batch, tell the frontends, take the batch off the claims: all or nothing.

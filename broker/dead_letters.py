@@ -74,10 +74,12 @@ class DeadLetters:
             raise MalformedMessage(
                 f"The job of {job_id} can't be read, so it can't be queued again ({error.message})."
             ) from None
-        self._producer.admit(self._model, size=len(payload), timeout_s=timeout_s, pace=pace)
+        self._producer.admit(self._model, size=len(payload), timeout_s=timeout_s, pace=pace, polled=True)
         now = self._now()
         fresh_id = str(uuid.uuid4())
-        again = replace(job, id=fresh_id, accepted_at=now, deadline=now + timeout_s, reply_to=None)
+        again = replace(
+            job, id=fresh_id, polled=True, accepted_at=now, deadline=now + timeout_s, reply_to=None
+        )
         # The queue first: whoever dies between the two leaves a job and its entry, never neither. Queued
         # twice it is two jobs, each with an id and an answer of its own.
         self._producer.enqueue(self._model, again)

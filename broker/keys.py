@@ -29,7 +29,9 @@ class ModelKeys:
     workers: str = field(init=False)
     """Sorted set: worker -> lease expiry in Redis' time; negative: a tombstone."""
     queue: str = field(init=False)
-    """List: jobs, the oldest left."""
+    """List: jobs whose clients wait, the oldest left."""
+    polled: str = field(init=False)
+    """List: jobs whose clients poll, the oldest left."""
     bell: str = field(init=False)
     """List: a token a new job; it only wakes."""
     attempts: str = field(init=False)
@@ -38,6 +40,7 @@ class ModelKeys:
     """List: poison jobs with their reasons."""
     request_prefix: str = field(init=False)
     """What comes before a client's name for a request in the key that says which job that is."""
+    _labels_prefix: str = field(init=False)
     result_prefix: str = field(init=False)
     """What comes before a job's id in the key of its result."""
     _claims_prefix: str = field(init=False)
@@ -49,13 +52,14 @@ class ModelKeys:
         if not MODEL_NAME.fullmatch(self.model):
             raise ValueError(f"a model's name has only a-z, 0-9, _ and -; got {self.model!r}")
         tagged = f"{self.prefix}{{{self.model}}}"
-        for name in ("card", "states", "workers", "queue", "bell", "attempts", "dead"):
+        for name in ("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead"):
             object.__setattr__(self, name, f"{tagged}:{name}")
-        lists = dict.fromkeys((self.queue, self.bell, self.dead), "list")
+        lists = dict.fromkeys((self.queue, self.polled, self.bell, self.dead), "list")
         hashes = dict.fromkeys((self.states, self.attempts), "hash")
         types = {self.card: "string", self.workers: "zset"} | hashes | lists
         object.__setattr__(self, "types", types)
         object.__setattr__(self, "request_prefix", f"{tagged}:request:")
+        object.__setattr__(self, "_labels_prefix", f"{tagged}:labels:")
         object.__setattr__(self, "result_prefix", f"{tagged}:result:")
         object.__setattr__(self, "_claims_prefix", f"{tagged}:claims:")
 
@@ -66,6 +70,10 @@ class ModelKeys:
     def request(self, name: str) -> str:
         """String: the digest of the request that its client named so, and its job's id."""
         return f"{self.request_prefix}{name}"
+
+    def labels(self, version: str) -> str:
+        """String: the labels of this version of the model, in their order."""
+        return f"{self._labels_prefix}{version}"
 
     def result(self, job_id: str) -> str:
         """String: `pending`, then the result."""

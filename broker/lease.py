@@ -5,6 +5,7 @@ Safe to use from the renewing thread while the claiming thread uses the consumer
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, cast
 
@@ -15,7 +16,7 @@ from broker.clock import RedisClock, share_steps
 from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
-from broker.messages import Card, State, WorkerState
+from broker.messages import Card, Label, State, WorkerState
 from broker.scripts import lua
 
 BELL_TOKENS: Final = 64
@@ -38,6 +39,7 @@ class Lease:
         keys: Keys,
         card: Card,
         *,
+        labels: Sequence[Label] = (),
         lease_s: float,
         key_ttl_s: int,
         clock: RedisClock,
@@ -47,6 +49,7 @@ class Lease:
         self._keys = keys.of(card.model)
         self.card = card
         """What `announce` publishes of the model; a worker whose engine is a fallback replaces it."""
+        self._labels = codec.encode_labels(labels)
         self._lease_s = lease_s
         self._ttl_s = key_ttl_s
         self.clock = clock
@@ -82,6 +85,7 @@ class Lease:
         """Write the state with the card in it, and refresh their TTLs.
 
         The card's own key is for when no worker lives; of one that is not ready it is set only if missing.
+        The labels, 30 KB of a thousand classes, are sent only where Redis has none of this version.
         """
         state = replace(state, input=self.card.input.tag, since=self._since, card=self.card)
         state = replace(state, heartbeat=round(self.clock.now(), 3))
@@ -91,13 +95,13 @@ class Lease:
         share_steps(self._redis, self._all_keys, self.clock)
         # A script: a full Redis refuses every MULTI, and is drained by workers that are listed.
         with translated("take this worker's state", self._redis, keys.types):
-            self._announce_script(
-                keys=[keys.workers, keys.card, keys.states],
-                args=[self.worker, codec.encode(self.card), is_ready, codec.encode(state), self._ttl_s],
-            )
+            named = [keys.workers, keys.card, keys.states, keys.labels(self.card.model_version)]
+            said = (self.worker, codec.encode(self.card), is_ready, codec.encode(state), self._ttl_s)
+            if self._announce_script(keys=named, args=(*said, "")) == b"no labels":
+                self._announce_script(keys=named, args=(*said, self._labels))
 
     def give_back(self) -> int:
-        """Return own claims, unbegun, to the head of the queue without an attempt; keep the lease.
+        """Return own claims, unbegun, to the heads of their lists without an attempt; keep the lease.
 
         Returns how many. Raises LeaseLost if the lease is not live (a peer then recovers them).
         """
@@ -199,7 +203,15 @@ class Lease:
         keys = self._keys
         with translated("give jobs back", self._redis, self._keys.types):
             reply: list[bytes | int] = self._recover_script(
-                keys=[keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.states, keys.bell],
+                keys=[
+                    keys.workers,
+                    keys.queue,
+                    keys.claims(worker),
+                    keys.attempts,
+                    keys.states,
+                    keys.bell,
+                    keys.polled,
+                ],
                 args=[worker, why, self._ttl_s, BELL_TOKENS],
             )
         return reply

@@ -126,6 +126,14 @@ AS_UPLOADED: Final = InputSpec(width=0, height=0, channels=3, fit=Fit.STRETCH)
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """A class's name, and its id where the data set has one (ImageNet: the WordNet id)."""
+
+    class_id: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step of a pipeline: a model, and what of the picture it is asked about."""
 
@@ -212,10 +220,12 @@ class Pace:
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One picture and its deadline. Times are Redis' own, in seconds since 1970.
 
-    The order of its fields is that of its JSON, where the Lua scripts read the first two.
+    The order of its fields is that of its JSON, where the Lua scripts read the first three.
     """
 
     id: str
+    polled: bool = False
+    """Its client polls: it stands in a list of its own, from which a claim takes its share."""
     input: str = ""
     """The tag of the InputSpec that the picture was prepared for; empty: any worker may run it."""
     image: NDArray[np.uint8]
@@ -225,7 +235,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accepted_at: float = msgspec.field(name="accepted")
     deadline: float
     reply_to: str | None
-    """The web process whose channel gets the result; None for a client that polls."""
+    """The web process whose channel gets the result; None: nobody waits there."""
     original_size: tuple[int, int]
     """(width, height) of the upload."""
     top: int
@@ -234,6 +244,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What its answer must say, such as that another model answers than was asked for."""
     request_id: str = ""
     """Of the request that it came with, 128 characters at most: for the logs."""
+    scores: bool = False
+    """Its result has the probability of every label, too."""
 
     def __post_init__(self) -> None:
         """Take the shape from the image, in a copy with another image too."""
@@ -373,6 +385,8 @@ class Result:
     """What ran the network, as ENGINE spells it."""
     precision: str = ""
     """What it computed in: fp32, bf16, fp16 or int8."""
+    scores: tuple[float, ...] | None = None
+    """The probability of every label, in their order; only where the job asks, of a model that has such."""
     best_index: int | None = None
     """The place of the best prediction's class among the model's labels; None without predictions."""
 

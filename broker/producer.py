@@ -17,6 +17,7 @@ from redis.client import Pipeline
 from broker import codec
 from broker.clock import RedisClock, share_steps
 from broker.connection import translated
+from broker.consumer import WAITING_FOR_EACH_POLLED
 from broker.errors import BrokerUnavailable, IdempotencyKeyReused, Overloaded
 from broker.keys import Keys
 from broker.lease import BELL_TOKENS
@@ -43,7 +44,12 @@ LENGTH_VALID_S: Final = 0.05
 """For so long the queue's length after the last push from here is believed. It saves a request a round trip:
 0.2 ms of its latency."""
 _LENGTH_SHARE: Final = 4
-"""But only while the queue has four times as much room: more than others can put there meanwhile."""
+"""But only while the queue has four times as much room: more than others can put there meanwhile, and than
+clients that poll may have taken of it."""
+
+_POLLED_SHARE: Final = 0.75
+"""How much of the queue clients that poll may take. Their jobs have 30 times as long: one such client filled
+it, and four that waited got 4 answers and 405 refusals where they had got 45."""
 
 
 _NAME_MARGIN_S: Final = 60
@@ -67,6 +73,20 @@ class Limits:
     queue_bytes: int
     result_ttl_s: int
     key_ttl_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class _QueueLengths:
+    """Jobs in the queue: of clients that wait, and of those that poll."""
+
+    waiting: int
+    polled: int
+
+    def before_one_more(self, *, polled: bool) -> int:
+        """How many are run before one more of that kind, if those that wait keep coming."""
+        if polled:
+            return self.polled * (1 + WAITING_FOR_EACH_POLLED if self.waiting else 1)
+        return self.waiting + min(self.polled, 1 + self.waiting // WAITING_FOR_EACH_POLLED)
 
 
 class Producer:
@@ -93,14 +113,14 @@ class Producer:
         self._refusals = refusals
         self._monotonic = monotonic
         self._lengths: dict[str, tuple[float, int]] = {}
-        """When each queue was last pushed to from here, and how long it was then."""
+        """When a job whose client waits was last pushed to each queue from here, and how many there were."""
 
-    def admit(self, model: str, *, size: int, timeout_s: float, pace: Pace) -> None:
+    def admit(self, model: str, *, size: int, timeout_s: float, pace: Pace, polled: bool = False) -> None:
         """Refuse a job of `size` bytes that the queue has no room for, before it costs a decoding.
 
         Also one that would not be answered within `timeout_s`, at the pace that the workers have:
         accepted, it would take the model's time from those that can be answered, and end as a 504. While
-        nothing waits every job is let in, so that a wrong rate is measured again.
+        nothing of its kind is queued every job is let in, so that a wrong rate is measured again.
 
         All jobs of a model have about the same size, so their number times this one's is the sum. Threads
         that ask at the same moment may each be let in: the queue overshoots by one a web thread at most.
@@ -109,21 +129,23 @@ class Producer:
         room = min(self._limits.queue_jobs, self._limits.queue_bytes // size)
         pushed_at, length = self._lengths.get(model, (-math.inf, 0))
         if (
-            self._monotonic() - pushed_at < LENGTH_VALID_S
+            not polled
+            and self._monotonic() - pushed_at < LENGTH_VALID_S
             and _LENGTH_SHARE * length < room
-            and pace.wait_s(length) <= _PATIENCE * timeout_s
+            and pace.wait_s(_QueueLengths(length, room).before_one_more(polled=False))
+            <= _PATIENCE * timeout_s
         ):
             return
-        keys = self._keys.of(model)
-        with self._reported(model), translated("measure a queue", self._redis, keys.types):
-            waiting = self._redis.llen(keys.queue)
-        wait_s = pace.wait_s(waiting) if pace.rate > 0 else waiting / _UNMEASURED_RATE
+        lengths = self._measured(model)
+        before, alike = lengths.before_one_more(polled=polled), lengths.polled if polled else lengths.waiting
+        wait_s = pace.wait_s(before) if pace.rate > 0 else before / _UNMEASURED_RATE
         over_s = wait_s - _PATIENCE * timeout_s
-        fits = waiting < room
-        if fits and (over_s <= 0 or waiting == 0):
+        waiting = lengths.waiting + lengths.polled
+        fits = waiting < room and (not polled or alike < max(1, math.floor(_POLLED_SHARE * room)))
+        if fits and (over_s <= 0 or alike == 0):
             return
         # A full queue has room for all again when it is empty; a slow one when the excess is worked off.
-        empty_s = waiting / pace.rate if pace.rate > 0 else 0.0
+        empty_s = (waiting if polled else before) / pace.rate if pace.rate > 0 else 0.0
         retry_after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(over_s if fits else empty_s)))
         raise Overloaded(
             f"{waiting} pictures wait for {model} already; come back in {retry_after_s} s.",
@@ -243,9 +265,21 @@ class Producer:
         with translated("take a write"):
             self._redis.setrange(self._keys.probe, 0, "")
 
+    def _measured(self, model: str) -> _QueueLengths:
+        keys = self._keys.of(model)
+        with (
+            self._reported(model),
+            translated("measure a queue", self._redis, keys.types),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            pipe.llen(keys.queue)
+            pipe.llen(keys.polled)
+            return _QueueLengths(*pipe.execute())
+
     def _push(self, model: str, job: Job, payload: bytes, name: RequestName | None) -> str:
         """Enqueue it, unless `name` has a job already. Returns the id of the one that counts."""
         keys, length = self._keys.of(model), None
+        queue = keys.polled if job.polled else keys.queue
         with self._reported(model), translated("take a job", self._redis, keys.types):
             while length is None:
                 # WatchError: another request has just taken the name.
@@ -256,15 +290,16 @@ class Producer:
                     # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
                     pending = codec.encode_pending(job.accepted_at, job.deadline)
                     pipe.set(keys.result(job.id), pending, ex=self._limits.key_ttl_s)
-                    pipe.rpush(keys.queue, payload)
-                    pipe.expire(keys.queue, self._limits.key_ttl_s)
+                    pipe.rpush(queue, payload)
+                    pipe.expire(queue, self._limits.key_ttl_s)
                     pipe.rpush(keys.bell, "1")
                     pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
                     pipe.expire(keys.bell, self._limits.key_ttl_s)
                     length = int(pipe.execute()[-5])
         if self._refusals is not None:
             self._refusals.succeeded(model, who=self)
-        self._lengths[model] = self._monotonic(), length
+        if not job.polled:
+            self._lengths[model] = self._monotonic(), length
         return job.id
 
     def _take_name(

@@ -18,9 +18,12 @@ from broker.clock import AHEAD_S, RedisClock, share_steps
 from broker.connection import refusal_code, translated
 from broker.errors import BrokerUnavailable, MalformedMessage
 from broker.keys import Keys
-from broker.messages import Card, Pace, State, WorkerState
+from broker.messages import Card, Label, Pace, State, WorkerState
 
 SNAPSHOT_S: Final = 1.0
+
+_VERSIONS: Final = 64
+"""Of all models together, whose labels are kept: a megabyte or two."""
 
 
 _BEST_FIRST: Final = (WorkerState.READY, WorkerState.LOADING, WorkerState.DRAINING, WorkerState.FAILED)
@@ -37,6 +40,7 @@ class ModelView:
     last_alive: float
     """Redis' time until which some worker's lease lasts or lasted; 0 if none is remembered."""
     queue_length: int
+    """Jobs of clients that wait and of those that poll."""
     asked: tuple["ModelView | None", ...] = ()
     """The models of a pipeline's steps; None where one was not announced."""
 
@@ -91,6 +95,8 @@ class Registry:
         self._models: Mapping[str, ModelView] = {}
         self._failure: BrokerUnavailable | None = None
         self._began_at = float("-inf")
+        self._labels: dict[tuple[str, str], tuple[Label, ...]] = {}
+        """By model and version."""
 
     def models(self, *, fresh: bool = False) -> Mapping[str, ModelView]:
         """Every announced model by name. `fresh`: as it is now. Raises BrokerUnavailable.
@@ -113,6 +119,22 @@ class Registry:
         if self._failure is not None:
             raise self._failure
         return self._models
+
+    def labels(self, model: str, model_version: str) -> tuple[Label, ...]:
+        """The labels of a model, in their order; none where it has none. Raises BrokerUnavailable.
+
+        Those of a version never change, so each is read once.
+        """
+        version = (model, model_version)
+        if version not in self._labels:
+            with translated("tell a model's labels"):
+                value = self._redis.get(self._keys.of(model).labels(model_version))
+            if not isinstance(value, bytes):
+                return ()  # its worker has not sent them yet
+            if len(self._labels) >= _VERSIONS:
+                self._labels.clear()
+            self._labels[version] = codec.decode_labels(value)
+        return self._labels[version]
 
     def now(self) -> float:
         """Redis' time, as this process keeps it."""
@@ -144,9 +166,11 @@ class Registry:
                 pipe.hgetall(keys.states)
                 pipe.zrange(keys.workers, 0, -1, withscores=True)
                 pipe.llen(keys.queue)
+                pipe.llen(keys.polled)
             replies = pipe.execute(raise_on_error=False)
             replies = [_readable(reply, absent) for reply, absent in zip(replies, cycle(_ABSENT))]
-        views = (self._view(*replies[start : start + 4]) for start in range(0, len(replies), 4))
+        size = len(_ABSENT)
+        views = (self._view(*replies[start : start + size]) for start in range(0, len(replies), size))
         known = {view.card.model: view for view in views if view is not None}
         return {name: _with_asked(view, known) for name, view in known.items()}
 
@@ -155,7 +179,8 @@ class Registry:
         card: bytes | None,
         states: dict[bytes, bytes],
         workers: list[tuple[bytes, float]],
-        queue_length: int,
+        waiting: int,
+        polled: int,
     ) -> ModelView | None:
         try:
             said = {worker: codec.decode(state, State) for worker, state in states.items()}
@@ -169,7 +194,7 @@ class Registry:
                 card=newest,
                 states=live_states,
                 last_alive=max(map(abs, leases.values()), default=0.0),
-                queue_length=queue_length,
+                queue_length=waiting + polled,
             )
         except MalformedMessage:
             return None  # written by something else: not ours to serve
@@ -195,8 +220,8 @@ def _with_asked(view: ModelView, known: Mapping[str, ModelView]) -> ModelView:
     return replace(view, asked=tuple(known.get(step.model) for step in view.card.steps))
 
 
-_ABSENT: Final[tuple[object, ...]] = (None, {}, [], 0)
-"""What a model's card, states, workers and queue are where there are none."""
+_ABSENT: Final[tuple[object, ...]] = (None, {}, [], 0, 0)
+"""What a model's card, states, workers and the two lists of its queue are where there are none."""
 
 
 def _readable(reply: object, absent: object) -> object:

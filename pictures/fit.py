@@ -58,6 +58,22 @@ def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPictu
     return PreparedPicture(_fitted(decoded, spec), decoded.whole)
 
 
+def given(pixels: NDArray[np.uint8], spec: InputSpec) -> PreparedPicture:
+    """Pixels that a client has fitted to the model itself: uint8 of InputSpec.network_shape.
+
+    Raises InvalidImage where they have another shape.
+    """
+    if pixels.shape != spec.network_shape:
+        height, width, channels = spec.network_shape
+        raise InvalidImage(
+            f"The pixels of a picture have the shape {list(pixels.shape)}; the model takes "
+            f"[{height}, {width}, {channels}] (height, width, channels). Send the encoded picture instead, "
+            "and the service fits it."
+        )
+    whole = pixels.astype(np.float32) if spec.keeps_fractions else pixels
+    return PreparedPicture(_shaped(whole, spec), (spec.width, spec.height))
+
+
 class PartCutter:
     """Cuts parts out of an upload, of that (width, height), and fits each as a picture of its own.
 

@@ -23,6 +23,7 @@ from playwright._impl._driver import compute_driver_executable
 
 import web.errors
 from broker.keys import Keys, ModelKeys
+from clients import BatchwireError
 from loadtest.cli.arguments import parser
 from model_server.catalogue.model_spec import Source, read_model
 from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, Output
@@ -43,6 +44,7 @@ SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
 TASKS_PAGE = (ROOT / "docs" / "tasks.md").read_text("utf-8")
 TUTORIALS = (ROOT / "docs" / "tutorials.md").read_text("utf-8")
+PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text("utf-8")
 CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted(
@@ -97,8 +99,9 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.states,
         model.workers,
     }
-    names |= {model.queue, model.bell, model.claims("<worker>"), model.attempts, model.dead}
-    assert said == names | {model.request("<name>"), model.result("<uuid>")}
+    names |= {model.queue, model.polled, model.bell, model.claims("<worker>"), model.attempts, model.dead}
+    names |= {model.request("<name>"), model.result("<uuid>"), model.labels("<version>")}
+    assert said == names
 
 
 def test_the_load_tester_s_options_are_those_of_its_page() -> None:
@@ -106,6 +109,12 @@ def test_the_load_tester_s_options_are_those_of_its_page() -> None:
     known = {option for action in parser()._actions for option in action.option_strings}
     assert named - known == set()
     assert known - named - {"-h", "--help", "--seed", "--timeout", "--no-keep-alive"} == set()
+
+
+def test_the_client_s_errors_are_those_of_its_page() -> None:
+    table = CLIENTS[CLIENTS.index("| error | when |") : CLIENTS.index("All of them are")]
+    errors = {each.__name__ for each in BatchwireError.__subclasses__()}
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == errors
 
 
 def test_every_block_of_the_page_on_clients_is_of_a_kind_that_is_run() -> None:
@@ -170,7 +179,9 @@ def test_every_module_has_its_line() -> None:
     table = ARCHITECTURE[ARCHITECTURE.index("## Modules") : ARCHITECTURE.index("## Words")]
     listed = re.findall(r"^\| (?:\*\*)?`([\w/.]+)`(?:\*\*)? \| \S", table, re.MULTILINE)
     modules = [
-        path for room in ("broker", "pictures", "web", "model_server") for path in (ROOT / room).rglob("*.py")
+        path
+        for room in ("broker", "pictures", "web", "model_server", "clients")
+        for path in (ROOT / room).rglob("*.py")
     ]
     names = [
         str(each.relative_to(ROOT)).replace("/__init__.py", "/")
@@ -323,7 +334,7 @@ def test_every_make_target_that_a_page_names_is_there() -> None:
 
 @pytest.fixture
 def serving(project: Path) -> Iterator[Serving]:
-    for part in ("docs", "loadtest", "stress_test.py", "README.md"):
+    for part in ("docs", "clients", "loadtest", "stress_test.py", "README.md"):
         assert part not in PARTS
         source = ROOT / part
         if source.is_dir():
@@ -425,21 +436,37 @@ def test_the_weights_of_paddle_0_11_are_read_as_the_page_says(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
+def test_the_commands_of_the_page_on_protocols_print_what_it_says(serving: Serving, project: Path) -> None:
+    blocks = told("sh", PROTOCOLS)
+    assert len(blocks) == len(_blocks("sh", PROTOCOLS)) == 2
+    for block, printed in blocks:
+        words = ["bash", "-euo", "pipefail", "-c", block.replace("http://localhost:5000", serving.url)]
+        done = subprocess.run(words, cwd=project, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, block + done.stderr
+        assert _rounded(done.stdout) == _rounded(printed), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_the_clients_print_what_their_page_says(serving: Serving, project: Path) -> None:
     """Python by this one, JavaScript by Playwright's Node; that of a page is run by tests/browser."""
     node = compute_driver_executable()[0]
-    (shell,) = _blocks("sh", CLIENTS)
+    command, curl = _blocks("sh", CLIENTS)
+    assert told("sh", CLIENTS)[0][0] == command
     ways = [
         ("python", [sys.executable, "-W", "ignore::ResourceWarning", "-c"], told("python", CLIENTS), 4),
         ("mjs", [node, "--input-type=module", "-e"], told("mjs", CLIENTS), 1),
-        ("sh", ["bash", "-euc"], [(shell, "")], 1),
+        ("sh", ["bash", "-euc"], [*told("sh", CLIENTS), (curl, "")], 2),
     ]
     for kind, way, blocks, count in ways:
         assert len(blocks) == len(_blocks(kind, CLIENTS)) == count
         for block, printed in blocks:
-            words = [*way, block.replace("http://localhost:5000", serving.url)]
+            text = block.replace("http://localhost:5000", serving.url)
+            words = [*way, text.replace("-m clients", f"-m clients --url {serving.url}")]
             done = subprocess.run(words, cwd=project, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
-            answers = [json.loads(line) for line in done.stdout.splitlines()] if kind == "sh" else []
-            assert [each["predictions"][0]["label"] for each in answers] == ["7"] * 3 * (kind == "sh")
-            assert kind == "sh" or done.stdout == printed
+            if block == curl:
+                answers = [json.loads(line) for line in done.stdout.splitlines()]
+                assert [each["predictions"][0]["label"] for each in answers] == ["7"] * 3
+            else:
+                assert done.stdout == printed

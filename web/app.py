@@ -16,7 +16,8 @@ from broker.registry import Registry
 from broker.replies import Replies
 from settings import Settings
 from web import errors
-from web.dialects import tutorials
+from web.dialects import failures, tf_serving, torchserve, tutorials
+from web.dialects.open_inference import routes as open_inference
 from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
 from web.model_choice import ModelNames
@@ -44,9 +45,11 @@ def create_app(settings: Settings) -> Flask:
     errors.register(app)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
+    failures.register(app)
     for part in (predict, predictions, job_events, similarity, health, pages, api_docs, static):
         app.register_blueprint(part.blueprint)
-    app.register_blueprint(tutorials.blueprint)
+    for dialect in (tutorials, open_inference, tf_serving, torchserve):
+        app.register_blueprint(dialect.blueprint)
 
     @app.after_request
     def of_its_type(response: Response) -> Response:
@@ -61,7 +64,7 @@ def create_app(settings: Settings) -> Flask:
 def refusal_renderer(settings: Settings) -> RenderRefusal:
     """How refusals of requests that never reach the app are rendered: as the app renders its own."""
     return errors.refusal_renderer(
-        settings.cors_origins, more=_more_origins(settings), shapes=tutorials.FAILURES
+        settings.cors_origins, more=_more_origins(settings), shape_of=failures.shape_of
     )
 
 

@@ -117,17 +117,17 @@ def refusal_renderer(
     origins: tuple[str, ...],
     *,
     more: Mapping[str, tuple[str, ...]] | None = None,
-    shapes: Mapping[str, FailureShape] | None = None,
+    shape_of: Callable[[str, str], FailureShape | None] = lambda _method, _path: None,
 ) -> RenderRefusal:
     """The function that renders web.server's refusals: as `raw` does, with CORS headers.
 
-    `more` (as in cors.register) and `shapes` are for single addresses.
+    `more` (as in cors.register) and `shape_of` (of a method and a path) are for single addresses.
     """
 
     def render(error: ServiceError, head: RequestHead) -> tuple[bytes, str]:
         request_id = request_ids.chosen(head.request_id)
         fields = cors.headers(cors.allowed(origins, head.path, more), head.origin)
-        shape = (shapes or {}).get(head.path)
+        shape = shape_of(head.method, head.path)
         answer = raw(
             error,
             *fields,
@@ -142,10 +142,13 @@ def refusal_renderer(
 
 
 def _addresses(routes: Map) -> list[str]:
-    """What a client may ask for, with the methods that Flask does not add; without the pages' own files."""
+    """What a client may ask for, with the methods that Flask does not add.
+
+    Without the pages' own files, and without the addresses of protocols, which their clients know.
+    """
     methods: dict[str, set[str]] = {}
     for rule in routes.iter_rules():
-        if not rule.endpoint.startswith("files."):
+        if not rule.endpoint.startswith("files.") and not rule.rule.startswith(("/v1/", "/v2/")):
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)  # as /openapi.json has it
             methods.setdefault(path, set()).update((rule.methods or set()) - {"HEAD", "OPTIONS"})
     return [f"{' and '.join(sorted(methods[path]))} {path}" for path in sorted(methods)]

@@ -50,7 +50,10 @@ def read(request: Request, upload: Upload) -> IdempotentRequest | None:
 def _digest(upload: Upload) -> str:
     """Of the pictures, and of the parameters that change an answer; not of how they came."""
     parts: Sequence[bytes] = [
-        *(picture if isinstance(picture, bytes) else picture.message.encode() for picture in upload.pictures),
+        *(
+            picture.message.encode() if isinstance(picture, ClientError) else bytes(picture)
+            for picture in upload.pictures
+        ),
         repr((upload.is_list, upload.tops[:1], upload.parameters.get("model", ""))).encode(),
     ]
     digest = hashlib.sha256()

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from broker import codec
 from broker.clock import RedisClock
 from broker.errors import (
@@ -28,7 +31,8 @@ from broker.messages import Job, Result, TaskResult, WorkerState
 from broker.producer import LENGTH_VALID_S, PendingJob, Producer, RequestName, StoredJob
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
-from pictures import annotate, fit
+from pictures import annotate, declared_size, fit
+from pictures.decode import ImageTooLarge
 from pictures.fit import Part, PartCutter, PreparedPicture
 from web.fair_semaphore import FairSemaphore
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
@@ -46,8 +50,16 @@ _SHARE: Final = 0.75
 _FULL_S: Final = 0.1
 """For so long all places are believed to be taken, once they were."""
 
+MAX_PIXELS_TOGETHER: Final = 4
+"""So many times MAX_PIXELS a request's pictures may have together: 64 WebPs of 50 megapixels, in 10 KB each,
+kept the decoders busy until the deadline. Photos of so many do not fit into MAX_UPLOAD_MB."""
+
 LOOK_AT_CLIENT_S: Final = 0.25
 """How often a waiting request looks whether its client is still there."""
+
+
+UploadedPicture = bytes | NDArray[np.uint8] | ClientError
+"""As web/uploads/reader.py has it."""
 
 
 class ClientGone(ClientError):
@@ -76,6 +88,10 @@ class JobOptions:
     """But a thread of this process does, for a pipeline that is polled."""
     traceparent: str | None = None
     request_id: str = ""
+    scores: bool = False
+    """Each result has the probability of every label, too."""
+    timeout_s: float = math.inf
+    """The client waits no longer than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +201,35 @@ class JobClient:
             with self._sharing:
                 self._in_flight[model] -= 1
 
-    def submit(self, choice: ModelChoice, picture: bytes, options: JobOptions, *, top: int) -> SubmittedJob:
-        """Decode, fit and enqueue one picture.
+    def within_pixels(self, pictures: Sequence[UploadedPicture]) -> list[UploadedPicture]:
+        """A request's pictures; an ImageTooLarge for each that would make too many pixels together.
+
+        Judged by what their headers say. One that does not tell counts as MAX_PIXELS; one that is too large
+        alone is not counted, for it is refused.
+        """
+        if len(pictures) <= MAX_PIXELS_TOGETHER:
+            return list(pictures)
+        left = most = MAX_PIXELS_TOGETHER * self._limits.max_pixels
+        bounded: list[UploadedPicture] = []
+        for picture in pictures:
+            size = declared_size.of(picture) if isinstance(picture, bytes) else (0, 0)
+            pixels = math.prod(size) if size is not None else self._limits.max_pixels
+            if left < pixels <= self._limits.max_pixels:
+                bounded.append(
+                    ImageTooLarge(
+                        f"The pictures of a request may have {most} pixels together, and those before this "
+                        f"one leave {left}. Send it in another request."
+                    )
+                )
+            else:
+                bounded.append(picture)
+                left -= pixels if pixels <= self._limits.max_pixels else 0
+        return bounded
+
+    def submit(
+        self, choice: ModelChoice, picture: bytes | NDArray[np.uint8], options: JobOptions, *, top: int
+    ) -> SubmittedJob:
+        """Decode, fit and enqueue one picture; or enqueue one that a client has fitted to the model itself.
 
         Raises ClientError, Overloaded, BrokerUnavailable; DeadlinePassed if there is no time left, undecoded.
         """
@@ -195,7 +238,7 @@ class JobClient:
     def submit_once(
         self,
         choice: ModelChoice,
-        picture: bytes,
+        picture: bytes | NDArray[np.uint8],
         options: JobOptions,
         *,
         top: int,
@@ -217,7 +260,11 @@ class JobClient:
             if waited_s > LENGTH_VALID_S:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 self.admit(choice, options)
-            prepared = fit.prepare(picture, choice.view.card.input, max_pixels=self._limits.max_pixels)
+            spec = choice.view.card.input
+            if isinstance(picture, bytes):
+                prepared = fit.prepare(picture, spec, max_pixels=self._limits.max_pixels)
+            else:
+                prepared = fit.given(picture, spec)
             # Within its place, too: threads that enqueued at once took Python's lock from those that decode.
             return self._enqueue(choice, prepared, options, top=top, name=name)
 
@@ -241,7 +288,8 @@ class JobClient:
     def wait_until(self, options: JobOptions) -> float:
         """The monotonic time at which the client of such jobs stops waiting."""
         limits = self._limits
-        return options.started_at + (limits.async_timeout_s if options.polled else limits.request_timeout_s)
+        most_s = limits.async_timeout_s if options.polled else limits.request_timeout_s
+        return options.started_at + min(most_s, options.timeout_s)
 
     def admit(self, choice: ModelChoice, options: JobOptions) -> None:
         """Refuse a picture that its model has no time for. Raises Overloaded, BrokerUnavailable."""
@@ -249,7 +297,9 @@ class JobClient:
         card, left_s = choice.view.card, wait_until - time.monotonic()
         size = codec.job_size(card.input) + len(choice.notice)
         try:
-            self.producer.admit(card.model, size=size, timeout_s=left_s, pace=choice.view.pace)
+            self.producer.admit(
+                card.model, size=size, timeout_s=left_s, pace=choice.view.pace, polled=options.polled
+            )
         except Overloaded as refusal:
             if not options.polled:
                 self.refusals.note(refusal, card.model)
@@ -285,6 +335,7 @@ class JobClient:
         now = self._clock.now()
         job = Job(
             id=str(uuid.uuid4()),
+            polled=options.polled,
             image=prepared.pixels,
             accepted_at=now,
             deadline=now + wait_until - time.monotonic(),
@@ -295,6 +346,7 @@ class JobClient:
             input=view.card.input.tag,
             notice=choice.notice,
             request_id=options.request_id,
+            scores=options.scores,
         )
         # Before the job is enqueued: its result may come at once.
         waiter = self.replies.expect(model, job.id) if is_waited_for else None

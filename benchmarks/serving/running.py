@@ -70,7 +70,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def started(contender: Contender, place: Place, picture: Path, log: Path) -> Iterator[Running]:
+def started(
+    contender: Contender, place: Place, picture: Path, log: Path, *, within_s: float = _START_S
+) -> Iterator[Running]:
     """Start it in a folder of its own, wait for its first answer, end it. Raises BenchmarkFailed."""
     # Not below the project: a Unix socket's path has 107 bytes at most.
     folder = Path(tempfile.mkdtemp(prefix="bw-bench-"))
@@ -94,7 +96,7 @@ def started(contender: Contender, place: Place, picture: Path, log: Path) -> Ite
                 raise TypeError("a pipe was asked for. This is a bug")
             kinds = {int(guard.stdout.readline() or "0"): str(each["kind"]) for each in programs}
             url = f"http://127.0.0.1:{place.port}{contender.path}"
-            _await_answer(contender, url, picture.read_bytes(), guard, kinds)
+            _await_answer(contender, url, picture.read_bytes(), guard, kinds, within_s)
             yield Running(url, kinds, time.monotonic() - began)
         finally:
             guard.communicate(timeout=_END_S)  # closes its stdin, which ends everything
@@ -103,11 +105,16 @@ def started(contender: Contender, place: Place, picture: Path, log: Path) -> Ite
 
 
 def _await_answer(
-    contender: Contender, url: str, picture: bytes, guard: subprocess.Popen[str], kinds: dict[int, str]
+    contender: Contender,
+    url: str,
+    picture: bytes,
+    guard: subprocess.Popen[str],
+    kinds: dict[int, str],
+    within_s: float,
 ) -> None:
     body, headers = request(contender, picture)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + within_s
     why = "nothing"
     while time.monotonic() < deadline:
         if guard.poll() is not None or not all(psutil.pid_exists(pid) and _lives(pid) for pid in kinds):

@@ -128,7 +128,7 @@ class _Path:
     def _parse(self, request: Any) -> bytes:  # noqa: ANN401
         (picture,) = reader.read(request).pictures
         if not isinstance(picture, bytes):
-            raise picture
+            raise TypeError(f"{picture!r} is not the file that was sent. This is a bug")
         return picture
 
     def _decode(self, picture: bytes) -> NDArray[np.uint8]:

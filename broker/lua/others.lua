@@ -9,6 +9,7 @@ local function live(worker) return tonumber(redis.call('ZSCORE', KEYS[1], worker
 local function says(state, text) return string.find(state or '', text, 1, true) end
 local function others_take(job)
   local input = string.match(job, '^{"id":"[^"]*","input":"([^"]+)"')
+  input = input or string.match(job, '^{"id":"[^"]*","polled":true,"input":"([^"]+)"')
   if not input or ARGV[5] == '' or input == ARGV[5] then return end
   local _, at = says(job, '"deadline":')
   if tonumber(string.match(job, '^[%d.]+', (at or 0) + 1) or '0') <= now then return end

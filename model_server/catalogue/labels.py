@@ -6,22 +6,14 @@ Owns the reading of both, and the messages about a file that is neither.
 import csv
 import io
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from broker.messages import Label
 from model_server.catalogue.toml_errors import CatalogueError
 
 _NUMBERED: Final = re.compile(r"(\d{1,6})[ \t:,]\s*(.+)")
 """A line with its index, as Teachable Machine writes them: `0 Class A`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A class's name, and its id where the data set has one (ImageNet: the WordNet id)."""
-
-    class_id: str
-    label: str
 
 
 def read(path: Path) -> tuple[Label, ...]:

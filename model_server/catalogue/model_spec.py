@@ -12,12 +12,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from broker.keys import MODEL_NAME
-from broker.messages import AS_UPLOADED, Card, InputSpec
+from broker.messages import AS_UPLOADED, Card, InputSpec, Label
 from model_server.catalogue import file_kinds, hooks_file, labels, model_toml, pipeline_toml
 from model_server.catalogue.detection_layout import Output
 from model_server.catalogue.folder_watch import version_of
 from model_server.catalogue.hooks_file import HooksFile
-from model_server.catalogue.labels import Label
 from model_server.catalogue.model_toml import (
     Activation,
     Darknet,
@@ -101,6 +100,11 @@ class ModelSpec:
     def is_torch(self) -> bool:
         """Whether PyTorch reads the network's file, and can run it."""
         return isinstance(self.source, TorchSource)
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the network is an ONNX file, which ONNX Runtime can run."""
+        return isinstance(self.source, Onnx)
 
     @property
     def has_own_input(self) -> bool:

@@ -193,6 +193,7 @@ def _engine(spec: ModelSpec, settings: Settings) -> Engine:
         settings.batch_size,
         cache=Path(settings.cache_dir),
         threads=settings.engine_threads,
+        provider=settings.onnxruntime_provider,
         hooks=HookOptions(settings.hooks == "on", for_own_code()),
     )
     return engines.load(spec, choice, options)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from broker.errors import ModelUnavailable
-from broker.messages import Fit, InputSpec
-from model_server.catalogue.labels import Label
+from broker.messages import Fit, InputSpec, Label
 from model_server.catalogue.model_spec import Darknet, KerasFile, ModelSpec, Source
 from model_server.catalogue.model_toml import (
     FileSource,

@@ -4,7 +4,9 @@ Owns reading, labelling and dividing. Only offline commands use it, since it dec
 process never does.
 """
 
+import os
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +34,8 @@ class FolderPictures:
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
+    left_out: int = 0
+    """Files of the folder that were looked at, and could not be read as pictures."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -44,35 +48,52 @@ class FolderPictures:
 def read(folder: Path, spec: ModelSpec, *, max_pixels: int, at_most: int) -> FolderPictures:
     """Decode and fit up to `at_most` images below `folder`, chosen at random with a fixed seed.
 
+    Linked folders are followed, unless they lead back to a folder above them.
+
     They have labels if every folder directly below is named after a class (its label or its id) and no file
     lies beside them. Files that are not images are left out. Raises PictureFolderError.
     """
     if not folder.is_dir():
         raise PictureFolderError(f"{folder} is not a folder")
     classes = _classes(folder, spec)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(_files(folder, ()))
     random.Random(_SEED).shuffle(paths)
     pixels: list[NDArray[np.uint8]] = []
     labels: list[int] = []
+    left_out = 0
     for path in paths:
         if len(pixels) == at_most:
             break
         try:
             pixels.append(fit.prepare(path.read_bytes(), spec.input, max_pixels=max_pixels).pixels)
-        except ClientError:
+        except (ClientError, OSError):
+            left_out += 1
             continue
         labels.append(classes.get(path.relative_to(folder).parts[0], -1))
     if len(pixels) < LEAST:
+        others = f" ({left_out} files could not be read as pictures)" if left_out else ""
         raise PictureFolderError(
-            f"{folder} has {len(pixels)} pictures in a supported format; at least {LEAST} are needed"
+            f"{folder} has {len(pixels)} pictures in a supported format{others}; at least {LEAST} are needed"
         )
-    return FolderPictures(np.stack(pixels), np.array(labels, np.int64) if classes else None)
+    return FolderPictures(np.stack(pixels), np.array(labels, np.int64) if classes else None, left_out)
 
 
 def divide(pictures: FolderPictures, calibrate: int) -> tuple[FolderPictures, FolderPictures]:
     """Split into images to calibrate with, `calibrate` or at most half of them, and the held-out rest."""
     middle = min(calibrate, len(pictures) // 2)
     return pictures.part(slice(None, middle)), pictures.part(slice(middle, None))
+
+
+def _files(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """Every file below the folder, through links as well, but in no circle."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path, (*above, real))
+        elif path.is_file():
+            yield path
 
 
 def _classes(folder: Path, spec: ModelSpec) -> dict[str, int]:

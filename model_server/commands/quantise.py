@@ -1,7 +1,8 @@
 """`python -m model_server quantise MODEL --pictures FOLDER`: an int8 network, and its cost in accuracy.
 
-Owns the command line, its messages and its exit status, and the only use of NNCF. Runs in its own process,
-never in one that serves: it loads NNCF and decodes images. PRECISION=int8 serves what it writes.
+Owns the command line, its messages and its exit status, the judgement, and how many operations stay in float
+for it; int8_network.py makes the networks. Runs in its own process, never in one that serves: it loads NNCF
+and decodes images. PRECISION=int8 serves what it writes.
 """
 
 import argparse
@@ -9,23 +10,33 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.catalogue.pipeline_toml import StepModels
-from model_server.commands import picture_folder
+from model_server.commands import int8_network, picture_folder
 from model_server.commands.picture_folder import FolderPictures, PictureFolderError
-from model_server.commands.terminal import DONE, IMPOSSIBLE, REFUSED, complain, count, print_line, share
+from model_server.commands.terminal import (
+    DONE,
+    IMPOSSIBLE,
+    REFUSED,
+    complain,
+    count,
+    minutes,
+    print_line,
+    share,
+)
 from model_server.engines.check import drawn_pictures
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import runtime, store
 from model_server.engines.openvino.conversion import converted
-from model_server.engines.openvino.engine import FITS_16_BITS, CompiledNetwork, int8_ingredients
+from model_server.engines.openvino.engine import FITS_16_BITS, PROCESSOR, CompiledNetwork, int8_ingredients
 from model_server.engines.openvino.quantised import is_quantised
 from model_server.engines.openvino.store import Store, StoreEntry
 from settings import PROJECT, SettingError, Settings, weights
@@ -33,16 +44,20 @@ from settings import PROJECT, SettingError, Settings, weights
 _HELD_OUT_AT_MOST: Final = 1000
 """The most held-out images: enough to distinguish an agreement of 0.99 from one of 0.98."""
 
+_TIMED: Final = 256
+"""Images that both networks run to compare their speed."""
+
 _EPILOG: Final = """\
-If the folder has one folder for each class, named by its label or id, the accuracy before and after is
-reported; otherwise how often the best class stays the same. The pictures are not stored.
-exit status: 0 written; 1 refused: int8 and fp32 agree too rarely; 2 nothing could be tried.
+If the folder has one folder for each class, named by its label or id, the accuracy lost decides; otherwise
+how often the best class stays the same. If int8 costs too much, the operations that cost most stay in float,
+as few of them as possible. The pictures are not stored.
+exit status: 0 written; 1 refused: it costs too much; 2 nothing could be tried.
 The command reads the service's settings: give it the same MODELS_DIR, CACHE_DIR, RESNET50_WEIGHTS and so on.
 """
 
 
-class TooFewAgree(Exception):
-    """The int8 network's best class differs too often; the message has the figures."""
+class TooMuchLost(Exception):
+    """No network costs little enough; the message has the figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +69,65 @@ class QuantiseReport:
     """The share of images whose best class is the same in int8 as in fp32."""
     accuracy: tuple[float, float] | None
     """The accuracy of fp32 and of int8; None if the images have no labels."""
-    per_s: tuple[float, float]
+    has_telling_labels: bool
+    """Whether fp32 is right more often than whoever always names the commonest label."""
+    operations: int
+    """How many operations compute in int8."""
+    in_float: tuple[str, ...]
+    """The operations that stay in float for the accuracy's sake."""
+    per_s: tuple[float, float] = (0.0, 0.0)
     """Images a second of fp32 and of int8, in batches of 32, on this machine."""
 
     def lines(self) -> list[str]:
         """The report as a small table."""
-        table = [f"on {self.pictures} pictures held out      fp32     int8"]
+        kind = "mixed" if self.in_float else "int8"
+        table = [f"on {self.pictures} pictures held out      fp32 {kind:>8}"]
         if self.accuracy is not None:
             table.append(f"accuracy                    {self.accuracy[0]:8.4f} {self.accuracy[1]:8.4f}")
         table.append(f"same best class as fp32              {self.agreement:8.4f}")
-        table.append(f"images a second             {self.per_s[0]:8.1f} {self.per_s[1]:8.1f}")
+        if self.per_s[0]:
+            table.append(f"images a second             {self.per_s[0]:8.1f} {self.per_s[1]:8.1f}")
+        table.append(f"operations in int8                   {self.operations:8}")
+        table.append(f"operations that stay in float        {len(self.in_float):8}")
         return table
+
+
+@dataclass(frozen=True, slots=True)
+class CostLimits:
+    """What int8 may cost, and how it is made."""
+
+    most_lost: float
+    """Of accuracy, where labels tell it."""
+    least_agreement: float
+    """The same best class as in fp32, where they do not."""
+    minutes: float
+    """The longest search for what must stay in float."""
+    narrow: bool
+    """Whether the weights have 7 bits, for processors whose sums saturate."""
+
+    def excess(self, report: QuantiseReport) -> str:
+        """What is too much, as a clause; empty if nothing is."""
+        if report.accuracy is not None and report.has_telling_labels:
+            lost = report.accuracy[0] - report.accuracy[1]
+            if lost <= self.most_lost + 1e-9:
+                return ""
+            return f"it loses {lost:.4f} of accuracy, more than {self.most_lost:g} (--most-lost)"
+        if report.agreement >= self.least_agreement:
+            return ""
+        return (
+            f"it agrees with fp32 on {report.agreement:.4f} of the pictures, less than "
+            f"{self.least_agreement:g} (--least-agreement)"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _options(arguments)
+    began = time.monotonic()
     try:
         settings = Settings.from_env()
         spec = read_spec(Path(settings.models_dir), options.model, weights(settings))
-        if isinstance(spec.source, StepModels):
-            raise ModelUnavailable(f"{spec.name} is a pipeline: quantise its steps' models.")
-        if spec.has_own_input:
-            raise ModelUnavailable(f"{spec.name}: what hooks.py prepares or computes can't be quantised.")
+        _require_quantisable(spec)
         pictures = picture_folder.read(
             options.pictures,
             spec,
@@ -84,11 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             at_most=options.calibrate + _HELD_OUT_AT_MOST,
         )
         calibration, held_out = picture_folder.divide(pictures, options.calibrate)
-        kind = "with labels" if pictures.labels is not None else "without labels"
-        print_line(f"{spec.name}: {len(pictures)} pictures {kind}; {len(calibration)} are for calibration.")
-        entry, report = quantise(
-            spec, Store(Path(settings.cache_dir)), calibration, held_out, least=options.least_agreement
+        print_line(f"{spec.name}: {_division(pictures, len(calibration), options.calibrate)}")
+        limits = CostLimits(
+            options.most_lost,
+            options.least_agreement,
+            options.minutes,
+            options.any_processor or runtime.saturates_int8(),
         )
+        entry, report = quantise(spec, Store(Path(settings.cache_dir)), calibration, held_out, limits)
     except (SettingError, CatalogueError, PictureFolderError) as error:
         return complain(f"{error}.", IMPOSSIBLE)
     except ModelUnavailable as error:
@@ -99,21 +153,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{_install_command()}",
             IMPOSSIBLE,
         )
-    except TooFewAgree as error:
+    except TooMuchLost as error:
         return complain(str(error), REFUSED)
     for line in report.lines():
         print_line(line)
-    print_line(f"Written to {entry.folder}. PRECISION=int8 serves it.")
+    print_line(
+        f"Made in {time.monotonic() - began:.0f} s {_PROCESSORS[limits.narrow]}. Written to {entry.folder}. "
+        "PRECISION=int8 serves it."
+    )
     return DONE
 
 
-def quantise(
-    spec: ModelSpec, networks: Store, calibration: FolderPictures, held_out: FolderPictures, *, least: float
-) -> tuple[StoreEntry, QuantiseReport]:
-    """Quantise after training, by NNCF; the result replaces an older int8 network of the model.
+_PROCESSORS: Final = {False: "for processors with VNNI", True: "for every processor (weights of 7 bits)"}
 
-    Raises ModelUnavailable, TooFewAgree (nothing is written then) and ModuleNotFoundError (NNCF).
-    """
+
+def _require_quantisable(spec: ModelSpec) -> None:
+    """Raise ModelUnavailable for what this command can't quantise."""
+    if isinstance(spec.source, StepModels):
+        raise ModelUnavailable(f"{spec.name} is a pipeline: quantise its steps' models.")
+    if spec.has_own_input:
+        raise ModelUnavailable(f"{spec.name}: what hooks.py prepares or computes can't be quantised.")
     if spec.is_imported and is_quantised(spec):
         raise ModelUnavailable(
             f"{spec.name}: {spec.weights} is quantised already; PRECISION=auto runs it in int8."
@@ -121,68 +180,142 @@ def quantise(
     if not spec.task.has_best_class:
         # Folders name one class for an image: for other answers the cost in accuracy could not be measured.
         raise ModelUnavailable(f"{spec.name} is {spec.task.noun}: this command only quantises classifiers.")
+
+
+def _division(pictures: FolderPictures, calibrating: int, asked: int) -> str:
+    """What the pictures are for, and why fewer calibrate than were asked for."""
+    kind = "with labels" if pictures.labels is not None else "without labels"
+    text = f"{len(pictures)} pictures {kind}; {calibrating} are for calibration"
+    if calibrating < asked:
+        text += f", not {asked}, since half of them are held out to judge"
+    if pictures.left_out:
+        text += f"; files that could not be read as pictures: {pictures.left_out}"
+    return f"{text}."
+
+
+def quantise(
+    spec: ModelSpec,
+    networks: Store,
+    calibration: FolderPictures,
+    held_out: FolderPictures,
+    limits: CostLimits,
+) -> tuple[StoreEntry, QuantiseReport]:
+    """Quantise after training; the result replaces an older int8 network of the model.
+
+    Raises ModelUnavailable, TooMuchLost (nothing is written then) and ModuleNotFoundError (NNCF).
+    """
     full = converted(spec, "full", networks)
     reports: list[QuantiseReport] = []
 
     def make(folder: Path) -> dict[str, object]:
         int8 = StoreEntry(folder)
-        _write_int8(full, int8, calibration)
-        before, after = CompiledNetwork(full.network, "fp32"), CompiledNetwork(int8.network, "int8")
-        report = _judge(before, after, held_out)
-        if report.agreement < least:
-            raise TooFewAgree(
-                "\n".join(report.lines())
-                + f"\n{spec.name}: fp32 and int8 agree on less than {least:g} of the pictures, so nothing "
-                "was written. If it is a little less, more pictures may help; a network that is reduced to "
-                "guessing can't be quantised this way. --least-agreement accepts less."
-            )
+        before = CompiledNetwork(full.network, "fp32")
+        report = _cheap_enough(full, int8, calibration, _Judge(before, held_out), limits)
+        after = CompiledNetwork(int8.network, "int8")
+        report = replace(report, per_s=_speeds(before, after, held_out.pixels[:_TIMED]))
         reports.append(report)
         drawn = drawn_pictures.draw(spec.input)
         reference = Reference(drawn, after.predict(drawn), full.reference().names)
         store.write_reference(folder, reference)
-        quality = {"agreement": report.agreement, "accuracy": report.accuracy}
-        return {**quality, "calibrated_on": len(calibration), FITS_16_BITS: True}
+        return {
+            "agreement": report.agreement,
+            "accuracy": report.accuracy,
+            "calibrated_on": len(calibration),
+            "in_float": report.in_float,
+            PROCESSOR: "avx2" if limits.narrow else "vnni",
+            FITS_16_BITS: limits.narrow,
+        }
 
     entry = networks.replace(spec.name, int8_ingredients(spec), make)
     return entry, reports[0]
 
 
-def _write_int8(full: StoreEntry, int8: StoreEntry, calibration: FolderPictures) -> None:
-    # NNCF imports openvino: runtime.py, imported above, blocks the telemetry of both.
-    import nncf  # noqa: PLC0415 - not part of the default install
+class _Judge:
+    """Held-out images, and what fp32 answers for them."""
 
-    graph = runtime.core().read_model(full.network)
-    samples = nncf.Dataset([picture[None] for picture in calibration.pixels])
-    # Weights in 7 bits: the sum of two products then fits 16 bits, which is all that CPUs without VNNI have.
-    # NNCF's default does so for the first layer only. The CPU that serves may differ from this one.
-    narrow = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
-    quantised = nncf.quantize(graph, samples, subset_size=len(calibration), advanced_parameters=narrow)
-    runtime.save_model(quantised, int8.network, compress_to_fp16=True)
+    def __init__(self, before: CompiledNetwork, held_out: FolderPictures) -> None:
+        self._held_out = held_out
+        self._classes = self._best_classes(before)
+
+    def __call__(self, int8: StoreEntry, in_float: tuple[str, ...]) -> QuantiseReport:
+        classes, labels = self._best_classes(CompiledNetwork(int8.network, "int8")), self._held_out.labels
+        accuracy, has_telling_labels = None, False
+        if labels is not None:
+            accuracy = float((self._classes == labels).mean()), float((classes == labels).mean())
+            has_telling_labels = accuracy[0] > np.bincount(labels).max() / len(labels)
+        computing = {name for part in int8_network.parts(int8.network) for name in part.operations}
+        return QuantiseReport(
+            pictures=len(self._held_out),
+            agreement=float((self._classes == classes).mean()),
+            accuracy=accuracy,
+            has_telling_labels=bool(has_telling_labels),
+            operations=len(computing),
+            in_float=in_float,
+        )
+
+    def _best_classes(self, network: CompiledNetwork) -> NDArray[np.int64]:
+        pixels = self._held_out.pixels
+        answers = [
+            network.predict(pixels[at : at + 32])[0].argmax(axis=1) for at in range(0, len(pixels), 32)
+        ]
+        return np.concatenate(answers)
 
 
-def _judge(before: CompiledNetwork, after: CompiledNetwork, held_out: FolderPictures) -> QuantiseReport:
-    """Run both on the same images, in turn, so that the machine's other load slows both alike."""
-    classes: tuple[list[int], list[int]] = ([], [])
+def _cheap_enough(
+    full: StoreEntry, int8: StoreEntry, calibration: FolderPictures, judge: _Judge, limits: CostLimits
+) -> QuantiseReport:
+    """Write the network with the fewest operations in float that costs little enough. Raises TooMuchLost.
+
+    Calibrating images rank the parts, held-out ones decide how many of them stay in float: 1, 2, 4 and so on,
+    since each try calibrates again.
+    """
+
+    def attempt(in_float: tuple[str, ...]) -> QuantiseReport:
+        int8_network.write(
+            full.network, int8.network, calibration.pixels, floats=in_float, narrow=limits.narrow
+        )
+        return judge(int8, in_float)
+
+    best = attempt(())
+    excess = limits.excess(best)
+    until = time.monotonic() + 60 * limits.minutes
+    if excess and limits.minutes:
+        print_line(
+            f"All in int8, {excess}. Looking for what must stay in float: {limits.minutes:g} min at most."
+        )
+        parts = int8_network.rank(
+            full.network,
+            int8.network,
+            calibration.pixels,
+            until=until - 30 * limits.minutes,
+            progress=print_line,
+        )
+        ranked = [part for _, part in sorted(parts, key=lambda costing: -costing[0])]
+        many = 1
+        while excess and many < len(ranked) and time.monotonic() < until:
+            in_float = tuple(dict.fromkeys(name for part in ranked[:many] for name in part.operations))
+            report = attempt(in_float)
+            excess = limits.excess(report)
+            print_line(f"With {len(in_float)} operations in float, {excess or 'it costs little enough'}.")
+            best, many = report, 2 * many
+    if excess:
+        raise TooMuchLost(
+            "\n".join([*best.lines(), f"{excess[0].upper()}{excess[1:]}: nothing was written."])
+        )
+    return best
+
+
+def _speeds(before: CompiledNetwork, after: CompiledNetwork, pixels: NDArray[Any]) -> tuple[float, float]:
+    """Images a second of both, on the same images in turn, so that other load slows both alike."""
     seconds = [0.0, 0.0]
     for network in (before, after):
-        network.predict(held_out.pixels[:32])  # a first run costs more
-    for at in range(0, len(held_out), 32):
-        batch = held_out.pixels[at : at + 32]
+        network.predict(pixels[:32])  # a first run costs more
+    for at in range(0, len(pixels), 32):
         for which, network in enumerate((before, after)):
             began = time.perf_counter()
-            outputs = network.predict(batch)
+            network.predict(pixels[at : at + 32])
             seconds[which] += time.perf_counter() - began
-            classes[which].extend(outputs[0].argmax(axis=1).tolist())
-    best = [np.array(column) for column in classes]
-    labels = held_out.labels
-    return QuantiseReport(
-        pictures=len(held_out),
-        agreement=float((best[0] == best[1]).mean()),
-        accuracy=None
-        if labels is None
-        else (float((best[0] == labels).mean()), float((best[1] == labels).mean())),
-        per_s=(len(held_out) / seconds[0], len(held_out) / seconds[1]),
-    )
+    return len(pixels) / seconds[0], len(pixels) / seconds[1]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -200,11 +333,30 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--calibrate", metavar="N", type=count, default=300, help="pictures to calibrate with (300)"
     )
     parser.add_argument(
+        "--most-lost",
+        metavar="SHARE",
+        type=share,
+        default=0.01,
+        help="with labels: the most accuracy that int8 may lose (0.01)",
+    )
+    parser.add_argument(
         "--least-agreement",
         metavar="SHARE",
         type=share,
         default=0.95,
-        help="refuse to write below this agreement with fp32 (0.95)",
+        help="without labels: the least agreement with fp32 (0.95)",
+    )
+    parser.add_argument(
+        "--minutes",
+        metavar="N",
+        type=minutes,
+        default=10.0,
+        help="the longest search for the operations that must stay in float; 0: none (10)",
+    )
+    parser.add_argument(
+        "--any-processor",
+        action="store_true",
+        help="make it for CPUs without VNNI too: weights of 7 bits (so by default on such a CPU)",
     )
     return parser.parse_args(arguments)
 

@@ -192,6 +192,7 @@ def _worker(
         connect(settings.redis_url, timeout_s=settings.lease_s / 3),
         keys,
         spec.card(),
+        labels=spec.labels,
         lease_s=settings.lease_s,
         key_ttl_s=settings.key_ttl_s,
         clock=clock,
@@ -226,6 +227,7 @@ def load_engine(settings: Settings, spec: ModelSpec) -> Engine:
         settings.batch_size,
         cache=Path(settings.cache_dir),
         threads=settings.engine_threads,
+        provider=settings.onnxruntime_provider,
         hooks=HookOptions(settings.hooks == "on", for_own_code()),
     )
     return engines.load(replace(spec, engine=choice.engine, precision=choice.precision), choice, options)

@@ -1,4 +1,4 @@
-"""What the commands share at a terminal: output, complaints, exit statuses and two kinds of numbers.
+"""What the commands share at a terminal: output, complaints, exit statuses and three kinds of numbers.
 
 Owns their form. Knows no command.
 """
@@ -35,5 +35,12 @@ def count(text: str) -> int:
 def share(text: str) -> float:
     """Parse a number from 0 to 1, for argparse. Raises ValueError."""
     if not 0 <= float(text) <= 1:
+        raise ValueError
+    return float(text)
+
+
+def minutes(text: str) -> float:
+    """Parse a time from 0 minutes to a day, for argparse. Raises ValueError."""
+    if not 0 <= float(text) <= 1440:
         raise ValueError
     return float(text)

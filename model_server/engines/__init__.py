@@ -82,6 +82,8 @@ class EngineOptions:
     """The folder of converted networks (store.py)."""
     threads: int = 0
     """The threads of one call; 0: the engine's own choice, one per core."""
+    provider: str = "auto"
+    """What ONNX Runtime runs on: auto, cpu, cuda or tensorrt."""
     hooks: HookOptions = field(default_factory=HookOptions)
     """How the model's own code runs, if it has some."""
 
@@ -107,7 +109,7 @@ def _network(
 ) -> Engine:
     """The network alone; `prepared` are the check's pictures, if preprocess in hooks.py makes its input."""
     _require_engine_for(spec, choice.engine)
-    if prepared is not None and choice.engine not in ("openvino", "torch"):
+    if prepared is not None and choice.engine not in ("openvino", "torch", "onnxruntime"):
         raise ModelUnavailable(
             f"{spec.name}: preprocess in hooks.py does not run with ENGINE={choice.engine}. Set "
             'ENGINE=openvino, or write kind = "python": its predict prepares pictures itself.'
@@ -132,6 +134,8 @@ def _network(
                 return _torch(spec, "fp32", options, prepared)
             case "torch":
                 return _torch(spec, choice.precision, options, prepared)
+            case "onnxruntime":
+                return _onnxruntime(spec, choice.precision, options, prepared)
             case "tensorflow":
                 from model_server.engines.keras.tensorflow import TensorFlowEngine  # noqa: PLC0415
 
@@ -159,6 +163,19 @@ def _torch(spec: ModelSpec, precision: str, options: EngineOptions, prepared: ND
     return TorchEngine(spec, precision, options, prepared)
 
 
+def _onnxruntime(
+    spec: ModelSpec, precision: str, options: EngineOptions, prepared: NDArray[Any] | None
+) -> Engine:
+    from model_server.engines.onnxruntime import source  # noqa: PLC0415 - likewise
+
+    # As for PyTorch: the file first.
+    source.find(spec)
+    with source.installed(spec):
+        from model_server.engines.onnxruntime.engine import OnnxRuntimeEngine  # noqa: PLC0415
+
+    return OnnxRuntimeEngine(spec, precision, options, prepared)
+
+
 def _require_engine_for(spec: ModelSpec, engine: str) -> None:
     """Raise ModelUnavailable if this engine never runs networks of the model's kind."""
     if engine == "torch" and not spec.is_torch:
@@ -166,8 +183,16 @@ def _require_engine_for(spec: ModelSpec, engine: str) -> None:
             f"{spec.name}: ENGINE=torch runs only networks of PyTorch (kind = torchscript, torch_export or "
             "torch_network). ENGINE=auto chooses it for those that OpenVINO can't convert."
         )
-    if spec.is_imported and engine != "openvino" and not (spec.is_torch and engine == "torch"):
-        needed = "OpenVINO or PyTorch" if spec.is_torch else "OpenVINO"
+    if engine == "onnxruntime" and not spec.is_onnx:
+        raise ModelUnavailable(
+            f"{spec.name}: ENGINE=onnxruntime runs only ONNX files (kind = onnx). Export the network to "
+            "ONNX, or leave ENGINE out."
+        )
+    others = {"torch": spec.is_torch, "onnxruntime": spec.is_onnx}
+    if spec.is_imported and engine != "openvino" and not others.get(engine, False):
+        needed = "OpenVINO"
+        if spec.is_torch or spec.is_onnx:
+            needed += " or PyTorch" if spec.is_torch else " or ONNX Runtime"
         raise ModelUnavailable(
             f"{spec.name}: ENGINE={engine} runs only Keras networks, and {spec.weights} needs "
             f"{needed}. ENGINE=auto chooses OpenVINO for such models alone."

@@ -75,7 +75,7 @@ def choose(engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
         return EngineChoice(engine, precision)
     if engine == "openvino":
         return EngineChoice(engine, _openvino_precision())
-    if engine == "torch":
+    if engine in ("torch", "onnxruntime"):
         return EngineChoice(engine, "fp32")
     # fp16 rather than bf16: tensor cores have had it since 2017, bf16 only since 2020, and it is more exact.
     return EngineChoice(engine, "fp16" if has_gpu(engine) else "fp32")
@@ -83,9 +83,14 @@ def choose(engine: str, precision: str, *, keras_backend: str) -> EngineChoice:
 
 def has_gpu(keras_backend: str, devices: Path = _DEVICES) -> bool:
     """Whether there is a GPU, and this Keras backend is installed in a build that can use one."""
-    if not any(device for pattern in _GPU_PATTERNS for device in devices.glob(pattern)):
+    if not has_nvidia_gpu(devices):
         return False
     return can_use_gpu(keras_backend, (package.name for package in importlib.metadata.distributions()))
+
+
+def has_nvidia_gpu(devices: Path = _DEVICES) -> bool:
+    """Whether this machine, or this container, shows an NVIDIA GPU."""
+    return any(device for pattern in _GPU_PATTERNS for device in devices.glob(pattern))
 
 
 def can_use_gpu(keras_backend: str, installed: Iterable[str]) -> bool:

@@ -40,10 +40,7 @@ class DrainingJobs:
 
     def _are_gone(self) -> bool:
         """Whether the queue has come to what was accepted later: all before it has been claimed."""
-        oldest = self.consumer.oldest()
-        if oldest is None:
-            return True
         try:
-            return codec.decode_job(oldest).accepted_at > self.last
+            return all(codec.decode_job(job).accepted_at > self.last for job in self.consumer.oldest())
         except MalformedMessage:
             return False  # the next claim takes it away

@@ -51,6 +51,7 @@ def completed(
         outputs=answer.outputs,
         result=answer.result,
         skeleton=answer.skeleton,
+        scores=spec.task.scores(entry.outputs) if job and job.scores and not error else None,
         error=Failure(error.code, error.message) if error else None,
         notice="; ".join(filter(None, (job.notice if job else "", entry.notice, notice))),
         timings_ms=Timings(round(waiting_ms, 3), round(timings.batch, 3), round(timings.model, 3)),

@@ -16,7 +16,7 @@ from model_server.engines.check import agreement
 from model_server.tasks.task import ReadOptions, Task
 
 if TYPE_CHECKING:
-    from model_server.catalogue.labels import Label
+    from broker.messages import Label
     from model_server.catalogue.model_spec import ModelSpec
     from model_server.engines import Outputs
 
@@ -41,6 +41,10 @@ class ClassificationTask(Task):
     def read(self, outputs: Outputs, spec: ModelSpec, options: ReadOptions, /) -> TaskResult:
         """The `top` best classes."""
         return TaskResult(classify(outputs[0], spec.labels, options.top))
+
+    def scores(self, outputs: Outputs, /) -> tuple[float, ...]:
+        """The first output, as it is."""
+        return tuple(outputs[0].tolist())
 
     def compare(
         self, _spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /

@@ -52,6 +52,10 @@ class MultiLabelTask(Task):
         ]
         return TaskResult(tuple(reached[: options.top]))
 
+    def scores(self, outputs: Outputs, /) -> tuple[float, ...]:
+        """The first output, as it is."""
+        return tuple(outputs[0].tolist())
+
     def compare(
         self, _spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /
     ) -> NumbersVerdict:

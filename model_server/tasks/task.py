@@ -94,6 +94,10 @@ class Task(ABC):
         Predictions come best first. Raises InferenceFailed if the outputs are invalid.
         """
 
+    def scores(self, _outputs: Outputs, /) -> tuple[float, ...] | None:
+        """The probability of every label, in their order; None: it has none. `read` has taken the outputs."""
+        return None
+
     @abstractmethod
     def compare(self, spec: ModelSpec, reference: Outputs, outputs: Outputs, precision: str, /) -> Verdict:
         """Whether an engine's outputs are the reference's, by the task's measures and tolerances.

@@ -55,8 +55,9 @@ def bury_queue(client: redis.Redis, keys: Keys, reason: str) -> None:
 
 
 def queued(client: redis.Redis, keys: Keys) -> list[Job]:
-    """The jobs in the queue, in order."""
-    payloads = client.lrange(keys.of(MODEL).queue, 0, -1)
+    """The jobs in the queue, in order: those that clients wait for, then those that they poll for."""
+    names = keys.of(MODEL)
+    payloads = [*client.lrange(names.queue, 0, -1), *client.lrange(names.polled, 0, -1)]
     return [codec.decode_job(each) for each in payloads if isinstance(each, bytes)]
 
 
@@ -82,6 +83,7 @@ def test_a_job_goes_back_under_a_fresh_id_as_one_that_is_polled(client: redis.Re
     assert began - 1 <= again.accepted_at <= time.time() + 1
     assert again.deadline == again.accepted_at + TIMEOUT_S
     assert again.reply_to is None
+    assert again.polled
     assert (again.image == old.image).all()
     kept = ("original_size", "top", "traceparent")
     assert [getattr(again, name) for name in kept] == [getattr(old, name) for name in kept]
@@ -151,7 +153,7 @@ def test_a_job_that_can_t_be_read_is_listed_and_dropped_but_not_requeued(
     with pytest.raises(MalformedMessage, match=letter.id):
         box(client, keys).requeue(letter.id, timeout_s=TIMEOUT_S, pace=Pace())
     assert box(client, keys).entries() == [letter]
-    assert client.llen(keys.of(MODEL).queue) == 0
+    assert queued(client, keys) == []
     box(client, keys).drop(letter.id)
     assert box(client, keys).entries() == []
 
@@ -189,7 +191,7 @@ def test_a_dropped_one_is_gone_and_runs_no_more(client: redis.Redis, keys: Keys)
     for left in ([first.id, second.id], [second.id]):
         box(client, keys).drop(first.id)
         assert [each.id for each in box(client, keys).entries()] == left
-    assert client.llen(keys.of(MODEL).queue) == 0
+    assert queued(client, keys) == []
 
 
 def test_an_id_that_is_not_there_is_refused(client: redis.Redis, keys: Keys) -> None:
@@ -200,7 +202,7 @@ def test_an_id_that_is_not_there_is_refused(client: redis.Redis, keys: Keys) -> 
     with pytest.raises(ClientError, match=unknown):
         box(client, keys).drop(unknown)
     assert [each.id for each in box(client, keys).entries()] == [dead.id]
-    assert client.llen(keys.of(MODEL).queue) == 0
+    assert queued(client, keys) == []
 
 
 def test_no_key_of_it_is_without_an_end(client: redis.Redis, keys: Keys) -> None:

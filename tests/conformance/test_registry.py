@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from broker.clock import RedisClock
-from broker.errors import BrokerUnavailable
+from broker.errors import BrokerUnavailable, MalformedMessage
 from broker.keys import Keys
 from broker.lease import Lease
-from broker.messages import State, WorkerState
+from broker.messages import Label, State, WorkerState
 from broker.registry import SNAPSHOT_S, ModelView, Registry
 from tests.support.fakes import CARD, KEY_TTL_S, MODEL, READY, enqueue, job, lapse, lease
 from tests.support.waiting import eventually
@@ -214,3 +214,37 @@ def test_a_ready_worker_s_reason_is_shown_and_a_failure_s_before_it(client: redi
     _versioned(client, keys, "v2").register(State(WorkerState.FAILED, "v2", reason="broken"))
     view = registry.models(fresh=True)[MODEL]
     assert (view.reason, view.state) == ("broken", WorkerState.READY)
+
+
+def test_the_labels_of_each_version_are_told_and_sent_once(client: redis.Redis, keys: Keys) -> None:
+    registry = Registry(client, keys, RedisClock())
+
+    def told(version: str) -> tuple[Label, ...]:
+        return registry.labels(MODEL, version)
+
+    def labelled(version: str, *labels: str) -> Lease:
+        named = [Label(str(number), label) for number, label in enumerate(labels)]
+        card = replace(CARD, model_version=version)
+        return Lease(client, keys, card, labels=named, lease_s=30, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+
+    assert told("v1") == ()
+    old = labelled("v1", "cat", "dog")
+    old.register(READY)
+    labelled("v2", "dog", "cat").register(READY)
+    assert [label.label for label in told("v1")] == ["cat", "dog"]
+    assert [label.label for label in told("v2")] == ["dog", "cat"]
+    key = keys.of(MODEL).labels("v1")
+    assert 0 < client.ttl(key) <= KEY_TTL_S
+    client.set(key, b"[]")
+    old.announce(READY)  # what is there is left as it is, and its time begins again
+    assert (client.get(key), client.ttl(key) > 0) == (b"[]", True)
+    client.delete(key)
+    old.announce(READY)
+    assert (client.get(key) or b"") != b"[]"
+    assert client.exists(key)
+
+
+def test_labels_that_cannot_be_read_are_an_error_of_this_model(client: redis.Redis, keys: Keys) -> None:
+    client.set(keys.of(MODEL).labels(CARD.model_version), b"{")
+    with pytest.raises(MalformedMessage):
+        Registry(client, keys, RedisClock()).labels(MODEL, CARD.model_version)

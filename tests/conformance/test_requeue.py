@@ -97,7 +97,7 @@ def test_two_operators_at_once_never_lose_a_job(
             assert len(fresh) == 2 if both_have_read else fresh
             assert {each.id for each in queued(client, keys)} == fresh
             assert box(client, keys).entries() == []
-            client.delete(keys.of(MODEL).queue)
+            client.delete(keys.of(MODEL).polled)
 
 
 def test_what_was_pushed_out_of_dead_meanwhile_is_queued_all_the_same(
@@ -108,10 +108,10 @@ def test_what_was_pushed_out_of_dead_meanwhile_is_queued_all_the_same(
     admit = Producer.admit
 
     def admit_while_others_die(
-        self: Producer, model: str, *, size: int, timeout_s: float, pace: Pace
+        self: Producer, model: str, *, size: int, timeout_s: float, pace: Pace, polled: bool
     ) -> None:
         bury(client, keys, *newer)
-        admit(self, model, size=size, timeout_s=timeout_s, pace=pace)
+        admit(self, model, size=size, timeout_s=timeout_s, pace=pace, polled=polled)
 
     monkeypatch.setattr(Producer, "admit", admit_while_others_die)
     fresh_id = box(client, keys).requeue(dead.id, timeout_s=TIMEOUT_S, pace=Pace())

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,3 +91,39 @@ def test_a_process_that_hangs_keeps_no_client_waiting(web: Stack) -> None:
             assert _connections(serving, web.port) == CLIENTS
     finally:
         hanging.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_hangs_is_replaced_and_its_clients_are_not_kept(web: Stack) -> None:
+    """Those that it has can only be cut off: it holds their sockets. It used to hold them for 31 s."""
+    hanging, serving = _started(web)
+    with ExitStack() as stack:
+        clients: list[socket.socket] = []
+        while not _connections(hanging, web.port):
+            clients.append(stack.enter_context(_opened(web.port)))
+        mine = next(
+            client for client in clients if client.getsockname()[1] in _client_ports(hanging, web.port)
+        )
+        hanging.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        mine.sendall(GET)
+        assert _is_cut_off(mine)
+        assert time.monotonic() - began < 20
+    master = serving.parent()
+    assert master is not None
+    eventually(lambda: len(master.children()) == PROCESSES and hanging not in master.children(), within_s=30)
+    assert serving in master.children()
+
+
+def _client_ports(process: psutil.Process, port: int) -> set[int]:
+    return {
+        each.raddr.port for each in process.net_connections("tcp") if each.raddr and each.laddr.port == port
+    }
+
+
+def _is_cut_off(client: socket.socket) -> bool:
+    """Whether the other side ends the connection without an answer."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionError:
+        return True

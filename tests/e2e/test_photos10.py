@@ -78,11 +78,12 @@ def test_any_picture_gets_classes_and_probabilities(photos10: Stack) -> None:
 @pytest.mark.timeout(300)
 def test_nine_in_ten_test_pictures_are_named_rightly(photos10: Stack) -> None:
     with zipfile.ZipFile(CIFAR10) as archive:
-        names = [f"test/{label}/{number:04}.jpg" for label in CLASSES for number in range(1000)]
+        # Every fourth: the figure of docs/training.md is that of all, and was measured once.
+        names = [f"test/{label}/{number:04}.jpg" for label in CLASSES for number in range(0, 1000, 4)]
         answers = _answers(photos10, [archive.read(name) for name in names])
     right = sum(answer[0]["label"] == name.split("/")[1] for answer, name in zip(answers, names, strict=True))
     print(f"{right} of {len(names)} right")  # noqa: T201 - the figure, for `pytest -s`
-    assert right >= 9000
+    assert right >= 0.9 * len(names)
 
 
 @needs(CAT)

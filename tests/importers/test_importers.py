@@ -294,11 +294,12 @@ def test_golden_outputs_by_the_page_s_code_agree(
     assert "the same best class in 1.000" in capsys.readouterr().out
 
 
-def test_networks_of_pytorch_are_served_as_they_are(tmp_path: Path) -> None:
-    """test_torch.py, in a process that has both the product's packages and PyTorch's."""
+@pytest.mark.parametrize("file", ["test_torch.py", "test_onnxruntime.py"])
+def test_engines_of_other_packages_serve(tmp_path: Path, file: str) -> None:
+    """A file of tests in a process that has the product's packages, PyTorch's and ONNX Runtime."""
     python = joined.environment(tmp_path / "both")
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "importers"]
-    command += ["--basetemp", str(tmp_path / "tests"), str(ROOT / "tests" / "importers" / "test_torch.py")]
+    command += ["--basetemp", str(tmp_path / "tests"), str(ROOT / "tests" / "importers" / file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
     assert "skipped" not in done.stdout

@@ -8,7 +8,8 @@ from PIL import ExifTags, Image
 
 from broker.messages import Decode, Fit, InputSpec, Library, Resample
 from pictures.decode import MAX_SIDE, DecodedPicture, InvalidImage, Size, decode, decode_near
-from pictures.fit import Part, PartCutter, PreparedPicture, fit, prepare
+from pictures.fit import Part, PartCutter, PreparedPicture, fit, given, prepare
+from pictures.fixed_point import joined
 from tests.support.pictures import encoded
 
 MANY = 10_000_000
@@ -256,3 +257,24 @@ def test_a_part_on_which_nothing_is_drawn_is_refused() -> None:
     with pytest.raises(InvalidImage):
         cutter.cut(empty)
     assert cutter.cut(drawn).pixels.max() > 0
+
+
+def test_pixels_that_fit_already_are_taken_as_they_are() -> None:
+    spec = InputSpec(width=6, height=4, channels=3, fit=Fit.CROP, resize=8)
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    prepared = given(pixels[:, ::-1], spec)
+    assert (prepared.pixels == pixels[:, ::-1]).all()
+    assert prepared.pixels.flags.c_contiguous
+    assert prepared.original_size == (6, 4)
+
+
+def test_given_pixels_are_whole_numbers_where_fractions_are_kept() -> None:
+    spec = InputSpec(6, 4, 1, Fit.STRETCH, resample=Resample.BILINEAR, library=Library.TENSORFLOW)
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6, 1)
+    assert (joined(given(pixels, spec).pixels) == pixels).all()
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 3), (4, 6, 1), (4, 6), (1, 4, 6, 3)])
+def test_given_pixels_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidImage, match=r"takes \[4, 6, 3\] \(height, width, channels\)"):
+        given(np.zeros(shape, np.uint8), _spec(Fit.CROP))

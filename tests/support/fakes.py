@@ -15,9 +15,9 @@ from broker.clock import RedisClock
 from broker.consumer import Consumer
 from broker.keys import Keys
 from broker.lease import Lease
-from broker.messages import Card, Fit, InputSpec, Job, Result, State, WorkerState
+from broker.messages import Card, Fit, InputSpec, Job, Label, Result, State, WorkerState
 from broker.producer import Limits, Producer
-from model_server.catalogue.model_spec import KerasFile, Label, ModelSpec
+from model_server.catalogue.model_spec import KerasFile, ModelSpec
 from model_server.engines import Engine, OutputNames, Outputs
 from model_server.serving.device import Device
 from model_server.serving.pipeline import WorkerLimits
@@ -38,6 +38,7 @@ CARD = Card(
     weights="none",
     model_version="v1",
 )
+LABELS = (Label("0", "dark"), Label("1", "grey"), Label("2", "bright"))
 READY = State(WorkerState.READY, "v1")
 KEY_TTL_S = 3600
 RESULT_TTL_S = 60
@@ -101,7 +102,15 @@ def job(
 
 def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0, card: Card | None = None) -> Lease:
     """A lease of the tiny model, not yet registered."""
-    return Lease(client, keys, card or CARD, lease_s=lease_s, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+    return Lease(
+        client,
+        keys,
+        card or CARD,
+        labels=LABELS,
+        lease_s=lease_s,
+        key_ttl_s=KEY_TTL_S,
+        clock=RedisClock(),
+    )
 
 
 def consumer(client: redis.Redis, keys: Keys, model: str = MODEL) -> Consumer:
@@ -139,7 +148,7 @@ def spec(folder: Path) -> ModelSpec:
         source=KerasFile("none"),
         input=SPEC,
         normalise="none",
-        labels=(Label("0", "dark"), Label("1", "grey"), Label("2", "bright")),
+        labels=LABELS,
         top=2,
         engine="fake",
         precision="fp32",

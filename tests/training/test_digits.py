@@ -148,8 +148,9 @@ def test_bundled_network_names_drawn_digits(tmp_path: Path) -> None:
 @needs(MNIST)
 def test_bundled_network_is_right_on_mnist(tmp_path: Path) -> None:
     test = read_npz(MNIST)[1]
-    pictures = np.concatenate([as_served(test.pictures), photographed(test.pictures, seed=2)])
-    classes = np.array(judged(BUNDLED, pictures, tmp_path)["classes"]).reshape(2, -1)
-    on_black, on_paper = (classes == test.labels).mean(axis=1)
-    assert on_black > 0.995
-    assert on_paper > 0.99
+    # Every fifth on paper: to draw one takes ten times as long as to name it.
+    black, paper = as_served(test.pictures), photographed(test.pictures[::5], seed=2)
+    classes = np.array(judged(BUNDLED, np.concatenate([black, paper]), tmp_path)["classes"])
+    on_black, on_paper = np.split(classes, [len(black)])
+    assert (on_black == test.labels).mean() > 0.995
+    assert (on_paper == test.labels[::5]).mean() > 0.99

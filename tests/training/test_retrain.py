@@ -106,9 +106,9 @@ def made(
         "--normalise",
         "tf",
         "--epochs",
-        "150",
-        "--batch",
-        "8",
+        "40",
+        "--batch",  # in so many steps it learns; what an epoch costs is mostly its end
+        "2",
         "--frozen-graph",
     )
     return models, _retrain(folder, models, "places", *options, anew=True)

@@ -2,9 +2,14 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from tests.support.waiting import eventually
 from web.fair_semaphore import FairSemaphore
+
+
+def _has_waiting(semaphore: FairSemaphore, count: int) -> bool:
+    return len(semaphore) == count
 
 
 def test_places_are_given_in_the_order_of_coming() -> None:
@@ -19,7 +24,7 @@ def test_places_are_given_in_the_order_of_coming() -> None:
     with ThreadPoolExecutor(8) as threads:
         for number in range(8):
             threads.submit(take, number)
-            eventually(lambda number=number: len(semaphore) == number + 1)
+            eventually(partial(_has_waiting, semaphore, number + 1))
         semaphore.release()
     assert order == list(range(8))
 

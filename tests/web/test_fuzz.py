@@ -160,6 +160,10 @@ _TYPES: Final = st.sampled_from(
 _WORDS: Final = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=20)
 
 
+def _is_ours(path: str) -> bool:
+    return path.split("?", maxsplit=1)[0] == "/predict"
+
+
 # Werkzeug leaves the parts of a form that it gives up to Python's collector.
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")
@@ -168,7 +172,16 @@ _WORDS: Final = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]
     body=damaged(_FORMS),
     kind=st.one_of(_TYPES, _TYPES, _WORDS),
     path=st.sampled_from(
-        ["/predict", "/predict", "/predict?top=%ff", "/predict?model=%00", "/predictions/x"]
+        [
+            "/predict",
+            "/predict",
+            "/predict?top=%ff",
+            "/predict?model=%00",
+            "/predictions/tiny",
+            "/predictions/%00",
+            "/v1/models/tiny:predict",
+            "/v1/models/tiny/versions/%00:classify",
+        ]
     ),
     fields=st.dictionaries(
         st.sampled_from(["Prefer", "traceparent", "Cookie", "Content-Encoding", "Host", "Range"]), _WORDS
@@ -180,12 +193,47 @@ def test_no_body_is_answered_by_a_500(
     response = running.client.post(path, data=body, content_type=kind, headers=fields)
     answer = response.get_json()
     if response.status_code in (200, 202):
-        assert answer["success"] in (True, False)
+        assert answer["success"] in (True, False) if _is_ours(path) else answer
         return
     assert 400 <= response.status_code < 500, response.status_code
+    if not _is_ours(path):
+        assert [*answer] in (["error"], ["code", "type", "message"])
+        return
     for each in answer.get("results", [answer]):
         assert (each["success"], set(each["error"])) == (False, {"code", "message"})
     assert answer["request_id"] == response.headers["X-Request-ID"]
+
+
+_JSON: Final = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.integers(0, 255),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(max_size=8),
+        st.sampled_from([{"b64": ""}, {"b64": "AAAA"}, [[0, 1], [2, 3]], [[[0], [1]], [[2], [3]]]]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.sampled_from(["b64", "image", "x"]), inner, max_size=2),
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.mark.slow
+@fuzz(150)
+@given(
+    method=st.sampled_from(["predict", "classify", "regress"]),
+    body=st.dictionaries(st.sampled_from(["instances", "inputs", "examples", "signature_name"]), _JSON),
+)
+def test_no_json_of_tensorflow_serving_is_answered_by_a_500(
+    running: Service, method: str, body: dict[str, object]
+) -> None:
+    response = running.client.post(f"/v1/models/tiny:{method}", json=body)
+    assert 200 <= response.status_code < 500, response.status_code
+    assert ("error" in response.get_json()) is (response.status_code != 200)
 
 
 _LINES: Final = st.sampled_from(

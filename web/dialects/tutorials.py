@@ -23,7 +23,6 @@ from web import errors, pipelines, responses
 from web.dialects import shared_folder
 from web.errors import FailureShape, NotFound
 from web.jobs import JobClient
-from web.responses import FailedAnswer
 from web.routes import pages, predict
 from web.uploads import reader
 from web.uploads.parameters import PredictQuery, can_be_model
@@ -174,16 +173,11 @@ def upload() -> Response:
     return page
 
 
-@blueprint.after_app_request  # one for a method that is not accepted belongs to no blueprint
-def in_their_shape(response: Response) -> Response:
-    """A failure as the tutorial of its address has it; its status, headers and words stay."""
+@blueprint.after_request
+def vary(response: Response) -> Response:
+    """Tell caches that the answer of `/upload` depends on what the client takes."""
     if request.endpoint == "tutorials.upload":
         response.vary.add("Accept")
-    reshape = FAILURES.get(request.path)
-    if reshape is None or response.status_code < 400 or response.mimetype != responses.MIMETYPE:
-        return response
-    message = msgspec.json.decode(response.get_data(), type=FailedAnswer).error.message
-    response.set_data(msgspec.json.encode(reshape(message, response.status_code)) + b"\n")
     return response
 
 
@@ -193,6 +187,7 @@ FAILURES: Final[dict[str, FailureShape]] = {
         error=UPLOAD_ERROR if status < 500 else status, msg=message
     ),
 }
+"""By address: how a failure looks there."""
 
 
 def _answered(read: Callable[[], Upload] = lambda: reader.read(request)) -> Result:
@@ -254,7 +249,7 @@ def _shown(
     """Each picture for the page: the first few drawn, all with what was found or why not."""
     shown = []
     for picture, result in zip(sent.pictures, results, strict=True):
-        if isinstance(result, ServiceError) or isinstance(picture, ClientError):
+        if isinstance(result, ServiceError) or not isinstance(picture, bytes):
             shown.append(ShownPicture("", None, result if isinstance(result, ServiceError) else None))
             continue
         png = b""

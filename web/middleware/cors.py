@@ -45,7 +45,7 @@ def register(
     CORS(
         app,
         resources=resources,
-        methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
+        methods=["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"],
         expose_headers=list(_EXPOSED),
         max_age=_PREFLIGHT_S,
         send_wildcard=True,

@@ -36,6 +36,8 @@ _ABOUT: Final = (
     "of an unknown address (404 `not_found`) and of a method that an address does not accept (405 "
     "`method_not_allowed`). Every address that accepts GET accepts HEAD, and every address accepts OPTIONS."
 )
+_PARAMETER: Final = r"\{(\w+)\}"
+
 _WORDS: Final = {"internal": "The service failed on this request; its log says why."}
 
 
@@ -44,12 +46,20 @@ def document(routes: Map, *, root: str, top_max: int | None) -> Json:
 
     `top_max` is the most predictions that any model gives; None while no model is known.
     """
-    rules = {rule.endpoint: rule for rule in routes.iter_rules()}
+    # Of several addresses of an operation the shortest; its description has the others.
+    rules = {
+        rule.endpoint: rule
+        for rule in sorted(routes.iter_rules(), key=lambda rule: len(rule.arguments), reverse=True)
+    }
     paths: Json = {}
+    known: dict[str, str] = {}
     for endpoint, operation in OPERATIONS.items():
-        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rules[endpoint].rule)
+        own = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rules[endpoint].rule)
+        # To OpenAPI paths that differ in the names of their parameters alone are the same.
+        path = known.setdefault(re.sub(_PARAMETER, "{}", own), own)
+        names = dict(zip(re.findall(_PARAMETER, own), re.findall(_PARAMETER, path), strict=True))
         (method,) = (rules[endpoint].methods or set()) - {"HEAD", "OPTIONS"}
-        paths.setdefault(path, {})[method.lower()] = _operation(operation)
+        paths.setdefault(path, {})[method.lower()] = _operation(operation, names)
     whole: Json = {
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": VERSION, "description": _ABOUT},
@@ -104,12 +114,13 @@ def _closed(schema: Any) -> Any:  # noqa: ANN401 - JSON
     return closed
 
 
-def _operation(operation: Operation) -> Json:
+def _operation(operation: Operation, names: Mapping[str, str]) -> Json:
+    """An operation, whose path has these names for its own."""
     made: Json = {
         "operationId": operation.id,
         "tags": [operation.tag],
         "summary": operation.summary,
-        "parameters": _parameters(operation),
+        "parameters": _parameters(operation, names),
         "responses": _responses(operation),
     }
     if operation.description:
@@ -121,8 +132,10 @@ def _operation(operation: Operation) -> Json:
     return made
 
 
-def _parameters(operation: Operation) -> list[Json]:
-    path = [{**_parameter(name, "path", kind), "required": True} for name, kind in operation.path.items()]
+def _parameters(operation: Operation, names: Mapping[str, str]) -> list[Json]:
+    path = [
+        {**_parameter(names[name], "path", kind), "required": True} for name, kind in operation.path.items()
+    ]
     query: list[Json] = []
     if operation.query is not None:
         _, components = msgspec.json.schema_components([operation.query])

@@ -9,6 +9,17 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from web.dialects.failures import ProtocolFailure
+from web.dialects.tf_serving import (
+    ClassLists,
+    OutputColumns,
+    PredictionRows,
+    RegressionValues,
+    ServedNames,
+    ServedVersions,
+    SignatureMetadata,
+)
+from web.dialects.torchserve import Health, PredictionFailure
 from web.dialects.tutorials import ClassifyQuery, InferAnswer, InferFailure
 from web.errors import STATUS
 from web.idempotency import HEADER, MAX_LETTERS
@@ -28,7 +39,7 @@ from web.responses import (
     Similarity,
 )
 from web.uploads.json_bodies import PredictBody, SimilarityBody
-from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictionQuery, PredictQuery
+from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictionQuery, PredictQuery, TopQuery
 
 JSON: Final = "application/json"
 
@@ -165,9 +176,9 @@ _FORM: Final = {
 }
 
 
-def _one_picture(field: str) -> Content:
+def _one_picture(field: str, others: str = "`image`, `file` and `img`") -> Content:
     """The body of a route that takes a single picture, and names its field so."""
-    properties = {field: {**FILE, "description": "The names `image`, `file` and `img` mean the same."}}
+    properties = {field: {**FILE, "description": f"The names {others} mean the same."}}
     form = {"type": "object", "properties": properties, "required": [field]}
     return {"multipart/form-data": form, **dict.fromkeys(RAW_TYPES, FILE)}
 
@@ -204,6 +215,82 @@ _TWO_ARRAYS: Final = {
     "minItems": 2,
     "maxItems": 2,
 }
+
+_NAME: Final = {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$", "description": "The name of a model."}
+
+_VERSIONED: Final = "`/versions/N` or `/labels/latest` may follow the name."
+
+_B64: Final = {
+    "type": "object",
+    "properties": {"b64": {"type": "string", "format": "byte"}},
+    "required": ["b64"],
+    "additionalProperties": False,
+}
+_B64_LIST: Final = {
+    "type": "array",
+    "items": _B64,
+    "minItems": 1,
+    "maxItems": MAX_PICTURES,
+    "description": "Pictures. An object with one input, and an array [height][width][channels] of pixel "
+    "values from 0 to 255 in the model's own size, are pictures, too.",
+}
+_SIGNATURE: Final = {"type": "string", "enum": ["serving_default"]}
+
+
+def _json_of_pictures(field: str, *, without: str) -> dict[str, Any]:
+    """A JSON body with pictures in one field, and nothing in another."""
+    return {
+        "type": "object",
+        "properties": {field: _B64_LIST, without: {"not": {}}, "signature_name": _SIGNATURE},
+        "required": [field],
+    }
+
+
+_ROWS_OR_COLUMNS: Final = (
+    _json_of_pictures("instances", without="inputs"),
+    _json_of_pictures("inputs", without="instances"),
+)
+_EXAMPLES: Final = {
+    "type": "object",
+    "properties": {"examples": {**_B64_LIST, "description": "Pictures."}, "signature_name": _SIGNATURE},
+    "required": ["examples"],
+}
+
+
+def _by_tf_serving(
+    id_: str, summary: str, answer: type[Struct] | tuple[type[Struct], ...], said: str, body: object
+) -> Operation:
+    """A prediction of TensorFlow Serving's interface."""
+    return Operation(
+        id_,
+        "protocols",
+        summary,
+        description=_VERSIONED,
+        path={"model": _NAME},
+        headers=(TRACEPARENT, REQUEST_ID),
+        body={JSON: body},
+        answers={200: ResponseSpec(said, {JSON: answer})},
+        errors=("not_found", *_MODEL_ERRORS, *_JOB_ERRORS),
+        error_content={JSON: ProtocolFailure},
+    )
+
+
+def _by_torchserve(id_: str, summary: str) -> Operation:
+    """A prediction of TorchServe's interface."""
+    return Operation(
+        id_,
+        "protocols",
+        summary,
+        description="A version of the model may follow: `/predictions/NAME/VERSION`.",
+        path={"model": _NAME},
+        query=TopQuery,
+        headers=(TRACEPARENT, REQUEST_ID),
+        body=_one_picture("data", "`image`, `file`, `img` and `body`"),
+        answers={200: ResponseSpec("Labels and probabilities, or boxes.", {JSON: {}, "image/png": FILE})},
+        errors=("not_found", *_PICTURE_ERRORS),
+        error_content={JSON: PredictionFailure},
+    )
+
 
 OPERATIONS: Final = {
     "predict.predict": Operation(
@@ -339,6 +426,70 @@ OPERATIONS: Final = {
         answers={200: ResponseSpec("Names and probabilities, the best first.", {JSON: _TWO_ARRAYS})},
         errors=("not_found", *_PICTURE_ERRORS),
     ),
+    "tf_serving.predict": _by_tf_serving(
+        "tfPredict",
+        "The outputs for pictures, as TensorFlow Serving and KServe's v1 protocol have them",
+        (PredictionRows, OutputColumns),
+        "By rows for `instances`, by columns for `inputs`.",
+        _ROWS_OR_COLUMNS,
+    ),
+    "tf_serving.classify": _by_tf_serving(
+        "tfClassify",
+        "The best classes of pictures, as TensorFlow Serving has them",
+        ClassLists,
+        "The classes of each picture.",
+        _EXAMPLES,
+    ),
+    "tf_serving.regress": _by_tf_serving(
+        "tfRegress",
+        "The number of each picture, as TensorFlow Serving has it",
+        RegressionValues,
+        "A number for each picture.",
+        _EXAMPLES,
+    ),
+    "tf_serving.models": Operation(
+        "tfModels",
+        "protocols",
+        "The models' names, as KServe's v1 protocol has them",
+        headers=(REQUEST_ID,),
+        answers={200: ResponseSpec("The names.", {JSON: ServedNames})},
+        errors=("broker_unavailable",),
+        error_content={JSON: ProtocolFailure},
+    ),
+    "tf_serving.status": Operation(
+        "tfStatus",
+        "protocols",
+        "A model's versions and their states, as TensorFlow Serving and KServe's v1 protocol have them",
+        description=_VERSIONED,
+        path={"model": _NAME},
+        headers=(REQUEST_ID,),
+        answers={200: ResponseSpec("The versions.", {JSON: ServedVersions})},
+        errors=("not_found", "unknown_model", "broker_unavailable"),
+        error_content={JSON: ProtocolFailure},
+    ),
+    "tf_serving.metadata": Operation(
+        "tfMetadata",
+        "protocols",
+        "A model's input and outputs, as TensorFlow Serving has them",
+        description=_VERSIONED,
+        path={"model": _NAME},
+        headers=(REQUEST_ID,),
+        answers={200: ResponseSpec("The signature.", {JSON: SignatureMetadata})},
+        errors=("not_found", *_MODEL_ERRORS),
+        error_content={JSON: ProtocolFailure},
+    ),
+    "torchserve.predictions": _by_torchserve("torchPredict", "A prediction, as TorchServe has it"),
+    "torchserve.predictions_by_put": _by_torchserve("torchPredictByPut", "The same for `curl -T`"),
+    "torchserve.ping": Operation(
+        "ping",
+        "protocols",
+        "Whether some model can be asked, as TorchServe has it",
+        headers=(REQUEST_ID,),
+        answers={
+            200: ResponseSpec("Healthy.", {JSON: Health}),
+            500: ResponseSpec("Unhealthy.", {JSON: (Health, FailedAnswer)}),
+        },
+    ),
     "health.models": Operation(
         "models",
         "service",
@@ -351,6 +502,13 @@ OPERATIONS: Final = {
         "healthz",
         "service",
         "Whether this process is alive, whatever the load",
+        headers=(REQUEST_ID,),
+        answers={200: ResponseSpec("It is.", {JSON: Liveness})},
+    ),
+    "health.livez": Operation(
+        "livez",
+        "service",
+        "The same as /healthz",
         headers=(REQUEST_ID,),
         answers={200: ResponseSpec("It is.", {JSON: Liveness})},
     ),

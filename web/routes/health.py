@@ -21,6 +21,7 @@ blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
+@blueprint.get("/livez", endpoint="livez")  # as Kubernetes calls its own
 def healthz() -> Response:
     """Say that this process answers."""
     return responses.respond(Liveness())

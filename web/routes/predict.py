@@ -5,6 +5,8 @@ polled, predictions.py's.
 """
 
 import contextlib
+import dataclasses
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
+import numpy as np
 from flask import Blueprint, Response, current_app, request, url_for
 from msgspec import UNSET, UnsetType
 
@@ -110,6 +113,7 @@ def _results(
 ) -> list[SubmittedResult]:
     """What becomes of every picture: all are submitted, then waited for (but not a poller's)."""
     choice = jobs.models.choose(upload.parameters.get("model"), is_polled=options.polled)
+    upload = dataclasses.replace(upload, pictures=jobs.within_pixels(upload.pictures))
     # A request that asks for too many predictions is refused whole.
     top = reader.top(upload, choice.view.card, asked=choice.asked.card)
     with jobs.share(choice.view.card.model):
@@ -200,11 +204,17 @@ def _by_steps(
     options: JobOptions,
     named: IdempotentRequest | None,
 ) -> list[SubmittedResult]:
+    pictures = [
+        ClientError(f"{choice.view.card.model} is a pipeline: it takes encoded pictures, and no pixels.")
+        if isinstance(picture, np.ndarray)
+        else picture
+        for picture in upload.pictures
+    ]
     if not (options.polled or named):
-        return [*pipelines.run(jobs, choice, upload.pictures, options, is_client_gone=is_client_gone)]
+        return [*pipelines.run(jobs, choice, pictures, options, is_client_gone=is_client_gone)]
     polled: PolledPipelines = current_app.extensions["polled_pipelines"]
     results: list[SubmittedResult] = []
-    for number, picture in enumerate(upload.pictures):
+    for number, picture in enumerate(pictures):
         try:
             if isinstance(picture, ClientError):
                 raise picture
@@ -277,15 +287,25 @@ def _by_fallback(
         return error
 
 
-def outcomes(jobs: JobClient, upload: Upload, *, started_at: float) -> list[Result | ServiceError]:
+def outcomes(
+    jobs: JobClient,
+    upload: Upload,
+    *,
+    started_at: float,
+    scores: bool = False,
+    timeout_s: float = math.inf,
+) -> list[Result | ServiceError]:
     """What became of each picture, for the routes of web/dialects: its result, or the error it ended in.
 
-    Waits for all. Raises a ServiceError of the whole request.
+    Waits for all, for `timeout_s` at most. `scores`: a result has the probability of every label, too. Raises
+    a ServiceError of the whole request.
     """
     options = JobOptions(
         started_at=started_at,
         traceparent=preferences.traceparent(request),
         request_id=request_ids.current(),
+        scores=scores,
+        timeout_s=timeout_s,
     )
     results: list[Result | ServiceError] = []
     for result in _results(jobs, upload, options):
@@ -314,7 +334,7 @@ def one(result: PictureResult, *, is_named: bool = False) -> Response:
 
 def _drawn(jobs: JobClient, picture: Picture, result: PictureResult, *, started_at: float) -> Response:
     """The annotated picture; a failure as JSON, like any other."""
-    if not isinstance(result, Result) or result.error is not None or isinstance(picture, ClientError):
+    if not isinstance(result, Result) or result.error is not None or not isinstance(picture, bytes):
         return one(result)
     shown = jobs.draw(picture, pipelines.drawable(result), started_at=started_at)
     return responses.drawn(shown, result)

@@ -7,6 +7,7 @@ import contextlib
 import enum
 import selectors
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -67,10 +68,16 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - Gunicorn's own
         super().__init__(*args)
+        self.accepted_at = time.monotonic()
         self.sock: AnswerSocket = AnswerSocket(self.sock)
         # The loop says at each call that it will not wait: switching the mode for each request would cost two
         # more calls that let go of Python's lock, and have to wait for it.
         self.sock.setblocking(True)
+
+    @property
+    def address(self) -> object:
+        """Where its client is: the host's address, whatever the port."""
+        return self.client[0] if isinstance(self.client, tuple) else self.client
 
     def watch(
         self, poller: selectors.BaseSelector, wake: Callable[..., None], event: int = selectors.EVENT_READ

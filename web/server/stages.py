@@ -6,7 +6,8 @@ late and who gives way. Reads and closes nothing; worker.py does.
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Final
 
 from web.server.connection import Connection, Stage
@@ -21,6 +22,31 @@ LINGER_S: Final = 2.0
 
 LINGER_MOST_S: Final = 30.0
 """And in all, while its client still sends the request that was refused: many read no answer before that."""
+
+
+SILENT_S: Final = 0.5
+"""A new connection that has sent nothing for so long gives way before all others."""
+
+_AT_ONCE: Final = 16
+"""A sixteenth of a crowd gives way at once: to find it takes a look at all connections."""
+
+
+def crowd(idle: Iterable[Connection], others: Iterable[Connection], now: float) -> list[Connection]:
+    """Those that give way where all places are taken, the oldest first: some of the largest crowd.
+
+    A crowd is of one address and one stage: a flood, of half requests or of whole ones, takes its places from
+    itself. But first come connections that have never sent anything.
+    """
+    crowds: defaultdict[tuple[object, ...], list[Connection]] = defaultdict(list)
+    silent: defaultdict[object, list[Connection]] = defaultdict(list)
+    for conn in idle:
+        crowds[conn.address, conn.stage, not conn.requests].append(conn)
+        if not conn.requests and conn.accepted_at <= now - SILENT_S:
+            silent[conn.address].append(conn)
+    for conn in others:
+        crowds[conn.address, conn.stage].append(conn)
+    largest = max(silent.values() or crowds.values(), key=len, default=[])
+    return largest[: 1 + len(largest) // _AT_ONCE]
 
 
 class ConnectionSet:

@@ -9,6 +9,7 @@ proxy in front has those.
 
 import errno
 import math
+import os
 import selectors
 import socket
 import time
@@ -31,10 +32,15 @@ from web.server.stages import (
     ArrivingConnections,
     LingeringConnections,
     SendingConnections,
+    crowd,
 )
 
 _READ_BYTES: Final = 256 * 1024  # at most at once: a usual upload takes one read to three
 _SWEEP_S: Final = 0.25
+
+_LINGERING: Final = 8
+"""An eighth of the places is for answered connections that wait for their clients to close: a reset before
+would take the answer away."""
 
 _MOST_MARGIN_S: Final = 5
 
@@ -92,6 +98,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         answer_socket.widen(self.sockets)
         self.wsgi = _naming_keep_alive(self.wsgi, self.cfg.keepalive)
         super().run()
+        # No heartbeat follows: Gunicorn is to count from when this process must have ended.
+        end_by = time.monotonic() + self.left_s()
+        os.utime(self.tmp.fileno(), (end_by, end_by))
 
     def _bound(self, most_bytes: int) -> None:
         """Begin to count, with requests of so many bytes at most."""
@@ -109,13 +118,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             client, address = listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._make_room()
+                self._make_room(lingering=0)
             elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 raise
             return
         self.nr_conns += 1
-        if self.nr_conns >= self.worker_connections:
-            self._make_room()
+        self._bound_connections()
         self._neighbours.tell(self.nr_conns)
         self._idle(Connection(self.cfg, client, address, listener.getsockname()))
 
@@ -178,6 +186,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Serve what is ready; wait for it no longer than until something may be late."""
         self._neighbours.tell(self.nr_conns)
+        if self.nr_conns >= self.worker_connections:  # it accepts none: all were at work, but now one may go
+            self._bound_connections()
         has_bounds = self.arriving or self.sending or self.lingering or self.held
         patience_s = self._neighbours.left_s() or (_SWEEP_S if has_bounds else timeout)
         super().wait_for_and_dispatch_events(min(timeout, patience_s))
@@ -312,11 +322,22 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         else:
             conn.watch(self.poller, partial(self._on_readable, conn))
 
-    def _make_room(self) -> None:
-        """Close one connection: that which lingers the longest, else is idle, sends, arrives."""
-        for conn in [*self.lingering, *self.keepalived_conns, *self.sending, *self.arriving][:1]:
+    def _bound_connections(self) -> None:
+        """Make room where all places are taken, of which lingering connections have their own."""
+        lingering = self.worker_connections // _LINGERING
+        if self.nr_conns - min(len(self.lingering), lingering) >= self.worker_connections - lingering:
+            self._make_room(lingering)
+
+    def _make_room(self, lingering: int) -> None:
+        """Close or refuse some of the largest crowd; then of the connections that linger so many may stay."""
+        for conn in crowd(self.keepalived_conns, [*self.sending, *self.arriving], time.monotonic()):
+            if conn.stage is not Stage.SENDING:
+                self._on_readable(conn)  # what came while this loop was busy counts
             if conn.stage is Stage.ARRIVING:
-                conn.refuse(Overloaded("Too many connections; come back in 1 s."))
+                self._refuse(conn, Overloaded("Too many connections; come back in 1 s."))
+            elif conn.stage in (Stage.IDLE, Stage.SENDING):
+                self._drop(conn)
+        for conn in list(self.lingering)[: max(0, len(self.lingering) - lingering)]:
             self._drop(conn)
 
     def _drop(self, conn: Connection) -> None:

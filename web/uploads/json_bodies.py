@@ -74,7 +74,7 @@ class JsonUpload:
 def read(body: bytes) -> JsonUpload:
     """Read a body. Raises ClientError where it is not of the shape."""
     try:
-        wanted = msgspec.json.decode(_as_utf_8(body), type=PredictBody)
+        wanted = msgspec.json.decode(as_utf_8(body), type=PredictBody)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         said = str(error) if isinstance(error, msgspec.ValidationError) else ""
         if said.endswith("at `$.top`"):  # as in the query, not in the library's words of numbers
@@ -93,10 +93,10 @@ def read(body: bytes) -> JsonUpload:
         parameters["model"] = wanted.model
     if wanted.top is not UNSET:
         parameters["top"] = str(int(wanted.top))
-    return JsonUpload([_picture(text) for text in texts], parameters, is_list)
+    return JsonUpload([picture(text) for text in texts], parameters, is_list)
 
 
-def _as_utf_8(body: bytes) -> bytes:
+def as_utf_8(body: bytes) -> bytes:
     """JSON without the byte order mark that .NET and PowerShell write; it may say that this is UTF-16."""
     if body.startswith(codecs.BOM_UTF8):
         return body[len(codecs.BOM_UTF8) :]
@@ -105,7 +105,8 @@ def _as_utf_8(body: bytes) -> bytes:
     return body
 
 
-def _picture(text: str) -> bytes | ClientError:
+def picture(text: str) -> bytes | ClientError:
+    """A picture's bytes from its base64, or why there are none."""
     prefix = _DATA_URL.match(text)
     if prefix is None and _ADDRESS.match(text):
         return InvalidImage(

@@ -57,6 +57,12 @@ class ModelQuery(Struct, frozen=True):
     model: ModelName | UnsetType = UNSET
 
 
+class TopQuery(Struct, frozen=True):
+    """The query of a prediction by a model that the path names."""
+
+    top: Top | UnsetType = UNSET
+
+
 class PredictQuery(ModelQuery, frozen=True):
     """The query of a prediction."""
 

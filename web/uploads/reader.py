@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import numpy as np
 from flask import Request
+from numpy.typing import NDArray
 
 from broker.errors import ClientError
 from broker.messages import Card
@@ -27,8 +29,9 @@ _DEFAULT_TYPE: Final = "application/x-www-form-urlencoded"
 
 NO_PICTURE: Final = "There is no picture: curl -X POST -F image=@photo.jpg http://HOST/predict"
 
-Picture = bytes | ClientError
-"""The bytes of a file; or why there are none, where the others of the request are sound."""
+Picture = bytes | NDArray[np.uint8] | ClientError
+"""The bytes of a file; pixels that the client has fitted to the model itself, as some of web/dialects send;
+or why there are none, where the others of the request are sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class Upload:
     """The form's field that the first picture came in; empty if it came in no form."""
 
 
-def read(request: Request) -> Upload:
-    """Read a request's body and parameters.
+def read(request: Request, *, fields: tuple[str, ...] = FIELDS) -> Upload:
+    """Read a request's body and parameters; the files of a form in any of these fields are pictures.
 
     Raises ClientError, UnsupportedUpload, or UploadTooLarge; above MAX_CONTENT_LENGTH Werkzeug's
     RequestEntityTooLarge.
@@ -61,15 +64,15 @@ def read(request: Request) -> Upload:
         boundary = request.mimetype_params.get("boundary")
         if not boundary:
             raise ClientError("The form's Content-Type names no boundary: let your client set this header.")
-        form = forms.read(_body(request), boundary)
-        pictures, parameters = _pictures(form), form.texts
+        form = forms.read(body(request), boundary)
+        pictures, parameters = _pictures(form, fields), form.texts
         is_list = len(pictures) > 1
-        field = next(name for name, _ in form.files if name in FIELDS)
+        field = next(name for name, _ in form.files if name in fields)
     elif kind.startswith(_RAW_TYPES):
-        pictures = [_body(request)]
+        pictures = [body(request)]
     elif kind == json_bodies.MIMETYPE:
-        json = json_bodies.read(_body(request))
-        pictures, parameters, is_list = json.pictures, json.parameters, json.is_list
+        json = json_bodies.read(body(request))
+        pictures, parameters, is_list = [*json.pictures], json.parameters, json.is_list
     else:
         pictures = [_untyped(request, kind)]
     sources = (request.args, parameters)
@@ -78,12 +81,15 @@ def read(request: Request) -> Upload:
     return Upload(pictures, given, tops, is_list, field)
 
 
-def _body(request: Request) -> bytes:
-    """The body's bytes, inflated where the client has compressed them."""
-    body = request.get_data(cache=False)
+def body(request: Request) -> bytes:
+    """The body's bytes, inflated where the client has compressed them.
+
+    Raises ClientError, UnsupportedUpload or UploadTooLarge.
+    """
+    data = request.get_data(cache=False)
     if not (codings := request.headers.get("Content-Encoding", "")):
-        return body
-    return content_coding.decoded(body, codings, at_most=request.max_content_length or len(body))
+        return data
+    return content_coding.decoded(data, codings, at_most=request.max_content_length or len(data))
 
 
 def _untyped(request: Request, kind: str) -> bytes:
@@ -94,11 +100,11 @@ def _untyped(request: Request, kind: str) -> bytes:
     if request.content_length == 0:
         raise ClientError(NO_PICTURE)
     if not kind or kind == _DEFAULT_TYPE:
-        body = _body(request)
-        if not body:
+        data = body(request)
+        if not data:
             raise ClientError(NO_PICTURE)
-        if not kind or b"\0" in body[: forms.BINARY_LOOK]:  # no form without a file has one
-            return body
+        if not kind or b"\0" in data[: forms.BINARY_LOOK]:  # no form without a file has one
+            return data
     raise UnsupportedUpload(
         f"A body of {kind[:60]} is not supported: send multipart/form-data with a file in the field `image`, "
         "the picture itself as the body with its type (Content-Type: image/jpeg), or "
@@ -106,21 +112,21 @@ def _untyped(request: Request, kind: str) -> bytes:
     )
 
 
-def _pictures(form: Form) -> list[Picture]:
-    pictures: list[Picture] = [data for name, data in form.files if name in FIELDS]
+def _pictures(form: Form, fields: tuple[str, ...]) -> list[Picture]:
+    pictures: list[Picture] = [data for name, data in form.files if name in fields]
     if len(pictures) > MAX_PICTURES:
         raise ClientError(
             f"The form has {len(pictures)} pictures; at most {MAX_PICTURES} are accepted at once."
         )
     if pictures:
         return pictures
-    if any(name in form.texts for name in FIELDS):
+    if any(name in form.texts for name in fields):
         raise ClientError("The picture's field holds text, not a file: with curl, put an @ before the name.")
     names = {*form.texts, *(name for name, _ in form.files)}
-    fields = ", ".join(sorted(filter(None, names))) or "none"
+    found = ", ".join(sorted(filter(None, names))) or "none"
     raise ClientError(
         "The form has no picture: send a file in the field `image` (or `file`, `img`). "
-        f"Fields found: {fields[:200]}."
+        f"Fields found: {found[:200]}."
     )
 
 

@@ -155,7 +155,8 @@ def require(
     right = "its file does in fp32" if spec.is_imported else "plain Keras does"
     if spec.is_torch:
         right = "PyTorch does in fp32"
-    other = "PRECISION" if spec.is_imported and not spec.is_torch else "PRECISION or ENGINE"
+    has_one_engine = spec.is_imported and not spec.is_torch and not spec.is_onnx
+    other = "PRECISION" if has_one_engine else "PRECISION or ENGINE"
     raise ModelUnavailable(
         f"{spec.name}: {engine} in {precision} does not compute what {right}, so it is not served "
         f"({reason}). Try another {other}."

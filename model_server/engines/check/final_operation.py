@@ -1,24 +1,25 @@
 """Whether a network ends in probabilities, judged by its last operation.
 
-Owns which operations those are, in OpenVINO's graphs and in Keras'. Loads neither and runs nothing. The
-numbers alone don't show it: the logits of several hard yes-or-no questions can lie near 0.4 for every image.
+Owns which operations those are, in OpenVINO's graphs, Keras' and ONNX's. Loads none of them and runs nothing.
+The numbers alone don't show it: the logits of several hard yes-or-no questions can lie near 0.4 for every
+image.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 Ending = Literal["probabilities", "independent", "logits", "unknown"]
 """`independent`: each number is a probability of its own, and they need not add up to 1."""
 
 _PROBABILITIES: Final[dict[str, Ending]] = {"Softmax": "probabilities", "Sigmoid": "independent"}
-"""The names in both libraries; Keras' layers also have a function, named in lower case."""
+"""The names in all three; Keras' layers also have a function, named in lower case."""
 
-_LINEAR: Final = ("MatMul", "Add", "Convolution", "Dense", "Conv2D")
+_LINEAR: Final = ("MatMul", "Add", "Convolution", "Dense", "Conv2D", "Gemm", "Conv")
 """Operations that give numbers of any size."""
 
 _PASSED: Final = (
     *("Result", "Convert", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "FakeQuantize"),
-    *("Flatten", "Dropout", "Identity", "Activation"),
+    *("Flatten", "Dropout", "Identity", "Activation", "Cast", "QuantizeLinear", "DequantizeLinear"),
 )
 """Operations that only move, cast or round: the one before them counts. (Keras' Activation: a linear one.)"""
 
@@ -55,6 +56,18 @@ def of_keras(tensor: Any) -> Ending:  # noqa: ANN401 - a keras.KerasTensor
         return "logits"
     inputs = operation._inbound_nodes[call].input_tensors
     return _alike(map(of_keras, inputs)) if kind in (*_PASSED, *_JOINED) else "unknown"
+
+
+def of_onnx(nodes: Mapping[str, tuple[str, Sequence[str]]], output: str) -> Ending:
+    """How an ONNX graph ends behind an output; `nodes`: its operation and inputs, by what each gives."""
+    kind, inputs = nodes.get(output, ("", ()))
+    if kind in _PROBABILITIES:
+        return _PROBABILITIES[kind]
+    if kind in _LINEAR:
+        return "logits"
+    if kind in _PASSED and inputs:
+        return of_onnx(nodes, inputs[0])
+    return _alike(of_onnx(nodes, each) for each in inputs) if kind in _JOINED else "unknown"
 
 
 def _alike(endings: Iterable[Ending]) -> Ending:

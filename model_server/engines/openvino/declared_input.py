@@ -1,13 +1,16 @@
 """What a file with an input of real numbers says of them, held against model.toml.
 
 Owns those refusals and warnings. False alarms would be worse than silence: only what no calibration explains
-is refused, and what a file's author may have written wrongly causes a warning.
+is refused, and what a file's author may have written wrongly causes a warning. Importing this module loads no
+OpenVINO.
 """
+
+from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,9 @@ from model_server.catalogue.model_spec import ModelSpec
 from model_server.catalogue.model_toml import Onnx, TFLite
 from model_server.engines import normalisation
 from model_server.engines.openvino import file_metadata
-from model_server.engines.openvino.quantised import Quantisation, calibrated_input
+
+if TYPE_CHECKING:
+    from model_server.engines.openvino.quantised import Quantisation
 
 _RIGHT: Final = "there the normalisation that it was trained with."
 
@@ -39,12 +44,22 @@ def doubt(spec: ModelSpec, path: Path, model: Any) -> str:  # noqa: ANN401 - an 
 
     Raises ModelUnavailable if it was.
     """
+    from model_server.engines.openvino.quantised import calibrated_input  # noqa: PLC0415 - it loads OpenVINO
+
     doubts = [of_range(spec, calibrated_input(model))]
     if isinstance(spec.source, TFLite):
         doubts.append(_normalising(spec, file_metadata.of_tflite(path)))
     if isinstance(spec.source, Onnx):
-        doubts.append(_ultralytics(spec, file_metadata.of_onnx(path)))
+        doubts.append(of_onnx(spec, path))
     return " ".join(filter(None, doubts))
+
+
+def of_onnx(spec: ModelSpec, path: Path) -> str:
+    """A warning if an ONNX file's metadata say something else than model.toml; else empty.
+
+    Raises ModelUnavailable if they contradict it.
+    """
+    return _ultralytics(spec, file_metadata.of_onnx(path))
 
 
 def of_range(spec: ModelSpec, taken: Quantisation | None) -> str:

@@ -27,6 +27,9 @@ cache when the next layer reads it), and 150 MB less resident than with 32."""
 FITS_16_BITS: Final = "fits_16_bits"
 """Key of an int8 network's manifest: its weights are small enough for CPUs whose sums saturate."""
 
+PROCESSOR: Final = "processor"
+"""Another: the processors that it was made for. "vnni", or "avx2": those without VNNI, so all of them."""
+
 
 class OpenVINOEngine:
     """One network of uint8 (N, height, width, channels) through one dynamic shape and one infer request.
@@ -121,8 +124,8 @@ def find(spec: ModelSpec, precision: str, store: Store, prepared: NDArray[Any] |
     if not is_exact and not entry.manifest().get(FITS_16_BITS):
         raise ModelUnavailable(
             f"{spec.name}: PRECISION=int8, but its int8 network was made for CPUs with VNNI, which this one "
-            f"lacks: sums of 8-bit products would overflow. Make it again: python -m model_server quantise "
-            f"{spec.name} --pictures FOLDER"
+            f"lacks: sums of 8-bit products would overflow. Make it again on this machine: python -m "
+            f"model_server quantise {spec.name} --pictures FOLDER"
         )
     return entry
 

@@ -6,9 +6,10 @@ nothing for a file that it does not understand: whether it is sound is for OpenV
 
 import mmap
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from model_server.engines import protobuf
 
 _ONNX_METADATA: Final = 14
 """ModelProto.metadata_props: StringStringEntryProto, with key 1 and value 2."""
@@ -36,44 +37,16 @@ def of_onnx(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             found = {}
-            for number, value in _fields(content, 0, len(content)):
-                if number == _ONNX_METADATA:
-                    entry = dict(_fields(value, 0, len(value)))
+            for field in protobuf.fields(content, 0, len(content)):
+                if field.number == _ONNX_METADATA:
+                    entry = {
+                        part.number: protobuf.text(content, part)
+                        for part in protobuf.fields(content, field.at, field.end)
+                    }
                     found[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
             return found
     except (OSError, ValueError, IndexError):
         return {}
-
-
-def _fields(content: bytes | mmap.mmap, at: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The fields of bytes of a Protocol Buffers message; a long one, which is no metadata, is empty."""
-    while at < end:
-        key, at = _varint(content, at)
-        match key & 7:
-            case 0:
-                _, at = _varint(content, at)
-            case 1:
-                at += 8
-            case 2:
-                size, at = _varint(content, at)
-                if size > end - at:
-                    raise ValueError(size)  # cut short
-                yield key >> 3, bytes(content[at : at + size]) if size <= 1 << 16 else b""
-                at += size
-            case 5:
-                at += 4
-            case _:
-                raise ValueError(key)
-
-
-def _varint(content: bytes | mmap.mmap, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = content[at]
-        number |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return number, at
 
 
 def of_tflite(path: Path) -> Normalising | None:

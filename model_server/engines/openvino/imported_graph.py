@@ -147,9 +147,11 @@ def opened(spec: ModelSpec) -> Any:  # noqa: ANN401
                 f"{spec.name}: {path.name} takes the bytes of a picture's file and decodes them itself "
                 f"({decoder[0]}). {_FROM_PIXELS}"
             ) from error
+        hint = file_kinds.hint(path, spec.source, within=spec.folder)
+        if not hint and spec.is_onnx:
+            hint = " ENGINE=onnxruntime may be able to."
         raise ModelUnavailable(
-            f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}."
-            f"{file_kinds.hint(path, spec.source, within=spec.folder)}"
+            f"{spec.name}: OpenVINO can't read {path.name}: {reason(error)}.{hint}"
         ) from error
 
 

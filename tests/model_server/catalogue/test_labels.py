@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from broker.messages import Label
 from model_server.catalogue import labels
 from model_server.catalogue.toml_errors import CatalogueError
 
 
-def _read(tmp_path: Path, *rows: str) -> tuple[labels.Label, ...]:
+def _read(tmp_path: Path, *rows: str) -> tuple[Label, ...]:
     path = tmp_path / "labels.csv"
     path.write_text("\n".join(["index,class_id,label", *rows, ""]))
     return labels.read(path)

@@ -145,7 +145,7 @@ def test_a_full_queue_refuses_with_words(run: Callable[..., Said], client: redis
     assert said.err == f"{second.id} was left unchanged: {reason}\n"
     assert len(queued(client, keys)) == 2
     assert [line.split()[1] for line in run("list").out.splitlines()] == [second.id]
-    client.delete(keys.of(MODEL).queue)
+    client.delete(keys.of(MODEL).queue, keys.of(MODEL).polled)
     assert run("requeue", second.id, QUEUE_LIMIT="1").status == 0
 
 

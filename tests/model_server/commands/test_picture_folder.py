@@ -55,6 +55,26 @@ def test_what_is_no_picture_is_left_out_and_the_choice_is_always_the_same(tmp_pa
     assert len(set(some.labels.tolist())) == 3  # by lot, not the first folders
 
 
+def test_class_folders_that_are_links_are_followed_but_in_no_circle(tmp_path: Path) -> None:
+    elsewhere, folder = fill(tmp_path / "elsewhere", ("a", "b", "c")), tmp_path / "p"
+    folder.mkdir()
+    for name, target in {"dark": "a", "grey": "b", "bright": "c"}.items():
+        (folder / name).symlink_to(elsewhere / target)
+    (elsewhere / "a" / "round").symlink_to(folder)
+    (elsewhere / "b" / "nowhere.png").symlink_to(tmp_path / "none")
+    linked = _read(folder, tmp_path)
+    assert linked.labels is not None
+    assert sorted(linked.labels.tolist()) == [0] * 10 + [1] * 10 + [2] * 10
+
+
+def test_it_counts_the_files_that_are_not_pictures(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "p")
+    (folder / "dark" / "notes.txt").write_text("no picture")
+    assert _read(folder, tmp_path).left_out == 1
+    with pytest.raises(PictureFolderError, match=r"has 10 pictures .*\(1 files could not be read"):
+        _read(folder / "dark", tmp_path)
+
+
 def test_a_folder_that_is_none_or_too_small_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PictureFolderError, match="is not a folder"):
         _read(tmp_path / "none", tmp_path)

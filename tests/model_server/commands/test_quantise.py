@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.commands import quantise
+from model_server.commands import int8_network, quantise
+from model_server.commands.int8_network import QuantisedPart
 from model_server.engines import EngineOptions
 from model_server.engines.openvino import conversion, runtime
-from model_server.engines.openvino.engine import FITS_16_BITS, OpenVINOEngine, int8_ingredients
-from model_server.engines.openvino.store import Store, StoreEntry
+from model_server.engines.openvino.engine import FITS_16_BITS, PROCESSOR, OpenVINOEngine, int8_ingredients
+from model_server.engines.openvino.store import Store
 from settings import PROJECT
 from tests.model_server.commands.test_picture_folder import fill
 from tests.model_server.engines import tiny
 
-WRITE_INT8 = quantise._write_int8
+WRITE_INT8 = int8_network.write
 
 
 class Said(NamedTuple):
@@ -42,16 +43,25 @@ def spec(tmp_path: Path) -> ModelSpec:
 def run(
     spec: ModelSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Said]:
-    """The command on a tiny model, without Keras and NNCF; its int8 network is `wrong` if it should be."""
+    """The command on a tiny model, without Keras and NNCF.
+
+    Its int8 network is `wrong` until `needed` operations stay in float. "part 0" of twelve is the worst.
+    """
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(quantise, "read_spec", lambda *_: spec)
     monkeypatch.setattr(conversion, "_run_child", lambda _spec, _width, folder: tiny.write(folder))
 
-    def run(*arguments: str, wrong: float = 0.0, real: bool = False) -> Said:
-        def write(_full: StoreEntry, int8: StoreEntry, _calibration: object) -> None:
-            tiny.write(int8.folder, wrong=wrong)
+    def run(*arguments: str, wrong: float = 0.0, real: bool = False, needed: int = 1000) -> Said:
+        def write(_full: Path, int8: Path, _pixels: object, *, floats: Sequence[str], narrow: bool) -> None:
+            del narrow
+            tiny.write(int8.parent, wrong=0.0 if len(floats) >= needed else wrong)
 
-        monkeypatch.setattr(quantise, "_write_int8", WRITE_INT8 if real else write)
+        def rank(*_: object, **__: object) -> Iterator[tuple[float, QuantisedPart]]:
+            order = (5, 11, 0, 2, 1, 3, 4, 6, 7, 8, 9, 10)
+            yield from ((1 / (1 + part), QuantisedPart("", (f"part {part}",))) for part in order)
+
+        monkeypatch.setattr(int8_network, "write", WRITE_INT8 if real else write)
+        monkeypatch.setattr(int8_network, "rank", rank)
         status = quantise.main(["tiny", *arguments])
         return Said(status, *capsys.readouterr())
 
@@ -63,7 +73,7 @@ def test_it_tells_what_int8_costs_and_precision_int8_serves_it(
 ) -> None:
     said = run("--pictures", str(fill(tmp_path / "p")), "--calibrate", "8")
     assert (said.status, said.err) == (0, "")
-    assert "tiny: 30 pictures with labels; 8 are for calibration." in said.out
+    assert "tiny: 30 pictures with labels; 8 are for calibration.\n" in said.out
     assert re.search(r"on 22 pictures held out +fp32 +int8", said.out)
     assert re.search(r"same best class as fp32 +1\.0000", said.out)
     accuracy = re.search(r"accuracy +([\d.]+) +([\d.]+)", said.out)
@@ -75,26 +85,115 @@ def test_it_tells_what_int8_costs_and_precision_int8_serves_it(
     assert entry is not None
     assert entry.manifest()["agreement"] == 1.0
     assert entry.manifest()["calibrated_on"] == 8
-    assert entry.manifest()[FITS_16_BITS] is True
+    assert entry.manifest()[FITS_16_BITS] is runtime.saturates_int8()
+    assert entry.manifest()[PROCESSOR] == ("avx2" if runtime.saturates_int8() else "vnni")
+    assert entry.manifest()["in_float"] == []
 
 
 def test_pictures_without_labels_tell_agreement_alone(run: Callable[..., Said], tmp_path: Path) -> None:
     said = run("--pictures", str(fill(tmp_path / "p", ("a", "b", "c"))))
     assert said.status == 0
-    assert "30 pictures without labels; 15 are for calibration" in said.out
+    why = "15 are for calibration, not 300, since half of them are held out to judge.\n"
+    assert f"30 pictures without labels; {why}" in said.out
     assert "accuracy" not in said.out
+
+
+def test_it_says_how_many_files_could_not_be_read(run: Callable[..., Said], tmp_path: Path) -> None:
+    folder = fill(tmp_path / "p")
+    (folder / "dark" / "broken.jpg").write_bytes(b"no picture")
+    said = run("--pictures", str(folder), "--calibrate", "8")
+    assert "8 are for calibration; files that could not be read as pictures: 1.\n" in said.out
+
+
+def _entry(spec: ModelSpec, tmp_path: Path) -> dict[str, Any] | None:
+    entry = Store(tmp_path / "cache").find("tiny", int8_ingredients(spec))
+    return None if entry is None else entry.manifest()
+
+
+@pytest.mark.parametrize(
+    ("saturates", "options", "processor"),
+    [(True, (), "avx2"), (False, (), "vnni"), (False, ("--any-processor",), "avx2")],
+)
+def test_the_record_names_the_processors_that_it_was_made_for(
+    run: Callable[..., Said],
+    spec: ModelSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    saturates: bool,
+    options: tuple[str, ...],
+    processor: str,
+) -> None:
+    monkeypatch.setattr(runtime, "saturates_int8", lambda: saturates)
+    said = run("--pictures", str(fill(tmp_path / "p")), *options)
+    assert said.status == 0
+    record = _entry(spec, tmp_path)
+    assert record
+    assert (record[PROCESSOR], record[FITS_16_BITS]) == (processor, processor == "avx2")
+    place = {"avx2": "for every processor (weights of 7 bits)", "vnni": "for processors with VNNI"}[processor]
+    assert f"s {place}. Written to" in said.out
 
 
 def test_too_little_agreement_writes_nothing(
     run: Callable[..., Said], spec: ModelSpec, tmp_path: Path
 ) -> None:
-    folder = str(fill(tmp_path / "p", each=20))
+    folder = str(fill(tmp_path / "p", ("a", "b", "c"), each=20))
     said = run("--pictures", folder, wrong=30.0)
     assert said.status == 1
-    assert "fp32 and int8 agree on less than 0.95 of the pictures, so nothing was written" in said.err
-    assert Store(tmp_path / "cache").find("tiny", int8_ingredients(spec)) is None
+    assert re.search(r"It agrees with fp32 on 0\.\d+ of the pictures, less than 0\.95", said.err)
+    assert said.err.endswith("(--least-agreement): nothing was written.\n")
+    assert _entry(spec, tmp_path) is None
     assert run("--pictures", folder, "--least-agreement", "0", wrong=30.0).status == 0
-    assert Store(tmp_path / "cache").find("tiny", int8_ingredients(spec)) is not None
+    assert _entry(spec, tmp_path) is not None
+
+
+def test_where_the_pictures_have_labels_the_accuracy_lost_decides(
+    run: Callable[..., Said], spec: ModelSpec, tmp_path: Path
+) -> None:
+    folder = str(fill(tmp_path / "p", ("dark", "bright"), each=20))
+    said = run("--pictures", folder, "--least-agreement", "0", wrong=30.0)
+    assert said.status == 1
+    assert re.search(r"It loses 0\.\d+ of accuracy, more than 0\.01 \(--most-lost\): nothing was", said.err)
+    assert _entry(spec, tmp_path) is None
+    assert run("--pictures", folder, "--least-agreement", "1", "--most-lost", "1", wrong=30.0).status == 0
+
+
+def test_labels_that_fp32_does_not_find_do_not_judge(run: Callable[..., Said], tmp_path: Path) -> None:
+    folder = fill(tmp_path / "p", ("a", "b"), each=20)
+    (folder / "a").rename(folder / "bright")  # the wrong way round: fp32 is hardly ever right
+    (folder / "b").rename(folder / "dark")
+    said = run("--pictures", str(folder), "--most-lost", "1", "--minutes", "0", wrong=30.0)
+    assert said.status == 1
+    assert "It agrees with fp32 on" in said.err
+
+
+@pytest.mark.parametrize(("needed", "in_float"), [(1, 1), (3, 4), (8, 8)])
+def test_what_costs_most_stays_in_float_and_as_little_as_does(
+    run: Callable[..., Said], spec: ModelSpec, tmp_path: Path, needed: int, in_float: int
+) -> None:
+    said = run("--pictures", str(fill(tmp_path / "p")), wrong=30.0, needed=needed)
+    assert (said.status, said.err) == (0, "")
+    assert "All in int8, it" in said.out
+    assert "Looking for what must stay in float: 10 min at most." in said.out
+    assert re.search(r"on 15 pictures held out +fp32 +mixed", said.out)
+    assert re.search(rf"operations that stay in float +{in_float}\n", said.out)
+    record = _entry(spec, tmp_path)
+    assert record
+    assert record["in_float"] == [f"part {number}" for number in range(in_float)]
+    assert record["agreement"] == 1.0
+
+
+def test_the_search_ends_in_time_and_without_what_helps(run: Callable[..., Said], tmp_path: Path) -> None:
+    folder = str(fill(tmp_path / "p"))
+    said = run("--pictures", folder, "--minutes", "0", wrong=30.0, needed=1)
+    assert said.status == 1
+    assert "Looking" not in said.out
+    said = run("--pictures", folder, wrong=30.0, needed=12)
+    assert said.status == 1
+    assert "With 8 operations in float, it " in said.out
+    assert "With 16" not in said.out
+    assert re.search(r"operations that stay in float +8\n", said.err)
+    assert run("--pictures", folder, "--minutes", "1e-9", wrong=30.0, needed=1).status == 1
 
 
 def test_what_can_t_be_tried_is_said_so(
@@ -108,6 +207,8 @@ def test_what_can_t_be_tried_is_said_so(
         [],
         ["--pictures", ".", "--calibrate", "0"],
         ["--pictures", ".", "--least-agreement", "2"],
+        ["--pictures", ".", "--most-lost", "-1"],
+        ["--pictures", ".", "--minutes", "2000"],
     ):
         with pytest.raises(SystemExit) as refused:
             run(*arguments)
@@ -161,7 +262,8 @@ def test_the_digits_stay_readable_in_int8(tmp_path: Path) -> None:
         for turn in range(6):
             turned = Image.fromarray(drawn[:, :, 0]).rotate(4 * turn - 10)
             turned.resize((60 + turn, 60)).save(tmp_path / "p" / str(number) / f"{turn}.png")
-    command = [sys.executable, "-m", "model_server", "quantise", "digits", "--pictures", str(tmp_path / "p")]
+    command = [sys.executable, "-m", "model_server", "quantise", "digits", "--any-processor"]
+    command += ["--pictures", str(tmp_path / "p")]
     environment = {"CACHE_DIR": str(tmp_path / "cache"), "PATH": "", "HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from msgspec.structs import replace as replace_struct
 from numpy.typing import NDArray
 
 from broker import codec
@@ -43,6 +44,18 @@ def test_a_batch_is_claimed_run_once_and_completed(
     enqueue(client, keys, job())
     assert sum(step(worker) for _ in range(2)) == 1  # the first may have asked before it came
     assert worker.status.state.pictures == 4
+
+
+def test_a_job_that_asks_for_it_gets_the_probability_of_every_label(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine
+) -> None:
+    engine.network = lambda batch: (np.tile(np.array([0.1, 0.7, 0.2], np.float32), (len(batch), 1)),)
+    asking, other = enqueue(client, keys, replace_struct(job(), scores=True, top=1), job())
+    step(worker)
+    answer = result(client, keys, asking.id)
+    assert answer.scores == pytest.approx([0.1, 0.7, 0.2])
+    assert [each.label for each in answer.predictions] == ["grey"]
+    assert result(client, keys, other.id).scores is None
 
 
 def test_no_more_than_a_batch_is_claimed(

@@ -70,7 +70,7 @@ def test_its_job_takes_it_along(service: Service, client: redis.Redis, keys: Key
     head = {"X-Request-ID": GIVEN, "Prefer": "respond-async"}
     accepted = service.client.post("/predict", data=png(0), content_type="image/png", headers=head)
     assert accepted.status_code == 202
-    (job,) = client.lrange(keys.of(MODEL).queue, 0, -1)
+    (job,) = client.lrange(keys.of(MODEL).polled, 0, -1)
     queued = msgspec.json.decode(job)
     assert (queued["id"], queued["request_id"]) == (accepted.get_json()["id"], GIVEN)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tomllib
 from typing import Any
 
@@ -68,7 +69,9 @@ def test_every_route_is_described_or_is_a_page(service: Service) -> None:
     pages = {"page.index", "page.status", "docs.page", "docs.document", "files.file", "files.favicon"}
     pages |= {"tutorials.upload_form", "tutorials.upload"}
     endpoints = {rule.endpoint for rule in service.app.url_map.iter_rules()}
-    assert endpoints == set(OPERATIONS) | pages
+    # The protocols of others have documents of their own.
+    described = {each for each in endpoints if not each.startswith("open_inference.")}
+    assert described == set(OPERATIONS) | pages
 
 
 def test_every_error_that_a_client_can_get_is_described(described: dict[str, Any]) -> None:
@@ -94,7 +97,7 @@ def test_every_answer_has_its_request_id_and_every_refusal_for_now_when_to_come_
                 # /readyz says 503 of a service that is not ready, too.
                 assert ("Retry-After" in answer["headers"]) is (
                     (status == "503" and path != "/readyz")
-                    or (path, status) == ("/predictions/{job_id}", "202")
+                    or (path, status) == ("/predictions/{job_id}", "202")  # it is polled
                 )
 
 
@@ -132,6 +135,15 @@ def test_what_is_answered_is_what_is_described(running: Service, described: dict
     assert not _valid(
         described | {"components": {"schemas": {"FailedAnswer": False}}}, client.get("/predictions/x")
     )
+
+
+def test_paths_that_differ_in_names_alone_are_one(described: dict[str, Any]) -> None:
+    shapes = [re.sub(r"\{\w+\}", "{}", path) for path in described["paths"]]
+    assert len(shapes) == len({*shapes})
+    both = described["paths"]["/predictions/{job_id}"]
+    assert set(both) == {"get", "post", "put"}
+    for operation in both.values():
+        assert [each["name"] for each in operation["parameters"] if each["in"] == "path"] == ["job_id"]
 
 
 def test_the_examples_are_answers(described: dict[str, Any]) -> None:
@@ -173,7 +185,7 @@ def test_every_address_takes_options_and_those_of_get_head(service: Service, pat
     assert (options.status_code, options.data) == (200, b"")
     assert "Content-Type" not in options.headers
     allowed = set(options.headers["Allow"].split(", "))
-    others = {"/predict": {"POST"}, "/predictions/x": {"GET", "HEAD", "DELETE"}}
+    others = {"/predict": {"POST"}, "/predictions/x": {"GET", "HEAD", "DELETE", "POST", "PUT"}}
     assert allowed == {"OPTIONS", *others.get(path, {"GET", "HEAD"})}
     if "HEAD" in allowed:
         head, get = service.client.head(path), service.client.get(path)

@@ -1,13 +1,16 @@
 """Jobs that are accepted at once and polled for: `Prefer: respond-async` and `GET /predictions/<uuid>`."""
 
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
+from msgspec import structs
 
 from broker.keys import Keys
 from broker.registry import Registry
-from tests.support.fakes import MODEL
+from tests.support.fakes import MODEL, enqueue, is_pending, job
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
@@ -104,3 +107,31 @@ def test_a_deadline_that_a_poller_was_told_of_stands(
     accepted = service.client.post("/predict", data=form(png(0)), headers={"Prefer": "respond-async"})
     eventually(lambda: service.client.get(accepted.headers["Location"]).status_code == 504)
     assert client.keys(keys.of(MODEL).result("*")) == []
+
+
+@pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "1400"}])
+def test_a_thousand_polled_jobs_shut_out_nobody_who_waits_and_go_on(
+    service: Service, client: redis.Redis, keys: Keys
+) -> None:
+    """A call of the network takes 0.02 s and four pictures: alone the thousand take 5 s."""
+    polled = [structs.replace(job(deadline_in_s=300), polled=True) for _ in range(1000)]
+    enqueue(client, keys, *polled)
+    service.engine.on_batch = lambda _: time.sleep(0.02)
+    service.start_worker()
+
+    def ask(until: float) -> list[tuple[int, float]]:
+        """Each answer's status, and how long it took."""
+        answers: list[tuple[int, float]] = []
+        http = service.app.test_client()
+        while (began := time.monotonic()) < until:
+            status = http.post("/predict", data=form(png(0))).status_code
+            answers.append((status, time.monotonic() - began))
+        return answers
+
+    with ThreadPoolExecutor(4) as clients:
+        until = time.monotonic() + 2
+        answers = [answer for answers in clients.map(ask, [until] * 4) for answer in answers]
+    done = next(number for number, each in enumerate(polled) if is_pending(client, keys, each.id))
+    assert {status for status, _ in answers} == {200}
+    assert max(took_s for _, took_s in answers) < 1
+    assert 0.2 * len(answers) < done < 1000

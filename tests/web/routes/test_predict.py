@@ -10,10 +10,12 @@ import redis
 
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
+from broker.messages import InputSpec
 from broker.producer import Producer
 from pictures import fit
+from pictures.fit import PreparedPicture
 from settings import Settings
-from tests.support.fakes import MODEL, SPEC
+from tests.support.fakes import MODEL, SPEC, enqueue, job
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
@@ -143,6 +145,44 @@ def test_too_many_pictures_at_once_are_refused(running: Service) -> None:
     assert running.engine.batches == []
 
 
+@pytest.mark.parametrize("environment", [{"MAX_PIXELS": "1200"}])
+def test_pictures_that_have_too_many_pixels_together_are_refused_and_not_decoded(
+    running: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times MAX_PIXELS fit; what comes later and is small enough is answered."""
+    large, small, too_large = png(0), png(0, size=(20, 30)), png(0, size=(41, 30))
+    decoded: list[bytes] = []
+    prepare = fit.prepare
+
+    def counted(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPicture:
+        decoded.append(upload)
+        return prepare(upload, spec, max_pixels=max_pixels)
+
+    monkeypatch.setattr(fit, "prepare", counted)
+    pictures = [small, large, too_large, large, large, large, b"no picture", small, large, small]
+    response = running.client.post("/predict", data=form(*pictures))
+    results = [each["error"]["code"] if "error" in each else "" for each in response.get_json()["results"]]
+    assert results == [
+        "",
+        "",
+        "too_large",
+        "",
+        "",
+        "too_large",
+        "invalid_image",
+        "",
+        "too_large",
+        "too_large",
+    ]
+    assert decoded == [small, large, too_large, large, large, b"no picture", small]
+    messages = [each["error"]["message"] for each in response.get_json()["results"] if "error" in each]
+    assert "41 x 30 pixels; at most 1200" in messages[0]
+    assert messages[1] == (
+        "The pictures of a request may have 4800 pixels together, and those before this one leave 600. "
+        "Send it in another request."
+    )
+
+
 def test_a_failed_picture_is_told_its_client(running: Service) -> None:
     running.engine.on_batch = lambda _: 1 / 0
     response = running.client.post("/predict", data=form(png(0)))
@@ -153,8 +193,7 @@ def test_a_failed_picture_is_told_its_client(running: Service) -> None:
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
     service: Service, client: redis.Redis, keys: Keys
 ) -> None:
-    for _ in range(2):
-        service.client.post("/predict", data=form(png(0)), headers={"Prefer": "respond-async"})
+    enqueue(client, keys, job(), job())
     response = service.client.post("/predict", data=form(png(0)))
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
     assert int(response.headers["Retry-After"]) >= 1
@@ -218,7 +257,7 @@ def test_the_job_in_redis_is_a_fitted_uint8_picture(
         data=form(png(7)),
         headers={"Prefer": "respond-async", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"},
     )
-    queued = client.lindex(keys.of(MODEL).queue, 0)
+    queued = client.lindex(keys.of(MODEL).polled, 0)
     assert queued is not None
     job = json.loads(queued)
     assert job["image"] == "BwcHBw=="

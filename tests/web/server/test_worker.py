@@ -10,7 +10,7 @@ import pytest
 from broker.errors import Overloaded
 from tests.support.waiting import eventually
 from tests.web.server.serving import AT_MOST, GET, HALF, MUCH, THREADS, Client, Serving, post
-from web.server import answer_socket, holding, request_reader, worker
+from web.server import answer_socket, holding, request_reader, stages, worker
 from web.server.connection import Connection
 from web.server.request_reader import Arrival
 from web.server.worker import PatientWorker
@@ -269,6 +269,63 @@ def test_when_all_places_are_taken_one_that_does_nothing_gives_way(serving: Serv
     assert serving.worker.nr_conns <= 10
 
 
+@pytest.mark.parametrize("connections", [32])
+def test_a_flood_of_half_requests_takes_its_places_from_itself(serving: Serving) -> None:
+    """Clients that were idle, or had just come, used to be reset; those of the flood stayed."""
+    kept = serving.client()
+    kept.send(GET)
+    assert kept.answer()[0] == 200
+    flood: list[Client] = []
+
+    def flood_on() -> None:
+        for _ in range(30):
+            flood.append(serving.client())
+            flood[-1].send(HALF)
+
+    flood_on()
+    fresh = serving.client()  # its request is on its way
+    flood_on()
+    for honest in (kept, fresh):
+        honest.send(GET)
+        assert honest.answer()[0] == 200
+    status, body, fields = flood[0].answer()
+    assert (status, body["error"]["code"]) == (503, "overloaded")  # type: ignore[index]
+    assert fields["Retry-After"] == "1"
+    assert serving.worker.nr_conns <= 32
+
+
+@pytest.mark.parametrize("connections", [32])
+def test_those_that_never_sent_anything_give_way_first(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "SILENT_S", 0.0)
+    honest = [serving.client() for _ in range(15)]
+    for client in honest:
+        client.send(GET)
+        assert client.answer()[0] == 200
+    for _ in range(60):
+        serving.client()
+    for client in honest:  # the largest crowd, for a while
+        client.send(GET)
+        assert client.answer()[0] == 200
+
+
+@pytest.mark.parametrize("connections", [32])
+def test_a_request_that_came_while_the_loop_was_busy_is_not_silence(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "SILENT_S", 0.0)
+    busy = threading.Event()
+    clients = [serving.client() for _ in range(27)]
+    eventually(lambda: serving.worker.nr_conns == 27)
+    serving.worker.method_queue.defer(busy.wait, 30)
+    clients += [serving.client() for _ in range(10)]
+    for client in clients:
+        client.send(GET)
+    busy.set()
+    assert [client.answer()[0] for client in clients] == [200] * 37
+
+
 def test_of_too_many_bytes_the_largest_upload_gives_way(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +383,14 @@ def test_told_to_stop_it_answers_what_is_whole_and_waits_for_nothing_else(
     serving.release.set()
     assert working.answer()[0] == 200
     eventually(serving.ended)
+
+
+def test_after_its_loop_it_may_go_on_until_it_must_have_ended(serving: Serving) -> None:
+    """What is polled ends then; Gunicorn, which hears nothing any more, would kill it after a while."""
+    serving.told_to_stop()
+    eventually(serving.ended)
+    left_s = serving.worker.tmp.last_update() - time.monotonic()
+    assert 10 < left_s <= serving.worker.left_s() + 1 <= 19
 
 
 def test_when_gunicorn_s_master_is_gone_it_keeps_no_connection(serving: Serving) -> None:

@@ -20,7 +20,7 @@ def sizes(batch_size: int) -> tuple[int, ...]:
 def run(
     batch: NDArray[np.uint8], buckets: Sequence[int], predict: Callable[[NDArray[np.uint8]], Outputs]
 ) -> Outputs:
-    """Run uint8 (N, ...), padded with black to the smallest bucket that holds it, or in several calls."""
+    """Run (N, ...), padded with zeros to the smallest bucket that holds it, or in several calls."""
     largest = buckets[-1]
     if len(batch) > largest:
         parts = [run(batch[at : at + largest], buckets, predict) for at in range(0, len(batch), largest)]
@@ -28,6 +28,6 @@ def run(
     size = next(bucket for bucket in buckets if bucket >= len(batch))
     if size == len(batch):
         return predict(batch)
-    padded = np.zeros((size, *batch.shape[1:]), np.uint8)
+    padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
     padded[: len(batch)] = batch
     return tuple(output[: len(batch)] for output in predict(padded))

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model_server.engines import Outputs
-from model_server.engines.keras import batch_sizes
+from model_server.engines import Outputs, batch_sizes
 
 
 @pytest.mark.parametrize(

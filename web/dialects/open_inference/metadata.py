@@ -1,0 +1,111 @@
+"""What the protocol tells of the service and of its models: metadata, configuration, statistics.
+
+Owns these answers and their names of types. Waits for nobody and asks no model.
+Sources: kserve/open-inference-protocol, inference_rest.md; Triton's extension_model_configuration.md and
+extension_statistics.md, as perf_analyzer and tritonclient read them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from broker.messages import Label, WorkerState
+from broker.registry import ModelView
+from web.dialects.open_inference.infer import INPUT, outputs_of
+from web.dialects.open_inference.tensors import UINT8
+from web.openapi.document import VERSION
+from web.uploads.parameters import MAX_PICTURES
+
+PLATFORM: Final = "batchwire"
+
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "statistics",
+)
+
+_TRITON_TYPES: Final = {"BYTES": "TYPE_STRING"}
+"""Of others the name has TYPE_ before it."""
+
+_MEASURED: Final = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+
+
+def server() -> dict[str, Any]:
+    """The service."""
+    return {"name": PLATFORM, "version": VERSION, "extensions": [*EXTENSIONS]}
+
+
+def model(view: ModelView, labels: Sequence[Label]) -> dict[str, Any]:
+    """A model's metadata; its labels, in their order, stand in the parameters of its first output."""
+    card = view.card
+    outputs: list[dict[str, Any]] = [
+        {"name": name, "datatype": datatype, "shape": [-1, *shape]}
+        for name, (datatype, shape) in outputs_of(card).told(card).items()
+    ]
+    if labels:
+        outputs[0]["parameters"] = {"labels": [label.label for label in labels]}
+    return {
+        "name": card.model,
+        "versions": [card.model_version],
+        "platform": f"{PLATFORM}_{card.engine}",
+        "inputs": [{"name": INPUT, "datatype": UINT8, "shape": [-1, *card.input.network_shape]}],
+        "outputs": outputs,
+    }
+
+
+def config(view: ModelView) -> dict[str, Any]:
+    """A model's configuration as Triton has it; what perf_analyzer and Triton's examples look at."""
+    card = view.card
+    return {
+        "name": card.model,
+        "platform": f"{PLATFORM}_{card.engine}",
+        "backend": "",
+        "max_batch_size": MAX_PICTURES,
+        "input": [
+            {
+                "name": INPUT,
+                "data_type": "TYPE_UINT8",
+                "format": "FORMAT_NHWC",
+                "dims": [*card.input.network_shape],
+                "optional": False,
+            }
+        ],
+        "output": [
+            {
+                "name": name,
+                "data_type": _TRITON_TYPES.get(datatype, f"TYPE_{datatype}"),
+                "dims": shape,
+                "label_filename": "",
+            }
+            for name, (datatype, shape) in outputs_of(card).told(card).items()
+        ],
+        "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
+    }
+
+
+def statistics(view: ModelView) -> dict[str, Any]:
+    """How many pictures have been answered since the live workers started; times are not counted, and 0."""
+    pictures = sum(state.pictures for state in view.states.values())
+    measured = {name: {"count": 0 if name == "fail" else pictures, "ns": 0} for name in _MEASURED}
+    return {
+        "name": view.card.model,
+        "version": view.card.model_version,
+        "last_inference": 0,
+        "inference_count": pictures,
+        "execution_count": pictures,
+        "inference_stats": measured | {name: {"count": 0, "ns": 0} for name in ("cache_hit", "cache_miss")},
+        "batch_stats": [],
+    }
+
+
+def indexed(view: ModelView) -> dict[str, Any]:
+    """A model in the index of Triton's model repository."""
+    is_ready = view.state is WorkerState.READY
+    return {
+        "name": view.card.model,
+        "version": view.card.model_version,
+        "state": "READY" if is_ready else "UNAVAILABLE",
+        "reason": "" if is_ready else view.reason,
+    }
