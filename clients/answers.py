@@ -107,6 +107,8 @@ class Answer:
     precision: str = ""
     batch_size: int = 0
     timings_ms: Timings = field(default_factory=Timings)
+    expires_at: str = ""
+    """Of a job: until when its result is kept (RFC 3339)."""
     error: ErrorDetail | None = None
     request_id: str = ""
     """The id under which the service's logs have the request."""

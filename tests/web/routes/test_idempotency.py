@@ -43,7 +43,7 @@ def _waiters(service: Service) -> int:
 
 
 def _queue(client: redis.Redis, keys: Keys) -> int:
-    return client.llen(keys.of(MODEL).queue)
+    return client.llen(keys.of(MODEL).queue) + client.llen(keys.of(MODEL).polled)
 
 
 def test_a_repeat_is_told_of_the_same_pending_job_and_then_of_its_result(
