@@ -126,15 +126,17 @@ class Registry:
         Those of a version never change, so each is read once.
         """
         version = (model, model_version)
-        if version not in self._labels:
+        labels = self._labels.get(version)
+        if labels is None:
             with translated("tell a model's labels"):
                 value = self._redis.get(self._keys.of(model).labels(model_version))
             if not isinstance(value, bytes):
                 return ()  # its worker has not sent them yet
+            labels = codec.decode_labels(value)
             if len(self._labels) >= _VERSIONS:
                 self._labels.clear()
-            self._labels[version] = codec.decode_labels(value)
-        return self._labels[version]
+            self._labels[version] = labels
+        return labels
 
     def now(self) -> float:
         """Redis' time, as this process keeps it."""

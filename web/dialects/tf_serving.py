@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from flask import Blueprint, Response, current_app, request
 from flask.sansio.blueprints import BlueprintSetupState
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from werkzeug.exceptions import NotFound as NotFoundAddress
 from werkzeug.routing import BaseConverter
 
@@ -52,6 +52,9 @@ _SIGNATURE: Final = "serving_default"
 
 _B64: Final = "b64"
 
+_NAMES: Final = 8
+"""Of one object; only the first is of use."""
+
 _PICTURE: Final = (
     'A picture is {"b64": "BASE64"}, an object with that as its one input, or an array '
     "[height][width][channels] of pixel values."
@@ -62,14 +65,18 @@ class PredictRequest(Struct, frozen=True):
     """Pictures as rows (`instances`) or as a column (`inputs`). Other fields are ignored."""
 
     signature_name: str | None = None
-    instances: list[Any] | UnsetType = UNSET
-    inputs: Any = UNSET
+    instances: list[Raw] | UnsetType = UNSET
+    inputs: Raw | UnsetType = UNSET
+
+
+class _Base64Object(Struct, frozen=True, forbid_unknown_fields=True):
+    b64: str
 
 
 class ExamplesRequest(Struct, frozen=True):
     """Pictures to classify. Other fields are ignored."""
 
-    examples: list[Any]
+    examples: list[Raw]
     signature_name: str | None = None
 
 
@@ -166,10 +173,10 @@ def predict(model: str, version: str = "", label: str = "") -> Response:
     with jobs.slot():
         started_at = time.monotonic()
         view = model_versions.serving(jobs, model, version=version, label=label)
-        sent = _body(PredictRequest, view.card.input)
+        sent = _body(PredictRequest)
         if (sent.instances is UNSET) is (sent.inputs is UNSET):
             raise ClientError('The body has either "instances" (a list of pictures) or "inputs", not both.')
-        values = _column(sent.inputs) if sent.instances is UNSET else sent.instances
+        values = _column(sent.inputs) if isinstance(sent.inputs, Raw) else sent.instances or []
         results = _results(jobs, view, values, started_at=started_at, version=version)
     outputs = [named_outputs.of(result, view.card) for result in results]
     names = list(dict.fromkeys(name for each in outputs for name in each))
@@ -263,13 +270,10 @@ def metadata(model: str, version: str = "", label: str = "") -> Response:
     )
 
 
-def _body(kind: type[_Body], spec: InputSpec) -> _Body:
-    """The request's JSON, for a model with this input. Raises ClientError, also for another signature."""
+def _body(kind: type[_Body]) -> _Body:
+    """The request's JSON. Raises ClientError, also for another signature."""
     try:
-        body = json_bodies.as_utf_8(reader.body(request))
-        if body.count(b"[") + body.count(b"{") > json_pixels.most_brackets(spec, MAX_PICTURES):
-            raise ClientError(f"The JSON body has more arrays than {MAX_PICTURES} pictures. {_PICTURE}")
-        sent = msgspec.json.decode(body, type=kind)
+        sent = msgspec.json.decode(json_bodies.as_utf_8(reader.body(request)), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         said = str(error) if isinstance(error, msgspec.ValidationError) else "it is not valid JSON"
         raise ClientError(f"The JSON body is not accepted ({said[:200]}). {_PICTURE}") from None
@@ -278,34 +282,49 @@ def _body(kind: type[_Body], spec: InputSpec) -> _Body:
     return sent
 
 
-def _column(inputs: object) -> list[Any]:
+def _column(inputs: Raw) -> list[Raw]:
     """The pictures of `inputs`: a list, one alone, or either as the one named input."""
-    if isinstance(inputs, dict) and len(inputs) == 1 and _B64 not in inputs:
-        (inputs,) = inputs.values()
-    return inputs if isinstance(inputs, list) else [inputs]
+    inputs = _unnamed(inputs)
+    return msgspec.json.decode(inputs, type=list[Raw]) if _first(inputs) == b"[" else [inputs]
 
 
-def _pictures(values: list[Any]) -> list[Picture]:
+def _first(value: Raw) -> bytes:
+    return bytes(memoryview(value)[:1])
+
+
+def _unnamed(value: Raw) -> Raw:
+    """What an object with one named input holds; another value as it is. Raises ClientError."""
+    if _first(value) != b"{":
+        return value
+    if bytes(value).count(b'":') > _NAMES:
+        raise ClientError(f"An object of the request has more than {_NAMES} names. {_PICTURE}")
+    named = msgspec.json.decode(value, type=dict[str, Raw])
+    return next(iter(named.values())) if len(named) == 1 and _B64 not in named else value
+
+
+def _pictures(values: list[Raw], spec: InputSpec) -> list[Picture]:
     """The pictures of a request. Raises ClientError: none fails alone here."""
     if not 1 <= len(values) <= MAX_PICTURES:
         raise ClientError(f"The request has {len(values)} pictures; it may have from 1 to {MAX_PICTURES}.")
-    pictures = [_picture(value) for value in values]
+    pictures = [_picture(value, spec) for value in values]
     for picture in pictures:
         if isinstance(picture, ClientError):
             raise picture
     return pictures
 
 
-def _picture(value: object) -> Picture:
-    if isinstance(value, dict) and len(value) == 1 and _B64 not in value:
-        (value,) = value.values()
-    match value:
-        case {"b64": str(text), **others} if not others:
-            return json_bodies.picture(text)
-        case str():  # KServe's examples for TorchServe
-            return json_bodies.picture(value)
-        case list():
-            return json_pixels.pixels(value)
+def _picture(value: Raw, spec: InputSpec) -> Picture:
+    value = _unnamed(value)
+    try:
+        match _first(value):
+            case b"[":
+                return json_pixels.picture(bytes(value), spec.network_shape)
+            case b'"':  # KServe's examples for TorchServe
+                return json_bodies.picture(msgspec.json.decode(value, type=str))
+            case b"{":
+                return json_bodies.picture(msgspec.json.decode(value, type=_Base64Object).b64)
+    except msgspec.DecodeError:
+        pass
     raise ClientError(f"A picture of the request is something else. {_PICTURE}")
 
 
@@ -326,7 +345,7 @@ def _of_examples(model: str, method: str, *, version: str, label: str) -> list[R
         refusal = UnknownModel(f"{model} has no signature for :{method}: use :predict.")
         if not _has_signature(view.card, method):
             raise refusal
-        values = _body(ExamplesRequest, view.card.input).examples
+        values = _body(ExamplesRequest).examples
         results = _results(jobs, view, values, started_at=started_at, version=version)
     for result in results:  # of a task without classes, or the model's own code has answered
         if result.values is None and not result.predictions and not result.is_empty:
@@ -335,11 +354,11 @@ def _of_examples(model: str, method: str, *, version: str, label: str) -> list[R
 
 
 def _results(
-    jobs: JobClient, view: ModelView, values: list[Any], *, started_at: float, version: str
+    jobs: JobClient, view: ModelView, values: list[Raw], *, started_at: float, version: str
 ) -> list[Result]:
     """The results of all pictures. Raises the first failure: the answer has no place for one of several."""
     given = request.args.get("top", "")
-    upload = Upload(_pictures(values), {"model": view.card.model}, [given] if given else [])
+    upload = Upload(_pictures(values, view.card.input), {"model": view.card.model}, [given] if given else [])
     results: list[Result] = []
     for number, result in enumerate(predictions.outcomes(jobs, upload, started_at=started_at, scores=True)):
         if isinstance(result, ClientError):  # 400, whatever is wrong with it, as TensorFlow Serving has it

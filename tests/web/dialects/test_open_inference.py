@@ -2,6 +2,7 @@
 
 import base64
 import json
+import resource
 import struct
 from typing import Any
 
@@ -11,6 +12,7 @@ import redis
 from werkzeug.test import TestResponse
 
 from broker import codec
+from broker.errors import NoWorker, Overloaded
 from broker.keys import Keys
 from broker.messages import Prediction, Result
 from tests.support.fakes import LABELS, MODEL
@@ -18,6 +20,7 @@ from tests.support.pictures import form, png
 from tests.support.service import Service
 from web.dialects.open_inference import infer
 from web.dialects.open_inference.tensors import HEADER
+from web.routes import predict
 
 INFER = f"/v2/models/{MODEL}/infer"
 DARK, BRIGHT = np.zeros((2, 2, 1), np.uint8), np.full((2, 2, 1), 255, np.uint8)
@@ -141,24 +144,34 @@ def test_the_best_classes_are_told_as_triton_does(running: Service) -> None:
         ({"inputs": [{**_encoded(png(0)), "name": "input_1"}]}, 400, "the request has 'input_1'"),
         ({"inputs": [_image("FP32", [1, 2, 2, 1], data=[0.5] * 4)]}, 400, "not 'FP32'"),
         ({"inputs": [_image("UINT8", [1, 3, 2, 1], data=[0] * 6)]}, 400, "UINT8 has [n, 2, 2, 1] here"),
-        ({"inputs": [_image("UINT8", [1, 2, 2, 1], data=[0, 1, 2])]}, 400, "not 4 whole numbers"),
+        (
+            {"inputs": [_image("UINT8", [1, 2, 2, 1], data=[0, 1, 2])]},
+            400,
+            "not have the 4 whole numbers",
+        ),
         ({"inputs": [_image("UINT8", [1, 2, 2, 1], data=[0, 1, 2, 256])]}, 400, "from 0 to 255"),
         ({"inputs": [_image("UINT8", [1, 2, 2, 1], data=[0, 1, 2, 0.5])]}, 400, "whole numbers"),
         ({"inputs": [_image("UINT8", [1, 2, 2, 1], data=[[0, 1], 2, "x"])]}, 400, "whole numbers"),
         ({"inputs": [_image("UINT8", [1, 2, 2, 1], data=[2**70, 1, 2, 3])]}, 400, "whole numbers"),
-        ({"inputs": [_image("UINT8", [-1, 2, 2, 1], data=[])]}, 400, "1 to 64 pictures"),
-        ({"inputs": [_image("BYTES", [1, -1], data=[])]}, 400, "[n] or [n, 1]"),
+        ({"inputs": [_image("UINT8", [-1, 2, 2, 1], data=[])]}, 400, ">= 0"),
+        ({"inputs": [_image("BYTES", [1, -1], data=[])]}, 400, ">= 0"),
         ({"inputs": [_image("UINT8", [0, 2, 2, 1], data=[])]}, 400, "1 to 64 pictures"),
         ({"inputs": [_image("UINT8", [1, 2, 2, 1])]}, 400, "no binary_data_size"),
-        ({"inputs": [_image("BYTES", [2], data=["AA=="])]}, 400, "1 elements; its shape [2] has 2"),
-        ({"inputs": [_image("BYTES", [1], data=[3])]}, 400, "not all strings"),
+        ({"inputs": [_image("BYTES", [2], data=["AA=="])]}, 400, "the 2 elements of its shape [2]"),
+        ({"inputs": [_image("BYTES", [1], data=[3])]}, 400, "strings in JSON"),
         ({"inputs": [_image("BYTES", [1], data=["not base64!"])]}, 400, "not base64"),
         ({"inputs": [_image("BYTES", [1], data=["http://x/y.jpg"])]}, 400, "no"),
         ({"inputs": [_encoded(b"no picture")]}, 400, "not a picture"),
         ({"inputs": [_encoded(png(0), b"no picture")]}, 400, "Picture 2 of 2: "),
         ({"inputs": [_encoded(b"%PDF-1.4")]}, 415, "PNG"),
         ({"inputs": [_encoded(png(0))], "outputs": [{"name": "logits"}]}, 400, "no output 'logits'"),
-        ({"inputs": [_encoded(png(0))], "parameters": {"timeout": "soon"}}, 400, "microseconds"),
+        ({"inputs": [_encoded(png(0))], "parameters": {"timeout": "soon"}}, 400, "$.parameters.timeout"),
+        ({"inputs": [_encoded(png(0))], "outputs": [{"name": "probabilities"}] * 2}, 400, "twice"),
+        ({"inputs": [_encoded(png(0))], "outputs": [{"name": "probabilities"}] * 17}, 400, "$.outputs"),
+        ({"inputs": [_image("UINT8", [1] * 9, data=[])]}, 400, "shape"),
+        ({"inputs": [_image("UINT8", [1, 2, 2, 1], data=[True, 0, 0, 0])]}, 400, "whole numbers"),
+        ({"inputs": [_image("BYTES", [1], data=[["AA==", "AA=="]])]}, 400, "the 1 elements"),
+        ({"inputs": [_encoded(png(0))], "parameters": {"timeout": 10**400}}, 400, "$.parameters.timeout"),
         ({"inputs": 3}, 400, "The request's JSON is not accepted"),
     ],
 )
@@ -168,13 +181,54 @@ def test_what_cannot_be_answered_is_refused_in_one_field(
     response = running.client.post(INFER, json=request_)
     assert (response.status_code, list(response.get_json())) == (status, ["error"])
     assert words in response.get_json()["error"]
-    assert running.engine.batches == [] or "Picture 2" in words or "outputs" in request_
+    assert running.engine.batches == [] or "Picture 2" in words
 
 
-@pytest.mark.parametrize("header", ["-1", "x", "1000", "٣"])
+@pytest.mark.parametrize("header", ["-1", "x", "1000", "٣", "9" * 5000])
 def test_a_header_that_is_no_length_within_the_body_is_refused(running: Service, header: str) -> None:
     response = running.client.post(INFER, data=b"{}", headers={HEADER: header})
     assert (response.status_code, HEADER in response.get_json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"[" * 100_000 + b"]" * 100_000, b"[" + b'"",' * 60 + b'"' + b"x" * 100_000 + b'"]', b"[[],[]]", b"{}"],
+)
+def test_data_cost_no_more_than_their_bytes(running: Service, data: bytes) -> None:
+    """Sixty strings, one of them long, became an array of 2 GB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for kind, shape in (("UINT8", b"[1,2,2,1]"), ("BYTES", b"[64]")):
+        tensor = b'{"name":"image","datatype":"%b","shape":%b,"data":%b}' % (kind.encode(), shape, data)
+        response = running.client.post(INFER, data=b'{"inputs":[%b]}' % tensor)
+        assert (response.status_code, list(response.get_json())) == (400, ["error"])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+@pytest.mark.usefixtures("version")
+def test_an_answer_is_of_one_version_and_of_the_one_that_is_named(
+    running: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*versions: str) -> list[Result]:
+        return [Result("id", MODEL, each, scores=(0.5, 0.25, 0.25)) for each in versions]
+
+    monkeypatch.setattr(predict, "outcomes", lambda *_, **__: answer("v1", "v2"))
+    response = _ask(running, _encoded(png(0), png(0)))
+    assert (response.status_code, "send it again" in response.get_json()["error"]) == (503, True)
+    monkeypatch.setattr(predict, "outcomes", lambda *_, **__: answer("v2"))
+    named = running.client.post(f"/v2/models/{MODEL}/versions/v1/infer", json={"inputs": [_encoded(png(0))]})
+    assert named.status_code == 503
+    assert _ask(running, _encoded(png(0))).status_code == 200
+
+
+def test_a_refusal_is_another_request_s_too_and_stays_as_it_is(
+    running: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = Overloaded("3 pictures wait already.")
+    monkeypatch.setattr(predict, "outcomes", lambda *_, **__: [refusal, refusal])
+    response = _ask(running, _encoded(png(0), png(0)))
+    assert response.get_json()["error"] == "Picture 1 of 2: 3 pictures wait already."
+    assert refusal.message == "3 pictures wait already."
+    assert response.headers["Retry-After"]
 
 
 @pytest.mark.parametrize(
@@ -274,3 +328,7 @@ def test_boxes_are_corners_and_short_answers_are_filled_up() -> None:
         [[2, 0], [0, -1], [-1, -1]],
     )
     assert [each.datatype for each in (boxes, scores, classes)] == ["FP32", "FP32", "INT64"]
+    # Its index is a box's place, which has no label.
+    assert infer.best_classes(scores, 1, LABELS).values.tolist()[0] == [b"0.750000:0"]
+    with pytest.raises(NoWorker, match="labels are not known yet"):
+        infer.detected([result(one)], ())

@@ -3,6 +3,7 @@
 Owns which input and which outputs a model has here, by its task. Decodes no picture, asks no model.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.errors import ClientError, InferenceFailed, ServiceError
+from broker.errors import ClientError, InferenceFailed, NoWorker, ServiceError
 from broker.messages import Card, InputSpec, Label, Result
 from web import answers
 from web.dialects.open_inference import tensors
@@ -23,6 +24,10 @@ from web.uploads.reader import Picture
 INPUT: Final = "image"
 
 PROBABILITIES: Final = "probabilities"
+
+_VALUES: Final = "values"
+
+_OF_LABELS: Final = (PROBABILITIES, _VALUES)
 
 ANSWER: Final = "answer"
 """Of tasks that have no tensors: what POST /predict answers, as JSON."""
@@ -82,7 +87,12 @@ def _raw(body: bytes, spec: InputSpec) -> Picture:
 
 
 def detected(results: Sequence[Result], labels: Sequence[Label]) -> list[Tensor]:
-    """A detector's outputs: x1, y1, x2, y2 on the photo, probabilities, places among the labels."""
+    """A detector's outputs: x1, y1, x2, y2 on the photo, probabilities, places among the labels.
+
+    Raises NoWorker where a model server has not told the labels.
+    """
+    if not labels and any(result.predictions for result in results):
+        raise NoWorker("The model's labels are not known yet: send it again.")
     places = {(label.class_id, label.label): place for place, label in reversed([*enumerate(labels)])}
     most = max(len(result.predictions) for result in results)
     boxes = np.zeros((len(results), most, 4), np.float32)
@@ -106,7 +116,7 @@ def _embeddings(results: Sequence[Result], _: Sequence[Label]) -> list[Tensor]:
 
 
 def _numbers(results: Sequence[Result], _: Sequence[Label]) -> list[Tensor]:
-    return [Tensor("values", _stacked(results, lambda result: (*(result.values or {}).values(),)))]
+    return [Tensor(_VALUES, _stacked(results, lambda result: (*(result.values or {}).values(),)))]
 
 
 def _answers(results: Sequence[Result], _: Sequence[Label]) -> list[Tensor]:
@@ -135,7 +145,7 @@ _OF_TASK: Final = {
         lambda _: {"boxes": ("FP32", [-1, 4]), "scores": ("FP32", [-1]), "classes": ("INT64", [-1])}, detected
     ),
     "embedding": TaskOutputs(lambda _: {"embedding": ("FP32", [-1])}, _embeddings),
-    "regression": TaskOutputs(lambda card: {"values": ("FP32", [card.classes])}, _numbers),
+    "regression": TaskOutputs(lambda card: {_VALUES: ("FP32", [card.classes])}, _numbers),
 }
 
 _OTHERS: Final = TaskOutputs(lambda _: {ANSWER: (BYTES, [1])}, _answers)
@@ -147,11 +157,15 @@ def outputs_of(card: Card) -> TaskOutputs:
 
 
 def best_classes(tensor: Tensor, count: int, labels: Sequence[Label]) -> Tensor:
-    """Triton's classification extension: of each picture the `count` largest, as `value:index:label`."""
+    """Triton's classification extension: of each picture the `count` largest, as `value:index:label`.
+
+    Without labels where an index is no place among them: a detector's scores are those of its boxes.
+    """
+    names = labels if tensor.name in _OF_LABELS else ()
     rows = []
     for row in tensor.values.reshape(len(tensor.values), -1):
         best = np.argsort(-row, kind="stable")[:count]
-        rows.append([f"{row[at]:f}:{at}{_suffix(labels, at)}".encode() for at in best])
+        rows.append([f"{row[at]:f}:{at}{_suffix(names, at)}".encode() for at in best])
     return Tensor(tensor.name, _objects(rows))
 
 
@@ -180,7 +194,9 @@ def good(results: Sequence[Result | ServiceError]) -> list[Result]:
     for number, result in enumerate(results, 1):
         if isinstance(result, ServiceError):
             if len(results) > 1:
-                result.message = f"Picture {number} of {len(results)}: {result.message}"
+                failure = copy.copy(result)  # other requests may be refused with the same
+                failure.message = f"Picture {number} of {len(results)}: {result.message}"
+                raise failure
             raise result
         found.append(result)
     return found

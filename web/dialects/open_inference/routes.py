@@ -5,19 +5,19 @@ Owns the addresses and what an answer has in its head. Pictures, limits and erro
 
 import math
 import time
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 from flask import Blueprint, Response, current_app, request
+from msgspec import UNSET
 
 from broker.errors import ClientError, NoWorker
-from broker.messages import Label, Result, WorkerState
+from broker.messages import Result, WorkerState
 from broker.registry import ModelView
 from web import responses
+from web.dialects import model_versions
 from web.dialects.open_inference import infer, metadata, tensors
-from web.dialects.open_inference.tensors import BYTES, InferReply, InferRequest, Tensor, WantedOutput
-from web.errors import NotFound
+from web.dialects.open_inference.tensors import BYTES, InferReply, InferRequest, WantedOutput
 from web.jobs import JobClient
 from web.routes import predict
 from web.uploads import reader
@@ -71,7 +71,7 @@ def model_metadata(model: str, version: str = "") -> Response:
 @blueprint.get(f"{_VERSION}/ready")
 def model_ready(model: str, version: str = "") -> Response:
     """Say whether a model can be asked."""
-    view = _view(model, version)
+    view = _view(model, version, fresh=True)
     if view.state is not WorkerState.READY:
         raise NoWorker(view.reason or f"No model server serves {model}.")
     return _json({"name": model, "ready": True})
@@ -119,34 +119,58 @@ def ask(model: str, version: str = "") -> Response:
         started_at = time.monotonic()
         view = _view(model, version)
         asked, rest = tensors.read_request(reader.body(request), request.headers.get(tensors.HEADER))
-        pictures = infer.pictures_of(asked, rest, view.card.input)
-        timeout_us = asked.parameters.get("timeout", 0) if asked else 0
-        if not isinstance(timeout_us, int) or timeout_us < 0:
-            raise ClientError("parameters.timeout is a whole number of microseconds.")
+        wanted = _wanted(view, asked)
+        timeout_us = asked.parameters.timeout if asked else 0
+        is_scored = infer.outputs_of(view.card).has_scores
+        upload = Upload(
+            infer.pictures_of(asked, rest, view.card.input), {"model": model}, ["1"] if is_scored else []
+        )
         results = infer.good(
             predict.outcomes(
                 jobs,
-                Upload(pictures, {"model": model}, ["1"] if infer.outputs_of(view.card).has_scores else []),
+                upload,
                 started_at=started_at,
                 scores=True,
                 timeout_s=timeout_us / _MICROSECONDS if timeout_us else math.inf,
             )
         )
-    return _answer(view, asked, results)
+    # A version may replace another meanwhile, and labels are those of one.
+    if version:
+        model_versions.require_same(results, view)
+    if len({result.model_version for result in results}) > 1:
+        raise NoWorker(f"Two versions of {model} answered, while one replaces the other: send it again.")
+    return _answer(view, asked, wanted, results)
 
 
-def _answer(view: ModelView, asked: InferRequest | None, results: list[Result]) -> Response:
+def _wanted(view: ModelView, asked: InferRequest | None) -> list[WantedOutput]:
+    """The outputs that the answer shall have. Raises ClientError."""
+    known = infer.outputs_of(view.card).told(view.card)
+    if asked is None or not asked.outputs:
+        return [WantedOutput(name) for name in known]
+    for output in asked.outputs:
+        if output.name not in known:
+            raise ClientError(f"The model has no output {output.name[:40]!r}; it has {', '.join(known)}.")
+        if output.parameters.classification and known[output.name][0] == BYTES:
+            raise ClientError(f"{output.name!r} has no classes: leave parameters.classification out.")
+    if len({output.name for output in asked.outputs}) < len(asked.outputs):
+        raise ClientError("The request names an output twice.")
+    return asked.outputs
+
+
+def _answer(
+    view: ModelView, asked: InferRequest | None, wanted: list[WantedOutput], results: list[Result]
+) -> Response:
     version = results[0].model_version
     labels = _jobs().registry.labels(view.card.model, version)
     known = {tensor.name: tensor for tensor in infer.outputs_of(view.card).read(results, labels)}
-    wanted = (asked.outputs if asked else None) or [WantedOutput(name) for name in known]
-    is_binary = asked is None or _flag(asked.parameters, "binary_data_output", default=False)
+    is_binary = asked is None or asked.parameters.binary_data_output
     outputs = []
     for output in wanted:
-        if output.name not in known:
-            raise ClientError(f"The model has no output {output.name[:40]!r}; it has {', '.join(known)}.")
-        tensor = _classified(known[output.name], output, labels)
-        outputs.append((tensor, _flag(output.parameters, "binary_data", default=is_binary)))
+        tensor, count = known[output.name], output.parameters.classification
+        told_so = output.parameters.binary_data
+        if count:
+            tensor = infer.best_classes(tensor, count, labels)
+        outputs.append((tensor, is_binary if told_so is UNSET else told_so))
     told = InferReply(
         model_name=view.card.model, model_version=version, id=asked.id if asked else "", outputs=[]
     )
@@ -158,32 +182,14 @@ def _answer(view: ModelView, asked: InferRequest | None, results: list[Result]) 
     return response
 
 
-def _classified(tensor: Tensor, output: WantedOutput, labels: Sequence[Label]) -> Tensor:
-    """The output, or the best classes in its place where the client asks for so many."""
-    count = output.parameters.get("classification", 0)
-    if not count:
-        return tensor
-    if not isinstance(count, int) or count < 0 or tensor.datatype == BYTES:
-        raise ClientError(f"parameters.classification of {tensor.name!r} is the number of best classes.")
-    return infer.best_classes(tensor, count, labels)
-
-
-def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
-    value = parameters.get(name, default)
-    if not isinstance(value, bool):
-        raise ClientError(f"The parameter {name} is true or false.")
-    return value
-
-
-def _view(model: str, version: str) -> ModelView:
-    """The model as it is now. Raises UnknownModel, NotFound, NoWorker."""
+def _view(model: str, version: str, *, fresh: bool = False) -> ModelView:
+    """The model, as it is or was a second ago. Raises UnknownModel, NotFound, NoWorker."""
     jobs = _jobs()
     jobs.models.require(model)
-    view = jobs.registry.models().get(model)
+    view = jobs.registry.models(fresh=fresh).get(model)
     if view is None:
         raise NoWorker(f"No model server has announced {model} yet; it may still be starting.")
-    if version not in ("", view.card.model_version):
-        raise NotFound(f"{model} has no version {version[:40]!r}; it has {view.card.model_version}.")
+    model_versions.require(view, version=version)
     return view
 
 

@@ -4,18 +4,20 @@ Owns both forms, both ways, for the data types that pictures and answers have. K
 Sources: kserve/open-inference-protocol, inference_rest.md; Triton's extension_binary_data.md.
 """
 
+import contextlib
 import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from numpy.typing import NDArray
 
 from broker.errors import ClientError
+from web.dialects import json_pixels
 
 HEADER: Final = "Inference-Header-Content-Length"
 """Bytes of JSON at the beginning of a body with bytes after it."""
@@ -26,37 +28,68 @@ UINT8: Final = "UINT8"
 _TYPES: Final = {"UINT8": "<u1", "INT64": "<i8", "FP32": "<f4"}
 """Of the tensors that are answered."""
 
-_MOST: Final = 255
-"""Of UINT8."""
+_TENSORS: Final = 16
+"""Inputs or outputs of a request."""
+
+_AXES: Final = 8
+"""Of a shape."""
+
+_LARGEST: Final = 2**31 - 1
+_LONGEST_US: Final = 10**15
+
+_HEADER_DIGITS: Final = 9
 
 _SIZE: Final = struct.Struct("<I")
 """Before each element of BYTES in binary."""
+
+
+class InputParameters(Struct, frozen=True):
+    """Of an input; others are ignored."""
+
+    binary_data_size: Annotated[int, Meta(ge=0, le=_LARGEST)] | UnsetType = UNSET
+
+
+class OutputParameters(Struct, frozen=True):
+    """Of an output that is wanted; others are ignored."""
+
+    binary_data: bool | UnsetType = UNSET
+    classification: Annotated[int, Meta(ge=0, le=_LARGEST)] = 0
+    """So many best classes in its place; 0: the output itself."""
+
+
+class RequestParameters(Struct, frozen=True):
+    """Of a request; others are ignored, such as `priority`."""
+
+    binary_data_output: bool = False
+    timeout: Annotated[int, Meta(ge=0, le=_LONGEST_US)] = 0
+    """Microseconds; 0: the service's own."""
 
 
 class InputTensor(Struct, frozen=True):
     """An input as a request's JSON has it."""
 
     name: str
-    shape: list[int]
+    shape: Annotated[list[Annotated[int, Meta(ge=0, le=_LARGEST)]], Meta(max_length=_AXES)]
     datatype: str
-    parameters: dict[str, Any] = {}
-    data: Any = UNSET
+    parameters: InputParameters = InputParameters()
+    data: Raw | UnsetType = UNSET
+    """As it stands: what it is comes with the data type."""
 
 
 class WantedOutput(Struct, frozen=True):
     """An output that a request names."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: OutputParameters = OutputParameters()
 
 
 class InferRequest(Struct, frozen=True):
     """The JSON of a request."""
 
-    inputs: list[InputTensor]
+    inputs: Annotated[list[InputTensor], Meta(max_length=_TENSORS)]
     id: str = ""
-    parameters: dict[str, Any] = {}
-    outputs: list[WantedOutput] = []
+    parameters: RequestParameters = RequestParameters()
+    outputs: Annotated[list[WantedOutput], Meta(max_length=_TENSORS)] = []
 
 
 class OutputTensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,7 +133,8 @@ def read_request(body: bytes, header: str | None) -> tuple[InferRequest | None, 
     """
     size = len(body)
     if header is not None:
-        if not (header.isascii() and header.isdigit()) or int(header) > len(body):
+        is_number = header.isascii() and header.isdigit() and len(header) <= _HEADER_DIGITS
+        if not is_number or int(header) > len(body):
             raise ClientError(
                 f"{HEADER} is {header[:20]!r}: it is the number of bytes of JSON, of {len(body)} in all."
             )
@@ -109,57 +143,49 @@ def read_request(body: bytes, header: str | None) -> tuple[InferRequest | None, 
             return None, body
     try:
         return msgspec.json.decode(body[:size], type=InferRequest), body[size:]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         said = str(error) if isinstance(error, msgspec.ValidationError) else "it is not valid JSON"
         raise ClientError(f"The request's JSON is not accepted: {said[:200]}.") from None
 
 
 def elements(tensor: InputTensor, binary: bytes) -> list[bytes | str]:
     """The elements of an input of BYTES; those of JSON are text. Raises ClientError."""
-    count = _count(tensor)
-    if tensor.data is UNSET:
-        found: list[bytes | str] = [*_split(binary)]
-    else:
-        found = _flat(tensor.data, count)
-        if not all(isinstance(each, str) for each in found):
-            raise ClientError(f"The data of {tensor.name!r} are not all strings, as BYTES in JSON are.")
+    count = math.prod(tensor.shape)
+    found = _split(binary, count) if tensor.data is UNSET else _texts(bytes(tensor.data), count)
     if len(found) != count:
-        raise ClientError(f"{tensor.name!r} has {len(found)} elements; its shape {tensor.shape} has {count}.")
+        raise ClientError(
+            f"{tensor.name[:40]!r} does not have the {count} elements of its shape {tensor.shape}, which are "
+            "strings in JSON."
+        )
     return found
 
 
 def pixels(tensor: InputTensor, binary: bytes) -> NDArray[np.uint8]:
     """The values of an input of UINT8, in its shape. Raises ClientError."""
-    count = _count(tensor)
+    count = math.prod(tensor.shape)
     if tensor.data is UNSET:
-        if len(binary) != count:
-            raise ClientError(
-                f"{tensor.name!r} has {len(binary)} bytes; its shape {tensor.shape} has {count} of UINT8."
-            )
-        return np.frombuffer(binary, np.uint8).reshape(tensor.shape)
-    try:
-        flat = np.array(_flat(tensor.data, count))
-    except (ValueError, OverflowError):
-        flat = np.array([])
-    is_whole = flat.shape == (count,) and flat.dtype.kind in "iu"
-    if not is_whole or (flat.size and (flat.min() < 0 or flat.max() > _MOST)):
+        values = np.frombuffer(binary, np.uint8) if len(binary) == count else None
+    else:
+        values = json_pixels.flat(bytes(tensor.data), count)
+    if values is None:
         raise ClientError(
-            f"The data of {tensor.name!r} are not {count} whole numbers from 0 to 255, as its shape has."
+            f"{tensor.name[:40]!r} does not have the {count} whole numbers of its shape {tensor.shape}, from "
+            "0 to 255 and in binary of one byte each."
         )
-    return flat.astype(np.uint8).reshape(tensor.shape)
+    return values.reshape(tensor.shape)
 
 
 def binary_of(tensor: InputTensor, rest: bytes) -> bytes:
     """The bytes of the only input after the JSON. Raises ClientError."""
-    size = tensor.parameters.get("binary_data_size")
+    size, name = tensor.parameters.binary_data_size, tensor.name[:40]
     if tensor.data is not UNSET:
-        if size is not None or rest:
-            raise ClientError(f"{tensor.name!r} has data in the JSON, and bytes after it: send one of them.")
+        if size is not UNSET or rest:
+            raise ClientError(f"{name!r} has data in the JSON, and bytes after it: send one of them.")
         return b""
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise ClientError(f"{tensor.name!r} has no data, and no binary_data_size for bytes after the JSON.")
+    if size is UNSET:
+        raise ClientError(f"{name!r} has no data, and no binary_data_size for bytes after the JSON.")
     if size != len(rest):
-        raise ClientError(f"{tensor.name!r} has a binary_data_size of {size}, and {len(rest)} bytes follow.")
+        raise ClientError(f"{name!r} has a binary_data_size of {size}, and {len(rest)} bytes follow.")
     return rest
 
 
@@ -179,41 +205,32 @@ def encode(answer: InferReply, outputs: Sequence[tuple[Tensor, bool]]) -> tuple[
     return b"".join((json, *blobs)), len(json) if blobs else None
 
 
-def _count(tensor: InputTensor) -> int:
-    if any(side < 0 for side in tensor.shape):
-        raise ClientError(f"The shape of {tensor.name!r} is {tensor.shape}: no side can be negative.")
-    return math.prod(tensor.shape)
-
-
-def _split(data: bytes) -> list[bytes]:
-    """The elements of BYTES in binary, each with its length before it."""
-    found, at = [], 0
-    while at < len(data):
+def _split(data: bytes, count: int) -> list[bytes | str]:
+    """The elements of BYTES in binary, each with its length before it; at most one more than `count`."""
+    found: list[bytes | str] = []
+    at = 0
+    while at < len(data) and len(found) <= count:
         if at + _SIZE.size > len(data):
             raise ClientError("The elements of BYTES end within a length.")
         (size,) = _SIZE.unpack_from(data, at)
         at += _SIZE.size
         if at + size > len(data):
-            raise ClientError(
-                f"An element of BYTES has {size} bytes by its length, and {len(data) - at} are left."
-            )
+            left = len(data) - at
+            raise ClientError(f"An element of BYTES has {size} bytes by its length, and {left} are left.")
         found.append(data[at : at + size])
         at += size
     return found
 
 
-def _flat(data: Any, at_most: int) -> list[Any]:  # noqa: ANN401 - any JSON
-    """JSON's numbers or strings, nested or flat, in one list; longer than `at_most` it is cut short."""
-    if not isinstance(data, list):
-        return [data]
-    flat: list[Any] = data
-    while flat and isinstance(flat[0], list):
-        if not all(isinstance(row, list) for row in flat):
-            return []
-        flat = [value for row in flat for value in row]
-        if len(flat) > at_most:
-            break
-    return flat
+def _texts(json: bytes, count: int) -> list[bytes | str]:
+    """The strings of [n] or [n][1]; none where it is something else. Base64 has no brackets."""
+    if json.count(b"[") > count + 1:
+        return []
+    with contextlib.suppress(msgspec.DecodeError):
+        return [*msgspec.json.decode(json, type=list[str])]
+    with contextlib.suppress(msgspec.DecodeError):
+        return [text for row in msgspec.json.decode(json, type=list[list[str]]) for text in row]
+    return []
 
 
 def _packed(values: NDArray[Any]) -> bytes:
