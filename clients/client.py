@@ -43,10 +43,18 @@ def _content(picture: Picture) -> bytes:
     """A picture's bytes."""
     if isinstance(picture, bytes):
         return picture
-    content = Path(picture).read_bytes() if isinstance(picture, str | PathLike) else picture.read()
+    try:
+        content = Path(picture).read_bytes() if isinstance(picture, str | PathLike) else picture.read()
+    except ValueError as error:  # a path with a NUL; a file that is closed
+        raise OSError(str(error)) from error
     if not isinstance(content, bytes):
         raise TypeError('the picture\'s file was opened for text: open it with mode "rb"')
     return content
+
+
+def _require_some(concurrency: int) -> None:
+    if concurrency < 1:
+        raise ValueError("concurrency is 1 or more: so many pictures are asked about at once")
 
 
 class _Connection:
@@ -66,7 +74,10 @@ class _Connection:
         no connection, the request is sent again for `retry_s` in all, after the pauses that Retry-After names
         (0: never). `headers` go with each request: an Authorization that a proxy asks for, say.
         """
-        base = httpx.URL(url)
+        try:
+            base = httpx.URL(url)
+        except httpx.InvalidURL:
+            base = httpx.URL()
         if base.scheme not in ("http", "https") or not base.host:
             raise ValueError(f"{url!r} is not an address like {URL}")
         self._exchanges = Exchanges(Retrying(total_s=retry_s))
@@ -121,6 +132,7 @@ class Client(_Connection):
                 return PictureReply(picture=picture, error=error)
             return PictureReply(picture=picture, answer=answer)
 
+        _require_some(concurrency)
         source = iter(pictures)
         running: set[Future[PictureReply]] = set()
         with ThreadPoolExecutor(concurrency) as pool:
@@ -224,6 +236,7 @@ class AsyncClient(_Connection):
             except (BatchwireError, OSError) as error:
                 return PictureReply(picture=picture, error=error)
 
+        _require_some(concurrency)
         source = iter(pictures)
         running: set[asyncio.Task[PictureReply]] = set()
         try:

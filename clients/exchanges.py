@@ -4,6 +4,7 @@ Owns the exchanges with the service. Does no I/O: each exchange is a generator o
 clients/client.py takes and answers, with threads or with asyncio. So both have one logic.
 """
 
+import re
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,9 @@ Picture = bytes | str | PathLike[str] | BinaryIO
 """A picture's bytes, the path of its file, or an open file."""
 
 _T = TypeVar("_T")
+_USER: Final = re.compile(r"//[^/@]*@")
+"""The user and the password of an address, which belong into no message."""
+
 _SHOWN: Final = 200
 """So many characters of an answer that is not the service's are repeated in an error."""
 
@@ -156,13 +160,15 @@ def _failure(reply: httpx.Response | httpx.RequestError) -> BatchwireError | Non
     if reply.is_success:
         return None
     if reply.status_code < 400:
-        target = reply.headers.get("Location", "elsewhere")
+        target = _USER.sub("//", reply.headers.get("Location", "elsewhere"))
         return UnreadableAnswer(
-            "redirected", f"{reply.url} redirects to {target}: use that address.", status=reply.status_code
+            "redirected",
+            f"{_address(reply.url)} redirects to {target}: use that address.",
+            status=reply.status_code,
         )
     try:
         failure = msgspec.json.decode(reply.content, type=_FailureBody)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = reply.text[:_SHOWN].strip() or reply.reason_phrase
         failure = _FailureBody(ErrorDetail(code=f"http_{reply.status_code}", message=text))
     return class_for(reply.status_code)(
@@ -211,7 +217,7 @@ def _answer(response: httpx.Response) -> Answer:
     raw = _read(response, dict[str, Any])
     try:
         answer = msgspec.convert(raw, Answer)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise _unreadable(response, str(error)) from error
     if not answer.success:
         raise _unreadable(response, "its `success` is false")
@@ -221,7 +227,7 @@ def _answer(response: httpx.Response) -> Answer:
 def _read(response: httpx.Response, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(response.content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(response, str(error)) from error
 
 

@@ -100,7 +100,12 @@ def test_the_address_may_have_a_path_and_requests_may_have_headers(kind: Sync) -
     assert (request.path, request.headers["authorization"]) == ("/vision/predict", "Bearer x")
 
 
-@pytest.mark.parametrize("url", ["localhost:5000", "ftp://x", "http://", ""])
+def test_a_path_that_can_be_none_fails_as_a_file_does(kind: Sync) -> None:
+    with pytest.raises(OSError, match="null"):
+        kind.call("http://localhost:1", "predict", "a\0b")
+
+
+@pytest.mark.parametrize("url", ["localhost:5000", "ftp://x", "http://", "", "http://[::"])
 def test_an_address_that_is_none_is_refused_at_once(kind: Sync, url: str) -> None:
     with pytest.raises(ValueError, match="is not an address like http://localhost:5000"):
         kind.call(url, "predict", b"x")

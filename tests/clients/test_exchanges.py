@@ -147,6 +147,23 @@ def test_a_redirection_is_named() -> None:
         driver.result(driver.exchanges.predict(b"", None, None))
 
 
+def test_no_message_has_a_password() -> None:
+    reply = response(308, b"", Location="https://u:secret@service/predict")
+    driver = Driver([reply])
+    with pytest.raises(UnreadableAnswer) as caught:
+        driver.result(driver.exchanges.predict(b"", None, None))
+    assert "secret" not in caught.value.message
+    assert "https://service/predict" in caught.value.message
+
+
+def test_an_answer_that_is_nested_too_deep_is_none() -> None:
+    deep = b'{"success":true,"result":' + b'{"a":' * 5000 + b"1" + b"}" * 5001
+    for status, kind in ((200, UnreadableAnswer), (400, BatchwireError)):
+        driver = Driver([response(status, deep)])
+        with pytest.raises(kind):
+            driver.result(driver.exchanges.predict(b"", None, None))
+
+
 def test_a_job_is_polled_as_often_as_the_service_says() -> None:
     driver = Driver([response(202, PENDING, Retry_After="3"), response(202, PENDING), response(200, GOOD)])
     assert driver.result(driver.exchanges.result("i", "m", 60)).raw == GOOD
