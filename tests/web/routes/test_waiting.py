@@ -126,6 +126,24 @@ def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service:
     assert service.client.post("/predict", data=form(png(0))).status_code == 504
 
 
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "4"}])
+def test_who_waited_for_a_decoder_is_told_at_once_that_redis_is_away(running: Service) -> None:
+    """Each found it out in 0.9 s of its own, one after the other: of 64 the last was told after 10 s."""
+    jobs: JobClient = running.app.extensions["jobs"]
+    while jobs._decoders.acquire(timeout_s=0):
+        pass
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(running.app.test_client().post, "/predict", data=form(png(0)))
+        eventually(lambda: len(jobs._decoders) == 1)
+        threading.Event().wait(LENGTH_VALID_S)
+        jobs._away_until = time.monotonic() + 60
+        jobs._decoders.release()
+        assert answer.result().get_json()["error"]["code"] == "broker_unavailable"
+    # Who had not to wait asks Redis.
+    jobs._decoders.release()
+    assert running.client.post("/predict", data=form(png(0))).status_code == 200
+
+
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
 def test_an_annotated_picture_waits_for_a_decoder_as_well(service: Service) -> None:
     jobs: JobClient = service.app.extensions["jobs"]
