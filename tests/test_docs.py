@@ -454,7 +454,7 @@ def test_the_clients_print_what_their_page_says(serving: Serving, project: Path)
     command, curl = _blocks("sh", CLIENTS)
     assert told("sh", CLIENTS)[0][0] == command
     ways = [
-        ("python", [sys.executable, "-W", "ignore::ResourceWarning", "-c"], told("python", CLIENTS), 4),
+        ("python", [sys.executable, "-W", "ignore::ResourceWarning", "-c"], told("python", CLIENTS), 5),
         ("mjs", [node, "--input-type=module", "-e"], told("mjs", CLIENTS), 1),
         ("sh", ["bash", "-euc"], [*told("sh", CLIENTS), (curl, "")], 2),
     ]

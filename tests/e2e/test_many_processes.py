@@ -4,7 +4,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -105,9 +105,14 @@ def test_a_process_that_hangs_is_replaced_and_its_clients_are_not_kept(web: Stac
             client for client in clients if client.getsockname()[1] in _client_ports(hanging, web.port)
         )
         hanging.send_signal(signal.SIGSTOP)
+        eventually(lambda: hanging.status() == psutil.STATUS_STOPPED)
         began = time.monotonic()
         mine.sendall(GET)
-        assert _is_cut_off(mine)
+        try:
+            assert _is_cut_off(mine)
+        finally:
+            with suppress(psutil.NoSuchProcess):  # a stopped one would outlive the test
+                hanging.kill()
         assert time.monotonic() - began < 20
     master = serving.parent()
     assert master is not None

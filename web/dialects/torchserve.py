@@ -10,7 +10,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 from flask import Blueprint, Response, current_app, request
+from flask.sansio.blueprints import BlueprintSetupState
 from msgspec import Struct
+from werkzeug.routing import BaseConverter
 
 from broker.errors import BrokerUnavailable, ClientError, ServiceError
 from broker.messages import Card, Prediction, Result, WorkerState
@@ -22,6 +24,20 @@ from web.routes import predict
 from web.uploads import reader
 
 blueprint = Blueprint("torchserve", __name__)
+
+_VERSION: Final = "model_version"
+
+
+class ModelVersionConverter(BaseConverter):
+    """A version after a model's name; `events` are those of a job, at an address of our own."""
+
+    regex = "(?!events$)[^/]+"
+
+
+@blueprint.record_once
+def _take_versions(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters[_VERSION] = ModelVersionConverter
+
 
 FIELDS: Final = (*reader.FIELDS, "data", "body")
 """Form fields that a picture may come in."""
@@ -58,7 +74,7 @@ def failure(message: str, status: int) -> PredictionFailure:
 
 
 @blueprint.post("/predictions/<model>")
-@blueprint.post("/predictions/<model>/<version>")
+@blueprint.post(f"/predictions/<model>/<{_VERSION}:version>")
 def predictions(model: str, version: str = "") -> Response:
     """What the model says of one picture, in the form of TorchServe's handler for such models."""
     jobs: JobClient = current_app.extensions["jobs"]
@@ -83,7 +99,7 @@ def predictions(model: str, version: str = "") -> Response:
 
 
 @blueprint.put("/predictions/<model>")
-@blueprint.put("/predictions/<model>/<version>")
+@blueprint.put(f"/predictions/<model>/<{_VERSION}:version>")
 def predictions_by_put(model: str, version: str = "") -> Response:
     """The same for `curl -T`."""
     return predictions(model, version)

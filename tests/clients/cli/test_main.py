@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -117,6 +117,15 @@ def test_what_is_answered_in_the_file_is_not_asked_again(photos: Path, tmp_path:
     assert [line["success"] for line in lines(output.read_text()).values()] == [True] * 5
 
 
+@pytest.fixture
+def _can_be_interrupted() -> Iterator[None]:
+    """A shell has what it starts in the background ignore SIGINT, and so would the command."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_can_be_interrupted")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_was_ended_goes_on_where_it_was(photos: Path, tmp_path: Path, signum: int) -> None:
     output, release = tmp_path / "answers.jsonl", threading.Event()
