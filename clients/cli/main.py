@@ -104,7 +104,11 @@ async def _run(options: CommandOptions) -> int:
             streams.complain(f"{options.output or 'stdout'} can't be written: {error.strerror}")
             status = 1
     streams.complain(tally.text(time.monotonic() - began_at))
-    if status and options.output and tally.unread < tally.failed:
+    left = len(paths) - tally.there - tally.answered - tally.failed
+    if status == INTERRUPTED:
+        goes_on = "; the same command goes on" if options.output else ""
+        streams.complain(f"Interrupted with {left} pictures left{goes_on}.")
+    elif status and options.output and tally.unread < tally.failed:
         streams.complain("The same command asks again about what is missing.")
     return status
 

@@ -307,9 +307,9 @@ def _pictures(values: list[Raw], spec: InputSpec) -> list[Picture]:
     if not 1 <= len(values) <= MAX_PICTURES:
         raise ClientError(f"The request has {len(values)} pictures; it may have from 1 to {MAX_PICTURES}.")
     pictures = [_picture(value, spec) for value in values]
-    for picture in pictures:
+    for number, picture in enumerate(pictures):
         if isinstance(picture, ClientError):
-            raise picture
+            raise ClientError(f"Picture {number}: {picture.message}")
     return pictures
 
 

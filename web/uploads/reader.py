@@ -123,9 +123,10 @@ def _pictures(form: Form, fields: tuple[str, ...]) -> list[Picture]:
     if any(name in form.texts for name in fields):
         raise ClientError("The picture's field holds text, not a file: with curl, put an @ before the name.")
     names = {*form.texts, *(name for name, _ in form.files)}
+    others = ", ".join(f"`{name}`" for name in fields if name != "image")
     found = ", ".join(sorted(filter(None, names))) or "none"
     raise ClientError(
-        "The form has no picture: send a file in the field `image` (or `file`, `img`). "
+        f"The form has no picture: send a file in the field `image` (or {others}). "
         f"Fields found: {found[:200]}."
     )
 
