@@ -18,6 +18,7 @@ from broker.messages import Prediction, Result
 from tests.support.fakes import LABELS, MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service
+from tests.support.waiting import eventually
 from web.dialects.open_inference import infer
 from web.dialects.open_inference.tensors import HEADER
 from web.routes import predict
@@ -254,6 +255,7 @@ def test_metadata_config_and_statistics(running: Service) -> None:
         assert response.status_code == 200
         return response.get_json()
 
+    eventually(lambda: running.client.get("/v2/health/ready").status_code == 200)
     assert get("") == get("/")
     assert "binary_tensor_data" in get("")["extensions"]
     assert get("/health/live") == {"live": True}
