@@ -17,6 +17,9 @@
 Only `code` and `message` cross Redis. web/errors.py alone maps a code to an HTTP status.
 """
 
+import copy
+from typing import Self
+
 
 class ServiceError(Exception):
     """Base of all. `code` is stable and for programs, `message` says to people what to do."""
@@ -26,6 +29,12 @@ class ServiceError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def about(self, what: str) -> Self:
+        """The same error, which says what it is about; this one may be another request's, too."""
+        told = copy.copy(self)
+        told.message = f"{what}: {self.message}"
+        return told
 
 
 class ClientError(ServiceError):

@@ -13,7 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,8 @@ LOOK_AT_CLIENT_S: Final = 0.25
 """How often a waiting request looks whether its client is still there."""
 
 
-UploadedPicture = bytes | NDArray[np.uint8] | ClientError
-"""As web/uploads/reader.py has it."""
+_Picture = TypeVar("_Picture")
+"""Of a request: only bytes have a header."""
 
 
 class ClientGone(ClientError):
@@ -201,7 +201,7 @@ class JobClient:
             with self._sharing:
                 self._in_flight[model] -= 1
 
-    def within_pixels(self, pictures: Sequence[UploadedPicture]) -> list[UploadedPicture]:
+    def within_pixels(self, pictures: Sequence[_Picture]) -> list[_Picture | ImageTooLarge]:
         """A request's pictures; an ImageTooLarge for each that would make too many pixels together.
 
         Judged by what their headers say. One that does not tell counts as MAX_PIXELS; one that is too large
@@ -210,7 +210,7 @@ class JobClient:
         if len(pictures) <= MAX_PIXELS_TOGETHER:
             return list(pictures)
         left = most = MAX_PIXELS_TOGETHER * self._limits.max_pixels
-        bounded: list[UploadedPicture] = []
+        bounded: list[_Picture | ImageTooLarge] = []
         for picture in pictures:
             size = declared_size.of(picture) if isinstance(picture, bytes) else (0, 0)
             pixels = math.prod(size) if size is not None else self._limits.max_pixels

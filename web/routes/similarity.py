@@ -4,7 +4,6 @@ Owns the choice of that model, and the measure. The pictures, the limits and the
 `/predict`.
 """
 
-import copy
 import time
 from dataclasses import replace
 from typing import Final
@@ -68,9 +67,7 @@ def cosine(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 def _vector(which: str, result: Result | ServiceError) -> Result:
     """The picture's result, which has a vector. Raises the error that it ended in, which says whose it is."""
     if isinstance(result, ServiceError):
-        failure = copy.copy(result)  # other requests may be refused with the same
-        failure.message = f"The {which} picture: {result.message}"
-        raise failure
+        raise result.about(f"The {which} picture")
     if result.embedding is None:  # another model came by this name meanwhile
         raise ClientError(f"{result.model} gives no embeddings.")
     return result

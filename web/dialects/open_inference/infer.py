@@ -3,7 +3,6 @@
 Owns which input and which outputs a model has here, by its task. Decodes no picture, asks no model.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from broker.errors import ClientError, InferenceFailed, NoWorker, ServiceError
 from broker.messages import Card, InputSpec, Label, Result
 from web import answers
+from web.dialects import named_outputs
 from web.dialects.open_inference import tensors
 from web.dialects.open_inference.tensors import BYTES, UINT8, InferRequest, InputTensor, Tensor
 from web.uploads import json_bodies
@@ -100,8 +100,7 @@ def detected(results: Sequence[Result], labels: Sequence[Label]) -> list[Tensor]
     classes = np.full((len(results), most), _NO_CLASS, np.int64)
     for row, result in enumerate(results):
         for at, found in enumerate(result.predictions):
-            x, y, width, height = found.box or (0, 0, 0, 0)
-            boxes[row, at] = (x, y, x + width, y + height)
+            boxes[row, at] = named_outputs.corners(found.box) or 0
             scores[row, at] = found.probability
             classes[row, at] = places.get((found.class_id, found.label), _NO_CLASS)
     return [Tensor("boxes", boxes), Tensor("scores", scores), Tensor("classes", classes)]
@@ -193,10 +192,6 @@ def good(results: Sequence[Result | ServiceError]) -> list[Result]:
     found = []
     for number, result in enumerate(results, 1):
         if isinstance(result, ServiceError):
-            if len(results) > 1:
-                failure = copy.copy(result)  # other requests may be refused with the same
-                failure.message = f"Picture {number} of {len(results)}: {result.message}"
-                raise failure
-            raise result
+            raise result.about(f"Picture {number} of {len(results)}") if len(results) > 1 else result
         found.append(result)
     return found
