@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
 
+from tests.support.http_server import running
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -124,12 +126,5 @@ def scripted(
     post: Script = lambda number, _: good(number), get: Script = lambda *_: listed("m")
 ) -> Iterator[ScriptedServer]:
     """A context: a server that answers each POST and each GET, which are numbered from 0, by a script."""
-    server = ScriptedServer(post, get)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(ScriptedServer(post, get)) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -3,7 +3,6 @@
 import configparser
 import json
 import shlex
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from deploy.serve import programs, ready
 from deploy.serve.programs import CannotStart
 from settings import Settings
+from tests.support import http_server
 
 SETTINGS = Settings.from_env({"MODEL_SERVERS": "3", "REDIS_URL": "redis://:hunter2@host:1/0"})
 
@@ -102,12 +102,8 @@ def models() -> Iterator[tuple[str, list[dict[str, object]]]]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with http_server.running(HTTPServer(("127.0.0.1", 0), Handler)) as server:
         yield f"http://127.0.0.1:{server.server_address[1]}", shown
-        server.shutdown()
-        thread.join()
 
 
 def test_waits_until_each_model_is_ready_or_has_failed(

@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any, Final
 
+from tests.support.http_server import running
+
 Script = Callable[[int], Any]
 """What request number n is answered: a JSON body (`status` is the HTTP status), bytes, or None to hang up."""
 
@@ -82,12 +84,5 @@ class StubServer(ThreadingHTTPServer):
 
 @contextmanager
 def stub_server(script: Script = answer) -> Iterator[StubServer]:
-    server = StubServer(script)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(StubServer(script)) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
