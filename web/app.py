@@ -18,6 +18,7 @@ from settings import Settings
 from web import errors
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
+from web.inference import Inference
 from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
 from web.model_choice import ModelNames
@@ -38,9 +39,10 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
     app.config["FILES_DIR"] = settings.files_dir
     app.extensions["jobs"] = jobs = job_client(settings)
-    app.extensions["polled_pipelines"] = PolledPipelines(
+    app.extensions["polled_pipelines"] = polled = PolledPipelines(
         jobs, at_once=capacity.of(settings.web_workers, settings.web_threads).requests
     )
+    app.extensions["inference"] = Inference(jobs, polled)
     request_ids.register(app)
     errors.register(app)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))

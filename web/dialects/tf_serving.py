@@ -177,7 +177,7 @@ def predict(model: str, version: str = "", label: str = "") -> Response:
         if (sent.instances is UNSET) is (sent.inputs is UNSET):
             raise ClientError('The body has either "instances" (a list of pictures) or "inputs", not both.')
         values = _column(sent.inputs) if isinstance(sent.inputs, Raw) else sent.instances or []
-        results = _results(jobs, view, values, started_at=started_at, version=version)
+        results = _results(view, values, started_at=started_at, version=version)
     outputs = [named_outputs.of(result, view.card) for result in results]
     names = list(dict.fromkeys(name for each in outputs for name in each))
     if sent.inputs is UNSET:
@@ -346,21 +346,19 @@ def _of_examples(model: str, method: str, *, version: str, label: str) -> list[R
         if not _has_signature(view.card, method):
             raise refusal
         values = _body(ExamplesRequest).examples
-        results = _results(jobs, view, values, started_at=started_at, version=version)
+        results = _results(view, values, started_at=started_at, version=version)
     for result in results:  # of a task without classes, or the model's own code has answered
         if result.values is None and not result.predictions and not result.is_empty:
             raise refusal
     return results
 
 
-def _results(
-    jobs: JobClient, view: ModelView, values: list[Raw], *, started_at: float, version: str
-) -> list[Result]:
+def _results(view: ModelView, values: list[Raw], *, started_at: float, version: str) -> list[Result]:
     """The results of all pictures. Raises the first failure: the answer has no place for one of several."""
     given = request.args.get("top", "")
     upload = Upload(_pictures(values, view.card.input), {"model": view.card.model}, [given] if given else [])
     results: list[Result] = []
-    for number, result in enumerate(predictions.outcomes(jobs, upload, started_at=started_at, scores=True)):
+    for number, result in enumerate(predictions.outcomes(upload, started_at=started_at, scores=True)):
         if isinstance(result, ClientError):  # 400, whatever is wrong with it, as TensorFlow Serving has it
             raise ClientError(f"Picture {number}: {result.message}")
         if isinstance(result, ServiceError):

@@ -88,7 +88,7 @@ def predictions(model: str, version: str = "") -> Response:
             )
         tops = [] if view.card.steps else sent.tops or [str(min(TOP, view.card.top_max))]
         sent = replace(sent, parameters={**sent.parameters, "model": model}, tops=tops)
-        (result,) = predict.outcomes(jobs, sent, started_at=started_at)
+        (result,) = predict.outcomes(sent, started_at=started_at)
     if isinstance(result, ServiceError):
         raise result
     if version:

@@ -153,7 +153,7 @@ def upload() -> Response:
         with jobs.slot():
             started_at = time.monotonic()
             sent = reader.read(request)
-            results = predict.outcomes(jobs, sent, started_at=started_at)
+            results = predict.outcomes(sent, started_at=started_at)
             failures = [result for result in results if isinstance(result, ServiceError)]
             if len(failures) == len(results):
                 raise failures[0]
@@ -203,7 +203,7 @@ def _answered(read: Callable[[], Upload] = lambda: reader.read(request)) -> Resu
         asked = jobs.models.choose(sent.parameters.get("model")).view.card
         if asked.steps:
             raise ClientError(f"{asked.model} is a pipeline and has no best class: use POST /predict.")
-        (result,) = predict.outcomes(jobs, sent, started_at=started_at)
+        (result,) = predict.outcomes(sent, started_at=started_at)
     if isinstance(result, ServiceError):
         raise result
     if not result.predictions and not result.is_empty:

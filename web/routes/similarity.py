@@ -38,7 +38,7 @@ def similarity() -> Response:
             raise ClientError(f"Two pictures are compared, and {len(upload.pictures)} came: {_TWO}")
         model = _model(jobs, upload.parameters.get("model", ""))
         upload = replace(upload, parameters={**upload.parameters, "model": model}, tops=[])
-        one, other = map(_vector, ("first", "second"), predict.outcomes(jobs, upload, started_at=started_at))
+        one, other = map(_vector, ("first", "second"), predict.outcomes(upload, started_at=started_at))
     if one.model_version != other.model_version:
         # Vectors of two versions have nothing to do with each other.
         raise Unavailable("The model was replaced between the two pictures: send them again.")

@@ -127,7 +127,6 @@ def ask(model: str, version: str = "") -> Response:
         )
         results = infer.good(
             predict.outcomes(
-                jobs,
                 upload,
                 started_at=started_at,
                 scores=True,

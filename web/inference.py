@@ -1,0 +1,239 @@
+"""What becomes of the pictures of one request, whichever protocol it came by.
+
+Owns that all are submitted before the first is waited for, that one picture's failure is its own, and that
+the jobs of a request that fails as a whole are cancelled. Knows no HTTP: the routes read requests and write
+answers, and jobs.py has the life of each job.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from broker.errors import (
+    BrokerUnavailable,
+    ClientError,
+    DeadlinePassed,
+    IdempotencyKeyReused,
+    ModelUnavailable,
+    ServiceError,
+    Unavailable,
+)
+from broker.messages import Result
+from broker.producer import PendingJob, RequestName, StoredJob
+from web import answers, pipelines
+from web.idempotency import IdempotentRequest
+from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
+from web.model_choice import ModelChoice
+from web.polled_pipelines import PolledPipeline, PolledPipelines
+from web.uploads import reader
+from web.uploads.reader import Picture, Upload
+
+Polled = SubmittedJob | PolledPipeline | FollowedJob
+"""A picture that waits for a poller."""
+SubmittedResult = Polled | Result | ServiceError
+"""What became of one picture: it waits for a poller, has its result, or failed."""
+PictureResult = SubmittedResult | StoredJob
+"""The same after a wait for a polled one, whose result can be polled as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose pictures they are: what is asked of their jobs, and whether anybody still waits for them."""
+
+    options: JobOptions
+    is_gone: Callable[[], bool]
+    named: IdempotentRequest | None = None
+
+
+class Inference:
+    """Asks models about the pictures of requests, from any thread."""
+
+    def __init__(self, jobs: JobClient, polled_pipelines: PolledPipelines) -> None:
+        self.jobs = jobs
+        self.polled_pipelines = polled_pipelines
+
+    def run(self, upload: Upload, caller: Caller) -> list[SubmittedResult]:
+        """What becomes of every picture: all are submitted, then waited for (but not a poller's).
+
+        Raises a ServiceError of the whole request.
+        """
+        jobs, options = self.jobs, caller.options
+        choice = jobs.models.choose(upload.parameters.get("model"), is_polled=options.polled)
+        upload = dataclasses.replace(upload, pictures=jobs.within_pixels(upload.pictures))
+        # A request that asks for too many predictions is refused whole.
+        top = reader.top(upload, choice.view.card, asked=choice.asked.card)
+        with jobs.share(choice.view.card.model):
+            if choice.view.card.steps:
+                return self._by_steps(choice, upload, caller)
+            return self._by_model(choice, upload, caller, top=top)
+
+    def outcomes(self, upload: Upload, caller: Caller) -> list[Result | ServiceError]:
+        """What became of pictures that are all waited for: their results, or the errors that they ended in.
+
+        Raises a ServiceError of the whole request.
+        """
+        results: list[Result | ServiceError] = []
+        for result in self.run(upload, caller):
+            if isinstance(result, Polled):
+                raise TypeError(f"{result!r} was not waited for. This is a bug")
+            if isinstance(result, Result) and result.error is not None:
+                results.append(answers.error_of(result.error))
+            else:
+                results.append(result)
+        return results
+
+    def _by_model(
+        self, choice: ModelChoice, upload: Upload, caller: Caller, *, top: int
+    ) -> list[SubmittedResult]:
+        named = caller.named
+        results: list[SubmittedResult] = []
+        try:
+            for number, picture in enumerate(upload.pictures):
+                if results and isinstance(results[-1], BrokerUnavailable):
+                    results.append(results[-1])  # each would find that out again, 0.9 s later
+                    continue
+                if results and caller.is_gone():
+                    raise ClientGone("The client closed the connection.")
+                name = named.picture(number) if named else None
+                results.append(self._submitted(choice, picture, caller.options, top=top, name=name))
+            for number, job in enumerate(results):
+                if isinstance(job, SubmittedJob | FollowedJob) and not caller.options.polled:
+                    try:
+                        results[number] = self._waited(job, caller)
+                    except ClientGone:
+                        raise
+                    except ServiceError as error:
+                        # A default that failed meanwhile has a fallback, perhaps.
+                        is_default = isinstance(error, ModelUnavailable) and not upload.parameters.get(
+                            "model"
+                        )
+                        picture = upload.pictures[number]
+                        results[number] = self._by_fallback(upload, picture, caller) if is_default else error
+        except BaseException:
+            for result in results:
+                if isinstance(result, SubmittedJob):
+                    self.jobs.cancel(result)
+            raise
+        return results
+
+    def _submitted(
+        self,
+        choice: ModelChoice,
+        picture: Picture,
+        options: JobOptions,
+        *,
+        top: int,
+        name: RequestName | None,
+    ) -> SubmittedResult:
+        """One picture's job, or why there is none. Raises what is the fault of the whole request."""
+        try:
+            if isinstance(picture, ClientError):
+                raise picture
+            return self.jobs.submit_once(choice, picture, options, top=top, name=name)
+        except IdempotencyKeyReused:
+            raise
+        except ServiceError as error:
+            return error
+
+    def _waited(self, job: Polled, caller: Caller) -> Result:
+        """The result of a job whose client waits to the end. Raises as JobClient.wait does."""
+        if isinstance(job, SubmittedJob):
+            return self.jobs.wait(job, is_client_gone=caller.is_gone)
+        until = self.jobs.wait_until(caller.options)
+        stored = self.jobs.follow(job.model, job.id, until=until, is_client_gone=caller.is_gone)
+        if stored is None:
+            raise _lost()
+        if isinstance(stored.state, PendingJob):
+            raise DeadlinePassed(f"No answer came in {until - caller.options.started_at:g} s.")
+        return stored.result
+
+    def _by_steps(self, choice: ModelChoice, upload: Upload, caller: Caller) -> list[SubmittedResult]:
+        options, named = caller.options, caller.named
+        pictures = [
+            ClientError(f"{choice.view.card.model} is a pipeline: it takes encoded pictures, and no pixels.")
+            if isinstance(picture, np.ndarray)
+            else picture
+            for picture in upload.pictures
+        ]
+        if not (options.polled or named):
+            return [*pipelines.run(self.jobs, choice, pictures, options, is_client_gone=caller.is_gone)]
+        results: list[SubmittedResult] = []
+        for number, picture in enumerate(pictures):
+            try:
+                if isinstance(picture, ClientError):
+                    raise picture
+                if results and isinstance(results[-1], BrokerUnavailable):
+                    raise results[-1]  # each would find that out again, 0.9 s later
+                results.append(
+                    self.polled_pipelines.start(
+                        choice, picture, options, named.picture(number) if named else None
+                    )
+                )
+            except IdempotencyKeyReused:  # of the request, not of this picture
+                raise
+            except ServiceError as error:
+                results.append(error)
+        if not options.polled:
+            for number, job in enumerate(results):
+                if isinstance(job, Polled):
+                    try:
+                        results[number] = self._waited(job, caller)
+                    except ClientGone:
+                        raise
+                    except ServiceError as error:
+                        results[number] = error
+        return results
+
+    def awaited(
+        self, results: Sequence[PictureResult], caller: Caller, *, until: float
+    ) -> list[PictureResult]:
+        """What became of jobs that are polled after a wait for their results: what is not there is polled."""
+        awaited: list[PictureResult] = list(results)
+        try:
+            for number, job in enumerate(results):
+                # One that was submitted just now is looked at only where its client waits for it.
+                if not isinstance(job, Polled if time.monotonic() < until else FollowedJob):
+                    continue
+                try:
+                    stored = self.jobs.follow(job.model, job.id, until=until, is_client_gone=caller.is_gone)
+                except ClientGone:
+                    raise
+                except ServiceError as error:
+                    awaited[number] = error
+                else:
+                    if stored is None:  # a killed Redis came back without it
+                        awaited[number] = _lost()
+                    elif not isinstance(stored.state, PendingJob):
+                        awaited[number] = stored
+        except ClientGone:
+            # It was not told where to poll.
+            for job in results:
+                if isinstance(job, Polled) and caller.named is None:
+                    with contextlib.suppress(BrokerUnavailable):
+                        self.jobs.delete(job.model, job.id)
+            raise
+        return awaited
+
+    def _by_fallback(self, upload: Upload, picture: Picture, caller: Caller) -> Result | ServiceError:
+        """One picture's result where the default failed meanwhile: only now is its fallback known.
+
+        Raises ClientGone.
+        """
+        try:
+            choice = self.jobs.models.choose(None)
+            top = reader.top(upload, choice.view.card, asked=choice.asked.card)
+            if isinstance(picture, ClientError):
+                return picture
+            return self._waited(self.jobs.submit(choice, picture, caller.options, top=top), caller)
+        except ClientGone:
+            raise
+        except ServiceError as error:
+            return error
+
+
+def _lost() -> Unavailable:
+    return Unavailable("The job was cancelled, or Redis has lost it: send the picture again.")
