@@ -140,6 +140,8 @@ class Settings:
     something that authenticates."""
     port: int = _whole(5000, 1, 65535)
     """The port to listen on."""
+    grpc_port: int = _zero_or(8001, 1, 65535)
+    """The port to listen on for gRPC. 0: there is no gRPC."""
     redis_url: str = _setting("", _REDIS_URL)
     """Your Redis (6.2 or newer) or Valkey. Unset: `make serve` runs its own, on a Unix socket in `var/`."""
     key_prefix: str = _text("bw:")

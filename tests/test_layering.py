@@ -70,6 +70,9 @@ FORBIDDEN = {
 SETTINGS_READERS = {
     "web/wsgi.py",
     "web/app.py",
+    "web/start.py",
+    "web/rpc/__main__.py",
+    "web/rpc/server.py",
     "web/gunicorn.conf.py",
     "model_server/commands/serve.py",
     "model_server/commands/dead_letters.py",
@@ -102,12 +105,27 @@ ROOMS: dict[str, set[str]] = {
         "web.dialects",
         "web.errors",
         "web.jobs",
-        "web.openapi.document",
         "web.pipelines",
         "web.responses",
         "web.routes.pages",
         "web.routes.predict",
         "web.server.refusals",
+        "web.uploads",
+    },
+    "web/rpc": {
+        "broker.errors",
+        "broker.messages",
+        "settings",
+        "web.dialects",
+        "web.errors",
+        "web.inference",
+        "web.jobs",
+        "web.middleware.request_ids",
+        "web.polled_pipelines",
+        "web.rpc",
+        "web.server.capacity",
+        "web.server.refusals",
+        "web.start",
         "web.uploads",
     },
     "web/middleware": {"broker.errors", "web.middleware", "web.responses"},
@@ -217,9 +235,23 @@ def test_dialects_are_registered_and_described_and_nothing_else_needs_them() -> 
         for path in _files("web")
         if {name for name in _project_imports(path) if name.startswith("web.dialects")}
     }
-    assert {name for name in importers if not name.startswith("web/dialects/")} == {
+    assert {name for name in importers if not name.startswith(("web/dialects/", "web/rpc/"))} == {
         "web/app.py",
         "web/openapi/operations.py",
+    }
+
+
+def test_each_door_has_its_own_transport() -> None:
+    transports = {"flask", "gunicorn", "werkzeug", "grpc", "grpc_health"}
+    importers = {
+        (str(path.relative_to(ROOT)).startswith("web/rpc/"), name.split(".")[0])
+        for path in _files("web")
+        for name in _imports(path)
+        if name.split(".")[0] in transports
+    }
+    assert importers == {
+        *((False, name) for name in ("flask", "gunicorn", "werkzeug")),
+        *((True, name) for name in ("grpc", "grpc_health")),
     }
 
 
@@ -318,7 +350,8 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
 @pytest.mark.parametrize(
     ("module", "never"),
     [
-        ("web.app", ("keras", "tensorflow", "openvino", "model_server")),
+        ("web.app", ("keras", "tensorflow", "openvino", "model_server", "grpc")),
+        ("web.rpc.server", ("keras", "tensorflow", "openvino", "model_server", "gunicorn")),
         (
             "model_server.commands.serve",
             ("flask", "PIL", "web", "tensorflow", "keras", "torch", "onnxruntime"),

@@ -3,25 +3,14 @@
 wsgi.py is the entry point: it reads the settings and starts the subscription.
 """
 
-import uuid
-
 from flask import Flask, Response
 
-from broker.clock import RedisClock
-from broker.connection import connect
-from broker.keys import Keys
-from broker.outage import Outage
-from broker.producer import Limits, Producer
-from broker.registry import Registry
-from broker.replies import Replies
 from settings import Settings
-from web import errors
+from web import errors, start
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
 from web.inference import Inference
-from web.jobs import JobClient, JobLimits
 from web.middleware import compression, cors, request_ids
-from web.model_choice import ModelNames
 from web.polled_pipelines import PolledPipelines
 from web.routes import api_docs, health, job_events, pages, predict, predictions, similarity, static
 from web.server import capacity
@@ -29,16 +18,13 @@ from web.server.refusals import RenderRefusal
 
 _MB = 1024 * 1024
 
-REDIS_TIMEOUT_S = 0.9
-"""A client hears within 1 to 2 s that Redis is away; on a sound link a reply takes a few milliseconds."""
-
 
 def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
     app = Flask("web", static_folder=None, template_folder="pages/templates")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
     app.config["FILES_DIR"] = settings.files_dir
-    app.extensions["jobs"] = jobs = job_client(settings)
+    app.extensions["jobs"] = jobs = start.job_client(settings)
     app.extensions["polled_pipelines"] = polled = PolledPipelines(
         jobs, at_once=capacity.of(settings.web_workers, settings.web_threads).requests
     )
@@ -72,29 +58,3 @@ def refusal_renderer(settings: Settings) -> RenderRefusal:
 
 def _more_origins(settings: Settings) -> dict[str, tuple[str, ...]]:
     return {"/infer": settings.infer_cors_origins}
-
-
-def job_client(settings: Settings) -> JobClient:
-    """The queue's client of this process, with a channel of its own for replies."""
-    keys = Keys(settings.key_prefix)
-    clock = RedisClock()
-    client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
-    limits = Limits(
-        queue_jobs=settings.queue_limit,
-        queue_bytes=settings.queue_limit_mb * _MB,
-        result_ttl_s=settings.result_ttl_s,
-        key_ttl_s=settings.key_ttl_s,
-    )
-    return JobClient(
-        Registry(client, keys, clock),
-        Producer(client, keys, limits, clock=clock, refusals=Outage("Such requests get 503")),
-        Replies(client, keys, str(uuid.uuid4())),
-        clock,
-        names=ModelNames(settings.served, settings.default_model, settings.fallback_model),
-        limits=JobLimits(
-            max_pixels=settings.max_pixels,
-            request_timeout_s=settings.request_timeout_s,
-            async_timeout_s=settings.async_timeout_s,
-            requests=capacity.of(settings.web_workers, settings.web_threads).requests,
-        ),
-    )

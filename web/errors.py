@@ -1,7 +1,7 @@
-"""Errors as HTTP answers. The only place that knows which code has which status.
+"""Errors as HTTP answers. The only place that knows which code has which status, of HTTP and of gRPC.
 
-Owns the table and the shape of an error's body. Every class of ServiceError has a row (a test asserts
-it), so that no error can leave as a bare 500.
+Owns the tables and the shape of an error's body. Every class of ServiceError has a row in both (a test
+asserts it), so that no error can leave as a bare 500.
 """
 
 import logging
@@ -47,6 +47,32 @@ STATUS: Final[dict[str, int]] = {
     "broker_unavailable": 503,
     "deadline_passed": 504,
 }
+
+RPC_STATUS: Final[dict[str, str]] = {
+    "bad_request": "INVALID_ARGUMENT",
+    "invalid_image": "INVALID_ARGUMENT",
+    "not_found": "NOT_FOUND",
+    "unknown_model": "NOT_FOUND",
+    "method_not_allowed": "UNIMPLEMENTED",
+    "upload_timeout": "DEADLINE_EXCEEDED",
+    "too_large": "RESOURCE_EXHAUSTED",
+    "uri_too_long": "INVALID_ARGUMENT",
+    "unsupported_format": "INVALID_ARGUMENT",
+    "idempotency_key_reused": "INVALID_ARGUMENT",
+    "header_too_large": "RESOURCE_EXHAUSTED",
+    "internal": "INTERNAL",
+    "inference_failed": "INTERNAL",
+    "malformed_message": "INTERNAL",
+    "lease_lost": "INTERNAL",
+    "unavailable": "UNAVAILABLE",
+    # As Triton says of a full queue. gRPC's clients retry UNAVAILABLE, and RESOURCE_EXHAUSTED is for good.
+    "overloaded": "UNAVAILABLE",
+    "no_worker": "UNAVAILABLE",
+    "model_unavailable": "UNAVAILABLE",
+    "broker_unavailable": "UNAVAILABLE",
+    "deadline_passed": "DEADLINE_EXCEEDED",
+}
+"""By its name: only the process of web/rpc loads gRPC."""
 
 
 class NotFound(ClientError):

@@ -16,6 +16,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.messages import Card, Prediction, RawOutput, Result, Skeleton, Timings
 
+VERSION: Final = "0.1.0"
+"""The service's, as pyproject.toml has it."""
+
 MIMETYPE: Final = "application/json"
 
 PNG: Final = "image/png"

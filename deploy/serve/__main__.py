@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = _with_fallback(Settings.from_env())
         _check_files(settings)
         with _only_one(VAR) as lock:
-            _check_port(settings)
+            _check_ports(settings)
             _check_models(settings)
             embedded = not settings.redis_url
             if embedded:
@@ -175,19 +175,32 @@ def _check_files(settings: Settings) -> None:
         raise CannotStart(problem)
 
 
-def _check_port(settings: Settings) -> None:
+def _check_ports(settings: Settings) -> None:
+    _check_port(settings, "PORT", settings.port)
+    if settings.grpc_port == settings.port:
+        raise CannotStart(
+            f"PORT and GRPC_PORT are both {settings.port}. Choose another port for gRPC, or turn it off: "
+            "GRPC_PORT=0 make serve"
+        )
+    if settings.grpc_port:
+        _check_port(settings, "GRPC_PORT", settings.grpc_port)
+
+
+def _check_port(settings: Settings, variable: str, port: int) -> None:
+    """Raise CannotStart where nothing can listen on the port that this variable names."""
     family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.bind, settings.port))
+            probe.bind((settings.bind, port))
         except OSError as error:
             problem = f"can't be opened ({error.strerror}). Change BIND"
             if error.errno == errno.EADDRINUSE:
                 problem = "is in use. Stop the program that uses it"
+            without = ", or serve without gRPC: GRPC_PORT=0 make serve" if variable == "GRPC_PORT" else ""
             raise CannotStart(
-                f"port {settings.port} on {settings.bind} {problem}, or choose another port: "
-                f"PORT={settings.port % 65535 + 1} make serve"
+                f"port {port} on {settings.bind} {problem}, or choose another port: "
+                f"{variable}={port % 65535 + 1} make serve{without}"
             ) from None
 
 

@@ -106,6 +106,10 @@ def write(settings: Settings, var: Path, *, embedded_redis: bool) -> Path:
         priority=3,
         stop_s=drain_s,
     )
+    if settings.grpc_port:
+        config["program:grpc"] = _program(
+            [sys.executable, "-m", "web.rpc"], logs / "grpc.log", priority=3, stop_s=drain_s
+        )
     path = var / "supervisord.conf"
     with path.open("w", encoding="utf-8") as file:
         config.write(file)
@@ -113,7 +117,7 @@ def write(settings: Settings, var: Path, *, embedded_redis: bool) -> Path:
 
 
 def _program(command: list[str], log: Path, *, priority: int, stop_s: int) -> dict[str, str]:
-    """A program's section. Supervisor starts in order of `priority` and stops in reverse: web first."""
+    """A program's section. Supervisor starts in order of `priority` and stops in reverse: the doors first."""
     return {
         **_ALWAYS,
         "command": " ".join(_quoted(word) for word in command),

@@ -136,12 +136,14 @@ class Stack:
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self.port = free_port()
+        self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
         self._command = [*command, "-p", f"bwtest{uuid.uuid4().hex[:8]}"]
         ours = {field.name.upper() for field in dataclasses.fields(Settings)}
         self.environment = {name: value for name, value in os.environ.items() if name not in ours} | {
             "PORT": str(self.port),
+            "GRPC_PORT": str(self.grpc_port),
             "RESNET50_WEIGHTS": "random",
         }
 

@@ -34,6 +34,7 @@ class Serving:
 
     def __init__(self, project: Path, **environment: str) -> None:
         self.port = free_port()
+        self.grpc_port = free_port()
         self.url = f"http://localhost:{self.port}"
         home = project / "home"
         home.mkdir(exist_ok=True)
@@ -45,6 +46,7 @@ class Serving:
             env={
                 **os.environ,
                 "PORT": str(self.port),
+                "GRPC_PORT": str(self.grpc_port),
                 "HOME": str(home),
                 "HTTPS_PROXY": proxy,
                 "https_proxy": proxy,

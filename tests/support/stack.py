@@ -62,6 +62,7 @@ class Stack:
     def __init__(self, folder: Path, redis_url: str, model: str = MODEL) -> None:
         self.model = model
         self.port = free_port()
+        self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.executions = folder / "executions"
         self.executions.touch()
@@ -71,6 +72,7 @@ class Stack:
             **os.environ,
             "REDIS_URL": redis_url,
             "PORT": str(self.port),
+            "GRPC_PORT": str(self.grpc_port),
             "MODELS": model,
             "MODELS_DIR": str(ROOT / "tests" / "e2e" / "models"),
             "WEB_WORKERS": "1",
@@ -95,6 +97,18 @@ class Stack:
         """Start Gunicorn and wait until it answers."""
         process = self.start("gunicorn", "-c", "web/gunicorn.conf.py", log="web")
         eventually(lambda: self.answers("/healthz"), within_s=START_S)
+        return process
+
+    def start_grpc(self) -> subprocess.Popen[bytes]:
+        """Start the process of gRPC and wait until it listens."""
+        process = self.start("web.rpc", log="grpc")
+
+        def listens() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.grpc_port), 1):
+                return True
+            return False
+
+        eventually(listens, within_s=START_S)
         return process
 
     def start_model_server(self, *, delay_s: float = 0.0) -> subprocess.Popen[bytes]:

@@ -14,16 +14,14 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from werkzeug.exceptions import NotFound as NotFoundAddress
 from werkzeug.routing import BaseConverter
 
-from broker.errors import ClientError, ServiceError, UnknownModel
+from broker.errors import ClientError, UnknownModel
 from broker.messages import Card, InputSpec, Result, WorkerState
 from broker.registry import ModelView
 from web import responses
-from web.dialects import json_pixels, model_versions, named_outputs
-from web.errors import NotFound
+from web.dialects import json_pixels, model_versions, named_outputs, tf_models
 from web.jobs import JobClient
 from web.routes import predict as predictions
 from web.uploads import json_bodies, reader
-from web.uploads.parameters import MAX_PICTURES
 from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("tf_serving", __name__)
@@ -46,9 +44,6 @@ def malformed() -> None:
     if isinstance(request.routing_exception, NotFoundAddress) and request.path.startswith("/v1/"):
         raise ClientError(f"Malformed request: {request.method} {request.path[:200]}")
 
-
-_SIGNATURE: Final = "serving_default"
-"""The one signature of every model."""
 
 _B64: Final = "b64"
 
@@ -153,14 +148,6 @@ class SignatureMetadata(Struct, frozen=True):
     metadata: dict[str, Any]
 
 
-_STATES: Final[dict[WorkerState, Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]]] = {
-    WorkerState.READY: "AVAILABLE",
-    WorkerState.LOADING: "LOADING",
-    WorkerState.DRAINING: "UNLOADING",
-    WorkerState.FAILED: "END",
-}
-"""The best first: of several workers of a version the best one's counts."""
-
 _Body = TypeVar("_Body", PredictRequest, ExamplesRequest)
 
 
@@ -222,25 +209,12 @@ def models() -> Response:
 def status(model: str, version: str = "", label: str = "") -> Response:
     """The versions of a model and their states, and whether it is ready."""
     jobs: JobClient = current_app.extensions["jobs"]
-    view = jobs.registry.models(fresh=True).get(model)
-    if view is None:
-        jobs.models.require(model)
-        versions = []
-    else:
-        model_versions.require(view, label=label)
-        # The newest first; one without a worker where it was the last that there was.
-        newest = view.card.model_version
-        versions = list(dict.fromkeys([newest, *(state.version for state in view.states.values())]))
-        versions = versions[:1] if label else versions
-    if version:
-        versions = [each for each in versions if model_versions.is_same(version, each)]
-        if not versions:
-            raise NotFound(f"{model} has no version {version[:60]!r}: GET /v1/models/{model} lists them.")
+    view, versions = tf_models.versions(jobs, model, version=version, label=label)
     return responses.respond(
         ServedVersions(
             name=model,
             ready=view is not None and view.state is WorkerState.READY,
-            model_version_status=[_version_status(view, each) for each in versions] if view else [],
+            model_version_status=[_version_status(each) for each in versions],
         )
     )
 
@@ -251,21 +225,19 @@ def status(model: str, version: str = "", label: str = "") -> Response:
 def metadata(model: str, version: str = "", label: str = "") -> Response:
     """The model's input and outputs, as the signature of a SavedModel."""
     jobs: JobClient = current_app.extensions["jobs"]
-    view = jobs.registry.models(fresh=True).get(model) or jobs.models.named(model)
-    model_versions.require(view, version=version, label=label)
-    pictures = named_outputs.OutputSignature("DT_STRING", (-1,))
+    view = tf_models.described(jobs, model, version=version, label=label)
     signature = {
-        "inputs": {named_outputs.PICTURE: _tensor_info(named_outputs.PICTURE, pictures)},
+        "inputs": {named_outputs.PICTURE: _tensor_info(named_outputs.PICTURE, tf_models.PICTURES)},
         "outputs": {
             name: _tensor_info(name, tensor) for name, tensor in named_outputs.declared(view.card).items()
         },
-        "method_name": "tensorflow/serving/predict",
+        "method_name": tf_models.METHOD,
     }
     number = str(model_versions.number(view.card.model_version))
     return responses.respond(
         SignatureMetadata(
             ModelReference(model, "", number),
-            {"signature_def": {"signature_def": {_SIGNATURE: signature}}},
+            {"signature_def": {"signature_def": {tf_models.SIGNATURE: signature}}},
         )
     )
 
@@ -277,8 +249,7 @@ def _body(kind: type[_Body]) -> _Body:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         said = str(error) if isinstance(error, msgspec.ValidationError) else "it is not valid JSON"
         raise ClientError(f"The JSON body is not accepted ({said[:200]}). {_PICTURE}") from None
-    if sent.signature_name not in (None, "", _SIGNATURE):
-        raise ClientError(f"The one signature of every model is {_SIGNATURE!r}; leave signature_name out.")
+    tf_models.require_signature(sent.signature_name or "")
     return sent
 
 
@@ -304,8 +275,7 @@ def _unnamed(value: Raw) -> Raw:
 
 def _pictures(values: list[Raw], spec: InputSpec) -> list[Picture]:
     """The pictures of a request. Raises ClientError: none fails alone here."""
-    if not 1 <= len(values) <= MAX_PICTURES:
-        raise ClientError(f"The request has {len(values)} pictures; it may have from 1 to {MAX_PICTURES}.")
+    tf_models.require_count(len(values))
     pictures = [_picture(value, spec) for value in values]
     for number, picture in enumerate(pictures):
         if isinstance(picture, ClientError):
@@ -357,27 +327,15 @@ def _results(view: ModelView, values: list[Raw], *, started_at: float, version: 
     """The results of all pictures. Raises the first failure: the answer has no place for one of several."""
     given = request.args.get("top", "")
     upload = Upload(_pictures(values, view.card.input), {"model": view.card.model}, [given] if given else [])
-    results: list[Result] = []
-    for number, result in enumerate(predictions.outcomes(upload, started_at=started_at, scores=True)):
-        if isinstance(result, ClientError):  # 400, whatever is wrong with it, as TensorFlow Serving has it
-            raise ClientError(f"Picture {number}: {result.message}")
-        if isinstance(result, ServiceError):
-            raise result
-        results.append(result)
-    if version:
-        model_versions.require_same(results, view)
-    return results
+    outcomes = predictions.outcomes(upload, started_at=started_at, scores=True)
+    return tf_models.good(outcomes, view, version=version)
 
 
-def _version_status(view: ModelView, version: str) -> VersionStatus:
-    """The state of a version: that of the best of its workers."""
-    workers = [state for state in view.states.values() if state.version == version]
-    best = min(workers, key=lambda state: list(_STATES).index(state.state), default=None)
+def _version_status(known: tf_models.KnownVersion) -> VersionStatus:
     condition = VersionCondition()
-    if best is None or best.state is WorkerState.FAILED:
-        condition = VersionCondition("UNAVAILABLE", best.reason if best else "No model server serves it.")
-    number = str(model_versions.number(version))
-    return VersionStatus(number, _STATES[best.state] if best else "END", condition)
+    if known.problem is not None:
+        condition = VersionCondition("UNAVAILABLE", known.problem)
+    return VersionStatus(str(known.number), known.state, condition)
 
 
 def _tensor_info(name: str, tensor: named_outputs.OutputSignature) -> dict[str, Any]:

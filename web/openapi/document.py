@@ -21,12 +21,10 @@ from web.openapi.operations import (
     Operation,
     ResponseSpec,
 )
-from web.responses import MIMETYPE
+from web.responses import MIMETYPE, VERSION
 from web.uploads.parameters import MOST
 
 TITLE: Final = "Batchwire"
-VERSION: Final = "0.1.0"
-"""As pyproject.toml has it."""
 
 Json = dict[str, Any]
 

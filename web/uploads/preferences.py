@@ -80,5 +80,9 @@ def _preferred(request: Request) -> dict[str, str]:
 
 def traceparent(request: Request) -> str | None:
     """The trace that the request belongs to, where the header is well-formed."""
-    header = request.headers.get("traceparent", "")
+    return trace(request.headers.get("traceparent", ""))
+
+
+def trace(header: str) -> str | None:
+    """What traceparent says, where it is well-formed."""
     return header if _TRACEPARENT.fullmatch(header) else None

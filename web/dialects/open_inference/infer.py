@@ -1,8 +1,10 @@
 """From a request of the protocol to pictures, and from their results to the outputs that it has.
 
-Owns which input and which outputs a model has here, by its task. Decodes no picture, asks no model.
+Owns which input and which outputs a model has here, by its task, for HTTP and gRPC alike. Decodes no picture,
+asks no model.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,13 +15,21 @@ from numpy.typing import NDArray
 
 from broker.errors import ClientError, InferenceFailed, NoWorker, ServiceError
 from broker.messages import Card, InputSpec, Label, Result
+from broker.registry import ModelView
 from web import answers
-from web.dialects import named_outputs
+from web.dialects import model_versions, named_outputs
 from web.dialects.open_inference import tensors
-from web.dialects.open_inference.tensors import BYTES, UINT8, InferRequest, InputTensor, Tensor
+from web.dialects.open_inference.tensors import (
+    BYTES,
+    UINT8,
+    InferRequest,
+    InputTensor,
+    Tensor,
+    WantedOutput,
+)
 from web.uploads import json_bodies
 from web.uploads.parameters import MAX_PICTURES
-from web.uploads.reader import Picture
+from web.uploads.reader import Picture, Upload
 
 INPUT: Final = "image"
 
@@ -35,7 +45,36 @@ ANSWER: Final = "answer"
 _NO_CLASS: Final = -1
 """The class of the boxes that fill up an answer with fewer than another picture's has."""
 
+_MICROSECONDS: Final = 1_000_000
+
 _PICTURE_STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II", b"MM")
+
+
+def upload_of(request: InferRequest | None, rest: bytes, card: Card) -> Upload:
+    """What a request, or a raw one, asks of the model. Raises ClientError."""
+    tops = ["1"] if outputs_of(card).has_scores else []
+    return Upload(pictures_of(request, rest, card.input), {"model": card.model}, tops)
+
+
+def timeout_s(request: InferRequest | None) -> float:
+    """How long the client waits by what it says."""
+    timeout_us = request.parameters.timeout if request else 0
+    return timeout_us / _MICROSECONDS if timeout_us else math.inf
+
+
+def wanted_outputs(request: InferRequest | None, card: Card) -> list[WantedOutput]:
+    """The outputs that the answer shall have. Raises ClientError."""
+    known = outputs_of(card).told(card)
+    if request is None or not request.outputs:
+        return [WantedOutput(name) for name in known]
+    for output in request.outputs:
+        if output.name not in known:
+            raise ClientError(f"The model has no output {output.name[:40]!r}; it has {', '.join(known)}.")
+        if output.parameters.classification and known[output.name][0] == BYTES:
+            raise ClientError(f"{output.name!r} has no classes: leave parameters.classification out.")
+    if len({output.name for output in request.outputs}) < len(request.outputs):
+        raise ClientError("The request names an output twice.")
+    return request.outputs
 
 
 def pictures_of(request: InferRequest | None, rest: bytes, spec: InputSpec) -> list[Picture]:
@@ -195,3 +234,29 @@ def good(results: Sequence[Result | ServiceError]) -> list[Result]:
             raise result.about(f"Picture {number} of {len(results)}") if len(results) > 1 else result
         found.append(result)
     return found
+
+
+def require_one_version(results: Sequence[Result], view: ModelView, *, version: str) -> None:
+    """Raise NoWorker where two versions answered, or another than the client named.
+
+    A version may replace another meanwhile, and labels are those of one.
+    """
+    if version:
+        model_versions.require_same(results, view)
+    if len({result.model_version for result in results}) > 1:
+        raise NoWorker(
+            f"Two versions of {view.card.model} answered, while one replaces the other: send it again."
+        )
+
+
+def answered(
+    card: Card, results: Sequence[Result], labels: Sequence[Label], wanted: Sequence[WantedOutput]
+) -> list[Tensor]:
+    """The outputs that are wanted, in their order. Raises as their task's `read` does."""
+    known = {tensor.name: tensor for tensor in outputs_of(card).read(results, labels)}
+    return [
+        best_classes(known[output.name], count, labels)
+        if (count := output.parameters.classification)
+        else known[output.name]
+        for output in wanted
+    ]

@@ -12,7 +12,7 @@ from broker.messages import Label, WorkerState
 from broker.registry import ModelView
 from web.dialects.open_inference.infer import INPUT, outputs_of
 from web.dialects.open_inference.tensors import UINT8
-from web.openapi.document import VERSION
+from web.responses import VERSION
 from web.uploads.parameters import MAX_PICTURES
 
 PLATFORM: Final = "batchwire"

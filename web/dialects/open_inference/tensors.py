@@ -7,7 +7,7 @@ Sources: kserve/open-inference-protocol, inference_rest.md; Triton's extension_b
 import contextlib
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -148,6 +148,14 @@ def read_request(body: bytes, header: str | None) -> tuple[InferRequest | None, 
         raise ClientError(f"The request's JSON is not accepted: {said[:200]}.") from None
 
 
+def request_of(fields: Mapping[str, Any]) -> InferRequest:
+    """A request from its fields, as gRPC's messages have them. Raises ClientError."""
+    try:
+        return msgspec.convert(fields, InferRequest)
+    except msgspec.ValidationError as error:
+        raise ClientError(f"The request is not accepted: {str(error)[:200]}.") from None
+
+
 def elements(tensor: InputTensor, binary: bytes) -> list[bytes | str]:
     """The elements of an input of BYTES; those of JSON are text. Raises ClientError."""
     count = math.prod(tensor.shape)
@@ -196,7 +204,7 @@ def encode(answer: InferReply, outputs: Sequence[tuple[Tensor, bool]]) -> tuple[
     for tensor, is_binary in outputs:
         common = OutputTensor(name=tensor.name, datatype=tensor.datatype, shape=[*tensor.values.shape])
         if is_binary:
-            blobs.append(_packed(tensor.values))
+            blobs.append(packed(tensor.values))
             common = msgspec.structs.replace(common, parameters={"binary_data_size": len(blobs[-1])})
         else:
             common = msgspec.structs.replace(common, data=_listed(tensor.values))
@@ -233,7 +241,8 @@ def _texts(json: bytes, count: int) -> list[bytes | str]:
     return []
 
 
-def _packed(values: NDArray[Any]) -> bytes:
+def packed(values: NDArray[Any]) -> bytes:
+    """An array's values side by side, each of BYTES with its length before it."""
     if values.dtype == object:
         return b"".join(_SIZE.pack(len(element)) + element for element in values.ravel())
     return values.tobytes()

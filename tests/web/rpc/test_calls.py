@@ -1,0 +1,259 @@
+"""What holds for every call: ids, bounds, statuses, and the end of a server."""
+
+import contextlib
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+import redis
+
+from broker.connection import connect
+from broker.errors import Overloaded, ServiceError
+from broker.keys import Keys
+from settings import Settings
+from tests.support import fakes
+from tests.support.fakes import MODEL, FakeEngine
+from tests.support.pictures import png
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import eventually
+from tests.web.rpc.client import RpcClient, encoded
+from web import errors
+from web.rpc.arrival import MessageMemory
+from web.rpc.protos import open_inference_grpc_pb2 as pb
+from web.rpc.server import RpcServer
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+MB = 1024 * 1024
+
+
+def _classes(error: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    yield error
+    for below in error.__subclasses__():
+        yield from _classes(below)
+
+
+def test_every_error_has_a_status_that_grpc_has() -> None:
+    assert {each.code for each in _classes(ServiceError)} <= errors.RPC_STATUS.keys()
+    assert errors.RPC_STATUS.keys() == errors.STATUS.keys()
+    assert set(errors.RPC_STATUS.values()) <= {status.name for status in grpc.StatusCode}
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("abc-1", True), ("no good", False), ("", False)])
+def test_ids_and_traces_are_those_of_the_metadata(
+    service: Service, rpc: RpcClient, client: redis.Redis, keys: Keys, sent: str, kept: bool
+) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    call = rpc.method("ModelInfer").future(
+        pb.ModelInferRequest(**encoded(png(0))),
+        timeout=20,
+        metadata=[("x-request-id", sent), ("traceparent", trace)],
+    )
+    queue = keys.of(MODEL).queue
+    eventually(lambda: client.llen(queue) == 1)
+    job = client.lindex(queue, 0)
+    assert isinstance(job, bytes)
+    assert trace.encode() in job
+    service.start_worker()
+    call.result()
+    told = dict(call.trailing_metadata())["x-request-id"]
+    assert (told == sent) is kept
+    assert told.encode() in job
+    assert len(told) == (5 if kept else 36)
+
+
+def test_a_refusal_has_its_id_and_when_to_come_again(rpc: RpcClient) -> None:
+    error = rpc.refused("ModelInfer", model_name="never")
+    metadata = dict(error.trailing_metadata())
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert (metadata["retry-after"], len(metadata["x-request-id"])) == ("1", 36)
+    assert "retry-after" not in dict(rpc.refused("ModelInfer", model_name="x").trailing_metadata())
+
+
+def test_an_unexpected_error_is_internal_and_logged(
+    server: RpcServer, rpc: RpcClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: str) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(server.jobs.models, "require", broken)
+    error = rpc.refused("ModelInfer", **encoded(png(0)))
+    assert (error.code(), "its log says why" in error.details()) == (grpc.StatusCode.INTERNAL, True)
+    assert "ours" not in error.details()
+    assert any(
+        record.levelno == logging.ERROR and "this is a bug" in record.message for record in caplog.records
+    )
+
+
+@pytest.mark.parametrize("environment", [{"MAX_UPLOAD_MB": "1"}])
+@pytest.mark.usefixtures("running")
+def test_a_message_that_is_too_large_is_refused(rpc: RpcClient) -> None:
+    assert rpc.ask("ModelInfer", **encoded(png(0) + bytes(MB - 5000))).outputs
+    error = rpc.refused("ModelInfer", **encoded(png(0) + bytes(MB)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+BOMB = """
+import sys, grpc
+channel = grpc.insecure_channel(sys.argv[1], options=[("grpc.max_send_message_length", -1)])
+try:
+    channel.unary_unary(sys.argv[2])(bytes(200 << 20), timeout=60, compression=grpc.Compression.Gzip)
+except grpc.RpcError as error:
+    print(error.code().name, error.details())
+"""
+"""200 MB of zeros, which are 200 KB on the way."""
+
+
+@pytest.mark.usefixtures("running")
+def test_a_compressed_message_is_inflated_within_the_bound(rpc: RpcClient) -> None:
+    request = pb.ModelInferRequest(**encoded(png(0)))
+    assert rpc.method("ModelInfer")(request, timeout=20, compression=grpc.Compression.Gzip).outputs
+    process = psutil.Process()
+    before = process.memory_info().rss
+    most = [before]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            most[0] = max(most[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    bomb = subprocess.run(
+        [sys.executable, "-c", BOMB, f"127.0.0.1:{rpc.port}", INFER],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    over.set()
+    watcher.join()
+    assert bomb.stdout == "RESOURCE_EXHAUSTED Decompressed message larger than max\n"
+    assert most[0] - before < 100 * MB
+
+
+@pytest.mark.parametrize("environment", [{"WEB_WORKERS": "1", "WEB_THREADS": "9"}])
+def test_a_call_too_many_is_refused_and_health_is_still_told(
+    rpc: RpcClient, server: RpcServer, service: Service
+) -> None:
+    # One request may be in flight here, and no worker runs yet.
+    call = rpc.method("ModelInfer").future(pb.ModelInferRequest(**encoded(png(0))), timeout=20)
+    eventually(lambda: server.calls.in_flight == 1)
+    error = rpc.refused("ModelInfer", **encoded(png(0)))
+    assert (error.code(), "in flight" in error.details()) == (grpc.StatusCode.UNAVAILABLE, True)
+    assert rpc.ask("ServerLive").live
+    service.start_worker()
+    assert call.result().outputs
+
+
+@pytest.mark.parametrize("environment", [{"WEB_WORKERS": "1", "WEB_THREADS": "9"}])
+@pytest.mark.usefixtures("running")
+def test_calls_whose_message_does_not_come_lose_their_threads(rpc: RpcClient, server: RpcServer) -> None:
+    hold = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        hold.wait(30)
+        yield b""
+
+    callers = [
+        threading.Thread(target=_ignoring, args=(rpc.channel.stream_unary(INFER), never())) for _ in range(3)
+    ]
+    for caller in callers:
+        caller.start()
+    eventually(lambda: server.calls.in_flight == 1)  # the others were refused
+    assert rpc.refused("ModelInfer", **encoded(png(0))).code() is grpc.StatusCode.UNAVAILABLE
+    eventually(lambda: server.calls.in_flight == 0, within_s=10)
+    assert rpc.ask("ModelInfer", **encoded(png(0))).outputs
+    hold.set()
+    for caller in callers:
+        caller.join()
+
+
+def _ignoring(method: Callable[..., object], messages: Iterator[bytes]) -> None:
+    with contextlib.suppress(grpc.RpcError):
+        method(messages, timeout=30)
+
+
+def test_the_memory_for_messages_is_bounded() -> None:
+    memory = MessageMemory(largest=10, most=25)
+    with memory.place() as first, memory.place():
+        with pytest.raises(Overloaded), memory.place(wait_s=0.01):
+            pass
+        memory.shrink(first, 3)
+        with memory.place(wait_s=0.01):
+            pass
+    with memory.place(wait_s=0), memory.place(wait_s=0):
+        pass
+
+
+def test_one_message_has_place_whatever_it_is() -> None:
+    with MessageMemory(largest=100, most=25).place(wait_s=0):
+        pass
+
+
+def test_two_servers_do_not_share_a_port(server: RpcServer, redis_url: str) -> None:
+    with pytest.raises(RuntimeError):
+        RpcServer(Settings.from_env({"REDIS_URL": redis_url}), port=server.port)
+
+
+def test_redis_away_is_said_at_once(own_redis: RedisServer, keys: Keys, tmp_path: Path) -> None:
+    with connect(own_redis.url, timeout_s=5) as client:
+        fakes.worker(client, keys, FakeEngine(), tmp_path)
+    server = RpcServer(Settings.from_env({"REDIS_URL": own_redis.url, "MODELS": MODEL}), port=0)
+    server.start()
+    try:
+        own_redis.stop(kill=True)
+        with RpcClient(server.port) as rpc:
+            began = time.monotonic()
+            error = rpc.refused("ModelInfer", **encoded(png(0)))
+            assert time.monotonic() - began < 3, error.details()
+            assert (error.code(), "Redis" in error.details()) == (grpc.StatusCode.UNAVAILABLE, True)
+            assert not rpc.ask("ServerReady").ready
+            eventually(lambda: rpc.ask("Check").status == 2)  # NOT_SERVING
+    finally:
+        server.stop(within_s=0)
+
+
+def test_health_is_that_of_the_models(rpc: RpcClient, service: Service, server: RpcServer) -> None:
+    services = [
+        "",
+        "inference.GRPCInferenceService",
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
+    ]
+    eventually(lambda: [rpc.ask("Check", service=name).status for name in services] == [2] * 4)
+    service.start_worker()
+    eventually(lambda: [rpc.ask("Check", service=name).status for name in services] == [1] * 4)
+    assert rpc.refused("Check", service="other").code() is grpc.StatusCode.NOT_FOUND
+    server.health.drain()
+    assert rpc.ask("Check").status == 2
+
+
+def test_a_server_that_stops_answers_what_is_in_flight(
+    rpc: RpcClient, service: Service, server: RpcServer
+) -> None:
+    call = rpc.method("ModelInfer").future(pb.ModelInferRequest(**encoded(png(255))), timeout=20)
+    eventually(lambda: server.calls.in_flight == 1)
+    stopping = threading.Thread(target=server.stop, kwargs={"within_s": 15})
+    stopping.start()
+    # Nobody new: the port is closed.
+    eventually(lambda: _is_closed(server.port))
+    service.start_worker()
+    assert call.result().outputs
+    stopping.join(timeout=5)
+    assert not stopping.is_alive()
+
+
+def _is_closed(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return True
+    return False

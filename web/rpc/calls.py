@@ -1,0 +1,187 @@
+"""A call from its first byte to its status: what is the same for every method.
+
+Owns a call's id and its trace, the reading of its message within bounds, the status of an error, and how many
+calls are in flight. A method is a function from a message and a Call to an answer, and raises ServiceError.
+"""
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from broker.errors import ClientError, ServiceError, Unavailable
+from web import errors
+from web.inference import Caller
+from web.jobs import JobClient, JobOptions
+from web.middleware import request_ids
+from web.rpc.arrival import ArrivalWatch, MessageMemory, MessagePlace
+from web.server.refusals import UploadTimeout
+from web.uploads import preferences
+
+_LOG = logging.getLogger(__name__)
+
+_REQUEST_ID: Final = request_ids.HEADER.lower()
+_RETRY_AFTER: Final = "retry-after"
+"""Metadata have names in lower case."""
+
+_DETAILS: Final = 2000
+"""Characters of a status' message: it travels in a header field."""
+
+
+class ProtoMessage(Protocol):
+    """A message of protoc's."""
+
+    @classmethod
+    def FromString(cls, data: bytes) -> Self:  # noqa: N802 - protobuf's
+        """Read one. Raises DecodeError."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's
+        """Its bytes."""
+
+
+_Request = TypeVar("_Request", bound=ProtoMessage)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call whose message is here."""
+
+    context: Any
+    """gRPC's."""
+    request_id: str
+    traceparent: str | None
+    started_at: float
+    """Monotonic time at which its message was here."""
+
+    def caller(self, *, timeout_s: float = math.inf) -> Caller:
+        """Whose pictures they are; `timeout_s`: the message says so, and the call may have less."""
+        options = JobOptions(
+            started_at=self.started_at,
+            traceparent=self.traceparent,
+            request_id=self.request_id,
+            scores=True,
+            timeout_s=min(timeout_s, self.context.time_remaining()),
+        )
+        return Caller(options, self.is_gone)
+
+    def is_gone(self) -> bool:
+        """Whether the client has cancelled the call, or its connection broke."""
+        return not self.context.is_active()
+
+
+class Calls:
+    """Makes methods of functions, and bounds and counts their calls."""
+
+    def __init__(self, jobs: JobClient, *, largest: int, watch: ArrivalWatch | None = None) -> None:
+        self._jobs = jobs
+        self._memory = MessageMemory(largest)
+        self._watch = watch or ArrivalWatch()
+        self._counting = threading.Lock()
+        self._in_flight = 0
+
+    def start(self) -> None:
+        """Begin to look for messages that do not come."""
+        self._watch.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._watch.stop()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are not answered yet."""
+        return self._in_flight
+
+    def method(
+        self,
+        kind: type[_Request],
+        answer: Callable[[_Request, Call], ProtoMessage],
+        *,
+        asks_models: bool = False,
+    ) -> Any:  # noqa: ANN401 - gRPC has no types
+        """The handler of a method; one that `asks_models` takes a place among the requests in flight.
+
+        To gRPC it is one that takes a stream, which looks the same on the wire: so the message is not read
+        before there is memory for it, and a call whose message does not come can be cancelled.
+        """
+
+        def handle(messages: Iterator[bytes], context: Any) -> bytes:  # noqa: ANN401 - gRPC has no types
+            metadata = {name: text for name, text in context.invocation_metadata() if isinstance(text, str)}
+            request_id = request_ids.chosen(metadata.get(_REQUEST_ID, ""))
+            request_ids.carry(request_id)
+            trailing = [(_REQUEST_ID, request_id)]
+            try:
+                with self._counted(), self._place(asks_models=asks_models) as place:
+                    message = _parsed(kind, self._read(messages, context, place))
+                    trace = preferences.trace(metadata.get("traceparent", ""))
+                    call = Call(context, request_id, trace, started_at=time.monotonic())
+                    reply = answer(message, call).SerializeToString()
+            except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
+                _abort(context, error, trailing)
+            else:
+                context.set_trailing_metadata(trailing)
+                return reply
+            finally:
+                request_ids.carry(request_ids.NONE)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    @contextlib.contextmanager
+    def _place(self, *, asks_models: bool) -> Iterator[MessagePlace]:
+        """A place for a call and its message. Raises Overloaded."""
+        with self._jobs.slot() if asks_models else contextlib.nullcontext(), self._memory.place() as place:
+            yield place
+
+    def _read(self, messages: Iterator[bytes], context: Any, place: MessagePlace) -> bytes:  # noqa: ANN401 - gRPC has no types
+        with self._watch.watching(context):
+            try:
+                data = next(messages)
+            except StopIteration:
+                if context.is_active():
+                    raise ClientError("The call has no message.") from None
+                data = None
+            except grpc.RpcError:
+                data = None
+        if data is None:
+            raise UploadTimeout("The call was cancelled, or its message was too large or took too long.")
+        self._memory.shrink(place, len(data))
+        return data
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._counting:
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._in_flight -= 1
+
+
+def _parsed(kind: type[_Request], data: bytes) -> _Request:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise ClientError("The message can't be read: its bytes are no message of this method.") from None
+
+
+def _abort(context: Any, error: Exception, trailing: list[tuple[str, str]]) -> NoReturn:  # noqa: ANN401 - gRPC has no types
+    """End the call with the error's status; what is no ServiceError is a bug, and logged."""
+    if not isinstance(error, ServiceError):
+        _LOG.error("unexpected error; this is a bug", exc_info=error)
+        error = ServiceError("The service failed on this request; its log says why.")
+    status = errors.RPC_STATUS[error.code]
+    if isinstance(error, Unavailable):
+        trailing.append((_RETRY_AFTER, str(error.retry_after_s)))
+    # An overloaded service refuses by the thousand, and has no time to log each refusal.
+    _LOG.log(logging.INFO if status == "INTERNAL" else logging.DEBUG, "%s: %s", status, error.code)
+    context.set_trailing_metadata(trailing)
+    context.abort(grpc.StatusCode[status], error.message[:_DETAILS])
+    raise error  # not reached: gRPC raises an exception of its own

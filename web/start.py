@@ -1,0 +1,62 @@
+"""What every process of the web tier has to do before it serves, whatever protocol it speaks.
+
+Owns its log's form, its memory's, and how its client of the queue is put together. Starts nothing.
+"""
+
+import logging
+import uuid
+from typing import Final
+
+from broker.clock import RedisClock
+from broker.connection import connect
+from broker.keys import Keys
+from broker.outage import Outage
+from broker.producer import Limits, Producer
+from broker.registry import Registry
+from broker.replies import Replies
+from settings import Settings
+from web.jobs import JobClient, JobLimits
+from web.middleware import request_ids
+from web.model_choice import ModelNames
+from web.server import capacity, malloc
+
+MB: Final = 1024 * 1024
+
+REDIS_TIMEOUT_S = 0.9
+"""A client hears within 1 to 2 s that Redis is away; on a sound link a reply takes a few milliseconds."""
+
+
+def prepare(settings: Settings) -> None:
+    """Set up this process' log and its memory."""
+    malloc.give_back_large_blocks()
+    logging.basicConfig(level=settings.log_level.upper(), format=request_ids.LOG_FORMAT)
+    # At debug Pillow tells what is in a photo: who took it, where, and with what.
+    logging.getLogger("PIL").setLevel(max(logging.INFO, logging.getLogger().level))
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(request_ids.Stamp())
+
+
+def job_client(settings: Settings) -> JobClient:
+    """The queue's client of this process, with a channel of its own for replies."""
+    keys = Keys(settings.key_prefix)
+    clock = RedisClock()
+    client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
+    limits = Limits(
+        queue_jobs=settings.queue_limit,
+        queue_bytes=settings.queue_limit_mb * MB,
+        result_ttl_s=settings.result_ttl_s,
+        key_ttl_s=settings.key_ttl_s,
+    )
+    return JobClient(
+        Registry(client, keys, clock),
+        Producer(client, keys, limits, clock=clock, refusals=Outage("Such requests get 503")),
+        Replies(client, keys, str(uuid.uuid4())),
+        clock,
+        names=ModelNames(settings.served, settings.default_model, settings.fallback_model),
+        limits=JobLimits(
+            max_pixels=settings.max_pixels,
+            request_timeout_s=settings.request_timeout_s,
+            async_timeout_s=settings.async_timeout_s,
+            requests=capacity.of(settings.web_workers, settings.web_threads).requests,
+        ),
+    )
