@@ -4,6 +4,7 @@ import configparser
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def test_redis_starts_first_and_stops_last(tmp_path: Path) -> None:
     assert config.get("program:model_server", "numprocs") == "3"
     drain_s = config.getint("program:model_server", "stopwaitsecs")
     assert drain_s >= SETTINGS.request_timeout_s + 2
+
+
+def test_grpc_is_a_program_unless_its_port_is_0(tmp_path: Path) -> None:
+    config = _config(programs.write(SETTINGS, tmp_path, embedded_redis=True))
+    assert config.get("program:grpc", "command").endswith('"-m" "web.rpc"')
+    for name in ("priority", "stopwaitsecs", "autorestart"):
+        assert config.get("program:grpc", name) == config.get("program:web", name)
+    without = replace(SETTINGS, grpc_port=0)
+    assert not _config(programs.write(without, tmp_path, embedded_redis=True)).has_section("program:grpc")
 
 
 def test_a_redis_of_the_user_s_is_not_started(tmp_path: Path) -> None:

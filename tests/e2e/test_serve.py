@@ -362,5 +362,19 @@ def test_a_port_in_use_and_a_second_start_are_said_so(project: Path) -> None:
         assert third.process.wait(timeout=60) == 1
         third.end()
         assert f"port {first.port} on 127.0.0.1 is in use" in third.said
+        fourth = Serving(project / "other", MODELS="digits", GRPC_PORT=str(first.grpc_port))
+        assert fourth.process.wait(timeout=60) == 1
+        fourth.end()
+        assert f"port {first.grpc_port} on 127.0.0.1 is in use" in fourth.said
+        assert f"GRPC_PORT={first.grpc_port + 1} make serve, or serve without" in fourth.said
+        assert "GRPC_PORT=0 make serve" in fourth.said
     finally:
         first.end()
+
+
+def test_one_port_for_both_is_refused(project: Path) -> None:
+    port = str(free_port())
+    serving = Serving(project, MODELS="digits", PORT=port, GRPC_PORT=port)
+    assert serving.process.wait(timeout=60) == 1
+    serving.end()
+    assert f"PORT and GRPC_PORT are both {port}. Choose another" in serving.said

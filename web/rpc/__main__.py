@@ -1,6 +1,7 @@
 """`python -m web.rpc`: serve gRPC on GRPC_PORT until SIGTERM, then answer what is in flight.
 
-Owns the process: settings, signals, its exit status.
+Owns the process: settings, signals, its exit status. The signals are blocked before anything is imported that
+starts a thread, as NumPy does: one that does not block them would end the process.
 """
 
 import argparse
@@ -11,8 +12,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from settings import EXIT_CONFIG, SettingError, Settings
-from web import start
-from web.server import capacity
 
 _LOG = logging.getLogger("web.rpc")
 
@@ -22,7 +21,6 @@ _STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve; return the exit status."""
     options = _parser().parse_args(arguments)
-    # Before any thread: they inherit it, and this one waits for the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     try:
         settings = Settings.from_env()
@@ -33,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
+    from web import start
+
     start.prepare(settings)
     if not settings.grpc_port:
         # A container that ended would be started again.
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings, port: int) -> int:
     from web.rpc.server import RpcServer
+    from web.server import capacity
 
     capacity.open_files()
     try:

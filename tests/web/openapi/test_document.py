@@ -18,9 +18,8 @@ from tests.support.pictures import png
 from tests.support.service import Service
 from tests.support.waiting import eventually
 from web import errors
-from web.openapi.document import VERSION
 from web.openapi.operations import OPERATIONS
-from web.responses import WorkerSummary
+from web.responses import VERSION, WorkerSummary
 from web.uploads.parameters import MOST
 
 NEVER_SAID = {"malformed_message", "lease_lost", "unavailable"}
