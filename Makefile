@@ -109,5 +109,5 @@ var/protocols/.installed: tests/protocols/requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tf_keras
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tf_keras tensorflow-serving-api
 	@touch $@

@@ -98,7 +98,7 @@ class OpenInferenceMethods:
         """How many pictures a model has answered, or each model."""
         views = models.shown(self._jobs)
         if request.name:
-            views = [models.named(self._jobs, request.name, version=request.version)]
+            views = [models.named(self._jobs, request.name, version=request.version, fresh=True)]
         return triton.ModelStatisticsResponse(model_stats=[metadata.statistics(view) for view in views])
 
     def index(self, request: triton.RepositoryIndexRequest, _: Call) -> triton.RepositoryIndexResponse:

@@ -79,7 +79,9 @@ def model_config(model: str, version: str = "") -> Response:
 @blueprint.get(f"{_VERSION}/stats")
 def model_statistics(model: str, version: str = "") -> Response:
     """How many pictures a model has answered."""
-    return _json({"model_stats": [metadata.statistics(models.named(_jobs(), model, version=version))]})
+    return _json(
+        {"model_stats": [metadata.statistics(models.named(_jobs(), model, version=version, fresh=True))]}
+    )
 
 
 @blueprint.get("/models/stats")
