@@ -124,6 +124,7 @@ ROOMS: dict[str, set[str]] = {
         "web.polled_pipelines",
         "web.rpc",
         "web.server.capacity",
+        "web.server.malloc",
         "web.server.refusals",
         "web.start",
         "web.uploads",

@@ -13,14 +13,23 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from broker.errors import Overloaded
+from web.server import malloc
 
-MEMORY_BYTES: Final = 512 * 1024 * 1024
-"""Of messages in a process, until they are answered. 25 may arrive at once where each may have 20 MB."""
+MEMORY_BYTES: Final = 256 * 1024 * 1024
+"""Of messages in a process until they are answered: what a web process has for those that arrive."""
 
 ARRIVAL_S: Final = 10.0
 """A message that is not here by then takes a thread no longer."""
 
+PRESSED_S: Final = 1.0
+"""The same, while another waits for memory: a dozen clients that send nothing would keep all others out."""
+
 _LOOK_S: Final = 0.25
+
+_LARGE_BYTES: Final = 1024 * 1024
+_TRIM_S: Final = 5.0
+"""grpcio keeps a message in small pieces: after 60 messages of 19 MB a process stayed at 540 MB, with a
+trim at 90."""
 
 
 class Cancellable(Protocol):
@@ -44,18 +53,31 @@ class MessageMemory:
         self._largest = largest
         self._left = max(largest, most)
         self._freed = threading.Condition()
+        self._waiting = 0
+        self._had_large = False
+        self._trimmed_at = time.monotonic()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a message waits for memory."""
+        return self._waiting > 0
 
     @contextmanager
     def place(self, *, wait_s: float = ARRIVAL_S) -> Iterator[MessagePlace]:
         """Memory for a message on its way in. Raises Overloaded when there is none in `wait_s`."""
         with self._freed:
-            if not self._freed.wait_for(lambda: self._left >= self._largest, wait_s):
-                raise Overloaded("The messages in flight take all the memory there is for them.")
+            self._waiting += 1
+            try:
+                if not self._freed.wait_for(lambda: self._left >= self._largest, wait_s):
+                    raise Overloaded("The messages in flight take all the memory there is for them.")
+            finally:
+                self._waiting -= 1
             self._left -= self._largest
         taken = MessagePlace(self._largest)
         try:
             yield taken
         finally:
+            self._had_large = self._had_large or taken.size > _LARGE_BYTES
             self.shrink(taken, 0)
 
     def shrink(self, place: MessagePlace, size: int) -> None:
@@ -65,19 +87,27 @@ class MessageMemory:
             place.size = size
             self._freed.notify_all()
 
+    def trim(self) -> None:
+        """Have what large messages took go back to the system, once in a while."""
+        if self._had_large and time.monotonic() - self._trimmed_at >= _TRIM_S:
+            self._had_large = False
+            malloc.give_back_free_pages()
+            self._trimmed_at = time.monotonic()
+
 
 @dataclass(slots=True)
-class _Waited:
-    by: float
+class _Arriving:
+    since: float
     call: Cancellable | None
 
 
 class ArrivalWatch:
     """Cancels the calls whose messages take too long: their threads can't look at a clock while they wait."""
 
-    def __init__(self, patience_s: float = ARRIVAL_S) -> None:
+    def __init__(self, memory: MessageMemory, patience_s: float = ARRIVAL_S) -> None:
+        self._memory = memory
         self._patience_s = patience_s
-        self._calls: deque[_Waited] = deque()
+        self._calls: deque[_Arriving] = deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="arrivals", daemon=True)
 
@@ -93,18 +123,20 @@ class ArrivalWatch:
     @contextmanager
     def watching(self, call: Cancellable) -> Iterator[None]:
         """A context in which this call's message comes, or the call is cancelled."""
-        waited = _Waited(time.monotonic() + self._patience_s, call)
-        self._calls.append(waited)
+        arriving = _Arriving(time.monotonic(), call)
+        self._calls.append(arriving)
         try:
             yield
         finally:
-            waited.call = None
+            arriving.call = None
 
     def _watch(self) -> None:
         while not self._stopping.wait(_LOOK_S):
-            now = time.monotonic()
-            # All have the same patience, so the first began first.
-            while self._calls and (self._calls[0].call is None or self._calls[0].by <= now):
+            patience_s = min(self._patience_s, PRESSED_S) if self._memory.is_short else self._patience_s
+            late = time.monotonic() - patience_s
+            # The first began first.
+            while self._calls and (self._calls[0].call is None or self._calls[0].since <= late):
                 call = self._calls.popleft().call
                 if call is not None:
                     call.cancel()
+            self._memory.trim()

@@ -21,7 +21,7 @@ from web import errors
 from web.inference import Caller
 from web.jobs import JobClient, JobOptions
 from web.middleware import request_ids
-from web.rpc.arrival import ArrivalWatch, MessageMemory, MessagePlace
+from web.rpc.arrival import ARRIVAL_S, ArrivalWatch, MessageMemory, MessagePlace
 from web.server.refusals import UploadTimeout
 from web.uploads import preferences
 
@@ -79,10 +79,10 @@ class Call:
 class Calls:
     """Makes methods of functions, and bounds and counts their calls."""
 
-    def __init__(self, jobs: JobClient, *, largest: int, watch: ArrivalWatch | None = None) -> None:
+    def __init__(self, jobs: JobClient, *, largest: int, patience_s: float = ARRIVAL_S) -> None:
         self._jobs = jobs
         self._memory = MessageMemory(largest)
-        self._watch = watch or ArrivalWatch()
+        self._watch = ArrivalWatch(self._memory, patience_s)
         self._counting = threading.Lock()
         self._in_flight = 0
 
@@ -119,10 +119,12 @@ class Calls:
             trailing = [(_REQUEST_ID, request_id)]
             try:
                 with self._counted(), self._place(asks_models=asks_models) as place:
-                    message = _parsed(kind, self._read(messages, context, place))
                     trace = preferences.trace(metadata.get("traceparent", ""))
-                    call = Call(context, request_id, trace, started_at=time.monotonic())
-                    reply = answer(message, call).SerializeToString()
+                    # Without a name: the method drops its message, which may be large, before it waits.
+                    reply = answer(
+                        _parsed(kind, self._read(messages, context, place)),
+                        Call(context, request_id, trace, started_at=time.monotonic()),
+                    ).SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
                 _abort(context, error, trailing)
             else:

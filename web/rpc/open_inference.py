@@ -114,17 +114,19 @@ class OpenInferenceMethods:
         request, rest = _request(message, view.card.input)
         wanted = infer.wanted_outputs(request, view.card)
         upload = infer.upload_of(request, rest, view.card)
+        version, request_id = message.model_version, message.id
+        del message, rest  # the upload has the pictures
         results = infer.good(
             self._inference.outcomes(upload, call.caller(timeout_s=infer.timeout_s(request)))
         )
-        infer.require_one_version(results, view, version=message.model_version)
+        infer.require_one_version(results, view, version=version)
         version = results[0].model_version
         labels = self._jobs.registry.labels(view.card.model, version)
         outputs = infer.answered(view.card, results, labels, wanted)
         return pb.ModelInferResponse(
             model_name=view.card.model,
             model_version=version,
-            id=message.id,
+            id=request_id,
             outputs=[
                 {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.values.shape}
                 for tensor in outputs

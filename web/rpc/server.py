@@ -14,7 +14,7 @@ from web import start
 from web.inference import Inference
 from web.polled_pipelines import PolledPipelines
 from web.rpc import health, open_inference, tf_serving
-from web.rpc.arrival import ArrivalWatch
+from web.rpc.arrival import ARRIVAL_S
 from web.rpc.calls import Calls
 from web.rpc.health import ServiceHealth
 from web.rpc.open_inference import OpenInferenceMethods
@@ -44,12 +44,12 @@ _SENT_S: Final = 0.5
 class RpcServer:
     """A server that listens once `start` is called; `stop` answers what is in flight."""
 
-    def __init__(self, settings: Settings, *, port: int, watch: ArrivalWatch | None = None) -> None:
+    def __init__(self, settings: Settings, *, port: int, patience_s: float = ARRIVAL_S) -> None:
         self.jobs = start.job_client(settings)
         requests = capacity.of(settings.web_workers, settings.web_threads).requests
         inference = Inference(self.jobs, PolledPipelines(self.jobs, at_once=requests))
         largest = settings.max_upload_mb * start.MB
-        self.calls = Calls(self.jobs, largest=largest, watch=watch)
+        self.calls = Calls(self.jobs, largest=largest, patience_s=patience_s)
         self._server = grpc.server(
             ThreadPoolExecutor(requests + _RESERVED, thread_name_prefix="call"),
             options=_options(settings, largest),

@@ -21,6 +21,9 @@ from web.uploads.reader import Upload
 PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
 MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
 
+_FILTERS: Final = 64
+"""Names of outputs in a request; more are ignored."""
+
 _SIGNATURES: Final = "signature_def"
 """The one field of a model's metadata."""
 
@@ -57,20 +60,20 @@ class TfServingMethods:
             )
         (tensor,) = request.inputs.values()
         upload = Upload(tf_tensors.pictures(tensor, view.card.input), {"model": view.card.model}, [])
+        wanted = [*request.output_filter[:_FILTERS]]
+        del request, spec, tensor  # the upload has the pictures
         outcomes = self._inference.outcomes(upload, call.caller())
         results = tf_models.good(outcomes, view, version=version)
         outputs = [named_outputs.of(result, view.card) for result in results]
         names = list(dict.fromkeys(name for each in outputs for name in each))
-        if wanted := [*request.output_filter[: len(names) + 1]]:
-            for name in wanted:
-                if name not in names:
-                    raise ClientError(f"The model has no output {name[:40]!r}; it has {', '.join(names)}.")
-            names = wanted
+        for name in wanted:
+            if name not in names:
+                raise ClientError(f"The model has no output {name[:40]!r}; it has {', '.join(names)}.")
         declared = named_outputs.declared(view.card)
         return pb.PredictResponse(
             outputs={
                 name: tf_tensors.output([each.get(name) for each in outputs], declared.get(name))
-                for name in names
+                for name in wanted or names
             },
             model_spec=_spec(view.card.model, results[0].model_version),
         )

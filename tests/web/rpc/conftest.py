@@ -8,7 +8,6 @@ from settings import Settings
 from tests.support.fakes import MODEL
 from tests.support.service import Service
 from tests.web.rpc.client import RpcClient
-from web.rpc.arrival import ArrivalWatch
 from web.rpc.server import RpcServer
 
 
@@ -19,7 +18,7 @@ def server(service: Service, redis_url: str, environment: dict[str, str]) -> Ite
     settings = Settings.from_env(
         {"REDIS_URL": redis_url, "MODELS": f"{MODEL},never", "REQUEST_TIMEOUT_S": "20", **environment}
     )
-    server = RpcServer(settings, port=0, watch=ArrivalWatch(patience_s=1.0))
+    server = RpcServer(settings, port=0, patience_s=2.0)
     server.start()
     assert server.jobs.replies.is_subscribed(20)
     yield server

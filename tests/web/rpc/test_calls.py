@@ -27,7 +27,8 @@ from tests.support.service import Service
 from tests.support.waiting import eventually
 from tests.web.rpc.client import RpcClient, encoded
 from web import errors
-from web.rpc.arrival import MessageMemory
+from web.rpc import arrival
+from web.rpc.arrival import ArrivalWatch, MessageMemory
 from web.rpc.protos import open_inference_grpc_pb2 as pb
 from web.rpc.server import RpcServer
 
@@ -195,6 +196,39 @@ def test_the_memory_for_messages_is_bounded() -> None:
 
 def test_one_message_has_place_whatever_it_is() -> None:
     with MessageMemory(largest=100, most=25).place(wait_s=0):
+        pass
+
+
+class _Silent:
+    """A call whose message does not come."""
+
+    is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_call_without_a_message_gives_way_where_another_waits_for_memory(is_short: bool) -> None:
+    memory = MessageMemory(largest=10, most=10)
+    watch = ArrivalWatch(memory, patience_s=60)
+    watch.start()
+    silent = _Silent()
+    with memory.place(), watch.watching(silent):
+        waiting = threading.Thread(target=_wait_for_memory, args=(memory,))
+        if is_short:
+            waiting.start()
+            eventually(lambda: silent.is_cancelled, within_s=10)
+        else:
+            time.sleep(2 * arrival.PRESSED_S)
+            assert not silent.is_cancelled
+    if is_short:
+        waiting.join()
+    watch.stop()
+
+
+def _wait_for_memory(memory: MessageMemory) -> None:
+    with memory.place(wait_s=30):
         pass
 
 
