@@ -8,6 +8,7 @@ import pytest
 from tests.compose.project import DIGITS, MODEL_SERVERS, MODELS, Stack, inspect, run
 from tests.support import http
 from tests.support.waiting import eventually
+from tests.web.rpc.client import RpcClient, encoded, read
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1500)]
 
@@ -22,7 +23,7 @@ def test_every_container_becomes_healthy(stack: Stack) -> None:
     def states() -> list[str]:
         return [inspect(container)["State"]["Health"]["Status"] for container in stack.containers()]
 
-    eventually(lambda: states() == ["healthy"] * (MODEL_SERVERS + 2), within_s=60)
+    eventually(lambda: states() == ["healthy"] * (MODEL_SERVERS + 3), within_s=60)
 
 
 def test_all_answers_are_right_and_both_model_servers_give_them(stack: Stack) -> None:
@@ -50,13 +51,42 @@ def test_nothing_runs_as_root_or_with_rights_that_it_does_not_need(stack: Stack)
         assert host["RestartPolicy"]["Name"] == "unless-stopped"
 
 
-def test_only_web_is_reachable_and_only_from_this_machine(stack: Stack) -> None:
+def test_only_the_doors_are_reachable_and_only_from_this_machine(stack: Stack) -> None:
     def published(service: str) -> list[dict[str, str]]:
         ports = [inspect(container)["NetworkSettings"]["Ports"] for container in stack.containers(service)]
         return [place for each in ports for places in each.values() for place in places or []]
 
     assert published("redis") == published("model_server") == []
     assert published("web") == [{"HostIp": "127.0.0.1", "HostPort": str(stack.port)}]
+    assert published("grpc") == [{"HostIp": "127.0.0.1", "HostPort": str(stack.grpc_port)}]
+
+
+def test_grpc_answers_is_healthy_and_ends_in_order(stack: Stack) -> None:
+    container = stack.containers("grpc")[0]
+    with RpcClient(stack.grpc_port) as client:
+        answer = client.ask("ModelInfer", **encoded(*DIGITS.values(), model_name="digits"))
+        best = [str(label) for label in read(answer)["probabilities"].argmax(axis=1)]
+        assert best == [*DIGITS]
+    eventually(lambda: inspect(container)["State"]["Health"]["Status"] == "healthy", within_s=60)
+    run("docker", "stop", container)
+    assert inspect(container)["State"]["ExitCode"] == 0
+    run("docker", "start", container)
+
+
+def test_grpc_that_is_turned_off_waits_and_is_healthy(stack: Stack) -> None:
+    image = inspect(stack.containers("grpc")[0])["Image"]
+    off = ("-e", "GRPC_PORT=0", "-e", "REDIS_URL=redis://127.0.0.1:9/0")
+    name = f"bwtest-grpc-{stack.grpc_port}"
+    command = ("python", "-m", "web.rpc", "--port", "8001")
+    run("docker", "run", "-d", "--restart", "unless-stopped", "--name", name, *off, image, *command)
+    try:
+        check = inspect(stack.containers("grpc")[0])["Config"]["Healthcheck"]["Test"][1:]
+        run("docker", "exec", name, *check)
+        run("docker", "stop", name)
+        state = inspect(name)
+        assert (state["RestartCount"], state["State"]["ExitCode"]) == (0, 0)
+    finally:
+        run("docker", "rm", "-f", name)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import grpc
 import psutil
 import pytest
 import redis
+from grpc_health.v1 import health_pb2
 
 from broker.connection import connect
 from broker.errors import Overloaded, ServiceError
@@ -268,6 +269,33 @@ def test_health_is_that_of_the_models(rpc: RpcClient, service: Service, server: 
     assert rpc.refused("Check", service="other").code() is grpc.StatusCode.NOT_FOUND
     server.health.drain()
     assert rpc.ask("Check").status == 2
+
+
+def test_who_watches_the_health_is_told_and_does_not_hold_up_the_end(
+    rpc: RpcClient, service: Service, server: RpcServer
+) -> None:
+    watch = rpc.channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    told: list[int] = []
+    watching = threading.Thread(target=_collect, args=(watch(health_pb2.HealthCheckRequest()), told))
+    watching.start()
+    eventually(lambda: told == [2])
+    service.start_worker()
+    eventually(lambda: told == [2, 1])
+    began = time.monotonic()
+    server.stop(within_s=15)
+    assert time.monotonic() - began < 5
+    watching.join(timeout=5)
+    assert told == [2, 1, 2]
+
+
+def _collect(statuses: Iterator[health_pb2.HealthCheckResponse], told: list[int]) -> None:
+    with contextlib.suppress(grpc.RpcError):
+        for each in statuses:
+            told.append(each.status)
 
 
 def test_a_server_that_stops_answers_what_is_in_flight(
