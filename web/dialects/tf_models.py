@@ -66,7 +66,7 @@ def versions(
     if version:
         found = [each for each in found if model_versions.is_same(version, each)]
         if not found:
-            raise NotFound(f"{model} has no version {version[:60]!r}: GET /v1/models/{model} lists them.")
+            raise NotFound(f"{model} has no version {version[:60]!r}. Leave it out to see those that it has.")
     return view, [_known(view, each) for each in found] if view else []
 
 

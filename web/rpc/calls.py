@@ -32,7 +32,9 @@ _RETRY_AFTER: Final = "retry-after"
 """Metadata have names in lower case."""
 
 _DETAILS: Final = 2000
-"""Characters of a status' message: it travels in a header field."""
+_OTHER_DETAILS: Final = 600
+"""Characters of a status' message: it travels in metadata, of which clients take 8 KB. One that is not ASCII
+takes up to twelve bytes there."""
 
 
 class ProtoMessage(Protocol):
@@ -126,9 +128,10 @@ class Calls:
                         Call(context, request_id, trace, started_at=time.monotonic()),
                     ).SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
-                _abort(context, error, trailing)
+                _abort(context, error, trailing, kind.__name__)
             else:
                 context.set_trailing_metadata(trailing)
+                _LOG.debug("%s: OK", kind.__name__)
                 return reply
             finally:
                 request_ids.carry(request_ids.NONE)
@@ -174,16 +177,22 @@ def _parsed(kind: type[_Request], data: bytes) -> _Request:
         raise ClientError("The message can't be read: its bytes are no message of this method.") from None
 
 
-def _abort(context: Any, error: Exception, trailing: list[tuple[str, str]]) -> NoReturn:  # noqa: ANN401 - gRPC has no types
+def _abort(
+    context: Any,  # noqa: ANN401 - gRPC has no types
+    error: Exception,
+    trailing: list[tuple[str, str]],
+    about: str,
+) -> NoReturn:
     """End the call with the error's status; what is no ServiceError is a bug, and logged."""
     if not isinstance(error, ServiceError):
         _LOG.error("unexpected error; this is a bug", exc_info=error)
         error = ServiceError("The service failed on this request; its log says why.")
-    status = errors.RPC_STATUS[error.code]
+    status = errors.RPC_STATUS.get(error.code, "INTERNAL")
     if isinstance(error, Unavailable):
         trailing.append((_RETRY_AFTER, str(error.retry_after_s)))
     # An overloaded service refuses by the thousand, and has no time to log each refusal.
-    _LOG.log(logging.INFO if status == "INTERNAL" else logging.DEBUG, "%s: %s", status, error.code)
+    _LOG.log(logging.INFO if status == "INTERNAL" else logging.DEBUG, "%s: %s", about, status)
     context.set_trailing_metadata(trailing)
-    context.abort(grpc.StatusCode[status], error.message[:_DETAILS])
+    most = _DETAILS if error.message.isascii() else _OTHER_DETAILS
+    context.abort(grpc.StatusCode[status], error.message[:most])
     raise error  # not reached: gRPC raises an exception of its own

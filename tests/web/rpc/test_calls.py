@@ -17,7 +17,7 @@ import redis
 from grpc_health.v1 import health_pb2
 
 from broker.connection import connect
-from broker.errors import Overloaded, ServiceError
+from broker.errors import NoWorker, Overloaded, ServiceError
 from broker.keys import Keys
 from settings import Settings
 from tests.support import fakes
@@ -86,13 +86,29 @@ def test_an_unexpected_error_is_internal_and_logged(
     def broken(_: str) -> None:
         raise ZeroDivisionError("ours")
 
+    caplog.set_level(logging.INFO, logger="web.rpc.calls")
     monkeypatch.setattr(server.jobs.models, "require", broken)
     error = rpc.refused("ModelInfer", **encoded(png(0)))
     assert (error.code(), "its log says why" in error.details()) == (grpc.StatusCode.INTERNAL, True)
     assert "ours" not in error.details()
+    line = next(record for record in caplog.records if record.message == "ModelInferRequest: INTERNAL")
+    assert line.levelno == logging.INFO
     assert any(
         record.levelno == logging.ERROR and "this is a bug" in record.message for record in caplog.records
     )
+
+
+@pytest.mark.parametrize("letter", ["x", "\u732b"])
+def test_a_long_message_reaches_its_client(
+    server: RpcServer, rpc: RpcClient, monkeypatch: pytest.MonkeyPatch, letter: str
+) -> None:
+    def failing(_: str) -> None:
+        raise NoWorker(letter * 100_000)
+
+    monkeypatch.setattr(server.jobs.models, "require", failing)
+    error = rpc.refused("ModelInfer", **encoded(png(0)))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert error.details() == letter * len(error.details())
 
 
 @pytest.mark.parametrize("environment", [{"MAX_UPLOAD_MB": "1"}])
