@@ -194,6 +194,28 @@ def test_calls_whose_message_does_not_come_lose_their_threads(rpc: RpcClient, se
         caller.join()
 
 
+@pytest.mark.parametrize("environment", [{"WEB_WORKERS": "1", "WEB_THREADS": "9"}])
+def test_more_calls_than_threads_are_refused_unread(rpc: RpcClient, server: RpcServer) -> None:
+    hold = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        hold.wait(30)
+        yield b""
+
+    live = rpc.channel.stream_unary("/inference.GRPCInferenceService/ServerLive")
+    callers = [threading.Thread(target=_ignoring, args=(live, never())) for _ in range(9)]
+    for caller in callers:
+        caller.start()
+    eventually(lambda: server.calls.in_flight == 9)
+    assert rpc.refused("ServerLive").code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    # Their time is over in 2 s.
+    eventually(lambda: server.calls.in_flight == 0, within_s=10)
+    assert rpc.ask("ServerLive").live
+    hold.set()
+    for caller in callers:
+        caller.join()
+
+
 def _ignoring(method: Callable[..., object], messages: Iterator[bytes]) -> None:
     with contextlib.suppress(grpc.RpcError):
         method(messages, timeout=30)
