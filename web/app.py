@@ -44,10 +44,9 @@ def create_app(settings: Settings) -> Flask:
     )
     app.extensions["inference"] = Inference(jobs, polled)
     request_ids.register(app)
-    errors.register(app)
+    errors.register(app, shape_of=failures.shape_of)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
-    failures.register(app)
     for part in (predict, predictions, job_events, similarity, health, pages, api_docs, static):
         app.register_blueprint(part.blueprint)
     for dialect in (tutorials, open_inference, tf_serving, torchserve):

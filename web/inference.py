@@ -26,7 +26,7 @@ from broker.messages import Result
 from broker.producer import PendingJob, RequestName, StoredJob
 from web import answers, pipelines
 from web.idempotency import IdempotentRequest
-from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
+from web.jobs import MAX_PIXELS_TOGETHER, ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
 from web.model_choice import ModelChoice
 from web.polled_pipelines import PolledPipeline, PolledPipelines
 from web.uploads import reader
@@ -63,7 +63,8 @@ class Inference:
         """
         jobs, options = self.jobs, caller.options
         choice = jobs.models.choose(upload.parameters.get("model"), is_polled=options.polled)
-        upload = dataclasses.replace(upload, pictures=jobs.within_pixels(upload.pictures))
+        if len(upload.pictures) > MAX_PIXELS_TOGETHER:
+            upload = dataclasses.replace(upload, pictures=jobs.within_pixels(upload.pictures))
         # A request that asks for too many predictions is refused whole.
         top = reader.top(upload, choice.view.card, asked=choice.asked.card)
         with jobs.share(choice.view.card.model):

@@ -204,11 +204,9 @@ class JobClient:
     def within_pixels(self, pictures: Sequence[_Picture]) -> list[_Picture | ImageTooLarge]:
         """A request's pictures; an ImageTooLarge for each that would make too many pixels together.
 
-        Judged by what their headers say. One that does not tell counts as MAX_PIXELS; one that is too large
-        alone is not counted, for it is refused.
+        Up to MAX_PIXELS_TOGETHER pictures never do. Judged by what their headers say. One that does not tell
+        counts as MAX_PIXELS; one that is too large alone is not counted, for it is refused.
         """
-        if len(pictures) <= MAX_PIXELS_TOGETHER:
-            return list(pictures)
         left = most = MAX_PIXELS_TOGETHER * self._limits.max_pixels
         bounded: list[_Picture | ImageTooLarge] = []
         for picture in pictures:
