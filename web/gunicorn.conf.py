@@ -34,6 +34,8 @@ keepalive = _settings.keepalive_s
 worker_connections = 1200
 # The scheme is used nowhere: proxies in a chain that disagree on it are no reason to refuse a request.
 secure_scheme_headers: dict[str, str] = {}
+# Whoever is on this machine, a proxy included, would name the app's path and the request's in header fields.
+forwarder_headers = ""
 # sendfile waits indefinitely for a client that does not read, and the pages are small.
 sendfile = False
 # A heartbeat sets a file's times; a slow disk would delay it.
