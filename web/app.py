@@ -36,7 +36,7 @@ REDIS_TIMEOUT_S = 0.9
 def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
     app = Flask("web", static_folder=None, template_folder="pages/templates")
-    # `//host/path` would be redirected to an address that the Host field names, in HTML.
+    # Two slashes would be redirected, in HTML, to an address that the Host field names.
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
     app.config["FILES_DIR"] = settings.files_dir
