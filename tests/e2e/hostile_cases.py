@@ -182,7 +182,7 @@ PICTURES: Final = [
         200,
         "40",
     ),
-    Case("two slashes in a path", http_request(line="GET /static//x HTTP/1.1"), 404, "not_found"),
+    Case("two slashes in a path", http_request(line="GET /predictions//x HTTP/1.1"), 404, "not_found"),
     Case(
         "proxies that disagree on the scheme",
         http_request(
