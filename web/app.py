@@ -20,10 +20,20 @@ from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
 from web.inference import Inference
 from web.jobs import JobClient, JobLimits
-from web.middleware import compression, cors, request_ids
+from web.middleware import compression, cors, request_counts, request_ids
 from web.model_choice import ModelNames
 from web.polled_pipelines import PolledPipelines
-from web.routes import api_docs, health, job_events, pages, predict, predictions, similarity, static
+from web.routes import (
+    api_docs,
+    health,
+    job_events,
+    metrics,
+    pages,
+    predict,
+    predictions,
+    similarity,
+    static,
+)
 from web.server import capacity
 from web.server.refusals import RenderRefusal
 
@@ -49,7 +59,18 @@ def create_app(settings: Settings) -> Flask:
     errors.register(app, shape_of=failures.shape_of)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
-    for part in (predict, predictions, job_events, similarity, health, pages, api_docs, static):
+    request_counts.register(app)
+    for part in (
+        predict,
+        predictions,
+        job_events,
+        similarity,
+        health,
+        metrics,
+        pages,
+        api_docs,
+        static,
+    ):
         app.register_blueprint(part.blueprint)
     for dialect in (tutorials, open_inference, tf_serving, torchserve):
         app.register_blueprint(dialect.blueprint)

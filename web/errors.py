@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import Map
 
 from broker.errors import ClientError, ServiceError, Unavailable
-from web import responses
+from web import metrics, responses
 from web.middleware import cors, request_ids
 from web.responses import ErrorDetail, FailedAnswer
 from web.server.refusals import RenderRefusal, RequestHead
@@ -118,6 +118,7 @@ def refusal_renderer(
     """
 
     def render(error: ServiceError, head: RequestHead) -> tuple[bytes, str]:
+        metrics.refused_unread(error.code)
         request_id = request_ids.chosen(head.request_id)
         fields = cors.headers(cors.allowed(origins, head.path, more), head.origin)
         shape = shape_of(head.method, head.path)
