@@ -100,6 +100,14 @@ class QueueDepth:
     dead: int
 
 
+@dataclass(frozen=True, slots=True)
+class RedisMemory:
+    """Bytes that Redis uses, and may use; 0: it has no limit."""
+
+    used: int
+    limit: int
+
+
 class Producer:
     """Puts jobs into the queues of any model. Safe to share between threads.
 
@@ -185,6 +193,17 @@ class Producer:
             ages = [now - codec.accepted_at(job) for job in (first, first_polled) if job]
             depths[model] = QueueDepth(waiting, polled, max(ages, default=0.0), dead)
         return depths
+
+    def memory(self) -> "RedisMemory | None":
+        """How full Redis is; None where it does not tell this user."""
+        try:
+            with translated("tell its memory"):
+                told = self._redis.info("memory")
+        except BrokerUnavailable as error:
+            if error.is_refusal:
+                return None
+            raise
+        return RedisMemory(int(told["used_memory"]), int(told.get("maxmemory", 0)))
 
     def enqueue(self, model: str, job: Job, name: RequestName | None = None) -> str:
         """Accept the job, in one MULTI: its result is pending, it stands in the queue, the bell rings.

@@ -99,12 +99,21 @@ class QueueCollector(Collector):
         try:
             views = self._registry.models(fresh=True)
             depths = self._producer.depths(views)
+            memory = self._producer.memory()
         except BrokerUnavailable:
             is_up.add_metric([], 0)
             yield is_up
             return
         is_up.add_metric([], 1)
         yield is_up
+        if memory is not None:
+            for name, about, number in (
+                ("redis_memory_bytes", "Bytes that Redis uses.", memory.used),
+                ("redis_memory_limit_bytes", "Bytes that Redis may use; 0: no limit.", memory.limit),
+            ):
+                bytes_ = _Gauge(name, about)
+                bytes_.add_metric([], number)
+                yield bytes_
         jobs = _Gauge("queue_jobs", "Jobs in the queue, by what their clients do.", ["model", "kind"])
         size = _Gauge("queue_bytes", "Bytes of the queue, as admission counts them.", ["model"])
         age = _Gauge("queue_oldest_job_seconds", "The age of the queue's oldest job; 0: none.", ["model"])

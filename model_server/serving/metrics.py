@@ -52,6 +52,12 @@ _STATE: Final = Enum(
 )
 
 
+def begin(model: str) -> None:
+    """Tell the rare counts of a model from 0 on: to Prometheus a count that begins with 1 is no increase."""
+    for counter in (_ATTEMPTS, _DEAD, _LOST, _RECOVERED, _LEASE_LOST):
+        counter.labels(model)
+
+
 def claimed(model: str, jobs: int, *, most: int, batch_size: int, is_recovered: bool) -> None:
     """A batch was claimed, of at most so many jobs: by what its calls take, or by BATCH_SIZE."""
     if is_recovered:

@@ -73,6 +73,7 @@ class Worker:
 
     def run(self) -> None:
         """Register, load, serve, leave. Returns once it was stopped."""
+        metrics.begin(self.spec.name)
         self.registration.ensure()
         if not self.lease.worker:
             return  # stopped while Redis was away

@@ -121,6 +121,7 @@ def test_the_queue_is_told_as_it_is(service: Service, client: redis.Redis, keys:
     assert told[_of("queue_bytes", model=MODEL)] >= 3 * 100
     assert 0 < told[_of("queue_oldest_job_seconds", model=MODEL)] < 60
     assert told[_of("redis_up")] == 1
+    assert told[_of("redis_memory_bytes")] > told[_of("redis_memory_limit_bytes")] == 0
     client.lpush(keys.of(MODEL).dead, b"letter")
     assert _read(service)[_of("dead_letters_kept", model=MODEL)] == 1
     client.delete(keys.of(MODEL).dead)

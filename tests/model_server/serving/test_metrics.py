@@ -105,6 +105,13 @@ def test_a_lease_that_lapsed_is_counted(client: redis.Redis, keys: Keys, worker:
     assert _moved(lambda: keeper.tick(0.0), "leases_lost_total") == 1
 
 
+def test_rare_counts_begin_at_zero() -> None:
+    metrics.begin("just-started")
+    labels = {"model": "just-started"}
+    for name in ("workers_lost", "jobs_recovered", "dead_letters", "leases_lost", "jobs_retried"):
+        assert REGISTRY.get_sample_value(f"batchwire_{name}_total", labels) == 0
+
+
 def test_a_load_and_its_end_are_told(worker: Worker) -> None:
     def fails() -> Engine:
         raise ModelUnavailable("no weights")
