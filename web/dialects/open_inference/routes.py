@@ -88,7 +88,7 @@ def model_config(model: str, version: str = "") -> Response:
 @blueprint.get(f"{_VERSION}/stats")
 def model_statistics(model: str, version: str = "") -> Response:
     """How many pictures a model has answered."""
-    return _json({"model_stats": [metadata.statistics(_view(model, version))]})
+    return _json({"model_stats": [metadata.statistics(_view(model, version, fresh=True))]})
 
 
 @blueprint.get("/models/stats")
