@@ -79,7 +79,7 @@ def _address(stack: Stack, protocol: str) -> str:
 @protocols
 def test_perf_analyzer_measures_the_service(served: Stack, protocol: str) -> None:
     # The first three windows are alike enough: what is tested is that it measures, not how evenly.
-    windows = ["--measurement-interval", "1000", "--stability-percentage", "999", "--max-trials", "10"]
+    windows = ["--measurement-interval", "600", "--stability-percentage", "999", "--max-trials", "10"]
     done = _perf_analyzer("-m", MODEL, "-u", _address(served, protocol), "-i", protocol, "-b", "2", *windows)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert _number("Throughput", done.stdout) > 0
