@@ -69,7 +69,7 @@ test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and
 	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers
 
 test-protocols: $(VENV)/.dev var/protocols/.installed ## Clients of other servers, perf_analyzer and k6, unmodified (installs 620 MB, once)
-	$(BIN)/python -m pytest -m protocols
+	$(BIN)/python -m pytest -m protocols tests/protocols
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser
