@@ -63,16 +63,16 @@ test-redis: $(VENV)/.dev ## The contract on another server: Redis 6.2, or TEST_R
 	  $(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist loadscope tests/conformance tests/broker
 
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
-	$(BIN)/python -m pytest -m compose
+	$(BIN)/python -m pytest -m compose tests/compose
 
 test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, and ONNX Runtime, against those (installs 1.9 GB, once)
-	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers
+	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers tests/importers
 
 test-protocols: $(VENV)/.dev var/protocols/.installed ## Clients of other servers, perf_analyzer and k6, unmodified (installs 620 MB, once)
 	$(BIN)/python -m pytest -m protocols tests/protocols
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser tests/browser
 
 screenshot: $(VENV)/.dev ## docs/page.png, of the real page (SCREENS=FOLDER: every page, width, scheme and language)
 	$(BIN)/python -m tests.browser.screens $(SCREENS)
