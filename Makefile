@@ -63,16 +63,16 @@ test-redis: $(VENV)/.dev ## The contract on another server: Redis 6.2, or TEST_R
 	  $(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist loadscope tests/conformance tests/broker
 
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
-	$(BIN)/python -m pytest -m compose
+	$(BIN)/python -m pytest -m compose tests/compose
 
 test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, and ONNX Runtime, against those (installs 1.9 GB, once)
-	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers
+	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers tests/importers
 
-test-protocols: $(VENV)/.dev var/protocols/.installed ## The clients of Triton and KServe, unmodified (installs 500 MB, once)
-	$(BIN)/python -m pytest -m protocols
+test-protocols: $(VENV)/.dev var/protocols/.installed ## Clients of other servers, perf_analyzer and k6, unmodified (installs 620 MB, once)
+	$(BIN)/python -m pytest -m protocols tests/protocols
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser tests/browser
 
 screenshot: $(VENV)/.dev ## docs/page.png, of the real page (SCREENS=FOLDER: every page, width, scheme and language)
 	$(BIN)/python -m tests.browser.screens $(SCREENS)
@@ -102,9 +102,10 @@ var/importers/.installed: tests/importers/requirements.txt tests/importers/requi
 	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/importers/requirements-alone.txt
 	@touch $@
 
-var/protocols/.installed: tests/protocols/requirements.txt | $(VENV)/bin/python
+var/protocols/.installed: tests/protocols/requirements.txt tests/protocols/requirements-alone.txt | $(VENV)/bin/python
 	$(BIN)/python -m venv --clear var/protocols
 	@var/protocols/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@var/protocols/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target var/protocols/perf_analyzer -r tests/protocols/requirements-alone.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve

@@ -219,6 +219,9 @@ class Settings:
     request may have four times as many together."""
     model_servers: int = _whole(1, 1, 64)
     """How many model server processes `make serve` runs."""
+    metrics_port: int = _zero_or(0, 1, 65535)
+    """The port on which a model server tells its metrics to Prometheus; several on one host take this one
+    and those after it. 0: none. The web tier tells its own at `/metrics`."""
     web_workers: int = _whole(0, 0, 64)
     """How many web processes run. 0: one per core, at least 2 and at most 16."""
     web_threads: int = _zero_or(0, 9, 2048)

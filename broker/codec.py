@@ -39,6 +39,10 @@ class _WireJob(Job, frozen=True, kw_only=True, omit_defaults=True):
     image: msgspec.Raw  # type: ignore[assignment] # the one field that differs, in the same place
 
 
+class _AcceptedJob(msgspec.Struct):
+    accepted: float
+
+
 def job_size(spec: InputSpec) -> int:
     """Bytes that a job of such a picture takes as JSON, the rest of it rounded up."""
     return 4 * math.ceil(math.prod(spec.shape) / 3) + _JOB_REST
@@ -80,6 +84,11 @@ def decode_job(payload: bytes) -> Job:
         raise MalformedMessage(f"{len(image)} bytes of image do not fill the shape {wire.shape}")
     pixels: NDArray[np.uint8] = np.frombuffer(image, np.uint8).reshape(wire.shape)
     return Job(**(msgspec.structs.asdict(wire) | {"image": pixels}))
+
+
+def accepted_at(payload: bytes) -> float:
+    """When a job was accepted, in Redis' time, read from its JSON alone. Raises MalformedMessage."""
+    return decode(payload, _AcceptedJob).accepted
 
 
 def encode(message: Card | State | Result) -> bytes:

@@ -5,6 +5,7 @@ that is away is described: they name a host or a socket, never a password.
 """
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -14,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from broker.errors import BrokerUnavailable
+from broker.metrics import REDIS_OPERATION
 
 REDIS_MIN_VERSION: Final = (6, 2)
 """LMOVE and GETDEL came with Redis 6.2."""
@@ -68,12 +70,18 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
 
 @contextmanager
 def translated(
-    what: str, client: redis.Redis | None = None, types: Mapping[str, str] | None = None
+    what: str,
+    client: redis.Redis | None = None,
+    types: Mapping[str, str] | None = None,
+    *,
+    waits: bool = False,
 ) -> Iterator[None]:
     """Turn every error of the Redis client into BrokerUnavailable, which says `what` could not be done.
 
-    Where a key is of another type than in `types`, `client` is asked which.
+    Where a key is of another type than in `types`, `client` is asked which. How long it took is measured,
+    unless it `waits` for others.
     """
+    began = time.perf_counter()
     try:
         yield
     except redis.RedisError as error:
@@ -82,6 +90,9 @@ def translated(
             reason = _misplaced(client, types) or reason
         message = f"Redis can't {what}: {reason}."
         raise BrokerUnavailable(message, is_refusal=_is_refusal(error)) from error
+    finally:
+        if not waits:
+            REDIS_OPERATION.labels(what).observe(time.perf_counter() - began)
 
 
 def server_pid(client: redis.Redis) -> int:

@@ -102,7 +102,7 @@ class Consumer:
         if self._is_for_others:
             time.sleep(min(timeout_s, _FOR_OTHERS_S))
             return
-        with translated("ring", self._redis, self._keys.types):
+        with translated("ring", self._redis, self._keys.types, waits=True):
             self._redis.blpop([self._keys.bell], timeout=max(timeout_s, _LEAST_WAIT_S))
 
     def waiting(self) -> int:

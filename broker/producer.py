@@ -7,9 +7,9 @@ gives a request. It never waits; replies.py does.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import redis
 from redis.client import Pipeline
@@ -89,6 +89,25 @@ class _QueueLengths:
         return self.waiting + min(self.polled, 1 + self.waiting // WAITING_FOR_EACH_POLLED)
 
 
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """What a model's queue holds: jobs of clients that wait, and that poll; and its dead letters."""
+
+    waiting: int
+    polled: int
+    oldest_s: float
+    """The age of the oldest job; 0 where there is none."""
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class RedisMemory:
+    """Bytes that Redis uses, and may use; 0: it has no limit."""
+
+    used: int
+    limit: int
+
+
 class Producer:
     """Puts jobs into the queues of any model. Safe to share between threads.
 
@@ -152,6 +171,39 @@ class Producer:
             retry_after_s=retry_after_s,
             valid_s=min(_VALID_S, max(LENGTH_VALID_S, over_s, _WORKED_OFF * empty_s)),
         )
+
+    def depths(self, models: Iterable[str]) -> dict[str, "QueueDepth"]:
+        """What the queues of these models hold now, in one round trip."""
+        names = list(models)
+        with translated("measure a queue"), self._redis.pipeline(transaction=False) as pipe:
+            for keys in map(self._keys.of, names):
+                pipe.llen(keys.queue)
+                pipe.llen(keys.polled)
+                pipe.lindex(keys.queue, 0)
+                pipe.lindex(keys.polled, 0)
+                pipe.llen(keys.dead)
+            # One key of a wrong type must not hide the others.
+            replies: list[Any] = [
+                0 if isinstance(reply, redis.ResponseError) else reply for reply in pipe.execute(False)
+            ]
+        now, size = self._clock.now(), len(replies) // max(1, len(names))
+        depths = {}
+        for number, model in enumerate(names):
+            waiting, polled, first, first_polled, dead = replies[number * size : (number + 1) * size]
+            ages = [now - codec.accepted_at(job) for job in (first, first_polled) if job]
+            depths[model] = QueueDepth(waiting, polled, max(ages, default=0.0), dead)
+        return depths
+
+    def memory(self) -> "RedisMemory | None":
+        """How full Redis is; None where it does not tell this user."""
+        try:
+            with translated("tell its memory"):
+                told = self._redis.info("memory")
+        except BrokerUnavailable as error:
+            if error.is_refusal:
+                return None
+            raise
+        return RedisMemory(int(told["used_memory"]), int(told.get("maxmemory", 0)))
 
     def enqueue(self, model: str, job: Job, name: RequestName | None = None) -> str:
         """Accept the job, in one MULTI: its result is pending, it stands in the queue, the bell rings.

@@ -161,7 +161,7 @@ class Replies:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with translated("be subscribed to"):
+                with translated("be subscribed to", waits=True):
                     self._listen()
             except BrokerUnavailable as error:
                 self._outage.failed(error)

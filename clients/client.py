@@ -4,6 +4,7 @@ Owns connections, files and waiting. What is sent, read and tried again is decid
 """
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -28,6 +29,9 @@ URL: Final = "http://localhost:5000"
 
 WAIT_S: Final = 300.0
 """For so long a service keeps a job that waits, by default (ASYNC_TIMEOUT_S)."""
+
+_HOLD_S: Final = 8
+"""For so long a request for a result may be held: less than the service's REQUEST_TIMEOUT_S, by default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +84,8 @@ class _Connection:
             base = httpx.URL()
         if base.scheme not in ("http", "https") or not base.host:
             raise ValueError(f"{url!r} is not an address like {URL}")
-        self._exchanges = Exchanges(Retrying(total_s=retry_s))
+        hold_s = min(_HOLD_S, math.floor(timeout_s / 2))
+        self._exchanges = Exchanges(Retrying(total_s=retry_s), hold_s=hold_s)
         limits = httpx.Limits(max_connections=None)  # predict_many bounds them
         self._open(base_url=base, headers=dict(headers or {}), timeout=timeout_s, limits=limits)
 
@@ -168,6 +173,9 @@ class Client(_Connection):
 
     def _result(self, job_id: str, model: str, wait_s: float) -> Answer:
         return self._run(self._exchanges.result(job_id, model, wait_s))
+
+    def _cancel(self, job_id: str, model: str) -> bool:
+        return self._run(self._exchanges.cancel(job_id, model))
 
     def _run(self, exchange: Exchange[_T], stopping: threading.Event | None = None) -> _T:
         reply: object = None
@@ -275,6 +283,9 @@ class AsyncClient(_Connection):
     async def _result(self, job_id: str, model: str, wait_s: float) -> Answer:
         return await self._run(self._exchanges.result(job_id, model, wait_s))
 
+    async def _cancel(self, job_id: str, model: str) -> bool:
+        return await self._run(self._exchanges.cancel(job_id, model))
+
     async def _run(self, exchange: Exchange[_T]) -> _T:
         reply: object = None
         while True:
@@ -311,6 +322,10 @@ class Job:
         """The answer, once it is there. Raises a BatchwireError: AnswerTimeout after `wait_s`."""
         return self.client._result(self.id, self.model, wait_s)
 
+    def cancel(self) -> bool:
+        """End the job: what no batch has yet is not run. False: there is none (any more)."""
+        return self.client._cancel(self.id, self.model)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AsyncJob:
@@ -323,3 +338,7 @@ class AsyncJob:
     async def result(self, *, wait_s: float = WAIT_S) -> Answer:
         """The answer, once it is there. Raises a BatchwireError: AnswerTimeout after `wait_s`."""
         return await self.client._result(self.id, self.model, wait_s)
+
+    async def cancel(self) -> bool:
+        """End the job: what no batch has yet is not run. False: there is none (any more)."""
+        return await self.client._cancel(self.id, self.model)

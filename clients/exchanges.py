@@ -4,6 +4,7 @@ Owns the exchanges with the service. Does no I/O: each exchange is a generator o
 clients/client.py takes and answers, with threads or with asyncio. So both have one logic.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, Generator
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import count
 from os import PathLike
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import httpx
 import msgspec
@@ -22,10 +23,11 @@ from clients.errors import (
     AnswerTimeout,
     BatchwireError,
     ConnectionFailure,
+    RequestRefusal,
     UnreadableAnswer,
     class_for,
 )
-from clients.retrying import Retrying
+from clients.retrying import Retrying, may_pass
 
 Picture = bytes | str | PathLike[str] | BinaryIO
 """A picture's bytes, the path of its file, or an open file."""
@@ -73,6 +75,8 @@ class Exchanges:
     """The exchanges of one client."""
 
     retrying: Retrying
+    hold_s: int = 8
+    """For so long the service may hold a request for a result, which is less than one may be silent."""
     clock: Clock = time.monotonic
 
     def predict(self, picture: Picture, model: str | None, top: int | None) -> Exchange[Answer]:
@@ -86,19 +90,46 @@ class Exchanges:
         return _answer(response)
 
     def result(self, job_id: str, model: str, wait_s: float) -> Exchange[Answer]:
-        """Ask for a job's result until it is there, for `wait_s` at most."""
-        ends_at = self.clock() + wait_s
-        request = SendRequest("GET", f"/predictions/{job_id}", _query(model, None))
+        """Ask for a job's result until it is there, for `wait_s` at most; the service holds each request."""
+        now = self.clock()
+        ends_at = now + wait_s
         while True:
-            response = yield from self._send(request)
+            hold_s = max(0, min(self.hold_s, math.floor(ends_at - now)))
+            response = yield from self._poll(job_id, model, hold_s)
             if response.status_code != 202:
                 return _answer(response)
-            pause_s = _retry_after_s(response) or 1.0
-            if self.clock() + pause_s > ends_at:
+            # Where the request was held, that was a pause.
+            asked_at, now = now, self.clock()
+            pause_s = max(0.0, (_retry_after_s(response) or 1.0) - (now - asked_at))
+            if now + pause_s >= ends_at:
                 raise AnswerTimeout(
                     "job_pending", f"The job has no result after {wait_s:g} s; ask again.", job_id=job_id
                 )
-            yield Pause(pause_s)
+            if pause_s:
+                yield Pause(pause_s)
+                now = self.clock()
+
+    def _poll(self, job_id: str, model: str, hold_s: int) -> Exchange[httpx.Response]:
+        """Ask once, held for so long; at once where the service has no place for another that waits."""
+        request = SendRequest("GET", f"/predictions/{job_id}", _query(model, None))
+        if hold_s:
+            reply = yield replace(request, query=request.query | {"wait": str(hold_s)})
+            failure = _failure(reply)
+            if failure is None:
+                return cast(httpx.Response, reply)
+            if failure.job_id or not may_pass(failure):
+                raise failure
+        return (yield from self._send(request))
+
+    def cancel(self, job_id: str, model: str) -> Exchange[bool]:
+        """End a job, or drop its result; whether there was one."""
+        try:
+            yield from self._send(SendRequest("DELETE", f"/predictions/{job_id}", _query(model, None)))
+        except RequestRefusal as refusal:
+            if refusal.code != "not_found":
+                raise
+            return False
+        return True
 
     def models(self) -> Exchange[ModelList]:
         """List the models."""

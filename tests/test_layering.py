@@ -120,6 +120,7 @@ ROOMS: dict[str, set[str]] = {
         "web.errors",
         "web.inference",
         "web.jobs",
+        "web.metrics",
         "web.middleware.request_ids",
         "web.polled_pipelines",
         "web.rpc",
@@ -129,7 +130,7 @@ ROOMS: dict[str, set[str]] = {
         "web.start",
         "web.uploads",
     },
-    "web/middleware": {"broker.errors", "web.middleware", "web.responses"},
+    "web/middleware": {"broker.errors", "web.metrics", "web.middleware", "web.responses"},
     "model_server/catalogue": {"broker", "model_server.catalogue", "model_server.tasks"},
     "model_server/tasks": {
         "broker",
@@ -324,12 +325,13 @@ def test_only_settings_reads_the_environment() -> None:
         for path in _files(package)
         if re.search(r"os\.environ|getenv", path.read_text("utf-8"))
     }
-    # They write what Keras, TensorFlow and PyTorch read; nothing of ours is read there.
+    # They write what Keras, TensorFlow, PyTorch and prometheus_client read; nothing of ours is read there.
     assert readers == {
         "model_server/engines/keras/tensorflow.py",
         "model_server/engines/keras/jax.py",
         "model_server/engines/torch/network.py",
         "model_server/engines/torch/sources.py",
+        "web/metrics_folder.py",
     }
 
 

@@ -10,9 +10,19 @@ from web import errors, start
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
 from web.inference import Inference
-from web.middleware import compression, cors, request_ids
+from web.middleware import compression, cors, request_counts, request_ids
 from web.polled_pipelines import PolledPipelines
-from web.routes import api_docs, health, job_events, pages, predict, predictions, similarity, static
+from web.routes import (
+    api_docs,
+    health,
+    job_events,
+    metrics,
+    pages,
+    predict,
+    predictions,
+    similarity,
+    static,
+)
 from web.server import capacity
 from web.server.refusals import RenderRefusal
 
@@ -22,6 +32,8 @@ _MB = 1024 * 1024
 def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
     app = Flask("web", static_folder=None, template_folder="pages/templates")
+    # Two slashes would be redirected, in HTML, to an address that the Host field names.
+    app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
     app.config["FILES_DIR"] = settings.files_dir
     app.extensions["jobs"] = jobs = start.job_client(settings)
@@ -30,11 +42,21 @@ def create_app(settings: Settings) -> Flask:
     )
     app.extensions["inference"] = Inference(jobs, polled)
     request_ids.register(app)
-    errors.register(app)
+    errors.register(app, shape_of=failures.shape_of)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
-    failures.register(app)
-    for part in (predict, predictions, job_events, similarity, health, pages, api_docs, static):
+    request_counts.register(app)
+    for part in (
+        predict,
+        predictions,
+        job_events,
+        similarity,
+        health,
+        metrics,
+        pages,
+        api_docs,
+        static,
+    ):
         app.register_blueprint(part.blueprint)
     for dialect in (tutorials, open_inference, tf_serving, torchserve):
         app.register_blueprint(dialect.blueprint)

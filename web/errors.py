@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import Map
 
 from broker.errors import ClientError, ServiceError, Unavailable
-from web import responses
+from web import metrics, responses
 from web.middleware import cors, request_ids
 from web.responses import ErrorDetail, FailedAnswer
 from web.server.refusals import RenderRefusal, RequestHead
@@ -89,6 +89,8 @@ class UnsupportedUpload(ClientError):
 
 FailureShape = Callable[[str, int], Struct]
 """The body of a failure from its message and its status, at an address that has a shape of its own."""
+ShapeOf = Callable[[str, str], FailureShape | None]
+"""The shape of failures at an address, by method and path."""
 
 # Our codes for the statuses that Flask and Werkzeug answer themselves.
 _HTTP_CODES: Final = {
@@ -102,15 +104,6 @@ _HTTP_CODES: Final = {
 def body(code: str, message: str, request_id: str | UnsetType = UNSET) -> FailedAnswer:
     """The JSON of an error."""
     return FailedAnswer(success=False, error=ErrorDetail(code, message), request_id=request_id)
-
-
-def respond(error: ServiceError) -> Response:
-    """The answer for an error: its status, its body, and Retry-After where waiting helps."""
-    failure = body(error.code, error.message, request_ids.current())
-    response = responses.respond(failure, STATUS[error.code])
-    if isinstance(error, Unavailable):
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    return response
 
 
 def raw(
@@ -143,14 +136,15 @@ def refusal_renderer(
     origins: tuple[str, ...],
     *,
     more: Mapping[str, tuple[str, ...]] | None = None,
-    shape_of: Callable[[str, str], FailureShape | None] = lambda _method, _path: None,
+    shape_of: ShapeOf = lambda _method, _path: None,
 ) -> RenderRefusal:
     """The function that renders web.server's refusals: as `raw` does, with CORS headers.
 
-    `more` (as in cors.register) and `shape_of` (of a method and a path) are for single addresses.
+    `more` (as in cors.register) and `shape_of` are for single addresses.
     """
 
     def render(error: ServiceError, head: RequestHead) -> tuple[bytes, str]:
+        metrics.refused_unread(error.code)
         request_id = request_ids.chosen(head.request_id)
         fields = cors.headers(cors.allowed(origins, head.path, more), head.origin)
         shape = shape_of(head.method, head.path)
@@ -180,12 +174,20 @@ def _addresses(routes: Map) -> list[str]:
     return [f"{' and '.join(sorted(methods[path]))} {path}" for path in sorted(methods)]
 
 
-def register(app: Flask) -> None:
-    """Give every error of `app` this shape."""
+def register(app: Flask, *, shape_of: ShapeOf = lambda _method, _path: None) -> None:
+    """Give every error of `app` this shape, or that of its address."""
+
+    def respond(code: str, message: str, status: int) -> Response:
+        shape = shape_of(request.method, request.path)
+        failure = shape(message, status) if shape else body(code, message, request_ids.current())
+        return responses.respond(failure, status)
 
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
-        return respond(error)
+        response = respond(error.code, error.message, STATUS[error.code])
+        if isinstance(error, Unavailable):
+            response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -200,7 +202,7 @@ def register(app: Flask) -> None:
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)
             message = f"The request is larger than {limit_mb:g} MB."
-        response = responses.respond(body(code, message, request_ids.current()), status)
+        response = respond(code, message, status)
         response.headers.extend(
             (name, value) for name, value in error.get_headers() if name.lower() in ("allow", "retry-after")
         )
@@ -209,4 +211,4 @@ def register(app: Flask) -> None:
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
         _LOG.error("unexpected error; this is a bug", exc_info=error)
-        return respond(ServiceError("The service failed on this request; its log says why."))
+        return service_error(ServiceError("The service failed on this request; its log says why."))

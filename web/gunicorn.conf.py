@@ -7,6 +7,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from settings import SettingError, Settings
+from web import metrics_folder
 from web.server import capacity
 
 try:
@@ -17,6 +18,8 @@ try:
         )
 except SettingError as error:
     sys.exit(str(error))
+
+metrics_folder.make()
 
 wsgi_app = "web.wsgi:app"
 bind = _settings.listen
@@ -34,6 +37,8 @@ keepalive = _settings.keepalive_s
 worker_connections = 1200
 # The scheme is used nowhere: proxies in a chain that disagree on it are no reason to refuse a request.
 secure_scheme_headers: dict[str, str] = {}
+# Whoever is on this machine, a proxy included, would name the app's path and the request's in header fields.
+forwarder_headers = ""
 # sendfile waits indefinitely for a client that does not read, and the pages are small.
 sendfile = False
 # A heartbeat sets a file's times; a slow disk would delay it.
@@ -47,6 +52,17 @@ def worker_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn h
     """Let pipelines that are polled end, as long as Gunicorn lets this process."""
     if entry := sys.modules.get("web.wsgi"):  # it is loaded once the process has started
         entry.app.extensions["polled_pipelines"].stop(within_s=worker.left_s())
+
+
+def child_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
+    """Keep what a process counted, also if it was killed."""
+    metrics_folder.forget(worker.pid)
+
+
+def on_exit(server: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
+    """Let go of the metrics, unless another master goes on with them (SIGUSR2)."""
+    if not server.reexec_pid:
+        metrics_folder.remove()
 
 
 def on_starting(server: Any) -> None:  # noqa: ANN401 - Gunicorn has no types

@@ -24,9 +24,9 @@ from broker.errors import (
 )
 from broker.messages import Result
 from broker.producer import PendingJob, RequestName, StoredJob
-from web import answers, pipelines
+from web import answers, metrics, pipelines
 from web.idempotency import IdempotentRequest
-from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
+from web.jobs import MAX_PIXELS_TOGETHER, ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
 from web.model_choice import ModelChoice
 from web.polled_pipelines import PolledPipeline, PolledPipelines
 from web.uploads import reader
@@ -61,9 +61,21 @@ class Inference:
 
         Raises a ServiceError of the whole request.
         """
+        try:
+            results = self._run(upload, caller)
+        except ServiceError as error:
+            metrics.pictures(error.code, len(upload.pictures))
+            raise
+        for result in results:
+            metrics.pictures(_outcome(result))
+        return results
+
+    def _run(self, upload: Upload, caller: Caller) -> list[SubmittedResult]:
         jobs, options = self.jobs, caller.options
         choice = jobs.models.choose(upload.parameters.get("model"), is_polled=options.polled)
-        upload = dataclasses.replace(upload, pictures=jobs.within_pixels(upload.pictures))
+        metrics.asked(choice.view.card.model)
+        if len(upload.pictures) > MAX_PIXELS_TOGETHER:
+            upload = dataclasses.replace(upload, pictures=jobs.within_pixels(upload.pictures))
         # A request that asks for too many predictions is refused whole.
         top = reader.top(upload, choice.view.card, asked=choice.asked.card)
         with jobs.share(choice.view.card.model):
@@ -233,6 +245,15 @@ class Inference:
             raise
         except ServiceError as error:
             return error
+
+
+def _outcome(result: SubmittedResult) -> str:
+    """What became of a picture, as metrics have it."""
+    if isinstance(result, ServiceError):
+        return result.code
+    if isinstance(result, Result):
+        return result.error.code if result.error else "ok"
+    return "accepted"
 
 
 def _lost() -> Unavailable:

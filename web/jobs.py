@@ -34,6 +34,7 @@ from broker.replies import Replies, Waiter
 from pictures import annotate, declared_size, fit
 from pictures.decode import ImageTooLarge
 from pictures.fit import Part, PartCutter, PreparedPicture
+from web import metrics
 from web.fair_semaphore import FairSemaphore
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
 from web.overload import RecentRefusals
@@ -204,11 +205,9 @@ class JobClient:
     def within_pixels(self, pictures: Sequence[_Picture]) -> list[_Picture | ImageTooLarge]:
         """A request's pictures; an ImageTooLarge for each that would make too many pixels together.
 
-        Judged by what their headers say. One that does not tell counts as MAX_PIXELS; one that is too large
-        alone is not counted, for it is refused.
+        Up to MAX_PIXELS_TOGETHER pictures never do. Judged by what their headers say. One that does not tell
+        counts as MAX_PIXELS; one that is too large alone is not counted, for it is refused.
         """
-        if len(pictures) <= MAX_PIXELS_TOGETHER:
-            return list(pictures)
         left = most = MAX_PIXELS_TOGETHER * self._limits.max_pixels
         bounded: list[_Picture | ImageTooLarge] = []
         for picture in pictures:
@@ -259,11 +258,12 @@ class JobClient:
             if waited_s > LENGTH_VALID_S:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 self.admit(choice, options)
-            spec = choice.view.card.input
+            spec, began = choice.view.card.input, time.monotonic()
             if isinstance(picture, bytes):
                 prepared = fit.prepare(picture, spec, max_pixels=self._limits.max_pixels)
             else:
                 prepared = fit.given(picture, spec)
+            metrics.decoded(choice.view.card.model, time.monotonic() - began)
             # Within its place, too: threads that enqueued at once took Python's lock from those that decode.
             return self._enqueue(choice, prepared, options, top=top, name=name)
 
@@ -395,6 +395,9 @@ class JobClient:
             while not reason and (left_s := submitted.wait_until - time.monotonic()) > 0:
                 result = waiter.wait(min(left_s, LOOK_AT_CLIENT_S))
                 if result is not None:
+                    spent = result.timings_ms
+                    ended_at = submitted.job.accepted_at + (spent.waiting + spent.batch + spent.model) / 1000
+                    metrics.replied(model, self._clock.now() - ended_at)
                     return result
                 if waiter.take_forgotten():
                     self._enqueue_again(submitted)

@@ -28,6 +28,7 @@ from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_sp
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.hooks import HookOptions
+from model_server.serving import metrics
 from model_server.serving.device import Device
 from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
 from model_server.serving.pipeline import WorkerLimits
@@ -124,6 +125,8 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
         hung.set()
         signals.give()
 
+    if settings.metrics_port:
+        metrics.serve(settings.metrics_port, ports=settings.model_servers, address=settings.bind)
     device, outage = Device(), Outage()
 
     def serving(spec: ModelSpec, watch: Watch) -> VersionedModel:

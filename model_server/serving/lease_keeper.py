@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.errors import BrokerUnavailable, LeaseLost
 from broker.messages import WorkerState
-from model_server.serving import health_file
+from model_server.serving import health_file, metrics
 from model_server.serving.registration import Registration
 
 _LOG = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class LeaseKeeper(threading.Thread):
         try:
             self._lease.renew()
         except LeaseLost:
+            metrics.lease_lost(self._model)
             self._registration.ensure(lost=worker)
         if self._status.state.state is WorkerState.READY:
             health_file.beat(self._model, lease_s=self._lease_s)
@@ -123,4 +124,5 @@ class LeaseKeeper(threading.Thread):
             return False
         for lost, jobs in self._lease.recover_lost().items():
             _LOG.warning("%s: worker %s was lost; %d jobs go back to the queue", self._model, lost, jobs)
+            metrics.recovered(self._model, jobs)
         return True

@@ -23,7 +23,7 @@ from broker.messages import Timings
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Engine, Outputs
 from model_server.engines.hooked import HookedEngine
-from model_server.serving import batching, results
+from model_server.serving import batching, metrics, results
 from model_server.serving.batching import Batch
 from model_server.serving.call_times import CallTimes
 from model_server.serving.device import Device
@@ -133,6 +133,13 @@ class Pipeline:
         claimed = self._consumer.claim(worker, most)
         if not claimed:
             return None
+        metrics.claimed(
+            self.spec.name,
+            len(claimed),
+            most=most,
+            batch_size=self.limits.batch_size,
+            is_recovered=any(job.attempts for job in claimed),
+        )
         moment, now = time.monotonic(), self._clock.now()
         batch = batching.form(
             claimed,
@@ -171,6 +178,7 @@ class Pipeline:
             self._times.add(pictures, ran_at - began)
             busy_s = ran_at - max(batch.began, self._ran_at)
             self._status.measure(pictures, busy_s, waited_s=batch.waited_s)
+            metrics.ran(self.spec.name, pictures, call_s=ran_at - began, formed_s=began - batch.began)
         self._ran_at = ran_at
         return [
             results.completed(
@@ -197,6 +205,7 @@ class Pipeline:
                     self.claims_uncertain = True
                     outcomes = []
                 self._registration.outage.succeeded(self.spec.name)
+                metrics.ended(self.spec.name, outcomes)
                 break
             except LeaseLost:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.

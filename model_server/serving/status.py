@@ -12,6 +12,7 @@ from typing import Final
 from broker.errors import BrokerUnavailable
 from broker.lease import Lease
 from broker.messages import State, WorkerState
+from model_server.serving import metrics
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class WorkerStatus:
         """Change the state and publish it; if Redis is away the keeper's next renewal does."""
         with self._changing:
             self._state = state
+        metrics.state(self._name, state.state)
         self._try_announce()
 
     def set_reason(self, reason: str) -> None:

@@ -20,6 +20,7 @@ from broker.messages import State, WorkerState
 from broker.outage import Outage
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Engine
+from model_server.serving import metrics
 from model_server.serving.device import Device
 from model_server.serving.draining import DrainingJobs
 from model_server.serving.pipeline import Pipeline, WorkerLimits
@@ -72,6 +73,7 @@ class Worker:
 
     def run(self) -> None:
         """Register, load, serve, leave. Returns once it was stopped."""
+        metrics.begin(self.spec.name)
         self.registration.ensure()
         if not self.lease.worker:
             return  # stopped while Redis was away
@@ -144,6 +146,7 @@ class Worker:
 
 def load_or_reason(model: str, load: Callable[[], Engine]) -> tuple[Engine | None, str]:
     """Load the engine; None and the reason where that fails."""
+    began = time.monotonic()
     try:
         return load(), ""
     except ModelUnavailable as error:
@@ -151,3 +154,5 @@ def load_or_reason(model: str, load: Callable[[], Engine]) -> tuple[Engine | Non
     except Exception as error:  # noqa: BLE001 - whatever a network raises, the other models serve on
         _LOG.exception("%s can't be run", model)
         return None, f"{model}: the network can't be run as its model.toml says ({first_line(error)})."
+    finally:
+        metrics.loaded(model, time.monotonic() - began)

@@ -182,7 +182,7 @@ def test_a_job_is_submitted_and_its_result_polled(kind: Sync) -> None:
     (post,) = server.posts
     assert (post.path, post.headers["prefer"]) == ("/predict?model=m", "respond-async")
     polls = [request.path for request in server.requests if request.method == "GET"]
-    assert polls == ["/predictions/id-7?model=m"] * 2
+    assert polls == ["/predictions/id-7?model=m&wait=8"] * 2
 
 
 def test_models_are_listed(kind: Sync) -> None:

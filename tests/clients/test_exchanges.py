@@ -34,10 +34,20 @@ def response(status: int, body: object, **headers: str) -> httpx.Response:
 
 
 class Driver:
-    """What an exchange did, with a reply for each of its requests; time passes in its pauses alone."""
+    """What an exchange did, with a reply for each of its requests.
 
-    def __init__(self, replies: Sequence[httpx.Response | httpx.RequestError], total_s: float = 60) -> None:
+    Time passes in its pauses, and if the service `holds`, in its requests that may be held.
+    """
+
+    def __init__(
+        self,
+        replies: Sequence[httpx.Response | httpx.RequestError],
+        total_s: float = 60,
+        *,
+        holds: bool = False,
+    ) -> None:
         self.now = 0.0
+        self._holds = holds
         self.requests: list[SendRequest] = []
         self.pauses: list[float] = []
         self._replies = iter(replies)
@@ -60,6 +70,7 @@ class Driver:
                     reply = None
                 case SendRequest():
                     self.requests.append(step)
+                    self.now += int(step.query.get("wait", 0)) if self._holds else 0
                     reply = next(self._replies)
 
 
@@ -168,7 +179,37 @@ def test_a_job_is_polled_as_often_as_the_service_says() -> None:
     driver = Driver([response(202, PENDING, Retry_After="3"), response(202, PENDING), response(200, GOOD)])
     assert driver.result(driver.exchanges.result("i", "m", 60)).raw == GOOD
     assert driver.pauses == [3, 1]
-    assert driver.requests == [SendRequest("GET", "/predictions/i", {"model": "m"})] * 3
+    assert driver.requests == [SendRequest("GET", "/predictions/i", {"model": "m", "wait": "8"})] * 3
+
+
+def test_a_service_that_holds_the_request_is_asked_again_without_a_pause() -> None:
+    driver = Driver([response(202, PENDING, Retry_After="1")] * 2 + [response(200, GOOD)], holds=True)
+    assert driver.result(driver.exchanges.result("i", "m", 60)).raw == GOOD
+    assert (driver.pauses, driver.now) == ([], 24)
+
+
+def test_the_last_request_is_held_no_longer_than_the_caller_waits() -> None:
+    driver = Driver([response(202, PENDING, Retry_After="1")] * 9, holds=True)
+    with pytest.raises(AnswerTimeout, match="job_pending"):
+        driver.result(driver.exchanges.result("i", "m", 11.5))
+    assert [request.query.get("wait") for request in driver.requests] == ["8", "3", None]
+
+
+def test_a_service_that_has_no_place_to_hold_a_request_is_asked_at_once() -> None:
+    driver = Driver([response(503, ERROR, Retry_After="1"), response(200, GOOD)])
+    assert driver.result(driver.exchanges.result("i", "m", 60)).raw == GOOD
+    assert [request.query.get("wait") for request in driver.requests] == ["8", None]
+
+
+def test_a_job_is_cancelled_once() -> None:
+    gone = response(404, {**ERROR, "error": {"code": "not_found", "message": "Gone."}})
+    driver = Driver([httpx.Response(204, request=REQUEST), gone])
+    assert [driver.result(driver.exchanges.cancel("i", "m")) for _ in range(2)] == [True, False]
+    assert driver.requests == [SendRequest("DELETE", "/predictions/i", {"model": "m"})] * 2
+    unknown = response(404, {**ERROR, "error": {"code": "unknown_model", "message": "Unknown."}})
+    driver = Driver([unknown])
+    with pytest.raises(RequestRefusal, match="unknown_model"):
+        driver.result(driver.exchanges.cancel("i", "x"))
 
 
 def test_a_job_that_takes_too_long_can_be_asked_about_again() -> None:
@@ -176,13 +217,15 @@ def test_a_job_that_takes_too_long_can_be_asked_about_again() -> None:
     with pytest.raises(AnswerTimeout, match="job_pending") as raised:
         driver.result(driver.exchanges.result("i", "m", 10))
     assert (raised.value.job_id, driver.pauses) == ("i", [3, 3, 3])
+    assert [request.query.get("wait") for request in driver.requests] == ["8", "7", "4", "1"]
 
 
 def test_a_job_that_failed_is_not_asked_about_again() -> None:
-    driver = Driver([response(503, {**ERROR, "model": "m", "id": "i"})])
-    with pytest.raises(ServiceUnavailable):
-        driver.result(driver.exchanges.result("i", "m", 60))
-    assert driver.pauses == []
+    for wait_s in (60, 0):  # held, or not
+        driver = Driver([response(503, {**ERROR, "model": "m", "id": "i"})])
+        with pytest.raises(ServiceUnavailable):
+            driver.result(driver.exchanges.result("i", "m", wait_s))
+        assert (driver.pauses, len(driver.requests)) == ([], 1)
 
 
 def test_ready_is_a_question_and_no_error() -> None:

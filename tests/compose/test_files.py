@@ -30,3 +30,15 @@ def test_the_gpu_is_an_override_of_the_same_services() -> None:
     assert "driver: nvidia" in shown
     assert "TENSORFLOW: tensorflow[and-cuda]" in shown
     assert shown.count("dockerfile: model_server/Dockerfile") == 1
+
+
+@pytest.mark.compose
+def test_monitoring_is_beside_the_same_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFANA_PASSWORD", "secret")
+    monkeypatch.setenv("METRICS_PORT", "9100")
+    files = ("-f", "docker-compose.yml", "-f", "deploy/monitoring/docker-compose.yml")
+    shown = run(*compose_command(), *files, "config")
+    for name in ("prometheus.yml", "alerts.yml", "grafana/provisioning", "grafana/dashboards"):
+        assert f"{ROOT}/deploy/monitoring/{name}" in shown
+        assert (ROOT / "deploy" / "monitoring" / name).exists()
+    assert shown.count("dockerfile: model_server/Dockerfile") == 1

@@ -172,6 +172,18 @@ PICTURES: Final = [
     Case("text named .png", _image(b"not a picture"), 400, "invalid_image"),
     Case("a client that closes its sending side", _image(picture(grey(40))), 200, "40", closes_its_side=True),
     Case(
+        "a field that names the request's path",
+        http_request(
+            "SCRIPT_NAME: /x",
+            "PATH_INFO: /healthz",
+            f"Content-Length: {len(picture(grey(40)))}",
+            body=picture(grey(40)),
+        ),
+        200,
+        "40",
+    ),
+    Case("two slashes in a path", http_request(line="GET /predictions//x HTTP/1.1"), 404, "not_found"),
+    Case(
         "proxies that disagree on the scheme",
         http_request(
             "X-Forwarded-Proto: https",

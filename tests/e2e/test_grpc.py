@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from settings import EXIT_CONFIG
-from tests.e2e.test_serve import Serving, drawn, project
+from tests.e2e.test_serve import Serving, project
 from tests.support import ROOT
+from tests.support.pictures import drawn_digit
 from tests.support.redis_server import RedisServer
 from tests.support.stack import MODEL, SHADE, Stack, shade
 from tests.support.waiting import eventually
@@ -52,7 +53,7 @@ class Load:
             thread.join()
 
     def _ask(self, digit: int) -> None:
-        picture = drawn(digit)
+        picture = drawn_digit(digit)
         with RpcClient(self._port, **{"grpc.max_reconnect_backoff_ms": 200}) as client:
             while not self._over.is_set():
                 try:

@@ -44,6 +44,9 @@ def test_answers_jobs_and_models(url: str, picture: Path) -> None:
         job = client.submit(picture)
         polled = client.job(job.id, job.model).result(wait_s=60)
         assert (polled.id, polled.best and polled.best.label) == (job.id, str(SHADE))
+        assert [job.cancel(), job.cancel()] == [True, False]  # its result is dropped
+        with pytest.raises(RequestRefusal, match="not_found"):
+            job.result()
 
 
 def test_refusals_have_the_service_s_codes(url: str) -> None:

@@ -1,7 +1,6 @@
 """`make serve` as a user has it, in a copy of the project: ready line, answers, restarts, and a clean end."""
 
 import contextlib
-import io
 import os
 import re
 import shutil
@@ -16,10 +15,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from PIL import Image, ImageDraw, ImageFont
 
 from deploy.serve.programs import redis_command
 from tests.support import ROOT, http
+from tests.support.pictures import drawn_digit
 from tests.support.redis_server import RedisServer
 from tests.support.stack import free_port
 from tests.support.waiting import eventually
@@ -87,7 +86,7 @@ class Serving:
         """The label that the service gives a drawn digit."""
         response = http.post(
             f"{self.url}/predict?model=digits",
-            files={"image": ("x.png", drawn(value))},
+            files={"image": ("x.png", drawn_digit(value))},
             timeout=20,
         )
         assert response.status_code == 200, response.text
@@ -102,19 +101,6 @@ class Serving:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return status
-
-
-def drawn(value: int) -> bytes:
-    """A digit in dark ink on white paper."""
-    image = Image.new("RGB", (300, 400), (244, 242, 236))
-    draw = ImageDraw.Draw(image)
-    if value == 1:  # as written by hand: a stroke; the font's has a long flag
-        draw.line((160, 90, 140, 320), fill=(30, 30, 90), width=26)
-    else:
-        draw.text((90, 60), str(value), fill=(30, 30, 90), font=ImageFont.load_default(260))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -152,7 +138,7 @@ def test_from_nothing_to_answers_through_deaths_to_a_clean_end(project: Path) ->
         # The model that failed says the same words to its clients, and keeps no other from serving.
         refused = http.post(
             f"{serving.url}/predict?model=resnet50",
-            files={"image": ("x.png", drawn(1))},
+            files={"image": ("x.png", drawn_digit(1))},
             timeout=20,
         )
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
@@ -253,7 +239,9 @@ def test_another_answers_for_a_default_that_failed(project: Path) -> None:
         serving.wait_ready()
         assert re.search(r"digits +ready", serving.said)
         assert "resnet50 failed to load, so digits answers requests that name no model." in serving.said
-        answer = http.post(f"{serving.url}/predict", files={"image": ("x.png", drawn(3))}, timeout=20).json()
+        answer = http.post(
+            f"{serving.url}/predict", files={"image": ("x.png", drawn_digit(3))}, timeout=20
+        ).json()
         assert (answer["model"], answer["predictions"][0]["label"]) == ("digits", "3")
         assert "could not be downloaded" in answer["notice"]
         ready = http.get(f"{serving.url}/readyz")
@@ -298,7 +286,7 @@ def test_a_queued_job_outlives_a_restart_of_everything(project: Path) -> None:
         os.kill(serving.pid("model_server"), signal.SIGSTOP)
         accepted = http.post(
             f"{serving.url}/predict?model=digits",
-            files={"image": ("x.png", drawn(5))},
+            files={"image": ("x.png", drawn_digit(5))},
             headers={"Prefer": "respond-async"},
             timeout=20,
         )

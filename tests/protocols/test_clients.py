@@ -1,27 +1,28 @@
-"""Clients of other servers, unmodified, against the service's own processes: the answers of `POST /predict`.
+"""Python clients of other servers, unmodified, against the service's own processes: the answers of /predict.
 
 Needs the environment that `make test-protocols` makes.
 """
 
 import base64
 import json
+import re
 import subprocess
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
-from tests.support import ROOT, http
-from tests.support.redis_server import running_redis
-from tests.support.stack import MODEL, Stack, shade, web_up
+from tests.protocols import digits
+from tests.protocols.digits import DIGITS, MODEL, TOLERANCE
+from tests.support import ROOT
+from tests.support.stack import Stack
+from web.dialects import model_versions
 
 PYTHON = ROOT / "var" / "protocols" / "bin" / "python"
-CLIENTS = ROOT / "tests" / "protocols" / "clients.py"
-
-SHADES = [7, 0, 128, 250, 31]
-SIDE = 8
+HERE = ROOT / "tests" / "protocols"
 
 pytestmark = [
     pytest.mark.protocols,
@@ -30,77 +31,120 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole service, with a model that knows the shade of a picture."""
-    folder = tmp_path_factory.mktemp("served")
-    with running_redis() as server, web_up(Stack(folder, server.url)) as stack:
-        stack.start_model_server()
-        yield stack
+def _run(*words: str | Path, sent: str = "") -> str:
+    """What a program of this folder prints."""
+    done = subprocess.run([PYTHON, *words], input=sent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def _ask(stack: Stack, client: str) -> dict[str, Any]:
     """What the client was told."""
+    pixels = digits.fitted()
     asked = {
         "url": stack.url,
         "model": MODEL,
-        "pictures": [base64.b64encode(shade(value)).decode() for value in SHADES],
-        "side": SIDE,
+        "pictures": [str(base64.b64encode(each), "ascii") for each in digits.encoded()],
+        "pixels": str(base64.b64encode(pixels.tobytes()), "ascii"),
+        "shape": pixels.shape,
     }
-    done = subprocess.run(
-        [PYTHON, CLIENTS, client], input=json.dumps(asked), capture_output=True, text=True, check=False
+    told: dict[str, Any] = json.loads(
+        _run(HERE / "clients.py", client, sent=json.dumps(asked)).splitlines()[-1]
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
 
 
-def _predicted(stack: Stack) -> NDArray[np.float64]:
-    """What /predict says of the pictures: a row of probabilities each, in the labels' order."""
-    rows = []
-    for value in SHADES:
-        answer = http.post(f"{stack.url}/predict?top=256", files={"image": shade(value)}, timeout=60).json()
-        by_label = {int(each["label"]): each["probability"] for each in answer["predictions"]}
-        rows.append([by_label[label] for label in range(256)])
-    return np.array(rows)
+def _off(probabilities: dict[str, Any], predicted: NDArray[np.float64], *, count: int) -> dict[str, float]:
+    """How far the answers are from /predict's, where that is too far."""
+    assert len(probabilities) == count
+    off = {name: float(np.abs(np.array(rows) - predicted).max()) for name, rows in probabilities.items()}
+    return {name: most for name, most in off.items() if not most <= TOLERANCE}
 
 
-def test_triton_s_client(served: Stack) -> None:
-    told, predicted = _ask(served, "triton"), _predicted(served)
-    assert told["ready"] == [True, True, True]
-    assert told["metadata"]["inputs"] == [
-        {"name": "image", "datatype": "UINT8", "shape": [-1, SIDE, SIDE, 1]}
-    ]
-    # As Triton's own image_client.py reads it.
-    (input_,) = told["config"]["input"]
-    assert (input_["format"], input_["dims"]) == ("FORMAT_NHWC", [SIDE, SIDE, 1])
-    assert [each["name"] for each in told["index"]] == [MODEL]
-    assert told["statistics"]["model_stats"][0]["name"] == MODEL
-    for name in ("UINT8 binary", "UINT8 JSON", "BYTES binary", "BYTES JSON"):
-        assert np.abs(np.array(told[name]) - predicted).max() <= 1e-6, name
-    assert told["id"] == "mine"
-    assert [row[0] for row in told["class_count"]] == [f"1.000000:{value}:{value}" for value in SHADES]
-    assert {len(row) for row in told["class_count"]} == {3}
-    (picture, unknown) = told["refused"]
-    assert (picture[0], "not a picture" in picture[1]) == ("400", True)
-    assert (unknown[0], "Unknown model 'other'" in unknown[1]) == ("404", True)
+@pytest.fixture(scope="module", params=["triton", "triton_aio"])
+def triton(request: pytest.FixtureRequest, served: Stack) -> dict[str, Any]:
+    """What one of Triton's clients was told."""
+    return _ask(served, request.param) | {"client": request.param}
 
 
-def test_triton_s_client_with_asyncio(served: Stack) -> None:
-    told = _ask(served, "triton_aio")
-    assert np.abs(np.array(told["probabilities"]) - _predicted(served)).max() <= 1e-6
+@pytest.fixture(scope="module")
+def kserve(served: Stack) -> dict[str, Any]:
+    """What KServe's client was told, by version of the protocol."""
+    return _ask(served, "kserve")
 
 
-def test_kserve_s_client(served: Stack) -> None:
-    told = _ask(served, "kserve_v2")
-    assert told["ready"] == [True, True, True]
-    assert np.abs(np.array(told["probabilities"]) - _predicted(served)).max() <= 1e-6
+def test_triton_s_client(triton: dict[str, Any], predicted: NDArray[np.float64]) -> None:
+    count = {"triton": 13, "triton_aio": 9}[triton["client"]]
+    assert _off(triton["probabilities"], predicted, count=count) == {}
+    assert triton["ids"] == ["mine"] * 4
+    assert (triton["ready"], triton["unknown"]) == ([True, True, True], [False])
+    assert "binary_tensor_data" in triton["server"][0]["extensions"]
+    (metadata,), (config,), (index,) = triton["metadata"], triton["config"], triton["index"]
+    assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28, 1]}]
+    assert (config["input"][0]["format"], config["input"][0]["dims"]) == ("FORMAT_NHWC", [28, 28, 1])
+    assert [each["name"] for each in index] == [MODEL]
+    for statistics in triton["statistics"]:
+        (of_model,) = statistics["model_stats"]
+        assert of_model["name"] == MODEL
+        assert of_model["version"] == str(model_versions.number(metadata["versions"][0]))
 
 
-def test_kserve_s_client_with_version_1(served: Stack) -> None:
-    told, predicted = _ask(served, "kserve_v1"), _predicted(served)
+def test_the_best_classes_for_triton_s_client(triton: dict[str, Any], predicted: NDArray[np.float64]) -> None:
+    assert set(triton["class_count"]) == {"BYTES binary", "BYTES JSON"}
+    for rows in triton["class_count"].values():
+        for row, probabilities in zip(rows, predicted, strict=True):
+            assert [one.split(":")[1:] for one in row] == [[str(at)] * 2 for at in _best(probabilities)]
+            values = np.array([float(one.split(":")[0]) for one in row])
+            assert np.abs(values - probabilities[_best(probabilities)]).max() <= TOLERANCE
+
+
+def test_what_is_refused_to_triton_s_client(triton: dict[str, Any]) -> None:
+    refused = triton["refused"]
+    assert {name: status for name, (status, _) in refused.items()} == {
+        "picture": "400",
+        "model": "404",
+        "version": "404",
+        "load": "400",
+    }
+    assert "not a picture" in refused["picture"][1]
+    assert "Unknown model 'other'" in refused["model"][1]
+
+
+def _best(probabilities: NDArray[np.float64]) -> list[int]:
+    return [int(at) for at in np.argsort(-probabilities)[:3]]
+
+
+def test_kserve_s_client(kserve: dict[str, Any], predicted: NDArray[np.float64]) -> None:
+    told = kserve["v2"]
+    assert _off(told["probabilities"], predicted, count=8) == {}
+    assert (told["ready"], told["unknown"], told["id"]) == ([True, True, True], False, "mine")
+    assert "Unknown model 'other'" in told["refused"]["model"]
+    assert "not a picture" in told["refused"]["picture"]
+
+
+def test_kserve_s_client_with_version_1(kserve: dict[str, Any], predicted: NDArray[np.float64]) -> None:
+    told = kserve["v1"]
+    assert _off(told["probabilities"], predicted, count=6) == {}
     assert told["ready"] is True
-    for name in ("files", "named", "pixels", "column"):
-        assert np.abs(np.array(told[name]) - predicted).max() <= 1e-6, name
-    assert "Unknown model 'other'" in told["refused"]
-    assert "404" in told["refused"]
+    assert "Unknown model 'other'" in told["refused"]["model"]
+    assert "404" in told["refused"]["readiness"]
+    assert "not a picture" in told["refused"]["picture"]
+    assert "400" in told["refused"]["explain"]
+
+
+def test_triton_s_example_of_classification(
+    served: Stack, predicted: NDArray[np.float64], tmp_path: Path
+) -> None:
+    """It fits pictures itself, by the metadata: these are fitted already, and it leaves them as they are."""
+    for number, pixels in enumerate(digits.fitted()):
+        Image.fromarray(pixels[..., 0]).save(tmp_path / f"{number}.png")
+    printed = _run(
+        HERE / "image_client.py", "-m", MODEL, "-c", "3", "-u", served.url.removeprefix("http://"), tmp_path
+    )
+    assert printed.endswith("PASS\n")
+    rows = re.findall(r"^    ([\d.]+) \((\d+)\) = (\d+)$", printed, re.MULTILINE)
+    assert len(rows) == 3 * len(DIGITS)
+    for number, (value, index, label) in enumerate(rows):
+        probabilities = predicted[number // 3]
+        assert int(index) == int(label) == _best(probabilities)[number % 3]
+        assert abs(float(value) - probabilities[int(index)]) <= TOLERANCE

@@ -2,12 +2,23 @@
 
 import io
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 
 def png(value: int, *, size: tuple[int, int] = (40, 30)) -> bytes:
     """A grey picture as PNG."""
     return encoded(Image.new("L", size, value))
+
+
+def drawn_digit(value: int) -> bytes:
+    """A digit in dark ink on white paper, as JPEG."""
+    image = Image.new("RGB", (300, 400), (244, 242, 236))
+    draw = ImageDraw.Draw(image)
+    if value == 1:  # as written by hand: a stroke; the font's has a long flag
+        draw.line((160, 90, 140, 320), fill=(30, 30, 90), width=26)
+    else:
+        draw.text((90, 60), str(value), fill=(30, 30, 90), font=ImageFont.load_default(260))
+    return encoded(image, "JPEG")
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:

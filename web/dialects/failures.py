@@ -4,14 +4,10 @@ Owns the choice by method and path, for the app's answers and for those of the l
 The status, the headers and the words of a failure are the service's everywhere.
 """
 
-import msgspec
-from flask import Flask, Response, request
 from msgspec import Struct
 
-from web import responses
 from web.dialects import torchserve, tutorials
 from web.errors import FailureShape
-from web.responses import FailedAnswer
 
 
 class ProtocolFailure(Struct, frozen=True, kw_only=True):
@@ -27,17 +23,3 @@ def shape_of(method: str, path: str) -> FailureShape | None:
     if method in ("POST", "PUT") and path.startswith("/predictions/"):
         return torchserve.failure
     return tutorials.FAILURES.get(path)
-
-
-def register(app: Flask) -> None:
-    """Give the failures of these addresses their shape."""
-
-    @app.after_request
-    def in_their_shape(response: Response) -> Response:
-        if response.status_code < 400 or response.mimetype != responses.MIMETYPE:
-            return response
-        shape = shape_of(request.method, request.path)
-        if shape is not None:
-            message = msgspec.json.decode(response.get_data(), type=FailedAnswer).error.message
-            response.set_data(msgspec.json.encode(shape(message, response.status_code)) + b"\n")
-        return response

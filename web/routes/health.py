@@ -9,11 +9,9 @@ from dataclasses import fields
 from flask import Blueprint, Response, current_app, request
 from msgspec import UNSET
 
-from broker.errors import BrokerUnavailable
 from broker.messages import Card, State, WorkerState
 from broker.registry import ModelView
 from web import responses
-from web.errors import respond
 from web.jobs import JobClient
 from web.responses import Liveness, ModelList, ModelSummary, Readiness, WorkerSummary
 
@@ -31,11 +29,8 @@ def healthz() -> Response:
 def readyz() -> Response:
     """Say whether Redis accepts writes and a live worker serves some model (or that of `?model=NAME`)."""
     jobs: JobClient = current_app.extensions["jobs"]
-    try:
-        views = jobs.registry.models(fresh=True)
-        jobs.producer.check_writable()
-    except BrokerUnavailable as error:
-        return respond(error)
+    views = jobs.registry.models(fresh=True)
+    jobs.producer.check_writable()
     model = request.args.get("model")
     if model:
         jobs.models.require(model)

@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from broker.errors import ClientError, ServiceError, Unavailable
-from web import errors
+from web import errors, metrics
 from web.inference import Caller
 from web.jobs import JobClient, JobOptions
 from web.middleware import request_ids
@@ -118,6 +118,7 @@ class Calls:
             metadata = {name: text for name, text in context.invocation_metadata() if isinstance(text, str)}
             request_id = request_ids.chosen(metadata.get(_REQUEST_ID, ""))
             request_ids.carry(request_id)
+            metrics.asked("")
             trailing = [(_REQUEST_ID, request_id)]
             try:
                 with self._counted(), self._place(asks_models=asks_models) as place:

@@ -35,8 +35,8 @@ class Preferences:
 
 def read(request: Request, upload: Upload) -> Preferences:
     """Read the preferences of a request. Raises ClientError where they can't all be had."""
-    polled = "respond-async" in _preferred(request)
-    wait_s = wait(request) or 0
+    preferred = _preferred(request)
+    polled, wait_s = "respond-async" in preferred, _seconds(preferred) or 0
     accepted = request.accept_mimetypes
     # JSON comes first: it is the answer of a client that takes either.
     if accepted.best_match(["application/json", PNG], default="application/json") != PNG:
@@ -64,7 +64,11 @@ def applied(*, polled: bool = False, wait_s: int = 0) -> str:
 
 def wait(request: Request) -> int | None:
     """The seconds of `Prefer: wait=N`; None where the header has none that can be read."""
-    seconds = _preferred(request).get("wait", "")
+    return _seconds(_preferred(request))
+
+
+def _seconds(preferred: dict[str, str]) -> int | None:
+    seconds = preferred.get("wait", "")
     return int(seconds) if _SECONDS.fullmatch(seconds) else None
 
 

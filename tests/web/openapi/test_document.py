@@ -66,7 +66,7 @@ def test_it_is_of_this_version() -> None:
 
 def test_every_route_is_described_or_is_a_page(service: Service) -> None:
     pages = {"page.index", "page.status", "docs.page", "docs.document", "files.file", "files.favicon"}
-    pages |= {"tutorials.upload_form", "tutorials.upload"}
+    pages |= {"tutorials.upload_form", "tutorials.upload", "metrics.exposed"}
     endpoints = {rule.endpoint for rule in service.app.url_map.iter_rules()}
     # The protocols of others have documents of their own.
     described = {each for each in endpoints if not each.startswith("open_inference.")}

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from broker.messages import Label, WorkerState
 from broker.registry import ModelView
+from web.dialects import model_versions
 from web.dialects.open_inference.infer import INPUT, outputs_of
 from web.dialects.open_inference.tensors import UINT8
 from web.responses import VERSION
@@ -86,12 +87,15 @@ def config(view: ModelView) -> dict[str, Any]:
 
 
 def statistics(view: ModelView) -> dict[str, Any]:
-    """How many pictures have been answered since the live workers started; times are not counted, and 0."""
+    """How many pictures have been answered since the live workers started; times are not counted, and 0.
+
+    The version is a number here: perf_analyzer reads it as one, and ends where it can't.
+    """
     pictures = sum(state.pictures for state in view.states.values())
     measured = {name: {"count": 0 if name == "fail" else pictures, "ns": 0} for name in _MEASURED}
     return {
         "name": view.card.model,
-        "version": view.card.model_version,
+        "version": str(model_versions.number(view.card.model_version)),
         "last_inference": 0,
         "inference_count": pictures,
         "execution_count": pictures,

@@ -1,0 +1,56 @@
+"""The folder that web processes share for their metrics: made once, kept over reloads, removed at the end."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from web import metrics_folder
+
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+@pytest.fixture(autouse=True)
+def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+def _dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_it_is_for_this_user_alone_and_goes_at_the_end() -> None:
+    metrics_folder.make()
+    folder = Path(os.environ[VARIABLE])
+    assert folder.stat().st_mode & 0o777 == 0o700
+    metrics_folder.remove()
+    assert not folder.exists()
+    assert VARIABLE not in os.environ
+
+
+def test_a_reload_keeps_it() -> None:
+    metrics_folder.make()
+    folder = os.environ[VARIABLE]
+    metrics_folder.make()
+    assert os.environ[VARIABLE] == folder
+    metrics_folder.remove()
+
+
+def test_those_of_killed_masters_are_removed_and_of_live_ones_not() -> None:
+    metrics_folder.make()
+    mine = Path(os.environ.pop(VARIABLE))
+    left = mine.with_name(f"batchwire-metrics-{_dead_pid()}-abc")
+    other = mine.with_name(f"batchwire-metrics-{os.getppid()}-abc")
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "counter_1.db").touch()
+    metrics_folder.make()
+    assert (left.exists(), other.exists(), mine.exists()) == (False, True, True)
+    (other / "counter_1.db").unlink()
+    other.rmdir()
+    mine.rmdir()
+    metrics_folder.remove()

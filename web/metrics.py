@@ -1,0 +1,150 @@
+"""What the web tier counts and measures for Prometheus, and the numbers of Redis that are read when it asks.
+
+Owns the names, the labels and the buckets. A label's values are bounded: routes and codes are the app's,
+models those that are announced. A model server's are model_server/serving/metrics.py's.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Final
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from broker import codec
+from broker.errors import BrokerUnavailable
+from broker.messages import WorkerState
+from broker.metrics import SECONDS, STAGE
+from broker.producer import Producer
+from broker.registry import Registry
+from web import metrics_folder
+
+_REQUESTS: Final = Counter(
+    "batchwire_http_requests",
+    "Requests answered by the app, by the model that was asked (empty: none was).",
+    ["route", "dialect", "model", "code"],
+)
+_DURATION: Final = Histogram(
+    "batchwire_http_request_duration_seconds",
+    "From a whole request to its answer.",
+    ["route", "dialect"],
+    buckets=SECONDS,
+)
+_UNREAD: Final = Counter(
+    "batchwire_http_requests_refused_unread",
+    "Requests refused by the loop, before the app: incomplete, malformed, too large, or too many.",
+    ["code"],
+)
+_PICTURES: Final = Counter(
+    "batchwire_pictures",
+    "Pictures by what became of them: ok, accepted (it is polled), or the code of the error.",
+    ["model", "outcome"],
+)
+
+_MODEL: Final[ContextVar[str]] = ContextVar("metrics_model", default="")
+
+
+def asked(model: str) -> None:
+    """This thread's request asks a model, which is announced; empty: none so far."""
+    _MODEL.set(model)
+
+
+def decoded(model: str, seconds: float) -> None:
+    """A picture was decoded and fitted."""
+    STAGE.labels(model, "decode").observe(seconds)
+
+
+def replied(model: str, seconds: float) -> None:
+    """From the end of a picture's batch to the thread that waits for its result."""
+    STAGE.labels(model, "reply").observe(max(0.0, seconds))
+
+
+def pictures(outcome: str, count: int = 1) -> None:
+    """So many pictures of this thread's request came to this."""
+    _PICTURES.labels(_MODEL.get(), outcome).inc(count)
+
+
+def refused_unread(code: str) -> None:
+    """The loop refused a request."""
+    _UNREAD.labels(code).inc()
+
+
+def answered(route: str, dialect: str, *, code: int, seconds: float) -> None:
+    """The app has answered this thread's request."""
+    _REQUESTS.labels(route, dialect, _MODEL.get(), code).inc()
+    _DURATION.labels(route, dialect).observe(seconds)
+
+
+class _ThisProcess(Collector):
+    """The metrics of a web tier of one process, which has no folder."""
+
+    def collect(self) -> Iterable[Metric]:
+        """See Collector."""
+        return REGISTRY.collect()
+
+
+class QueueCollector(Collector):
+    """The queues and their workers as Redis has them when they are asked for."""
+
+    def __init__(self, registry: Registry, producer: Producer) -> None:
+        self._registry = registry
+        self._producer = producer
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector. Without Redis only that it is away."""
+        is_up = _Gauge("redis_up", "Whether Redis answered.")
+        try:
+            views = self._registry.models(fresh=True)
+            depths = self._producer.depths(views)
+            memory = self._producer.memory()
+        except BrokerUnavailable:
+            is_up.add_metric([], 0)
+            yield is_up
+            return
+        is_up.add_metric([], 1)
+        yield is_up
+        if memory is not None:
+            for name, about, number in (
+                ("redis_memory_bytes", "Bytes that Redis uses.", memory.used),
+                ("redis_memory_limit_bytes", "Bytes that Redis may use; 0: no limit.", memory.limit),
+            ):
+                bytes_ = _Gauge(name, about)
+                bytes_.add_metric([], number)
+                yield bytes_
+        jobs = _Gauge("queue_jobs", "Jobs in the queue, by what their clients do.", ["model", "kind"])
+        size = _Gauge("queue_bytes", "Bytes of the queue, as admission counts them.", ["model"])
+        age = _Gauge("queue_oldest_job_seconds", "The age of the queue's oldest job; 0: none.", ["model"])
+        dead = _Gauge("dead_letters_kept", "Dead letters that wait for an operator.", ["model"])
+        workers = _Gauge("workers", "Live workers by their state.", ["model", "state"])
+        for model, depth in depths.items():
+            view = views[model]
+            jobs.add_metric([model, "waiting"], depth.waiting)
+            jobs.add_metric([model, "polled"], depth.polled)
+            size.add_metric([model], (depth.waiting + depth.polled) * codec.job_size(view.card.input))
+            age.add_metric([model], depth.oldest_s)
+            dead.add_metric([model], depth.dead)
+            for state in WorkerState:
+                alike = sum(worker.state is state for worker in view.states.values())
+                workers.add_metric([model, state.value], alike)
+        yield from (jobs, size, age, dead, workers)
+
+
+class _Gauge(GaugeMetricFamily):
+    def __init__(self, name: str, about: str, labels: Sequence[str] = ()) -> None:
+        super().__init__(f"batchwire_{name}", about, labels=labels)
+
+
+def exposition(accept: str, queues: QueueCollector) -> tuple[bytes, str]:
+    """All metrics of the web tier, of its processes together, as text; and its content type."""
+    registry = CollectorRegistry()
+    if folder := metrics_folder.path():
+        MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+    else:
+        registry.register(_ThisProcess())
+    registry.register(queues)
+    encode: Callable[[CollectorRegistry], bytes]
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

@@ -1,0 +1,58 @@
+"""The folder in memory in which the processes of one web tier keep their metrics, so that any can tell all.
+
+Owns its life: Gunicorn's master makes it before it forks, keeps it over reloads and removes it at its end.
+Must run before prometheus_client is imported, which looks for the folder then.
+Source: https://prometheus.github.io/client_python/multiprocess/
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+PARENT: Final = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())  # noqa: S108 - memory
+
+_PREFIX: Final = "batchwire-metrics-"
+
+
+def make() -> None:
+    """Make the folder, unless this process has one, or its predecessor of a reload or an upgrade had."""
+    if path():
+        return
+    for other in PARENT.glob(f"{_PREFIX}*"):
+        # Of a master that was killed.
+        if other.stat().st_uid == os.getuid() and not _is_alive(other.name.split("-")[2]):
+            shutil.rmtree(other, ignore_errors=True)
+    os.environ[_VARIABLE] = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=PARENT)
+
+
+def path() -> str:
+    """Where it is; empty where there is none: a process alone needs no folder."""
+    return os.environ.get(_VARIABLE, "")
+
+
+def remove() -> None:
+    """Remove it, at the end of the last process that has it."""
+    shutil.rmtree(os.environ.pop(_VARIABLE, ""), ignore_errors=True)
+
+
+def forget(pid: int) -> None:
+    """A process has ended: what it counted stays, what it said of itself alone goes."""
+    from prometheus_client import multiprocess  # noqa: PLC0415 - see the module
+
+    with contextlib.suppress(KeyError):  # a test has no folder
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
