@@ -271,6 +271,36 @@ def _wait_for_memory(memory: MessageMemory) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 5000,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" * 5000,
+        b"\xff" * 100_000,
+    ],
+    ids=["HTTP/1.1", "TLS", "no frames", "settings", "bytes"],
+)
+def test_what_is_not_grpc_ends_its_connection_and_nothing_else(rpc: RpcClient, sent: bytes) -> None:
+    for _ in range(20):
+        peer = socket.create_connection(("127.0.0.1", rpc.port), timeout=10)
+        with peer, contextlib.suppress(OSError):
+            peer.sendall(sent)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(65536):
+                pass
+    assert rpc.ask("ServerLive").live
+
+
+@pytest.mark.parametrize("environment", [{"BIND": "::1"}])
+def test_it_listens_on_an_address_of_version_6(server: RpcServer) -> None:
+    with grpc.insecure_channel(f"[::1]:{server.port}") as channel:
+        live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+        assert live(b"", timeout=10) == b"\x08\x01"
+    assert _is_closed(server.port)
+
+
 def test_two_servers_do_not_share_a_port(server: RpcServer, redis_url: str) -> None:
     with pytest.raises(RuntimeError):
         RpcServer(Settings.from_env({"REDIS_URL": redis_url}), port=server.port)
