@@ -38,6 +38,12 @@ class ModelKeys:
     """Hash: job -> times it was recovered from a lost worker."""
     dead: str = field(init=False)
     """List: poison jobs with their reasons."""
+    webhooks: str = field(init=False)
+    """Sorted set: job whose end is announced -> Redis' time at which to look at it next."""
+    callbacks: str = field(init=False)
+    """Hash: such a job -> where to announce its end, and what of it was tried."""
+    undelivered: str = field(init=False)
+    """Hash: such a job that has ended -> when, and its result; `bytes` -> what these take together."""
     request_prefix: str = field(init=False)
     """What comes before a client's name for a request in the key that says which job that is."""
     _labels_prefix: str = field(init=False)
@@ -52,11 +58,15 @@ class ModelKeys:
         if not MODEL_NAME.fullmatch(self.model):
             raise ValueError(f"a model's name has only a-z, 0-9, _ and -; got {self.model!r}")
         tagged = f"{self.prefix}{{{self.model}}}"
-        for name in ("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead"):
+        for name in (
+            *("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead"),
+            *("webhooks", "callbacks", "undelivered"),
+        ):
             object.__setattr__(self, name, f"{tagged}:{name}")
         lists = dict.fromkeys((self.queue, self.polled, self.bell, self.dead), "list")
-        hashes = dict.fromkeys((self.states, self.attempts), "hash")
-        types = {self.card: "string", self.workers: "zset"} | hashes | lists
+        hashes = dict.fromkeys((self.states, self.attempts, self.callbacks, self.undelivered), "hash")
+        sets = dict.fromkeys((self.workers, self.webhooks), "zset")
+        types = {self.card: "string"} | sets | hashes | lists
         object.__setattr__(self, "types", types)
         object.__setattr__(self, "request_prefix", f"{tagged}:request:")
         object.__setattr__(self, "_labels_prefix", f"{tagged}:labels:")

@@ -100,6 +100,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.workers,
     }
     names |= {model.queue, model.polled, model.bell, model.claims("<worker>"), model.attempts, model.dead}
+    names |= {model.webhooks, model.callbacks, model.undelivered}
     names |= {model.request("<name>"), model.result("<uuid>"), model.labels("<version>")}
     assert said == names
 

@@ -36,6 +36,9 @@ from web.routes import (
 )
 from web.server import capacity
 from web.server.refusals import RenderRefusal
+from web.webhooks.callback_hosts import CallbackHosts
+from web.webhooks.deliverer import Deliverer
+from web.webhooks.signing import Signer
 
 _MB = 1024 * 1024
 
@@ -55,6 +58,14 @@ def create_app(settings: Settings) -> Flask:
         jobs, at_once=capacity.of(settings.web_workers, settings.web_threads).requests
     )
     app.extensions["inference"] = Inference(jobs, polled)
+    app.extensions["callback_hosts"] = hosts = CallbackHosts(settings.webhook_hosts)
+    if hosts:
+        app.extensions["deliverer"] = Deliverer(
+            jobs.producer.webhooks,
+            hosts,
+            Signer(settings.webhook_secret),
+            result_ttl_s=settings.result_ttl_s,
+        )
     request_ids.register(app)
     errors.register(app, shape_of=failures.shape_of)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))

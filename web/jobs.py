@@ -27,7 +27,7 @@ from broker.errors import (
     Overloaded,
     Unavailable,
 )
-from broker.messages import Job, Result, TaskResult, WorkerState
+from broker.messages import Job, Result, TaskResult, Webhook, WorkerState
 from broker.producer import LENGTH_VALID_S, PendingJob, Producer, RequestName, StoredJob
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
@@ -93,6 +93,8 @@ class JobOptions:
     """Each result has the probability of every label, too."""
     timeout_s: float = math.inf
     """The client waits no longer than this."""
+    callback_url: str = ""
+    """Where the end of each job is announced; empty: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +297,8 @@ class JobClient:
         wait_until = self.wait_until(options)
         card, left_s = choice.view.card, wait_until - time.monotonic()
         size = codec.job_size(card.input) + len(choice.notice)
+        if options.callback_url:
+            self.producer.webhooks.admit(card.model)
         try:
             self.producer.admit(
                 card.model, size=size, timeout_s=left_s, pace=choice.view.pace, polled=options.polled
@@ -347,11 +351,14 @@ class JobClient:
             request_id=options.request_id,
             scores=options.scores,
         )
+        webhook = None
+        if options.callback_url:
+            webhook = Webhook(options.callback_url, now, job.deadline, options.request_id)
         # Before the job is enqueued: its result may come at once.
         waiter = self.replies.expect(model, job.id) if is_waited_for else None
         job_id = ""
         try:
-            job_id = self.producer.enqueue(model, job, name)
+            job_id = self.producer.enqueue(model, job, name, webhook)
         finally:
             if waiter is not None and job_id != job.id:
                 self.replies.forget(waiter)
@@ -456,7 +463,7 @@ class JobClient:
         if submitted.is_named:
             return
         with contextlib.suppress(BrokerUnavailable), self._known_away():  # it then ends at its deadline
-            self.producer.cancel(submitted.model, submitted.job.id)
+            self.producer.cancel(submitted.model, submitted.job.id, has_webhook=submitted.job.polled)
 
     def poll(self, model: str, job_id: str) -> StoredJob | None:
         """The job's result, or that it is pending; None where there is none (any more).
@@ -492,8 +499,8 @@ class JobClient:
             self.replies.forget(waiter)
 
     def delete(self, model: str, job_id: str) -> bool:
-        """Cancel a job that is polled, or drop its result; return whether there was one."""
-        return self.producer.cancel(model, job_id)
+        """Cancel a job that is polled, or drop its result and its webhook; return whether there was one."""
+        return self.producer.cancel(model, job_id, has_webhook=True)
 
     def longest_wait_until(self, wait_s: float) -> float:
         """The monotonic time until which a poller may wait that asks for so many seconds."""

@@ -39,7 +39,14 @@ from web.responses import (
     Similarity,
 )
 from web.uploads.json_bodies import PredictBody, SimilarityBody
-from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictionQuery, PredictQuery, TopQuery
+from web.uploads.parameters import (
+    MAX_PICTURES,
+    CallbackQuery,
+    ModelQuery,
+    PredictionQuery,
+    PredictQuery,
+    TopQuery,
+)
 
 JSON: Final = "application/json"
 
@@ -292,6 +299,13 @@ def _by_torchserve(id_: str, summary: str) -> Operation:
     )
 
 
+WEBHOOK_HEADERS: Final = (
+    HeaderSpec("webhook-id", "The job's id: the same in each attempt."),
+    HeaderSpec("webhook-timestamp", "When it was sent, in seconds since 1970.", {"type": "integer"}),
+    HeaderSpec("webhook-signature", "One or several, separated by spaces: `v1,` and the base64 of an HMAC."),
+)
+"""Of https://www.standardwebhooks.com."""
+
 OPERATIONS: Final = {
     "predict.predict": Operation(
         "predict",
@@ -302,7 +316,7 @@ OPERATIONS: Final = {
         "the order sent, each failing alone; its status is that of the first success, else of the first "
         "failure. With `Accept: image/png` the answer is the picture with the predictions drawn on it (one "
         "picture, not polled); failures stay JSON.",
-        query=PredictQuery,
+        query=CallbackQuery,
         headers=(PREFER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID),
         example={"image": _STROKE},
         body={"multipart/form-data": _FORM, JSON: PredictBody, **dict.fromkeys(RAW_TYPES, FILE)},
@@ -314,7 +328,7 @@ OPERATIONS: Final = {
                 examples=ANSWERED,
             ),
             202: ResponseSpec(
-                "Accepted, as `Prefer: respond-async` asked.",
+                "Accepted: the result is polled, or announced.",
                 {JSON: (PendingAnswer, AnswerList)},
                 (LOCATION, APPLIED),
                 {"poll": _POLL},
