@@ -17,6 +17,7 @@ redis.call('HDEL', KEYS[2], id)
 local size = redis.call('HSTRLEN', KEYS[3], id)
 if size > 0 then
   redis.call('HDEL', KEYS[3], id)
-  if redis.call('HINCRBY', KEYS[3], 'bytes', -size) <= 0 then redis.call('DEL', KEYS[3]) end
+  redis.call('HINCRBY', KEYS[3], 'bytes', -size)
+  if redis.call('HLEN', KEYS[3]) == 1 then redis.call('DEL', KEYS[3]) end
 end
 return 1

@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 _PAGE: Final = 256
 """Webhooks that one look sees of each model."""
 
-_FOR_EACH_URL: Final = 64
+_PAGE_SHARE: Final = 64
 """Of a full page no more are for one receiver: the rest is put off for a moment, so that others are seen."""
 
 _GONE: Final = 410
@@ -151,8 +151,9 @@ class Deliverer:
         waiting: list[DueWebhook] = []
         excess: list[DueWebhook] = []
         for each in due:
-            counts[each.webhook.url] += 1
-            (excess if is_full and counts[each.webhook.url] > _FOR_EACH_URL else waiting).append(each)
+            host = self._host(each)
+            counts[host] += 1
+            (excess if is_full and counts[host] > _PAGE_SHARE else waiting).append(each)
         random.shuffle(waiting)  # or all processes would reach for the same ones
         self._waiting = waiting
         if excess:

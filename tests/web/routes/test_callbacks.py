@@ -1,6 +1,7 @@
 """`callback_url` through the whole service: a job is polled, and its end is announced to a real receiver."""
 
 import base64
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -120,6 +121,30 @@ def test_a_cancelled_job_is_not_announced(
     assert service.client.delete(accepted.headers["Location"]).status_code == 204
     assert client.zcard(keys.of(MODEL).webhooks) == 0
     assert service.client.delete(accepted.headers["Location"]).status_code == 404
+
+
+def test_a_deadline_without_a_worker_is_announced_though_a_poller_was_told(
+    service: Service, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = service.app.extensions["jobs"]
+    monkeypatch.setattr(jobs, "_limits", dataclasses.replace(jobs._limits, async_timeout_s=0.3))
+    polled, left = _post(service, url=receiver.url), _post(service, url=receiver.url)
+    told: list[int] = []
+
+    def is_told() -> bool:
+        told.append(service.client.get(polled.headers["Location"]).status_code)
+        return told[-1] == 504
+
+    eventually(is_told)
+    deliverer: Deliverer = service.app.extensions["deliverer"]
+    deliverer.start()
+    eventually(lambda: len(receiver.calls) == 2)
+    deliverer.stop(within_s=5)
+    announced: dict[str, Any] = {call.headers["webhook-id"]: call.verified() for call in receiver.calls}
+    assert sorted(announced) == sorted(each.get_json()["id"] for each in (polled, left))
+    assert {each["error"]["code"] for each in announced.values()} == {"deadline_passed"}
+    # The webhook was this job's one answer.
+    assert service.client.get(left.headers["Location"]).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,8 @@ def test_a_receiver_that_is_slow_does_not_delay_another(client: redis.Redis, key
     released = threading.Event()
     with receiving() as slow_one, receiving() as quick_one:
         slow_one.answer = slow
-        _complete(client, keys, *[slow_one.url] * 300, *[quick_one.url] * 20)
+        slow_urls = [f"{slow_one.url}&{number}" for number in range(300)]
+        _complete(client, keys, *slow_urls, *[quick_one.url] * 20)
         # The slow ones have been due for longer.
         with _delivering(client, keys, *_host(slow_one, quick_one), schedule=replace(FAST, attempt_s=30)):
             eventually(lambda: len(quick_one.calls) == 20)
