@@ -9,7 +9,7 @@ from msgspec import structs
 
 from broker import codec, webhooks
 from broker.consumer import CompletedJob
-from broker.errors import IdempotencyKeyReused, Overloaded
+from broker.errors import BrokerUnavailable, IdempotencyKeyReused, Overloaded
 from broker.keys import Keys
 from broker.messages import Failure, Job, Result, Webhook
 from broker.producer import RequestName
@@ -241,6 +241,27 @@ def test_results_are_written_though_the_webhooks_key_is_of_a_wrong_type(
     client.set(keys.of(MODEL).webhooks, "no set")
     _complete(client, keys, plain.id)
     assert producer(client, keys).poll(MODEL, plain.id) == _result(plain.id)
+
+
+def test_a_full_redis_delivers_what_was_accepted_and_accepts_no_more(client: redis.Redis, keys: Keys) -> None:
+    ids = [_accepted(client, keys).id for _ in range(2)]
+    worker, taker = lease(client, keys).register(READY), consumer(client, keys)
+    client.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(BrokerUnavailable, match="out of memory"):
+            _accepted(client, keys)
+        assert client.zcard(keys.of(MODEL).webhooks) == 2
+        assert len(taker.claim(worker, 2)) == 2
+        assert taker.complete(worker, [CompletedJob(each, _result(each)) for each in ids])
+        store = producer(client, keys).webhooks
+        for due in _due(store):
+            taken = store.take(due, lease_s=5)
+            assert taken is not None
+            store.later(taken, in_s=0, attempts=1)
+            assert store.end(MODEL, due.job_id)
+    finally:
+        client.config_set("maxmemory", "0")
+    assert client.zcard(keys.of(MODEL).webhooks) == 0
 
 
 def test_an_unreadable_callback_is_ended(client: redis.Redis, keys: Keys) -> None:

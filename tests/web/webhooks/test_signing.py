@@ -1,10 +1,14 @@
 """Signatures, verified by the Standard Webhooks' own library."""
 
+import json
+import re
 import time
+from typing import Any
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from tests.support import ROOT
 from tests.support.receivers import SECRET
 from web.webhooks.signing import Signer
 
@@ -37,6 +41,23 @@ def test_nothing_of_it_can_be_changed(changed: str) -> None:
         headers[changed] = {"webhook-id": "ie", "webhook-timestamp": str(int(time.time()) + 60)}[changed]
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(body, headers)
+
+
+def test_the_receiver_of_the_page_takes_it_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "http.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 15
+    program: dict[str, Any] = {"__name__": "receiver"}
+    exec(block, program)  # noqa: S102 - it is ours
+    receiver = program["app"].test_client()
+    for answer in ({"success": True, "predictions": [{"label": "7"}]}, {"success": False, "error": "why"}):
+        body = json.dumps(answer).encode()
+        headers = Signer(SECRET).headers("8bcad012", body, at=time.time())
+        assert receiver.post("/done", data=body, headers=headers).status_code == 204
+        assert receiver.post("/done", data=body + b" ", headers=headers).status_code == 401
+        late = Signer(SECRET).headers("8bcad012", body, at=time.time() - 600)
+        assert receiver.post("/done", data=body, headers=late).status_code == 401
+    assert capsys.readouterr().out == "8bcad012 [{'label': '7'}]\n8bcad012 why\n"
 
 
 def test_a_secret_is_in_no_representation() -> None:
