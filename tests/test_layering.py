@@ -110,7 +110,14 @@ ROOMS: dict[str, set[str]] = {
         "web.server.refusals",
         "web.uploads",
     },
-    "web/webhooks": {"broker", "web.answers", "web.responses", "web.uploads.parameters", "web.webhooks"},
+    "web/webhooks": {
+        "broker",
+        "web.answers",
+        "web.middleware.request_ids",
+        "web.responses",
+        "web.uploads.parameters",
+        "web.webhooks",
+    },
     "web/middleware": {"broker.errors", "web.metrics", "web.middleware", "web.responses"},
     "model_server/catalogue": {"broker", "model_server.catalogue", "model_server.tasks"},
     "model_server/tasks": {

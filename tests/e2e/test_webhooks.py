@@ -61,8 +61,9 @@ def _kill(master: "subprocess.Popen[bytes]") -> None:
 
 def _accepted(stack: Stack, value: int, url: str) -> str:
     """A job with a webhook."""
-    files = {"image": ("x.png", shade(value))}
-    answer = http.post(f"{stack.url}/predict", files=files, data={"callback_url": url}, timeout=30)
+    files, headers = {"image": ("x.png", shade(value))}, {"X-Request-ID": f"request-{value}"}
+    data = {"callback_url": url}
+    answer = http.post(f"{stack.url}/predict", files=files, data=data, headers=headers, timeout=30)
     assert answer.status_code == 202
     return str(answer.json()["id"])
 
@@ -139,8 +140,9 @@ def test_a_receiver_that_comes_up_seconds_later_gets_its_call(stack: Stack, own_
         eventually(lambda: _is_settled(own_redis))
     assert receiver.ids == [job_id]
     assert time.monotonic() - began > 3
-    line = f"shades: job {job_id} can't be announced to http://127.0.0.1:{port} yet: "
-    assert (stack.folder / "web.log").read_text().count(line) == 1
+    said = f"shades: job {job_id} can't be announced to http://127.0.0.1:{port} yet: "
+    (line,) = [line for line in (stack.folder / "web.log").read_text().splitlines() if said in line]
+    assert "request-7" in line
 
 
 def test_a_web_tier_that_is_stopped_ends_its_call(

@@ -30,6 +30,7 @@ from broker.messages import Failure, Result
 from broker.outage import Outage
 from broker.webhooks import GRACE_S, DueWebhook, TakenWebhook, WebhookStore
 from web import answers, responses
+from web.middleware import request_ids
 from web.webhooks.attempt import AttemptFailed, ReceiverAnswer, ReceiverCaller
 from web.webhooks.callback_hosts import CallbackHosts
 from web.webhooks.signing import Signer
@@ -219,10 +220,11 @@ class Deliverer:
         self._store.expire(taken.model, Result(taken.job_id, taken.model, "", error=failure))
 
     def _attempt(self, taken: TakenWebhook, result: bytes, *, until: float) -> None:
+        request_ids.carry(taken.webhook.request_id or request_ids.NONE)
         try:
             target = self._hosts.target(taken.webhook.url)
         except ClientError:
-            self._give_up(taken, "a receiver", "WEBHOOK_HOSTS lists it no more")
+            self._give_up(taken, "its receiver", "WEBHOOK_HOSTS lists it no more")
             return
         body = self._body(taken, result)
         headers = {
@@ -250,16 +252,13 @@ class Deliverer:
             self._store.later(taken, in_s=pause_s, attempts=attempts)
             _LOG.log(
                 logging.WARNING if attempts == 1 else logging.DEBUG,
-                "%s: job %s can't be announced to %s yet: %s (request %s)",
-                *(taken.model, taken.job_id, target.origin, reason, taken.webhook.request_id or "unknown"),
+                "%s: job %s can't be announced to %s yet: %s",
+                *(taken.model, taken.job_id, target.origin, reason),
             )
 
     def _give_up(self, taken: TakenWebhook, origin: str, reason: str) -> None:
         if self._store.end(taken.model, taken.job_id):
-            _LOG.error(
-                "%s: job %s is not announced to %s: %s (request %s)",
-                *(taken.model, taken.job_id, origin, reason, taken.webhook.request_id or "unknown"),
-            )
+            _LOG.error("%s: job %s is not announced to %s: %s", taken.model, taken.job_id, origin, reason)
 
     def _body(self, taken: TakenWebhook, payload: bytes) -> bytes:
         """What a poller gets, whole."""
