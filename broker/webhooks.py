@@ -110,15 +110,18 @@ class WebhookStore:
                 for model in self._models:
                     webhooks = self._keys.of(model).webhooks
                     pipe.zrangebyscore(webhooks, "-inf", self._clock.now(), start=0, num=most)
-                # A key of a wrong type is one model's trouble.
-                (seconds, microseconds), models, *found = pipe.execute(raise_on_error=False)
+                time, models, *found = pipe.execute(raise_on_error=False)
+            for reply in (time, models):
+                if isinstance(reply, redis.RedisError):
+                    raise reply
+            seconds, microseconds = time
             self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
             if self._clock.has_news:
                 share_steps(self._redis, self._keys, self._clock)
             asked, self._models = self._models, sorted(str(name, "ascii") for name in models)
             due: list[DueWebhook] = []
             for model, ids in zip(asked, found, strict=True):
-                if isinstance(ids, list) and ids:
+                if isinstance(ids, list) and ids:  # a key of a wrong type is one model's trouble
                     due += self._with_callbacks(model, [str(job_id, "ascii") for job_id in ids])
         return due
 

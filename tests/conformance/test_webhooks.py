@@ -65,9 +65,11 @@ def test_a_webhook_is_added_with_the_job_and_due_at_its_end(client: redis.Redis,
     accepted = _accepted(client, keys)
     store = producer(client, keys).webhooks
     assert _due(store) == []
-    assert all(0 < client.ttl(key) <= KEY_TTL_S for key in client.keys(f"{keys.prefix}{{*"))
+    own = keys.of(MODEL)
+    assert all(0 < client.ttl(key) <= KEY_TTL_S for key in (own.webhooks, own.callbacks))
     began = time.time()
     _complete(client, keys, accepted.id)
+    assert 0 < client.ttl(own.undelivered) <= KEY_TTL_S
     (due,) = _due(store)
     assert due == DueWebhook(MODEL, accepted.id, _webhook(accepted))
     taken = store.take(due, lease_s=5)
@@ -75,7 +77,6 @@ def test_a_webhook_is_added_with_the_job_and_due_at_its_end(client: redis.Redis,
     assert taken.webhook == _webhook(accepted)
     assert taken.result == codec.encode(_result(accepted.id))
     assert began - 0.1 <= taken.ended_at <= time.time() + 0.1
-    assert all(0 < client.ttl(key) <= KEY_TTL_S for key in client.keys(f"{keys.prefix}{{*:undelivered"))
 
 
 def test_an_end_is_kept_for_jobs_with_a_webhook_alone(client: redis.Redis, keys: Keys) -> None:
@@ -166,6 +167,17 @@ def test_at_its_deadline_a_result_that_is_there_counts(client: redis.Redis, keys
     store.expire(MODEL, _result(accepted.id, "late"))
     assert _taken(store).result == result
     assert client.get(keys.of(MODEL).result(accepted.id)) == result
+
+
+def test_the_first_end_counts(client: redis.Redis, keys: Keys) -> None:
+    accepted = _accepted(client, keys)
+    _complete(client, keys, accepted.id)
+    client.delete(keys.of(MODEL).result(accepted.id))  # a poller had it, at its deadline
+    store = producer(client, keys).webhooks
+    size = client.hget(keys.of(MODEL).undelivered, "bytes")
+    store.expire(MODEL, _result(accepted.id, "late"))
+    assert client.hget(keys.of(MODEL).undelivered, "bytes") == size
+    assert _taken(store).result == codec.encode(_result(accepted.id))
 
 
 def test_a_cancelled_job_has_no_webhook(client: redis.Redis, keys: Keys) -> None:
