@@ -249,6 +249,10 @@ class Settings:
     """How many seconds a job may wait if its client polls for the result."""
     result_ttl_s: int = _whole(60, 1, 86400)
     """How many seconds a result can be polled for."""
+    result_cache_s: int = _whole(0, 0, 86400)
+    """How many seconds a result answers requests with the same picture, model, version and `top`, without a
+    run; identical requests in flight share one. 0: off. What is kept of one model takes at most a quarter of
+    `QUEUE_LIMIT_MB`."""
     lease_s: float = _number(3.0, 0.5, 60)
     """After how many seconds without a sign of life a model server counts as dead. A shorter lease recovers
     sooner, but mistakes a pause of the machine for a death."""

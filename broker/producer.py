@@ -65,6 +65,8 @@ class RequestName:
     name: str
     digest: str
     """Of what is asked: another under the same name is refused. Without spaces."""
+    is_shared: bool = False
+    """No client's own name, but that of whoever asks the same (web/cached_inference.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +333,10 @@ class Producer:
     def expires_at(self, deadline: float) -> float:
         """Until when the result of a job with this deadline is kept at most, in Redis' time."""
         return deadline + self._limits.result_ttl_s
+
+    def age_s(self, stored: "StoredJob") -> float:
+        """Seconds since the result of a job came."""
+        return self._limits.result_ttl_s - (stored.expires_at - self._clock.now())
 
     def check_writable(self) -> None:
         """Raise BrokerUnavailable if Redis takes no writes: it is full, or a replica. Leaves no key behind.

@@ -14,13 +14,15 @@ from broker.outage import Outage
 from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
+from broker.result_cache import ResultCache
 from settings import Settings
 from web import errors
+from web.cached_inference import CachedInference
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
 from web.inference import Inference
 from web.jobs import JobClient, JobLimits
-from web.middleware import compression, cors, request_counts, request_ids
+from web.middleware import cache_sources, compression, cors, request_counts, request_ids
 from web.model_choice import ModelNames
 from web.polled_pipelines import PolledPipelines
 from web.routes import (
@@ -42,6 +44,9 @@ from web.webhooks.signing import Signer
 
 _MB = 1024 * 1024
 
+_CACHE_SHARE = 4
+"""The response cache may have a quarter of what a model's queue may have, in addition to it."""
+
 REDIS_TIMEOUT_S = 0.9
 """A client hears within 1 to 2 s that Redis is away; on a sound link a reply takes a few milliseconds."""
 
@@ -57,7 +62,7 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["polled_pipelines"] = polled = PolledPipelines(
         jobs, at_once=capacity.of(settings.web_workers, settings.web_threads).requests
     )
-    app.extensions["inference"] = Inference(jobs, polled)
+    app.extensions["inference"] = _inference(jobs, polled)
     app.extensions["callback_hosts"] = hosts = CallbackHosts(settings.webhook_hosts)
     if hosts:
         app.extensions["deliverer"] = Deliverer(
@@ -71,6 +76,8 @@ def create_app(settings: Settings) -> Flask:
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
     request_counts.register(app)
+    if jobs.cache is not None:
+        cache_sources.register(app)
     for part in (
         predict,
         predictions,
@@ -107,11 +114,18 @@ def _more_origins(settings: Settings) -> dict[str, tuple[str, ...]]:
     return {"/infer": settings.infer_cors_origins}
 
 
+def _inference(jobs: JobClient, polled_pipelines: PolledPipelines) -> Inference:
+    if jobs.cache is None:
+        return Inference(jobs, polled_pipelines)
+    return CachedInference(jobs, polled_pipelines, jobs.cache, say=cache_sources.note)
+
+
 def job_client(settings: Settings) -> JobClient:
     """The queue's client of this process, with a channel of its own for replies."""
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
     client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
+    most_bytes = settings.queue_limit_mb * _MB // _CACHE_SHARE
     limits = Limits(
         queue_jobs=settings.queue_limit,
         queue_bytes=settings.queue_limit_mb * _MB,
@@ -130,4 +144,7 @@ def job_client(settings: Settings) -> JobClient:
             async_timeout_s=settings.async_timeout_s,
             requests=capacity.of(settings.web_workers, settings.web_threads).requests,
         ),
+        cache=ResultCache(client, keys, ttl_s=settings.result_cache_s, most_bytes=most_bytes)
+        if settings.result_cache_s
+        else None,
     )

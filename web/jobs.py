@@ -31,6 +31,7 @@ from broker.messages import Job, Result, TaskResult, Webhook, WorkerState
 from broker.producer import LENGTH_VALID_S, PendingJob, Producer, RequestName, StoredJob
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
+from broker.result_cache import ResultCache
 from pictures import annotate, declared_size, fit
 from pictures.decode import ImageTooLarge
 from pictures.fit import Part, PartCutter, PreparedPicture
@@ -146,10 +147,13 @@ class JobClient:
         *,
         names: ModelNames,
         limits: JobLimits,
+        cache: ResultCache | None = None,
     ) -> None:
         self.registry = registry
         self.producer = producer
         self.replies = replies
+        self.cache = cache
+        """Results that are kept for the same pictures, where the settings want that."""
         self._clock = clock
         self.models = ModelChooser(registry, clock, names, request_timeout_s=limits.request_timeout_s)
         self._limits = limits
@@ -252,7 +256,9 @@ class JobClient:
         if time.monotonic() >= self.wait_until(options):
             # One request of 64 pictures, 50 megapixels each in 10 KB, kept a core for 51 s, for nobody.
             raise DeadlinePassed("No time was left for this picture: send fewer at once, or allow more time.")
-        if name is not None and (job_before := self.named(choice.view.card.model, name)):
+        # A shared one was looked up with what is kept.
+        is_own = name is not None and not name.is_shared
+        if name is not None and is_own and (job_before := self.named(choice.view.card.model, name)):
             return job_before
         self.admit(choice, options)
         # Who has waited for a place is not to find out again, after 0.9 s, that Redis is away.
@@ -363,6 +369,10 @@ class JobClient:
             if waiter is not None and job_id != job.id:
                 self.replies.forget(waiter)
         if job_id != job.id:
+            if name is not None and name.is_shared:
+                return FollowedJob(
+                    model, job_id, math.inf
+                )  # whether it has ended is seen when it is followed
             return self.follower(model, job_id)
         if waiter is not None:
             waiter.is_enqueued = True

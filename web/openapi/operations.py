@@ -25,6 +25,7 @@ from web.errors import STATUS
 from web.idempotency import HEADER, MAX_LETTERS
 from web.openapi.examples import ACCEPTED, ANSWERED, RESULT, WAITING, Examples
 from web.responses import (
+    CACHE_FIELD,
     MODEL_FIELD,
     NOTICE_FIELD,
     VERSION_FIELD,
@@ -102,6 +103,14 @@ DRAWN: Final = (
         "With an annotated picture: the `notice`, if there is one; percent-encoded where it is not ASCII.",
         is_always=False,
     ),
+)
+CACHE: Final = HeaderSpec(
+    CACHE_FIELD,
+    "While the response cache is on (`RESULT_CACHE_S`): where the answer comes from; of several pictures a "
+    "word for each in their order. `hit`: a result that was kept; `shared`: the run of another request; "
+    "`miss`: a run of its own. Not with `Prefer: respond-async` or an `Idempotency-Key`.",
+    {"type": "string", "pattern": "^(hit|miss|shared)(, (hit|miss|shared))*$"},
+    is_always=False,
 )
 APPLIED: Final = HeaderSpec("Preference-Applied", "What of `Prefer` the answer heeds.", is_always=False)
 TRACEPARENT: Final = HeaderSpec(
@@ -324,7 +333,7 @@ OPERATIONS: Final = {
             200: ResponseSpec(
                 "The predictions.",
                 {JSON: (Answer, AnswerList), "image/png": FILE},
-                (*DRAWN, APPLIED),
+                (*DRAWN, APPLIED, CACHE),
                 examples=ANSWERED,
             ),
             202: ResponseSpec(
