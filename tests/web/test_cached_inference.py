@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import redis
 from flask import Flask, current_app
+from numpy.typing import NDArray
 from werkzeug.test import TestResponse
 
 from broker import codec, result_cache
 from broker.keys import Keys, ModelKeys
-from broker.messages import Card, Job, Result
+from broker.messages import Card, Fit, Job, Result
 from broker.producer import RequestName
+from broker.registry import ModelView
 from broker.result_cache import ResultCache, shared_name
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.serving.worker import Worker
@@ -32,8 +34,10 @@ from tests.support.pictures import form, png
 from tests.support.service import disconnect
 from tests.support.waiting import eventually
 from web.app import create_app
+from web.cached_inference import digest_of
 from web.inference import Inference
-from web.jobs import JobClient
+from web.jobs import JobClient, JobOptions
+from web.model_choice import ModelChoice
 
 MODEL = "shadow"
 
@@ -300,6 +304,53 @@ def test_what_an_older_worker_ran_under_the_new_card_is_not_used(webs: Webs, fie
             assert webs.runs() == 2
             assert webs.entries() == 0
             assert _source(webs.ask()) == "miss"
+
+
+def test_a_stored_result_of_another_version_is_not_used(webs: Webs) -> None:
+    webs.start()
+    assert _source(webs.ask()) == "miss"
+    (key,) = webs.client.keys(webs.keys.cached("*"))
+    stored = codec.decode(webs.client.get(key) or b"", Result)  # type: ignore[arg-type]
+    webs.client.set(key, codec.encode(replace(stored, model_version="other")))
+    webs.client.delete(*webs.client.keys(webs.keys.request("*")))  # or its job's own result answers
+    assert [_source(webs.ask()) for _ in range(2)] == ["miss", "hit"]
+
+
+def _digest(
+    picture: bytes | NDArray[np.uint8] = b"picture",
+    *,
+    top: int = 2,
+    scores: bool = False,
+    notice: str = "",
+    **card: Any,  # noqa: ANN401 - any field
+) -> str:
+    view = ModelView(replace(fakes.CARD, **card), {}, queue_length=0, last_alive=0.0)
+    choice = ModelChoice(view, view, notice)
+    return digest_of(choice, picture, JobOptions(0.0, scores=scores), top=top)
+
+
+def test_whatever_changes_an_answer_changes_the_digest() -> None:
+    pixels = np.zeros((2, 3, 1), np.uint8)
+    digests = [
+        _digest(),
+        _digest(b"Picture"),
+        _digest(b""),
+        _digest(pixels),
+        _digest(pixels.reshape(3, 2, 1)),
+        _digest(pixels.tobytes()),
+        _digest(pixels + 1),
+        _digest(top=3),
+        _digest(scores=True),
+        _digest(notice="a fallback answers"),
+        _digest(model="other"),
+        _digest(model_version="v2"),
+        _digest(engine="other"),
+        _digest(precision="int8"),
+        _digest(weights="random"),
+        _digest(input=replace(fakes.SPEC, fit=Fit.CROP)),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert _digest() == digests[0]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ Owns the header. Which word it is says web/cached_inference.py.
 
 from collections.abc import Sequence
 
-from flask import Flask, Response, g
+from flask import Flask, Response, g, has_app_context
 
 from web.responses import CACHE_FIELD
 
@@ -21,5 +21,6 @@ def register(app: Flask) -> None:
 
 
 def note(sources: Sequence[str]) -> None:
-    """Remember it for the answer of this thread's request."""
-    g.cache_sources = sources
+    """Remember it for the answer of this thread's request, where that is one of HTTP."""
+    if has_app_context():
+        g.cache_sources = sources
