@@ -124,7 +124,7 @@ class CachedInference(Inference):
         found = self.cache.find(question.card.model, question.digest, FoundResult)
         if isinstance(found, str):
             return _SharedRun(question.card.model, found, math.inf, question=question)
-        return found if found is not None and _is_of(found, question.card) else None
+        return found if found is not None and _is_current(found, question.card) else None
 
     def _begun(self, question: _Question, options: JobOptions) -> _OwnRun | _SharedRun | FoundResult:
         """A job of its own, unless another request is faster. Raises as JobClient.submit does."""
@@ -167,7 +167,7 @@ class CachedInference(Inference):
         if isinstance(job, _OwnRun):
             result = super()._waited(job, caller)
             card = job.question.card
-            self.cache.keep(card.model, job.question.digest, result, is_answer=_is_of(result, card))
+            self.cache.keep(card.model, job.question.digest, result, is_answer=_is_current(result, card))
             return result
         if isinstance(job, _SharedRun):
             return self._shared(job, caller)
@@ -192,7 +192,7 @@ class CachedInference(Inference):
 
     def _is_answer(self, stored: StoredJob, card: Card) -> bool:
         """Whether a job has ended with an answer, and not so long ago that it would have expired."""
-        is_ended = isinstance(stored.state, Result) and _is_of(stored.state, card)
+        is_ended = isinstance(stored.state, Result) and _is_current(stored.state, card)
         return is_ended and self.jobs.producer.age_s(stored) < self.cache.ttl_s
 
 
@@ -214,7 +214,7 @@ def digest_of(
     return digest.hexdigest()
 
 
-def _is_of(result: Result, card: Card) -> bool:
+def _is_current(result: Result, card: Card) -> bool:
     """Whether it is an answer of the card's version and engine: in an update an older worker may run it."""
     ran = (result.model_version, result.engine, result.precision)
     return result.error is None and ran == (card.model_version, card.engine, card.precision)

@@ -37,6 +37,7 @@ from web.app import create_app
 from web.cached_inference import digest_of
 from web.inference import Inference
 from web.jobs import JobClient, JobOptions
+from web.middleware import cache_sources
 from web.model_choice import ModelChoice
 
 MODEL = "shadow"
@@ -490,6 +491,28 @@ def test_after_a_flush_it_is_a_miss_again(webs: Webs) -> None:
     for key in webs.client.keys(webs.keys.cached("*")) + webs.client.keys(webs.keys.request("*")):
         webs.client.delete(key)
     assert [_source(webs.ask()) for _ in range(2)] == ["miss", "hit"]
+
+
+def test_an_answer_does_not_need_to_be_kept(webs: Webs) -> None:
+    webs.start()
+    webs.client.set(webs.keys.cache, "of another type")
+    assert [_source(webs.ask()) for _ in range(2)] == ["miss", "shared"]  # its job's own result is there
+    assert webs.entries() == 0
+
+
+def test_a_full_redis_still_gives_what_is_kept(webs: Webs) -> None:
+    webs.start()
+    assert _source(webs.ask()) == "miss"
+    webs.client.config_set("maxmemory", "1")
+    try:
+        assert _source(webs.ask(web=1)) == "hit"
+        assert webs.ask(png(0)).status_code == 503
+    finally:
+        webs.client.config_set("maxmemory", "0")
+
+
+def test_requests_that_are_not_http_have_no_header_to_give() -> None:
+    cache_sources.note(["hit"])  # there is no app, and it says nothing
 
 
 def test_a_large_result_is_not_kept_but_shared(webs: Webs, monkeypatch: pytest.MonkeyPatch) -> None:
