@@ -121,9 +121,12 @@ class CachedInference(Inference):
 
     def _found(self, question: _Question) -> FoundResult | _SharedRun | None:
         """The kept result, or the run of another request. Raises BrokerUnavailable."""
-        found = self.cache.find(question.card.model, question.digest, FoundResult)
+        model = question.card.model
+        found = self.cache.find(model, question.digest, FoundResult)
         if isinstance(found, str):
-            return _SharedRun(question.card.model, found, math.inf, question=question)
+            # Where a run passed its deadline its name is left, and the next run takes it.
+            is_known = self.jobs.producer.is_known(model, found)
+            return _SharedRun(model, found, math.inf, question=question) if is_known else None
         return found if found is not None and _is_current(found, question.card) else None
 
     def _begun(self, question: _Question, options: JobOptions) -> _OwnRun | _SharedRun | FoundResult:

@@ -453,6 +453,19 @@ def test_a_follower_with_more_time_outlives_the_run_that_it_shared(webs: Webs) -
     assert webs.runs() == 1
 
 
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "4"}])
+def test_after_a_run_that_passed_its_deadline_the_next_is_shared_again(webs: Webs) -> None:
+    worker = webs.announce()
+    assert webs.ask().status_code == 504
+    before = webs.client.llen(webs.keys.queue)
+    with ThreadPoolExecutor(4) as threads:
+        answers = [threads.submit(webs.ask, web=number % 2) for number in range(4)]
+        eventually(lambda: webs.waiting() == 4)
+        assert webs.client.llen(webs.keys.queue) == before + 1
+        webs.start(worker)
+        assert Counter(_source(each.result(15)) for each in answers) == {"miss": 1, "shared": 3}
+
+
 @pytest.mark.parametrize("reread_s", [0.2])
 def test_a_client_that_goes_does_not_take_the_run_with_it(
     webs: Webs, monkeypatch: pytest.MonkeyPatch
