@@ -182,7 +182,7 @@ class CachedInference(Inference):
         That run is not shared: a picture that fails is not waited for twice. Raises as JobClient.wait does.
         """
         until, question, stored = self.jobs.wait_until(caller.options), run.question, None
-        with contextlib.suppress(MalformedMessage):
+        with contextlib.suppress(MalformedMessage, DeadlinePassed):  # the run's own deadline, not this one
             stored = self.jobs.follow(run.model, run.id, until=until, is_client_gone=caller.is_gone)
         if stored is not None and self._is_answer(stored, question.card):
             result = stored.result

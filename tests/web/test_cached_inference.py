@@ -93,9 +93,10 @@ class Webs:
         )
 
     def waiting(self) -> int:
-        """Requests that wait for a result, in both processes."""
+        """Requests that wait for a result, in both processes; none whose job is not yet in Redis."""
         jobs: list[JobClient] = [app.extensions["jobs"] for app in self.apps]
-        return sum(len(waiters) for each in jobs for waiters in each.replies._waiters.values())
+        tables = [list(each.replies._waiters.values()) for each in jobs]
+        return sum(each.is_enqueued for table in tables for waiters in table for each in waiters)
 
     def runs(self) -> int:
         """Pictures that went through the network."""
@@ -451,6 +452,26 @@ def test_a_follower_with_more_time_outlives_the_run_that_it_shared(webs: Webs) -
         webs.start(worker)
         assert _source(second.result(15)) == "miss"
     assert webs.runs() == 1
+
+
+@pytest.mark.parametrize("scrap", [None, b"pending 1.000 2.000", b"{"])
+def test_a_run_that_will_have_no_result_is_not_waited_for(webs: Webs, scrap: bytes | None) -> None:
+    """Its web process was killed, and so was its model server; or what is there can't be read."""
+    worker = webs.announce()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(webs.ask)
+        eventually(lambda: webs.waiting() == 1)
+        (key,) = webs.client.keys(webs.keys.result("*"))
+        if scrap is None:
+            webs.client.delete(key)
+        else:
+            webs.client.set(key, scrap)
+        second = threads.submit(webs.ask, web=1)
+        eventually(lambda: webs.client.llen(webs.keys.queue) == 2)
+        webs.client.set(key, "pending 1.000 9999999999.000")  # the first goes on
+        webs.start(worker)
+        assert [_source(each.result(15)) for each in (first, second)] == ["miss", "miss"]
+    assert webs.runs() == 2
 
 
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "4"}])
