@@ -41,7 +41,7 @@ _TIMEOUT_S: Final = 60.0
 
 
 @dataclass
-class Run:
+class ServedRun:
     """What the clients saw of one run."""
 
     seconds: float
@@ -90,9 +90,9 @@ def service(model: str, cache_s: int) -> Iterator[Stack]:
             stack.stop()
 
 
-def run(stack: Stack, pictures: Sequence[bytes], seconds: float, *, is_new: bool) -> Run:
+def run(stack: Stack, pictures: Sequence[bytes], seconds: float, *, is_new: bool) -> ServedRun:
     """Have all clients send for so long; with `is_new` each time other bytes, of the same pixels."""
-    seen, until, lock = Run(seconds), time.monotonic() + seconds, threading.Lock()
+    seen, until, lock = ServedRun(seconds), time.monotonic() + seconds, threading.Lock()
 
     def client(first: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=_TIMEOUT_S)
@@ -133,7 +133,12 @@ def main() -> int:
     sys.stdout.write(
         f"{len(pictures)} pictures of {size:.0f} KB, {_CLIENTS} clients, {os.cpu_count()} cores\n"
     )
-    runs: dict[str, list[Run]] = {"on": [], "off": [], "on, never the same": [], "off, never the same": []}
+    runs: dict[str, list[ServedRun]] = {
+        "on": [],
+        "off": [],
+        "on, never the same": [],
+        "off, never the same": [],
+    }
     with service(asked.model, 600) as on, service(asked.model, 0) as off:
         for _ in range(asked.rounds):
             for name, its_runs in runs.items():
