@@ -21,6 +21,7 @@ from broker.errors import ClientError, DeadlinePassed, MalformedMessage, Service
 from broker.messages import Card, Result
 from broker.producer import RequestName, StoredJob
 from broker.result_cache import ResultCache, shared_name
+from web import metrics
 from web.inference import Caller, Inference, Polled, SubmittedResult
 from web.jobs import FollowedJob, JobClient, JobOptions, SubmittedJob
 from web.model_choice import ModelChoice
@@ -99,7 +100,10 @@ class CachedInference(Inference):
     ) -> list[SubmittedResult]:
         results = super()._by_model(choice, upload, caller, top=top)
         if caller.named is None and not caller.options.polled:
-            self._say([each.source if isinstance(each, FoundResult) else Source.MISS for each in results])
+            sources = [each.source if isinstance(each, FoundResult) else Source.MISS for each in results]
+            self._say(sources)
+            for source in sources:
+                metrics.cached(choice.view.card.model, source)
         return results
 
     def _submitted(

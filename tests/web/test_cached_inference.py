@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from prometheus_client import REGISTRY
 from flask import Flask, current_app
 from numpy.typing import NDArray
 from werkzeug.test import TestResponse
@@ -248,11 +249,26 @@ def test_a_drawn_answer_is_that_of_the_same_result(webs: Webs) -> None:
     assert (_source(drawn), drawn.mimetype) == ("hit", "image/png")
 
 
+def _counted() -> dict[str, float]:
+    """Pictures by where their answers came from, as metrics have it."""
+    name = "batchwire_cached_pictures_total"
+    return {
+        source: REGISTRY.get_sample_value(name, {"model": MODEL, "source": source}) or 0.0
+        for source in ("hit", "shared", "miss")
+    }
+
+
 def test_a_list_has_a_word_for_each_picture(webs: Webs) -> None:
     webs.start()
+    before = _counted()
     assert _source(webs.ask(png(0))) == "miss"
     answer = webs.ask(png(255), png(0), b"broken", png(255))
     assert _source(answer) == "miss, hit, miss, shared"
+    assert {source: count - before[source] for source, count in _counted().items()} == {
+        "hit": 1,
+        "shared": 1,
+        "miss": 3,
+    }
     labels = [each.get("predictions", [{}])[0].get("label") for each in answer.get_json()["results"]]
     assert labels == ["bright", "dark", None, "bright"]
     assert webs.runs() == 2
