@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from prometheus_client import REGISTRY
 from flask import Flask, current_app
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 from werkzeug.test import TestResponse
 
 from broker import codec, result_cache
