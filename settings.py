@@ -7,6 +7,8 @@ Imports the standard library alone: `make serve` checks the settings before anyt
 is that the pattern of a model's name is also in broker/keys.py; a test compares the two.
 """
 
+import base64
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +27,13 @@ EXIT_CONFIG: Final = 78
 
 _MODEL_NAME: Final = re.compile(r"[a-z0-9_-]+")
 _HOST: Final = re.compile(r"[a-z0-9.:-]+")
+_WEBHOOK_HOST: Final = re.compile(
+    r"(?P<host>\[[0-9a-f:./]+\]|[a-z0-9_.*-]+(?:/\d{1,2})?)(?::(?P<port>\d{1,5}))?"
+)
+_WEBHOOK_NAME: Final = re.compile(
+    r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+)
+
 
 _T = TypeVar("_T")
 _NumberT = TypeVar("_NumberT", int, float)
@@ -40,7 +49,8 @@ class Bound(Generic[_T]):
 
     read: Callable[[str], _T]
     words: str
-    is_secret: bool = False
+    mask: Callable[[str], str] | None = None
+    """How a secret is shown."""
 
 
 def _setting(default: _T, bound: Bound[_T]) -> _T:
@@ -114,6 +124,40 @@ def _origin(text: str) -> str:
     return text
 
 
+def _webhook_hosts(text: str) -> tuple[str, ...]:
+    return tuple(_webhook_host(entry.strip().lower()) for entry in text.split(","))
+
+
+def _webhook_host(text: str) -> str:
+    """An entry that web/webhooks/callback_hosts.py understands, which has the rules."""
+    rest = text.removeprefix("http://")
+    match = _WEBHOOK_HOST.fullmatch(rest)
+    if _is_network(rest):  # an IPv6 network needs no brackets where no port follows
+        return text
+    if match is None or not 1 <= int(match["port"] or 443) <= 65535:
+        raise ValueError
+    if not _is_network(match["host"].strip("[]")) and not _WEBHOOK_NAME.fullmatch(match["host"]):
+        raise ValueError
+    return text
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _webhook_secret(text: str) -> str:
+    """Secrets of 24 to 64 bytes, as Standard Webhooks has them."""
+    for secret in text.split():
+        if not secret.startswith("whsec_"):
+            raise ValueError
+        _within(len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)), 24, 64)
+    return " ".join(text.split())
+
+
 def _redis_url(text: str) -> str:
     parts = urlsplit(text)
     place = parts.path if parts.scheme == "unix" else parts.hostname
@@ -127,7 +171,19 @@ _MODEL_OR_NONE: Final = Bound(_model_or_none, "a model name (a-z, 0-9, _ and -) 
 _MODELS: Final = Bound(_models, "a comma-separated list of unique model names (a-z, 0-9, _ and -)")
 _ORIGINS: Final = Bound(_origins, "* or a comma-separated list of origins like https://example.org:8080")
 _REDIS_URL: Final = Bound(
-    _redis_url, "redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH", is_secret=True
+    _redis_url,
+    "redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH",
+    mask=lambda text: masked(text),  # noqa: PLW0108 - it is defined below
+)
+_WEBHOOK_HOSTS: Final = Bound(
+    _webhook_hosts,
+    "a comma-separated list of hosts, `*.`hosts, addresses or networks, each with `:PORT` after it and "
+    "`http://` before it or not",
+)
+_WEBHOOK_SECRET: Final = Bound(
+    _webhook_secret,
+    "`whsec_` and the base64 of 24 to 64 bytes, or several of these, separated by spaces",
+    mask=lambda text: "***" if text else "",
 )
 
 
@@ -195,6 +251,10 @@ class Settings:
     """How many seconds a job may wait if its client polls for the result."""
     result_ttl_s: int = _whole(60, 1, 86400)
     """How many seconds a result can be polled for."""
+    result_cache_s: int = _whole(0, 0, 86400)
+    """How many seconds a result answers requests with the same picture, model, version and `top`, without a
+    run; identical requests in flight share one. 0: off. What is kept of one model takes at most a quarter of
+    `QUEUE_LIMIT_MB`."""
     lease_s: float = _number(3.0, 0.5, 60)
     """After how many seconds without a sign of life a model server counts as dead. A shorter lease recovers
     sooner, but mistakes a pause of the machine for a death."""
@@ -206,6 +266,13 @@ class Settings:
     """The origins whose pages may use the service from a browser; `*`: all. Unset: only its own pages."""
     infer_cors_origins: tuple[str, ...] = _setting((), _ORIGINS)
     """The origins whose pages may use `/infer` from a browser, besides those of `CORS_ORIGINS`; `*`: all."""
+    webhook_hosts: tuple[str, ...] = _setting((), _WEBHOOK_HOSTS)
+    """The receivers that a `callback_url` may name: `hooks.example.org`, `*.example.org`, `10.1.2.3:8443`,
+    `10.1.0.0/16`. Without a port: 443; `http://` before one allows plain HTTP (80). A name that resolves to
+    an address that is not public is refused unless that address or its network is listed too. Unset: no
+    webhooks."""
+    webhook_secret: str = _setting("", _WEBHOOK_SECRET)
+    """What webhooks are signed with; required with `WEBHOOK_HOSTS`. Several during a rotation: each signs."""
     files_dir: str = _text("")
     """The directory whose pictures `GET /classify?file=NAME` may read. Unset: no file is read."""
     keepalive_s: int = _whole(120, 1, 3600)
@@ -240,6 +307,11 @@ class Settings:
             if text
         }
         settings = cls(**values)
+        if settings.webhook_hosts and not settings.webhook_secret:
+            raise SettingError(
+                "WEBHOOK_HOSTS is set, but WEBHOOK_SECRET is not: receivers could not tell webhooks from "
+                'forgeries. Make one with: echo "whsec_$(openssl rand -base64 32)"'
+            )
         return settings if settings.default_model else replace(settings, default_model=settings.models[0])
 
     @property
@@ -275,9 +347,9 @@ class Settings:
 
     def __repr__(self) -> str:
         shown = (
-            f"{each.name}={masked(value) if each.metadata['bound'].is_secret else value!r}"
+            f"{each.name}={mask(value) if mask else repr(value)}"
             for each in fields(self)
-            for value in [getattr(self, each.name)]
+            for value, mask in [(getattr(self, each.name), each.metadata["bound"].mask)]
         )
         return f"Settings({', '.join(shown)})"
 
@@ -337,5 +409,5 @@ def _read(variable: str, text: str, bound: Bound[_T]) -> _T:
     try:
         return bound.read(text)
     except ValueError:
-        shown = masked(text) if bound.is_secret else text
+        shown = bound.mask(text) if bound.mask else text
         raise SettingError(f"{variable}={shown!r} is not {bound.words}.") from None

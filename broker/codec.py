@@ -14,7 +14,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from broker.errors import MalformedMessage
-from broker.messages import Card, InputSpec, Job, Label, Result, State
+from broker.messages import Card, InputSpec, Job, Label, Result, State, Webhook
 
 PENDING: Final = b"pending"
 """What a result key begins with until it has the job's result: `encode_pending` makes the whole of it."""
@@ -91,8 +91,8 @@ def accepted_at(payload: bytes) -> float:
     return decode(payload, _AcceptedJob).accepted
 
 
-def encode(message: Card | State | Result) -> bytes:
-    """A card, a state or a result to JSON."""
+def encode(message: Card | State | Result | Webhook) -> bytes:
+    """A card, a state, a result or a webhook to JSON."""
     return msgspec.json.encode(message)
 
 
@@ -112,7 +112,7 @@ def encode_text(text: str) -> bytes:
 
 
 def decode(payload: bytes, kind: type[_Message]) -> _Message:
-    """JSON to a card, a state or a result. Raises MalformedMessage."""
+    """JSON to a card, a state, a result or a webhook. Raises MalformedMessage."""
     try:
         return msgspec.json.decode(payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -95,7 +95,7 @@ class Consumer:
         self._since_polled = 0
         """Jobs of waiting clients that it has taken since the last one of a client that polls."""
         self._claim_script = client.register_script(lua("others", "take", "claim"))
-        self._complete_script = client.register_script(lua("complete"))
+        self._complete_script = client.register_script(lua("webhook_due", "complete"))
 
     def wait(self, timeout_s: float) -> None:
         """Sleep until the bell rings, for about `timeout_s` at most, which is under the client's time-out."""
@@ -197,9 +197,8 @@ class Consumer:
                 codec.encode(outcome.result) if outcome.result else "",
             ]
         with translated("take results", self._redis, self._keys.types):
-            status = self._complete_script(
-                keys=[keys.workers, keys.claims(worker), keys.attempts, keys.dead], args=args
-            )
+            names = [keys.workers, keys.claims(worker), keys.attempts, keys.dead]
+            status = self._complete_script(keys=[*names, keys.webhooks, keys.undelivered], args=args)
         if status == b"lease":
             raise LeaseLost(f"worker {worker} has no live lease")
         if status == b"letters":

@@ -38,6 +38,16 @@ class ModelKeys:
     """Hash: job -> times it was recovered from a lost worker."""
     dead: str = field(init=False)
     """List: poison jobs with their reasons."""
+    webhooks: str = field(init=False)
+    """Sorted set: job whose end is announced -> Redis' time at which to look at it next."""
+    callbacks: str = field(init=False)
+    """Hash: such a job -> where to announce its end, and what of it was tried."""
+    undelivered: str = field(init=False)
+    """Hash: such a job that has ended -> when, and its result; `bytes` -> what these take together."""
+    cache: str = field(init=False)
+    """Sorted set: digest of what was asked -> where its kept result ends in the row of all bytes kept."""
+    cached_prefix: str = field(init=False)
+    """What comes before such a digest in the key of the kept result."""
     request_prefix: str = field(init=False)
     """What comes before a client's name for a request in the key that says which job that is."""
     _labels_prefix: str = field(init=False)
@@ -52,12 +62,17 @@ class ModelKeys:
         if not MODEL_NAME.fullmatch(self.model):
             raise ValueError(f"a model's name has only a-z, 0-9, _ and -; got {self.model!r}")
         tagged = f"{self.prefix}{{{self.model}}}"
-        for name in ("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead"):
+        for name in (
+            *("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead", "cache"),
+            *("webhooks", "callbacks", "undelivered"),
+        ):
             object.__setattr__(self, name, f"{tagged}:{name}")
         lists = dict.fromkeys((self.queue, self.polled, self.bell, self.dead), "list")
-        hashes = dict.fromkeys((self.states, self.attempts), "hash")
-        types = {self.card: "string", self.workers: "zset"} | hashes | lists
+        hashes = dict.fromkeys((self.states, self.attempts, self.callbacks, self.undelivered), "hash")
+        sets = dict.fromkeys((self.workers, self.webhooks), "zset")
+        types = {self.card: "string"} | sets | hashes | lists
         object.__setattr__(self, "types", types)
+        object.__setattr__(self, "cached_prefix", f"{tagged}:cached:")
         object.__setattr__(self, "request_prefix", f"{tagged}:request:")
         object.__setattr__(self, "_labels_prefix", f"{tagged}:labels:")
         object.__setattr__(self, "result_prefix", f"{tagged}:result:")
@@ -66,6 +81,10 @@ class ModelKeys:
     def claims(self, worker: str) -> str:
         """List: the jobs that this worker has claimed and not completed."""
         return f"{self._claims_prefix}{worker}"
+
+    def cached(self, digest: str) -> str:
+        """String: the result that is kept for whoever asks the same."""
+        return f"{self.cached_prefix}{digest}"
 
     def request(self, name: str) -> str:
         """String: the digest of the request that its client named so, and its job's id."""

@@ -253,6 +253,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             msgspec.structs.force_setattr(self, "shape", self.image.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where the end of a job is announced. Times are Redis' own, in seconds since 1970."""
+
+    url: str
+    accepted_at: float
+    deadline: float
+    """The job's. After it no result comes, and that is announced."""
+    request_id: str = ""
+    attempts: int = 0
+    """Calls that failed."""
+
+
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels of the photo as uploaded, upright; x and y are the upper left corner."""
 

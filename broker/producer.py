@@ -21,8 +21,10 @@ from broker.consumer import WAITING_FOR_EACH_POLLED
 from broker.errors import BrokerUnavailable, IdempotencyKeyReused, Overloaded
 from broker.keys import Keys
 from broker.lease import BELL_TOKENS
-from broker.messages import Job, Pace, Result
+from broker.messages import Job, Pace, Result, Webhook
 from broker.outage import Outage
+from broker.scripts import lua
+from broker.webhooks import WebhookStore
 
 MAX_RETRY_AFTER_S: Final = 60
 """A longer advice would outlive what the rate says of the future."""
@@ -63,6 +65,8 @@ class RequestName:
     name: str
     digest: str
     """Of what is asked: another under the same name is refused. Without spaces."""
+    is_shared: bool = False
+    """No client's own name, but that of whoever asks the same (web/cached_inference.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,8 @@ class Producer:
         self._monotonic = monotonic
         self._lengths: dict[str, tuple[float, int]] = {}
         """When a job whose client waits was last pushed to each queue from here, and how many there were."""
+        self.webhooks = WebhookStore(client, keys, self._clock, key_ttl_s=limits.key_ttl_s)
+        self._finish_script = client.register_script(lua("webhook_due", "finish"))
 
     def admit(self, model: str, *, size: int, timeout_s: float, pace: Pace, polled: bool = False) -> None:
         """Refuse a job of `size` bytes that the queue has no room for, before it costs a decoding.
@@ -205,41 +211,55 @@ class Producer:
             raise
         return RedisMemory(int(told["used_memory"]), int(told.get("maxmemory", 0)))
 
-    def enqueue(self, model: str, job: Job, name: RequestName | None = None) -> str:
+    def enqueue(
+        self, model: str, job: Job, name: RequestName | None = None, webhook: Webhook | None = None
+    ) -> str:
         """Accept the job, in one MULTI: its result is pending, it stands in the queue, the bell rings.
 
-        Returns its id; where `name` has a job already, that one's, and nothing is enqueued. Raises
-        IdempotencyKeyReused.
+        And `webhook` will announce its end. Returns its id; where `name` has a job already, that one's, and
+        nothing is enqueued. Raises IdempotencyKeyReused.
         """
         payload = codec.encode_job(job)
         try:
-            return self._push(model, job, payload, name)
+            return self._push(model, job, payload, name, webhook)
         except BrokerUnavailable as error:
             if error.is_refusal:
                 # A key of a wrong type fails inside the MULTI, whose other commands are done all the same.
                 with contextlib.suppress(BrokerUnavailable):
-                    self.cancel(model, job.id)
+                    self.cancel(model, job.id, has_webhook=webhook is not None)
                 raise
             # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
             # the first still on its way, two copies would run, and the client get one answer.
             if not self.is_known(model, job.id):
-                return self._push(model, job, payload, name)
+                return self._push(model, job, payload, name, webhook)
             return job.id
 
-    def cancel(self, model: str, job_id: str) -> bool:
+    def cancel(self, model: str, job_id: str, *, has_webhook: bool = False) -> bool:
         """Nobody wants the result any more: a worker that has not begun the job drops it.
 
-        Returns whether there was such a job, or its result.
+        `has_webhook`: it may have one, which says nothing any more. Returns whether there was such a job, its
+        result, or a webhook that was not delivered.
         """
+        # The webhook first: one without its job would say that the deadline passed.
+        was_announced = has_webhook and self.webhooks.end(model, job_id)
         with translated("cancel a job"):
-            return bool(self._redis.delete(self._keys.of(model).result(job_id)))
+            return bool(self._redis.delete(self._keys.of(model).result(job_id))) or was_announced
 
     def is_known(self, model: str, job_id: str) -> bool:
         """Whether the job is pending or has its result: not once it was cancelled."""
         with translated("look up a job"):
             return bool(self._redis.exists(self._keys.of(model).result(job_id)))
 
-    def begin(self, model: str, job_id: str, *, time_s: float, name: RequestName | None = None) -> str:
+    def begin(
+        self,
+        model: str,
+        job_id: str,
+        *,
+        time_s: float,
+        name: RequestName | None = None,
+        callback_url: str = "",
+        request_id: str = "",
+    ) -> str:
         """Make the result of a job pending that no queue holds: of a pipeline, for a client that polls.
 
         `time_s` are the seconds until its deadline. Returns and raises as `enqueue` does.
@@ -252,15 +272,20 @@ class Producer:
                     if name and (job_before := self._take_name(pipe, model, name, job_id, time_s)):
                         return job_before
                     pipe.set(self._keys.of(model).result(job_id), value, ex=self._limits.key_ttl_s)
+                    if callback_url:
+                        webhook = Webhook(callback_url, now, now + time_s, request_id)
+                        self.webhooks.add(pipe, model, job_id, webhook)
                     pipe.execute()
                     return job_id
 
     def finish(self, result: Result) -> None:
         """Write the result of a job that `begin` announced, unless it was cancelled."""
-        key, value = self._keys.of(result.model).result(result.id), codec.encode(result)
+        keys, channel = self._keys.of(result.model), self._keys.results_channel(result.id)
         with translated("take a result"):
-            if self._redis.set(key, value, px=self._limits.result_ttl_s * 1000, xx=True):
-                self._redis.publish(self._keys.results_channel(result.id), value)
+            self._finish_script(
+                keys=[keys.result(result.id), keys.webhooks, keys.undelivered],
+                args=[codec.encode(result), self._limits.result_ttl_s * 1000, channel, result.id],
+            )
 
     def take_or_cancel(self, model: str, job_id: str) -> Result | None:
         """At the deadline: the result if it is there after all, else None and the job is cancelled."""
@@ -309,6 +334,10 @@ class Producer:
         """Until when the result of a job with this deadline is kept at most, in Redis' time."""
         return deadline + self._limits.result_ttl_s
 
+    def age_s(self, stored: "StoredJob") -> float:
+        """Seconds since the result of a job came."""
+        return self._limits.result_ttl_s - (stored.expires_at - self._clock.now())
+
     def check_writable(self) -> None:
         """Raise BrokerUnavailable if Redis takes no writes: it is full, or a replica. Leaves no key behind.
 
@@ -328,7 +357,9 @@ class Producer:
             pipe.llen(keys.polled)
             return _QueueLengths(*pipe.execute())
 
-    def _push(self, model: str, job: Job, payload: bytes, name: RequestName | None) -> str:
+    def _push(
+        self, model: str, job: Job, payload: bytes, name: RequestName | None, webhook: Webhook | None
+    ) -> str:
         """Enqueue it, unless `name` has a job already. Returns the id of the one that counts."""
         keys, length = self._keys.of(model), None
         queue = keys.polled if job.polled else keys.queue
@@ -341,6 +372,8 @@ class Producer:
                         return job_before
                     # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
                     pending = codec.encode_pending(job.accepted_at, job.deadline)
+                    if webhook:
+                        self.webhooks.add(pipe, model, job.id, webhook)
                     pipe.set(keys.result(job.id), pending, ex=self._limits.key_ttl_s)
                     pipe.rpush(queue, payload)
                     pipe.expire(queue, self._limits.key_ttl_s)

@@ -154,9 +154,19 @@ class Client(_Connection):
             finally:
                 stopping.set()
 
-    def submit(self, picture: Picture, *, model: str | None = None, top: int | None = None) -> "Job":
-        """Send a picture and do not wait: its result can be asked for once it is ready, for a minute."""
-        accepted = self._run(self._exchanges.submit(picture, model, top))
+    def submit(
+        self,
+        picture: Picture,
+        *,
+        model: str | None = None,
+        top: int | None = None,
+        callback_url: str | None = None,
+    ) -> "Job":
+        """Send a picture and do not wait: its result can be asked for once it is ready, for a minute.
+
+        With `callback_url` the service sends it there as well, signed.
+        """
+        accepted = self._run(self._exchanges.submit(picture, model, top, callback_url))
         return self.job(accepted.id, accepted.model)
 
     def job(self, job_id: str, model: str) -> "Job":
@@ -262,10 +272,18 @@ class AsyncClient(_Connection):
             await asyncio.gather(*running, return_exceptions=True)
 
     async def submit(
-        self, picture: Picture, *, model: str | None = None, top: int | None = None
+        self,
+        picture: Picture,
+        *,
+        model: str | None = None,
+        top: int | None = None,
+        callback_url: str | None = None,
     ) -> "AsyncJob":
-        """Send a picture and do not wait: its result can be asked for once it is ready, for a minute."""
-        accepted = await self._run(self._exchanges.submit(picture, model, top))
+        """Send a picture and do not wait: its result can be asked for once it is ready, for a minute.
+
+        With `callback_url` the service sends it there as well, signed.
+        """
+        accepted = await self._run(self._exchanges.submit(picture, model, top, callback_url))
         return self.job(accepted.id, accepted.model)
 
     def job(self, job_id: str, model: str) -> "AsyncJob":

@@ -84,9 +84,12 @@ class Exchanges:
         response = yield from self._send_picture(picture, model, top, {})
         return _answer(response)
 
-    def submit(self, picture: Picture, model: str | None, top: int | None) -> Exchange[Answer]:
+    def submit(
+        self, picture: Picture, model: str | None, top: int | None, callback_url: str | None
+    ) -> Exchange[Answer]:
         """Send a picture as a job; the answer has its `id` and its `model`, and no result yet."""
-        response = yield from self._send_picture(picture, model, top, {"Prefer": "respond-async"})
+        headers = {"Prefer": "respond-async"}
+        response = yield from self._send_picture(picture, model, top, headers, callback_url)
         return _answer(response)
 
     def result(self, job_id: str, model: str, wait_s: float) -> Exchange[Answer]:
@@ -147,11 +150,17 @@ class Exchanges:
         raise failure
 
     def _send_picture(
-        self, picture: Picture, model: str | None, top: int | None, headers: dict[str, str]
+        self,
+        picture: Picture,
+        model: str | None,
+        top: int | None,
+        headers: dict[str, str],
+        callback_url: str | None = None,
     ) -> Exchange[httpx.Response]:
         content = yield ReadPicture(picture)
+        query = _query(model, top) | ({"callback_url": callback_url} if callback_url else {})
         # Without a Content-Type: the service finds the format in the picture itself.
-        return (yield from self._send(SendRequest("POST", "/predict", _query(model, top), headers, content)))
+        return (yield from self._send(SendRequest("POST", "/predict", query, headers, content)))
 
     def _send(self, request: SendRequest) -> Exchange[httpx.Response]:
         """Send a request until it succeeds. Raises what can't be helped by sending it again."""

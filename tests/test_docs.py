@@ -98,8 +98,11 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.card,
         model.states,
         model.workers,
+        model.cache,
+        model.cached("<digest>"),
     }
     names |= {model.queue, model.polled, model.bell, model.claims("<worker>"), model.attempts, model.dead}
+    names |= {model.webhooks, model.callbacks, model.undelivered}
     names |= {model.request("<name>"), model.result("<uuid>"), model.labels("<version>")}
     assert said == names
 

@@ -130,6 +130,14 @@ ROOMS: dict[str, set[str]] = {
         "web.start",
         "web.uploads",
     },
+    "web/webhooks": {
+        "broker",
+        "web.answers",
+        "web.middleware.request_ids",
+        "web.responses",
+        "web.uploads.parameters",
+        "web.webhooks",
+    },
     "web/middleware": {"broker.errors", "web.metrics", "web.middleware", "web.responses"},
     "model_server/catalogue": {"broker", "model_server.catalogue", "model_server.tasks"},
     "model_server/tasks": {
@@ -383,7 +391,8 @@ def test_every_module_says_what_it_owns() -> None:
 
 def test_every_script_names_its_keys_its_arguments_and_its_reply() -> None:
     scripts = sorted((ROOT / "broker" / "lua").glob("*.lua"))
-    names = ["announce", "claim", "complete", "lease", "others", "recover", "take"]
+    names = ["announce", "claim", "complete", "finish", "keep", "lease", "others", "recover", "take"]
+    names += ["webhook_due", "webhook_expire", "webhook_settle", "webhook_take"]
     assert [script.stem for script in scripts] == names
     for script in scripts:
         text = script.read_text("utf-8")

@@ -147,9 +147,31 @@ def test_a_password_is_masked(url: str, shown: str) -> None:
     assert masked(url) == shown
 
 
+@pytest.mark.parametrize("secret", ["MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_c2hvcnQ=", "whsec_no base64!"])
+def test_a_refused_webhook_secret_keeps_itself_to_itself(secret: str) -> None:
+    with pytest.raises(SettingError) as refusal:
+        Settings.from_env({"WEBHOOK_SECRET": secret})
+    assert str(refusal.value).startswith("WEBHOOK_SECRET='***' is not `whsec_` and the base64 of 24 to 64")
+
+
+def test_webhooks_are_signed_or_not_sent() -> None:
+    with pytest.raises(SettingError, match="WEBHOOK_HOSTS is set, but WEBHOOK_SECRET is not"):
+        Settings.from_env({"WEBHOOK_HOSTS": "hooks.example.org"})
+
+
+def test_of_two_webhook_secrets_the_representation_has_neither() -> None:
+    one, other = "whsec_" + "QUJD" * 8, "whsec_" + "REVG" * 8
+    settings = Settings.from_env({"WEBHOOK_HOSTS": "h", "WEBHOOK_SECRET": f"{one}  {other}"})
+    assert settings.webhook_secret == f"{one} {other}"
+    assert "QUJD" not in repr(settings)
+    assert "REVG" not in repr(settings)
+    assert "webhook_secret=***" in repr(settings)
+    assert Settings.from_env(settings.environment()) == settings
+
+
 def test_the_repr_keeps_the_password_to_itself() -> None:
-    settings = Settings.from_env({"REDIS_URL": "redis://:secret@host:1/0"})
-    assert "secret" not in repr(settings)
+    settings = Settings.from_env({"REDIS_URL": "redis://:hunter2@host:1/0"})
+    assert "hunter2" not in repr(settings)
     assert "host:1" in repr(settings)
 
 

@@ -9,8 +9,7 @@ from settings import Settings
 from web import errors, start
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
-from web.inference import Inference
-from web.middleware import compression, cors, request_counts, request_ids
+from web.middleware import cache_sources, compression, cors, request_counts, request_ids
 from web.polled_pipelines import PolledPipelines
 from web.routes import (
     api_docs,
@@ -25,6 +24,9 @@ from web.routes import (
 )
 from web.server import capacity
 from web.server.refusals import RenderRefusal
+from web.webhooks.callback_hosts import CallbackHosts
+from web.webhooks.deliverer import Deliverer
+from web.webhooks.signing import Signer
 
 _MB = 1024 * 1024
 
@@ -40,12 +42,22 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["polled_pipelines"] = polled = PolledPipelines(
         jobs, at_once=capacity.of(settings.web_workers, settings.web_threads).requests
     )
-    app.extensions["inference"] = Inference(jobs, polled)
+    app.extensions["inference"] = start.inference(jobs, polled)
+    app.extensions["callback_hosts"] = hosts = CallbackHosts(settings.webhook_hosts)
+    if hosts:
+        app.extensions["deliverer"] = Deliverer(
+            jobs.producer.webhooks,
+            hosts,
+            Signer(settings.webhook_secret),
+            result_ttl_s=settings.result_ttl_s,
+        )
     request_ids.register(app)
     errors.register(app, shape_of=failures.shape_of)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
     request_counts.register(app)
+    if jobs.cache is not None:
+        cache_sources.register(app)
     for part in (
         predict,
         predictions,

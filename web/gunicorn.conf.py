@@ -49,9 +49,11 @@ proc_name = "batchwire-web"
 
 
 def worker_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
-    """Let pipelines that are polled end, as long as Gunicorn lets this process."""
+    """Let pipelines that are polled end, and calls of webhooks, as long as Gunicorn lets this process."""
     if entry := sys.modules.get("web.wsgi"):  # it is loaded once the process has started
         entry.app.extensions["polled_pipelines"].stop(within_s=worker.left_s())
+        if deliverer := entry.app.extensions.get("deliverer"):
+            deliverer.stop(within_s=worker.left_s())
 
 
 def child_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn has no types

@@ -14,6 +14,7 @@ from flask import Request
 
 from broker.errors import ClientError
 from broker.producer import RequestName
+from web.uploads.parameters import CALLBACK_URL
 from web.uploads.reader import Upload
 
 HEADER: Final = "Idempotency-Key"
@@ -55,6 +56,8 @@ def _digest(upload: Upload) -> str:
             for picture in upload.pictures
         ),
         repr((upload.is_list, upload.tops[:1], upload.parameters.get("model", ""))).encode(),
+        # Only where there is one: keys outlive an update, and a request without it is what it was.
+        *([upload.parameters[CALLBACK_URL].encode()] if CALLBACK_URL in upload.parameters else []),
     ]
     digest = hashlib.sha256()
     for part in parts:

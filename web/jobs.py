@@ -27,10 +27,11 @@ from broker.errors import (
     Overloaded,
     Unavailable,
 )
-from broker.messages import Job, Result, TaskResult, WorkerState
+from broker.messages import Job, Result, TaskResult, Webhook, WorkerState
 from broker.producer import LENGTH_VALID_S, PendingJob, Producer, RequestName, StoredJob
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
+from broker.result_cache import ResultCache
 from pictures import annotate, declared_size, fit
 from pictures.decode import ImageTooLarge
 from pictures.fit import Part, PartCutter, PreparedPicture
@@ -93,6 +94,8 @@ class JobOptions:
     """Each result has the probability of every label, too."""
     timeout_s: float = math.inf
     """The client waits no longer than this."""
+    callback_url: str = ""
+    """Where the end of each job is announced; empty: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +147,13 @@ class JobClient:
         *,
         names: ModelNames,
         limits: JobLimits,
+        cache: ResultCache | None = None,
     ) -> None:
         self.registry = registry
         self.producer = producer
         self.replies = replies
+        self.cache = cache
+        """Results that are kept for the same pictures, where the settings want that."""
         self._clock = clock
         self.models = ModelChooser(registry, clock, names, request_timeout_s=limits.request_timeout_s)
         self._limits = limits
@@ -250,7 +256,9 @@ class JobClient:
         if time.monotonic() >= self.wait_until(options):
             # One request of 64 pictures, 50 megapixels each in 10 KB, kept a core for 51 s, for nobody.
             raise DeadlinePassed("No time was left for this picture: send fewer at once, or allow more time.")
-        if name is not None and (job_before := self.named(choice.view.card.model, name)):
+        # A shared one was looked up with what is kept.
+        is_own = name is not None and not name.is_shared
+        if name is not None and is_own and (job_before := self.named(choice.view.card.model, name)):
             return job_before
         self.admit(choice, options)
         # Who has waited for a place is not to find out again, after 0.9 s, that Redis is away.
@@ -295,6 +303,8 @@ class JobClient:
         wait_until = self.wait_until(options)
         card, left_s = choice.view.card, wait_until - time.monotonic()
         size = codec.job_size(card.input) + len(choice.notice)
+        if options.callback_url:
+            self.producer.webhooks.admit(card.model)
         try:
             self.producer.admit(
                 card.model, size=size, timeout_s=left_s, pace=choice.view.pace, polled=options.polled
@@ -347,15 +357,22 @@ class JobClient:
             request_id=options.request_id,
             scores=options.scores,
         )
+        webhook = None
+        if options.callback_url:
+            webhook = Webhook(options.callback_url, now, job.deadline, options.request_id)
         # Before the job is enqueued: its result may come at once.
         waiter = self.replies.expect(model, job.id) if is_waited_for else None
         job_id = ""
         try:
-            job_id = self.producer.enqueue(model, job, name)
+            job_id = self.producer.enqueue(model, job, name, webhook)
         finally:
             if waiter is not None and job_id != job.id:
                 self.replies.forget(waiter)
         if job_id != job.id:
+            if name is not None and name.is_shared:
+                return FollowedJob(
+                    model, job_id, math.inf
+                )  # whether it has ended is seen when it is followed
             return self.follower(model, job_id)
         if waiter is not None:
             waiter.is_enqueued = True
@@ -456,7 +473,7 @@ class JobClient:
         if submitted.is_named:
             return
         with contextlib.suppress(BrokerUnavailable), self._known_away():  # it then ends at its deadline
-            self.producer.cancel(submitted.model, submitted.job.id)
+            self.producer.cancel(submitted.model, submitted.job.id, has_webhook=submitted.job.polled)
 
     def poll(self, model: str, job_id: str) -> StoredJob | None:
         """The job's result, or that it is pending; None where there is none (any more).
@@ -492,8 +509,8 @@ class JobClient:
             self.replies.forget(waiter)
 
     def delete(self, model: str, job_id: str) -> bool:
-        """Cancel a job that is polled, or drop its result; return whether there was one."""
-        return self.producer.cancel(model, job_id)
+        """Cancel a job that is polled, or drop its result and its webhook; return whether there was one."""
+        return self.producer.cancel(model, job_id, has_webhook=True)
 
     def longest_wait_until(self, wait_s: float) -> float:
         """The monotonic time until which a poller may wait that asks for so many seconds."""

@@ -44,6 +44,12 @@ _PICTURES: Final = Counter(
     ["model", "outcome"],
 )
 
+_CACHED: Final = Counter(
+    "batchwire_cached_pictures",
+    "Pictures by where their answers came from, while RESULT_CACHE_S is set: hit, shared or miss.",
+    ["model", "source"],
+)
+
 _MODEL: Final[ContextVar[str]] = ContextVar("metrics_model", default="")
 
 
@@ -65,6 +71,11 @@ def replied(model: str, seconds: float) -> None:
 def pictures(outcome: str, count: int = 1) -> None:
     """So many pictures of this thread's request came to this."""
     _PICTURES.labels(_MODEL.get(), outcome).inc(count)
+
+
+def cached(model: str, source: str) -> None:
+    """A picture's answer came from there."""
+    _CACHED.labels(model, source).inc()
 
 
 def refused_unread(code: str) -> None:

@@ -69,7 +69,10 @@ class PolledPipelines:
         if name is not None and (job_before := self._jobs.named(card.model, name)):
             return job_before
         job = PolledPipeline(card.model, str(uuid.uuid4()), choice.notice, card.model_version)
-        options = replace(options, waits=True)
+        if options.callback_url:
+            self._jobs.producer.webhooks.admit(card.model)
+        # Its steps' jobs are waited for here, and announced to nobody.
+        callback_url, options = options.callback_url, replace(options, waits=True, callback_url="")
         # Daemons: one that hangs in a decoder must not keep its process from ending.
         thread = threading.Thread(
             target=self._run, args=(choice, picture, options, job), name="pipeline", daemon=True
@@ -85,7 +88,14 @@ class PolledPipelines:
             self._running[job.id] = job, thread
         try:
             left_s = self._jobs.wait_until(options) - time.monotonic()
-            job_id = self._jobs.producer.begin(job.model, job.id, time_s=left_s, name=name)
+            job_id = self._jobs.producer.begin(
+                job.model,
+                job.id,
+                time_s=left_s,
+                name=name,
+                callback_url=callback_url,
+                request_id=options.request_id,
+            )
             if job_id != job.id:
                 self._end(job)
                 return self._jobs.follower(job.model, job_id)

@@ -29,6 +29,9 @@ VERSION_FIELD: Final = "X-Model-Version"
 NOTICE_FIELD: Final = "X-Notice"
 """What such an answer says in its head, for it has no other place."""
 
+CACHE_FIELD: Final = "X-Cache"
+"""Where each picture's answer comes from, in order: `hit`, `miss` or `shared`."""
+
 _NOTICE_LETTERS: Final = 200
 
 _PRINTED: Final = string.punctuation.replace("%", "") + " "

@@ -14,13 +14,20 @@ from broker.outage import Outage
 from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
+from broker.result_cache import ResultCache
 from settings import Settings
+from web.cached_inference import CachedInference
+from web.inference import Inference
 from web.jobs import JobClient, JobLimits
-from web.middleware import request_ids
+from web.middleware import cache_sources, request_ids
 from web.model_choice import ModelNames
+from web.polled_pipelines import PolledPipelines
 from web.server import capacity, malloc
 
 MB: Final = 1024 * 1024
+
+_CACHE_SHARE: Final = 4
+"""The response cache may have a quarter of what a model's queue may have, in addition to it."""
 
 REDIS_TIMEOUT_S = 0.9
 """A client hears within 1 to 2 s that Redis is away; on a sound link a reply takes a few milliseconds."""
@@ -41,6 +48,7 @@ def job_client(settings: Settings) -> JobClient:
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
     client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
+    most_bytes = settings.queue_limit_mb * MB // _CACHE_SHARE
     limits = Limits(
         queue_jobs=settings.queue_limit,
         queue_bytes=settings.queue_limit_mb * MB,
@@ -59,4 +67,14 @@ def job_client(settings: Settings) -> JobClient:
             async_timeout_s=settings.async_timeout_s,
             requests=capacity.of(settings.web_workers, settings.web_threads).requests,
         ),
+        cache=ResultCache(client, keys, ttl_s=settings.result_cache_s, most_bytes=most_bytes)
+        if settings.result_cache_s
+        else None,
     )
+
+
+def inference(jobs: JobClient, polled_pipelines: PolledPipelines) -> Inference:
+    """What asks models, with the response cache where the settings want one."""
+    if jobs.cache is None:
+        return Inference(jobs, polled_pipelines)
+    return CachedInference(jobs, polled_pipelines, jobs.cache, say=cache_sources.note)

@@ -1,6 +1,7 @@
 """The entry point of a web process: `gunicorn -c web/gunicorn.conf.py web.wsgi:app`.
 
-Owns nothing but the start: settings, logging, the subscription's thread (one in each worker process).
+Owns nothing but the start: settings, logging, the threads of the subscription and of webhooks (one of each in
+each worker process).
 """
 
 from functools import partial
@@ -18,3 +19,5 @@ app = create_app(_settings)
 Connection.render_refusal = staticmethod(refusal_renderer(_settings))
 PatientWorker.turn_away = staticmethod(partial(turned_away, app.extensions["jobs"]))
 app.extensions["jobs"].replies.start()
+if "deliverer" in app.extensions:
+    app.extensions["deliverer"].start()

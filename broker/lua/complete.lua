@@ -1,6 +1,6 @@
--- Write the results of a batch and take its jobs off the claims of its worker: all, or nothing. Results are
--- written even if `dead` or `attempts` is of a wrong type: clients wait for them.
--- KEYS  1 workers   2 claims of this worker   3 attempts   4 dead
+-- Write the results of a batch and take its jobs off the claims of its worker: all, or nothing (after webhook_due.lua).
+-- Results are written even if `dead` or `attempts` is of a wrong type: clients wait for them.
+-- KEYS  1 workers   2 claims of this worker   3 attempts   4 dead   5 webhooks   6 undelivered
 -- ARGV  1 worker    2 prefix of result keys   3 TTL of results in seconds   4 prefix of channels
 --       5 TTL of `dead` in seconds   6 how many entries it keeps
 --       then four for each claimed job, in claim order: its id, the frontend to tell or '',
@@ -30,6 +30,7 @@ for job = 0, count - 1 do
   if result ~= '' and redis.call('SET', ARGV[2] .. id, result, 'XX', 'EX', ARGV[3]) then
     -- Without a frontend it is polled: by whoever has subscribed to the job's own channel, if anybody has.
     redis.call('PUBLISH', ARGV[4] .. (frontend ~= '' and frontend or id), result)
+    if frontend == '' then make_due(KEYS[5], KEYS[6], id, result, now) end
   end
   redis.pcall('HDEL', KEYS[3], id)
 end

@@ -35,6 +35,10 @@ class Sync:
         with Client(url) as client:
             return client.submit(picture, model="m").result(wait_s=30)
 
+    def announced(self, url: str, picture: bytes, callback_url: str) -> Any:  # noqa: ANN401
+        with Client(url) as client:
+            return client.submit(picture, callback_url=callback_url)
+
     def many(self, url: str, pictures: list[Any], **options: Any) -> list[PictureReply]:  # noqa: ANN401
         with Client(url, retry_s=0) as client:
             return list(client.predict_many(pictures, **options))
@@ -54,6 +58,13 @@ class Async:
         async def run() -> object:
             async with AsyncClient(url) as client:
                 return await (await client.submit(picture, model="m")).result(wait_s=30)
+
+        return asyncio.run(run())
+
+    def announced(self, url: str, picture: bytes, callback_url: str) -> Any:  # noqa: ANN401
+        async def run() -> object:
+            async with AsyncClient(url) as client:
+                return await client.submit(picture, callback_url=callback_url)
 
         return asyncio.run(run())
 
@@ -183,6 +194,14 @@ def test_a_job_is_submitted_and_its_result_polled(kind: Sync) -> None:
     assert (post.path, post.headers["prefer"]) == ("/predict?model=m", "respond-async")
     polls = [request.path for request in server.requests if request.method == "GET"]
     assert polls == ["/predictions/id-7?model=m&wait=8"] * 2
+
+
+def test_a_job_may_be_announced(kind: Sync) -> None:
+    with scripted(lambda *_: good(7)) as server:
+        assert kind.announced(server.url, b"x", "https://hooks.example.org/done?a=b&c=d").id == "id-7"
+    (post,) = server.posts
+    query = "callback_url=https%3A%2F%2Fhooks.example.org%2Fdone%3Fa%3Db%26c%3Dd"
+    assert (post.path, post.headers["prefer"]) == (f"/predict?{query}", "respond-async")
 
 
 def test_models_are_listed(kind: Sync) -> None:

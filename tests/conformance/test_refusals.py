@@ -313,7 +313,8 @@ def test_a_redis_busy_with_a_script_is_away_for_all_and_well_again(
 
     eventually(is_told)
     assert not told[-1].is_refusal  # of one model: it is away for all
-    for attempt in (own.renew, lambda: consumer(client, keys).claim(worker, 1)):
+    webhooks = producer(client, keys).webhooks
+    for attempt in (own.renew, lambda: consumer(client, keys).claim(worker, 1), lambda: webhooks.due(1)):
         with pytest.raises(BrokerUnavailable, match="busy with a script of another client"):
             attempt()
     script.join()

@@ -18,12 +18,13 @@ import pytest
 
 from settings import EXIT_CONFIG
 from tests.e2e.test_serve import Serving, project
-from tests.support import ROOT
+from tests.support import ROOT, http
 from tests.support.pictures import drawn_digit
 from tests.support.redis_server import RedisServer
 from tests.support.stack import MODEL, SHADE, Stack, shade
 from tests.support.waiting import eventually
 from tests.web.rpc.client import RpcClient, encoded, read
+from web.dialects.open_inference.tensors import HEADER
 from web.rpc.protos import open_inference_grpc_pb2 as pb
 
 __all__ = ["project"]
@@ -145,6 +146,26 @@ def test_answers_are_those_of_both_doors_whatever_the_picture(stack: Stack) -> N
         answer = client.ask("ModelInfer", **encoded(*map(shade, values), model_name=MODEL))
         rows = read(answer)["probabilities"]
         assert np.abs(rows - np.eye(256)[values]).max() <= 1e-6
+
+
+def test_an_answer_is_kept_for_both_doors(own_redis: RedisServer, tmp_path: Path) -> None:
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment["RESULT_CACHE_S"] = "60"
+    try:
+        stack.start_web()
+        stack.start_model_server()
+        stack.start_grpc()
+        with RpcClient(stack.grpc_port) as client:
+            first, again = (
+                client.ask("ModelInfer", **encoded(shade(SHADE), model_name=MODEL)) for _ in range(2)
+            )
+        assert first == again
+        address = f"{stack.url}/v2/models/{MODEL}/infer"
+        over_http = http.post(address, content=shade(SHADE), headers={HEADER: "0"}, timeout=20)
+        assert over_http.headers["X-Cache"] == "hit"
+        assert stack.executed() == [SHADE]
+    finally:
+        stack.stop()
 
 
 def test_connections_that_say_nothing_are_closed(stack: Stack) -> None:

@@ -36,6 +36,7 @@ from settings import Settings
 from tests.support import fakes
 from tests.support.fakes import FakeEngine
 from tests.support.pictures import encoded, form
+from tests.support.receivers import SECRET, receiving
 from tests.support.service import disconnect
 from tests.support.waiting import eventually
 from web import pipelines
@@ -44,6 +45,9 @@ from web.jobs import ClientGone, JobClient, JobOptions
 from web.middleware import request_ids
 from web.pipelines import run
 from web.polled_pipelines import PolledPipelines
+from web.webhooks.callback_hosts import CallbackHosts
+from web.webhooks.deliverer import Deliverer
+from web.webhooks.signing import Signer
 
 FIND = Step("objects", "finder")
 TELL = Step("shade", fakes.MODEL, crop="objects")
@@ -427,6 +431,31 @@ def test_a_polled_pipeline_may_be_waited_for(city: City) -> None:
     held.set()
     assert city.client.get(f"{accepted.headers['Location']}&wait=15").status_code == 200
     assert city.ask(Prefer="respond-async, wait=15").status_code == 200
+
+
+def test_a_pipeline_is_announced_once_and_its_steps_are_not(city: City) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    with receiving() as receiver:
+        hosts = CallbackHosts((f"http://127.0.0.1:{receiver.port}",))
+        city.client.application.extensions["callback_hosts"] = hosts
+        deliverer = Deliverer(city.jobs.producer.webhooks, hosts, Signer(SECRET), result_ttl_s=60)
+        deliverer.start()
+        accepted = city.client.post(
+            "/predict?model=city", data={**form(PHOTO, b"no picture"), "callback_url": receiver.url}
+        )
+        assert accepted.status_code == 202
+        ids = [each["id"] for each in accepted.get_json()["results"]]
+        eventually(lambda: len(receiver.calls) == 2)
+        eventually(lambda: not city.redis_client.exists(city.keys.of("city").webhooks))
+        deliverer.stop(within_s=5)
+    announced: dict[str, Any] = {call.headers["webhook-id"]: call.verified() for call in receiver.calls}
+    assert sorted(announced) == sorted(ids)
+    assert _label(announced[ids[0]]["steps"]["objects"]["predictions"][1]["steps"]["shade"]) == "bright"
+    assert announced[ids[1]]["error"]["code"] == "invalid_image"
+    for model in ("finder", fakes.MODEL):
+        assert not city.redis_client.exists(city.keys.of(model).webhooks)
 
 
 def test_a_polled_pipeline_that_is_cancelled_begins_no_step(city: City) -> None:

@@ -22,6 +22,7 @@ _EXPOSED: Final = (
     responses.MODEL_FIELD,
     responses.VERSION_FIELD,
     responses.NOTICE_FIELD,
+    responses.CACHE_FIELD,
 )
 """The headers that a page may read."""
 

@@ -16,13 +16,14 @@ from web.openapi.operations import (
     OPERATIONS,
     REQUEST_ID,
     RETRY_AFTER,
+    WEBHOOK_HEADERS,
     Content,
     HeaderSpec,
     Operation,
     ResponseSpec,
 )
-from web.responses import MIMETYPE, VERSION
-from web.uploads.parameters import MOST
+from web.responses import MIMETYPE, VERSION, Answer, FailedAnswer
+from web.uploads.parameters import CALLBACK_URL, MOST
 
 TITLE: Final = "Batchwire"
 
@@ -39,10 +40,11 @@ _PARAMETER: Final = r"\{(\w+)\}"
 _WORDS: Final = {"internal": "The service failed on this request; its log says why."}
 
 
-def document(routes: Map, *, root: str, top_max: int | None) -> Json:
+def document(routes: Map, *, root: str, top_max: int | None, has_webhooks: bool = False) -> Json:
     """The description of the app that has these routes, under the path `root`.
 
-    `top_max` is the most predictions that any model gives; None while no model is known.
+    `top_max` is the most predictions that any model gives; None while no model is known. Without webhooks no
+    `callback_url` is accepted, and none is described.
     """
     # Of several addresses of an operation the shortest; its description has the others.
     rules = {
@@ -63,9 +65,35 @@ def document(routes: Map, *, root: str, top_max: int | None) -> Json:
         "info": {"title": TITLE, "version": VERSION, "description": _ABOUT},
         **({"servers": [{"url": root}]} if root else {}),
         "paths": paths,
+        **({"webhooks": {"jobEnded": {"post": _webhook()}}} if has_webhooks else {}),
         "components": {"schemas": _schemas()},
     }
+    if not has_webhooks:
+        predict = paths["/predict"]["post"]
+        predict["parameters"] = [each for each in predict["parameters"] if each["name"] != CALLBACK_URL]
+        del whole["components"]["schemas"]["PredictBody"]["properties"][CALLBACK_URL]
     return dict(_bounded(whole, top_max or MOST))
+
+
+def _webhook() -> Json:
+    """What a receiver is sent when a job with a `callback_url` ends."""
+    headers = [
+        {"name": header.name, "in": "header", "required": True, **_field(header)}
+        for header in WEBHOOK_HEADERS
+    ]
+    return {
+        "operationId": "jobEnded",
+        "tags": ["predictions"],
+        "summary": "A job with a `callback_url` has ended",
+        "description": "What `GET /predictions/{job_id}` answers. It may come more than once.",
+        "parameters": headers,
+        "requestBody": {"required": True, "content": {MIMETYPE: {"schema": _schema((Answer, FailedAnswer))}}},
+        "responses": {
+            "2XX": {"description": "It has arrived."},
+            "410": {"description": "It is not wanted, and is not sent again."},
+            "default": {"description": "It is sent again later; not where a redirect leads."},
+        },
+    }
 
 
 def _schemas() -> dict[str, Json]:

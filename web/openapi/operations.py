@@ -25,6 +25,7 @@ from web.errors import STATUS
 from web.idempotency import HEADER, MAX_LETTERS
 from web.openapi.examples import ACCEPTED, ANSWERED, RESULT, WAITING, Examples
 from web.responses import (
+    CACHE_FIELD,
     MODEL_FIELD,
     NOTICE_FIELD,
     VERSION_FIELD,
@@ -39,7 +40,14 @@ from web.responses import (
     Similarity,
 )
 from web.uploads.json_bodies import PredictBody, SimilarityBody
-from web.uploads.parameters import MAX_PICTURES, ModelQuery, PredictionQuery, PredictQuery, TopQuery
+from web.uploads.parameters import (
+    MAX_PICTURES,
+    CallbackQuery,
+    ModelQuery,
+    PredictionQuery,
+    PredictQuery,
+    TopQuery,
+)
 
 JSON: Final = "application/json"
 
@@ -95,6 +103,14 @@ DRAWN: Final = (
         "With an annotated picture: the `notice`, if there is one; percent-encoded where it is not ASCII.",
         is_always=False,
     ),
+)
+CACHE: Final = HeaderSpec(
+    CACHE_FIELD,
+    "While the response cache is on (`RESULT_CACHE_S`): where the answer comes from; of several pictures a "
+    "word for each in their order. `hit`: a result that was kept; `shared`: the run of another request; "
+    "`miss`: a run of its own. Not with `Prefer: respond-async` or an `Idempotency-Key`.",
+    {"type": "string", "pattern": "^(hit|miss|shared)(, (hit|miss|shared))*$"},
+    is_always=False,
 )
 APPLIED: Final = HeaderSpec("Preference-Applied", "What of `Prefer` the answer heeds.", is_always=False)
 TRACEPARENT: Final = HeaderSpec(
@@ -292,6 +308,13 @@ def _by_torchserve(id_: str, summary: str) -> Operation:
     )
 
 
+WEBHOOK_HEADERS: Final = (
+    HeaderSpec("webhook-id", "The job's id: the same in each attempt."),
+    HeaderSpec("webhook-timestamp", "When it was sent, in seconds since 1970.", {"type": "integer"}),
+    HeaderSpec("webhook-signature", "One or several, separated by spaces: `v1,` and the base64 of an HMAC."),
+)
+"""Of https://www.standardwebhooks.com."""
+
 OPERATIONS: Final = {
     "predict.predict": Operation(
         "predict",
@@ -302,7 +325,7 @@ OPERATIONS: Final = {
         "the order sent, each failing alone; its status is that of the first success, else of the first "
         "failure. With `Accept: image/png` the answer is the picture with the predictions drawn on it (one "
         "picture, not polled); failures stay JSON.",
-        query=PredictQuery,
+        query=CallbackQuery,
         headers=(PREFER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID),
         example={"image": _STROKE},
         body={"multipart/form-data": _FORM, JSON: PredictBody, **dict.fromkeys(RAW_TYPES, FILE)},
@@ -310,11 +333,11 @@ OPERATIONS: Final = {
             200: ResponseSpec(
                 "The predictions.",
                 {JSON: (Answer, AnswerList), "image/png": FILE},
-                (*DRAWN, APPLIED),
+                (*DRAWN, APPLIED, CACHE),
                 examples=ANSWERED,
             ),
             202: ResponseSpec(
-                "Accepted, as `Prefer: respond-async` asked.",
+                "Accepted: the result is polled, or announced.",
                 {JSON: (PendingAnswer, AnswerList)},
                 (LOCATION, APPLIED),
                 {"poll": _POLL},

@@ -26,7 +26,9 @@ from web.middleware import request_ids
 from web.responses import Answer, AnswerList, Each, PendingAnswer
 from web.server.request_reader import Arrival
 from web.uploads import preferences, reader
+from web.uploads.parameters import CALLBACK_URL
 from web.uploads.reader import Picture, Upload
+from web.webhooks.callback_hosts import CallbackHosts
 
 blueprint = Blueprint("predict", __name__)
 
@@ -46,11 +48,15 @@ def predict() -> Response:
         started_at = time.monotonic()
         upload = reader.read(request)
         wanted = preferences.read(request, upload)
+        if callback_url := upload.parameters.get(CALLBACK_URL, ""):
+            hosts: CallbackHosts = current_app.extensions["callback_hosts"]
+            hosts.target(callback_url)  # refused now, not at the job's end
         options = JobOptions(
             started_at=started_at,
             polled=wanted.polled,
             traceparent=wanted.traceparent,
             request_id=request_ids.current(),
+            callback_url=callback_url,
         )
         caller = Caller(options, is_client_gone, idempotency.read(request, upload))
         results: Sequence[PictureResult] = inference.run(upload, caller)
@@ -60,7 +66,9 @@ def predict() -> Response:
             return _drawn(jobs, upload.pictures[0], results[0], started_at=started_at)
     response = _several(results) if upload.is_list else one(results[0], is_named=upload.field == "file")
     if wanted.polled and response.status_code < 400:
-        response.headers["Preference-Applied"] = preferences.applied(polled=True, wait_s=wanted.wait_s)
+        applied = preferences.applied(polled=wanted.prefers_async, wait_s=wanted.wait_s)
+        if applied:
+            response.headers["Preference-Applied"] = applied
     return response
 
 
@@ -75,6 +83,9 @@ def turned_away(jobs: JobClient, arrival: Arrival) -> Overloaded | None:
         return None
     model = parse_qs(head.query).get("model", [""])[0]
     if not model and arrival.mentions(b"model"):  # in a form or in JSON: it must be read
+        return None
+    # Others are refused by another share of the queue.
+    if CALLBACK_URL in head.query or arrival.mentions(CALLBACK_URL.encode()):
         return None
     return refusals.of(model or jobs.models.default)
 

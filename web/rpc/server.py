@@ -11,7 +11,6 @@ import grpc
 
 from settings import Settings
 from web import start
-from web.inference import Inference
 from web.polled_pipelines import PolledPipelines
 from web.rpc import health, open_inference, tf_serving
 from web.rpc.arrival import ARRIVAL_S
@@ -47,7 +46,7 @@ class RpcServer:
     def __init__(self, settings: Settings, *, port: int, patience_s: float = ARRIVAL_S) -> None:
         self.jobs = start.job_client(settings)
         requests = capacity.of(settings.web_workers, settings.web_threads).requests
-        inference = Inference(self.jobs, PolledPipelines(self.jobs, at_once=requests))
+        inference = start.inference(self.jobs, PolledPipelines(self.jobs, at_once=requests))
         largest = settings.max_upload_mb * start.MB
         self.calls = Calls(self.jobs, largest=largest, patience_s=patience_s)
         self._server = grpc.server(

@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from broker.errors import ClientError
 from pictures.decode import InvalidImage
-from web.uploads.parameters import MAX_PICTURES, MOST, ModelName
+from web.uploads.parameters import CALLBACK_URL, MAX_PICTURES, MOST, CallbackUrl, ModelName
 
 MIMETYPE: Final = "application/json"
 
@@ -53,6 +53,9 @@ class PredictBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[ModelName, Meta(description="As in the query, which counts before this.")] | UnsetType
     ) = UNSET
     top: WholeTop | UnsetType = UNSET
+    callback_url: (
+        Annotated[CallbackUrl, Meta(description="As in the query, which counts before this.")] | UnsetType
+    ) = UNSET
 
 
 class SimilarityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,7 +87,7 @@ def read(body: bytes) -> JsonUpload:
         raise ClientError(
             f"The JSON body is not accepted ({said or 'it is not valid JSON'}): send "
             '{"image": "BASE64"}, or {"image": ["BASE64", ...]} with '
-            f'{MAX_PICTURES} pictures at most; "model" and "top" may be given as well.'
+            f'{MAX_PICTURES} pictures at most; "model", "top" and "callback_url" may be given as well.'
         ) from None
     is_list = isinstance(wanted.image, list)
     texts = wanted.image if isinstance(wanted.image, list) else [wanted.image]
@@ -93,6 +96,8 @@ def read(body: bytes) -> JsonUpload:
         parameters["model"] = wanted.model
     if wanted.top is not UNSET:
         parameters["top"] = str(int(wanted.top))
+    if wanted.callback_url is not UNSET:
+        parameters[CALLBACK_URL] = wanted.callback_url
     return JsonUpload([picture(text) for text in texts], parameters, is_list)
 
 

@@ -24,6 +24,20 @@ ModelName = Annotated[
     ),
 ]
 
+CALLBACK_URL: Final = "callback_url"
+
+MAX_URL_LETTERS: Final = 2048
+
+CallbackUrl = Annotated[
+    str,
+    Meta(
+        max_length=MAX_URL_LETTERS,
+        description="The job is polled, and its end is announced by a POST to this URL, signed as Standard "
+        "Webhooks are. Its host must be one of WEBHOOK_HOSTS. Empty: as if absent.",
+        extra_json_schema={"format": "uri"},
+    ),
+]
+
 MAX_WAIT_S: Final = 86_400
 """As much as ASYNC_TIMEOUT_S may be."""
 
@@ -67,6 +81,12 @@ class PredictQuery(ModelQuery, frozen=True):
     """The query of a prediction."""
 
     top: Top | UnsetType = UNSET
+
+
+class CallbackQuery(PredictQuery, frozen=True):
+    """The query of a prediction that may be announced."""
+
+    callback_url: CallbackUrl | UnsetType = UNSET
 
 
 class PredictionQuery(ModelQuery, frozen=True):

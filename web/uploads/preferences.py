@@ -11,6 +11,7 @@ from flask import Request
 
 from broker.errors import ClientError
 from web.responses import PNG
+from web.uploads.parameters import CALLBACK_URL
 from web.uploads.reader import Upload
 
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
@@ -25,6 +26,8 @@ class Preferences:
 
     polled: bool
     """It does not wait, or not to the end: it gets an address to poll (RFC 7240)."""
+    prefers_async: bool
+    """Because Prefer says so; else a webhook tells it of the end."""
     wait_s: int
     """Then for so long it would rather have the answer itself; 0: not at all."""
     drawn: bool
@@ -36,25 +39,26 @@ class Preferences:
 def read(request: Request, upload: Upload) -> Preferences:
     """Read the preferences of a request. Raises ClientError where they can't all be had."""
     preferred = _preferred(request)
-    polled, wait_s = "respond-async" in preferred, _seconds(preferred) or 0
+    prefers_async = "respond-async" in preferred
+    polled = prefers_async or CALLBACK_URL in upload.parameters
+    wait_s = _seconds(preferred) or 0
     accepted = request.accept_mimetypes
     # JSON comes first: it is the answer of a client that takes either.
     if accepted.best_match(["application/json", PNG], default="application/json") != PNG:
-        return Preferences(polled, wait_s, drawn=False, traceparent=traceparent(request))
+        return Preferences(polled, prefers_async, wait_s, drawn=False, traceparent=traceparent(request))
     # Firefox 128 to 131 names image/png for every page that it asks for, the answer of a form included.
     page = max((quality for kind, quality in accepted if kind.lower() == "text/html"), default=0)
     if page and page >= accepted.quality(PNG):
-        return Preferences(polled, wait_s, drawn=False, traceparent=traceparent(request))
+        return Preferences(polled, prefers_async, wait_s, drawn=False, traceparent=traceparent(request))
     if upload.is_list:
         raise ClientError(
             f"An answer of {PNG} shows one picture; {len(upload.pictures)} came in a list. Send them one by "
             "one, or take application/json."
         )
     if polled:
-        raise ClientError(
-            f"A drawn answer can't be polled: leave out Prefer: respond-async, or Accept: {PNG}."
-        )
-    return Preferences(polled, wait_s, drawn=True, traceparent=traceparent(request))
+        asked = "Prefer: respond-async" if prefers_async else CALLBACK_URL
+        raise ClientError(f"A drawn answer can't be polled: leave out {asked}, or Accept: {PNG}.")
+    return Preferences(polled, prefers_async, wait_s, drawn=True, traceparent=traceparent(request))
 
 
 def applied(*, polled: bool = False, wait_s: int = 0) -> str:

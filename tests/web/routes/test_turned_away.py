@@ -46,6 +46,8 @@ def jobs(service: Service) -> JobClient:
         (dataclasses.replace(REFUSED, query=f"model={MODEL}"), b'name="model"', True),
         (dataclasses.replace(REFUSED, query=""), b'name="model"\r\n\r\nnever', False),
         (dataclasses.replace(REFUSED, query="model=never"), b"", False),
+        (REFUSED, b'name="callback_url"', False),  # polled, too
+        (dataclasses.replace(REFUSED, query=f"model={MODEL}&callback_url=x"), b"", False),
         (dataclasses.replace(REFUSED, method="GET"), b"", False),
         (dataclasses.replace(REFUSED, path="/upload"), b"", False),
         (dataclasses.replace(REFUSED, has_preference=True), b"", False),  # polled jobs may wait longer
