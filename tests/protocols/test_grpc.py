@@ -91,7 +91,8 @@ def test_triton_s_client(served: Stack) -> None:
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow_serving") is None, reason="no tensorflow-serving-api: `make lint`"
+    importlib.util.find_spec("tensorflow_serving") is None,
+    reason="no tensorflow-serving-api, which `make lint` installs",
 )
 def test_tensorflow_serving_s_client(served: Stack) -> None:
     told, predicted = _ask(served, Path(sys.executable), "tf_serving"), _predicted(served)
