@@ -287,8 +287,8 @@ class Settings:
     model_servers: int = _whole(1, 1, 64)
     """How many model server processes `make serve` runs."""
     metrics_port: int = _zero_or(0, 1, 65535)
-    """The port on which a model server tells its metrics to Prometheus; several on one host take this one
-    and those after it. 0: none. The web tier tells its own at `/metrics`."""
+    """The port on which a model server or the process of gRPC tells its metrics to Prometheus; several on one
+    host take this one and those after it. 0: none. The web tier tells its own at `/metrics`."""
     web_workers: int = _whole(0, 0, 64)
     """How many web processes run. 0: one per core, at least 2 and at most 16."""
     web_threads: int = _zero_or(0, 9, 2048)
@@ -319,6 +319,11 @@ class Settings:
         """The models that a model server loads: MODELS and the fallback model."""
         extra = self.fallback_model
         return (*self.models, extra) if extra and extra not in self.models else self.models
+
+    @property
+    def metrics_ports(self) -> int:
+        """How many ports from METRICS_PORT on the processes of one host may take."""
+        return self.model_servers + bool(self.grpc_port)
 
     @property
     def key_ttl_s(self) -> int:

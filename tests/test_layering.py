@@ -115,6 +115,7 @@ ROOMS: dict[str, set[str]] = {
     "web/rpc": {
         "broker.errors",
         "broker.messages",
+        "broker.metrics",
         "settings",
         "web.dialects",
         "web.errors",

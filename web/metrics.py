@@ -33,6 +33,17 @@ _DURATION: Final = Histogram(
     ["route", "dialect"],
     buckets=SECONDS,
 )
+_CALLS: Final = Counter(
+    "batchwire_grpc_calls",
+    "Calls of gRPC answered, by the model that was asked (empty: none was).",
+    ["method", "model", "code"],
+)
+_CALL_DURATION: Final = Histogram(
+    "batchwire_grpc_call_duration_seconds",
+    "From a call's first byte to its status.",
+    ["method"],
+    buckets=SECONDS,
+)
 _UNREAD: Final = Counter(
     "batchwire_http_requests_refused_unread",
     "Requests refused by the loop, before the app: incomplete, malformed, too large, or too many.",
@@ -71,6 +82,12 @@ def replied(model: str, seconds: float) -> None:
 def pictures(outcome: str, count: int = 1) -> None:
     """So many pictures of this thread's request came to this."""
     _PICTURES.labels(_MODEL.get(), outcome).inc(count)
+
+
+def called(method: str, *, code: str, seconds: float) -> None:
+    """This thread's call of gRPC was answered."""
+    _CALLS.labels(method, _MODEL.get(), code).inc()
+    _CALL_DURATION.labels(method).observe(seconds)
 
 
 def cached(model: str, source: str) -> None:

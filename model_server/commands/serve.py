@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from broker import metrics
 from broker.clock import RedisClock
 from broker.connection import check_server, connect
 from broker.consumer import Consumer
@@ -28,7 +29,6 @@ from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_sp
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.hooks import HookOptions
-from model_server.serving import metrics
 from model_server.serving.device import Device
 from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
 from model_server.serving.pipeline import WorkerLimits
@@ -126,7 +126,7 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
         signals.give()
 
     if settings.metrics_port:
-        metrics.serve(settings.metrics_port, ports=settings.model_servers, address=settings.bind)
+        metrics.serve(settings.metrics_port, ports=settings.metrics_ports, address=settings.bind)
     device, outage = Device(), Outage()
 
     def serving(spec: ModelSpec, watch: Watch) -> VersionedModel:

@@ -1,20 +1,17 @@
-"""What a model server counts and measures for Prometheus, and the port on which it is read.
+"""What a model server counts and measures for Prometheus.
 
 Owns the names, the labels and the buckets. Decides nothing: the pipeline, the keeper and the loaders call
 these functions.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import Counter, Enum, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Enum, Gauge, Histogram
 
 from broker.consumer import CompletedJob
 from broker.messages import WorkerState
 from broker.metrics import SECONDS, STAGE
-
-_LOG: Final = logging.getLogger(__name__)
 
 _BATCH: Final = Histogram(
     "batchwire_batch_size",
@@ -114,15 +111,3 @@ def loaded(model: str, seconds: float) -> None:
 def state(model: str, now: WorkerState) -> None:
     """A model's newest worker in this process is in this state."""
     _STATE.labels(model).state(now.value)
-
-
-def serve(first_port: int, *, ports: int, address: str) -> None:
-    """Answer GET /metrics on the first of so many ports that is free, for the model servers of one host."""
-    for port in range(first_port, first_port + ports):
-        try:
-            start_http_server(port, addr=address)
-        except OSError:
-            continue
-        _LOG.info("metrics are at port %d", port)
-        return
-    _LOG.warning("no metrics: the ports from %d to %d are taken (METRICS_PORT)", first_port, port)

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings, port: int) -> int:
+    from broker import metrics
     from web.rpc.server import RpcServer
     from web.server import capacity
 
@@ -52,6 +53,8 @@ def _serve(settings: Settings, port: int) -> int:
     except RuntimeError as error:
         _LOG.error("port %d on %s can't be opened: %s", port, settings.bind, error)
         return 1
+    if settings.metrics_port:
+        metrics.serve(settings.metrics_port, ports=settings.metrics_ports, address=settings.bind)
     server.start()
     _LOG.info("gRPC listens on port %d of %s", port, settings.bind)
     signal.sigwait(_STOP)

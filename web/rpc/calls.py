@@ -113,8 +113,10 @@ class Calls:
         To gRPC it is one that takes a stream, which looks the same on the wire: so the message is not read
         before there is memory for it, and a call whose message does not come can be cancelled.
         """
+        name = kind.__name__.removesuffix("Request")
 
         def handle(messages: Iterator[bytes], context: Any) -> bytes:  # noqa: ANN401 - gRPC has no types
+            began, code = time.perf_counter(), "OK"
             metadata = {name: text for name, text in context.invocation_metadata() if isinstance(text, str)}
             request_id = request_ids.chosen(metadata.get(_REQUEST_ID, ""))
             request_ids.carry(request_id)
@@ -129,12 +131,15 @@ class Calls:
                         Call(context, request_id, trace, started_at=time.monotonic()),
                     ).SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
-                _abort(context, error, trailing, kind.__name__)
+                failure = _known(error)
+                code = errors.RPC_STATUS.get(failure.code, "INTERNAL")
+                _abort(context, failure, code, trailing, name)
             else:
                 context.set_trailing_metadata(trailing)
-                _LOG.debug("%s: OK", kind.__name__)
+                _LOG.debug("%s: OK", name)
                 return reply
             finally:
+                metrics.called(name, code=code, seconds=time.perf_counter() - began)
                 request_ids.carry(request_ids.NONE)
 
         return grpc.stream_unary_rpc_method_handler(handle)
@@ -178,17 +183,22 @@ def _parsed(kind: type[_Request], data: bytes) -> _Request:
         raise ClientError("The message can't be read: its bytes are no message of this method.") from None
 
 
+def _known(error: Exception) -> ServiceError:
+    """The error that its client sees; what is no ServiceError is a bug, and logged."""
+    if isinstance(error, ServiceError):
+        return error
+    _LOG.error("unexpected error; this is a bug", exc_info=error)
+    return ServiceError("The service failed on this request; its log says why.")
+
+
 def _abort(
     context: Any,  # noqa: ANN401 - gRPC has no types
-    error: Exception,
+    error: ServiceError,
+    status: str,
     trailing: list[tuple[str, str]],
     about: str,
 ) -> NoReturn:
-    """End the call with the error's status; what is no ServiceError is a bug, and logged."""
-    if not isinstance(error, ServiceError):
-        _LOG.error("unexpected error; this is a bug", exc_info=error)
-        error = ServiceError("The service failed on this request; its log says why.")
-    status = errors.RPC_STATUS.get(error.code, "INTERNAL")
+    """End the call with the error's status."""
     if isinstance(error, Unavailable):
         trailing.append((_RETRY_AFTER, str(error.retry_after_s)))
     # An overloaded service refuses by the thousand, and has no time to log each refusal.

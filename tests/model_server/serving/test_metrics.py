@@ -10,6 +10,7 @@ import pytest
 import redis
 from prometheus_client import REGISTRY
 
+from broker import metrics as ports
 from broker.errors import ModelUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
@@ -127,7 +128,7 @@ def test_a_load_and_its_end_are_told(worker: Worker) -> None:
 def test_each_process_of_a_host_takes_a_port_of_its_own() -> None:
     first = free_port()
     for _ in range(2):
-        metrics.serve(first, ports=2, address="127.0.0.1")
+        ports.serve(first, ports=2, address="127.0.0.1")
     for port in (first, first + 1):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             assert b"batchwire_batch_size" in answer.read()
@@ -136,5 +137,5 @@ def test_each_process_of_a_host_takes_a_port_of_its_own() -> None:
 def test_where_all_ports_are_taken_it_serves_on(caplog: pytest.LogCaptureFixture) -> None:
     first = free_port()
     for _ in range(2):
-        metrics.serve(first, ports=1, address="127.0.0.1")
+        ports.serve(first, ports=1, address="127.0.0.1")
     assert "METRICS_PORT" in caplog.text

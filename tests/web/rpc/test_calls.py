@@ -15,6 +15,7 @@ import psutil
 import pytest
 import redis
 from grpc_health.v1 import health_pb2
+from prometheus_client import REGISTRY
 
 from broker.connection import connect
 from broker.errors import NoWorker, Overloaded, ServiceError
@@ -91,7 +92,7 @@ def test_an_unexpected_error_is_internal_and_logged(
     error = rpc.refused("ModelInfer", **encoded(png(0)))
     assert (error.code(), "its log says why" in error.details()) == (grpc.StatusCode.INTERNAL, True)
     assert "ours" not in error.details()
-    line = next(record for record in caplog.records if record.message == "ModelInferRequest: INTERNAL")
+    line = next(record for record in caplog.records if record.message == "ModelInfer: INTERNAL")
     assert line.levelno == logging.INFO
     assert any(
         record.levelno == logging.ERROR and "this is a bug" in record.message for record in caplog.records
@@ -387,3 +388,20 @@ def _is_closed(port: int) -> bool:
     except OSError:
         return True
     return False
+
+
+def test_calls_are_counted_by_method_model_and_status(running: Service, rpc: RpcClient) -> None:
+    def counts(**labels: str) -> float:
+        return REGISTRY.get_sample_value("batchwire_grpc_calls_total", labels) or 0.0
+
+    good = {"method": "ModelInfer", "model": MODEL, "code": "OK"}
+    bad = {"method": "ModelInfer", "model": "", "code": "NOT_FOUND"}
+    live = {"method": "ServerLive", "model": "", "code": "OK"}
+    before = [counts(**each) for each in (good, bad, live)]
+    assert running
+    rpc.method("ModelInfer")(pb.ModelInferRequest(**encoded(png(0))), timeout=20)
+    rpc.method("ServerLive")(pb.ServerLiveRequest(), timeout=20)
+    with pytest.raises(grpc.RpcError):
+        rpc.method("ModelInfer")(pb.ModelInferRequest(**(encoded(png(0)) | {"model_name": "no"})), timeout=20)
+    # A call is counted once its answer has left.
+    eventually(lambda: [counts(**each) for each in (good, bad, live)] == [count + 1 for count in before])
