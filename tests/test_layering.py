@@ -470,3 +470,14 @@ def test_no_function_has_more_than_fifty_lines() -> None:
         and (node.end_lineno or 0) - node.lineno >= 50
     ]
     assert long == []
+
+
+@pytest.mark.parametrize("suite", ["browser", "compose", "importers", "protocols"])
+def test_the_tests_of_a_suite_are_in_its_folder(suite: str) -> None:
+    """`make test-browser` and the like look for them nowhere else."""
+    marked = {
+        path.relative_to(ROOT / "tests").parts[0]
+        for path in _files("tests")
+        if f"pytest.mark.{suite}" in path.read_text("utf-8")
+    }
+    assert marked == {suite}
