@@ -54,6 +54,9 @@ def test_its_console_stays_empty(visit: Visit, digits: Stack) -> None:
     for block in page.locator(".opblock").all():
         block.locator(".opblock-summary-control").click()
         block.get_by_role("button", name="Try it out").click()
+        expect(block.get_by_role("button", name="Execute")).to_be_visible()
+        block.locator(".opblock-summary-control").click()  # every click renders again all that is open
+    page.locator("#operations-predictions-predict .opblock-summary-control").click()
     files = page.locator("#operations-predictions-predict input[type=file]")
     expect(files).to_have_count(1)
     page.locator("#operations-predictions-predict").get_by_role("button", name="Add string item").click()
