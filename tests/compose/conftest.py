@@ -7,9 +7,9 @@ import pytest
 from tests.compose.project import Stack, compose_command, copy_of_the_project
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The service, built and up; nothing of it is left afterwards but the engine's build cache."""
+    """The service, built and up once; nothing of it is left at the end but the engine's build cache."""
     made = Stack(compose_command(), copy_of_the_project(tmp_path_factory.mktemp("batchwire")))
     try:
         try:

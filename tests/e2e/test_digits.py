@@ -1,4 +1,4 @@
-"""The bundled model as served: MNIST's test set through HTTP, each answer matched to its picture."""
+"""The bundled model as served: a quarter of MNIST's test set, each answer matched to its picture."""
 
 import io
 import json
@@ -74,8 +74,10 @@ def test_two_hundred_digits_at_concurrency_32_each_answer_its_own(
     assert max(map(int, found["batch_sizes"])) > 1
 
 
-def test_the_whole_test_set_as_served(digits: Stack, mnist: tuple[NDArray[np.uint8], list[str]]) -> None:
-    pictures, labels = mnist
+def test_a_quarter_of_the_test_set_as_served(
+    digits: Stack, mnist: tuple[NDArray[np.uint8], list[str]]
+) -> None:
+    pictures, labels = mnist[0][::4], mnist[1][::4]
     with http.client(timeout=120) as client:
 
         def ask(start: int) -> list[str]:
@@ -86,10 +88,10 @@ def test_the_whole_test_set_as_served(digits: Stack, mnist: tuple[NDArray[np.uin
             return [each["predictions"][0]["label"] for each in answer["results"]]
 
         with ThreadPoolExecutor(4) as pool:
-            answers = [label for labels_ in pool.map(ask, range(0, 10_000, 50)) for label in labels_]
+            answers = [label for labels_ in pool.map(ask, range(0, 2_500, 50)) for label in labels_]
     right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
-    print(f"{right} of 10000 right")  # noqa: T201 - the figure, for `pytest -s`
-    assert right >= 9930
+    print(f"{right} of 2500 right")  # noqa: T201 - the figure, for `pytest -s`
+    assert right >= 2480
 
 
 def test_the_same_digits_in_dark_ink_on_white_paper_at_any_size(

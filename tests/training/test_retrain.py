@@ -195,7 +195,7 @@ def test_what_was_retrained_can_be_retrained_and_replaced(
 
 
 def test_from_scratch_it_learns_too(folder: Path, tmp_path: Path) -> None:
-    # Of MobileNet, which has half of MobileNetV2's layers: what this costs is mostly the building of their graph.
+    # MobileNet has half of MobileNetV2's layers: what this costs is mostly the building of their graph.
     options = ("--weights", "none", "--base", "MobileNet", "--size", "32", "--epochs", "14", "--batch", "8")
     _retrain(folder, tmp_path, "scratch", *options)
     report = json.loads((tmp_path / "scratch" / "report.json").read_text("utf-8"))
