@@ -111,7 +111,7 @@ def made(
         "2",
         "--frozen-graph",
     )
-    return models, _retrain(folder, models, "places", *options, anew=True)
+    return models, _retrain(folder, models, "places", *options)
 
 
 def test_it_says_what_it_did(made: tuple[Path, subprocess.CompletedProcess[str]], folder: Path) -> None:
