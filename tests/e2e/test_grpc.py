@@ -1,5 +1,6 @@
 """The process of gRPC: killed under load, drained, turned off, and what is in its way."""
 
+import itertools
 import os
 import signal
 import socket
@@ -8,13 +9,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from settings import EXIT_CONFIG
 from tests.e2e.test_serve import Serving, project
@@ -26,6 +29,7 @@ from tests.support.waiting import eventually
 from tests.web.rpc.client import RpcClient, encoded, read
 from web.dialects.open_inference.tensors import HEADER
 from web.rpc.protos import open_inference_grpc_pb2 as pb
+from web.rpc.protos import tensorflow_serving_pb2 as tf
 
 __all__ = ["project"]
 
@@ -146,6 +150,60 @@ def test_answers_are_those_of_both_doors_whatever_the_picture(stack: Stack) -> N
         answer = client.ask("ModelInfer", **encoded(*map(shade, values), model_name=MODEL))
         rows = read(answer)["probabilities"]
         assert np.abs(rows - np.eye(256)[values]).max() <= 1e-6
+
+
+def _inferred(client: RpcClient, value: int) -> NDArray[Any]:
+    """The probabilities by the Open Inference Protocol."""
+    answer = client.ask("ModelInfer", **encoded(shade(value), model_name=MODEL))
+    probabilities: NDArray[Any] = read(answer)["probabilities"][0]
+    return probabilities
+
+
+def _predicted(client: RpcClient, value: int) -> NDArray[Any]:
+    """The same by TensorFlow Serving's."""
+    picture = {"dtype": tf.DT_STRING, "tensor_shape": {"dim": [{"size": 1}]}, "string_val": [shade(value)]}
+    answer = client.ask("Predict", model_spec={"name": MODEL}, inputs={"image_bytes": picture})
+    return np.frombuffer(answer.outputs["probabilities"].tensor_content, "<f4")
+
+
+@pytest.mark.parametrize("ask", [_inferred, _predicted])
+def test_a_killed_model_server_costs_no_call(
+    stack: Stack, ask: Callable[[RpcClient, int], NDArray[Any]]
+) -> None:
+    victim = stack.start_model_server(delay_s=0.2)
+    stack.start_model_server(delay_s=0.2)
+    stack.start_grpc()
+    told: list[str] = []
+    over = threading.Event()
+
+    def calls(first: int) -> None:
+        shades = itertools.cycle(range(first, 240, CLIENTS))  # no two clients have one of the same shade
+        with RpcClient(stack.grpc_port) as client:
+            while not over.is_set():
+                value = next(shades)
+                try:
+                    rows = ask(client, value)
+                except grpc.RpcError as error:
+                    told.append(error.code().name)
+                else:
+                    told.append("right" if np.abs(rows - np.eye(256)[value]).max() <= 1e-6 else "wrong")
+
+    threads = [threading.Thread(target=calls, args=(first,)) for first in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually(lambda: len(told) > 2 * CLIENTS)
+        executed = len(stack.executed())
+        eventually(lambda: len(stack.executed()) > executed)  # some batch has just begun
+        victim.kill()
+        before = len(told)
+        eventually(lambda: len(told) > before + 4 * CLIENTS, within_s=30)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert set(told) == {"right"}
+    assert len(stack.executed()) >= len(told)
 
 
 def test_an_answer_is_kept_for_both_doors(own_redis: RedisServer, tmp_path: Path) -> None:
