@@ -87,7 +87,8 @@ def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> 
     cards = ready.wait(url, settings.served, say=_say, running=running)
     if cards is not None:
         default = (settings.default_model, settings.fallback_model)
-        _say(ready.announcement(url, cards, default, seconds=time.monotonic() - began))
+        seconds = time.monotonic() - began
+        _say(ready.announcement(url, cards, default, seconds=seconds, grpc_port=settings.grpc_port))
     programs_: list[psutil.Process] = []
     while running():
         with contextlib.suppress(psutil.NoSuchProcess):

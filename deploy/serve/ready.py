@@ -40,15 +40,21 @@ def wait(
 
 
 def announcement(
-    url: str, cards: dict[str, dict[str, Any]], default: tuple[str, str], *, seconds: float
+    url: str,
+    cards: dict[str, dict[str, Any]],
+    default: tuple[str, str],
+    *,
+    seconds: float,
+    grpc_port: int = 0,
 ) -> str:
     """What the terminal says once everything has settled: the ready line, each model, a curl to try.
 
-    `default` is the default model and its fallback, which may be empty.
+    `default` is the default model and its fallback, which may be empty; a `grpc_port` of 0: there is no gRPC.
     """
     ready = [name for name, card in cards.items() if card["state"] == "ready"]
     width = max(len(name) for name in cards)
-    lines = [f"Batchwire is ready on {url} after {seconds:.0f} s."]
+    grpc = f" (gRPC: port {grpc_port})" if grpc_port else ""
+    lines = [f"Batchwire is ready on {url}{grpc} after {seconds:.0f} s."]
     if not ready:
         lines = [f"Batchwire answers on {url}, but no model could be loaded."]
     for name, card in cards.items():

@@ -92,6 +92,11 @@ def test_the_announcement_names_what_failed_and_offers_what_works() -> None:
     assert "curl -X POST -F image=@docs/digit-7.png 'http://localhost:5000/predict?model=digits'" in said
 
 
+def test_the_announcement_names_the_port_of_grpc() -> None:
+    said = ready.announcement("http://localhost:5000", CARDS, ("digits", ""), seconds=1, grpc_port=8001)
+    assert said.startswith("Batchwire is ready on http://localhost:5000 (gRPC: port 8001) after 1 s.\n")
+
+
 def test_without_any_model_it_does_not_say_ready() -> None:
     cards = {"resnet50": CARDS["resnet50"]}
     said = ready.announcement("http://localhost:5000", cards, ("resnet50", "digits"), seconds=1)
