@@ -18,7 +18,7 @@ from broker import codec
 from broker.clock import RedisClock, share_steps
 from broker.connection import translated
 from broker.consumer import WAITING_FOR_EACH_POLLED
-from broker.errors import BrokerUnavailable, IdempotencyKeyReused, Overloaded
+from broker.errors import BrokerUnavailable, IdempotencyKeyReused, MalformedMessage, Overloaded
 from broker.keys import Keys
 from broker.lease import BELL_TOKENS
 from broker.messages import Job, Pace, Result, Webhook
@@ -196,7 +196,10 @@ class Producer:
         depths = {}
         for number, model in enumerate(names):
             waiting, polled, first, first_polled, dead = replies[number * size : (number + 1) * size]
-            ages = [now - codec.accepted_at(job) for job in (first, first_polled) if job]
+            ages = []
+            for job in filter(None, (first, first_polled)):
+                with contextlib.suppress(MalformedMessage):  # a worker drops it; it hides no other number
+                    ages.append(now - codec.accepted_at(job))
             depths[model] = QueueDepth(waiting, polled, max(ages, default=0.0), dead)
         return depths
 

@@ -127,6 +127,8 @@ def test_the_queue_is_told_as_it_is(service: Service, client: redis.Redis, keys:
     client.delete(keys.of(MODEL).dead)
     client.set(keys.of(MODEL).dead, "a key of another type")
     assert _read(service)[_of("queue_jobs", model=MODEL, kind="polled")] == 3
+    client.lpush(keys.of(MODEL).queue, b"no job")
+    assert _read(service)[_of("queue_jobs", model=MODEL, kind="waiting")] == 1
 
 
 def test_without_redis_it_says_so_and_tells_the_rest() -> None:
