@@ -36,8 +36,10 @@ def path() -> str:
 
 
 def remove() -> None:
-    """Remove it, at the end of the last process that has it."""
-    shutil.rmtree(os.environ.pop(_VARIABLE, ""), ignore_errors=True)
+    """Remove it, at the end of its process, unless an operator has made it: it may hold what is not ours."""
+    folder = Path(os.environ.pop(_VARIABLE, ""))
+    if folder.parent == PARENT and folder.name.startswith(_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def forget(pid: int) -> None:

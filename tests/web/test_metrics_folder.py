@@ -40,6 +40,17 @@ def test_a_reload_keeps_it() -> None:
     metrics_folder.remove()
 
 
+def test_one_that_the_operator_has_made_is_used_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "precious").touch()
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    metrics_folder.make()
+    assert metrics_folder.path() == str(tmp_path)
+    metrics_folder.remove()
+    assert (tmp_path / "precious").exists()
+
+
 def test_those_of_killed_masters_are_removed_and_of_live_ones_not() -> None:
     metrics_folder.make()
     mine = Path(os.environ.pop(VARIABLE))
