@@ -40,9 +40,11 @@ _ENTRY: Final = re.compile(
 _NOT_PUBLIC: Final = (
     *map(IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")),
     IPv6Network("fec0::/10"),
+    *map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")),
 )
 """Besides what `ipaddress` calls so: IPv6 networks whose addresses have an IPv4 address in them (compatible,
-mapped, NAT64, 6to4, Teredo), which may be any, and site-local ones."""
+mapped, NAT64, 6to4, Teredo), which may be any, and site-local ones; IPv4's protocol assignments (metadata of
+Oracle's cloud; Python 3.11.7 calls most of them public) and 6to4 relays; and what each host of Azure asks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ def test_without_hosts_the_refusal_says_why() -> None:
         *("127.0.0.1", "127.8.9.1", "::1"),  # loopback
         *("10.2.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "fc00::1"),  # private
         *("169.254.169.254", "fe80::1", "fe80::1%eth0"),  # link-local, where clouds keep credentials
+        *("192.0.0.192", "100.100.100.200", "168.63.129.16"),  # as those of Oracle, Alibaba and Azure do
         *("224.0.0.1", "239.1.2.3", "ff02::1", "ff0e::1"),  # multicast
         *("0.0.0.0", "0.1.2.3", "::"),  # noqa: S104 - unspecified
         *(
