@@ -175,8 +175,20 @@ class Deliverer:
                 return False
             self._hosts_called[host] += 1
             self._calls[due.model, due.job_id] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no room for a thread just now
+            self._ended(due, host)
+            raise
         return True
+
+    def _ended(self, due: DueWebhook, host: str) -> None:
+        """Give its place among the calls back."""
+        with self._changing:
+            del self._calls[due.model, due.job_id]
+            self._hosts_called[host] -= 1
+            if not self._hosts_called[host]:
+                del self._hosts_called[host]
 
     def _host(self, due: DueWebhook) -> str:
         """Its receiver; empty for one that is not listed any more."""
@@ -202,11 +214,7 @@ class Deliverer:
         else:
             self._outage.succeeded(due.model)
         finally:
-            with self._changing:
-                del self._calls[due.model, due.job_id]
-                self._hosts_called[host] -= 1
-                if not self._hosts_called[host]:
-                    del self._hosts_called[host]
+            self._ended(due, host)
             self._woken.set()
 
     def _expire(self, taken: TakenWebhook) -> None:

@@ -248,6 +248,25 @@ def test_what_a_stopped_process_had_taken_another_delivers(client: redis.Redis, 
         assert receiver.calls[0].at - began > 0.5
 
 
+def test_a_system_without_room_for_threads_delays_calls_and_takes_no_place_for_good(
+    client: redis.Redis, keys: Keys, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, failures = threading.Thread.start, list(range(FAST.at_once + 1))
+
+    def start_later(thread: threading.Thread) -> None:
+        if thread.name == "webhook" and failures:
+            failures.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    ids = _complete(client, keys, *[receiver.url] * 2)
+    with _delivering(client, keys, *_host(receiver)):
+        eventually(lambda: _nothing_is_left(client, keys))
+    assert sorted(receiver.ids) == sorted(ids)
+    assert not failures
+
+
 def test_pauses_grow_to_an_hour_with_a_quarter_more_or_less() -> None:
     schedule = DeliverySchedule()
     for attempts, pause_s in (
