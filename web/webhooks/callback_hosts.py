@@ -37,7 +37,7 @@ _ENTRY: Final = re.compile(
     r"(?P<http>http://)?(?P<host>\[[0-9a-f:./]+\]|[^\[\]:\s]+)(?::(?P<port>[0-9]{1,5}))?"
 )
 
-_NOT_PUBLIC: Final = (
+_NOT_PUBLIC: Final[tuple[IPv4Network | IPv6Network, ...]] = (
     *map(IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")),
     IPv6Network("fec0::/10"),
     *map(IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")),
