@@ -6,6 +6,7 @@ models those that are announced. A model server's are model_server/serving/metri
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
@@ -20,7 +21,9 @@ from broker.messages import WorkerState
 from broker.metrics import SECONDS, STAGE
 from broker.producer import Producer
 from broker.registry import Registry
-from web import metrics_folder
+from web import metrics_files, metrics_folder
+
+metrics_files.install()
 
 _REQUESTS: Final = Counter(
     "batchwire_http_requests",
@@ -168,7 +171,8 @@ class _Gauge(GaugeMetricFamily):
 def exposition(accept: str, queues: QueueCollector) -> tuple[bytes, str]:
     """All metrics of the web tier, of its processes together, as text; and its content type."""
     registry = CollectorRegistry()
-    if folder := metrics_folder.path():
+    folder = metrics_folder.path()
+    if folder and Path(folder).is_dir():  # systemd clears /dev/shm when a user has logged out (RemoveIPC)
         MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     else:
         registry.register(_ThisProcess())
