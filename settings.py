@@ -269,8 +269,8 @@ class Settings:
     webhook_hosts: tuple[str, ...] = _setting((), _WEBHOOK_HOSTS)
     """The receivers that a `callback_url` may name: `hooks.example.org`, `*.example.org`, `10.1.2.3:8443`,
     `10.1.0.0/16`. Without a port: 443; `http://` before one allows plain HTTP (80). A name that resolves to
-    an address that is not public is refused unless that address or its network is listed too. Unset: no
-    webhooks."""
+    an address that is not public is refused unless that address or its network is listed too, with the same
+    scheme and port: `http://localhost:8080,http://127.0.0.1:8080`. Unset: no webhooks."""
     webhook_secret: str = _setting("", _WEBHOOK_SECRET)
     """What webhooks are signed with; required with `WEBHOOK_HOSTS`. Several during a rotation: each signs."""
     files_dir: str = _text("")
@@ -323,7 +323,7 @@ class Settings:
     @property
     def metrics_ports(self) -> int:
         """How many ports from METRICS_PORT on the processes of one host may take."""
-        return self.model_servers + bool(self.grpc_port)
+        return min(self.model_servers + bool(self.grpc_port), 65536 - self.metrics_port)
 
     @property
     def key_ttl_s(self) -> int:

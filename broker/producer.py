@@ -95,13 +95,14 @@ class _QueueLengths:
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """What a model's queue holds: jobs of clients that wait, and that poll; and its dead letters."""
+    """What a model's queue holds: jobs of clients that wait, and that poll. And what else waits for it."""
 
     waiting: int
     polled: int
     oldest_s: float
     """The age of the oldest job; 0 where there is none."""
     dead: int
+    webhooks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,7 @@ class Producer:
                 pipe.lindex(keys.queue, 0)
                 pipe.lindex(keys.polled, 0)
                 pipe.llen(keys.dead)
+                pipe.zcard(keys.webhooks)
             # One key of a wrong type must not hide the others.
             replies: list[Any] = [
                 0 if isinstance(reply, redis.ResponseError) else reply for reply in pipe.execute(False)
@@ -195,12 +197,13 @@ class Producer:
         now, size = self._clock.now(), len(replies) // max(1, len(names))
         depths = {}
         for number, model in enumerate(names):
-            waiting, polled, first, first_polled, dead = replies[number * size : (number + 1) * size]
+            found = replies[number * size : (number + 1) * size]
+            waiting, polled, first, first_polled, dead, webhooks = found
             ages = []
             for job in filter(None, (first, first_polled)):
                 with contextlib.suppress(MalformedMessage):  # a worker drops it; it hides no other number
                     ages.append(now - codec.accepted_at(job))
-            depths[model] = QueueDepth(waiting, polled, max(ages, default=0.0), dead)
+            depths[model] = QueueDepth(waiting, polled, max(ages, default=0.0), dead, webhooks)
         return depths
 
     def memory(self) -> "RedisMemory | None":

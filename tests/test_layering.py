@@ -134,6 +134,7 @@ ROOMS: dict[str, set[str]] = {
     "web/webhooks": {
         "broker",
         "web.answers",
+        "web.metrics",
         "web.middleware.request_ids",
         "web.responses",
         "web.uploads.parameters",

@@ -47,6 +47,11 @@ _CALL_DURATION: Final = Histogram(
     ["method"],
     buckets=SECONDS,
 )
+_WEBHOOKS: Final = Counter(
+    "batchwire_webhook_attempts",
+    "Calls of webhooks' receivers: delivered, failed (it is tried again) or given_up.",
+    ["model", "outcome"],
+)
 _UNREAD: Final = Counter(
     "batchwire_http_requests_refused_unread",
     "Requests refused by the loop, before the app: incomplete, malformed, too large, or too many.",
@@ -91,6 +96,11 @@ def called(method: str, *, code: str, seconds: float) -> None:
     """This thread's call of gRPC was answered."""
     _CALLS.labels(method, _MODEL.get(), code).inc()
     _CALL_DURATION.labels(method).observe(seconds)
+
+
+def webhook(model: str, outcome: str) -> None:
+    """A receiver was called, or a webhook given up."""
+    _WEBHOOKS.labels(model, outcome).inc()
 
 
 def cached(model: str, source: str) -> None:
@@ -148,6 +158,7 @@ class QueueCollector(Collector):
         jobs = _Gauge("queue_jobs", "Jobs in the queue, by what their clients do.", ["model", "kind"])
         size = _Gauge("queue_bytes", "Bytes of the queue, as admission counts them.", ["model"])
         age = _Gauge("queue_oldest_job_seconds", "The age of the queue's oldest job; 0: none.", ["model"])
+        webhooks = _Gauge("webhooks_pending", "Webhooks of jobs that run, or not delivered yet.", ["model"])
         dead = _Gauge("dead_letters_kept", "Dead letters that wait for an operator.", ["model"])
         workers = _Gauge("workers", "Live workers by their state.", ["model", "state"])
         for model, depth in depths.items():
@@ -156,11 +167,12 @@ class QueueCollector(Collector):
             jobs.add_metric([model, "polled"], depth.polled)
             size.add_metric([model], (depth.waiting + depth.polled) * codec.job_size(view.card.input))
             age.add_metric([model], depth.oldest_s)
+            webhooks.add_metric([model], depth.webhooks)
             dead.add_metric([model], depth.dead)
             for state in WorkerState:
                 alike = sum(worker.state is state for worker in view.states.values())
                 workers.add_metric([model, state.value], alike)
-        yield from (jobs, size, age, dead, workers)
+        yield from (jobs, size, age, webhooks, dead, workers)
 
 
 class _Gauge(GaugeMetricFamily):

@@ -185,6 +185,21 @@ def _check_ports(settings: Settings) -> None:
         )
     if settings.grpc_port:
         _check_port(settings, "GRPC_PORT", settings.grpc_port)
+    if settings.metrics_port:
+        _check_metrics_ports(settings)
+
+
+def _check_metrics_ports(settings: Settings) -> None:
+    """Raise CannotStart where a process could not tell its metrics, or would take another's port for them."""
+    first, last = settings.metrics_port, settings.metrics_port + settings.metrics_ports - 1
+    for variable, port in (("PORT", settings.port), ("GRPC_PORT", settings.grpc_port)):
+        if first <= port <= last:
+            raise CannotStart(
+                f"{variable}={port} is one of the ports from {first} to {last}, on which the processes tell "
+                "their metrics. Choose another METRICS_PORT, or turn it off: METRICS_PORT=0 make serve"
+            )
+    for port in range(first, last + 1):
+        _check_port(settings, "METRICS_PORT", port)
 
 
 def _check_port(settings: Settings, variable: str, port: int) -> None:

@@ -360,6 +360,16 @@ def test_a_port_in_use_and_a_second_start_are_said_so(project: Path) -> None:
         first.end()
 
 
+@pytest.mark.parametrize("variable", ["PORT", "GRPC_PORT"])
+def test_metrics_on_the_port_of_another_are_refused(project: Path, variable: str) -> None:
+    first = free_port()
+    ports = {variable: str(first + 1), "METRICS_PORT": str(first), "MODEL_SERVERS": "2"}
+    serving = Serving(project, MODELS="digits", **ports)
+    assert serving.process.wait(timeout=60) == 1
+    serving.end()
+    assert f"{variable}={first + 1} is one of the ports from {first} to" in serving.said
+
+
 def test_one_port_for_both_is_refused(project: Path) -> None:
     port = str(free_port())
     serving = Serving(project, MODELS="digits", PORT=port, GRPC_PORT=port)

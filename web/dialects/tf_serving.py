@@ -162,7 +162,7 @@ def predict(model: str, version: str = "", label: str = "") -> Response:
         view = model_versions.serving(jobs, model, version=version, label=label)
         sent = _body(PredictRequest)
         if (sent.instances is UNSET) is (sent.inputs is UNSET):
-            raise ClientError('The body has either "instances" (a list of pictures) or "inputs", not both.')
+            raise ClientError('The body has one of "instances" (a list of pictures) and "inputs".')
         values = _column(sent.inputs) if isinstance(sent.inputs, Raw) else sent.instances or []
         results = _results(view, values, started_at=started_at, version=version)
     outputs = [named_outputs.of(result, view.card) for result in results]

@@ -81,7 +81,8 @@ class ReceiverCaller:
         addresses = self._resolve(target.host, target.port)
         for address in addresses:
             if not self._hosts.permits(address, target):
-                raise AttemptFailed(f"it is at {address}, which WEBHOOK_HOSTS does not list")
+                entry = self._hosts.entry_for(address, target)
+                raise AttemptFailed(f"it is at {address}, and WEBHOOK_HOSTS does not list {entry}")
         failure: OSError = OSError("no address")
         for address in addresses:
             try:

@@ -7,7 +7,7 @@ and calls nobody; attempt.py does.
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
@@ -108,8 +108,9 @@ class CallbackHosts:
         match = _URL.fullmatch(url) if len(url) <= MAX_URL_LETTERS and _VISIBLE.fullmatch(url) else None
         if match is None:
             raise ClientError(
-                f"The {CALLBACK_URL} is not accepted: it is an https URL of {MAX_URL_LETTERS} visible ASCII "
-                "characters at most, with neither a user nor a fragment."
+                f"The {CALLBACK_URL} is not accepted: it is an https URL, or an http one where WEBHOOK_HOSTS "
+                f"says so, of {MAX_URL_LETTERS} visible ASCII characters at most, with neither a user nor a "
+                "fragment."
             )
         scheme, host = match["scheme"].lower(), match["host"].lower().strip("[]")
         target = CallbackTarget(scheme, host, int(match["port"] or _PORTS[scheme]), _path(match["target"]))
@@ -118,9 +119,16 @@ class CallbackHosts:
             raise ClientError(f"The host of the {CALLBACK_URL} is neither a host name nor an address.")
         if not any(entry.covers(target, address) for entry in self._entries):
             raise ClientError(
-                f"{target.origin} is not in this service's WEBHOOK_HOSTS: no {CALLBACK_URL} may lead there."
+                f"{target.origin} is not in this service's WEBHOOK_HOSTS, which lists hosts with scheme and "
+                f"port: no {CALLBACK_URL} may lead there."
             )
         return target
+
+    @staticmethod
+    def entry_for(address: str, target: CallbackTarget) -> str:
+        """The entry that would let a target's host lead to this address."""
+        scheme = "http://" if target.scheme == "http" else ""
+        return f"{scheme}{replace(target, host=address).authority}"
 
     def permits(self, text: str, target: CallbackTarget) -> bool:
         """Whether this address, to which a target's host leads, may be called.

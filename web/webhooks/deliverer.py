@@ -29,7 +29,7 @@ from broker.errors import (
 from broker.messages import Failure, Result
 from broker.outage import Outage
 from broker.webhooks import GRACE_S, DueWebhook, TakenWebhook, WebhookStore
-from web import answers, responses
+from web import answers, metrics, responses
 from web.middleware import request_ids
 from web.webhooks.attempt import AttemptFailed, ReceiverAnswer, ReceiverCaller
 from web.webhooks.callback_hosts import CallbackHosts
@@ -232,7 +232,7 @@ class Deliverer:
         try:
             target = self._hosts.target(taken.webhook.url)
         except ClientError:
-            self._give_up(taken, "its receiver", "WEBHOOK_HOSTS lists it no more")
+            self._failed(taken, "its receiver", "WEBHOOK_HOSTS lists it no more")
             return
         body = self._body(taken, result)
         headers = {
@@ -246,26 +246,34 @@ class Deliverer:
             reason = f"it answered {answer.status}"
         except AttemptFailed as error:
             reason = str(error)
-        attempts = taken.webhook.attempts + 1
         if 200 <= answer.status < 300:
             self._store.end(taken.model, taken.job_id)
-            _LOG.debug("%s: job %s was announced to %s", taken.model, taken.job_id, target.origin)
+            metrics.webhook(taken.model, "delivered")
+            level = logging.INFO if taken.webhook.attempts else logging.DEBUG  # its failure was told, too
+            _LOG.log(level, "%s: job %s was announced to %s", taken.model, taken.job_id, target.origin)
         elif answer.status == _GONE:
             self._give_up(taken, target.origin, reason)
         else:
-            pause_s = self._schedule.pause_s(attempts, answer.retry_after)
-            if self._store.age_s(taken.ended_at) + pause_s > self._schedule.last_s:
-                self._give_up(taken, target.origin, f"{reason}, the last of {attempts} attempts")
-                return
-            self._store.later(taken, in_s=pause_s, attempts=attempts)
-            _LOG.log(
-                logging.WARNING if attempts == 1 else logging.DEBUG,
-                "%s: job %s can't be announced to %s yet: %s",
-                *(taken.model, taken.job_id, target.origin, reason),
-            )
+            self._failed(taken, target.origin, reason, retry_after=answer.retry_after)
+
+    def _failed(self, taken: TakenWebhook, origin: str, reason: str, *, retry_after: str = "") -> None:
+        """Try again later, or give it up after a day."""
+        attempts = taken.webhook.attempts + 1
+        pause_s = self._schedule.pause_s(attempts, retry_after)
+        if self._store.age_s(taken.ended_at) + pause_s > self._schedule.last_s:
+            self._give_up(taken, origin, f"{reason}, the last of {attempts} attempts")
+            return
+        self._store.later(taken, in_s=pause_s, attempts=attempts)
+        metrics.webhook(taken.model, "failed")
+        _LOG.log(
+            logging.WARNING if attempts == 1 else logging.DEBUG,
+            "%s: job %s can't be announced to %s yet: %s",
+            *(taken.model, taken.job_id, origin, reason),
+        )
 
     def _give_up(self, taken: TakenWebhook, origin: str, reason: str) -> None:
         if self._store.end(taken.model, taken.job_id):
+            metrics.webhook(taken.model, "given_up")
             _LOG.error("%s: job %s is not announced to %s: %s", taken.model, taken.job_id, origin, reason)
 
     def _body(self, taken: TakenWebhook, payload: bytes) -> bytes:

@@ -120,8 +120,9 @@ def test_a_body_may_be_gzipped(running: Service) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({}, 'either "instances"'),
-        ({"instances": [b64(png(0))], "inputs": [b64(png(0))]}, "not both"),
+        ({}, 'one of "instances"'),
+        ({"instances": [b64(png(0))], "inputs": [b64(png(0))]}, 'one of "instances"'),
+        ({"x": 1}, 'one of "instances"'),
         ({"instances": []}, "0 pictures"),
         ({"instances": [b64(png(0))] * 65}, "65 pictures"),
         ({"instances": b64(png(0))}, "not accepted"),

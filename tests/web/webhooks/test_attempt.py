@@ -63,9 +63,13 @@ def test_no_proxy_of_the_environment_is_asked(receiver: Receiver, monkeypatch: p
 def test_a_name_that_leads_to_an_address_that_is_not_listed_is_not_called(receiver: Receiver) -> None:
     hosts = CallbackHosts((f"http://{NAME}:{receiver.port}",))
     caller = ReceiverCaller(hosts, resolve=lambda *_: ["127.0.0.1"])
-    with pytest.raises(AttemptFailed, match=r"it is at 127\.0\.0\.1, which WEBHOOK_HOSTS does not list"):
+    with pytest.raises(AttemptFailed, match=r"at 127\.0\.0\.1, and WEBHOOK_HOSTS does not list") as refused:
         _post(caller, hosts, f"http://{NAME}:{receiver.port}/")
     assert receiver.calls == []
+    entry = str(refused.value).rpartition(" ")[2]
+    assert entry == f"http://127.0.0.1:{receiver.port}"
+    listed = CallbackHosts((f"http://{NAME}:{receiver.port}", entry))
+    assert listed.permits("127.0.0.1", listed.target(f"http://{NAME}:{receiver.port}/"))
 
 
 def test_of_several_addresses_one_that_is_not_listed_spoils_all(receiver: Receiver) -> None:

@@ -88,7 +88,10 @@ def test_any_other_host_is_refused(url: str) -> None:
     ],
 )
 def test_a_url_of_another_form_is_refused(url: str) -> None:
-    with pytest.raises(ClientError, match="is not accepted: it is an https URL of 2048"):
+    with pytest.raises(
+        ClientError,
+        match="is not accepted: it is an https URL, or an http one where WEBHOOK_HOSTS says so, of 2048",
+    ):
         HOSTS.target(url)
 
 

@@ -201,9 +201,12 @@ def test_a_host_that_is_not_listed_any_more_is_not_called(
 ) -> None:
     _complete(client, keys, receiver.url)
     with _delivering(client, keys):
-        eventually(lambda: _nothing_is_left(client, keys))
+        eventually(lambda: "WEBHOOK_HOSTS lists it no more" in caplog.text)
     assert receiver.calls == []
-    assert "WEBHOOK_HOSTS lists it no more" in caplog.text
+    # It may have been a slip: once it is listed again, it is called.
+    with _delivering(client, keys, *_host(receiver)):
+        eventually(lambda: len(receiver.calls) == 1)
+        eventually(lambda: _nothing_is_left(client, keys))
 
 
 def test_a_receiver_that_is_slow_does_not_delay_another(client: redis.Redis, keys: Keys) -> None:
