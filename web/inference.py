@@ -222,9 +222,10 @@ class Inference:
                     elif not isinstance(stored.state, PendingJob):
                         awaited[number] = stored
         except ClientGone:
-            # It was not told where to poll.
+            # It was not told where to poll: nobody else hears of the end either.
+            is_wanted = caller.named is not None or caller.options.callback_url
             for job in results:
-                if isinstance(job, Polled) and caller.named is None:
+                if isinstance(job, Polled) and not is_wanted:
                     with contextlib.suppress(BrokerUnavailable):
                         self.jobs.delete(job.model, job.id)
             raise

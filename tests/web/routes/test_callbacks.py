@@ -123,6 +123,19 @@ def test_a_cancelled_job_is_not_announced(
     assert service.client.delete(accepted.headers["Location"]).status_code == 404
 
 
+def test_a_client_that_goes_while_it_waits_takes_no_call_with_it(
+    service: Service, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.routes.predict.is_client_gone", lambda: True)
+    assert _post(service, url=receiver.url, Prefer="respond-async, wait=10").status_code == 400
+    deliverer: Deliverer = service.app.extensions["deliverer"]
+    deliverer.start()
+    service.start_worker()
+    eventually(lambda: len(receiver.calls) == 1)
+    deliverer.stop(within_s=5)
+    assert '"bright"' in receiver.calls[0].body.decode()
+
+
 def test_a_deadline_without_a_worker_is_announced_though_a_poller_was_told(
     service: Service, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
