@@ -8,6 +8,7 @@ Source: https://prometheus.github.io/client_python/multiprocess/
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,9 @@ _VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 PARENT: Final = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())  # noqa: S108 - memory
 
 _PREFIX: Final = "batchwire-metrics-"
+
+_LEAST_BYTES: Final = 8
+"""Of a file that can be read."""
 
 
 def make() -> None:
@@ -43,11 +47,15 @@ def remove() -> None:
 
 
 def forget(pid: int) -> None:
-    """A process has ended: what it counted stays, what it said of itself alone goes."""
+    """A process has ended: what it counted stays, what it said of itself alone and its files' room go."""
     from prometheus_client import multiprocess  # noqa: PLC0415 - see the module
 
     with contextlib.suppress(KeyError):  # a test has no folder
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    for file in Path(path()).glob(f"*_{pid}.db") if path() else ():
+        with contextlib.suppress(OSError), file.open("r+b") as opened:
+            # A file begins with how much of it is used.
+            opened.truncate(max(_LEAST_BYTES, int.from_bytes(opened.read(4), sys.byteorder)))
 
 
 def _is_alive(pid: str) -> bool:

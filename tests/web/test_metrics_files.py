@@ -70,6 +70,20 @@ assert 'count{model="model-59",stage="decode"} 2.0' in told(), told()
     _run(script, tmp_path, kib=512)
 
 
+def test_what_a_process_that_has_ended_counted_takes_no_more_room_than_it_needs(tmp_path: Path) -> None:
+    script = """
+count(0, 1)
+(file,) = folder.glob("*.db")
+assert file.stat().st_size == 65536
+before = told()
+assert counted(0)
+metrics.metrics_folder.forget(os.getpid())
+assert file.stat().st_size < 8192
+assert told() == before
+"""
+    _run(script, tmp_path)
+
+
 def test_one_that_is_full_at_the_start_is_done_without(tmp_path: Path) -> None:
     script = """
 fill()
