@@ -58,11 +58,23 @@ def pictures(tensor: pb.TensorProto, spec: InputSpec) -> list[Picture]:
     # Not `values < 0 or ...`, which NaN would pass.
     if not ((values >= 0) & (values <= 255) & (values == np.trunc(values))).all():
         raise ClientError(_PIXELS)
-    return [*values.astype(np.uint8).reshape(shape[0], height, width, channels)]
+    return _of_pixels(values.astype(np.uint8), shape[0], (height, width, channels))
+
+
+def _of_pixels(values: NDArray[np.uint8], count: int, shape: tuple[int, int, int]) -> list[Picture]:
+    """So many pictures; the last value stands for those that are missing.
+
+    Pictures of that value alone are one: a message of 100 bytes would take 64 times the model's size.
+    """
+    size = math.prod(shape)
+    begun = -(-len(values) // size)
+    filled = np.concatenate([values, np.full(begun * size - len(values), values[-1], np.uint8)])
+    rest = np.full(shape, values[-1], np.uint8)
+    return [*filled.reshape(begun, *shape), *([rest] * (count - begun))]
 
 
 def _values(tensor: pb.TensorProto, count: int) -> NDArray[Any]:
-    """The numbers of a tensor, which may be given as bytes, or as values whose last is repeated."""
+    """The numbers of a tensor, given as bytes, or as values of which the last stands for the missing ones."""
     if tensor.dtype not in _FIELDS:
         raise ClientError(f"The input is of another type than pictures. {_PIXELS}")
     field, kind = _FIELDS[tensor.dtype]
@@ -74,8 +86,7 @@ def _values(tensor: pb.TensorProto, count: int) -> NDArray[Any]:
     if not 1 <= len(values) <= count:
         raise ClientError(f"The input has {len(values)} numbers, and {count} by its shape.")
     # Wider than `kind`, which a number may not fit.
-    given = np.array(values, np.float64 if field.endswith(("float_val", "double_val")) else np.int64)
-    return np.concatenate([given, np.full(count - len(given), given[-1])])
+    return np.array(values, np.float64 if field.endswith(("float_val", "double_val")) else np.int64)
 
 
 def output(values: Sequence[Any], signature: OutputSignature | None) -> pb.TensorProto:

@@ -1,5 +1,6 @@
 """TensorFlow Serving's gRPC, by a real server and a real client over a real Redis."""
 
+import tracemalloc
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ import redis
 
 from broker import codec
 from broker.keys import Keys
+from broker.messages import Fit, InputSpec
 from tests.support.fakes import LABELS, MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service
@@ -189,3 +191,21 @@ def test_outputs_as_tensors(
 ) -> None:
     tensor = tf_tensors.output(values, signature)
     assert (tensor.dtype, _values(tensor).tolist()) == (dtype, expected)
+
+
+def test_what_is_left_out_of_pixels_takes_no_memory() -> None:
+    spec = InputSpec(width=640, height=640, channels=3, fit=Fit.STRETCH)
+    tensor = tf.TensorProto(
+        dtype=tf.DT_FLOAT,
+        tensor_shape={"dim": [{"size": side} for side in (64, 640, 640, 3)]},
+        float_val=[5, 7],
+    )
+    tracemalloc.start()
+    pictures = tf_tensors.pictures(tensor, spec)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    first, *others = (np.asarray(each) for each in pictures)
+    assert (first.shape, first.ravel()[:3].tolist(), first.min()) == ((640, 640, 3), [5, 7, 7], 5)
+    assert len(others) == 63
+    assert all(each.shape == first.shape and (each == 7).all() for each in others)
+    assert most < 20 * 1024 * 1024
