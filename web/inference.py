@@ -124,7 +124,12 @@ class Inference:
                             "model"
                         )
                         picture = upload.pictures[number]
-                        results[number] = self._by_fallback(upload, picture, caller) if is_default else error
+                        results[number] = (
+                            self._by_fallback(upload, picture, caller)
+                            if is_default
+                            # Its traceback has this frame: a cycle, which would keep the pictures.
+                            else error.with_traceback(None)
+                        )
         except BaseException:
             for result in results:
                 if isinstance(result, SubmittedJob):

@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol, Self, TypeVar
 
@@ -21,6 +22,7 @@ from web import errors, metrics
 from web.inference import Caller
 from web.jobs import JobClient, JobOptions
 from web.middleware import request_ids
+from web.rpc import fields
 from web.rpc.arrival import ARRIVAL_S, ArrivalWatch, MessageMemory, MessagePlace
 from web.server.refusals import UploadTimeout
 from web.uploads import preferences
@@ -39,6 +41,8 @@ takes up to twelve bytes there."""
 
 class ProtoMessage(Protocol):
     """A message of protoc's."""
+
+    DESCRIPTOR: Any
 
     @classmethod
     def FromString(cls, data: bytes) -> Self:  # noqa: N802 - protobuf's
@@ -131,7 +135,8 @@ class Calls:
                         Call(context, request_id, trace, started_at=time.monotonic()),
                     ).SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
-                failure = _known(error)
+                # Its traceback has this frame: a cycle, which would keep the message until it is collected.
+                failure = _known(error).with_traceback(None)
                 code = errors.RPC_STATUS.get(failure.code, "INTERNAL")
                 _abort(context, failure, code, trailing, name)
             else:
@@ -143,6 +148,35 @@ class Calls:
                 request_ids.carry(request_ids.NONE)
 
         return grpc.stream_unary_rpc_method_handler(handle)
+
+    def stream(
+        self,
+        kind: type[_Request],
+        begin: Callable[[_Request, Any, Callable[[ProtoMessage], None]], None],
+    ) -> Any:  # noqa: ANN401 - gRPC has no types
+        """The handler of a method with many answers; `begin` gets gRPC's context and what sends one.
+
+        The call goes on once `begin` has returned, and takes no thread. To send takes as long as the client
+        likes: do it within `sending`.
+        """
+
+        def handle(messages: Iterator[bytes], context: Any, send: Callable[[ProtoMessage], None]) -> None:  # noqa: ANN401
+            try:
+                with self._counted(), self._place(asks_models=False) as place:
+                    request = _parsed(kind, self._read(messages, context, place))
+                begin(request, context, send)
+            except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
+                failure = _known(error).with_traceback(None)
+                _abort(context, failure, errors.RPC_STATUS.get(failure.code, "INTERNAL"), [], kind.__name__)
+
+        handle.experimental_non_blocking = True  # type: ignore[attr-defined]
+        return grpc.stream_stream_rpc_method_handler(
+            handle, response_serializer=lambda answer: answer.SerializeToString()
+        )
+
+    def sending(self, context: Any) -> AbstractContextManager[None]:  # noqa: ANN401 - gRPC has no types
+        """A context in which an answer of a stream leaves, or the call is cancelled."""
+        return self._watch.watching(context)
 
     @contextlib.contextmanager
     def _place(self, *, asks_models: bool) -> Iterator[MessagePlace]:
@@ -177,10 +211,11 @@ class Calls:
 
 
 def _parsed(kind: type[_Request], data: bytes) -> _Request:
+    fields.require_few(data, kind.DESCRIPTOR)
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise ClientError("The message can't be read: its bytes are no message of this method.") from None
+        raise fields.unreadable() from None
 
 
 def _known(error: Exception) -> ServiceError:

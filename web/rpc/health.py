@@ -6,14 +6,13 @@ what /readyz means.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-import grpc
 from grpc_health.v1 import health, health_pb2
 
-from broker.errors import ServiceError
+from broker.errors import Overloaded, ServiceError
 from web.dialects.open_inference import models
 from web.errors import NotFound
 from web.jobs import JobClient
@@ -25,10 +24,27 @@ SERVICE: Final = health.SERVICE_NAME
 
 _LOOK_S: Final = 1.0
 
-_WATCHERS: Final = 2
-"""Threads that begin to watch; one that watches takes none."""
+_WATCHERS: Final = 1200
+"""One a connection."""
+
+_SENDERS: Final = 8
+"""Threads that tell those who watch. A client that does not read keeps one until its call is cancelled."""
 
 _Status = health_pb2.HealthCheckResponse
+
+_Send = Callable[[Any], None]
+
+
+class _Watcher:
+    """A client that watches a service."""
+
+    def __init__(self, context: Any, send: _Send, *, is_known: bool) -> None:  # noqa: ANN401 - gRPC has no types
+        self.context = context
+        self.send = send
+        self.is_known = is_known
+        """Whether there is such a service."""
+        self.told: Any = None
+        self.telling = threading.Lock()
 
 
 class ServiceHealth:
@@ -40,9 +56,9 @@ class ServiceHealth:
         self._status: Any = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="health", daemon=True)
-        self._servicer = health.HealthServicer(
-            experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(_WATCHERS)
-        )
+        self._watchers: set[_Watcher] = set()
+        self._watching = threading.Lock()
+        self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="watchers")
         self._tell(_Status.NOT_SERVING)
 
     def start(self) -> None:
@@ -59,13 +75,17 @@ class ServiceHealth:
 
     def handlers(self, calls: Calls) -> dict[str, Any]:
         """Method -> gRPC's handler of it."""
+
+        def watch(request: Any, context: Any, send: _Send) -> None:  # noqa: ANN401 - gRPC has no types
+            def send_in_time(answer: Any) -> None:  # noqa: ANN401 - a message
+                with calls.sending(context):
+                    send(answer)
+
+            self.watch(request, context, send_in_time)
+
         return {
             "Check": calls.method(health_pb2.HealthCheckRequest, self.check),
-            "Watch": grpc.unary_stream_rpc_method_handler(
-                self._servicer.Watch,
-                request_deserializer=health_pb2.HealthCheckRequest.FromString,
-                response_serializer=_Status.SerializeToString,
-            ),
+            "Watch": calls.stream(health_pb2.HealthCheckRequest, watch),
         }
 
     def check(self, request: Any, _: Call) -> Any:  # noqa: ANN401 - gRPC has no types
@@ -75,6 +95,18 @@ class ServiceHealth:
                 f"Unknown service {request.service[:60]!r}. Known: {', '.join(self._services[1:])}."
             )
         return _Status(status=self._status)
+
+    def watch(self, request: Any, context: Any, send: _Send) -> None:  # noqa: ANN401 - gRPC has no types
+        """Tell the state, and from then on each other one. Raises Overloaded where too many watch."""
+        watcher = _Watcher(context, send, is_known=request.service in self._services)
+        with self._watching:
+            if len(self._watchers) >= _WATCHERS:
+                raise Overloaded(f"{_WATCHERS} clients watch the health already: ask Check.")
+            self._watchers.add(watcher)
+        # False: the call is over already.
+        if not context.add_callback(lambda: self._forget(watcher)):
+            self._forget(watcher)
+        self._tell_one(watcher)
 
     def look(self) -> None:
         """Find out the state."""
@@ -96,5 +128,18 @@ class ServiceHealth:
     def _tell(self, status: Any) -> None:  # noqa: ANN401 - gRPC has no types
         if status != self._status:
             self._status = status
-            for service in self._services:
-                self._servicer.set(service, status)
+            with self._watching:
+                watchers = [*self._watchers]
+            for watcher in watchers:
+                self._senders.submit(self._tell_one, watcher)
+
+    def _forget(self, watcher: _Watcher) -> None:
+        with self._watching:
+            self._watchers.discard(watcher)
+
+    def _tell_one(self, watcher: _Watcher) -> None:
+        with watcher.telling:
+            status = self._status if watcher.is_known else _Status.SERVICE_UNKNOWN
+            if status != watcher.told:
+                watcher.told = status
+                watcher.send(_Status(status=status))

@@ -1,12 +1,14 @@
 """What holds for every call: ids, bounds, statuses, and the end of a server."""
 
 import contextlib
+import gc
 import logging
 import socket
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -97,6 +99,36 @@ def test_an_unexpected_error_is_internal_and_logged(
     assert any(
         record.levelno == logging.ERROR and "this is a bug" in record.message for record in caplog.records
     )
+
+
+@pytest.fixture
+def _uncollected() -> Iterator[None]:
+    """Cycles stay."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_uncollected")
+@pytest.mark.parametrize("place", ["require", "wait"])
+def test_a_refusal_keeps_no_message(
+    server: RpcServer, rpc: RpcClient, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    refusals: list[weakref.ref[NoWorker]] = []
+
+    def refusal() -> NoWorker:
+        error = NoWorker("not now")
+        refusals.append(weakref.ref(error))
+        return error
+
+    def failing(*_: object, **__: object) -> None:
+        raise refusal()
+
+    monkeypatch.setattr(server.jobs.models if place == "require" else server.jobs, place, failing)
+    # Of two pictures the second's error is in nobody's hands.
+    assert rpc.refused("ModelInfer", **encoded(png(0), png(1))).code() is grpc.StatusCode.UNAVAILABLE
+    eventually(lambda: bool(refusals) and all(each() is None for each in refusals))
 
 
 @pytest.mark.parametrize("letter", ["x", "\u732b"])
@@ -249,7 +281,10 @@ class _Silent:
 
 
 @pytest.mark.parametrize("is_short", [True, False])
-def test_a_call_without_a_message_gives_way_where_another_waits_for_memory(is_short: bool) -> None:
+def test_a_call_without_a_message_gives_way_where_another_waits_for_memory(
+    is_short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "PRESSED_S", 0.5)
     memory = MessageMemory(largest=10, most=10)
     watch = ArrivalWatch(memory, patience_s=60)
     watch.start()
@@ -264,6 +299,21 @@ def test_a_call_without_a_message_gives_way_where_another_waits_for_memory(is_sh
             assert not silent.is_cancelled
     if is_short:
         waiting.join()
+    watch.stop()
+
+
+def test_a_message_that_takes_two_seconds_comes_although_another_waits() -> None:
+    memory = MessageMemory(largest=10, most=10)
+    watch = ArrivalWatch(memory)
+    watch.start()
+    slow = _Silent()
+    with memory.place():
+        waiting = threading.Thread(target=_wait_for_memory, args=(memory,))
+        waiting.start()
+        with watch.watching(slow):
+            time.sleep(2.5)
+    assert not slow.is_cancelled
+    waiting.join()
     watch.stop()
 
 
