@@ -55,7 +55,7 @@ class Prometheus:
         """The values of an instant query."""
         try:
             answer = http.get(f"{self.url}/api/v1/query", params={"query": question}, timeout=5).json()
-        except httpx.HTTPError:
+        except (httpx.HTTPError, ValueError):  # while it starts it answers 503, in plain text
             return []
         return [float(series["value"][1]) for series in answer["data"]["result"]]
 
