@@ -61,10 +61,9 @@ def child_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn ha
     metrics_folder.forget(worker.pid)
 
 
-def on_exit(server: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
-    """Let go of the metrics, unless another master goes on with them (SIGUSR2)."""
-    if not server.reexec_pid:
-        metrics_folder.remove()
+def on_exit(_server: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
+    """Let go of the metrics. A master that takes over (SIGUSR2) has its own."""
+    metrics_folder.remove()
 
 
 def on_starting(server: Any) -> None:  # noqa: ANN401 - Gunicorn has no types

@@ -24,7 +24,7 @@ _LEAST_BYTES: Final = 8
 
 
 def make() -> None:
-    """Make the folder, unless this process has one, or its predecessor of a reload or an upgrade had."""
+    """Make the folder, unless this process has had one since before a reload, or an operator gives it one."""
     if path():
         return
     for other in PARENT.glob(f"{_PREFIX}*"):
