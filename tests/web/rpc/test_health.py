@@ -1,4 +1,4 @@
-"""Clients that watch the health and harm others: they send nothing, or read nothing."""
+"""Clients that harm others: they watch the health and send nothing, or read no answers."""
 
 import contextlib
 import itertools
@@ -106,3 +106,14 @@ def test_who_watches_and_does_not_read_stops_neither_others_nor_the_end(server: 
         began = time.monotonic()
         server.stop(within_s=15)
         assert time.monotonic() - began < 5
+
+
+def test_a_connection_is_told_how_many_calls_it_may_have(server: RpcServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
+        told = b""
+        while len(told) < 9 or len(told) < 9 + int.from_bytes(told[:3]):
+            told += connection.recv(1)
+    settings = dict(struct.iter_unpack(">HI", told[9:]))
+    # 3: SETTINGS_MAX_CONCURRENT_STREAMS
+    assert settings[3] == 1024
