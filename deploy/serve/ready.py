@@ -14,6 +14,10 @@ _LOOK_S: Final = 0.25
 _REMIND_S: Final = 20.0
 _SETTLED: Final = ("ready", "failed")
 
+_KNOWN_S: Final = 1.0
+"""Until every web process knows what one of them has said: so old may their snapshots be
+(broker/registry.py). A request that came at once was 503 `no_worker` now and then."""
+
 _SAMPLES: Final = {"digits": "docs/digit-7.png"}
 """The project's own sample images, for models that need a certain kind."""
 
@@ -27,6 +31,7 @@ def wait(
         cards = _cards(url)
         states = {name: str(cards.get(name, {}).get("state", "starting")) for name in models}
         if all(state in _SETTLED for state in states.values()):
+            time.sleep(_KNOWN_S)
             return {name: cards[name] for name in models}
         if time.monotonic() >= remind_at:
             remind_at += _REMIND_S
