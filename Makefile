@@ -36,7 +36,7 @@ lint: $(VENV)/.dev ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 
-check: $(VENV)/.dev ## Lint and the fast tests: under a minute
+check: $(VENV)/.dev ## Lint and the fast tests: a minute or two
 	@$(MAKE) --no-print-directory --jobs=2 lint fast
 
 fast: $(VENV)/.dev

@@ -23,6 +23,8 @@ from clients import (
 from tests.clients.scripted import RESET, HttpRequest, Reply, failed, good, scripted
 from tests.support.stack import free_port
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 
 class Sync:
     """The synchronous client: one call, or one job."""

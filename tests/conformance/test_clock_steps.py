@@ -26,6 +26,8 @@ from tests.support.fakes import CARD, MODEL, READY, enqueue, job
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 HOUR_S = 3600.0
 LEASE_S = 1.0
 KEY_TTL_S = 86400

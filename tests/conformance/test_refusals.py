@@ -28,6 +28,8 @@ from tests.support.fakes import LIMITS, MODEL, READY, consumer, enqueue, job, la
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 LARGE = (256, 256, 3)
 """Of a picture whose job takes 260 KB."""
 

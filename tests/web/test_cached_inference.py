@@ -42,6 +42,8 @@ from web.jobs import JobClient, JobOptions
 from web.middleware import cache_sources
 from web.model_choice import ModelChoice
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 MODEL = "shadow"
 
 

@@ -15,6 +15,8 @@ from model_server.engines.openvino import conversion, importing
 from settings import PROJECT
 from tests.model_server.engines import onnx_file
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 SIDE = 16
 NUMBERS = 3 * SIDE * SIDE
 CHANCE = np.random.default_rng(5)

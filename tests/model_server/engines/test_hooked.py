@@ -27,6 +27,8 @@ from pictures import fixed_point
 from tests.model_server.engines import onnx_file
 from tests.support import ROOT, fakes
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 WEIGHTS = np.random.default_rng(5).normal(0, 1, (6, 3)).astype(np.float32)
 
 TOML = """task = "raw"

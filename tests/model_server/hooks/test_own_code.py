@@ -26,6 +26,8 @@ from tests.model_server.hooks import own_models
 from tests.support import ROOT, fakes
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 LIMITS = "timeout_s = 0.8\nmemory_mb = 400\n"
 
 

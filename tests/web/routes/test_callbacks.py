@@ -20,6 +20,8 @@ from tests.support.service import Service
 from tests.support.waiting import eventually
 from web.webhooks.deliverer import Deliverer
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:

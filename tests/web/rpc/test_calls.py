@@ -36,6 +36,8 @@ from web.rpc.arrival import ArrivalWatch, MessageMemory
 from web.rpc.protos import open_inference_grpc_pb2 as pb
 from web.rpc.server import RpcServer
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 MB = 1024 * 1024
 

@@ -17,6 +17,8 @@ from tests.web.rpc.client import RpcClient
 from web.rpc import health
 from web.rpc.server import RpcServer
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 WATCH = "/grpc.health.v1.Health/Watch"
 
 

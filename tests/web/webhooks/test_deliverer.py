@@ -23,6 +23,8 @@ from web.webhooks.callback_hosts import CallbackHosts
 from web.webhooks.deliverer import Deliverer, DeliverySchedule
 from web.webhooks.signing import Signer
 
+pytestmark = pytest.mark.slow  # together they wait for seconds
+
 FAST = DeliverySchedule(look_s=0.05, first_s=0.1, factor=2, most_s=0.4, attempt_s=2, lease_s=3)
 
 
