@@ -314,6 +314,14 @@ class Settings:
             )
         return settings if settings.default_model else replace(settings, default_model=settings.models[0])
 
+    def require_redis(self) -> Self:
+        """These settings, for a program that `make serve` starts with its Redis. Raises SettingError."""
+        if not self.redis_url:
+            raise SettingError(
+                "REDIS_URL is not set. Set it to your Redis, or use `make serve`, which starts one."
+            )
+        return self
+
     @property
     def served(self) -> tuple[str, ...]:
         """The models that a model server loads: MODELS and the fallback model."""

@@ -28,15 +28,13 @@ from web.webhooks.callback_hosts import CallbackHosts
 from web.webhooks.deliverer import Deliverer
 from web.webhooks.signing import Signer
 
-_MB = 1024 * 1024
-
 
 def create_app(settings: Settings) -> Flask:
     """The app over the Redis of `settings`. Connects to nothing before the first request."""
     app = Flask("web", static_folder=None, template_folder="pages/templates")
     # Two slashes would be redirected, in HTML, to an address that the Host field names.
     app.url_map.merge_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * _MB
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * start.MB
     app.config["FILES_DIR"] = settings.files_dir
     app.extensions["jobs"] = jobs = start.job_client(settings)
     app.extensions["polled_pipelines"] = polled = PolledPipelines(

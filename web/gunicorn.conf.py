@@ -11,11 +11,7 @@ from web import metrics_folder
 from web.server import capacity
 
 try:
-    _settings = Settings.from_env()
-    if not _settings.redis_url:
-        raise SettingError(
-            "REDIS_URL is not set. Set it to your Redis, or use `make serve`, which starts one."
-        )
+    _settings = Settings.from_env().require_redis()
 except SettingError as error:
     sys.exit(str(error))
 

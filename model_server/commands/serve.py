@@ -70,10 +70,10 @@ def main(arguments: Sequence[str] = ()) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
     )
     signals = StopSignals()
-    if not settings.redis_url:
-        sys.stderr.write(
-            "REDIS_URL is not set. Set it to your Redis, or use `make serve`, which starts one.\n"
-        )
+    try:
+        settings.require_redis()
+    except SettingError as error:
+        sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
     if not _await_redis(settings, signals):
         return 0

@@ -23,11 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     try:
-        settings = Settings.from_env()
-        if not settings.redis_url:
-            raise SettingError(
-                "REDIS_URL is not set. Set it to your Redis, or use `make serve`, which starts one."
-            )
+        settings = Settings.from_env().require_redis()
     except SettingError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
