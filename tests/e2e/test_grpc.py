@@ -26,7 +26,7 @@ from tests.support.pictures import drawn_digit
 from tests.support.redis_server import RedisServer
 from tests.support.stack import MODEL, SHADE, Stack, shade
 from tests.support.waiting import eventually
-from tests.web.rpc.client import RpcClient, encoded, read
+from tests.web.rpc.client import RpcClient, encoded, is_closed, read
 from web.dialects.open_inference.tensors import HEADER
 from web.rpc.protos import open_inference_grpc_pb2 as pb
 from web.rpc.protos import tensorflow_serving_pb2 as tf
@@ -127,19 +127,11 @@ def test_sigterm_answers_what_is_in_flight_and_takes_nothing_new(stack: Stack) -
         call = _asked(client)
         eventually(lambda: stack.executed() == [SHADE])
         process.send_signal(signal.SIGTERM)
-        eventually(lambda: _is_closed(stack.grpc_port))
+        eventually(lambda: is_closed(stack.grpc_port))
         assert other.refused("ServerLive", timeout=5).code() is grpc.StatusCode.UNAVAILABLE
         rows = read(call.result())["probabilities"]
         assert rows.argmax(axis=1).tolist() == [SHADE]
     assert process.wait(timeout=10) == 0
-
-
-def _is_closed(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return True
-    return False
 
 
 def test_answers_are_those_of_both_doors_whatever_the_picture(stack: Stack) -> None:

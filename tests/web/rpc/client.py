@@ -1,5 +1,6 @@
 """A client of gRPC for tests: methods by their names, with protoc's messages."""
 
+import socket
 from types import TracebackType
 from typing import Any, Self
 
@@ -105,3 +106,12 @@ def read(answer: pb.ModelInferResponse) -> dict[str, NDArray[Any]]:
         array = np.frombuffer(raw, kinds[output.datatype])
         arrays[output.name] = array if output.datatype == "BYTES" else array.reshape(output.shape)
     return arrays
+
+
+def is_closed(port: int) -> bool:
+    """Whether nobody listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return True
+    return False

@@ -29,7 +29,7 @@ from tests.support.pictures import png
 from tests.support.redis_server import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import eventually
-from tests.web.rpc.client import RpcClient, encoded
+from tests.web.rpc.client import RpcClient, encoded, is_closed
 from web import errors
 from web.rpc import arrival
 from web.rpc.arrival import ArrivalWatch, MessageMemory
@@ -113,7 +113,7 @@ def _uncollected() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_uncollected")
-@pytest.mark.parametrize("place", ["require", "wait"])
+@pytest.mark.parametrize("place", ["require", "submit_once", "wait"])
 def test_a_refusal_keeps_no_message(
     server: RpcServer, rpc: RpcClient, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -351,7 +351,7 @@ def test_it_listens_on_an_address_of_version_6(server: RpcServer) -> None:
     with grpc.insecure_channel(f"[::1]:{server.port}") as channel:
         live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
         assert live(b"", timeout=10) == b"\x08\x01"
-    assert _is_closed(server.port)
+    assert is_closed(server.port)
 
 
 def test_two_servers_do_not_share_a_port(server: RpcServer, redis_url: str) -> None:
@@ -427,19 +427,11 @@ def test_a_server_that_stops_answers_what_is_in_flight(
     stopping = threading.Thread(target=server.stop, kwargs={"within_s": 15})
     stopping.start()
     # Nobody new: the port is closed.
-    eventually(lambda: _is_closed(server.port))
+    eventually(lambda: is_closed(server.port))
     service.start_worker()
     assert call.result().outputs
     stopping.join(timeout=5)
     assert not stopping.is_alive()
-
-
-def _is_closed(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return True
-    return False
 
 
 def test_calls_are_counted_by_method_model_and_status(running: Service, rpc: RpcClient) -> None:
