@@ -30,6 +30,14 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
 
+    def as_outcome(self) -> Self:
+        """This error as what something came to, to be kept and shown: without its traceback.
+
+        That has the frames of its callers, one of which keeps it: a cycle, which would hold their pictures
+        until it is collected.
+        """
+        return self.with_traceback(None)
+
     def about(self, what: str) -> Self:
         """The same error, which says what it is about; this one may be another request's, too."""
         told = copy.copy(self)

@@ -121,7 +121,7 @@ class CachedInference(Inference):
         try:
             return self._found(question) or self._begun(question, options)
         except ServiceError as error:
-            return error
+            return error.as_outcome()
 
     def _found(self, question: _Question) -> FoundResult | _SharedRun | None:
         """The kept result, or the run of another request. Raises BrokerUnavailable."""

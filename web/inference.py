@@ -114,22 +114,11 @@ class Inference:
                 results.append(self._submitted(choice, picture, caller.options, top=top, name=name))
             for number, job in enumerate(results):
                 if isinstance(job, SubmittedJob | FollowedJob) and not caller.options.polled:
-                    try:
-                        results[number] = self._waited(job, caller)
-                    except ClientGone:
-                        raise
-                    except ServiceError as error:
+                    ended = self._ended(job, caller)
+                    if isinstance(ended, ModelUnavailable) and not upload.parameters.get("model"):
                         # A default that failed meanwhile has a fallback, perhaps.
-                        is_default = isinstance(error, ModelUnavailable) and not upload.parameters.get(
-                            "model"
-                        )
-                        picture = upload.pictures[number]
-                        results[number] = (
-                            self._by_fallback(upload, picture, caller)
-                            if is_default
-                            # Its traceback has this frame: a cycle, which would keep the pictures.
-                            else error.with_traceback(None)
-                        )
+                        ended = self._by_fallback(upload, upload.pictures[number], caller)
+                    results[number] = ended
         except BaseException:
             for result in results:
                 if isinstance(result, SubmittedJob):
@@ -154,7 +143,16 @@ class Inference:
         except IdempotencyKeyReused:
             raise
         except ServiceError as error:
-            return error
+            return error.as_outcome()
+
+    def _ended(self, job: Polled, caller: Caller) -> Result | ServiceError:
+        """The result of a job whose client waits to the end, or the error that it is. Raises ClientGone."""
+        try:
+            return self._waited(job, caller)
+        except ClientGone:
+            raise
+        except ServiceError as error:
+            return error.as_outcome()
 
     def _waited(self, job: Polled, caller: Caller) -> Result:
         """The result of a job whose client waits to the end. Raises as JobClient.wait does."""
@@ -180,30 +178,27 @@ class Inference:
             return [*pipelines.run(self.jobs, choice, pictures, options, is_client_gone=caller.is_gone)]
         results: list[SubmittedResult] = []
         for number, picture in enumerate(pictures):
-            try:
-                if isinstance(picture, ClientError):
-                    raise picture
-                if results and isinstance(results[-1], BrokerUnavailable):
-                    raise results[-1]  # each would find that out again, 0.9 s later
-                results.append(
-                    self.polled_pipelines.start(
-                        choice, picture, options, named.picture(number) if named else None
-                    )
-                )
-            except IdempotencyKeyReused:  # of the request, not of this picture
-                raise
-            except ServiceError as error:
-                results.append(error)
-        if not options.polled:
-            for number, job in enumerate(results):
-                if isinstance(job, Polled):
-                    try:
-                        results[number] = self._waited(job, caller)
-                    except ClientGone:
-                        raise
-                    except ServiceError as error:
-                        results[number] = error
-        return results
+            if isinstance(picture, ClientError):
+                results.append(picture)
+            elif results and isinstance(results[-1], BrokerUnavailable):
+                results.append(results[-1])  # each would find that out again, 0.9 s later
+            else:
+                name = named.picture(number) if named else None
+                results.append(self._started(choice, picture, options, name))
+        if options.polled:
+            return results
+        return [self._ended(each, caller) if isinstance(each, Polled) else each for each in results]
+
+    def _started(
+        self, choice: ModelChoice, picture: bytes, options: JobOptions, name: RequestName | None
+    ) -> SubmittedResult:
+        """One picture on its way through a pipeline, or why not. Raises what is the fault of the request."""
+        try:
+            return self.polled_pipelines.start(choice, picture, options, name)
+        except IdempotencyKeyReused:
+            raise
+        except ServiceError as error:
+            return error.as_outcome()
 
     def awaited(
         self, results: Sequence[PictureResult], caller: Caller, *, until: float
@@ -213,19 +208,8 @@ class Inference:
         try:
             for number, job in enumerate(results):
                 # One that was submitted just now is looked at only where its client waits for it.
-                if not isinstance(job, Polled if time.monotonic() < until else FollowedJob):
-                    continue
-                try:
-                    stored = self.jobs.follow(job.model, job.id, until=until, is_client_gone=caller.is_gone)
-                except ClientGone:
-                    raise
-                except ServiceError as error:
-                    awaited[number] = error
-                else:
-                    if stored is None:  # a killed Redis came back without it
-                        awaited[number] = _lost()
-                    elif not isinstance(stored.state, PendingJob):
-                        awaited[number] = stored
+                if isinstance(job, Polled if time.monotonic() < until else FollowedJob):
+                    awaited[number] = self._followed(job, caller, until=until)
         except ClientGone:
             # It was not told where to poll: nobody else hears of the end either.
             is_wanted = caller.named is not None or caller.options.callback_url
@@ -235,6 +219,18 @@ class Inference:
                         self.jobs.delete(job.model, job.id)
             raise
         return awaited
+
+    def _followed(self, job: Polled, caller: Caller, *, until: float) -> PictureResult:
+        """What has become of a job by then: the job itself while it is pending. Raises ClientGone."""
+        try:
+            stored = self.jobs.follow(job.model, job.id, until=until, is_client_gone=caller.is_gone)
+        except ClientGone:
+            raise
+        except ServiceError as error:
+            return error.as_outcome()
+        if stored is None:  # a killed Redis came back without it
+            return _lost()
+        return job if isinstance(stored.state, PendingJob) else stored
 
     def _by_fallback(self, upload: Upload, picture: Picture, caller: Caller) -> Result | ServiceError:
         """One picture's result where the default failed meanwhile: only now is its fallback known.
@@ -250,7 +246,7 @@ class Inference:
         except ClientGone:
             raise
         except ServiceError as error:
-            return error
+            return error.as_outcome()
 
 
 def _outcome(result: SubmittedResult) -> str:

@@ -178,7 +178,7 @@ class _Run:
             except ClientGone:
                 raise
             except ServiceError as error:
-                question.outcome = error
+                question.outcome = error.as_outcome()
         before = self._timings
         self._timings = Timings(
             round(before.waiting + slowest.waiting, 3),
@@ -220,7 +220,7 @@ class _Run:
         except UnknownModel:
             return NoWorker(f"No model server has announced {step.model}, which the step {step.name} asks.")
         except ServiceError as error:
-            return error
+            return error.as_outcome()
         if view.card.steps:
             return ModelUnavailable(f"{step.model} is a pipeline itself; the step {step.name} needs a model.")
         return ModelChoice(view, view)
@@ -237,9 +237,9 @@ class _Run:
             return self._submit(question, question.choice, cutter)
         except BrokerUnavailable as error:
             self._away = time.monotonic(), error
-            return error
+            return error.as_outcome()
         except ServiceError as error:
-            return error
+            return error.as_outcome()
         except Exception:  # noqa: BLE001 - whatever one part raises costs no other
             _LOG.exception("the step %s failed on a part of a picture; this is a bug", question.step.name)
             return ServiceError("The service failed on this part of the picture; its log says why.")

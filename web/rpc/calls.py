@@ -135,10 +135,9 @@ class Calls:
                         Call(context, request_id, trace, started_at=time.monotonic()),
                     ).SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
-                # Its traceback has this frame: a cycle, which would keep the message until it is collected.
-                failure = _known(error).with_traceback(None)
-                code = errors.RPC_STATUS.get(failure.code, "INTERNAL")
-                _abort(context, failure, code, trailing, name)
+                failure = _known(error)
+                code = _status(failure)
+                _abort(context, failure, trailing, name)
             else:
                 context.set_trailing_metadata(trailing)
                 _LOG.debug("%s: OK", name)
@@ -166,8 +165,7 @@ class Calls:
                     request = _parsed(kind, self._read(messages, context, place))
                 begin(request, context, send)
             except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
-                failure = _known(error).with_traceback(None)
-                _abort(context, failure, errors.RPC_STATUS.get(failure.code, "INTERNAL"), [], kind.__name__)
+                _abort(context, _known(error), [], kind.__name__)
 
         handle.experimental_non_blocking = True  # type: ignore[attr-defined]
         return grpc.stream_stream_rpc_method_handler(
@@ -221,19 +219,24 @@ def _parsed(kind: type[_Request], data: bytes) -> _Request:
 def _known(error: Exception) -> ServiceError:
     """The error that its client sees; what is no ServiceError is a bug, and logged."""
     if isinstance(error, ServiceError):
-        return error
+        return error.as_outcome()
     _LOG.error("unexpected error; this is a bug", exc_info=error)
     return ServiceError("The service failed on this request; its log says why.")
+
+
+def _status(error: ServiceError) -> str:
+    """The name of gRPC's status of an error."""
+    return errors.RPC_STATUS.get(error.code, "INTERNAL")
 
 
 def _abort(
     context: Any,  # noqa: ANN401 - gRPC has no types
     error: ServiceError,
-    status: str,
     trailing: list[tuple[str, str]],
     about: str,
 ) -> NoReturn:
     """End the call with the error's status."""
+    status = _status(error)
     if isinstance(error, Unavailable):
         trailing.append((_RETRY_AFTER, str(error.retry_after_s)))
     # An overloaded service refuses by the thousand, and has no time to log each refusal.
