@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.keys import Keys
@@ -15,7 +16,8 @@ from tests.support.fakes import MODEL
 from tests.support.pictures import png
 from tests.support.service import Service
 from tests.support.waiting import eventually
-from web.app import create_app
+from web.app import create_app, refusal_renderer
+from web.server.refusals import RequestHead, UploadTimeout
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -81,6 +83,12 @@ def test_one_that_is_polled_is_accepted(running: Service) -> None:
     assert moved[_of("pictures_total", model=MODEL, outcome="accepted")] == 1
     labels = {"route": "/predict", "dialect": "batchwire", "model": MODEL, "code": "202"}
     assert moved[_of("http_requests_total", **labels)] == 1
+
+
+def test_pictures_of_a_request_that_fails_as_a_whole_count_too(running: Service) -> None:
+    _post(running, png(1))
+    moved = _moved(running, lambda: _post(running, png(1), png(2), query_string={"model": "never-heard-of"}))
+    assert moved[_of("pictures_total", model="", outcome="unknown_model")] == 2
 
 
 def test_dialects_are_told_apart(running: Service) -> None:
@@ -156,3 +164,13 @@ def test_the_page_on_metrics_has_all_of_both_tiers_with_their_labels(running: Se
     assert listed.keys() == told.keys()
     # One that never happened has no labels yet.
     assert {name: labels for name, labels in told.items() if labels and labels != listed[name]} == {}
+
+
+def test_what_the_loop_refuses_is_counted_by_its_code() -> None:
+    def count() -> float:
+        labels = {"code": "upload_timeout"}
+        return REGISTRY.get_sample_value("batchwire_http_requests_refused_unread_total", labels) or 0.0
+
+    before = count()
+    refusal_renderer(Settings.from_env({"MODELS": MODEL}))(UploadTimeout("too slow"), RequestHead())
+    assert count() == before + 1

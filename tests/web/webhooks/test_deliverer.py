@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import redis
 from msgspec import structs
+from prometheus_client import REGISTRY
 
 from broker.consumer import CompletedJob
 from broker.keys import Keys
@@ -196,6 +197,23 @@ def test_a_receiver_that_comes_up_later_gets_its_call(client: redis.Redis, keys:
         with receiving(port) as back:
             eventually(lambda: back.ids == [job_id])
             eventually(lambda: _nothing_is_left(client, keys))
+
+
+def test_calls_are_counted_by_what_became_of_them(
+    client: redis.Redis, keys: Keys, receiver: Receiver
+) -> None:
+    def counts() -> list[float]:
+        labels = [{"model": MODEL, "outcome": each} for each in ("delivered", "failed", "given_up")]
+        found = [REGISTRY.get_sample_value("batchwire_webhook_attempts_total", each) for each in labels]
+        return [each or 0.0 for each in found]
+
+    before, statuses = counts(), iter((503, 204, 410))
+    receiver.answer = lambda _: (next(statuses), {})
+    with _delivering(client, keys, *_host(receiver)):
+        for _ in range(2):
+            _complete(client, keys, receiver.url)
+            eventually(lambda: _nothing_is_left(client, keys))
+    assert [count - old for count, old in zip(counts(), before, strict=True)] == [1, 1, 1]
 
 
 def test_a_host_that_is_not_listed_any_more_is_not_called(
