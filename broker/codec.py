@@ -5,6 +5,7 @@ it. Decoding checks every field's presence and type and raises MalformedMessage.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
@@ -26,6 +27,9 @@ ID_LENGTH: Final = 36
 _JOB_REST: Final = 640
 """More than all of a job's JSON but its image and its notice takes (about 350 bytes, and a request's id)."""
 
+_LANE: Final = re.compile(rb'\{"id":"[^"]*"(?:,"polled":true)?,"lane":"([a-z0-9_-]+@[0-9]+)"')
+"""A job's lane, where the Lua scripts read it."""
+
 _Message = TypeVar("_Message")
 
 
@@ -43,14 +47,19 @@ class _AcceptedJob(msgspec.Struct):
     accepted: float
 
 
+class _Owned(msgspec.Struct):
+    owner: str = ""
+
+
 def job_size(spec: InputSpec) -> int:
     """Bytes that a job of such a picture takes as JSON, the rest of it rounded up."""
     return 4 * math.ceil(math.prod(spec.shape) / 3) + _JOB_REST
 
 
-def encode_pending(accepted_at: float, deadline: float) -> bytes:
-    """The value of a job's result key until it has its result: when it was accepted, and its deadline."""
-    return b"%s %.3f %.3f" % (PENDING, accepted_at, deadline)
+def encode_pending(accepted_at: float, deadline: float, owner: str = "") -> bytes:
+    """The value of a job's key until its result comes: when it was accepted, its deadline, whose it is."""
+    value = b"%s %.3f %.3f" % (PENDING, accepted_at, deadline)
+    return b"%s %s" % (value, owner.encode("ascii")) if owner else value
 
 
 def decode_pending(value: bytes) -> tuple[float, float] | None:
@@ -58,10 +67,17 @@ def decode_pending(value: bytes) -> tuple[float, float] | None:
     if not value.startswith(PENDING):
         return None
     try:
-        accepted_at, deadline = map(float, value.split()[1:])
+        accepted_at, deadline = map(float, value.split()[1:3])
     except ValueError as error:
         raise MalformedMessage(f"not a pending job's key: {error}") from None
     return accepted_at, deadline
+
+
+def owner_of(value: bytes) -> str:
+    """Whose job a result key is of, pending or with its result; empty: nobody's. Raises MalformedMessage."""
+    if value.startswith(PENDING):
+        return str(b"".join(value.split()[3:]), "latin-1")
+    return decode(value, _Owned).owner
 
 
 def encode_job(job: Job) -> bytes:
@@ -84,6 +100,12 @@ def decode_job(payload: bytes) -> Job:
         raise MalformedMessage(f"{len(image)} bytes of image do not fill the shape {wire.shape}")
     pixels: NDArray[np.uint8] = np.frombuffer(image, np.uint8).reshape(wire.shape)
     return Job(**(msgspec.structs.asdict(wire) | {"image": pixels}))
+
+
+def lane_of(payload: bytes) -> str:
+    """A job's lane, read from the beginning of its JSON, whatever comes after it; empty: none."""
+    lane = _LANE.match(payload)
+    return str(lane[1], "ascii") if lane else ""
 
 
 def accepted_at(payload: bytes) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 MEDIAN: Final = -1
@@ -220,12 +221,14 @@ class Pace:
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One picture and its deadline. Times are Redis' own, in seconds since 1970.
 
-    The order of its fields is that of its JSON, where the Lua scripts read the first three.
+    The order of its fields is that of its JSON, where the Lua scripts read the first four.
     """
 
     id: str
     polled: bool = False
     """Its client polls: it stands in a list of its own, from which a claim takes its share."""
+    lane: str = ""
+    """`OWNER@WEIGHT`: whose job it is, and that owner's share; empty: nobody's in particular."""
     input: str = ""
     """The tag of the InputSpec that the picture was prepared for; empty: any worker may run it."""
     image: NDArray[np.uint8]
@@ -252,6 +255,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if isinstance(self.image, np.ndarray):
             msgspec.structs.force_setattr(self, "shape", self.image.shape)
 
+    @property
+    def owner(self) -> str:
+        """Whose job it is; empty: nobody's in particular."""
+        return owner_of(self.lane)
+
+
+def owner_of(lane: str) -> str:
+    """Whose lane it is: what stands before the @. A lane describes itself, so its weight needs no look-up."""
+    return lane.partition("@")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
@@ -264,6 +277,8 @@ class Webhook:
     request_id: str = ""
     attempts: int = 0
     """Calls that failed."""
+    owner: str | UnsetType = UNSET
+    """Whose job it is, where it is somebody's: nobody else may end it."""
 
 
 Box = tuple[int, int, int, int]
@@ -402,6 +417,8 @@ class Result:
     """The probability of every label, in their order; only where the job asks, of a model that has such."""
     best_index: int | None = None
     """The place of the best prediction's class among the model's labels; None without predictions."""
+    owner: str | UnsetType = UNSET
+    """Whose job it was, where it was somebody's: no other may poll it. No answer shows it."""
 
     @property
     def is_empty(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import redis
+from msgspec import UNSET
 from redis.client import Pipeline
 
 from broker import codec
@@ -265,13 +266,14 @@ class Producer:
         name: RequestName | None = None,
         callback_url: str = "",
         request_id: str = "",
+        owner: str = "",
     ) -> str:
         """Make the result of a job pending that no queue holds: of a pipeline, for a client that polls.
 
         `time_s` are the seconds until its deadline. Returns and raises as `enqueue` does.
         """
         now = self._clock.now()
-        value = codec.encode_pending(now, now + time_s)
+        value = codec.encode_pending(now, now + time_s, owner)
         with self._reported(model), translated("take a job"):
             while True:
                 with self._redis.pipeline(transaction=True) as pipe, contextlib.suppress(redis.WatchError):
@@ -279,7 +281,7 @@ class Producer:
                         return job_before
                     pipe.set(self._keys.of(model).result(job_id), value, ex=self._limits.key_ttl_s)
                     if callback_url:
-                        webhook = Webhook(callback_url, now, now + time_s, request_id)
+                        webhook = Webhook(callback_url, now, now + time_s, request_id, owner=owner or UNSET)
                         self.webhooks.add(pipe, model, job_id, webhook)
                     pipe.execute()
                     return job_id
@@ -309,13 +311,28 @@ class Producer:
         with translated("look up a request"), self._redis.pipeline() as pipe:
             return self._take_name(pipe, model, name)
 
+    def delete(self, model: str, job_id: str, *, owner: str = "") -> bool:
+        """Cancel a polled job of `owner`, or drop its result and its webhook; return whether there was one.
+
+        Nothing of another's changes: a job's owner never does, so what was looked up still holds.
+        """
+        keys = self._keys.of(model)
+        with translated("look up a job"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.get(keys.result(job_id))
+            pipe.hget(keys.callbacks, job_id)
+            stored, callback = pipe.execute()
+        values = [value for value in (stored, callback) if value is not None]
+        if not values or any(codec.owner_of(value) != owner for value in values):
+            return False
+        return self.cancel(model, job_id, has_webhook=callback is not None)
+
     def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
         """For a client that polls: the result, PendingJob, or None when there is none (any more)."""
         stored = self.look_up(model, job_id)
         return stored.state if stored is not None else None
 
-    def look_up(self, model: str, job_id: str) -> "StoredJob | None":
-        """The same, and when it expires."""
+    def look_up(self, model: str, job_id: str, *, owner: str = "") -> "StoredJob | None":
+        """The same, and when it expires. A job that is not `owner`'s is as if it did not exist."""
         key = self._keys.of(model).result(job_id)
         # No MULTI: a full Redis refuses it.
         with translated("look up a result"), self._redis.pipeline(transaction=False) as pipe:
@@ -327,7 +344,7 @@ class Producer:
         self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
         if self._clock.has_news:
             share_steps(self._redis, self._keys, self._clock)
-        if value is None:
+        if value is None or codec.owner_of(value) != owner:
             return None
         pending, now = codec.decode_pending(value), self._clock.now()
         if pending is None:
@@ -377,7 +394,7 @@ class Producer:
                     if name and (job_before := self._take_name(pipe, model, name, job.id, time_s)):
                         return job_before
                     # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
-                    pending = codec.encode_pending(job.accepted_at, job.deadline)
+                    pending = codec.encode_pending(job.accepted_at, job.deadline, job.owner)
                     if webhook:
                         self.webhooks.add(pipe, model, job.id, webhook)
                     pipe.set(keys.result(job.id), pending, ex=self._limits.key_ttl_s)

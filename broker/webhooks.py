@@ -155,6 +155,7 @@ class WebhookStore:
             taken.webhook.deadline,
             taken.webhook.request_id,
             attempts,
+            taken.webhook.owner,
         )
         self._settle(taken.model, taken.job_id, f"{in_s:.3f}", codec.encode(webhook))
 

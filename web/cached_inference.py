@@ -187,7 +187,7 @@ class CachedInference(Inference):
         """
         until, question, stored = self.jobs.wait_until(caller.options), run.question, None
         with contextlib.suppress(MalformedMessage, DeadlinePassed):  # the run's own deadline, not this one
-            stored = self.jobs.follow(run.model, run.id, until=until, is_client_gone=caller.is_gone)
+            stored = self._looked_at(run, caller, until=until)
         if stored is not None and self._is_answer(stored, question.card):
             result = stored.result
             values = {name: getattr(result, name) for name in _RESULT_FIELDS}
@@ -206,11 +206,13 @@ class CachedInference(Inference):
 def digest_of(
     choice: ModelChoice, picture: bytes | NDArray[np.uint8], options: JobOptions, *, top: int
 ) -> str:
-    """Of all that an answer depends on: the picture as it came, the model as it is, what is asked of it."""
+    """Of all that an answer depends on: the picture as it came, the model, what is asked, and by whom."""
     card = choice.view.card
     # The version covers the model's folder and its weights. Which engine runs it the environment says.
     asked: tuple[object, ...] = (card.model, card.model_version, card.engine, card.precision, card.weights)
     asked += (card.input.tag, top, options.scores, choice.notice)
+    if options.owner:  # X-Cache would tell one what another has sent
+        asked += (options.owner,)
     if isinstance(picture, bytes):
         content: bytes = picture
     else:  # a picture's own size is in no other field of it

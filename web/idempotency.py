@@ -31,9 +31,13 @@ class IdempotentRequest:
     key: str
     digest: str
 
-    def picture(self, number: int) -> RequestName:
-        """What the job of one of its pictures is called: each is a job."""
-        return RequestName(f"{self.key}:{number}", self.digest)
+    def picture(self, number: int, *, owner: str = "") -> RequestName:
+        """What the job of one of its pictures is called: each is a job. Owners share no name.
+
+        No key has a space in it, so none can be another's name.
+        """
+        name = f"{self.key}:{number}"
+        return RequestName(f"{owner} {name}" if owner else name, self.digest)
 
 
 def read(request: Request, upload: Upload) -> IdempotentRequest | None:

@@ -48,6 +48,10 @@ class Caller:
     is_gone: Callable[[], bool]
     named: IdempotentRequest | None = None
 
+    def name_of(self, number: int) -> RequestName | None:
+        """What the job of one of its pictures is called, if the client names them."""
+        return self.named.picture(number, owner=self.options.owner) if self.named else None
+
 
 class Inference:
     """Asks models about the pictures of requests, from any thread."""
@@ -101,7 +105,6 @@ class Inference:
     def _by_model(
         self, choice: ModelChoice, upload: Upload, caller: Caller, *, top: int
     ) -> list[SubmittedResult]:
-        named = caller.named
         results: list[SubmittedResult] = []
         try:
             for number, picture in enumerate(upload.pictures):
@@ -110,7 +113,7 @@ class Inference:
                     continue
                 if results and caller.is_gone():
                     raise ClientGone("The client closed the connection.")
-                name = named.picture(number) if named else None
+                name = caller.name_of(number)
                 results.append(self._submitted(choice, picture, caller.options, top=top, name=name))
             for number, job in enumerate(results):
                 if isinstance(job, SubmittedJob | FollowedJob) and not caller.options.polled:
@@ -159,7 +162,7 @@ class Inference:
         if isinstance(job, SubmittedJob):
             return self.jobs.wait(job, is_client_gone=caller.is_gone)
         until = self.jobs.wait_until(caller.options)
-        stored = self.jobs.follow(job.model, job.id, until=until, is_client_gone=caller.is_gone)
+        stored = self._looked_at(job, caller, until=until)
         if stored is None:
             raise _lost()
         if isinstance(stored.state, PendingJob):
@@ -167,14 +170,14 @@ class Inference:
         return stored.result
 
     def _by_steps(self, choice: ModelChoice, upload: Upload, caller: Caller) -> list[SubmittedResult]:
-        options, named = caller.options, caller.named
+        options = caller.options
         pictures = [
             ClientError(f"{choice.view.card.model} is a pipeline: it takes encoded pictures, and no pixels.")
             if isinstance(picture, np.ndarray)
             else picture
             for picture in upload.pictures
         ]
-        if not (options.polled or named):
+        if not (options.polled or caller.named):
             return [*pipelines.run(self.jobs, choice, pictures, options, is_client_gone=caller.is_gone)]
         results: list[SubmittedResult] = []
         for number, picture in enumerate(pictures):
@@ -183,8 +186,7 @@ class Inference:
             elif results and isinstance(results[-1], BrokerUnavailable):
                 results.append(results[-1])  # each would find that out again, 0.9 s later
             else:
-                name = named.picture(number) if named else None
-                results.append(self._started(choice, picture, options, name))
+                results.append(self._started(choice, picture, options, caller.name_of(number)))
         if options.polled:
             return results
         return [self._ended(each, caller) if isinstance(each, Polled) else each for each in results]
@@ -216,14 +218,14 @@ class Inference:
             for job in results:
                 if isinstance(job, Polled) and not is_wanted:
                     with contextlib.suppress(BrokerUnavailable):
-                        self.jobs.delete(job.model, job.id)
+                        self.jobs.delete(job.model, job.id, owner=caller.options.owner)
             raise
         return awaited
 
     def _followed(self, job: Polled, caller: Caller, *, until: float) -> PictureResult:
         """What has become of a job by then: the job itself while it is pending. Raises ClientGone."""
         try:
-            stored = self.jobs.follow(job.model, job.id, until=until, is_client_gone=caller.is_gone)
+            stored = self._looked_at(job, caller, until=until)
         except ClientGone:
             raise
         except ServiceError as error:
@@ -231,6 +233,11 @@ class Inference:
         if stored is None:  # a killed Redis came back without it
             return _lost()
         return job if isinstance(stored.state, PendingJob) else stored
+
+    def _looked_at(self, job: Polled, caller: Caller, *, until: float) -> StoredJob | None:
+        """What is stored of a caller's job by then. Raises as JobClient.follow does."""
+        owner = caller.options.owner
+        return self.jobs.follow(job.model, job.id, until=until, is_client_gone=caller.is_gone, owner=owner)
 
     def _by_fallback(self, upload: Upload, picture: Picture, caller: Caller) -> Result | ServiceError:
         """One picture's result where the default failed meanwhile: only now is its fallback known.

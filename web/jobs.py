@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from broker import codec
@@ -27,7 +28,7 @@ from broker.errors import (
     Overloaded,
     Unavailable,
 )
-from broker.messages import Job, Result, TaskResult, Webhook, WorkerState
+from broker.messages import Job, Result, TaskResult, Webhook, WorkerState, owner_of
 from broker.producer import LENGTH_VALID_S, PendingJob, Producer, RequestName, StoredJob
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
@@ -96,6 +97,13 @@ class JobOptions:
     """The client waits no longer than this."""
     callback_url: str = ""
     """Where the end of each job is announced; empty: nowhere."""
+    lane: str = ""
+    """`OWNER@WEIGHT`: for whom, and with what share of the queue, in percent of an ordinary one."""
+
+    @property
+    def owner(self) -> str:
+        """Whose jobs they are: nobody else may poll or end them. Empty: nobody's in particular."""
+        return owner_of(self.lane)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +266,11 @@ class JobClient:
             raise DeadlinePassed("No time was left for this picture: send fewer at once, or allow more time.")
         # A shared one was looked up with what is kept.
         is_own = name is not None and not name.is_shared
-        if name is not None and is_own and (job_before := self.named(choice.view.card.model, name)):
+        if (
+            name is not None
+            and is_own
+            and (job_before := self.named(choice.view.card.model, name, owner=options.owner))
+        ):
             return job_before
         self.admit(choice, options)
         # Who has waited for a place is not to find out again, after 0.9 s, that Redis is away.
@@ -311,17 +323,17 @@ class JobClient:
             )
         except Overloaded as refusal:
             if not options.polled:
-                self.refusals.note(refusal, card.model)
+                self.refusals.note(refusal, card.model, lane=options.lane)
             raise
 
-    def named(self, model: str, name: RequestName) -> FollowedJob | None:
+    def named(self, model: str, name: RequestName, *, owner: str = "") -> FollowedJob | None:
         """The job that a client named so, if its result is still kept. Raises IdempotencyKeyReused."""
         job_id = self.producer.named(model, name)
-        return self.follower(model, job_id) if job_id is not None else None
+        return self.follower(model, job_id, owner=owner) if job_id is not None else None
 
-    def follower(self, model: str, job_id: str) -> FollowedJob:
-        """A job that was submitted before."""
-        stored = self.producer.look_up(model, job_id)
+    def follower(self, model: str, job_id: str, *, owner: str = "") -> FollowedJob:
+        """A job of `owner` that was submitted before."""
+        stored = self.producer.look_up(model, job_id, owner=owner)
         if stored is None:
             raise Unavailable("The job that this request named before has just ended: send it again.")
         return FollowedJob(model, job_id, stored.expires_at)
@@ -348,6 +360,7 @@ class JobClient:
             image=prepared.pixels,
             accepted_at=now,
             deadline=now + wait_until - time.monotonic(),
+            lane=options.lane,
             reply_to=self.replies.frontend if is_waited_for else None,
             original_size=prepared.original_size,
             top=top,
@@ -357,14 +370,11 @@ class JobClient:
             request_id=options.request_id,
             scores=options.scores,
         )
-        webhook = None
-        if options.callback_url:
-            webhook = Webhook(options.callback_url, now, job.deadline, options.request_id)
         # Before the job is enqueued: its result may come at once.
         waiter = self.replies.expect(model, job.id) if is_waited_for else None
         job_id = ""
         try:
-            job_id = self.producer.enqueue(model, job, name, webhook)
+            job_id = self.producer.enqueue(model, job, name, _webhook(job, options))
         finally:
             if waiter is not None and job_id != job.id:
                 self.replies.forget(waiter)
@@ -373,7 +383,7 @@ class JobClient:
                 return FollowedJob(
                     model, job_id, math.inf
                 )  # whether it has ended is seen when it is followed
-            return self.follower(model, job_id)
+            return self.follower(model, job_id, owner=options.owner)
         if waiter is not None:
             waiter.is_enqueued = True
         _LOG.debug("job %s of %s is enqueued", job.id, model)
@@ -475,12 +485,12 @@ class JobClient:
         with contextlib.suppress(BrokerUnavailable), self._known_away():  # it then ends at its deadline
             self.producer.cancel(submitted.model, submitted.job.id, has_webhook=submitted.job.polled)
 
-    def poll(self, model: str, job_id: str) -> StoredJob | None:
-        """The job's result, or that it is pending; None where there is none (any more).
+    def poll(self, model: str, job_id: str, *, owner: str = "") -> StoredJob | None:
+        """The job's result, or that it is pending; None where `owner` has none (any more).
 
         Raises DeadlinePassed, once: the job is cancelled then.
         """
-        stored = self.producer.look_up(model, job_id)
+        stored = self.producer.look_up(model, job_id, owner=owner)
         if stored is not None and isinstance(stored.state, PendingJob) and stored.state.deadline_passed:
             result = self.producer.take_or_cancel(model, job_id)
             if result is None:
@@ -489,28 +499,34 @@ class JobClient:
         return stored
 
     def follow(
-        self, model: str, job_id: str, *, until: float, is_client_gone: Callable[[], bool]
+        self,
+        model: str,
+        job_id: str,
+        *,
+        until: float,
+        is_client_gone: Callable[[], bool],
+        owner: str = "",
     ) -> StoredJob | None:
         """The same, but sleep while the job is pending, until that monotonic time at most. Takes no place.
 
         Raises DeadlinePassed, ClientGone; the job goes on without its client.
         """
         if time.monotonic() >= until:
-            return self.poll(model, job_id)
+            return self.poll(model, job_id, owner=owner)
         waiter = self.replies.follow(model, job_id)
         try:
-            stored = self.poll(model, job_id)
+            stored = self.poll(model, job_id, owner=owner)
             if stored is None or not isinstance(stored.state, PendingJob):
                 return stored
             self._sleep(waiter, min(until, time.monotonic() + stored.state.left_s), is_client_gone)
             # The key, not the message: it says how long the result stays.
-            return self.poll(model, job_id)
+            return self.poll(model, job_id, owner=owner)
         finally:
             self.replies.forget(waiter)
 
-    def delete(self, model: str, job_id: str) -> bool:
-        """Cancel a job that is polled, or drop its result and its webhook; return whether there was one."""
-        return self.producer.cancel(model, job_id, has_webhook=True)
+    def delete(self, model: str, job_id: str, *, owner: str = "") -> bool:
+        """Cancel `owner`'s polled job, or drop its result and its webhook; return whether there was one."""
+        return self.producer.delete(model, job_id, owner=owner)
 
     def longest_wait_until(self, wait_s: float) -> float:
         """The monotonic time until which a poller may wait that asks for so many seconds."""
@@ -524,6 +540,14 @@ class JobClient:
                 return
             if is_client_gone():
                 raise ClientGone("The client closed the connection.")
+
+
+def _webhook(job: Job, options: JobOptions) -> Webhook | None:
+    """Where the end of the job is announced, if anywhere."""
+    if not options.callback_url:
+        return None
+    times = job.accepted_at, job.deadline
+    return Webhook(options.callback_url, *times, job.request_id, owner=job.owner or UNSET)
 
 
 def _own(job: SubmittedJob | FollowedJob) -> SubmittedJob:

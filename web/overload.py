@@ -11,25 +11,34 @@ from broker.errors import Overloaded
 
 ANY_MODEL: Final = ""
 
+_MOST: Final = 1024
+"""Refusals that are remembered at once: of a few models, for as many lanes as there are keys."""
+
 
 class RecentRefusals:
-    """The models that were overloaded when they were last asked. Safe to use from any thread."""
+    """The models that were overloaded when they were last asked. Safe to use from any thread.
+
+    A refusal of admission is one lane's: others have shares of their own.
+    """
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._refusals: dict[str, tuple[float, Overloaded]] = {}
+        self._refusals: dict[tuple[str, str | None], tuple[float, Overloaded]] = {}
+        """By model and lane; None: whatever the lane."""
 
     def __bool__(self) -> bool:
         return bool(self._refusals)
 
-    def note(self, refusal: Overloaded, model: str = ANY_MODEL) -> None:
-        """Remember a refusal for as long as it is valid."""
+    def note(self, refusal: Overloaded, model: str = ANY_MODEL, *, lane: str | None = None) -> None:
+        """Remember a refusal for as long as it is valid: of all lanes, or of that one alone."""
         if refusal.valid_s:
-            self._refusals[model] = (self._monotonic() + refusal.valid_s, refusal)
+            if len(self._refusals) >= _MOST:
+                self._refusals.clear()  # whoever is forgotten is asked about once more
+            self._refusals[model, lane] = (self._monotonic() + refusal.valid_s, refusal)
 
-    def of(self, model: str) -> Overloaded | None:
-        """What a request for this model would be refused with; None if that is not known."""
-        for name in (ANY_MODEL, model):
+    def of(self, model: str, *, lane: str = "") -> Overloaded | None:
+        """What a request for this model would be refused with in this lane; None if that is not known."""
+        for name in ((ANY_MODEL, None), (model, None), (model, lane)):
             until, refusal = self._refusals.get(name, (0.0, None))
             if self._monotonic() < until:
                 return refusal

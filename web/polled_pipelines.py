@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from msgspec import UNSET
+
 from broker.errors import BrokerUnavailable, Overloaded, ServiceError, Unavailable
 from broker.messages import Failure, Result
 from broker.producer import RequestName
@@ -42,10 +44,15 @@ class PolledPipeline:
     version: str
     expires_at: float = 0.0
     """Until when its result is kept at most, in Redis' time."""
+    owner: str = ""
 
     def failed(self, error: ServiceError) -> Result:
         """The result that says so."""
-        return Result(self.id, self.model, self.version, error=Failure(error.code, error.message))
+        return self.ended(Result("", self.model, self.version, error=Failure(error.code, error.message)))
+
+    def ended(self, result: Result) -> Result:
+        """What came of its steps, as this job's result."""
+        return replace(result, id=self.id, owner=self.owner or UNSET)
 
 
 class PolledPipelines:
@@ -66,9 +73,11 @@ class PolledPipelines:
         Raises Overloaded, Unavailable, BrokerUnavailable, IdempotencyKeyReused.
         """
         card = choice.view.card
-        if name is not None and (job_before := self._jobs.named(card.model, name)):
+        if name is not None and (job_before := self._jobs.named(card.model, name, owner=options.owner)):
             return job_before
-        job = PolledPipeline(card.model, str(uuid.uuid4()), choice.notice, card.model_version)
+        job = PolledPipeline(
+            card.model, str(uuid.uuid4()), choice.notice, card.model_version, owner=options.owner
+        )
         if options.callback_url:
             self._jobs.producer.webhooks.admit(card.model)
         # Its steps' jobs are waited for here, and announced to nobody.
@@ -95,10 +104,11 @@ class PolledPipelines:
                 name=name,
                 callback_url=callback_url,
                 request_id=options.request_id,
+                owner=job.owner,
             )
             if job_id != job.id:
                 self._end(job)
-                return self._jobs.follower(job.model, job_id)
+                return self._jobs.follower(job.model, job_id, owner=job.owner)
             thread.start()
         except BaseException:
             self._end(job)
@@ -155,7 +165,7 @@ class PolledPipelines:
             outcome = _stopped()  # one that was cancelled has no key to write this to
         except ServiceError as error:
             outcome = error
-        return replace(outcome, id=job.id) if isinstance(outcome, Result) else job.failed(outcome)
+        return job.ended(outcome) if isinstance(outcome, Result) else job.failed(outcome)
 
     def _is_unwanted(self, job: PolledPipeline) -> bool:
         """Whether this process stops, or the job was cancelled."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from broker import codec
 from broker.consumer import ClaimedJob
 from broker.errors import DeadlinePassed, InferenceFailed, MalformedMessage, ServiceError, first_line
-from broker.messages import InputSpec, Job
+from broker.messages import InputSpec, Job, owner_of
 from model_server.engines import Outputs
 from model_server.hooks.own_code import HookFailed, HookLost, HookRestarting
 from pictures import refit
@@ -39,6 +39,8 @@ class BatchEntry:
     batch_size: int = 0
     notice: str = ""
     """What its answer must say."""
+    owner: str = ""
+    """Whose job it is, also where the rest of it can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def _judge(
     only_places: bool,
     shift_s: Callable[[float], float],
 ) -> BatchEntry:
-    entry = BatchEntry(claim.id, claim.attempts)
+    entry = BatchEntry(claim.id, claim.attempts, owner=owner_of(codec.lane_of(claim.payload)))
     if not claim.pending:
         return entry
     try:

@@ -5,6 +5,8 @@ Owns the making of results from outputs and errors. Knows no Redis, no clock and
 
 from collections.abc import Callable
 
+from msgspec import UNSET
+
 from broker.consumer import CompletedJob
 from broker.errors import ServiceError
 from broker.messages import Failure, Result, TaskResult, Timings
@@ -60,6 +62,7 @@ def completed(
         engine=spec.engine,
         precision=spec.precision,
         best_index=spec.indices.get((best.class_id, best.label)) if best else None,
+        owner=entry.owner or UNSET,
     )
     is_poison = entry.is_poison or isinstance(error, HookFailed)  # in postprocess, too
     reason = error.message if error is not None and is_poison else ""

@@ -41,6 +41,15 @@ def test_the_tag_of_the_input_stands_second_and_the_notice_last() -> None:
     assert (decoded.input, decoded.notice) == ("2-1-3-crop", "n")
 
 
+def test_a_lane_stands_where_the_scripts_read_it_and_is_read_from_what_is_no_job() -> None:
+    payload = codec.encode_job(msgspec.structs.replace(JOB, polled=True, lane="ann@300", input="2-1-3-crop"))
+    assert payload.startswith(
+        b'{"id":"11111111-2222-4333-8444-555555555555","polled":true,"lane":"ann@300","input":"2-1-3-crop",'
+    )
+    assert codec.decode_job(payload).owner == "ann"
+    assert [codec.lane_of(each) for each in (payload[:-9], GOLDEN_JOB, b"")] == ["ann@300", "", ""]
+
+
 def test_the_id_stands_where_the_scripts_read_it() -> None:
     start = codec.ID_START
     assert GOLDEN_JOB[start : start + codec.ID_LENGTH].decode() == JOB.id

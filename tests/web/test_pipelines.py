@@ -20,6 +20,7 @@ from PIL import Image
 from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
 from broker.messages import AS_UPLOADED, Fit, InputSpec, Mask, Result, State, Step, WorkerState
+from broker.producer import PendingJob
 from model_server.catalogue.detection_layout import Detection
 from model_server.catalogue.model_spec import Label, ModelSpec
 from model_server.catalogue.pipeline_toml import StepModels
@@ -410,6 +411,22 @@ def test_a_pipeline_can_be_polled_for(city: City) -> None:
     answer = city.client.get(address).get_json()
     assert answer["id"] == accepted.get_json()["id"]
     assert _label(answer["steps"]["objects"]["predictions"][1]["steps"]["shade"]) == "bright"
+
+
+def test_a_polled_pipeline_is_its_owner_s_from_the_first_step_to_the_end(city: City) -> None:
+    city.pipeline(FIND)
+    city.finder()
+    held = threading.Event()
+    city.engines["finder"].on_batch = lambda _: held.wait(20)
+    polled: PolledPipelines = city.client.application.extensions["polled_pipelines"]
+    options = JobOptions(time.monotonic(), polled=True, lane="ann@100")
+    job = polled.start(city.jobs.models.choose("city"), PHOTO, options)
+    assert city.jobs.poll("city", job.id) is None
+    assert isinstance(getattr(city.jobs.poll("city", job.id, owner="ann"), "state", None), PendingJob)
+    held.set()
+    eventually(lambda: not polled._running)
+    assert city.jobs.poll("city", job.id) is None
+    assert isinstance(getattr(city.jobs.poll("city", job.id, owner="ann"), "state", None), Result)
 
 
 def test_a_polled_pipeline_that_fails_says_so(city: City) -> None:

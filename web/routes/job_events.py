@@ -62,14 +62,21 @@ def events(job_id: str) -> Response:
 
 
 def _stream(
-    jobs: JobClient, pending: PendingAnswer, is_client_gone: Callable[[], bool], request_id: str
+    jobs: JobClient,
+    pending: PendingAnswer,
+    is_client_gone: Callable[[], bool],
+    request_id: str,
+    *,
+    owner: str = "",
 ) -> Iterator[bytes]:
     until = jobs.longest_wait_until(math.inf)
     yield _RETRY + _event("pending", pending)
     while (now := time.monotonic()) < until:
         beat_at = min(until, now + HEARTBEAT_S)
         try:
-            stored = jobs.follow(pending.model, pending.id, until=beat_at, is_client_gone=is_client_gone)
+            stored = jobs.follow(
+                *(pending.model, pending.id), until=beat_at, is_client_gone=is_client_gone, owner=owner
+            )
         except (ClientGone, BrokerUnavailable):
             return  # nobody reads on; or the client that connects again is told
         except ServiceError as error:

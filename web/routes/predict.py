@@ -72,7 +72,7 @@ def predict() -> Response:
     return response
 
 
-def turned_away(jobs: JobClient, arrival: Arrival) -> Overloaded | None:
+def turned_away(jobs: JobClient, arrival: Arrival, *, lane: str = "") -> Overloaded | None:
     """The refusal of a request that this process need not look at closer, for it has just refused the same.
 
     The loop asks (web/server/worker.py). Through a thread and the app a refusal costs 2 ms of the processor:
@@ -87,7 +87,7 @@ def turned_away(jobs: JobClient, arrival: Arrival) -> Overloaded | None:
     # Others are refused by another share of the queue.
     if CALLBACK_URL in head.query or arrival.mentions(CALLBACK_URL.encode()):
         return None
-    return refusals.of(model or jobs.models.default)
+    return refusals.of(model or jobs.models.default, lane=lane)
 
 
 @blueprint.after_request

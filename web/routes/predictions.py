@@ -51,10 +51,10 @@ def cancel(job_id: str) -> Response:
     return Response(status=204)
 
 
-def looked_up(jobs: JobClient, job_id: str) -> tuple[str, StoredJob]:
+def looked_up(jobs: JobClient, job_id: str, *, owner: str = "") -> tuple[str, StoredJob]:
     """The model that the request names, and what is stored of its job. Raises NotFound, UnknownModel."""
     model = _model(jobs)
-    stored = jobs.poll(model, job_id) if _can_be(model, job_id) else None
+    stored = jobs.poll(model, job_id, owner=owner) if _can_be(model, job_id) else None
     if stored is None:
         raise _not_found(jobs, model)
     return model, stored

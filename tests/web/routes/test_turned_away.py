@@ -76,6 +76,15 @@ def test_a_refusal_is_believed_as_long_as_it_says() -> None:
     assert refusals.of("a") is None
 
 
+def test_a_refusal_of_one_lane_is_no_other_s() -> None:
+    refusals = RecentRefusals(monotonic=lambda: 5.0)
+    refusals.note(Overloaded("ann's", valid_s=1), "a", lane="ann@100")
+    assert refusals.of("a", lane="ann@100") is not None
+    assert [refusals.of("a", lane=lane) for lane in ("", "ann@400", "bob@100")] == [None] * 3
+    refusals.note(Overloaded("all", valid_s=1), "a")
+    assert getattr(refusals.of("a", lane="bob@100"), "message", "") == "all"
+
+
 @pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "1"}])
 def test_a_full_queue_is_remembered(service: Service, client: redis.Redis, keys: Keys) -> None:
     jobs: JobClient = service.app.extensions["jobs"]
