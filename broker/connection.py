@@ -139,6 +139,11 @@ def refusal_code(error: redis.RedisError) -> str:
     return code[1] if code else ""
 
 
+def refusal(error: redis.RedisError) -> str:
+    """What a refused write says to operators."""
+    return f"Redis can't take a write: {_reason(error)}."
+
+
 def _misplaced(client: redis.Redis, types: Mapping[str, str]) -> str:
     """Say which of these keys is of another type; empty where none is any more."""
     try:

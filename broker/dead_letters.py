@@ -72,7 +72,7 @@ class DeadLetters:
             job = codec.decode_job(payload)
         except MalformedMessage as error:
             raise MalformedMessage(
-                f"The job of {job_id} can't be read, so it can't be queued again ({error.message})."
+                f"The job of {job_id} can't be read, so it can't be queued again ({error.detail})."
             ) from None
         self._producer.admit(self._model, size=len(payload), timeout_s=timeout_s, pace=pace, polled=True)
         now = self._now()
@@ -87,7 +87,7 @@ class DeadLetters:
             self._remove(entry)
         except BrokerUnavailable as error:
             raise BrokerUnavailable(
-                f"{error.message} {job_id} is queued again as {fresh_id}, but may still be a dead letter."
+                f"{error.detail} {job_id} is queued again as {fresh_id}, but may still be a dead letter."
             ) from error
         return fresh_id
 

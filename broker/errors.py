@@ -1,6 +1,6 @@
 """The errors that cross this project's parts. Owns names and codes; knows no HTTP and no Redis.
 
-    ServiceError                  code, message: both may be shown to a client
+    ServiceError                  code, message: both are shown to clients. detail: for logs and operators
     |- ClientError                the request is wrong; sending it again changes nothing
     |  |- UnknownModel            no such model
     |  `- IdempotencyKeyReused    the key belongs to another request
@@ -10,7 +10,7 @@
     |  |- ModelUnavailable        the model failed to load; the message has the reason
     |  `- BrokerUnavailable       Redis does not answer
     |- DeadlinePassed             the answer did not come in time
-    |- InferenceFailed            the model failed on this picture
+    |- InferenceFailed            the model failed on this picture; the detail says how
     |- MalformedMessage           bytes in Redis that are not ours
     `- LeaseLost                  this worker's lease is gone: its batch belongs to others now
 
@@ -22,13 +22,18 @@ from typing import Self
 
 
 class ServiceError(Exception):
-    """Base of all. `code` is stable and for programs, `message` says to people what to do."""
+    """Base of all. `code` is stable and for programs, `message` says to people what to do.
+
+    `detail`, which is also str(error), may name what is no business of clients: addresses, keys, paths, other
+    libraries' words. By default it is the message.
+    """
 
     code = "internal"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(detail or message)
         self.message = message
+        self.detail = detail or message
 
     def as_outcome(self) -> Self:
         """This error as what something came to, to be kept and shown: without its traceback.
@@ -41,7 +46,7 @@ class ServiceError(Exception):
     def about(self, what: str) -> Self:
         """The same error, which says what it is about; this one may be another request's, too."""
         told = copy.copy(self)
-        told.message = f"{what}: {self.message}"
+        told.message, told.detail = f"{what}: {self.message}", f"{what}: {self.detail}"
         return told
 
 
@@ -68,8 +73,8 @@ class Unavailable(ServiceError):
 
     code = "unavailable"
 
-    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, retry_after_s: int = 1, detail: str = "") -> None:
+        super().__init__(message, detail=detail)
         self.retry_after_s = max(1, retry_after_s)
 
 
@@ -96,12 +101,20 @@ class ModelUnavailable(Unavailable):
 
 
 class BrokerUnavailable(Unavailable):
-    """Redis does not answer; or it does and `is_refusal`, for want of memory or a password, say."""
+    """Redis does not answer; or it does and `is_refusal`, for want of memory or a password, say.
+
+    `detail` says to operators what is wrong. Clients can only come again: they are all told the same.
+    """
 
     code = "broker_unavailable"
 
-    def __init__(self, message: str, *, retry_after_s: int = 1, is_refusal: bool = False) -> None:
-        super().__init__(message, retry_after_s=retry_after_s)
+    def __init__(self, detail: str, *, retry_after_s: int = 1, is_refusal: bool = False) -> None:
+        again_s = max(1, retry_after_s)
+        super().__init__(
+            f"The service can't use its queue at the moment; come back in {again_s} s.",
+            retry_after_s=again_s,
+            detail=detail,
+        )
         self.is_refusal = is_refusal
 
 
@@ -118,9 +131,12 @@ class InferenceFailed(ServiceError):
 
 
 class MalformedMessage(ServiceError):
-    """A message in Redis can't be read. Never shown to a client: the job gets `inference_failed`."""
+    """A message in Redis can't be read; `detail` says why. A job that can't be gets `inference_failed`."""
 
     code = "malformed_message"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("What the service kept of this can't be read; its log says why.", detail=detail)
 
 
 class LeaseLost(ServiceError):

@@ -57,9 +57,9 @@ class Outage:
         with self._lock:
             if error.is_refusal:
                 self._succeeded(None, who)  # it was reached
-                self._failed(model, f"{model}: {error.message}" if model else error.message, who)
+                self._failed(model, f"{model}: {error.detail}" if model else error.detail, who)
             else:
-                self._failed(None, error.message, who)
+                self._failed(None, error.detail, who)
             self._is_failing = True
 
     def succeeded(self, model: str = "", *, who: Hashable = None) -> None:

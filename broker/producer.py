@@ -5,6 +5,7 @@ gives a request. It never waits; replies.py does.
 """
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,8 @@ from broker.messages import Job, Pace, Result, Webhook
 from broker.outage import Outage
 from broker.scripts import lua
 from broker.webhooks import WebhookStore
+
+_LOG = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_S: Final = 60
 """A longer advice would outlive what the rate says of the future."""
@@ -249,12 +252,12 @@ class Producer:
         """
         # The webhook first: one without its job would say that the deadline passed.
         was_announced = has_webhook and self.webhooks.end(model, job_id)
-        with translated("cancel a job"):
+        with self._reported(model), translated("cancel a job"):
             return bool(self._redis.delete(self._keys.of(model).result(job_id))) or was_announced
 
     def is_known(self, model: str, job_id: str) -> bool:
         """Whether the job is pending or has its result: not once it was cancelled."""
-        with translated("look up a job"):
+        with self._reported(model), translated("look up a job"):
             return bool(self._redis.exists(self._keys.of(model).result(job_id)))
 
     def begin(
@@ -297,18 +300,19 @@ class Producer:
 
     def take_or_cancel(self, model: str, job_id: str) -> Result | None:
         """At the deadline: the result if it is there after all, else None and the job is cancelled."""
-        with translated("look up a result"):
+        with self._reported(model), translated("look up a result"):
             value = self._redis.getdel(self._keys.of(model).result(job_id))
-        if value is None or codec.decode_pending(_bytes(value)) is not None:
-            return None
-        return codec.decode(_bytes(value), Result)
+        with self._reported(model):
+            if value is None or codec.decode_pending(_bytes(value)) is not None:
+                return None
+            return codec.decode(_bytes(value), Result)
 
     def named(self, model: str, name: RequestName) -> str | None:
         """The id of the job that a client named so; None if there is none, or none any more.
 
         Raises IdempotencyKeyReused.
         """
-        with translated("look up a request"), self._redis.pipeline() as pipe:
+        with self._reported(model), translated("look up a request"), self._redis.pipeline() as pipe:
             return self._take_name(pipe, model, name)
 
     def delete(self, model: str, job_id: str, *, owner: str = "") -> bool:
@@ -335,7 +339,11 @@ class Producer:
         """The same, and when it expires. A job that is not `owner`'s is as if it did not exist."""
         key = self._keys.of(model).result(job_id)
         # No MULTI: a full Redis refuses it.
-        with translated("look up a result"), self._redis.pipeline(transaction=False) as pipe:
+        with (
+            self._reported(model),
+            translated("look up a result"),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
             sent = self._clock.monotonic()
             pipe.time()
             pipe.get(key)
@@ -346,9 +354,11 @@ class Producer:
             share_steps(self._redis, self._keys, self._clock)
         if value is None or codec.owner_of(value) != owner:
             return None
-        pending, now = codec.decode_pending(value), self._clock.now()
-        if pending is None:
-            return StoredJob(codec.decode(value, Result), now + max(0, left_ms) / 1000)
+        now = self._clock.now()
+        with self._reported(model):
+            pending = codec.decode_pending(value)
+            if pending is None:
+                return StoredJob(codec.decode(value, Result), now + max(0, left_ms) / 1000)
         accepted_at, deadline = pending
         left_s = deadline + self._clock.shift_s(accepted_at) - now
         return StoredJob(PendingJob(left_s <= 0, left_s), self.expires_at(now + left_s))
@@ -366,8 +376,10 @@ class Producer:
 
         SETRANGE of nothing on a key that is not there changes nothing, but is refused as a write is.
         """
-        with translated("take a write"):
+        with self._reported(""), translated("take a write"):
             self._redis.setrange(self._keys.probe, 0, "")
+        if self._refusals is not None:
+            self._refusals.succeeded(who=self)
 
     def _measured(self, model: str) -> _QueueLengths:
         keys = self._keys.of(model)
@@ -440,9 +452,13 @@ class Producer:
         """Log a refusal: of all threads as one, since the next request of this model comes in another.
 
         And that there was no answer: CLIENT PAUSE may hold writes alone, which no thread that reads notices.
+        And what can't be read.
         """
         try:
             yield
+        except MalformedMessage as error:
+            _LOG.error("%s: what Redis has of a job can't be read: %s", model, error.detail)
+            raise
         except BrokerUnavailable as error:
             is_silent = isinstance(error.__cause__, redis.TimeoutError)
             if self._refusals is not None and (error.is_refusal or is_silent):

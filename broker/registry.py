@@ -15,10 +15,11 @@ import redis
 
 from broker import codec, contract
 from broker.clock import AHEAD_S, RedisClock, share_steps
-from broker.connection import refusal_code, translated
+from broker.connection import refusal, refusal_code, translated
 from broker.errors import BrokerUnavailable, MalformedMessage
 from broker.keys import Keys
 from broker.messages import Card, Label, Pace, State, WorkerState
+from broker.outage import Outage
 
 SNAPSHOT_S: Final = 1.0
 
@@ -85,15 +86,23 @@ class ModelView:
 
 
 class Registry:
-    """Reads the models' keys, at most once in SNAPSHOT_S, and keeps the clock in step."""
+    """Reads the models' keys, at most once in SNAPSHOT_S, and keeps the clock in step.
 
-    def __init__(self, client: redis.Redis, keys: Keys, clock: RedisClock) -> None:
+    That Redis refuses to tell them is reported to `refusals`, if given; replies.py reports that it is away.
+    """
+
+    def __init__(
+        self, client: redis.Redis, keys: Keys, clock: RedisClock, *, refusals: Outage | None = None
+    ) -> None:
         self._redis = client
         self._keys = keys
         self._clock = clock
         self._reading = threading.Lock()
         self._models: Mapping[str, ModelView] = {}
         self._failure: BrokerUnavailable | None = None
+        self._refusals = refusals
+        self.write_refusal = ""
+        """Why Redis took no write when the models were last read, and leases lapse; empty: it took one."""
         self._began_at = float("-inf")
         self._labels: dict[tuple[str, str], tuple[Label, ...]] = {}
         """By model and version."""
@@ -147,8 +156,12 @@ class Registry:
         try:
             self._models = self._read()
             self._failure = None
+            if self._refusals is not None:
+                self._refusals.succeeded(who=self)
         except BrokerUnavailable as error:
             self._failure = error
+            if self._refusals is not None and error.is_refusal:
+                self._refusals.failed(error, who=self)
         self._began_at = began_at
 
     def _read(self) -> Mapping[str, ModelView]:
@@ -169,7 +182,9 @@ class Registry:
                 pipe.zrange(keys.workers, 0, -1, withscores=True)
                 pipe.llen(keys.queue)
                 pipe.llen(keys.polled)
-            replies = pipe.execute(raise_on_error=False)
+            pipe.setrange(self._keys.probe, 0, "")  # changes nothing, and is refused as a write is
+            *replies, written = pipe.execute(raise_on_error=False)
+            self.write_refusal = refusal(written) if isinstance(written, redis.RedisError) else ""
             replies = [_readable(reply, absent) for reply, absent in zip(replies, cycle(_ABSENT))]
         size = len(_ABSENT)
         views = (self._view(*replies[start : start + size]) for start in range(0, len(replies), size))

@@ -244,7 +244,7 @@ class Replies:
         try:
             result = codec.decode(payload, Result)
         except MalformedMessage as error:
-            _LOG.error("a result can't be read: %s", error.message)
+            _LOG.error("a result can't be read: %s", error.detail)
         waiters = [waiter] if waiter is not None else []
         if waiter is None:
             job_id = result.id if result else str(_id_in(payload), "latin-1")

@@ -90,6 +90,6 @@ class ResultCache:
         except BrokerUnavailable as error:
             if not error.is_refusal:
                 self._away_until = time.monotonic() + _AWAY_S
-            _LOG.debug("the result of job %s of %s is not kept: %s", result.id, model, error.message)
+            _LOG.debug("the result of job %s of %s is not kept: %s", result.id, model, error.detail)
             return False
         return bool(reply == b"kept")

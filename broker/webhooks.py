@@ -187,7 +187,7 @@ class WebhookStore:
             try:
                 due.append(DueWebhook(model, job_id, codec.decode(cast("bytes", value or b""), Webhook)))
             except MalformedMessage as error:
-                _LOG.error("%s: the webhook of job %s can't be read: %s", model, job_id, error.message)
+                _LOG.error("%s: the webhook of job %s can't be read: %s", model, job_id, error.detail)
                 self.end(model, job_id)
         return due
 

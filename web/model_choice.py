@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.clock import RedisClock
-from broker.errors import ModelUnavailable, NoWorker, ServiceError, UnknownModel
+from broker.errors import (
+    BrokerUnavailable,
+    ModelUnavailable,
+    NoWorker,
+    ServiceError,
+    Unavailable,
+    UnknownModel,
+)
 from broker.messages import WorkerState
 from broker.registry import ModelView, Registry
 
@@ -93,7 +100,9 @@ class ModelChooser:
             raise self.unknown(name, models)
 
     def named(self, name: str, *, is_polled: bool = False) -> ModelView:
-        """The model of that name, able to answer. Raises UnknownModel, NoWorker, ModelUnavailable.
+        """The model of that name, able to answer.
+
+        Raises UnknownModel, NoWorker, ModelUnavailable; BrokerUnavailable, too, where Redis takes no writes.
 
         A job that is polled waits for a worker, if its card is known: it has the time to start one.
         """
@@ -101,15 +110,24 @@ class ModelChooser:
         view = models.get(name)
         if view is None:
             if self.expects(name):
-                raise NoWorker(f"No model server has announced {name} yet; it may still be starting.")
+                raise self.silence(f"No model server has announced {name} yet; it may still be starting.")
             raise self.unknown(name, models)
         # A pipeline whose step can't be asked says so in its answer.
         if view.own_state is WorkerState.FAILED:
             raise unavailable(view.reason)
         silent_s = self._clock.now() - view.last_alive
         if view.own_state is None and not is_polled and silent_s > self._request_timeout_s:
-            raise NoWorker(f"No model server has served {name} for {self._request_timeout_s:g} s.")
+            raise self.silence(f"No model server has served {name} for {self._request_timeout_s:g} s.")
         return view
+
+    def silence(self, message: str) -> Unavailable:
+        """The refusal of a model that nobody serves, with this message.
+
+        Where Redis takes no writes it is another: no lease can be renewed, so nobody seems to serve.
+        """
+        if self._registry.write_refusal:
+            return BrokerUnavailable(self._registry.write_refusal, is_refusal=True)
+        return NoWorker(message)
 
     def choose(self, name: str | None, *, is_polled: bool = False) -> ModelChoice:
         """The model for a request that names `name`, or none. Raises as `named` does.

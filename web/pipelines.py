@@ -317,7 +317,8 @@ class _Run:
         try:
             predictions = tuple(_placed(each, part, self._size) for each in result.predictions)
         except ValueError as error:
-            raise InferenceFailed(f"The model's masks can't be read: {error}.") from None
+            _LOG.error("%s: the masks of job %s can't be read: %s", result.model, result.id, error)
+            raise InferenceFailed("The model's masks can't be read; the service's log says why.") from None
         return replace(result, predictions=predictions)
 
 

@@ -125,7 +125,7 @@ class PolledPipelines:
             try:
                 self._jobs.producer.finish(job.failed(_stopped()))
             except BrokerUnavailable as error:
-                _LOG.error("%s: pipeline job %s stays pending: %s", job.model, job.id, error.message)
+                _LOG.error("%s: pipeline job %s stays pending: %s", job.model, job.id, error.detail)
                 return
 
     def _left(self) -> list[tuple[PolledPipeline, threading.Thread]]:
@@ -186,7 +186,7 @@ class PolledPipelines:
                 if time.monotonic() > until or self._stopping.wait(_RETRY_S):
                     _LOG.error(
                         "the result of pipeline job %s of %s is lost: %s",
-                        *(result.id, result.model, error.message),
+                        *(result.id, result.model, error.detail),
                     )
                     return
 

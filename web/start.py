@@ -55,9 +55,10 @@ def job_client(settings: Settings) -> JobClient:
         result_ttl_s=settings.result_ttl_s,
         key_ttl_s=settings.key_ttl_s,
     )
+    refusals = Outage("Such requests get 503")
     return JobClient(
-        Registry(client, keys, clock),
-        Producer(client, keys, limits, clock=clock, refusals=Outage("Such requests get 503")),
+        Registry(client, keys, clock, refusals=refusals),
+        Producer(client, keys, limits, clock=clock, refusals=refusals),
         Replies(client, keys, str(uuid.uuid4())),
         clock,
         names=ModelNames(settings.served, settings.default_model, settings.fallback_model),

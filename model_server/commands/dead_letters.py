@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if settings.redis_url
             else "REDIS_URL is not set, and the Redis of `make serve` is at"
         )
-        return complain(f"{error.message} {place} {masked(_redis_url(settings))}.", IMPOSSIBLE)
+        return complain(f"{error.detail} {place} {masked(_redis_url(settings))}.", IMPOSSIBLE)
 
 
 class Command:
@@ -98,7 +98,7 @@ class Command:
             except BrokerUnavailable:
                 raise
             except ServiceError as error:
-                status = complain(f"{job_id} was left unchanged: {error.message}", REFUSED)
+                status = complain(f"{job_id} was left unchanged: {error.detail}", REFUSED)
         return status
 
     def _letters(self) -> list[tuple[str, DeadLetter]]:

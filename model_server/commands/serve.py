@@ -110,8 +110,8 @@ def _await_redis(settings: Settings, signals: StopSignals) -> bool:
                 _LOG.warning("Redis at %s: %s", masked(settings.redis_url), warning)
             return True
         except BrokerUnavailable as error:
-            if error.message != logged:
-                logged = error.message
+            if error.detail != logged:
+                logged = error.detail
                 _LOG.warning("%s Waiting for Redis at %s.", logged, masked(settings.redis_url))
         if signals.wait(0.5):
             return False

@@ -126,7 +126,10 @@ def _judge(
             job = replace(job, accepted_at=job.accepted_at + by_s, deadline=job.deadline + by_s)
         entry.job = job
     except MalformedMessage as error:
-        entry.error = InferenceFailed(f"The job can't be read: {error.message}.")
+        entry.error = InferenceFailed(
+            "The job can't be read; the model server's log says why.",
+            detail=f"The job can't be read: {error.detail}.",
+        )
         entry.is_poison = True
         return entry
     if claim.attempts >= max_attempts:
@@ -242,6 +245,7 @@ def _fail(entry: BatchEntry, error: Exception) -> None:
         entry.is_poison = isinstance(error, HookFailed)
         return
     entry.error = InferenceFailed(
-        f"The model failed on this picture ({type(error).__name__}: {first_line(error)})."
+        "The model failed on this picture; the model server's log says why.",
+        detail=f"The model failed on this picture ({type(error).__name__}: {first_line(error)}).",
     )
     entry.is_poison = True

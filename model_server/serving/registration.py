@@ -63,7 +63,7 @@ class Registration:
                     self.lease.renew()  # lapsed but not reaped, it could not give its claims back
                 self.lease.leave()
         except ServiceError as error:
-            _LOG.warning("%s: left, but Redis could not be told: %s", self.model, error.message)
+            _LOG.warning("%s: left, but Redis could not be told: %s", self.model, error.detail)
         else:
             _LOG.info("%s: worker %s has left", self.model, self.lease.worker)
 
@@ -73,6 +73,6 @@ class Registration:
         try:
             self.lease.renew()
         except LeaseLost as error:
-            _LOG.warning("%s: %s", self.model, error.message)
+            _LOG.warning("%s: %s", self.model, error.detail)
             return False
         return True

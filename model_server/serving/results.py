@@ -65,7 +65,7 @@ def completed(
         owner=entry.owner or UNSET,
     )
     is_poison = entry.is_poison or isinstance(error, HookFailed)  # in postprocess, too
-    reason = error.message if error is not None and is_poison else ""
+    reason = error.detail if error is not None and is_poison else ""
     if job is None:
         return CompletedJob(entry.id, result, dead_reason=reason)
     return CompletedJob(entry.id, result, job.reply_to, reason, job.request_id)

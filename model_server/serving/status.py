@@ -61,7 +61,7 @@ class WorkerStatus:
         try:
             self.announce()
         except BrokerUnavailable as error:
-            _LOG.warning("%s: %s", self._name, error.message)
+            _LOG.warning("%s: %s", self._name, error.detail)
 
     def announce(self) -> None:
         """Publish the state as it is now. Several threads call it: the later one must not be overtaken."""

@@ -140,7 +140,7 @@ class Worker:
             while time.monotonic() < self._drains_until and left.may_come():
                 self.step()
         except ServiceError as error:
-            _LOG.warning("%s: %s", self.spec.name, error.message)
+            _LOG.warning("%s: %s", self.spec.name, error.detail)
         self.pipeline.drains = False
 
 

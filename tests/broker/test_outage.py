@@ -12,7 +12,7 @@ from tests.support.fakes import FakeClock
 
 AWAY = BrokerUnavailable("Redis can't be reached.")
 REFUSED = BrokerUnavailable("Redis can't take it: it is full.", is_refusal=True)
-TOLD = f"{AWAY.message} Trying again."
+TOLD = f"{AWAY.detail} Trying again."
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_it_is_told_when_it_begins_now_and_then_and_when_it_ends(
     outage.succeeded()
     assert _said(caplog) == [
         TOLD,
-        f"{AWAY.message} Trying again, for 10 s now.",
-        f"{AWAY.message} Trying again, for 20 s now.",
+        f"{AWAY.detail} Trying again, for 10 s now.",
+        f"{AWAY.detail} Trying again, for 20 s now.",
         "Redis is back, after 25.0 s.",
     ]
 
@@ -75,9 +75,9 @@ def test_one_that_comes_and_goes_is_one(
     assert _said(caplog) == [
         TOLD,
         "Redis is back, after 0.1 s.",
-        f"{AWAY.message} Trying again, on and off for 10 s now.",
+        f"{AWAY.detail} Trying again, on and off for 10 s now.",
         "Redis is back, after 10.2 s on and off.",
-        f"{AWAY.message} Trying again, on and off for 20 s now.",
+        f"{AWAY.detail} Trying again, on and off for 20 s now.",
         "Redis is back, after 20.3 s on and off.",
     ]
 
@@ -92,7 +92,7 @@ def test_one_that_stays_after_it_came_and_went_is_told_in_time(
         outage.failed(AWAY)
     outage.succeeded()
     assert _said(caplog)[2:] == [
-        f"{AWAY.message} Trying again, on and off for 10 s now.",
+        f"{AWAY.detail} Trying again, on and off for 10 s now.",
         "Redis is back, after 12.0 s on and off.",
     ]
 
@@ -112,10 +112,10 @@ def test_what_is_refused_one_model_hides_no_outage_and_outlives_it(
     other.submit(outage.succeeded, "sound").result()
     outage.succeeded("broken")
     assert _said(caplog) == [
-        f"broken: {REFUSED.message} Trying again.",
+        f"broken: {REFUSED.detail} Trying again.",
         TOLD,
         "Redis is back, after 1.0 s.",
-        f"sound: {REFUSED.message} Trying again.",
+        f"sound: {REFUSED.detail} Trying again.",
         "sound: Redis takes it again, after 0.0 s.",
         "broken: Redis takes it again, after 2.0 s.",
     ]
@@ -126,7 +126,7 @@ def test_a_refusal_of_no_model_in_particular_is_none_of_a_model(
 ) -> None:
     outage.failed(REFUSED)
     outage.succeeded()
-    assert _said(caplog) == [f"{REFUSED.message} Trying again.", "Redis takes it again, after 0.0 s."]
+    assert _said(caplog) == [f"{REFUSED.detail} Trying again.", "Redis takes it again, after 0.0 s."]
 
 
 def test_where_threads_stand_for_each_other_one_success_ends_it(

@@ -150,7 +150,7 @@ def test_with_its_disk_full_redis_says_so_keeps_what_it_has_and_goes_on_later(
         try:
             enqueue(client, keys, job())
         except BrokerUnavailable as error:
-            return error.is_refusal and "append-only file" in error.message
+            return error.is_refusal and "append-only file" in error.detail
         return False
 
     try:
@@ -209,13 +209,13 @@ def _use(client: redis.Redis, keys: Keys, model: str) -> list[str]:
         try:
             step()
         except BrokerUnavailable as error:
-            told.append(error.message)
+            told.append(error.detail)
     from_queue = Consumer(client, keys, model, key_ttl_s=60, result_ttl_s=60)
     try:
         claimed = [each.id for each in from_queue.claim(own.worker or "nobody", 9)]
         assert from_queue.complete(own.worker, [CompletedJob(each) for each in claimed])
     except BrokerUnavailable as error:
-        told.append(error.message)
+        told.append(error.detail)
     return told
 
 
@@ -310,7 +310,7 @@ def test_a_redis_busy_with_a_script_is_away_for_all_and_well_again(
             producer(client, keys).enqueue(MODEL, job())
         except BrokerUnavailable as error:
             told.append(error)
-            return "busy with a script of another client" in error.message
+            return "busy with a script of another client" in error.detail
         return False
 
     eventually(is_told)

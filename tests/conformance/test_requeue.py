@@ -65,7 +65,7 @@ def test_a_redis_that_goes_between_queue_and_removal_does_not_hide_the_new_id(
     monkeypatch.setattr(Producer, "enqueue", enqueue_and_lose_redis)
     with pytest.raises(BrokerUnavailable) as away:
         box(client, keys).requeue(dead.id, timeout_s=TIMEOUT_S, pace=Pace())
-    assert f"{dead.id} is queued again as {accepted[0].id}" in away.value.message
+    assert f"{dead.id} is queued again as {accepted[0].id}" in away.value.detail
     own_redis.start()
     assert [each.id for each in box(client, keys).entries()] == [dead.id]
 

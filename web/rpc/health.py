@@ -113,7 +113,7 @@ class ServiceHealth:
         try:
             models.require_any_ready(self._jobs)
         except ServiceError as error:
-            _LOG.debug("not ready: %s", error.message)
+            _LOG.debug("not ready: %s", error.detail)
             self._tell(_Status.NOT_SERVING)
         else:
             self._tell(_Status.SERVING)

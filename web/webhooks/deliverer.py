@@ -281,7 +281,7 @@ class Deliverer:
         try:
             result = codec.decode(payload, Result)
         except MalformedMessage as error:
-            _LOG.error("%s: the result of job %s can't be read: %s", taken.model, taken.job_id, error.message)
+            _LOG.error("%s: the result of job %s can't be read: %s", taken.model, taken.job_id, error.detail)
             failure = Failure(InferenceFailed.code, "The model server's answer can't be read.")
             result = Result(taken.job_id, taken.model, "", error=failure)
         answer = answers.of(

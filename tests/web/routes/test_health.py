@@ -199,7 +199,7 @@ def test_without_redis_it_is_alive_says_why_and_recovers(own_redis: RedisServer)
         assert (response.status_code, response.get_json()["error"]["code"]) == (503, "broker_unavailable")
     response = http.post("/predict", data=b"x", content_type="image/png")
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "broker_unavailable")
-    assert "no connection" in http.get("/").get_data(as_text=True)
+    assert "use its queue at the moment" in http.get("/").get_data(as_text=True)
     own_redis.start()
     assert http.get("/models").get_json()["models"] == []
     disconnect(app)

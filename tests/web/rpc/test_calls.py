@@ -370,7 +370,7 @@ def test_redis_away_is_said_at_once(own_redis: RedisServer, keys: Keys, tmp_path
             began = time.monotonic()
             error = rpc.refused("ModelInfer", **encoded(png(0)))
             assert time.monotonic() - began < 3, error.details()
-            assert (error.code(), "Redis" in error.details()) == (grpc.StatusCode.UNAVAILABLE, True)
+            assert (error.code(), "queue" in error.details()) == (grpc.StatusCode.UNAVAILABLE, True)
             assert not rpc.ask("ServerReady").ready
             eventually(lambda: rpc.ask("Check").status == 2)  # NOT_SERVING
     finally:

@@ -15,7 +15,7 @@ def named(jobs: JobClient, model: str, *, version: str = "", fresh: bool = False
     jobs.models.require(model)
     view = jobs.registry.models(fresh=fresh).get(model)
     if view is None:
-        raise NoWorker(f"No model server has announced {model} yet; it may still be starting.")
+        raise jobs.models.silence(f"No model server has announced {model} yet; it may still be starting.")
     model_versions.require(view, version=version)
     return view
 
@@ -36,4 +36,4 @@ def require_ready(jobs: JobClient, model: str, *, version: str = "") -> None:
     """Raise NoWorker unless this model can be asked; else as `named` does."""
     view = named(jobs, model, version=version, fresh=True)
     if view.state is not WorkerState.READY:
-        raise NoWorker(view.reason or f"No model server serves {model}.")
+        raise jobs.models.silence(view.reason or f"No model server serves {model}.")
