@@ -296,6 +296,10 @@ class Settings:
     health checks. 0: enough for 1,024 requests in all processes together, at least 128."""
     log_level: str = _one_of("info", "debug", "info", "warning", "error")
     """The lowest level that is logged."""
+    log_format: str = _one_of("text", "text", "json")
+    """`json`: each line of the log is one JSON object, with the ids of requests and jobs as fields."""
+    access_log: str = _one_of("off", "off", "on")
+    """Whether each answered request has a line in the log, at the level `info`."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:

@@ -36,7 +36,7 @@ from tests.support.redis_server import running_redis
 from web.app import create_app
 from web.server.worker import PatientWorker
 
-OURS: Final = ("broker", "pictures", "web", "model_server")
+OURS: Final = ("telemetry", "broker", "pictures", "web", "model_server")
 
 _TIERS: Final = ("web", "model server")
 _MODEL_SERVER: Final = ("model-server", "claimer-", "completer-")

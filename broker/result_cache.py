@@ -19,6 +19,7 @@ from broker.keys import Keys
 from broker.messages import Result
 from broker.producer import RequestName
 from broker.scripts import lua
+from telemetry import logs
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,6 +91,9 @@ class ResultCache:
         except BrokerUnavailable as error:
             if not error.is_refusal:
                 self._away_until = time.monotonic() + _AWAY_S
-            _LOG.debug("the result of job %s of %s is not kept: %s", result.id, model, error.detail)
+            about = logs.about(job_id=result.id, model=model)
+            _LOG.debug(
+                "the result of job %s of %s is not kept: %s", result.id, model, error.detail, extra=about
+            )
             return False
         return bool(reply == b"kept")

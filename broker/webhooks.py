@@ -21,6 +21,7 @@ from broker.errors import MalformedMessage, Overloaded
 from broker.keys import Keys, ModelKeys
 from broker.messages import Result, Webhook
 from broker.scripts import lua
+from telemetry import logs
 
 _LOG = logging.getLogger(__name__)
 
@@ -187,7 +188,10 @@ class WebhookStore:
             try:
                 due.append(DueWebhook(model, job_id, codec.decode(cast("bytes", value or b""), Webhook)))
             except MalformedMessage as error:
-                _LOG.error("%s: the webhook of job %s can't be read: %s", model, job_id, error.detail)
+                about = logs.about(job_id=job_id, model=model)
+                _LOG.error(
+                    "%s: the webhook of job %s can't be read: %s", model, job_id, error.detail, extra=about
+                )
                 self.end(model, job_id)
         return due
 

@@ -183,7 +183,7 @@ def test_every_module_has_its_line() -> None:
     listed = re.findall(r"^\| (?:\*\*)?`([\w/.]+)`(?:\*\*)? \| \S", table, re.MULTILINE)
     modules = [
         path
-        for room in ("broker", "pictures", "web", "model_server", "clients")
+        for room in ("telemetry", "broker", "pictures", "web", "model_server", "clients")
         for path in (ROOT / room).rglob("*.py")
     ]
     names = [

@@ -11,6 +11,23 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FORBIDDEN = {
+    "telemetry": {
+        "broker",
+        "web",
+        "pictures",
+        "model_server",
+        "settings",
+        "deploy",
+        "training",
+        "loadtest",
+        "clients",
+        "redis",
+        "flask",
+        "gunicorn",
+        "PIL",
+        "keras",
+        "tensorflow",
+    },
     "broker": {
         "web",
         "pictures",
@@ -87,7 +104,7 @@ SETTINGS_READERS = {
 
 ROOMS: dict[str, set[str]] = {
     "pictures": {"broker.errors", "broker.messages", "pictures"},
-    "web/server": {"broker.errors", "web.server"},
+    "web/server": {"broker.errors", "telemetry.logs", "web.server"},
     "web/uploads": {
         "broker",
         "pictures.decode",
@@ -117,6 +134,8 @@ ROOMS: dict[str, set[str]] = {
         "broker.messages",
         "broker.metrics",
         "settings",
+        "telemetry",
+        "web.access_log",
         "web.dialects",
         "web.errors",
         "web.inference",
@@ -133,6 +152,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "web/webhooks": {
         "broker",
+        "telemetry",
         "web.answers",
         "web.metrics",
         "web.middleware.request_ids",
@@ -140,7 +160,14 @@ ROOMS: dict[str, set[str]] = {
         "web.uploads.parameters",
         "web.webhooks",
     },
-    "web/middleware": {"broker.errors", "web.metrics", "web.middleware", "web.responses"},
+    "web/middleware": {
+        "broker.errors",
+        "telemetry",
+        "web.access_log",
+        "web.metrics",
+        "web.middleware",
+        "web.responses",
+    },
     "model_server/catalogue": {"broker", "model_server.catalogue", "model_server.tasks"},
     "model_server/tasks": {
         "broker",

@@ -6,10 +6,10 @@ wsgi.py is the entry point: it reads the settings and starts the subscription.
 from flask import Flask, Response
 
 from settings import Settings
-from web import errors, start
+from web import access_log, errors, start
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
-from web.middleware import cache_sources, compression, cors, request_counts, request_ids
+from web.middleware import access_lines, cache_sources, compression, cors, request_counts, request_ids
 from web.polled_pipelines import PolledPipelines
 from web.routes import (
     api_docs,
@@ -50,6 +50,8 @@ def create_app(settings: Settings) -> Flask:
             result_ttl_s=settings.result_ttl_s,
         )
     request_ids.register(app)
+    if access_log.is_on():
+        access_lines.register(app)
     errors.register(app, shape_of=failures.shape_of)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
@@ -71,14 +73,15 @@ def create_app(settings: Settings) -> Flask:
     for dialect in (tutorials, open_inference, tf_serving, torchserve):
         app.register_blueprint(dialect.blueprint)
 
-    @app.after_request
-    def of_its_type(response: Response) -> Response:
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        if response.is_sequence and not response.calculate_content_length():
-            del response.headers["Content-Type"]  # there is nothing to be of a type: OPTIONS
-        return response
-
+    app.after_request(_of_its_type)
     return app
+
+
+def _of_its_type(response: Response) -> Response:
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if response.is_sequence and not response.calculate_content_length():
+        del response.headers["Content-Type"]  # there is nothing to be of a type: OPTIONS
+    return response
 
 
 def refusal_renderer(settings: Settings) -> RenderRefusal:

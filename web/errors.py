@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import parse_qs
 
 import msgspec
 from flask import Flask, Response, request
@@ -17,7 +18,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import Map
 
 from broker.errors import ClientError, ServiceError, Unavailable
-from web import metrics, responses
+from web import access_log, metrics, responses
+from web.access_log import Exchange
 from web.middleware import cors, request_ids
 from web.responses import ErrorDetail, FailedAnswer
 from web.server.refusals import RenderRefusal, RequestHead
@@ -156,9 +158,26 @@ def refusal_renderer(
             idle_s=head.idle_s,
             shape=shape,
         )
+        if access_log.is_on():
+            _write(error, head, len(answer) - answer.index(b"\r\n\r\n") - 4, request_id)
         return answer, request_id
 
     return render
+
+
+def _write(error: ServiceError, head: RequestHead, sent: int, request_id: str) -> None:
+    """The line of a request that never reached the app."""
+    (model,) = parse_qs(head.query).get("model", [""])[:1]
+    exchange = Exchange(
+        access_log.path(head.method or "?", head.path, model),
+        STATUS[error.code],
+        bytes_in=head.bytes_in,
+        bytes_out=sent,
+        seconds=head.seconds,
+        request_id=request_id,
+        client=head.client,
+    )
+    access_log.answered(exchange, was_asked=access_log.NOTHING)
 
 
 def _addresses(routes: Map) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from settings import SettingError, Settings
+from telemetry import logs
 from web import metrics_folder
 from web.server import capacity
 
@@ -41,6 +42,8 @@ sendfile = False
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - memory, not a predictable name
 control_socket_disable = True
 loglevel = _settings.log_level
+if _settings.log_format == logs.JSON:
+    logconfig_dict = logs.gunicorn_config(loglevel)
 proc_name = "batchwire-web"
 
 

@@ -24,7 +24,7 @@ from broker.errors import (
 )
 from broker.messages import Result
 from broker.producer import PendingJob, RequestName, StoredJob
-from web import answers, metrics, pipelines
+from web import access_log, answers, metrics, pipelines
 from web.idempotency import IdempotentRequest
 from web.jobs import MAX_PIXELS_TOGETHER, ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
 from web.model_choice import ModelChoice
@@ -78,6 +78,7 @@ class Inference:
         jobs, options = self.jobs, caller.options
         choice = jobs.models.choose(upload.parameters.get("model"), is_polled=options.polled)
         metrics.asked(choice.view.card.model)
+        access_log.asked(choice.view.card.model, len(upload.pictures))
         if len(upload.pictures) > MAX_PIXELS_TOGETHER:
             upload = dataclasses.replace(upload, pictures=jobs.within_pixels(upload.pictures))
         # A request that asks for too many predictions is refused whole.

@@ -36,6 +36,7 @@ from broker.result_cache import ResultCache
 from pictures import annotate, declared_size, fit
 from pictures.decode import ImageTooLarge
 from pictures.fit import Part, PartCutter, PreparedPicture
+from telemetry import logs
 from web import metrics
 from web.fair_semaphore import FairSemaphore
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
@@ -386,7 +387,7 @@ class JobClient:
             return self.follower(model, job_id, owner=options.owner)
         if waiter is not None:
             waiter.is_enqueued = True
-        _LOG.debug("job %s of %s is enqueued", job.id, model)
+        _LOG.debug("job %s of %s is enqueued", job.id, model, extra=logs.about(job_id=job.id, model=model))
         expires_at = self.producer.expires_at(job.deadline)
         return SubmittedJob(model, job, waiter, options.started_at, wait_until, expires_at, name is not None)
 
@@ -464,7 +465,9 @@ class JobClient:
 
     def _enqueue_again(self, submitted: SubmittedJob) -> None:
         """Put a job back that Redis forgot: it was killed before its last writes were on the disk."""
-        _LOG.warning("Redis has forgotten job %s of %s: enqueued again", submitted.job.id, submitted.model)
+        job_id, model = submitted.job.id, submitted.model
+        about = logs.about(job_id=job_id, model=model)
+        _LOG.warning("Redis has forgotten job %s of %s: enqueued again", job_id, model, extra=about)
         with contextlib.suppress(BrokerUnavailable):  # it is looked up again soon
             self.producer.enqueue(submitted.model, submitted.job)
 

@@ -17,6 +17,7 @@ from msgspec import UNSET
 from broker.errors import BrokerUnavailable, Overloaded, ServiceError, Unavailable
 from broker.messages import Failure, Result
 from broker.producer import RequestName
+from telemetry import logs
 from web import pipelines
 from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions
 from web.middleware import request_ids
@@ -125,7 +126,10 @@ class PolledPipelines:
             try:
                 self._jobs.producer.finish(job.failed(_stopped()))
             except BrokerUnavailable as error:
-                _LOG.error("%s: pipeline job %s stays pending: %s", job.model, job.id, error.detail)
+                about = logs.about(job_id=job.id, model=job.model)
+                _LOG.error(
+                    "%s: pipeline job %s stays pending: %s", job.model, job.id, error.detail, extra=about
+                )
                 return
 
     def _left(self) -> list[tuple[PolledPipeline, threading.Thread]]:
@@ -147,7 +151,8 @@ class PolledPipelines:
             try:
                 result = self._result(choice, picture, options, job)
             except Exception:  # noqa: BLE001 - else its client would be left to the deadline
-                _LOG.exception("pipeline job %s of %s failed; this is a bug", job.id, job.model)
+                about = logs.about(job_id=job.id, model=job.model)
+                _LOG.exception("pipeline job %s of %s failed; this is a bug", job.id, job.model, extra=about)
                 result = job.failed(ServiceError("The service failed on this request; its log says why."))
             self._write(result, until=self._jobs.wait_until(options))
         finally:
@@ -187,6 +192,7 @@ class PolledPipelines:
                     _LOG.error(
                         "the result of pipeline job %s of %s is lost: %s",
                         *(result.id, result.model, error.detail),
+                        extra=logs.about(job_id=result.id, model=result.model),
                     )
                     return
 

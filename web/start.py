@@ -16,6 +16,8 @@ from broker.registry import Registry
 from broker.replies import Replies
 from broker.result_cache import ResultCache
 from settings import Settings
+from telemetry import logs
+from web import access_log
 from web.cached_inference import CachedInference
 from web.inference import Inference
 from web.jobs import JobClient, JobLimits
@@ -36,11 +38,10 @@ REDIS_TIMEOUT_S = 0.9
 def prepare(settings: Settings) -> None:
     """Set up this process' log and its memory."""
     malloc.give_back_large_blocks()
-    logging.basicConfig(level=settings.log_level.upper(), format=request_ids.LOG_FORMAT)
+    logs.set_up(settings.log_level, settings.log_format, request_ids.LOG_FORMAT, request_ids.Stamp())
+    access_log.set_up(is_on=settings.access_log == "on")
     # At debug Pillow tells what is in a photo: who took it, where, and with what.
     logging.getLogger("PIL").setLevel(max(logging.INFO, logging.getLogger().level))
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(request_ids.Stamp())
 
 
 def job_client(settings: Settings) -> JobClient:

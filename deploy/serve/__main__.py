@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -27,6 +28,9 @@ from broker.errors import BrokerUnavailable
 from deploy.serve import preflight, programs, ready
 from deploy.serve.programs import CannotStart
 from settings import PROJECT, SettingError, Settings, is_given, masked
+from telemetry import logs
+
+_LOG: Final = logging.getLogger("deploy.serve")
 
 VAR: Final = PROJECT / "var"
 
@@ -46,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         settings = _with_fallback(Settings.from_env())
+        if settings.log_format == logs.JSON:
+            logs.set_up("info", logs.JSON, "")
         _check_files(settings)
         with _only_one(VAR) as lock:
             _check_ports(settings)
@@ -258,6 +264,9 @@ def _check_redis(settings: Settings) -> None:
 
 
 def _say(text: str) -> None:
+    if logs.is_json():
+        _LOG.info("%s", text)
+        return
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

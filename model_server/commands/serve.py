@@ -36,8 +36,11 @@ from model_server.serving.stop_signals import StopSignals
 from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
 from model_server.serving.worker import IDLE_S, Worker
 from settings import EXIT_CONFIG, SettingError, Settings, for_own_code, masked, weights
+from telemetry import logs
 
 _LOG = logging.getLogger("model_server")
+
+_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
 
 _EPILOG: Final = f"""\
 exit status: 0 stopped by a signal, and drained; {EXIT_CONFIG} a setting or a model's folder is invalid;
@@ -66,9 +69,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         return EXIT_CONFIG
     if options.check:
         return 0
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
-    )
+    logs.set_up(settings.log_level, settings.log_format, _LOG_FORMAT)
     signals = StopSignals()
     try:
         settings.require_redis()

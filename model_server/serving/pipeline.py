@@ -28,6 +28,7 @@ from model_server.serving.batching import Batch
 from model_server.serving.call_times import CallTimes
 from model_server.serving.device import Device
 from model_server.serving.registration import RECONNECT_S, Registration
+from telemetry import logs
 
 _LOG = logging.getLogger(__name__)
 
@@ -201,7 +202,11 @@ class Pipeline:
                 if not self._consumer.complete(worker, outcomes):
                     # Done already, its reply was lost; or a killed Redis forgot its last writes and the
                     # claims begin with an older batch. Giving back what is there puts both right.
-                    _LOG.warning("%s: the claims do not begin with this batch", self.spec.name)
+                    _LOG.warning(
+                        "%s: the claims do not begin with this batch",
+                        self.spec.name,
+                        extra=self._about(outcomes),
+                    )
                     self.claims_uncertain = True
                     outcomes = []
                 self._registration.outage.succeeded(self.spec.name)
@@ -211,7 +216,11 @@ class Pipeline:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.
                 self._registration.ensure(lost=worker)
                 if self._lease.worker != worker:
-                    _LOG.warning("%s: a batch of %d was left to others", self.spec.name, len(outcomes))
+                    _LOG.warning(
+                        "%s: a batch of %d was left to others",
+                        *(self.spec.name, len(outcomes)),
+                        extra=self._about(outcomes),
+                    )
                     return
             except BrokerUnavailable as error:
                 # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
@@ -222,6 +231,7 @@ class Pipeline:
                 _LOG.warning(
                     "%s: job %s is a dead letter: %s (request %s)",
                     *(self.spec.name, dead.id, dead.dead_reason, dead.request_id or "unknown"),
+                    extra=logs.about(job_id=dead.id, request_id=dead.request_id, model=self.spec.name),
                 )
 
     def give_back(self) -> None:
@@ -243,6 +253,14 @@ class Pipeline:
         self._completer.shutdown()
         if self._hooked is not None:
             self._hooked.close()
+
+    def _about(self, outcomes: list[CompletedJob]) -> dict[str, dict[str, logs.Field]]:
+        """What a line about a batch names."""
+        return logs.about(
+            model=self.spec.name,
+            job_ids=[each.id for each in outcomes],
+            request_ids=[each.request_id for each in outcomes if each.request_id],
+        )
 
     @property
     def _hooked(self) -> HookedEngine | None:

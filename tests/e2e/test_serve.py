@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-PARTS = ("settings.py", "broker", "pictures", "web", "model_server", "models", "deploy")
+PARTS = ("settings.py", "telemetry", "broker", "pictures", "web", "model_server", "models", "deploy")
 
 
 class Serving:

@@ -28,7 +28,11 @@ def register(app: Flask) -> None:
     @app.after_request
     def count(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "none"
-        dialect = request.blueprint if request.blueprint in _DIALECTS else "batchwire"
         seconds = time.perf_counter() - _BEGAN.get()
-        metrics.answered(route, dialect, code=response.status_code, seconds=seconds)
+        metrics.answered(route, dialect(), code=response.status_code, seconds=seconds)
         return response
+
+
+def dialect() -> str:
+    """Whose interface this thread's request speaks."""
+    return request.blueprint if request.blueprint in _DIALECTS else "batchwire"

@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 from flask import Flask, Response, request
 
+from telemetry import logs
+
 HEADER: Final = "X-Request-ID"
 
-NONE: Final = "-"
-"""The id in log lines that belong to no request."""
+NONE: Final = logs.NONE
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s[%(process)d] %(request_id)s %(message)s"
 

@@ -45,6 +45,8 @@ class MessagePlace:
     """The bytes that a call has taken of the memory for messages."""
 
     size: int
+    received: int = 0
+    """Bytes of the message, once it is here."""
 
 
 class MessageMemory:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol, Self, TypeVar
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from broker.errors import ClientError, ServiceError, Unavailable
-from web import errors, metrics
+from web import access_log, errors, metrics
+from web.access_log import Exchange
 from web.inference import Caller
 from web.jobs import JobClient, JobOptions
 from web.middleware import request_ids
@@ -125,7 +127,8 @@ class Calls:
             request_id = request_ids.chosen(metadata.get(_REQUEST_ID, ""))
             request_ids.carry(request_id)
             metrics.asked("")
-            trailing = [(_REQUEST_ID, request_id)]
+            access_log.begin()
+            trailing, place, reply = [(_REQUEST_ID, request_id)], MessagePlace(0), b""
             try:
                 with self._counted(), self._place(asks_models=asks_models) as place:
                     trace = preferences.trace(metadata.get("traceparent", ""))
@@ -143,7 +146,9 @@ class Calls:
                 _LOG.debug("%s: OK", name)
                 return reply
             finally:
-                metrics.called(name, code=code, seconds=time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                metrics.called(name, code=code, seconds=seconds)
+                _write(name, code, seconds, context, request_id, sizes=(place.received, len(reply)))
                 request_ids.carry(request_ids.NONE)
 
         return grpc.stream_unary_rpc_method_handler(handle)
@@ -160,12 +165,20 @@ class Calls:
         """
 
         def handle(messages: Iterator[bytes], context: Any, send: Callable[[ProtoMessage], None]) -> None:  # noqa: ANN401
+            name, began = kind.__name__.removesuffix("Request"), time.perf_counter()
+
+            def write(code: str = "OK") -> None:
+                _write(name, code, time.perf_counter() - began, context)
+
             try:
                 with self._counted(), self._place(asks_models=False) as place:
                     request = _parsed(kind, self._read(messages, context, place))
                 begin(request, context, send)
+                context.add_callback(write)
             except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
-                _abort(context, _known(error), [], kind.__name__)
+                failure = _known(error)
+                write(_status(failure))
+                _abort(context, failure, [], name)
 
         handle.experimental_non_blocking = True  # type: ignore[attr-defined]
         return grpc.stream_stream_rpc_method_handler(
@@ -194,6 +207,7 @@ class Calls:
                 data = None
         if data is None:
             raise UploadTimeout("The call was cancelled, or its message was too large or took too long.")
+        place.received = len(data)
         self._memory.shrink(place, len(data))
         return data
 
@@ -222,6 +236,25 @@ def _known(error: Exception) -> ServiceError:
         return error.as_outcome()
     _LOG.error("unexpected error; this is a bug", exc_info=error)
     return ServiceError("The service failed on this request; its log says why.")
+
+
+def _write(
+    name: str,
+    code: str,
+    seconds: float,
+    context: Any,  # noqa: ANN401 - gRPC has no types
+    request_id: str = "",
+    sizes: tuple[int, int] = (0, 0),
+) -> None:
+    """The line of a call; `sizes` are the bytes that came and that left."""
+    if access_log.is_on():
+        access_log.answered(Exchange(name, code, *sizes, seconds, request_id, _peer(context), "grpc"))
+
+
+def _peer(context: Any) -> str:  # noqa: ANN401 - gRPC has no types
+    """The client's address, as gRPC writes it, less its kind and its port: ipv4:127.0.0.1:5000."""
+    kind, _, place = unquote(context.peer()).partition(":")
+    return place.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind
 
 
 def _status(error: ServiceError) -> str:

@@ -104,7 +104,14 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
 
         Unless it may be idle for `idle_s` then, the connection must be closed after it.
         """
-        head = replace(self.arrival.head, idle_s=idle_s)
+        arrival = self.arrival
+        head = replace(
+            arrival.head,
+            idle_s=idle_s,
+            client=str(self.address or ""),
+            bytes_in=arrival.received,
+            seconds=time.monotonic() - arrival.began_at,
+        )
         answer, request_id = type(self).render_refusal(error, head)
         with contextlib.suppress(OSError):  # a client that is gone, or reads nothing, needs none
             self.sock.send(answer, socket.MSG_DONTWAIT)

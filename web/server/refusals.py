@@ -29,6 +29,12 @@ class RequestHead:
     """The answer has no body."""
     idle_s: int = 0
     """For so long the connection may be idle after the answer; 0: it is closed."""
+    client: str = ""
+    """The peer's address."""
+    bytes_in: int = 0
+    """How much of the body has come."""
+    seconds: float = 0.0
+    """Since its first byte."""
 
 
 RenderRefusal = Callable[[ServiceError, RequestHead], tuple[bytes, str]]

@@ -51,6 +51,9 @@ class Arrival:
         """What came after the request: the beginning of the next."""
         self.held = 0
         """Bytes in memory."""
+        self.received = 0
+        """Bytes of the body that have come."""
+        self.began_at = now
         self.head = RequestHead()
         """Known once the head is whole."""
         self._cfg = cfg
@@ -77,7 +80,7 @@ class Arrival:
             data = bytes(self._head[end:])
             self._begin_body(bytes(self._head[:end]), now)
         rest = self._body.feed(data)
-        self.held = self._body.received
+        self.held = self.received = self._body.received
         if rest is not None:
             self.rest = rest
             self.held += len(rest)

@@ -22,6 +22,7 @@ from gunicorn.http.errors import ConfigurationProblem
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from broker.errors import ClientError, Overloaded, ServiceError
+from telemetry import logs
 from web.server import answer_socket, capacity
 from web.server.balancing import ConnectionBalance
 from web.server.connection import Connection, Stage
@@ -145,7 +146,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             pass
         except Exception:
             request_id = conn.refuse(ServiceError("The service failed on this request; its log says why."))
-            self.log.exception("Request %s: an unexpected error; this is a bug", request_id)
+            about = logs.about(request_id=request_id)
+            self.log.exception("Request %s: an unexpected error; this is a bug", request_id, extra=about)
         return False
 
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
@@ -295,7 +297,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         """Answer a request that still arrives."""
         request_id = conn.refuse(error)
         self._leave(conn)
-        self.log.debug("Request %s of %s was refused: %s", request_id, conn.client, error.code)
+        about = logs.about(request_id=request_id)
+        self.log.debug("Request %s of %s was refused: %s", request_id, conn.client, error.code, extra=about)
         self._linger(conn)
 
     def _turn_away(self, conn: Connection, error: ServiceError, now: float) -> None:
@@ -309,7 +312,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         # What came after it would be next; one that is refused as well would be refused within this call.
         conn.goes_on = bool(self.alive and self.cfg.keepalive and not arrival.rest and not arrival.closes())
         request_id = conn.refuse(error, idle_s=_named_s(self.cfg.keepalive) if conn.goes_on else 0)
-        self.log.debug("Request %s of %s was turned away: %s", request_id, conn.client, error.code)
+        about = logs.about(request_id=request_id)
+        self.log.debug(
+            "Request %s of %s was turned away: %s", request_id, conn.client, error.code, extra=about
+        )
         self.arriving.done(conn)
         self._answered(conn)
 

@@ -29,6 +29,7 @@ from broker.errors import (
 from broker.messages import Failure, Result
 from broker.outage import Outage
 from broker.webhooks import GRACE_S, DueWebhook, TakenWebhook, WebhookStore
+from telemetry import logs
 from web import answers, metrics, responses
 from web.middleware import request_ids
 from web.webhooks.attempt import AttemptFailed, ReceiverAnswer, ReceiverCaller
@@ -210,7 +211,10 @@ class Deliverer:
         except BrokerUnavailable as error:
             self._outage.failed(error, due.model)
         except Exception:  # noqa: BLE001 - its lease ends, and it is tried again
-            _LOG.exception("%s: the webhook of job %s failed. This is a bug", due.model, due.job_id)
+            about = logs.about(job_id=due.job_id, model=due.model)
+            _LOG.exception(
+                "%s: the webhook of job %s failed. This is a bug", due.model, due.job_id, extra=about
+            )
         else:
             self._outage.succeeded(due.model)
         finally:
@@ -250,7 +254,10 @@ class Deliverer:
             self._store.end(taken.model, taken.job_id)
             metrics.webhook(taken.model, "delivered")
             level = logging.INFO if taken.webhook.attempts else logging.DEBUG  # its failure was told, too
-            _LOG.log(level, "%s: job %s was announced to %s", taken.model, taken.job_id, target.origin)
+            about = logs.about(job_id=taken.job_id, model=taken.model)
+            _LOG.log(
+                level, "%s: job %s was announced to %s", taken.model, taken.job_id, target.origin, extra=about
+            )
         elif answer.status == _GONE:
             self._give_up(taken, target.origin, reason)
         else:
@@ -269,19 +276,28 @@ class Deliverer:
             logging.WARNING if attempts == 1 else logging.DEBUG,
             "%s: job %s can't be announced to %s yet: %s",
             *(taken.model, taken.job_id, origin, reason),
+            extra=logs.about(job_id=taken.job_id, model=taken.model),
         )
 
     def _give_up(self, taken: TakenWebhook, origin: str, reason: str) -> None:
         if self._store.end(taken.model, taken.job_id):
             metrics.webhook(taken.model, "given_up")
-            _LOG.error("%s: job %s is not announced to %s: %s", taken.model, taken.job_id, origin, reason)
+            _LOG.error(
+                "%s: job %s is not announced to %s: %s",
+                *(taken.model, taken.job_id, origin, reason),
+                extra=logs.about(job_id=taken.job_id, model=taken.model),
+            )
 
     def _body(self, taken: TakenWebhook, payload: bytes) -> bytes:
         """What a poller gets, whole."""
         try:
             result = codec.decode(payload, Result)
         except MalformedMessage as error:
-            _LOG.error("%s: the result of job %s can't be read: %s", taken.model, taken.job_id, error.detail)
+            _LOG.error(
+                "%s: the result of job %s can't be read: %s",
+                *(taken.model, taken.job_id, error.detail),
+                extra=logs.about(job_id=taken.job_id, model=taken.model),
+            )
             failure = Failure(InferenceFailed.code, "The model server's answer can't be read.")
             result = Result(taken.job_id, taken.model, "", error=failure)
         answer = answers.of(
