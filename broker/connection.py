@@ -36,6 +36,11 @@ _REASONS: Final = {
 
 _WHY_NOT_WRITTEN: Final = re.compile(r"writing to the AOF file: ([^:.]+?)(?: script: .*|\.|$)")
 
+_DENIED_IN_SCRIPT: Final = re.compile(
+    r"(?:ACL failure in script: (.+?) script: |(The user executing the script .+))"
+)
+"""Redis' and Valkey's words where the user may call a script, but not one of its commands."""
+
 _CALLED: Final = {
     "string": "a string",
     "list": "a list",
@@ -64,6 +69,7 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
         protocol=2,
         health_check_interval=0,
         client_name="batchwire",
+        driver_info=None,  # no CLIENT SETINFO: two round trips a connection, unknown before Redis 7.2
     )
     return redis.Redis.from_pool(pool)
 
@@ -150,13 +156,16 @@ def _misplaced(client: redis.Redis, types: Mapping[str, str]) -> str:
         with client.pipeline(transaction=False) as pipe:
             for key in types:
                 pipe.type(key)
-            actual = [_text(each) for each in pipe.execute()]
+            # A tier's user may not ask of every key.
+            actual = [
+                "" if isinstance(each, redis.RedisError) else _text(each) for each in pipe.execute(False)
+            ]
     except redis.RedisError:
         return ""
     wrong = (
         f"{key} holds {_CALLED.get(held, f'a {held}')}, where {_CALLED[wanted]} belongs"
         for (key, wanted), held in zip(types.items(), actual, strict=True)
-        if held not in ("none", wanted)
+        if held not in ("", "none", wanted)
     )
     return "; ".join(wrong)
 
@@ -172,16 +181,24 @@ def _is_refusal(error: redis.RedisError) -> bool:
 
 def _reason(error: redis.RedisError) -> str:
     match error:
-        case redis.AuthenticationError() | redis.exceptions.NoPermissionError():
+        case redis.AuthenticationError():
             return "it refuses the user or the password of REDIS_URL"
+        case redis.exceptions.NoPermissionError():
+            return _denied(str(error))
         case redis.BusyLoadingError():
             return "it is still loading its data"
         case redis.TimeoutError():
             return "it does not answer in time"
         case redis.ConnectionError():
             return f"no connection ({error})"
+    if denied := _DENIED_IN_SCRIPT.search(str(error)):
+        return _denied(denied[1] or denied[2])
     code = refusal_code(error)
     return _disk(str(error)) if code == "MISCONF" else _REASONS.get(code, str(error))
+
+
+def _denied(text: str) -> str:
+    return f"the user of REDIS_URL has no right to it ({text}); deploy/redis/users.acl has the rights of each"
 
 
 def _disk(text: str) -> str:

@@ -16,6 +16,12 @@ from broker.errors import BrokerUnavailable
         (redis.TimeoutError("slow"), "does not answer in time", False),
         (redis.BusyLoadingError("loading"), "still loading", False),
         (redis.AuthenticationError("WRONGPASS"), "the user or the password", True),
+        (redis.exceptions.NoPermissionError("User web has ..."), r"no right to it \(User web has", True),
+        (
+            redis.ResponseError("ACL failure in script: No permissions to access a key script: on @user:1."),
+            r"no right to it \(No permissions to access a key\);",
+            True,
+        ),
         (redis.exceptions.ReadOnlyError("ro"), "read-only replica", True),
         (redis.exceptions.OutOfMemoryError("oom"), "out of memory", True),
         (redis.ResponseError("odd"), "odd", True),

@@ -27,6 +27,7 @@ from tests.support.fakes import (
     job,
     lease,
 )
+from tests.support.redis_server import client_of
 from tests.support.waiting import eventually
 
 TIMEOUT_S = 300.0
@@ -34,7 +35,7 @@ TIMEOUT_S = 300.0
 
 def box(client: redis.Redis, keys: Keys, limits: Limits = LIMITS) -> DeadLetters:
     """The dead letters of the tiny model."""
-    return DeadLetters(client, keys, MODEL, limits)
+    return DeadLetters(client_of(client, "operator"), keys, MODEL, limits)
 
 
 def bury(client: redis.Redis, keys: Keys, *jobs: Job, reason: str = "it is poison") -> list[Job]:

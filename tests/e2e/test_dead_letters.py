@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.shades_server import ABORT
 from tests.support import ROOT, http
+from tests.support.redis_server import as_user
 from tests.support.stack import MODEL, Stack, shade
 from tests.support.waiting import eventually
 
@@ -21,7 +22,7 @@ def _command(stack: Stack, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "model_server", "dead-letters", *arguments],
         cwd=ROOT,
-        env=stack.environment,
+        env=stack.environment | {"REDIS_URL": as_user(stack.environment["REDIS_URL"], "operator")},
         capture_output=True,
         text=True,
         timeout=30,

@@ -1,4 +1,7 @@
-"""What tests put in the place of a network, a clock and the parts around a queue."""
+"""What tests put in the place of a network, a clock and the parts around a queue.
+
+The parts of a tier have that tier's rights in Redis (deploy/redis/users.acl).
+"""
 
 import time
 import uuid
@@ -23,6 +26,7 @@ from model_server.serving.device import Device
 from model_server.serving.pipeline import WorkerLimits
 from model_server.serving.worker import Worker
 from model_server.tasks import TASKS
+from tests.support.redis_server import client_of
 
 MODEL = "tiny"
 SPEC = InputSpec(width=2, height=2, channels=1, fit=Fit.STRETCH)
@@ -103,7 +107,7 @@ def job(
 def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0, card: Card | None = None) -> Lease:
     """A lease of the tiny model, not yet registered."""
     return Lease(
-        client,
+        client_of(client, "model_server"),
         keys,
         card or CARD,
         labels=LABELS,
@@ -115,12 +119,14 @@ def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0, card: Card 
 
 def consumer(client: redis.Redis, keys: Keys, model: str = MODEL) -> Consumer:
     """A consumer of the tiny model, or of another."""
-    return Consumer(client, keys, model, key_ttl_s=KEY_TTL_S, result_ttl_s=RESULT_TTL_S)
+    return Consumer(
+        client_of(client, "model_server"), keys, model, key_ttl_s=KEY_TTL_S, result_ttl_s=RESULT_TTL_S
+    )
 
 
 def producer(client: redis.Redis, keys: Keys, limits: Limits = LIMITS) -> Producer:
     """A producer over the same Redis."""
-    return Producer(client, keys, limits)
+    return Producer(client_of(client, "web"), keys, limits)
 
 
 def worker(

@@ -1,10 +1,13 @@
 """A private Redis server for tests. Never flushes or stops a Redis that was not started here.
 
+It has the users of deploy/redis/users.acl, whose passwords are their names; the default user may do all.
+
 TEST_REDIS_SERVER names another program than the embedded one, such as Debian's redis-server. Where Debian's
 faketime is installed a server's clock can be stepped.
 """
 
 import contextlib
+import functools
 import os
 import resource
 import shutil
@@ -13,11 +16,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+from weakref import WeakKeyDictionary
 
 import redis
 
 from broker.connection import connect
 from deploy.serve.programs import redis_binary, redis_command, redis_url
+from tests.support import ROOT
 
 
 class RedisServer:
@@ -29,6 +35,8 @@ class RedisServer:
         self.folder = var / "redis"
         self.folder.mkdir()
         self.url = redis_url(var)
+        self._users = var / "users.acl"
+        self._users.write_text(acl_file(is_old=is_redis_6()))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -101,7 +109,7 @@ class RedisServer:
         }
 
     def _command(self) -> list[str]:
-        return [server_program(), *redis_command(self._var)[1:]]
+        return [server_program(), *redis_command(self._var)[1:], "--aclfile", str(self._users)]
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, by SIGTERM or SIGKILL."""
@@ -118,6 +126,50 @@ class RedisServer:
 def server_program() -> str:
     """The server that tests start."""
     return os.environ.get("TEST_REDIS_SERVER") or str(redis_binary())
+
+
+@functools.cache
+def is_redis_6() -> bool:
+    """Whether that server is one of Redis 6, whose users have no selectors."""
+    version = subprocess.run([server_program(), "--version"], capture_output=True, text=True, check=True)
+    return " v=6." in version.stdout
+
+
+USERS: Final = ("web", "model_server", "operator")
+
+
+def acl_file(*, is_old: bool, prefix: str = "bw:") -> str:
+    """The users of the project as Redis reads them, and a default user who may do all."""
+    made = subprocess.run(
+        [ROOT / "deploy" / "redis" / "make-users", *(["--redis-6.2"] if is_old else [])],
+        env={**os.environ, "KEY_PREFIX": prefix} | {f"{user.upper()}_PASSWORD": user for user in USERS},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return made.stdout.replace("user default off", "user default on nopass ~* &* +@all")
+
+
+def as_user(url: str, user: str) -> str:
+    """The URL of a server of these tests, for one of its users."""
+    scheme, _, place = url.partition("://")
+    return f"{scheme}://{user}:{user}@{place}"
+
+
+_OF_USERS: Final[WeakKeyDictionary[redis.Redis, dict[str, redis.Redis]]] = WeakKeyDictionary()
+
+
+def client_of(client: redis.Redis, user: str) -> redis.Redis:
+    """The same client as one of the users: what stands for a tier in a test has that tier's rights alone."""
+    of_users = _OF_USERS.setdefault(client, {})
+    if user not in of_users:
+        pool = client.connection_pool
+        kwargs = {**pool.connection_kwargs, "username": user, "password": user}
+        fresh = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+            connection_class=pool.connection_class, **kwargs
+        )
+        of_users[user] = redis.Redis.from_pool(fresh)
+    return of_users[user]
 
 
 def faketime_library() -> Path | str:

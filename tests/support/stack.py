@@ -1,4 +1,7 @@
-"""Real processes: Gunicorn and model servers over one Redis, started, killed and waited for."""
+"""Real processes: Gunicorn and model servers over one Redis, started, killed and waited for.
+
+Each tier is a user of its own in Redis, with the rights of deploy/redis/users.acl.
+"""
 
 import contextlib
 import io
@@ -17,7 +20,7 @@ from PIL import Image
 from broker.connection import connect
 from broker.keys import Keys
 from tests.support import ROOT, http
-from tests.support.redis_server import RedisServer, running_redis
+from tests.support.redis_server import RedisServer, as_user, running_redis
 from tests.support.waiting import eventually
 
 MODEL = "shades"
@@ -80,12 +83,14 @@ class Stack:
         }
 
     def start(self, *command: str, log: str) -> subprocess.Popen[bytes]:
-        """Start a Python program of the project."""
+        """Start a Python program of the project, as its tier's user of Redis."""
+        user = "web" if command[0] in ("gunicorn", "web.rpc") else "model_server"
+        redis_url = as_user(self.environment["REDIS_URL"], user)
         with (self.folder / f"{log}.log").open("ab") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=ROOT,
-                env=self.environment,
+                env={**self.environment, "REDIS_URL": redis_url},
                 stdout=file,
                 stderr=file,
                 stdin=subprocess.DEVNULL,
