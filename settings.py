@@ -149,6 +149,10 @@ def _is_network(text: str) -> bool:
     return True
 
 
+def _networks(text: str) -> tuple[str, ...]:
+    return tuple(str(ipaddress.ip_network(entry.strip())) for entry in text.split(","))
+
+
 def _webhook_secret(text: str) -> str:
     """Secrets of 24 to 64 bytes, as Standard Webhooks has them."""
     for secret in text.split():
@@ -180,6 +184,7 @@ _WEBHOOK_HOSTS: Final = Bound(
     "a comma-separated list of hosts, `*.`hosts, addresses or networks, each with `:PORT` after it and "
     "`http://` before it or not",
 )
+_NETWORKS: Final = Bound(_networks, "a comma-separated list of IP addresses and networks like 10.1.0.0/16")
 _WEBHOOK_SECRET: Final = Bound(
     _webhook_secret,
     "`whsec_` and the base64 of 24 to 64 bytes, or several of these, separated by spaces",
@@ -273,6 +278,9 @@ class Settings:
     scheme and port: `http://localhost:8080,http://127.0.0.1:8080`. Unset: no webhooks."""
     webhook_secret: str = _setting("", _WEBHOOK_SECRET)
     """What webhooks are signed with; required with `WEBHOOK_HOSTS`. Several during a rotation: each signs."""
+    trusted_proxies: tuple[str, ...] = _setting((), _NETWORKS)
+    """The proxies in front, whose `X-Forwarded-For` tells a client's address: `127.0.0.1,10.1.0.0/16`. From
+    anyone else the field is ignored. Unset: whoever connects is the client."""
     files_dir: str = _text("")
     """The directory whose pictures `GET /classify?file=NAME` may read. Unset: no file is read."""
     keepalive_s: int = _whole(120, 1, 3600)

@@ -11,11 +11,14 @@ from web import start
 from web.app import create_app, refusal_renderer
 from web.routes.predict import turned_away
 from web.server.connection import Connection
+from web.server.proxies import TrustedProxies
+from web.server.request_reader import Arrival
 from web.server.worker import PatientWorker
 
 _settings = Settings.from_env()
 start.prepare(_settings)
 app = create_app(_settings)
+Arrival.proxies = TrustedProxies(_settings.trusted_proxies)
 Connection.render_refusal = staticmethod(refusal_renderer(_settings))
 PatientWorker.turn_away = staticmethod(partial(turned_away, app.extensions["jobs"]))
 app.extensions["jobs"].replies.start()

@@ -112,9 +112,8 @@ def test_without_the_setting_nothing_is_said(own_redis: RedisServer, tmp_path: P
             http.get(f"{web.url}/healthz", headers={"Origin": ORIGIN}),
         ):
             assert not [name for name in answer.headers if name.lower().startswith("access-control")]
-        refused = _raw(
-            web, f"POST /predict HTTP/1.1\r\nOrigin: {ORIGIN}\r\nContent-Length: 9999999999\r\n\r\n".encode()
-        )
+        post = f"POST /predict HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\n"
+        refused = _raw(web, f"{post}Content-Length: 9999999999\r\n\r\n".encode())
         assert b"413" in refused
         assert b"Access-Control" not in refused
     finally:

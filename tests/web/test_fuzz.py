@@ -267,9 +267,9 @@ _LINES: Final = st.sampled_from(
 )
 _SOUND: Final = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcde",
-    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
-    b'POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1 ; a="b"\r\na\r\n00\r\nX: y\r\n\r\n',
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde",
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
+    b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1 ; a="b"\r\na\r\n00\r\nX: y\r\n\r\n',
 ]
 REQUESTS: Final = st.one_of(
     st.lists(_LINES, max_size=12).map(b"\r\n".join),

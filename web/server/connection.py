@@ -68,6 +68,8 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - Gunicorn's own
         super().__init__(*args)
+        self.peer = self.client
+        """Where the connection comes from; `client` is who sent its last request, through a proxy perhaps."""
         self.accepted_at = time.monotonic()
         self.sock: AnswerSocket = AnswerSocket(self.sock)
         # The loop says at each call that it will not wait: switching the mode for each request would cost two
@@ -76,7 +78,7 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
 
     @property
     def address(self) -> object:
-        """Where its client is: the host's address, whatever the port."""
+        """Where its client is: the host's address, whatever the port. Through a proxy: its last request's."""
         return self.client[0] if isinstance(self.client, tuple) else self.client
 
     def watch(

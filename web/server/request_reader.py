@@ -7,15 +7,16 @@ is Gunicorn's parser's to say, which reads it once, as soon as it is whole; two 
 import io
 import logging
 import re
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from gunicorn.http.body import ChunkedReader
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.errors import InvalidHTTPVersion, LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 
 from broker.errors import ClientError
 from web.server.bodies import BodyCollector, ChunkedBody, SizedBody
+from web.server.proxies import TrustedProxies
 from web.server.refusals import HeaderTooLarge, RequestHead, UploadTimeout, UploadTooLarge, UriTooLong
 
 _LOG: Final = logging.getLogger(__name__)
@@ -36,11 +37,17 @@ MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_LINE_BYTES: Final = 4094
 """The request line; the bound that Gunicorn's parser has, too."""
 
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?")
+"""A host and perhaps a port (RFC 9110, section 7.2); empty where the address names no host."""
+
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
 
 class Arrival:
     """A request that is on its way. `number`: which one of its connection it is."""
+
+    proxies: ClassVar[TrustedProxies] = TrustedProxies()
+    """Those in front; the settings hand them in before the first request (wsgi.py)."""
 
     def __init__(self, cfg: Any, peer: Any, *, number: int, at_most: int, now: float) -> None:  # noqa: ANN401
         self.deadline = now + HEAD_S
@@ -57,6 +64,8 @@ class Arrival:
         self.head = RequestHead()
         """Known once the head is whole."""
         self._cfg = cfg
+        self.client = peer
+        """Who sends it: the socket's peer, or whom a trusted proxy names."""
         self._peer = peer
         self._number = number
         self._at_most = at_most
@@ -146,6 +155,8 @@ class Arrival:
             raise UriTooLong(f"The request's first line is longer than {MAX_LINE_BYTES} bytes.") from None
         except LimitRequestHeaders:
             raise HeaderTooLarge("The request has too many header fields, or one that is too long.") from None
+        except InvalidHTTPVersion:
+            raise _other_version() from None
         except ParseException as error:
             _LOG.debug("A request can't be read: %r", error)
             raise ClientError(
@@ -161,6 +172,9 @@ class Arrival:
             has_preference="PREFER" in fields,
             is_head=request.method == "HEAD",
         )
+        forwarded_for = [value for name, value in request.headers if name == "X-FORWARDED-FOR"]
+        self.client = self.proxies.client(self._peer, forwarded_for)
+        _require_host(request)
         # Gunicorn would send it again.
         self.wants_continue, request._expected_100_continue = request._expected_100_continue, False
         reader = request.body.reader
@@ -172,3 +186,18 @@ class Arrival:
             self._body = SizedBody(reader.length)
         self._request = request
         self._body_began = now
+
+
+def _require_host(request: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
+    """Refuse what RFC 9112 (sections 2.3 and 3.2) has refused: two hosts are two readings of one request."""
+    if request.version not in ((1, 0), (1, 1)):
+        raise _other_version()
+    hosts = [value for name, value in request.headers if name == "HOST"]
+    if len(hosts) > 1 or (not hosts and request.version != (1, 0)):
+        raise ClientError("The request can't be read: it must have one Host field.")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise ClientError("The request can't be read: its Host field is no name or address.")
+
+
+def _other_version() -> ClientError:
+    return ClientError("The request can't be read: only HTTP/1.1 and HTTP/1.0 are spoken here.")

@@ -85,7 +85,7 @@ class ArrivingConnections(ConnectionSet):
         self._connections[conn] = None
         conn.stage = self.stage
         conn.requests += 1
-        conn.arrival = Arrival(conn.cfg, conn.client, number=conn.requests, at_most=self.most_bytes, now=now)
+        conn.arrival = Arrival(conn.cfg, conn.peer, number=conn.requests, at_most=self.most_bytes, now=now)
 
     def feed(self, conn: Connection, data: memoryview | bytes, now: float) -> bool:
         """Add to its request; return whether that is whole, and so arrives no more. Raises ServiceError."""
@@ -95,6 +95,7 @@ class ArrivingConnections(ConnectionSet):
             whole = arrival.feed(data, now)
         finally:
             self.held += arrival.held
+            conn.client = arrival.client
         if whole:
             del self._connections[conn]
             conn.stage = Stage.WORKING

@@ -95,7 +95,8 @@ class Serving:
 
         @app.route("/echo", methods=["GET", "POST"])
         def echo() -> dict[str, object]:
-            return {"length": len(request.get_data()), "path": request.full_path}
+            length = len(request.get_data())
+            return {"length": length, "path": request.full_path, "client": request.remote_addr}
 
         @app.get("/wait")
         def wait() -> dict[str, object]:

@@ -39,6 +39,7 @@ class FakeConnection:
     sock: FakeSocket = field(default_factory=FakeSocket)
     cfg: Config = field(default_factory=Config)
     client: tuple[str, int] = ("127.0.0.1", 1)
+    peer: tuple[str, int] = ("127.0.0.1", 1)
     requests: int = 0
     discarded: int = 0
 

@@ -105,7 +105,7 @@ def test_a_client_that_waits_for_100_continue_gets_it_once(serving: Serving) -> 
     client.send(post(b"abc", b"Expect: 100-continue")[:-3])
     assert client.answer()[0] == 100
     client.send(b"abc")
-    assert client.answer()[:2] == (200, {"length": 3, "path": "/echo?"})
+    assert client.answer()[:2] == (200, {"length": 3, "path": "/echo?", "client": "127.0.0.1"})
 
 
 @pytest.mark.slow
@@ -117,15 +117,15 @@ def test_a_client_that_waits_for_100_continue_gets_it_once(serving: Serving) -> 
         (post(b"x" * 100)[:-50], 408, "upload_timeout"),
         (post(b"x" * (AT_MOST + 1))[:100], 413, "too_large"),
         (b"GET /" + b"x" * 5000, 414, "uri_too_long"),
-        (b"GET / HTTP/1.1\r\nA: " + b"x" * 40_000, 431, "header_too_large"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 40_000, 431, "header_too_large"),
         (post(b"", b"Content-Length: 3"), 400, "bad_request"),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZ\r\n", 400, "bad_request"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZ\r\n", 400, "bad_request"),
         (
-            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHost: x\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHost: x\r\n\r\n",
             400,
             "bad_request",
         ),
-        (b"GET / HTTP/1.1\r\nSCRIPT_NAME: /x\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nSCRIPT_NAME: /x\r\n\r\n", 400, "bad_request"),
     ],
 )
 def test_what_never_gets_whole_is_refused_in_words_and_its_connection_closed(
@@ -173,7 +173,7 @@ def test_clients_of_every_slow_kind_hold_no_thread(serving: Serving) -> None:
         serving.client().send(HALF)
         serving.client().send(post(b"x" * 100)[:-50])
         closing = serving.client()
-        closing.send(GET.replace(b"Host: x", b"Connection: close"))
+        closing.send(GET.replace(b"Host: x", b"Host: x\r\nConnection: close"))
         serving.client()
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: serving.answers(), range(40)))
@@ -254,14 +254,14 @@ def test_of_too_much_that_is_unread_the_client_with_the_most_is_given_up(serving
 
 def test_a_client_that_never_closes_is_closed(serving: Serving) -> None:
     client = serving.client()
-    client.send(GET.replace(b"Host: x", b"Connection: close"))
+    client.send(GET.replace(b"Host: x", b"Host: x\r\nConnection: close"))
     assert client.answer()[0] == 200
     assert client.at_end()
     eventually(lambda: serving.worker.nr_conns == 0)
 
 
 @pytest.mark.parametrize("connections", [10])
-@pytest.mark.parametrize("sent", [b"", HALF, GET.replace(b"Host: x", b"Connection: close")])
+@pytest.mark.parametrize("sent", [b"", HALF, GET.replace(b"Host: x", b"Host: x\r\nConnection: close")])
 def test_when_all_places_are_taken_one_that_does_nothing_gives_way(serving: Serving, sent: bytes) -> None:
     for _ in range(30):
         serving.client().send(sent)
@@ -411,7 +411,7 @@ def test_when_gunicorn_s_master_is_gone_it_keeps_no_connection(serving: Serving)
 @pytest.mark.parametrize("given", [b"X-Request-ID: mine-1\r\n", b"X-Request-ID: a b\r\n", b""])
 def test_a_refusal_says_the_request_s_id_as_answers_do(serving: Serving, given: bytes) -> None:
     client = serving.client()
-    client.send(b"POST /echo HTTP/1.1\r\n" + given + b"Content-Length: 9999999999\r\n\r\n")
+    client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\n" + given + b"Content-Length: 9999999999\r\n\r\n")
     status, body, fields = client.answer()
     assert (status, body["request_id"]) == (413, fields["X-Request-ID"])
     assert (fields["X-Request-ID"] == "mine-1") is (b"mine-1" in given)
@@ -420,7 +420,7 @@ def test_a_refusal_says_the_request_s_id_as_answers_do(serving: Serving, given: 
 
 def test_the_refusal_of_a_head_has_no_body(serving: Serving) -> None:
     client = serving.client()
-    client.send(b"HEAD /echo HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n")
+    client.send(b"HEAD /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
     raw = b""
     while more := client.socket.recv(65536):
         raw += more
