@@ -1,6 +1,7 @@
 """The import rules: they point one way. Reads every import of the product, and fails on a breach."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -213,17 +214,53 @@ RUNTIMES = {
 """What may import each runtime: one file of model_server, and Keras what builds and runs its networks."""
 
 
-def _imports(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+@functools.cache
+def _text(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+class _Source:
+    """What the rules ask of a file, read and parsed once for all of them."""
+
+    def __init__(self, path: Path) -> None:
+        tree = ast.parse(_text(path))
+        self.docstring = ast.get_docstring(tree)
+        self.relative = False
+        self.imports: set[str] = set()
+        self.imported: set[str] = set()
+        """As `imports`, with the name that is imported: package.module of `from package import module`."""
+        self.public_classes: list[str] = []
+        self.functions: dict[str, int] = {}
+        """The lines of the longest function of a name."""
+        for node in ast.walk(tree):
+            self._add(node)
+
+    def _add(self, node: ast.AST) -> None:
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            self.imports |= {alias.name for alias in node.names}
+            self.imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide the direction"
-            names.add(node.module or "")
-    return names
+            self.relative |= node.level > 0
+            self.imports.add(node.module or "")
+            self.imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ClassDef):
+            self.public_classes += [] if node.name.startswith("_") else [node.name]
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            self.functions[node.name] = max(lines, self.functions.get(node.name, 0))
 
 
+@functools.cache
+def _source(path: Path) -> _Source:
+    return _Source(path)
+
+
+def _imports(path: Path) -> set[str]:
+    assert not _source(path).relative, f"{path}: relative imports hide the direction"
+    return _source(path).imports
+
+
+@functools.cache
 def _files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
@@ -243,16 +280,15 @@ def test_imports_point_one_way(package: str) -> None:
 
 def _project_imports(path: Path) -> set[str]:
     """Modules of the project that a file imports, `from package import module` as package.module."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                module = f"{node.module}.{alias.name}"
-                place = ROOT / module.replace(".", "/")
-                names.add(module if place.is_dir() or place.with_suffix(".py").is_file() else node.module)
-    return {name for name in names if name.split(".")[0] in {*FORBIDDEN, "settings", "training"}}
+    ours = {*FORBIDDEN, "settings", "training"}
+    names = {name for name in _source(path).imported if name.split(".")[0] in ours}
+    return {name if _is_module(name) else name.rpartition(".")[0] for name in names}
+
+
+@functools.cache
+def _is_module(name: str) -> bool:
+    place = ROOT / name.replace(".", "/")
+    return place.is_dir() or place.with_suffix(".py").is_file()
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -324,7 +360,7 @@ def test_only_a_task_s_own_file_asks_which_task_it_is() -> None:
         for suffix in ("py", "js", "html")
         for path in (ROOT / package).rglob(f"*.{suffix}")
         if path.parent != ROOT / "model_server" / "tasks"
-        for line in path.read_text("utf-8").splitlines()
+        for line in _text(path).splitlines()
         if asked.search(line)
     }
     assert places == set()
@@ -360,7 +396,7 @@ def test_only_settings_reads_the_environment() -> None:
         str(path.relative_to(ROOT))
         for package in FORBIDDEN
         for path in _files(package)
-        if re.search(r"os\.environ|getenv", path.read_text("utf-8"))
+        if re.search(r"os\.environ|getenv", _text(path))
     }
     # They write what Keras, TensorFlow, PyTorch and prometheus_client read; nothing of ours is read there.
     assert readers == {
@@ -381,7 +417,7 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
         str(path.relative_to(ROOT))
         for package in FORBIDDEN
         for path in _files(package)
-        if '"bw:' in path.read_text("utf-8") or '}:"' in path.read_text("utf-8")
+        if '"bw:' in _text(path) or '}:"' in _text(path)
     }
     assert spelled == set()
 
@@ -413,7 +449,7 @@ def test_every_module_says_what_it_owns() -> None:
         str(path.relative_to(ROOT))
         for package in [*FORBIDDEN, "training"]
         for path in _files(package)
-        if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        if not _source(path).docstring
     ]
     assert silent == []
 
@@ -434,7 +470,7 @@ def test_nothing_imports_a_conftest() -> None:
     importers = {
         str(path.relative_to(ROOT))
         for path in _files("tests")
-        if re.search(r"^\s*(from|import) .*\bconftest\b", path.read_text("utf-8"), re.MULTILINE)
+        if re.search(r"^\s*(from|import) .*\bconftest\b", _text(path), re.MULTILINE)
     }
     assert importers == set()
 
@@ -445,7 +481,7 @@ def test_nothing_looks_beside_the_repository() -> None:
         str(path.relative_to(ROOT))
         for package in [*FORBIDDEN, "training", "benchmarks", "tests"]
         for path in _files(package)
-        if re.search(r"\b(ROOT|PROJECT)\.parent|\.\./shared\b", path.read_text("utf-8"))
+        if re.search(r"\b(ROOT|PROJECT)\.parent|\.\./shared\b", _text(path))
     }
     assert beside == set()
 
@@ -457,7 +493,7 @@ def test_programs_within_strings_import_what_there_is() -> None:
         f"{path.relative_to(ROOT)}: {module}.{name.strip()}"
         for path in _files("tests")
         for module, names in re.findall(
-            rf"from ((?:{packages})[.\w]*) import ([\w, ]+)", path.read_text("utf-8")
+            rf"from ((?:{packages})[.\w]*) import ([\w, ]+)", _text(path)
         )
         for name in names.split(",")
         if name.strip() and not _is_there(module, name.split(" as ")[0].strip())
@@ -468,7 +504,7 @@ def test_programs_within_strings_import_what_there_is() -> None:
 def _is_there(module: str, name: str) -> bool:
     place = ROOT / module.replace(".", "/")
     source = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
-    defines = source.is_file() and re.search(rf"\b{name}\b", source.read_text("utf-8"))
+    defines = source.is_file() and re.search(rf"\b{name}\b", _text(source))
     return bool(defines) or (place / name).with_suffix(".py").is_file() or (place / name).is_dir()
 
 
@@ -482,20 +518,18 @@ def test_each_public_class_has_a_name_of_its_own() -> None:
     for package in [*FORBIDDEN, "training", "benchmarks"]:
         for path in _files(package):
             if path not in skipped:
-                for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                    if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                        places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+                for name in _source(path).public_classes:
+                    places.setdefault(name, []).append(str(path.relative_to(ROOT)))
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_no_function_has_more_than_fifty_lines() -> None:
     long = [
-        f"{path.relative_to(ROOT)}: {node.name}"
+        f"{path.relative_to(ROOT)}: {name}"
         for package in [*FORBIDDEN, "training"]
         for path in _files(package)
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (node.end_lineno or 0) - node.lineno >= 50
+        for name, lines in _source(path).functions.items()
+        if lines > 50
     ]
     assert long == []
 
@@ -506,6 +540,6 @@ def test_the_tests_of_a_suite_are_in_its_folder(suite: str) -> None:
     marked = {
         path.relative_to(ROOT / "tests").parts[0]
         for path in _files("tests")
-        if f"pytest.mark.{suite}" in path.read_text("utf-8")
+        if f"pytest.mark.{suite}" in _text(path)
     }
     assert marked == {suite}
