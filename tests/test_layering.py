@@ -492,9 +492,7 @@ def test_programs_within_strings_import_what_there_is() -> None:
     stale = {
         f"{path.relative_to(ROOT)}: {module}.{name.strip()}"
         for path in _files("tests")
-        for module, names in re.findall(
-            rf"from ((?:{packages})[.\w]*) import ([\w, ]+)", _text(path)
-        )
+        for module, names in re.findall(rf"from ((?:{packages})[.\w]*) import ([\w, ]+)", _text(path))
         for name in names.split(",")
         if name.strip() and not _is_there(module, name.split(" as ")[0].strip())
     }
