@@ -175,6 +175,7 @@ class Arrival:
         forwarded_for = [value for name, value in request.headers if name == "X-FORWARDED-FOR"]
         self.client = self.proxies.client(self._peer, forwarded_for)
         _require_host(request)
+        _require_one_reading(request)
         # Gunicorn would send it again.
         self.wants_continue, request._expected_100_continue = request._expected_100_continue, False
         reader = request.body.reader
@@ -197,6 +198,17 @@ def _require_host(request: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
         raise ClientError("The request can't be read: it must have one Host field.")
     if hosts and not _HOST.fullmatch(hosts[0]):
         raise ClientError("The request can't be read: its Host field is no name or address.")
+
+
+def _require_one_reading(request: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
+    """Refuse what Gunicorn takes, but a proxy before it may take for something else."""
+    if "#" in request.uri:
+        raise ClientError("The request can't be read: its address has a fragment, which no client sends.")
+    if request.path.startswith("//"):  # the app's routes pass over it, a proxy's rules for a path may not
+        raise ClientError("The request's path begins with two slashes: leave one out.")
+    codings = {value.strip().lower() for name, value in request.headers if name == "TRANSFER-ENCODING"}
+    if not codings <= {"chunked"}:
+        raise ClientError("The body can't be read: chunked is the only transfer coding that is taken.")
 
 
 def _other_version() -> ClientError:
