@@ -17,8 +17,9 @@ from msgspec import structs
 
 from broker.clock import RedisClock
 from broker.connection import connect
-from broker.consumer import WAITING_FOR_EACH_POLLED, Consumer
+from broker.consumer import Consumer
 from broker.keys import Keys
+from broker.lanes import WAITING_FOR_EACH_POLLED
 from broker.lease import Lease
 from broker.messages import Job
 from broker.scripts import lua
@@ -74,7 +75,7 @@ class ClaimBench:
         _, worker = self.consumers[self.tags[0]]
         self.fill([self.tags[0]] * _BATCH)
         names = [keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states]
-        names.append(keys.polled)
+        names += [keys.polled, keys.turns, keys.polled_turns]
         self._client.config_resetstat()
         self._client.eval(
             script,
@@ -108,7 +109,8 @@ class ClaimBench:
 
 def main() -> int:
     """Run the program."""
-    scripts = {"with": lua("others", "take", "claim"), "without": _WITHOUT + lua("take", "claim")}
+    parts = ("take", "lanes", "claim")
+    scripts = {"with": lua("others", *parts), "without": _WITHOUT + lua(*parts)}
     with running_redis() as server, connect(server.url, timeout_s=60) as client:
         for side in (28, 224):
             bench = ClaimBench(client, shape=(side, side, 3))

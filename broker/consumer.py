@@ -17,6 +17,7 @@ from broker.clock import RedisClock
 from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
+from broker.lanes import WAITING_FOR_EACH_POLLED, LaneReader
 from broker.messages import Result
 from broker.scripts import lua
 
@@ -29,9 +30,6 @@ DEAD_TTL_S: Final = 7 * 24 * 3600
 """How long dead letters are kept after the last one: an operator may look after the weekend."""
 
 _FIELDS_PER_JOB: Final = 3
-
-WAITING_FOR_EACH_POLLED: Final = 3
-"""While both wait a worker takes so many jobs whose clients wait, then one whose client polls."""
 
 _FOR_OTHERS_S: Final = 0.02
 """Between looks at a queue that begins with a job for others: the bell, which wakes them, would ring here."""
@@ -94,7 +92,10 @@ class Consumer:
         self._is_for_others = False
         self._since_polled = 0
         """Jobs of waiting clients that it has taken since the last one of a client that polls."""
-        self._claim_script = client.register_script(lua("others", "take", "claim"))
+        self.lanes = 0
+        """Lanes that had turns at the last claim, for each kind of job."""
+        self._lane_reader = LaneReader(client)
+        self._claim_script = client.register_script(lua("others", "take", "lanes", "claim"))
         self._complete_script = client.register_script(lua("webhook_due", "complete"))
 
     def wait(self, timeout_s: float) -> None:
@@ -106,20 +107,14 @@ class Consumer:
             self._redis.blpop([self._keys.bell], timeout=max(timeout_s, _LEAST_WAIT_S))
 
     def waiting(self) -> int:
-        """Jobs in both lists of the queue."""
-        keys = self._keys
-        with (
-            translated("measure a queue", self._redis, keys.types),
-            self._redis.pipeline(transaction=False) as pipe,
-        ):
-            pipe.llen(keys.queue)
-            pipe.llen(keys.polled)
-            return sum(pipe.execute())
+        """Jobs in all lists of the queue."""
+        with translated("measure a queue", self._redis, self._keys.types):
+            return self._lane_reader.lengths(self._keys).total
 
     def claim(self, worker: str, n: int) -> list[ClaimedJob]:
         """Move up to `n` jobs from the queue to this worker's claims and read them, in order.
 
-        Of four one is of a client that polls, while others wait; all, while none does.
+        Of four one is of a client that polls, while others wait; all, while none does. Lanes have turns.
         A job that was recovered before comes alone; one whose picture was prepared for another input is left
         to a live worker that takes it, if there is one. Raises LeaseLost, or BrokerUnavailable: then
         the claim may have happened, and the caller gives back what it holds before it claims again.
@@ -151,8 +146,8 @@ class Consumer:
         names = [keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states]
         shares = [self._since_polled, WAITING_FOR_EACH_POLLED]
         sent = self._clock.monotonic()
-        status, now, self._since_polled, *fields = self._claim_script(
-            keys=[*names, keys.polled],
+        status, now, self._since_polled, self.lanes, *fields = self._claim_script(
+            keys=[*names, keys.polled, keys.turns, keys.polled_turns],
             args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag, *shares],
         )
         self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
@@ -161,16 +156,10 @@ class Consumer:
             raise LeaseLost(f"worker {worker} has no live lease")
         return list(fields)
 
-    def oldest(self) -> list[bytes]:
-        """The jobs at the heads of the queue's lists, as JSON, without claiming them."""
-        keys = self._keys
-        with (
-            translated("show a job", self._redis, keys.types),
-            self._redis.pipeline(transaction=False) as pipe,
-        ):
-            pipe.lindex(keys.queue, 0)
-            pipe.lindex(keys.polled, 0)
-            return [job for job in pipe.execute() if job is not None]
+    def oldest(self) -> list[float]:
+        """When the jobs at the heads of the queue's lists were accepted; 0.0: one does not tell."""
+        with translated("show a job", self._redis, self._keys.types):
+            return self._lane_reader.accepted(self._keys)
 
     def complete(self, worker: str, outcomes: Sequence[CompletedJob]) -> bool:
         """Write the results of a batch, tell the frontends, take the batch off the claims: all or nothing.

@@ -74,7 +74,9 @@ class DeadLetters:
             raise MalformedMessage(
                 f"The job of {job_id} can't be read, so it can't be queued again ({error.detail})."
             ) from None
-        self._producer.admit(self._model, size=len(payload), timeout_s=timeout_s, pace=pace, polled=True)
+        self._producer.admit(
+            self._model, size=len(payload), timeout_s=timeout_s, pace=pace, polled=True, lane=job.lane
+        )
         now = self._now()
         fresh_id = str(uuid.uuid4())
         again = replace(

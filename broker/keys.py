@@ -12,6 +12,9 @@ from typing import Final
 
 MODEL_NAME: Final = re.compile(r"[a-z0-9_-]+")
 
+LANE: Final = re.compile(r"[a-z0-9_-]{1,32}@(?:[1-9][0-9]{0,4}|100000)")
+"""`OWNER@WEIGHT`: an owner's name, and a share from 1 to 100,000 percent of an ordinary one."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelKeys:
@@ -32,6 +35,10 @@ class ModelKeys:
     """List: jobs whose clients wait, the oldest left."""
     polled: str = field(init=False)
     """List: jobs whose clients poll, the oldest left."""
+    turns: str = field(init=False)
+    """Sorted set: lane of `queue` -> the virtual time of its next job."""
+    polled_turns: str = field(init=False)
+    """Sorted set: lane of `polled` -> the virtual time of its next job."""
     bell: str = field(init=False)
     """List: a token a new job; it only wakes."""
     attempts: str = field(init=False)
@@ -64,12 +71,12 @@ class ModelKeys:
         tagged = f"{self.prefix}{{{self.model}}}"
         for name in (
             *("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead", "cache"),
-            *("webhooks", "callbacks", "undelivered"),
+            *("webhooks", "callbacks", "undelivered", "turns", "polled_turns"),
         ):
             object.__setattr__(self, name, f"{tagged}:{name}")
         lists = dict.fromkeys((self.queue, self.polled, self.bell, self.dead), "list")
         hashes = dict.fromkeys((self.states, self.attempts, self.callbacks, self.undelivered), "hash")
-        sets = dict.fromkeys((self.workers, self.webhooks), "zset")
+        sets = dict.fromkeys((self.workers, self.webhooks, self.turns, self.polled_turns), "zset")
         types = {self.card: "string"} | sets | hashes | lists
         object.__setattr__(self, "types", types)
         object.__setattr__(self, "cached_prefix", f"{tagged}:cached:")
@@ -77,6 +84,16 @@ class ModelKeys:
         object.__setattr__(self, "_labels_prefix", f"{tagged}:labels:")
         object.__setattr__(self, "result_prefix", f"{tagged}:result:")
         object.__setattr__(self, "_claims_prefix", f"{tagged}:claims:")
+
+    def lane(self, lane: str, *, polled: bool) -> str:
+        """List: the jobs of this lane, of clients that wait or that poll; without a lane `queue` or `polled`.
+
+        Raises ValueError for a lane that is not `OWNER@WEIGHT`.
+        """
+        if lane and not LANE.fullmatch(lane):
+            raise ValueError(f"a lane is OWNER@WEIGHT, such as ann@100; got {lane!r}")
+        kind = self.polled if polled else self.queue
+        return f"{kind}:{lane}" if lane else kind
 
     def claims(self, worker: str) -> str:
         """List: the jobs that this worker has claimed and not completed."""

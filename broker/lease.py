@@ -59,7 +59,7 @@ class Lease:
         self._since = 0.0
         self._lease_script = client.register_script(lua("lease"))
         self._announce_script = client.register_script(lua("announce"))
-        self._recover_script = client.register_script(lua("recover"))
+        self._recover_script = client.register_script(lua("home", "recover"))
 
     def register(self, state: State) -> str:
         """Take a lease under a fresh id, publish the card and the state. Returns the id.
@@ -211,6 +211,8 @@ class Lease:
                     keys.states,
                     keys.bell,
                     keys.polled,
+                    keys.turns,
+                    keys.polled_turns,
                 ],
                 args=[worker, why, self._ttl_s, BELL_TOKENS],
             )

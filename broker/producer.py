@@ -19,9 +19,9 @@ from redis.client import Pipeline
 from broker import codec
 from broker.clock import RedisClock, share_steps
 from broker.connection import translated
-from broker.consumer import WAITING_FOR_EACH_POLLED
 from broker.errors import BrokerUnavailable, IdempotencyKeyReused, MalformedMessage, Overloaded
 from broker.keys import Keys
+from broker.lanes import HEADS, LaneReader, QueueLengths, ask, of_lists
 from broker.lease import BELL_TOKENS
 from broker.messages import Job, Pace, Result, Webhook
 from broker.outage import Outage
@@ -58,6 +58,17 @@ _POLLED_SHARE: Final = 0.75
 it, and four that waited got 4 answers and 405 refusals where they had got 45."""
 
 
+_OWNER_SHARE: Final = 2
+"""An owner may have so many times as many jobs in the queue as it has room left (Choudhury and Hahne 1998).
+One alone gets two thirds of it; whoever comes second always finds room, and then each has two fifths."""
+
+_LANES_S: Final = 60.0
+"""For so long after an owner's job those of nobody in particular are admitted by what Redis says alone: the
+last push tells nothing of the lanes."""
+
+_MOST_LANES: Final = 1024
+"""Lanes whose lengths are remembered."""
+
 _NAME_MARGIN_S: Final = 60
 """A name outlives the latest end of its job's result. Without the result it says nothing."""
 
@@ -84,20 +95,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class _QueueLengths:
-    """Jobs in the queue: of clients that wait, and of those that poll."""
-
-    waiting: int
-    polled: int
-
-    def before_one_more(self, *, polled: bool) -> int:
-        """How many are run before one more of that kind, if those that wait keep coming."""
-        if polled:
-            return self.polled * (1 + WAITING_FOR_EACH_POLLED if self.waiting else 1)
-        return self.waiting + min(self.polled, 1 + self.waiting // WAITING_FOR_EACH_POLLED)
-
-
-@dataclass(frozen=True, slots=True)
 class QueueDepth:
     """What a model's queue holds: jobs of clients that wait, and that poll. And what else waits for it."""
 
@@ -107,6 +104,8 @@ class QueueDepth:
     """The age of the oldest job; 0 where there is none."""
     dead: int
     webhooks: int
+    lanes: int
+    """Owners' lanes with jobs in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,40 +141,45 @@ class Producer:
         self._monotonic = monotonic
         self._lengths: dict[str, tuple[float, int]] = {}
         """When a job whose client waits was last pushed to each queue from here, and how many there were."""
+        self._shares: dict[tuple[str, str], tuple[float, QueueLengths]] = {}
+        """When the queue of a model was last measured for a lane, and what it was."""
+        self._lanes_at: dict[str, float] = {}
+        """When a job with a lane last came here for a model."""
+        self._lanes = LaneReader(client)
         self.webhooks = WebhookStore(client, keys, self._clock, key_ttl_s=limits.key_ttl_s)
         self._finish_script = client.register_script(lua("webhook_due", "finish"))
 
-    def admit(self, model: str, *, size: int, timeout_s: float, pace: Pace, polled: bool = False) -> None:
+    def admit(
+        self, model: str, *, size: int, timeout_s: float, pace: Pace, polled: bool = False, lane: str = ""
+    ) -> None:
         """Refuse a job of `size` bytes that the queue has no room for, before it costs a decoding.
 
         Also one that would not be answered within `timeout_s`, at the pace that the workers have:
         accepted, it would take the model's time from those that can be answered, and end as a 504. While
         nothing of its kind is queued every job is let in, so that a wrong rate is measured again.
+        With a lane it is judged by its fair share, and its owner leaves room for others.
 
         All jobs of a model have about the same size, so their number times this one's is the sum. Threads
         that ask at the same moment may each be let in: the queue overshoots by one a web thread at most.
         Raises Overloaded.
         """
         room = min(self._limits.queue_jobs, self._limits.queue_bytes // size)
-        pushed_at, length = self._lengths.get(model, (-math.inf, 0))
-        if (
-            not polled
-            and self._monotonic() - pushed_at < LENGTH_VALID_S
-            and _LENGTH_SHARE * length < room
-            and pace.wait_s(_QueueLengths(length, room).before_one_more(polled=False))
-            <= _PATIENCE * timeout_s
-        ):
+        told = None if polled else self._told(model, lane, room)
+        if told and pace.wait_s(told.before_one_more(polled=False)) <= _PATIENCE * timeout_s:
             return
-        lengths = self._measured(model)
+        lengths = self._measured(model, lane)
         before, alike = lengths.before_one_more(polled=polled), lengths.polled if polled else lengths.waiting
         wait_s = pace.wait_s(before) if pace.rate > 0 else before / _UNMEASURED_RATE
         over_s = wait_s - _PATIENCE * timeout_s
-        waiting = lengths.waiting + lengths.polled
+        waiting, is_shared = lengths.total, bool(lane or lengths.lanes)
         fits = waiting < room and (not polled or alike < max(1, math.floor(_POLLED_SHARE * room)))
+        if is_shared:
+            fits = fits and lengths.owned < _OWNER_SHARE * (room - waiting)
         if fits and (over_s <= 0 or alike == 0):
             return
         # A full queue has room for all again when it is empty; a slow one when the excess is worked off.
-        empty_s = (waiting if polled else before) / pace.rate if pace.rate > 0 else 0.0
+        in_the_way = waiting if polled and not is_shared else before
+        empty_s = in_the_way / pace.rate if pace.rate > 0 else 0.0
         retry_after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(over_s if fits else empty_s)))
         raise Overloaded(
             f"{waiting} pictures wait for {model} already; come back in {retry_after_s} s.",
@@ -183,13 +187,27 @@ class Producer:
             valid_s=min(_VALID_S, max(LENGTH_VALID_S, over_s, _WORKED_OFF * empty_s)),
         )
 
+    def _told(self, model: str, lane: str, room: int) -> QueueLengths | None:
+        """What the queue was a moment ago, where it had so much room that it needs no question."""
+        now = self._monotonic()
+        if lane:
+            self._lanes_at[model] = now
+            told_at, lengths = self._shares.get((model, lane), (-math.inf, QueueLengths(room, 0)))
+        else:
+            told_at, length = self._lengths.get(model, (-math.inf, 0))
+            lengths = QueueLengths(length, room, 0, 0, length, room)
+            if now - self._lanes_at.get(model, -math.inf) < _LANES_S:
+                return None
+        is_young = now - told_at < LENGTH_VALID_S
+        is_short = _LENGTH_SHARE * (lengths.total if lane else lengths.waiting) < room
+        return lengths if is_young and is_short else None
+
     def depths(self, models: Iterable[str]) -> dict[str, "QueueDepth"]:
-        """What the queues of these models hold now, in one round trip."""
+        """What the queues of these models hold now, in one round trip, and two for each that has lanes."""
         names = list(models)
         with translated("measure a queue"), self._redis.pipeline(transaction=False) as pipe:
             for keys in map(self._keys.of, names):
-                pipe.llen(keys.queue)
-                pipe.llen(keys.polled)
+                ask(pipe, keys)
                 pipe.lindex(keys.queue, 0)
                 pipe.lindex(keys.polled, 0)
                 pipe.llen(keys.dead)
@@ -202,13 +220,25 @@ class Producer:
         depths = {}
         for number, model in enumerate(names):
             found = replies[number * size : (number + 1) * size]
-            waiting, polled, first, first_polled, dead, webhooks = found
-            ages = []
+            waiting, polled, has_lanes, first, first_polled, dead, webhooks = found
+            lengths, accepted = of_lists(waiting, polled), []
             for job in filter(None, (first, first_polled)):
                 with contextlib.suppress(MalformedMessage):  # a worker drops it; it hides no other number
-                    ages.append(now - codec.accepted_at(job))
-            depths[model] = QueueDepth(waiting, polled, max(ages, default=0.0), dead, webhooks)
+                    accepted.append(codec.accepted_at(job))
+            if has_lanes:
+                lengths, accepted = self._with_lanes(model) or (lengths, accepted)
+            oldest_s = now - min(accepted) if accepted else 0.0
+            depths[model] = QueueDepth(
+                lengths.waiting, lengths.polled, max(0.0, oldest_s), dead, webhooks, lengths.lanes
+            )
         return depths
+
+    def _with_lanes(self, model: str) -> tuple[QueueLengths, list[float]] | None:
+        """How long a queue with lanes is, and when its heads were accepted; None where a key is misplaced."""
+        keys = self._keys.of(model)
+        with translated("measure a queue"), contextlib.suppress(redis.ResponseError):
+            return self._lanes.shared(keys), [each for each in self._lanes.accepted(keys, most=HEADS) if each]
+        return None
 
     def memory(self) -> "RedisMemory | None":
         """How full Redis is; None where it does not tell this user."""
@@ -381,23 +411,22 @@ class Producer:
         if self._refusals is not None:
             self._refusals.succeeded(who=self)
 
-    def _measured(self, model: str) -> _QueueLengths:
+    def _measured(self, model: str, lane: str) -> QueueLengths:
         keys = self._keys.of(model)
-        with (
-            self._reported(model),
-            translated("measure a queue", self._redis, keys.types),
-            self._redis.pipeline(transaction=False) as pipe,
-        ):
-            pipe.llen(keys.queue)
-            pipe.llen(keys.polled)
-            return _QueueLengths(*pipe.execute())
+        with self._reported(model), translated("measure a queue", self._redis, keys.types):
+            lengths = self._lanes.lengths(keys, lane)
+        if lane:
+            if len(self._shares) >= _MOST_LANES:
+                self._shares.clear()
+            self._shares[model, lane] = self._monotonic(), lengths
+        return lengths
 
     def _push(
         self, model: str, job: Job, payload: bytes, name: RequestName | None, webhook: Webhook | None
     ) -> str:
         """Enqueue it, unless `name` has a job already. Returns the id of the one that counts."""
         keys, length = self._keys.of(model), None
-        queue = keys.polled if job.polled else keys.queue
+        queue = keys.lane(job.lane, polled=job.polled)
         with self._reported(model), translated("take a job", self._redis, keys.types):
             while length is None:
                 # WatchError: another request has just taken the name.
@@ -410,6 +439,10 @@ class Producer:
                     if webhook:
                         self.webhooks.add(pipe, model, job.id, webhook)
                     pipe.set(keys.result(job.id), pending, ex=self._limits.key_ttl_s)
+                    if job.lane:
+                        turns = keys.polled_turns if job.polled else keys.turns
+                        pipe.zadd(turns, {job.lane: 0}, nx=True)  # a claim says when its turn is
+                        pipe.expire(turns, self._limits.key_ttl_s)
                     pipe.rpush(queue, payload)
                     pipe.expire(queue, self._limits.key_ttl_s)
                     pipe.rpush(keys.bell, "1")
@@ -418,7 +451,7 @@ class Producer:
                     length = int(pipe.execute()[-5])
         if self._refusals is not None:
             self._refusals.succeeded(model, who=self)
-        if not job.polled:
+        if not (job.polled or job.lane):
             self._lengths[model] = self._monotonic(), length
         return job.id
 

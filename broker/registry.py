@@ -9,15 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle
-from typing import Final
+from typing import Any, Final
 
 import redis
 
-from broker import codec, contract
+from broker import codec, contract, lanes
 from broker.clock import AHEAD_S, RedisClock, share_steps
 from broker.connection import refusal, refusal_code, translated
 from broker.errors import BrokerUnavailable, MalformedMessage
 from broker.keys import Keys
+from broker.lanes import LaneReader
 from broker.messages import Card, Label, Pace, State, WorkerState
 from broker.outage import Outage
 
@@ -104,6 +105,7 @@ class Registry:
         self.write_refusal = ""
         """Why Redis took no write when the models were last read, and leases lapse; empty: it took one."""
         self._began_at = float("-inf")
+        self._lanes = LaneReader(client)
         self._labels: dict[tuple[str, str], tuple[Label, ...]] = {}
         """By model and version."""
 
@@ -180,24 +182,33 @@ class Registry:
                 pipe.get(keys.card)
                 pipe.hgetall(keys.states)
                 pipe.zrange(keys.workers, 0, -1, withscores=True)
-                pipe.llen(keys.queue)
-                pipe.llen(keys.polled)
+                lanes.ask(pipe, keys)
             pipe.setrange(self._keys.probe, 0, "")  # changes nothing, and is refused as a write is
             *replies, written = pipe.execute(raise_on_error=False)
             self.write_refusal = refusal(written) if isinstance(written, redis.RedisError) else ""
             replies = [_readable(reply, absent) for reply, absent in zip(replies, cycle(_ABSENT))]
-        size = len(_ABSENT)
-        views = (self._view(*replies[start : start + size]) for start in range(0, len(replies), size))
+            size = len(_ABSENT)
+            told = [replies[start : start + size] for start in range(0, len(replies), size)]
+            lengths = [self._length(model, *each[3:]) for model, each in zip(models, told, strict=True)]
+        views = (self._view(length, *of[:3]) for of, length in zip(told, lengths, strict=True))
         known = {view.card.model: view for view in views if view is not None}
         return {name: _with_asked(view, known) for name, view in known.items()}
 
+    def _length(self, model: str, waiting: int, polled: int, has_lanes: int) -> int:
+        """Jobs in a model's queue: only where there are lanes is Redis asked again."""
+        if not has_lanes:
+            return waiting + polled
+        try:
+            return self._lanes.shared(self._keys.of(model)).total
+        except redis.ResponseError as error:
+            return int(_readable(error, waiting + polled))
+
     def _view(
         self,
+        queue_length: int,
         card: bytes | None,
         states: dict[bytes, bytes],
         workers: list[tuple[bytes, float]],
-        waiting: int,
-        polled: int,
     ) -> ModelView | None:
         try:
             said = {worker: codec.decode(state, State) for worker, state in states.items()}
@@ -211,7 +222,7 @@ class Registry:
                 card=newest,
                 states=live_states,
                 last_alive=max(map(abs, leases.values()), default=0.0),
-                queue_length=waiting + polled,
+                queue_length=queue_length,
             )
         except MalformedMessage:
             return None  # written by something else: not ours to serve
@@ -237,11 +248,11 @@ def _with_asked(view: ModelView, known: Mapping[str, ModelView]) -> ModelView:
     return replace(view, asked=tuple(known.get(step.model) for step in view.card.steps))
 
 
-_ABSENT: Final[tuple[object, ...]] = (None, {}, [], 0, 0)
-"""What a model's card, states, workers and the two lists of its queue are where there are none."""
+_ABSENT: Final[tuple[object, ...]] = (None, {}, [], 0, 0, 0)
+"""What a model's card, states, workers, the two lists of its queue and its lanes are where there are none."""
 
 
-def _readable(reply: object, absent: object) -> object:
+def _readable(reply: Any, absent: Any) -> Any:  # noqa: ANN401 - whatever Redis replies
     """A reply, or `absent` for a key of a wrong type: the trouble of one model must not hide the others.
 
     Who writes the key tells of it. Raises what else Redis refused.

@@ -86,7 +86,8 @@ def test_the_table_of_errors_is_the_table_of_errors() -> None:
 
 
 def test_the_table_of_keys_is_keys_py() -> None:
-    said = set(re.findall(r"^\| (?:channel )?`(bw:[^`]+)` \|", ARCHITECTURE, re.MULTILINE))
+    rows = re.findall(r"^\| (?:channel )?(`bw:[^|]+`) \|", ARCHITECTURE, re.MULTILINE)
+    said = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     keys, model = Keys("bw:"), ModelKeys("bw:", "model")
     names = {
         keys.clock,
@@ -102,7 +103,8 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.cached("<digest>"),
     }
     names |= {model.queue, model.polled, model.bell, model.claims("<worker>"), model.attempts, model.dead}
-    names |= {model.webhooks, model.callbacks, model.undelivered}
+    names |= {model.webhooks, model.callbacks, model.undelivered, model.turns, model.polled_turns}
+    names |= {f"{kind}:<lane>" for kind in (model.queue, model.polled)}
     names |= {model.request("<name>"), model.result("<uuid>"), model.labels("<version>")}
     assert said == names
 

@@ -320,7 +320,12 @@ class JobClient:
             self.producer.webhooks.admit(card.model)
         try:
             self.producer.admit(
-                card.model, size=size, timeout_s=left_s, pace=choice.view.pace, polled=options.polled
+                card.model,
+                size=size,
+                timeout_s=left_s,
+                pace=choice.view.pace,
+                polled=options.polled,
+                lane=options.lane,
             )
         except Overloaded as refusal:
             if not options.polled:

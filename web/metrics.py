@@ -158,6 +158,7 @@ class QueueCollector(Collector):
         jobs = _Gauge("queue_jobs", "Jobs in the queue, by what their clients do.", ["model", "kind"])
         size = _Gauge("queue_bytes", "Bytes of the queue, as admission counts them.", ["model"])
         age = _Gauge("queue_oldest_job_seconds", "The age of the queue's oldest job; 0: none.", ["model"])
+        lanes = _Gauge("lanes_active", "Owners' lanes with jobs in the queue.", ["model"])
         webhooks = _Gauge("webhooks_pending", "Webhooks of jobs that run, or not delivered yet.", ["model"])
         dead = _Gauge("dead_letters_kept", "Dead letters that wait for an operator.", ["model"])
         workers = _Gauge("workers", "Live workers by their state.", ["model", "state"])
@@ -167,12 +168,13 @@ class QueueCollector(Collector):
             jobs.add_metric([model, "polled"], depth.polled)
             size.add_metric([model], (depth.waiting + depth.polled) * codec.job_size(view.card.input))
             age.add_metric([model], depth.oldest_s)
+            lanes.add_metric([model], depth.lanes)
             webhooks.add_metric([model], depth.webhooks)
             dead.add_metric([model], depth.dead)
             for state in WorkerState:
                 alike = sum(worker.state is state for worker in view.states.values())
                 workers.add_metric([model, state.value], alike)
-        yield from (jobs, size, age, webhooks, dead, workers)
+        yield from (jobs, size, age, lanes, webhooks, dead, workers)
 
 
 class _Gauge(GaugeMetricFamily):

@@ -1,5 +1,5 @@
--- Give the claims of a worker back to the heads of the two lists that they came from, in their order.
--- KEYS  1 workers   2 queue   3 claims of that worker   4 attempts   5 states   6 bell   7 polled
+-- Give the claims of a worker back to the heads of the lists that they came from, in their order (after home.lua).
+-- KEYS  1 workers   2 queue   3 claims of that worker   4 attempts   5 states   6 bell   7 polled   8, 9 turns
 -- ARGV  1 that worker   2 why   3 TTL of keys in seconds   4 how many tokens the bell keeps
 --   why 'lapsed':  a peer found its lease lapsed; it becomes a tombstone, each job gets an attempt. One whose
 --                  worker was last heard in the future, before Redis' clock went back, is cut to its length
@@ -21,7 +21,7 @@ end
 if ARGV[2] ~= 'lapsed' and lease <= now then return {'lease'} end
 
 for _, list in ipairs({KEYS[2], KEYS[3], KEYS[6], KEYS[7]}) do redis.call('LLEN', list) end
-redis.call('HLEN', KEYS[4])
+local _ = redis.call('HLEN', KEYS[4]) + redis.call('ZCARD', KEYS[8]) + redis.call('ZCARD', KEYS[9])
 if ARGV[2] ~= 'release' then
   if lease >= 0 then redis.call('ZADD', KEYS[1], -now, ARGV[1]) end
   redis.pcall('HDEL', KEYS[5], ARGV[1])
@@ -30,7 +30,7 @@ local moved = 0
 while true do
   local job = redis.call('LMOVE', KEYS[3], KEYS[2], 'RIGHT', 'LEFT')
   if not job then break end
-  if string.sub(job, 45, 58) == ',"polled":true' then redis.call('LMOVE', KEYS[2], KEYS[7], 'LEFT', 'LEFT') end
+  take_home(job)
   moved = moved + 1
   if ARGV[2] == 'lapsed' then redis.call('HINCRBY', KEYS[4], string.sub(job, 8, 43), 1) end
   redis.call('RPUSH', KEYS[6], '1')

@@ -1,10 +1,10 @@
--- The second part of claim.lua, with its KEYS and ARGV: takes the first job of one list, or leaves it there.
+-- The second part of claim.lua, with its KEYS and ARGV: takes the first job of one list, if there is one, or leaves it there.
 -- KEYS  3 claims of this worker   4 attempts   5 bell
 -- ARGV  3 prefix of result keys
 -- Returns nothing itself. `take` returns a job that it took, its id, its attempts, and 1 if its result key is `pending`
 --   or else 0; or nil and why: 'empty', 'others' (they take it, see others.lua), 'alone' (it has attempts, and `is_beside` others).
 local function take(list, is_beside)
-  local job = redis.call('LMOVE', list, KEYS[3], 'LEFT', 'RIGHT')
+  local job = list and redis.call('LMOVE', list, KEYS[3], 'LEFT', 'RIGHT')
   if not job then return nil, 'empty' end
   local id = string.sub(job, 8, 43)
   local attempts = tonumber(redis.call('HGET', KEYS[4], id) or '0')

@@ -8,7 +8,8 @@ from broker.keys import Keys
 def test_the_keys_of_a_model_share_a_slot() -> None:
     keys = Keys("bw:").of("resnet50")
     names = [keys.card, keys.states, keys.workers, keys.queue, keys.polled, keys.bell, keys.attempts]
-    names += [keys.dead, keys.claims("w"), keys.result("r")]
+    names += [keys.dead, keys.claims("w"), keys.result("r"), keys.turns, keys.polled_turns]
+    names += [keys.lane("ann@100", polled=polled) for polled in (False, True)]
     assert all(name.startswith("bw:{resnet50}:") for name in names)
     assert len(set(names)) == len(names)
 

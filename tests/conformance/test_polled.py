@@ -8,9 +8,9 @@ import redis
 from msgspec import structs
 
 from broker.clock import RedisClock
-from broker.consumer import WAITING_FOR_EACH_POLLED
 from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
+from broker.lanes import WAITING_FOR_EACH_POLLED
 from broker.messages import Job, Pace, State, WorkerState
 from broker.producer import Producer
 from broker.registry import Registry
@@ -139,10 +139,10 @@ def test_a_polled_job_for_another_input_holds_up_nobody_who_waits(client: redis.
 
 
 def test_a_draining_worker_sees_the_heads_of_both_lists(client: redis.Redis, keys: Keys) -> None:
-    waiting, polled = _both(client, keys, 2)
+    polled = enqueue(client, keys, *(_polled() for _ in range(2)))
+    waiting = enqueue(client, keys, *(job() for _ in range(2)))
     lease(client, keys).register(State(WorkerState.DRAINING, "v1"))
-    heads = consumer(client, keys).oldest()
-    assert [head[7:43].decode() for head in heads] == [waiting[0], polled[0]]
+    assert consumer(client, keys).oldest() == [waiting[0].accepted_at, polled[0].accepted_at]
 
 
 def _admit(into: Producer, *, polled: bool, rate: float = 0.0, timeout_s: float = 1e6) -> None:

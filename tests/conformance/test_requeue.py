@@ -108,10 +108,10 @@ def test_what_was_pushed_out_of_dead_meanwhile_is_queued_all_the_same(
     admit = Producer.admit
 
     def admit_while_others_die(
-        self: Producer, model: str, *, size: int, timeout_s: float, pace: Pace, polled: bool
+        self: Producer, model: str, *, size: int, timeout_s: float, pace: Pace, polled: bool, lane: str
     ) -> None:
         bury(client, keys, *newer)
-        admit(self, model, size=size, timeout_s=timeout_s, pace=pace, polled=polled)
+        admit(self, model, size=size, timeout_s=timeout_s, pace=pace, polled=polled, lane=lane)
 
     monkeypatch.setattr(Producer, "admit", admit_while_others_die)
     fresh_id = box(client, keys).requeue(dead.id, timeout_s=TIMEOUT_S, pace=Pace())

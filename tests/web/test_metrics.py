@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import redis
+from msgspec import structs
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.keys import Keys
 from settings import Settings
-from tests.support import ROOT
+from tests.support import ROOT, fakes
 from tests.support.fakes import MODEL
 from tests.support.pictures import png
 from tests.support.service import Service
@@ -136,7 +137,13 @@ def test_the_queue_is_told_as_it_is(service: Service, client: redis.Redis, keys:
     client.set(keys.of(MODEL).dead, "a key of another type")
     assert _read(service)[_of("queue_jobs", model=MODEL, kind="polled")] == 3
     client.lpush(keys.of(MODEL).queue, b"no job")
-    assert _read(service)[_of("queue_jobs", model=MODEL, kind="waiting")] == 1
+    told = _read(service)
+    assert told[_of("queue_jobs", model=MODEL, kind="waiting")] == 1
+    assert told[_of("lanes_active", model=MODEL)] == 0
+    fakes.enqueue(client, keys, structs.replace(fakes.job(), lane="ann@100"))
+    told = _read(service)
+    assert told[_of("queue_jobs", model=MODEL, kind="waiting")] == 2
+    assert told[_of("lanes_active", model=MODEL)] == 1
 
 
 def test_without_redis_it_says_so_and_tells_the_rest() -> None:

@@ -1,0 +1,98 @@
+"""How long a model's queue is, lanes and all, and what stands before one more job of a lane.
+
+Owns the two scripts that read lanes. Without lanes no request runs them: two lists are the whole queue, and
+a Redis that holds writes back (CLIENT PAUSE) still tells their lengths, but runs no script.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import redis
+from redis.client import Pipeline
+
+from broker.keys import ModelKeys
+from broker.scripts import lua
+
+HEADS: Final = 64
+"""Lanes of a kind whose first jobs are looked at for the age of the queue, those whose turn comes last: Redis
+copies each job, 0.02 ms of one of 200 KB."""
+
+WAITING_FOR_EACH_POLLED: Final = 3
+"""While both wait a worker takes so many jobs whose clients wait, then one whose client polls."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLengths:
+    """Jobs in a queue, of clients that wait and of those that poll; and what they are to one lane."""
+
+    waiting: int
+    polled: int
+    lanes: int = 0
+    """Lanes with jobs in them."""
+    owned: int = 0
+    """Jobs of the lane's owner, of both kinds."""
+    waiting_before: int = 0
+    """How many that wait are taken before one more of the lane: those without a lane count as one of 100."""
+    polled_before: int = 0
+
+    @property
+    def total(self) -> int:
+        """All jobs."""
+        return self.waiting + self.polled
+
+    def before_one_more(self, *, polled: bool) -> int:
+        """How many are run before one more of that kind, if those that wait keep coming."""
+        if polled:
+            return self.polled_before * (1 + WAITING_FOR_EACH_POLLED if self.waiting else 1)
+        return self.waiting_before + min(self.polled, 1 + self.waiting_before // WAITING_FOR_EACH_POLLED)
+
+
+def of_lists(waiting: int, polled: int) -> QueueLengths:
+    """A queue without lanes: all that is there goes before one more."""
+    return QueueLengths(waiting, polled, 0, waiting + polled, waiting, polled)
+
+
+class LaneReader:
+    """Reads the queues of any model. Its methods raise what redis-py does."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._lengths_script = client.register_script(lua("lengths"))
+        self._heads_script = client.register_script(lua("heads"))
+
+    def lengths(self, keys: ModelKeys, lane: str = "") -> QueueLengths:
+        """How long the queue is to a lane, or to whoever has none.
+
+        One round trip; two for whoever has none while others have lanes.
+        """
+        if not lane:
+            with self._redis.pipeline(transaction=False) as pipe:
+                ask(pipe, keys)
+                waiting, polled, has_lanes = pipe.execute()
+            if not has_lanes:
+                return of_lists(waiting, polled)
+        return self.shared(keys, lane)
+
+    def shared(self, keys: ModelKeys, lane: str = "") -> QueueLengths:
+        """The same, of a queue that has lanes."""
+        return QueueLengths(*self._lengths_script(keys=_names(keys), args=[lane]))
+
+    def accepted(self, keys: ModelKeys, *, most: int = 0) -> list[float]:
+        """When the first job of each list was accepted, in Redis' time; 0.0: it does not tell.
+
+        `most`: of so many lanes of each kind; 0: of all.
+        """
+        times = self._heads_script(keys=_names(keys), args=[-most])
+        return [float(time) for time in cast("Sequence[bytes]", times)]
+
+
+def ask(pipe: "Pipeline", keys: ModelKeys) -> None:
+    """Add three commands: the lengths of the two lists, and whether there are lanes."""
+    pipe.llen(keys.queue)
+    pipe.llen(keys.polled)
+    pipe.exists(keys.turns, keys.polled_turns)
+
+
+def _names(keys: ModelKeys) -> list[str]:
+    return [keys.queue, keys.polled, keys.turns, keys.polled_turns]
