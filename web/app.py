@@ -73,8 +73,15 @@ def create_app(settings: Settings) -> Flask:
     for dialect in (tutorials, open_inference, tf_serving, torchserve):
         app.register_blueprint(dialect.blueprint)
 
+    app.after_request(_kept_by_nobody)
     app.after_request(_of_its_type)
     return app
+
+
+def _kept_by_nobody(response: Response) -> Response:
+    """No proxy and no browser keeps someone's answer; files and the description say otherwise."""
+    response.headers.setdefault("Cache-Control", errors.NO_STORE)
+    return response
 
 
 def _of_its_type(response: Response) -> Response:

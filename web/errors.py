@@ -26,6 +26,9 @@ from web.server.refusals import RenderRefusal, RequestHead
 
 _LOG = logging.getLogger(__name__)
 
+NO_STORE: Final = "no-store"
+"""Of each answer that does not say otherwise: nothing on its way keeps it."""
+
 STATUS: Final[dict[str, int]] = {
     "bad_request": 400,
     "invalid_image": 400,
@@ -124,6 +127,7 @@ def raw(
         f"HTTP/1.1 {status.value} {status.phrase}",
         "Content-Type: application/json",
         f"Content-Length: {len(content)}",
+        f"Cache-Control: {NO_STORE}",
         "X-Content-Type-Options: nosniff",
         f"{request_ids.HEADER}: {request_id}",
         *([f"Connection: keep-alive\r\nKeep-Alive: timeout={idle_s}"] if idle_s else ["Connection: close"]),

@@ -68,6 +68,7 @@ def test_a_refusal_before_the_app_has_the_shape_of_its_address(
     answer, _ = render(UploadTooLarge.than(1 << 20), RequestHead("https://a.example", path=path))
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 413 ")
+    assert b"Cache-Control: no-store" in head
     assert json.loads(body) == content
     assert (b"Access-Control-Allow-Origin: *" in head) is (allowed == "*")
     assert f"Content-Length: {len(body)}".encode() in head

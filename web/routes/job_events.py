@@ -56,7 +56,6 @@ def events(job_id: str) -> Response:
         else:
             response = Response(_RETRY + _last(stored, request_ids.current()), mimetype=MIMETYPE)
         response.call_on_close(places.pop_all().close)
-    response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would keep events until it has 4 KB of them
     return response
 
