@@ -265,6 +265,9 @@ class Settings:
     sooner, but mistakes a pause of the machine for a death."""
     max_attempts: int = _whole(3, 2, 100)
     """How many model servers may die while they run a job before the job is given up."""
+    dead_letter_pictures: str = _one_of("keep", "keep", "drop")
+    """Whether a dead letter keeps its picture, for a week, so that it can be queued again. `drop`: it keeps
+    its ids, times and reason alone."""
     model_call_max_s: float = _number(60.0, 1, 3600)
     """After how many seconds a call of a network counts as hung, and its process is restarted."""
     cors_origins: tuple[str, ...] = _setting((), _ORIGINS)

@@ -69,6 +69,7 @@ class Consumer:
 
     `input_tag` says which pictures that worker takes; empty: any. Each claim keeps `clock` in step, so that
     the deadlines of its jobs are judged by Redis' clock as it is.
+    `keeps_dead_pictures`: dead letters have theirs.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Consumer:
         result_ttl_s: int,
         input_tag: str = "",
         clock: RedisClock | None = None,
+        keeps_dead_pictures: bool = True,
     ) -> None:
         self._redis = client
         self._keys = keys.of(model)
@@ -89,6 +91,7 @@ class Consumer:
         self._result_ttl_s = result_ttl_s
         self._input_tag = input_tag
         self._clock = clock or RedisClock()
+        self._dead_pictures = "keep" if keeps_dead_pictures else "drop"
         self._is_for_others = False
         self._since_polled = 0
         """Jobs of waiting clients that it has taken since the last one of a client that polls."""
@@ -177,6 +180,7 @@ class Consumer:
             self._channel_prefix,
             DEAD_TTL_S,
             DEAD_LIMIT,
+            self._dead_pictures,
         ]
         for outcome in outcomes:
             args += [

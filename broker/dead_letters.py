@@ -19,7 +19,7 @@ from broker.connection import translated
 from broker.consumer import DEAD_TTL_S
 from broker.errors import BrokerUnavailable, ClientError, MalformedMessage
 from broker.keys import Keys
-from broker.messages import Pace
+from broker.messages import Job, Pace, PicturelessJob
 from broker.producer import Limits, Producer
 
 _ENTRY: Final = re.compile(rb'\{"reason":("(?:[^"\\]|\\.)*"),"job":(.*)\}', re.DOTALL)
@@ -71,6 +71,11 @@ class DeadLetters:
         try:
             job = codec.decode_job(payload)
         except MalformedMessage as error:
+            if _pictureless(payload):
+                raise ClientError(
+                    f"The picture of {job_id} was not kept (DEAD_LETTER_PICTURES=drop), so it can't be "
+                    "queued again: only its client can send it again."
+                ) from None
             raise MalformedMessage(
                 f"The job of {job_id} can't be read, so it can't be queued again ({error.detail})."
             ) from None
@@ -134,19 +139,30 @@ def _parts(entry: bytes) -> tuple[str, bytes]:
 
 def _letter(entry: bytes) -> DeadLetter:
     reason, payload = _parts(entry)
+    job: Job | PicturelessJob | None
     try:
         job = codec.decode_job(payload)
     except MalformedMessage:
+        job = _pictureless(payload)
+    if job is None:
         return DeadLetter(_id(payload), reason, len(payload))
     return DeadLetter(
         _id(payload),
         reason,
         len(payload),
-        shape=job.image.shape,
+        shape=job.shape,
         original_size=job.original_size,
         accepted_at=job.accepted_at,
         request_id=job.request_id,
     )
+
+
+def _pictureless(payload: bytes) -> PicturelessJob | None:
+    """What is known of a job whose picture was not kept; None where it is there, or can't be read."""
+    try:
+        return codec.decode(payload, PicturelessJob)
+    except MalformedMessage:
+        return None
 
 
 def _id(payload: bytes) -> str:

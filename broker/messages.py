@@ -261,6 +261,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return owner_of(self.lane)
 
 
+class PicturelessJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dead letter keeps of a job where it does not keep its picture."""
+
+    id: str
+    image: Literal[""]
+    shape: tuple[int, int, int]
+    accepted_at: float = msgspec.field(name="accepted")
+    original_size: tuple[int, int]
+    request_id: str = ""
+
+
 def owner_of(lane: str) -> str:
     """Whose lane it is: what stands before the @. A lane describes itself, so its weight needs no look-up."""
     return lane.partition("@")[0]

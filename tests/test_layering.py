@@ -100,6 +100,7 @@ SETTINGS_READERS = {
     "deploy/serve/__main__.py",
     "deploy/serve/preflight.py",
     "deploy/serve/programs.py",
+    "deploy/serve/rewriting.py",
 }
 
 

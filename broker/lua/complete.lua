@@ -2,7 +2,7 @@
 -- Results are written even if `dead` or `attempts` is of a wrong type: clients wait for them.
 -- KEYS  1 workers   2 claims of this worker   3 attempts   4 dead   5 webhooks   6 undelivered
 -- ARGV  1 worker    2 prefix of result keys   3 TTL of results in seconds   4 prefix of channels
---       5 TTL of `dead` in seconds   6 how many entries it keeps
+--       5 TTL of `dead` in seconds   6 how many entries it keeps   7 'keep', or 'drop': they keep no picture
 --       then four for each claimed job, in claim order: its id, the frontend to tell or '',
 --       the reason (JSON) if it goes to `dead` or '', its result or '' if it was dropped.
 -- Returns 'ok'; 'letters' if it was done, but `dead` could not take its dead letters; 'lease' if the lease is not live; 'claims' if the claims do not begin with this batch.
@@ -12,17 +12,19 @@ local lease = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '0')
 if lease <= now then return 'lease' end
 redis.call('ZREM', KEYS[1], '') -- removes nothing; after a write that needs no memory a full Redis takes the others
 
-local count = (#ARGV - 6) / 4
+local count = (#ARGV - 7) / 4
 local first = redis.call('LINDEX', KEYS[2], 0) or ''
 local last = redis.call('LINDEX', KEYS[2], count - 1) or ''
-if string.sub(first, 8, 43) ~= ARGV[7] or string.sub(last, 8, 43) ~= ARGV[#ARGV - 3] then return 'claims' end
+if string.sub(first, 8, 43) ~= ARGV[8] or string.sub(last, 8, 43) ~= ARGV[#ARGV - 3] then return 'claims' end
 
 local reply = 'ok'
 for job = 0, count - 1 do
-  local id, frontend, reason, result = unpack(ARGV, 7 + job * 4, 10 + job * 4)
+  local id, frontend, reason, result = unpack(ARGV, 8 + job * 4, 11 + job * 4)
   if reason ~= '' then
-    local letter = '{"reason":' .. reason .. ',"job":' .. redis.call('LINDEX', KEYS[2], job) .. '}'
-    if type(redis.pcall('RPUSH', KEYS[4], letter)) == 'table' then reply = 'letters' end
+    local said, pictures = redis.call('LINDEX', KEYS[2], job), 1
+    if ARGV[7] == 'drop' then said, pictures = string.gsub(said, '"image":"[^"]*"', '"image":""') end
+    if pictures == 0 then said = '{"id":"' .. id .. '"}' end -- not a job of ours: nothing of it is kept
+    if type(redis.pcall('RPUSH', KEYS[4], '{"reason":' .. reason .. ',"job":' .. said .. '}')) == 'table' then reply = 'letters' end
     redis.pcall('LTRIM', KEYS[4], -ARGV[6], -1)
     redis.call('EXPIRE', KEYS[4], ARGV[5])
   end

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -136,10 +137,14 @@ class _StopSignals:
 
 
 def _in_child() -> None:
-    """Unblock signals; ask for SIGTERM when the parent dies (prctl(2), PR_SET_PDEATHSIG = 1; Linux)."""
+    """Unblock signals; leave no core dumps; ask for SIGTERM when the parent dies (prctl(2), Linux).
+
+    A core dump of any of these processes would have pictures in it.
+    """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextmanager

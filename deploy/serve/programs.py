@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from deploy.serve.rewriting import END_S
 from settings import EXIT_CONFIG, PROJECT, Settings
 
 UNIX_PATH_MAX: Final = 107
@@ -87,14 +88,15 @@ def write(settings: Settings, var: Path, *, embedded_redis: bool) -> Path:
         **({"user": "root"} if os.geteuid() == 0 else {}),
     }
     if embedded_redis:
-        (var / "redis").mkdir(parents=True, exist_ok=True)
-        config["program:redis"] = _program(redis_command(var), logs / "redis.log", priority=1, stop_s=10)
+        _make_private(var / "redis")
+        config["program:redis"] = _redis(var, logs)
+        config["program:rewriting"] = _rewriting(logs)
     drain_s = int(settings.request_timeout_s) + 4
     config["program:model_server"] = {
         **_program(
             [sys.executable, "-m", "model_server"],
             logs / "model_server_%(process_num)d.log",
-            priority=2,
+            priority=3,
             stop_s=drain_s,
         ),
         "numprocs": str(settings.model_servers),
@@ -103,17 +105,35 @@ def write(settings: Settings, var: Path, *, embedded_redis: bool) -> Path:
     config["program:web"] = _program(
         [sys.executable, "-m", "gunicorn", "-c", str(PROJECT / "web" / "gunicorn.conf.py")],
         logs / "web.log",
-        priority=3,
+        priority=4,
         stop_s=drain_s,
     )
     if settings.grpc_port:
         config["program:grpc"] = _program(
-            [sys.executable, "-m", "web.rpc"], logs / "grpc.log", priority=3, stop_s=drain_s
+            [sys.executable, "-m", "web.rpc"], logs / "grpc.log", priority=4, stop_s=drain_s
         )
     path = var / "supervisord.conf"
     with path.open("w", encoding="utf-8") as file:
         config.write(file)
     return path
+
+
+def _redis(var: Path, logs: Path) -> dict[str, str]:
+    section = _program(redis_command(var), logs / "redis.log", priority=1, stop_s=10)
+    return {**section, "umask": "077"}
+
+
+def _rewriting(logs: Path) -> dict[str, str]:
+    command = [sys.executable, "-m", "deploy.serve.rewriting"]
+    return _program(command, logs / "rewriting.log", priority=2, stop_s=int(END_S) + 5)
+
+
+def _make_private(folder: Path) -> None:
+    """Make Redis' folder, and what an earlier release left in it, its user's alone: it has pictures in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o700 if path.is_dir() or path.is_socket() else 0o600)
 
 
 def _program(command: list[str], log: Path, *, priority: int, stop_s: int) -> dict[str, str]:

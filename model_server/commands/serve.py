@@ -209,6 +209,7 @@ def _worker(
         result_ttl_s=settings.result_ttl_s,
         input_tag=spec.input.tag,
         clock=clock,
+        keeps_dead_pictures=settings.dead_letter_pictures == "keep",
     )
     limits = WorkerLimits(
         settings.batch_size,

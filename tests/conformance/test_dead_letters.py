@@ -95,6 +95,33 @@ def test_a_job_goes_back_under_a_fresh_id_as_one_that_is_polled(client: redis.Re
     assert box(client, keys).entries() == []
 
 
+def test_where_pictures_are_dropped_a_dead_letter_says_why_it_can_t_be_queued_again(
+    client: redis.Redis, keys: Keys
+) -> None:
+    taker = consumer(client, keys, keeps_dead_pictures=False)
+    sent = msgspec.structs.replace(
+        job(value=7, shape=(40, 40, 1)), request_id="request-1", notice='{"image":"x"}'
+    )
+    enqueue(client, keys, sent)
+    garbage = b'{"id":"' + b"g" * 36 + b'" pixels'
+    client.rpush(keys.of(MODEL).queue, garbage)
+    worker = lease(client, keys).register(READY)
+    claimed = taker.claim(worker, 8)
+    assert taker.complete(worker, [CompletedJob(each.id, None, None, "it is poison") for each in claimed])
+    kept, entries = client.lrange(keys.of(MODEL).dead, 0, -1), box(client, keys).entries()
+    assert b'"image":""' in kept[0]
+    assert b"pixels" not in kept[1]
+    assert entries[0] == dataclasses.replace(
+        _letter(sent, "it is poison"), size=entries[0].size, request_id="request-1"
+    )
+    assert entries[0].size < len(codec.encode_job(sent))
+    with pytest.raises(ClientError, match="DEAD_LETTER_PICTURES=drop"):
+        box(client, keys).requeue(sent.id, timeout_s=TIMEOUT_S, pace=Pace())
+    for entry in entries:
+        box(client, keys).drop(entry.id)
+    assert box(client, keys).entries() == []
+
+
 def test_only_the_one_that_was_named_goes_and_the_others_are_kept_alive(
     client: redis.Redis, keys: Keys
 ) -> None:

@@ -14,6 +14,7 @@ from deploy.serve import programs, ready
 from deploy.serve.programs import CannotStart
 from settings import Settings
 from tests.support import http_server
+from tests.support.private_files import modes
 
 SETTINGS = Settings.from_env({"MODEL_SERVERS": "3", "REDIS_URL": "redis://:hunter2@host:1/0"})
 
@@ -26,8 +27,9 @@ def _config(path: Path) -> configparser.RawConfigParser:
 
 def test_redis_starts_first_and_stops_last(tmp_path: Path) -> None:
     config = _config(programs.write(SETTINGS, tmp_path, embedded_redis=True))
-    order = {name: config.getint(f"program:{name}", "priority") for name in ("redis", "model_server", "web")}
-    assert order["redis"] < order["model_server"] < order["web"]
+    names = ("redis", "rewriting", "model_server", "web")
+    order = [config.getint(f"program:{name}", "priority") for name in names]
+    assert order == sorted({*order})
     assert config.get("program:model_server", "numprocs") == "3"
     drain_s = config.getint("program:model_server", "stopwaitsecs")
     assert drain_s >= SETTINGS.request_timeout_s + 2
@@ -45,6 +47,17 @@ def test_grpc_is_a_program_unless_its_port_is_0(tmp_path: Path) -> None:
 def test_a_redis_of_the_user_s_is_not_started(tmp_path: Path) -> None:
     config = _config(programs.write(SETTINGS, tmp_path, embedded_redis=False))
     assert not config.has_section("program:redis")
+    assert not config.has_section("program:rewriting")
+
+
+def test_redis_files_are_its_user_s_alone_those_of_an_earlier_release_too(tmp_path: Path) -> None:
+    old = tmp_path / "redis" / "appendonlydir" / "appendonly.aof.1.incr.aof"
+    old.parent.mkdir(parents=True)
+    old.write_text("pictures")
+    old.chmod(0o644)
+    config = _config(programs.write(SETTINGS, tmp_path, embedded_redis=True))
+    assert modes(tmp_path / "redis") == {"d700", "600"}
+    assert config.get("program:redis", "umask") == "077"
 
 
 def test_no_secret_is_written(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from deploy.serve.programs import redis_command
 from tests.support import ROOT, http
 from tests.support.pictures import drawn_digit
+from tests.support.private_files import modes
 from tests.support.redis_server import RedisServer
 from tests.support.stack import free_port
 from tests.support.waiting import eventually
@@ -155,12 +156,33 @@ def test_from_nothing_to_answers_through_deaths_to_a_clean_end(project: Path) ->
         eventually(lambda: len(serving.children()) >= 6, within_s=60)
         eventually(lambda: serving_digits(serving), within_s=60)
         children = serving.children()
+        pictures = _pictures_in(project / "var" / "redis")
+        assert pictures
+        for pid in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                assert psutil.Process(pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
+        assert modes(project / "var" / "redis") == {"d700", "600"}
     finally:
         status = serving.end()
     assert status == 0
+    # All were answered: nothing that is left has part of one. Redis' files are compressed: hence a part.
+    left = b"".join(path.read_bytes() for path in (project / "var").rglob("*") if path.is_file())
+    assert not [picture for picture in pictures if picture in left]
+    assert modes(project / "var" / "redis") == {"d700", "600"}
     assert serving.said.rstrip().endswith("Batchwire has stopped.")
     assert not any(_alive(pid) for pid in children)
     assert not (project / "var" / "redis" / "redis.sock").exists()
+
+
+def _pictures_in(folder: Path) -> set[bytes]:
+    """Of each prepared picture in Redis' files 16 letters of its base64, as different ones as it has."""
+    content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    pictures = re.findall(rb'"image":"([A-Za-z0-9+/=]+)"', content)
+    parts = (
+        max((text[at : at + 16] for at in range(len(text) - 16)), key=lambda part: len(set(part)))
+        for text in pictures
+    )
+    return {part for part in parts if len(set(part)) > 8}
 
 
 def serving_digits(serving: Serving) -> bool:

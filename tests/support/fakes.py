@@ -117,10 +117,17 @@ def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0, card: Card 
     )
 
 
-def consumer(client: redis.Redis, keys: Keys, model: str = MODEL) -> Consumer:
+def consumer(
+    client: redis.Redis, keys: Keys, model: str = MODEL, *, keeps_dead_pictures: bool = True
+) -> Consumer:
     """A consumer of the tiny model, or of another."""
     return Consumer(
-        client_of(client, "model_server"), keys, model, key_ttl_s=KEY_TTL_S, result_ttl_s=RESULT_TTL_S
+        client_of(client, "model_server"),
+        keys,
+        model,
+        key_ttl_s=KEY_TTL_S,
+        result_ttl_s=RESULT_TTL_S,
+        keeps_dead_pictures=keeps_dead_pictures,
     )
 
 
