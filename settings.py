@@ -170,6 +170,20 @@ def _redis_url(text: str) -> str:
     return text
 
 
+def _collector(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError
+    _ = parts.port  # raises ValueError if it is not a port
+    return text
+
+
+def _headers(text: str) -> str:
+    if not all("=" in each for each in text.split(",")):
+        raise ValueError
+    return text
+
+
 _MODEL: Final = Bound(_model, "a model name (a-z, 0-9, _ and -)")
 _MODEL_OR_NONE: Final = Bound(_model_or_none, "a model name (a-z, 0-9, _ and -) or none")
 _MODELS: Final = Bound(_models, "a comma-separated list of unique model names (a-z, 0-9, _ and -)")
@@ -185,6 +199,12 @@ _WEBHOOK_HOSTS: Final = Bound(
     "`http://` before it or not",
 )
 _NETWORKS: Final = Bound(_networks, "a comma-separated list of IP addresses and networks like 10.1.0.0/16")
+_COLLECTOR: Final = Bound(
+    _collector,
+    "http://HOST:PORT or https://HOST:PORT",
+    mask=lambda text: masked(text),  # noqa: PLW0108 - it is defined below
+)
+_HEADERS: Final = Bound(_headers, "NAME=VALUE,NAME=VALUE", mask=lambda text: "***" if text else "")
 _WEBHOOK_SECRET: Final = Bound(
     _webhook_secret,
     "`whsec_` and the base64 of 24 to 64 bytes, or several of these, separated by spaces",
@@ -311,6 +331,11 @@ class Settings:
     """`json`: each line of the log is one JSON object, with the ids of requests and jobs as fields."""
     access_log: str = _one_of("off", "off", "on")
     """Whether each answered request has a line in the log, at the level `info`."""
+    otel_exporter_otlp_endpoint: str = _setting("", _COLLECTOR)
+    """The collector of OpenTelemetry that gets traces, by OTLP over HTTP: `http://localhost:4318`. Unset: no
+    traces. Other variables of the SDK (`OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`) work, too."""
+    otel_exporter_otlp_headers: str = _setting("", _HEADERS)
+    """What the collector asks for, such as a key: `name=value`, separated by commas."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:

@@ -47,6 +47,11 @@ class _AcceptedJob(msgspec.Struct):
     accepted: float
 
 
+class _TracedJob(msgspec.Struct):
+    accepted: float
+    traceparent: str | None = None
+
+
 class _Owned(msgspec.Struct):
     owner: str = ""
 
@@ -111,6 +116,12 @@ def lane_of(payload: bytes) -> str:
 def accepted_at(payload: bytes) -> float:
     """When a job was accepted, in Redis' time, read from its JSON alone. Raises MalformedMessage."""
     return decode(payload, _AcceptedJob).accepted
+
+
+def trace_of(payload: bytes) -> tuple[float, str | None]:
+    """When a job was accepted, and its traceparent, read from its JSON alone. Raises MalformedMessage."""
+    job = decode(payload, _TracedJob)
+    return job.accepted, job.traceparent
 
 
 def encode(message: Card | State | Result | Webhook) -> bytes:

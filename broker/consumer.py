@@ -61,7 +61,8 @@ class CompletedJob:
     reply_to: str | None = None
     dead_reason: str = ""
     request_id: str = ""
-    """The job's, for the log."""
+    """The job's, for the log; and so is its trace."""
+    traceparent: str | None = None
 
 
 class Consumer:

@@ -305,6 +305,16 @@ def test_each_room_imports_only_what_it_may(room: str) -> None:
     assert breaches == set()
 
 
+def test_opentelemetry_has_one_place() -> None:
+    importers = {
+        str(path.relative_to(ROOT))
+        for package in FORBIDDEN
+        for path in _files(package)
+        if "opentelemetry" in {name.split(".")[0] for name in _imports(path)}
+    }
+    assert importers == {"telemetry/otlp.py"}
+
+
 def test_dialects_are_registered_and_described_and_nothing_else_needs_them() -> None:
     importers = {
         str(path.relative_to(ROOT))
@@ -427,11 +437,11 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
 @pytest.mark.parametrize(
     ("module", "never"),
     [
-        ("web.app", ("keras", "tensorflow", "openvino", "model_server", "grpc")),
-        ("web.rpc.server", ("keras", "tensorflow", "openvino", "model_server", "gunicorn")),
+        ("web.app", ("keras", "tensorflow", "openvino", "model_server", "grpc", "opentelemetry")),
+        ("web.rpc.server", ("keras", "tensorflow", "openvino", "model_server", "gunicorn", "opentelemetry")),
         (
             "model_server.commands.serve",
-            ("flask", "PIL", "web", "tensorflow", "keras", "torch", "onnxruntime"),
+            ("flask", "PIL", "web", "tensorflow", "keras", "torch", "onnxruntime", "opentelemetry"),
         ),
         ("model_server.engines.openvino.engine", ("flask", "PIL", "web", "tensorflow", "keras", "torch")),
         ("model_server.commands.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),

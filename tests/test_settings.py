@@ -78,6 +78,10 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("REDIS_URL", "http://x", "redis://HOST"),
         ("REDIS_URL", "redis://", "redis://HOST"),
         ("LOG_LEVEL", "loud", "one of debug"),
+        ("LOG_FORMAT", "xml", "one of text, json"),
+        ("ACCESS_LOG", "yes", "one of off, on"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318", "http://HOST:PORT or https://HOST:PORT"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:x", "http://HOST:PORT or https://HOST:PORT"),
     ],
 )
 def test_a_bad_value_is_refused_with_variable_value_and_bound(variable: str, value: str, bound: str) -> None:
@@ -173,6 +177,15 @@ def test_the_repr_keeps_the_password_to_itself() -> None:
     settings = Settings.from_env({"REDIS_URL": "redis://:hunter2@host:1/0"})
     assert "hunter2" not in repr(settings)
     assert "host:1" in repr(settings)
+
+
+def test_what_a_collector_asks_for_is_shown_to_nobody() -> None:
+    given = {"OTEL_EXPORTER_OTLP_HEADERS": "k=hunter2", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:hunter2@h"}
+    settings = Settings.from_env(given)
+    assert "hunter2" not in repr(settings)
+    assert settings.environment().items() >= given.items()
+    with pytest.raises(SettingError, match=r"^OTEL_EXPORTER_OTLP_HEADERS='\*\*\*' is not NAME=VALUE"):
+        Settings.from_env({"OTEL_EXPORTER_OTLP_HEADERS": "hunter2"})
 
 
 def test_each_model_s_weights_have_a_variable() -> None:

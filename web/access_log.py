@@ -125,7 +125,6 @@ def answered(exchange: Exchange, *, was_asked: Asked | None = None) -> None:
         return
     question = was_asked or _asked.get() or Asked()
     fields: dict[str, logs.Field] = {
-        "request": exchange.what,
         "status": exchange.status,
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
@@ -139,8 +138,9 @@ def answered(exchange: Exchange, *, was_asked: Asked | None = None) -> None:
             fields[name] = text
     if left_out:
         fields["refusals_left_out"] = left_out
-    words = " ".join(f"{name}={value}" for name, value in fields.items() if name not in ("request", "status"))
-    extra = logs.about(**fields, request_id=exchange.request_id)
+    words = " ".join(f"{name}={value}" for name, value in fields.items() if name != "status")
+    method, _, place = exchange.what.partition(" ")
+    extra = logs.about(method=method, path=place, **fields, request_id=exchange.request_id)
     _LOG.info("%s: %s %s", exchange.what, exchange.status, words, extra=extra)
 
 

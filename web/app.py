@@ -6,10 +6,19 @@ wsgi.py is the entry point: it reads the settings and starts the subscription.
 from flask import Flask, Response
 
 from settings import Settings
+from telemetry import tracing
 from web import access_log, errors, start
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
-from web.middleware import access_lines, cache_sources, compression, cors, request_counts, request_ids
+from web.middleware import (
+    access_lines,
+    cache_sources,
+    compression,
+    cors,
+    request_counts,
+    request_ids,
+    traces,
+)
 from web.polled_pipelines import PolledPipelines
 from web.routes import (
     api_docs,
@@ -52,6 +61,8 @@ def create_app(settings: Settings) -> Flask:
     request_ids.register(app)
     if access_log.is_on():
         access_lines.register(app)
+    if tracing.is_on():
+        traces.register(app)
     errors.register(app, shape_of=failures.shape_of)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)

@@ -119,7 +119,10 @@ class CachedInference(Inference):
             return super()._submitted(choice, picture, options, top=top, name=name)
         question = _Question(choice, picture, top, digest_of(choice, picture, options, top=top))
         try:
-            return self._found(question) or self._begun(question, options)
+            if found := self._found(question):
+                options.span.event("shared" if isinstance(found, _SharedRun) else "kept")
+                return found
+            return self._begun(question, options)
         except ServiceError as error:
             return error.as_outcome()
 

@@ -7,7 +7,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from settings import SettingError, Settings
-from telemetry import logs
+from telemetry import logs, tracing
 from web import metrics_folder
 from web.server import capacity
 
@@ -53,6 +53,7 @@ def worker_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn h
         entry.app.extensions["polled_pipelines"].stop(within_s=worker.left_s())
         if deliverer := entry.app.extensions.get("deliverer"):
             deliverer.stop(within_s=worker.left_s())
+        tracing.stop(within_s=min(tracing.STOP_S, worker.left_s()))
 
 
 def child_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn has no types

@@ -13,7 +13,8 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from types import TracebackType
+from typing import Final, Self, TypeVar
 
 import numpy as np
 from msgspec import UNSET
@@ -37,6 +38,7 @@ from pictures import annotate, declared_size, fit
 from pictures.decode import ImageTooLarge
 from pictures.fit import Part, PartCutter, PreparedPicture
 from telemetry import logs
+from telemetry.tracing import NOT_RECORDED, Kind, Span
 from web import metrics
 from web.fair_semaphore import FairSemaphore
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
@@ -91,6 +93,11 @@ class JobOptions:
     waits: bool = False
     """But a thread of this process does, for a pipeline that is polled."""
     traceparent: str | None = None
+    """The client's trace, for the jobs of a process that records no spans itself."""
+    span: Span = NOT_RECORDED
+    """What the spans of the pictures belong to."""
+    picture: str = "picture"
+    """What those are called."""
     request_id: str = ""
     scores: bool = False
     """Each result has the probability of every label, too."""
@@ -121,6 +128,8 @@ class SubmittedJob:
     """Until when its result is kept at most, in Redis' time."""
     is_named: bool = False
     """Its client may come back for it, so it goes on without that client."""
+    span: Span = NOT_RECORDED
+    """From its submission to its result, where somebody waits for that."""
 
     @property
     def id(self) -> str:
@@ -142,6 +151,46 @@ class FollowedJob:
     expires_at: float
     """Until when its result is kept, if it is pending at most, in Redis' time."""
     notice: str = ""
+
+
+class _Submission:
+    """A picture's span while it is submitted; where nobody waits for its job, that is all of it."""
+
+    __slots__ = ("_goes_on", "span")
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self._goes_on = False
+
+    def keep(self, job: SubmittedJob | FollowedJob) -> SubmittedJob | FollowedJob:
+        """The job, whose span goes on until it was waited for."""
+        self._goes_on = isinstance(job, SubmittedJob) and job.waiter is not None
+        return job
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._goes_on:
+            self.span.end(error)
+
+
+def _spanned(choice: ModelChoice, options: JobOptions) -> _Submission:
+    attributes = {"batchwire.model": choice.view.card.model}
+    return _Submission(options.span.child(options.picture, attributes))
+
+
+def _message(model: str, job_id: str) -> dict[str, str]:
+    """A job as OpenTelemetry's conventions describe a message."""
+    return {
+        "messaging.system": "redis",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "send",
+        "messaging.destination.name": model,
+        "messaging.message.id": job_id,
+    }
 
 
 class JobClient:
@@ -262,6 +311,20 @@ class JobClient:
 
         Raises IdempotencyKeyReused, too.
         """
+        with _spanned(choice, options) as submission:
+            job = self._submit_once(choice, picture, options, submission.span, top=top, name=name)
+            return submission.keep(job)
+
+    def _submit_once(
+        self,
+        choice: ModelChoice,
+        picture: bytes | NDArray[np.uint8],
+        options: JobOptions,
+        span: Span,
+        *,
+        top: int,
+        name: RequestName | None,
+    ) -> SubmittedJob | FollowedJob:
         if time.monotonic() >= self.wait_until(options):
             # One request of 64 pictures, 50 megapixels each in 10 KB, kept a core for 51 s, for nobody.
             raise DeadlinePassed("No time was left for this picture: send fewer at once, or allow more time.")
@@ -280,19 +343,22 @@ class JobClient:
                 # Hundreds may have waited here with it, each let in by a queue that had room for one.
                 self.admit(choice, options)
             spec, began = choice.view.card.input, time.monotonic()
-            if isinstance(picture, bytes):
-                prepared = fit.prepare(picture, spec, max_pixels=self._limits.max_pixels)
-            else:
-                prepared = fit.given(picture, spec)
+            with span.child("decode", {"batchwire.waited_s": waited_s}):
+                if isinstance(picture, bytes):
+                    prepared = fit.prepare(picture, spec, max_pixels=self._limits.max_pixels)
+                else:
+                    prepared = fit.given(picture, spec)
             metrics.decoded(choice.view.card.model, time.monotonic() - began)
             # Within its place, too: threads that enqueued at once took Python's lock from those that decode.
-            return self._enqueue(choice, prepared, options, top=top, name=name)
+            return self._enqueue(choice, prepared, options, span, top=top, name=name)
 
     def submit_part(
         self, choice: ModelChoice, part: PreparedPicture, options: JobOptions, *, top: int
     ) -> SubmittedJob:
         """Enqueue a picture, or a part of one, that is fitted and admitted. Raises BrokerUnavailable."""
-        return _own(self._enqueue(choice, part, options, top=top))
+        with _spanned(choice, options) as submission:
+            job = self._enqueue(choice, part, options, submission.span, top=top)
+            return _own(submission.keep(job))
 
     @contextlib.contextmanager
     def cutting(
@@ -353,48 +419,50 @@ class JobClient:
         choice: ModelChoice,
         prepared: PreparedPicture,
         options: JobOptions,
+        span: Span,
         *,
         top: int,
         name: RequestName | None = None,
     ) -> SubmittedJob | FollowedJob:
-        view, model, wait_until = choice.view, choice.view.card.model, self.wait_until(options)
-        is_waited_for = options.waits or not options.polled
-        now = self._clock.now()
-        job = Job(
-            id=str(uuid.uuid4()),
-            polled=options.polled,
-            image=prepared.pixels,
-            accepted_at=now,
-            deadline=now + wait_until - time.monotonic(),
-            lane=options.lane,
-            reply_to=self.replies.frontend if is_waited_for else None,
-            original_size=prepared.original_size,
-            top=top,
-            traceparent=options.traceparent,
-            input=view.card.input.tag,
-            notice=choice.notice,
-            request_id=options.request_id,
-            scores=options.scores,
-        )
-        # Before the job is enqueued: its result may come at once.
-        waiter = self.replies.expect(model, job.id) if is_waited_for else None
-        job_id = ""
-        try:
-            job_id = self.producer.enqueue(model, job, name, _webhook(job, options))
-        finally:
-            if waiter is not None and job_id != job.id:
-                self.replies.forget(waiter)
+        model, wait_until, now = choice.view.card.model, self.wait_until(options), self._clock.now()
+        job_id = str(uuid.uuid4())
+        with span.child(f"send {model}", _message(model, job_id), kind=Kind.PRODUCER, at=now) as sending:
+            is_waited_for = options.waits or not options.polled
+            job = Job(
+                id=job_id,
+                polled=options.polled,
+                image=prepared.pixels,
+                accepted_at=now,
+                deadline=now + wait_until - time.monotonic(),
+                lane=options.lane,
+                reply_to=self.replies.frontend if is_waited_for else None,
+                original_size=prepared.original_size,
+                top=top,
+                traceparent=sending.traceparent or options.traceparent,
+                input=choice.view.card.input.tag,
+                notice=choice.notice,
+                request_id=options.request_id,
+                scores=options.scores,
+            )
+            # Before the job is enqueued: its result may come at once.
+            waiter = self.replies.expect(model, job.id) if is_waited_for else None
+            job_id = ""
+            try:
+                job_id = self.producer.enqueue(model, job, name, _webhook(job, options))
+            finally:
+                if waiter is not None and job_id != job.id:
+                    self.replies.forget(waiter)
         if job_id != job.id:
             if name is not None and name.is_shared:
-                return FollowedJob(
-                    model, job_id, math.inf
-                )  # whether it has ended is seen when it is followed
+                return FollowedJob(model, job_id, math.inf)  # following it shows whether it has ended
             return self.follower(model, job_id, owner=options.owner)
         if waiter is not None:
             waiter.is_enqueued = True
         _LOG.debug("job %s of %s is enqueued", job.id, model, extra=logs.about(job_id=job.id, model=model))
-        expires_at = self.producer.expires_at(job.deadline)
-        return SubmittedJob(model, job, waiter, options.started_at, wait_until, expires_at, name is not None)
+        expires_at, is_named = self.producer.expires_at(job.deadline), name is not None
+        return SubmittedJob(
+            model, job, waiter, options.started_at, wait_until, expires_at, is_named, span=span
+        )
 
     @contextlib.contextmanager
     def _decoder(self, options: JobOptions) -> Iterator[float]:
@@ -420,6 +488,17 @@ class JobClient:
 
     def wait(self, submitted: SubmittedJob, *, is_client_gone: Callable[[], bool]) -> Result:
         """Sleep until the result comes. Raises DeadlinePassed, ModelUnavailable, ClientGone, and cancels."""
+        with submitted.span as span:
+            try:
+                result = self._awaited(submitted, is_client_gone)
+            except ClientGone:
+                span.event("cancelled")
+                raise
+            if result.error is not None:
+                span.fail(result.error.code, result.error.message)
+            return result
+
+    def _awaited(self, submitted: SubmittedJob, is_client_gone: Callable[[], bool]) -> Result:
         waiter, model, job_id = submitted.waiter, submitted.model, submitted.job.id
         if waiter is None:
             raise ValueError("a job that is polled can't be waited for")
@@ -431,6 +510,7 @@ class JobClient:
                     spent = result.timings_ms
                     ended_at = submitted.job.accepted_at + (spent.waiting + spent.batch + spent.model) / 1000
                     metrics.replied(model, self._clock.now() - ended_at)
+                    submitted.span.child("reply", at=ended_at).end()
                     return result
                 if waiter.take_forgotten():
                     self._enqueue_again(submitted)
@@ -471,6 +551,7 @@ class JobClient:
     def _enqueue_again(self, submitted: SubmittedJob) -> None:
         """Put a job back that Redis forgot: it was killed before its last writes were on the disk."""
         job_id, model = submitted.job.id, submitted.model
+        submitted.span.event("enqueued again")
         about = logs.about(job_id=job_id, model=model)
         _LOG.warning("Redis has forgotten job %s of %s: enqueued again", job_id, model, extra=about)
         with contextlib.suppress(BrokerUnavailable):  # it is looked up again soon
@@ -486,6 +567,8 @@ class JobClient:
 
     def cancel(self, submitted: SubmittedJob) -> None:
         """Give up a job whose request has failed elsewhere, unless its client may come back for it."""
+        submitted.span.event("cancelled")
+        submitted.span.end()
         if submitted.waiter is not None:
             self.replies.forget(submitted.waiter)
         if submitted.is_named:

@@ -136,7 +136,8 @@ class _Run:
     def __init__(self, jobs: JobClient, steps: Sequence[Step], picture: bytes, options: JobOptions) -> None:
         self._jobs = jobs
         self._picture = picture
-        self._options = options
+        self._span = options.span.child("pipeline")
+        self._options = replace(options, span=self._span)
         self._questions: dict[str, list[_Question]] = {step.name: [] for step in steps}
         self._whole: dict[str, _Question] = {}
         """The questions about the whole picture, and failures that belong to no box."""
@@ -191,12 +192,17 @@ class _Run:
         for question in self._all():
             if isinstance(question.outcome, SubmittedJob):
                 self._jobs.cancel(question.outcome)
+        self._span.event("cancelled")
+        self._span.end()
 
     def result(self, choice: ModelChoice) -> Result | ServiceError:
         """The nested answer; the first step's error where no step has answered."""
         whole = list(self._whole.values())
         if all(question.result is None for question in whole):
-            return _error(whole[0])
+            error = _error(whole[0])
+            self._span.end(error)
+            return error
+        self._span.end()
         card = choice.view.card
         return Result(
             id=str(uuid.uuid4()),
@@ -247,15 +253,17 @@ class _Run:
     def _submit(self, question: _Question, choice: ModelChoice, cutter: PartCutter | None) -> SubmittedJob:
         card = choice.view.card
         top = min(question.step.top or card.top, card.top_max)
+        options = replace(self._options, picture=f"step {question.step.name}")
         part = None if question.box is None else Part(question.box, card.input)
         prepared = self._prepared.get(card.input) if part is None else None
         if part is not None or prepared is not None:
             self._jobs.admit(choice, self._options)
         if part is not None and cutter is not None:
-            prepared = cutter.cut(part)
+            with self._span.child("cut"):
+                prepared = cutter.cut(part)
         if prepared is not None:
-            return self._jobs.submit_part(choice, prepared, self._options, top=top)
-        submitted = self._jobs.submit(choice, self._picture, self._options, top=top)
+            return self._jobs.submit_part(choice, prepared, options, top=top)
+        submitted = self._jobs.submit(choice, self._picture, options, top=top)
         self._size = submitted.job.original_size
         self._prepared[card.input] = PreparedPicture(submitted.job.image, self._size)
         return submitted

@@ -17,7 +17,7 @@ from msgspec import UNSET
 from broker.errors import BrokerUnavailable, Overloaded, ServiceError, Unavailable
 from broker.messages import Failure, Result
 from broker.producer import RequestName
-from telemetry import logs
+from telemetry import logs, tracing
 from web import pipelines
 from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions
 from web.middleware import request_ids
@@ -147,6 +147,7 @@ class PolledPipelines:
 
     def _run(self, choice: ModelChoice, picture: bytes, options: JobOptions, job: PolledPipeline) -> None:
         request_ids.carry(options.request_id)
+        tracing.carry(options.span)
         try:
             try:
                 result = self._result(choice, picture, options, job)

@@ -16,7 +16,7 @@ from broker.registry import Registry
 from broker.replies import Replies
 from broker.result_cache import ResultCache
 from settings import Settings
-from telemetry import logs
+from telemetry import logs, tracing
 from web import access_log
 from web.cached_inference import CachedInference
 from web.inference import Inference
@@ -35,11 +35,13 @@ REDIS_TIMEOUT_S = 0.9
 """A client hears within 1 to 2 s that Redis is away; on a sound link a reply takes a few milliseconds."""
 
 
-def prepare(settings: Settings) -> None:
-    """Set up this process' log and its memory."""
+def prepare(settings: Settings, service: str) -> None:
+    """Set up this process' log, its memory, and its traces, where `service` is its name."""
     malloc.give_back_large_blocks()
     logs.set_up(settings.log_level, settings.log_format, request_ids.LOG_FORMAT, request_ids.Stamp())
     access_log.set_up(is_on=settings.access_log == "on")
+    if settings.otel_exporter_otlp_endpoint:
+        tracing.start(service)
     # At debug Pillow tells what is in a photo: who took it, where, and with what.
     logging.getLogger("PIL").setLevel(max(logging.INFO, logging.getLogger().level))
 
@@ -48,6 +50,7 @@ def job_client(settings: Settings) -> JobClient:
     """The queue's client of this process, with a channel of its own for replies."""
     keys = Keys(settings.key_prefix)
     clock = RedisClock()
+    tracing.follow(clock.now)
     client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
     most_bytes = settings.queue_limit_mb * MB // _CACHE_SHARE
     limits = Limits(

@@ -16,7 +16,7 @@ from web.server.request_reader import Arrival
 from web.server.worker import PatientWorker
 
 _settings = Settings.from_env()
-start.prepare(_settings)
+start.prepare(_settings, "batchwire-web")
 app = create_app(_settings)
 Arrival.proxies = TrustedProxies(_settings.trusted_proxies)
 Connection.render_refusal = staticmethod(refusal_renderer(_settings))

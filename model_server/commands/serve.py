@@ -36,7 +36,7 @@ from model_server.serving.stop_signals import StopSignals
 from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
 from model_server.serving.worker import IDLE_S, Worker
 from settings import EXIT_CONFIG, SettingError, Settings, for_own_code, masked, weights
-from telemetry import logs
+from telemetry import logs, tracing
 
 _LOG = logging.getLogger("model_server")
 
@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     if options.check:
         return 0
     logs.set_up(settings.log_level, settings.log_format, _LOG_FORMAT)
+    if settings.otel_exporter_otlp_endpoint:
+        tracing.start("batchwire-model-server")
     signals = StopSignals()
     try:
         settings.require_redis()
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     if not _await_redis(settings, signals):
         return 0
     status = _serve(settings, models, signals)
+    tracing.stop(within_s=tracing.STOP_S)
     logging.shutdown()
     # Not a return: threads of an engine that still loads, or hangs, would keep the process alive.
     os._exit(status)

@@ -39,6 +39,8 @@ class BatchEntry:
     batch_size: int = 0
     notice: str = ""
     """What its answer must say."""
+    payload: bytes = b""
+    """Of a job that was dropped undecoded: its trace may be wanted."""
     owner: str = ""
     """Whose job it is, also where the rest of it can't be read."""
 
@@ -119,6 +121,7 @@ def _judge(
 ) -> BatchEntry:
     entry = BatchEntry(claim.id, claim.attempts, owner=owner_of(codec.lane_of(claim.payload)))
     if not claim.pending:
+        entry.payload = claim.payload
         return entry
     try:
         job = codec.decode_job(claim.payload)

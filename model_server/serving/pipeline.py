@@ -23,12 +23,13 @@ from broker.messages import Timings
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Engine, Outputs
 from model_server.engines.hooked import HookedEngine
-from model_server.serving import batching, metrics, results
+from model_server.serving import batching, metrics, results, traces
 from model_server.serving.batching import Batch
 from model_server.serving.call_times import CallTimes
 from model_server.serving.device import Device
 from model_server.serving.registration import RECONNECT_S, Registration
-from telemetry import logs
+from model_server.serving.traces import BatchTrace
+from telemetry import logs, tracing
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,6 +104,8 @@ class Pipeline:
         self._claim_s = 0.0
         self._ran_at = 0.0
         """Monotonic time at which the last batch had run."""
+        self._began = 0.0
+        """The same of when it began to."""
 
     def step(self) -> int:
         """Run one batch, if there is one. Returns its size; 0: everything claimed is completed by now."""
@@ -122,7 +125,8 @@ class Pipeline:
         self.settle()
         if batch is None:
             return 0
-        self._completing = self._completer.submit(self.complete, batch.worker, outcomes)
+        trace = traces.of(batch, self.spec, began=self._began, ran_at=self._ran_at) if outcomes else None
+        self._completing = self._completer.submit(self.complete, batch.worker, outcomes, trace)
         return len(batch.entries)
 
     def claim(self) -> Batch | None:
@@ -180,7 +184,7 @@ class Pipeline:
             busy_s = ran_at - max(batch.began, self._ran_at)
             self._status.measure(pictures, busy_s, waited_s=batch.waited_s)
             metrics.ran(self.spec.name, pictures, call_s=ran_at - began, formed_s=began - batch.began)
-        self._ran_at = ran_at
+        self._began, self._ran_at = began, ran_at
         return [
             results.completed(
                 entry,
@@ -195,8 +199,27 @@ class Pipeline:
             for entry in batch.entries
         ]
 
-    def complete(self, worker: str, outcomes: list[CompletedJob]) -> None:
+    def complete(self, worker: str, outcomes: list[CompletedJob], trace: BatchTrace | None = None) -> None:
         """Write the results and take the claims away, through an outage; not without the lease."""
+        began = time.monotonic()
+        left = self._complete(worker, outcomes)
+        if trace is not None:
+            trace.write(outcomes, began=began, is_left=left is None)
+        for dead in left or ():
+            if dead.dead_reason:
+                _LOG.warning(
+                    "%s: job %s is a dead letter: %s (request %s)",
+                    *(self.spec.name, dead.id, dead.dead_reason, dead.request_id or "unknown"),
+                    extra=logs.about(
+                        job_id=dead.id,
+                        request_id=dead.request_id,
+                        model=self.spec.name,
+                        trace_id=tracing.trace_id(dead.traceparent),
+                    ),
+                )
+
+    def _complete(self, worker: str, outcomes: list[CompletedJob]) -> list[CompletedJob] | None:
+        """Those that this worker has completed now; None: all were left to others."""
         while outcomes:
             try:
                 if not self._consumer.complete(worker, outcomes):
@@ -221,18 +244,12 @@ class Pipeline:
                         *(self.spec.name, len(outcomes)),
                         extra=self._about(outcomes),
                     )
-                    return
+                    return None
             except BrokerUnavailable as error:
                 # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
                 self._registration.outage.failed(error, self.spec.name)
                 time.sleep(RECONNECT_S)
-        for dead in outcomes:
-            if dead.dead_reason:
-                _LOG.warning(
-                    "%s: job %s is a dead letter: %s (request %s)",
-                    *(self.spec.name, dead.id, dead.dead_reason, dead.request_id or "unknown"),
-                    extra=logs.about(job_id=dead.id, request_id=dead.request_id, model=self.spec.name),
-                )
+        return outcomes
 
     def give_back(self) -> None:
         """Return what is claimed and not begun to the queue. Raises ServiceError."""

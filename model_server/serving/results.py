@@ -68,7 +68,7 @@ def completed(
     reason = error.detail if error is not None and is_poison else ""
     if job is None:
         return CompletedJob(entry.id, result, dead_reason=reason)
-    return CompletedJob(entry.id, result, job.reply_to, reason, job.request_id)
+    return CompletedJob(entry.id, result, job.reply_to, reason, job.request_id, job.traceparent)
 
 
 def _answer(

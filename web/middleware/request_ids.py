@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from flask import Flask, Response, request
 
-from telemetry import logs
+from telemetry import logs, tracing
 
 HEADER: Final = "X-Request-ID"
 
@@ -76,4 +76,5 @@ class Stamp(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""
         record.request_id = current()
+        record.trace_id = tracing.trace_id(tracing.current().traceparent)
         return True

@@ -19,6 +19,7 @@ from msgspec import UNSET, UnsetType
 from broker.errors import Overloaded, ServiceError, Unavailable
 from broker.messages import Result
 from broker.producer import StoredJob
+from telemetry import tracing
 from web import answers, errors, idempotency, pipelines, responses
 from web.inference import Caller, Inference, PictureResult, Polled
 from web.jobs import JobClient, JobOptions
@@ -55,6 +56,7 @@ def predict() -> Response:
             started_at=started_at,
             polled=wanted.polled,
             traceparent=wanted.traceparent,
+            span=tracing.current(),
             request_id=request_ids.current(),
             callback_url=callback_url,
         )
@@ -110,6 +112,7 @@ def outcomes(
     options = JobOptions(
         started_at=started_at,
         traceparent=preferences.traceparent(request),
+        span=tracing.current(),
         request_id=request_ids.current(),
         scores=scores,
         timeout_s=timeout_s,

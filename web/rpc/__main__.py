@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CONFIG
     from web import start
 
-    start.prepare(settings)
+    start.prepare(settings, "batchwire-grpc")
     if not settings.grpc_port:
         # A container that ended would be started again.
         _LOG.info("GRPC_PORT is 0: there is no gRPC. Waiting to be stopped.")
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings, port: int) -> int:
     from broker import metrics
+    from telemetry import tracing
     from web.rpc.server import RpcServer
     from web.server import capacity
 
@@ -56,6 +57,7 @@ def _serve(settings: Settings, port: int) -> int:
     signal.sigwait(_STOP)
     _LOG.info("stopping: calls in flight are answered first")
     server.stop(within_s=settings.request_timeout_s)
+    tracing.stop(within_s=tracing.STOP_S)
     logging.shutdown()
     return 0
 

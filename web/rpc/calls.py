@@ -19,6 +19,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from broker.errors import ClientError, ServiceError, Unavailable
+from telemetry import tracing
 from web import access_log, errors, metrics
 from web.access_log import Exchange
 from web.inference import Caller
@@ -73,6 +74,7 @@ class Call:
         options = JobOptions(
             started_at=self.started_at,
             traceparent=self.traceparent,
+            span=tracing.current(),
             request_id=self.request_id,
             scores=True,
             timeout_s=min(timeout_s, self.context.time_remaining()),

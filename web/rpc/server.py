@@ -10,6 +10,7 @@ from typing import Any, Final
 import grpc
 
 from settings import Settings
+from telemetry import tracing
 from web import start
 from web.polled_pipelines import PolledPipelines
 from web.rpc import health, open_inference, tf_serving
@@ -56,6 +57,7 @@ class RpcServer:
             ThreadPoolExecutor(requests + _RESERVED, thread_name_prefix="call"),
             options=_options(settings, largest),
             maximum_concurrent_rpcs=requests + _RESERVED,
+            interceptors=_interceptors(),
         )
         infer, predict = OpenInferenceMethods(inference), TfServingMethods(inference)
         services = {
@@ -90,6 +92,14 @@ class RpcServer:
         self._server.stop(None)
         self.calls.stop()
         self.jobs.replies.stop()
+
+
+def _interceptors() -> list[grpc.ServerInterceptor]:
+    if not tracing.is_on():
+        return []
+    from web.rpc.call_spans import CallSpans  # noqa: PLC0415 - only where it is used
+
+    return [CallSpans()]
 
 
 def _options(settings: Settings, largest: int) -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from model_server.serving.batching import Batch, BatchEntry
 from model_server.serving.device import Device
 from model_server.serving.pipeline import Pipeline, WorkerLimits
 from model_server.serving.registration import Registration
+from model_server.serving.traces import BatchTrace
 from tests.support import fakes
 from tests.support.waiting import eventually
 
@@ -63,8 +64,9 @@ class Steps(Pipeline):
         assert self.may_run.wait(WAIT_S)
         return outcomes
 
-    def complete(self, worker: str, outcomes: list[CompletedJob]) -> None:
+    def complete(self, worker: str, outcomes: list[CompletedJob], trace: BatchTrace | None = None) -> None:
         assert worker == "w"
+        assert trace is None  # nothing is traced
         assert self.may_complete.wait(WAIT_S)
         self.log.append(f"completed {_numbers(outcomes)}")
 

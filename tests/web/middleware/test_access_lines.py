@@ -42,7 +42,8 @@ def test_a_request_s_line_has_what_was_asked_and_nothing_else_of_its_query(
     (line,) = told(caplog)
     assert isinstance(line.pop("seconds"), float)
     assert line == {
-        "request": "POST /predict?model=tiny",
+        "method": "POST",
+        "path": "/predict?model=tiny",
         "status": 200,
         "bytes_in": len(sent),
         "bytes_out": len(answer.data),
@@ -81,7 +82,8 @@ def test_a_refusal_of_the_loop_has_its_line(caplog: pytest.LogCaptureFixture) ->
     answer, _ = errors.refusal_renderer(())(errors.UnsupportedUpload("no"), head)
     (line,) = told(caplog)
     assert line == {
-        "request": "POST /x%0A?model=m%0A",
+        "method": "POST",
+        "path": "/x%0A?model=m%0A",
         "status": 415,
         "bytes_in": 7,
         "bytes_out": len(answer.split(b"\r\n\r\n", 1)[1]),

@@ -1,0 +1,163 @@
+"""The spans of this process, for OpenTelemetry: none at all, and nothing loaded, unless `start` was called.
+
+Owns what the service knows of a span, and which span this thread works for. Whoever has a span asks it for
+children; one that is not recorded has none but itself, so that nothing else asks whether tracing is on.
+telemetry/otlp.py records and exports, and is the only module that loads OpenTelemetry.
+
+Times are seconds since 1970 by the clock of `follow`: Redis', which all processes share, so that the spans of
+hosts whose clocks disagree are in order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from telemetry.otlp import Recorder
+
+Attributes = Mapping[str, str | int | float | bool]
+
+STOP_S: Final = 2.0
+"""What a process that ends gives its last spans, at most."""
+
+_SAMPLED: Final = 1
+_FLAGS: Final = slice(53, 55)
+_TRACE: Final = slice(3, 35)
+"""Of a traceparent, which is well-formed."""
+
+
+class Kind(Enum):
+    """What a span is to its parent."""
+
+    INTERNAL = "internal"
+    SERVER = "server"
+    PRODUCER = "producer"
+    CONSUMER = "consumer"
+
+
+class Span:
+    """A span that nobody records, as all are while tracing is off."""
+
+    __slots__ = ()
+
+    is_recorded = False
+
+    @property
+    def traceparent(self) -> str | None:
+        """Its context for another process (W3C Trace Context); None: tracing is off."""
+        return None
+
+    def child(
+        self,
+        name: str,  # noqa: ARG002 - here and below: it records nothing
+        attributes: Attributes | None = None,  # noqa: ARG002
+        *,
+        kind: Kind = Kind.INTERNAL,  # noqa: ARG002
+        at: float | None = None,  # noqa: ARG002
+    ) -> Span:
+        """A span within this one, that begins now, or at that time."""
+        return self
+
+    def rename(self, name: str) -> None:
+        """Call it so."""
+
+    def set(self, attributes: Attributes) -> None:
+        """Say so of it."""
+
+    def event(self, name: str, attributes: Attributes | None = None, *, at: float | None = None) -> None:
+        """Say that something happened in it."""
+
+    def link(self, other: Span) -> None:
+        """Say that the other belongs to it, without being its parent."""
+
+    def fail(self, code: str, message: str = "") -> None:
+        """Say that what it did failed."""
+
+    def end(self, error: BaseException | None = None, *, at: float | None = None) -> None:
+        """It is over, because of an error or without one. A second end changes nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end(error)
+
+
+NOT_RECORDED: Final = Span()
+
+_process: Final[dict[str, Recorder]] = {}
+_current: Final[ContextVar[Span]] = ContextVar("span", default=NOT_RECORDED)
+
+
+def start(service: str) -> None:
+    """Record and export from now on, in this process and none that it forks; `service` is its usual name."""
+    from telemetry.otlp import Recorder  # noqa: PLC0415 - 10 MB, for those who want it
+
+    stop(within_s=STOP_S)
+    _process["recorder"] = Recorder(service)
+
+
+def stop(*, within_s: float) -> None:
+    """Record no more, and export what is left, for so long at most."""
+    if (recorder := _process.pop("recorder", None)) is not None:
+        recorder.stop(within_s=within_s)
+
+
+def is_on() -> bool:
+    """Whether this process records."""
+    return bool(_process)
+
+
+def follow(now: Callable[[], float]) -> None:
+    """Take the time from there, from now on."""
+    if (recorder := _process.get("recorder")) is not None:
+        recorder.now = now
+
+
+def begin(
+    name: str,
+    parent: str | None,
+    attributes: Attributes | None = None,
+    *,
+    tracestate: str = "",
+    kind: Kind = Kind.INTERNAL,
+    at: float | None = None,
+    links: Sequence[Span] = (),
+) -> Span:
+    """A span of a parent in another process, by its traceparent; None: a new trace."""
+    recorder = _process.get("recorder")
+    if recorder is None:
+        return NOT_RECORDED
+    return recorder.begin(name, parent, attributes, tracestate=tracestate, kind=kind, at=at, links=links)
+
+
+def is_sampled(traceparent: str | None) -> bool:
+    """Whether this process records spans of that parent."""
+    return bool(_process and traceparent and int(traceparent[_FLAGS], 16) & _SAMPLED)
+
+
+def trace_id(traceparent: str | None) -> str:
+    """The id of a well-formed traceparent's trace, where this process records; else an empty text."""
+    return traceparent[_TRACE] if _process and traceparent else ""
+
+
+def current() -> Span:
+    """The span that this thread works for."""
+    return _current.get()
+
+
+def carry(span: Span) -> None:
+    """Have this thread work for a span."""
+    _current.set(span)
+
+
+def host_time() -> float:
+    """The host's own clock, until there is another."""
+    return time.time()
