@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from telemetry import tracing
+
 _COMMANDS: Final = {
     "serve": "serve the models of MODELS until SIGTERM; the default",
     "check": "read a model's folder, load its network and classify a picture",
@@ -54,4 +56,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    tracing.hold_back()
     sys.exit(main())

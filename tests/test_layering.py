@@ -437,11 +437,11 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
 @pytest.mark.parametrize(
     ("module", "never"),
     [
-        ("web.app", ("keras", "tensorflow", "openvino", "model_server", "grpc", "opentelemetry")),
-        ("web.rpc.server", ("keras", "tensorflow", "openvino", "model_server", "gunicorn", "opentelemetry")),
+        ("web.app", ("keras", "tensorflow", "openvino", "model_server", "grpc")),
+        ("web.rpc.server", ("keras", "tensorflow", "openvino", "model_server", "gunicorn")),
         (
             "model_server.commands.serve",
-            ("flask", "PIL", "web", "tensorflow", "keras", "torch", "onnxruntime", "opentelemetry"),
+            ("flask", "PIL", "web", "tensorflow", "keras", "torch", "onnxruntime"),
         ),
         ("model_server.engines.openvino.engine", ("flask", "PIL", "web", "tensorflow", "keras", "torch")),
         ("model_server.commands.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),

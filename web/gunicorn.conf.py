@@ -16,6 +16,7 @@ try:
 except SettingError as error:
     sys.exit(str(error))
 
+tracing.hold_back()
 metrics_folder.make()
 
 wsgi_app = "web.wsgi:app"

@@ -48,9 +48,9 @@ class BatchTrace:
     def _write(self, outcomes: Sequence[CompletedJob], completion_at: float, *, is_left: bool) -> None:
         batch, model = self.batch, self.spec.name
         now, offset_s = time.monotonic() + batch.offset_s, batch.offset_s
-        spans = [
-            self._job(parent, accepted_at, batch.entries[place]) for place, parent, accepted_at in self.sent
-        ]
+        # Processes' notions of Redis' time differ by half a round trip: no job is claimed before it came.
+        claimed_at = max(batch.claimed_at, *(accepted_at for _, _, accepted_at in self.sent))
+        spans = [self._job(batch.entries[place], parent, at, claimed_at) for place, parent, at in self.sent]
         attributes: dict[str, str | int] = {
             "messaging.system": "redis",
             "messaging.operation.type": "process",
@@ -65,7 +65,7 @@ class BatchTrace:
             spans[0].traceparent,
             attributes,
             kind=Kind.CONSUMER,
-            at=batch.claimed_at,
+            at=claimed_at,
             links=spans,
         )
         engine = {"batchwire.engine": self.spec.engine, "batchwire.precision": self.spec.precision}
@@ -80,10 +80,10 @@ class BatchTrace:
             span.end(at=now)
         whole.end(at=now)
 
-    def _job(self, parent: str, accepted_at: float, entry: BatchEntry) -> Span:
+    def _job(self, entry: BatchEntry, parent: str, accepted_at: float, claimed_at: float) -> Span:
         """The span of a job's run; that of its wait is written."""
-        model, claimed_at = self.spec.name, self.batch.claimed_at
-        tracing.begin(f"queue {model}", parent, at=min(accepted_at, claimed_at)).end(at=claimed_at)
+        model = self.spec.name
+        tracing.begin(f"queue {model}", parent, at=accepted_at).end(at=claimed_at)
         attributes: dict[str, str | int] = {
             "messaging.system": "redis",
             "messaging.operation.type": "process",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from settings import EXIT_CONFIG, SettingError, Settings
+from telemetry import tracing
 
 _LOG = logging.getLogger("web.rpc")
 
@@ -40,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings, port: int) -> int:
     from broker import metrics
-    from telemetry import tracing
     from web.rpc.server import RpcServer
     from web.server import capacity
 
@@ -74,4 +74,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    tracing.hold_back()
     sys.exit(main())
