@@ -22,13 +22,13 @@ end
 local function charge(kind, lane, score)
   redis.call('ZADD', kind.turns, score + 100 / math.max(1, string.match(lane, '@(%d+)$') or 100), lane)
 end
--- Whether another list of the kind may have its turn after one of which nothing was taken.
+-- Whether another list of the kind may have its turn after one of which nothing was taken: eight are left to others at most.
 local function passes(kind, lane, why)
   if not lane then return false end
   if why ~= 'empty' then kind.left = kind.left + 1 else redis.call('ZREM', kind.turns, lane) end
   local is_alone = redis.call('ZCARD', kind.turns) == 1 and redis.call('ZSCORE', kind.turns, '')
   if is_alone then kind.has_lanes = redis.call('DEL', kind.turns) == 0 end
-  return true
+  return kind.left <= 8
 end
 local function lanes_of(kind) return kind.has_lanes and redis.call('ZCARD', kind.turns) or 0 end
 local function is_empty(kind)

@@ -70,6 +70,14 @@ def test_two_backlogged_lanes_share_by_their_weights_in_any_window(
     assert Counter(order[:96]) == {"ann": 24, "bob": 72}
 
 
+def test_those_of_nobody_need_no_turns_once_they_are_alone(client: redis.Redis, keys: Keys) -> None:
+    ids = _fill(client, keys, ann=1, nobody=9)
+    taker, worker = _worker(client, keys)
+    assert Counter(_claimed(taker, worker, 4, ids)) == {"ann": 1, "nobody": 3}
+    assert not client.exists(keys.of(MODEL).turns)
+    assert (_claimed(taker, worker, 4, ids), taker.lanes) == (["nobody"] * 4, 0)
+
+
 def test_each_lane_stays_in_order(client: redis.Redis, keys: Keys) -> None:
     ids = _fill(client, keys, ann=5, bob=5, nobody=5)
     taker, worker = _worker(client, keys)
@@ -158,15 +166,14 @@ def test_claims_go_back_to_the_heads_of_their_lanes_in_order(
 
 
 def test_what_was_given_back_costs_no_second_turn(client: redis.Redis, keys: Keys) -> None:
-    ids = _fill(client, keys, ann=40, cid=40)
+    ids = _fill(client, keys, ann=20)
     taker, own = consumer(client, keys), lease(client, keys)
-    own.register(READY)
-    for _ in range(3):
-        assert Counter(_claimed(taker, own.worker, 9, ids)).most_common(1)[0][1] == 5
-        own.give_back()
-    client.delete(keys.of(MODEL).lane(CID, polled=False))
+    assert _claimed(taker, own.register(READY), 8, ids) == ["ann"] * 8
     ids |= _fill(client, keys, cid=20)
-    assert 9 <= Counter(_claimed(taker, own.worker, 20, ids))["ann"] <= 11
+    _, other = _worker(client, keys)
+    assert Counter(_claimed(taker, other, 2, ids)) == {"ann": 1, "cid": 1}
+    own.give_back()
+    assert _claimed(taker, other, 7, ids) == ["ann"] * 7
 
 
 def test_a_recovered_job_of_a_lane_comes_alone(client: redis.Redis, keys: Keys) -> None:
@@ -263,6 +270,11 @@ def test_an_owner_leaves_room_for_others(client: redis.Redis, keys: Keys) -> Non
     assert not _admitted(into, ANN, polled=True)
     assert _filled(into, BOB) == 7
     assert [_admitted(into, lane) for lane in (CID, "", ANN)] == [True, True, False]
+    enqueue(client, keys, *_jobs("", 3))
+    # Of a full queue one of ann's, three of bob's and one of nobody's go before it.
+    with pytest.raises(Overloaded, match="30 pictures wait") as refusal:
+        into.admit(MODEL, size=1, timeout_s=1e6, pace=Pace(1), lane=CID)
+    assert refusal.value.retry_after_s == 5
 
 
 def test_a_queue_without_lanes_is_one_owner_s_to_the_last_place(client: redis.Redis, keys: Keys) -> None:

@@ -11,12 +11,18 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from msgspec import structs
 
+from broker.clock import RedisClock
 from broker.connection import connect
+from broker.keys import Keys
+from broker.messages import Result
+from broker.producer import PendingJob, Producer
+from broker.registry import ModelView, Registry
 from model_server.serving.lease_keeper import EXIT_HUNG
-from tests.support import http
+from tests.support import fakes, http
 from tests.support.redis_server import RedisServer
-from tests.support.stack import Stack, shade, wait_until_accepted
+from tests.support.stack import MODEL, Stack, shade, wait_until_accepted
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -63,6 +69,40 @@ def test_a_call_of_three_leases_is_not_taken_from_a_worker_that_lives(stack: Sta
         answers = {value: future.result() for value, future in futures.items()}
     assert _labels(answers) == {value: str(value) for value in range(3)}
     assert sorted(stack.executed()) == [0, 1, 2]
+
+
+def _enqueued_in_lanes(its: Producer, view: ModelView) -> dict[str, tuple[str, str]]:
+    """Twelve shades in three lanes and nobody's, of both kinds: job -> its owner and its label."""
+    jobs = {}
+    for value, lane in enumerate(["ann@100", "ann@400", "bob@25", ""] * 3):
+        job = structs.replace(fakes.job(value=value, shape=view.card.input.shape), lane=lane)
+        job = structs.replace(job, polled=value < 8, input=view.card.input.tag)
+        jobs[its.enqueue(MODEL, job)] = job.owner, str(value)
+    return jobs
+
+
+def _stored(its: Producer, job_id: str, owner: str) -> Result | PendingJob | None:
+    stored = its.look_up(MODEL, job_id, owner=owner)
+    return stored.state if stored is not None else None
+
+
+def test_a_killed_model_server_loses_no_job_of_any_lane(stack: Stack, own_redis: RedisServer) -> None:
+    killed = stack.start_model_server(delay_s=1)
+    with connect(own_redis.url, timeout_s=5) as client:
+        its = fakes.producer(client, Keys("bw:"))
+        jobs = _enqueued_in_lanes(its, Registry(client, Keys("bw:"), RedisClock()).models()[MODEL])
+        eventually(lambda: len(stack.executed()) > 1)
+        killed.kill()
+        stack.start_model_server()
+
+        def ended() -> dict[str, tuple[str, str]]:
+            stored = {each: _stored(its, each, owner) for each, (owner, _) in jobs.items()}
+            results = [each for each in stored.values() if isinstance(each, Result)]
+            return {each.id: (each.owner or "", each.predictions[0].label) for each in results}
+
+        eventually(lambda: ended() == jobs)
+        left = ("queue", "polled", "turns", "claims", "attempts")
+        eventually(lambda: not [name for name in client.keys() if any(each in str(name) for each in left)])
 
 
 def test_a_call_that_hangs_ends_its_process_and_another_answers(
