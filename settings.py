@@ -217,8 +217,8 @@ class Settings:
     """Every setting. A field's name in capitals is its variable; docs/settings.md is made from the fields."""
 
     bind: str = _text("127.0.0.1")
-    """The address to listen on. There is no authentication: only listen on other addresses behind
-    something that authenticates."""
+    """The address to listen on. Without `API_KEYS=required` whoever reaches it may use it. There is no TLS:
+    keys that cross a network need a proxy that has it."""
     port: int = _whole(5000, 1, 65535)
     """The port to listen on."""
     grpc_port: int = _zero_or(8001, 1, 65535)
@@ -290,6 +290,9 @@ class Settings:
     its ids, times and reason alone."""
     model_call_max_s: float = _number(60.0, 1, 3600)
     """After how many seconds a call of a network counts as hung, and its process is restarted."""
+    api_keys: str = _one_of("off", "off", "required")
+    """Whether requests need an API key. `required`: each is judged by its key, with that key's limits
+    (`python -m web.keys`); health checks need none."""
     cors_origins: tuple[str, ...] = _setting((), _ORIGINS)
     """The origins whose pages may use the service from a browser; `*`: all. Unset: only its own pages."""
     infer_cors_origins: tuple[str, ...] = _setting((), _ORIGINS)

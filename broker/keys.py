@@ -117,6 +117,33 @@ class ModelKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKeyKeys:
+    """The keys of one API key's limits, in a slot of their own."""
+
+    prefix: str
+    name: str
+
+    @property
+    def bucket(self) -> str:
+        """Hash: the pictures that it may send now, and since when."""
+        return f"{self._tagged}:bucket"
+
+    @property
+    def jobs(self) -> str:
+        """Sorted set: its jobs that have not ended -> their deadlines, in Redis' time."""
+        return f"{self._tagged}:jobs"
+
+    @property
+    def polled(self) -> str:
+        """Sorted set: its newest jobs that are polled -> when they were taken, in Redis' time."""
+        return f"{self._tagged}:polled"
+
+    @property
+    def _tagged(self) -> str:
+        return f"{self.prefix}{{key:{self.name}}}"  # no model can be called so
+
+
+@dataclass(frozen=True, slots=True)
 class Keys:
     """All keys below one prefix, such as `bw:`."""
 
@@ -138,6 +165,16 @@ class Keys:
         return f"{self.prefix}clock"
 
     @property
+    def api_keys(self) -> str:
+        """Hash without a TTL: name of an API key -> its digests and what it may."""
+        return f"{self.prefix}keys"
+
+    @property
+    def api_keys_used(self) -> str:
+        """Hash: name of an API key -> when a process last saw it, in Redis' time."""
+        return f"{self.prefix}keys:used"
+
+    @property
     def probe(self) -> str:
         """String that never exists: writing nothing to it tells whether Redis takes writes."""
         return f"{self.prefix}probe"
@@ -150,6 +187,10 @@ class Keys:
     def results_channel(self, frontend: str) -> str:
         """Pub/sub channel: each result for that frontend."""
         return f"{self.results_channel_prefix}{frontend}"
+
+    def of_api_key(self, name: str) -> ApiKeyKeys:
+        """The keys of one API key's limits."""
+        return ApiKeyKeys(self.prefix, name)
 
     def of(self, model: str) -> ModelKeys:
         """The keys of one model."""

@@ -89,6 +89,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
     rows = re.findall(r"^\| (?:channel )?(`bw:[^|]+`) \|", ARCHITECTURE, re.MULTILINE)
     said = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     keys, model = Keys("bw:"), ModelKeys("bw:", "model")
+    api_key = keys.of_api_key("<name>")
     names = {
         keys.clock,
         keys.contract,
@@ -106,6 +107,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
     names |= {model.webhooks, model.callbacks, model.undelivered, model.turns, model.polled_turns}
     names |= {f"{kind}:<lane>" for kind in (model.queue, model.polled)}
     names |= {model.request("<name>"), model.result("<uuid>"), model.labels("<version>")}
+    names |= {keys.api_keys, keys.api_keys_used, api_key.bucket, api_key.jobs, api_key.polled}
     assert said == names
 
 

@@ -89,6 +89,7 @@ SETTINGS_READERS = {
     "web/wsgi.py",
     "web/app.py",
     "web/start.py",
+    "web/keys/command.py",
     "web/rpc/__main__.py",
     "web/rpc/server.py",
     "web/gunicorn.conf.py",
@@ -142,6 +143,7 @@ ROOMS: dict[str, set[str]] = {
         "web.errors",
         "web.inference",
         "web.jobs",
+        "web.keys",
         "web.metrics",
         "web.middleware.request_ids",
         "web.polled_pipelines",
@@ -151,6 +153,14 @@ ROOMS: dict[str, set[str]] = {
         "web.server.refusals",
         "web.start",
         "web.uploads",
+    },
+    "web/keys": {
+        "broker",
+        "settings",
+        "web.errors",
+        "web.keys",
+        "web.metrics",
+        "web.server.refusals",
     },
     "web/webhooks": {
         "broker",
@@ -467,8 +477,9 @@ def test_every_module_says_what_it_owns() -> None:
 
 def test_every_script_names_its_keys_its_arguments_and_its_reply() -> None:
     scripts = sorted((ROOT / "broker" / "lua").glob("*.lua"))
-    names = ["announce", "claim", "complete", "finish", "heads", "home", "keep", "lanes", "lease", "lengths"]
-    names += ["others", "recover", "take", "webhook_due", "webhook_expire", "webhook_settle", "webhook_take"]
+    names = ["announce", "claim", "complete", "finish", "heads", "home", "keep", "key_return", "key_take"]
+    names += ["lanes", "lease", "lengths", "others", "recover", "take"]
+    names += ["webhook_due", "webhook_expire", "webhook_settle", "webhook_take"]
     assert [script.stem for script in scripts] == names
     for script in scripts:
         text = script.read_text("utf-8")

@@ -10,6 +10,9 @@ from telemetry import tracing
 from web import access_log, errors, start
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
+from web.jobs import JobClient
+from web.keys import http_guard
+from web.keys.guard import Guard
 from web.middleware import (
     access_lines,
     cache_sources,
@@ -24,6 +27,7 @@ from web.routes import (
     api_docs,
     health,
     job_events,
+    key_jobs,
     metrics,
     pages,
     predict,
@@ -58,17 +62,7 @@ def create_app(settings: Settings) -> Flask:
             Signer(settings.webhook_secret),
             result_ttl_s=settings.result_ttl_s,
         )
-    request_ids.register(app)
-    if access_log.is_on():
-        access_lines.register(app)
-    if tracing.is_on():
-        traces.register(app)
-    errors.register(app, shape_of=failures.shape_of)
-    cors.register(app, settings.cors_origins, more=_more_origins(settings))
-    compression.register(app)
-    request_counts.register(app)
-    if jobs.cache is not None:
-        cache_sources.register(app)
+    _add_middleware(app, settings)
     for part in (
         predict,
         predictions,
@@ -81,12 +75,32 @@ def create_app(settings: Settings) -> Flask:
         static,
     ):
         app.register_blueprint(part.blueprint)
+    if jobs.api_keys is not None:
+        app.register_blueprint(key_jobs.blueprint)
     for dialect in (tutorials, open_inference, tf_serving, torchserve):
         app.register_blueprint(dialect.blueprint)
 
     app.after_request(_kept_by_nobody)
     app.after_request(_of_its_type)
     return app
+
+
+def _add_middleware(app: Flask, settings: Settings) -> None:
+    """What happens to every request and answer; the order is that in which a request meets it."""
+    jobs: JobClient = app.extensions["jobs"]
+    request_ids.register(app)
+    if access_log.is_on():
+        access_lines.register(app)
+    if tracing.is_on():
+        traces.register(app)
+    errors.register(app, shape_of=failures.shape_of)
+    cors.register(app, settings.cors_origins, more=_more_origins(settings))
+    compression.register(app)
+    request_counts.register(app)
+    if jobs.api_keys is not None:
+        http_guard.register(app, Guard(jobs.api_keys.known))
+    if jobs.cache is not None:
+        cache_sources.register(app)
 
 
 def _kept_by_nobody(response: Response) -> Response:

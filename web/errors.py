@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import Map
 
-from broker.errors import ClientError, ServiceError, Unavailable
+from broker.errors import ClientError, Overloaded, ServiceError, Unavailable
 from web import access_log, metrics, responses
 from web.access_log import Exchange
 from web.middleware import cors, request_ids
@@ -32,6 +32,8 @@ NO_STORE: Final = "no-store"
 STATUS: Final[dict[str, int]] = {
     "bad_request": 400,
     "invalid_image": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "unknown_model": 404,
     "method_not_allowed": 405,
@@ -40,6 +42,8 @@ STATUS: Final[dict[str, int]] = {
     "uri_too_long": 414,
     "unsupported_format": 415,
     "idempotency_key_reused": 422,
+    "rate_limited": 429,
+    "too_many_jobs": 429,
     "header_too_large": 431,
     "internal": 500,
     "inference_failed": 500,
@@ -56,6 +60,8 @@ STATUS: Final[dict[str, int]] = {
 RPC_STATUS: Final[dict[str, str]] = {
     "bad_request": "INVALID_ARGUMENT",
     "invalid_image": "INVALID_ARGUMENT",
+    "unauthorized": "UNAUTHENTICATED",
+    "forbidden": "PERMISSION_DENIED",
     "not_found": "NOT_FOUND",
     "unknown_model": "NOT_FOUND",
     "method_not_allowed": "UNIMPLEMENTED",
@@ -64,6 +70,8 @@ RPC_STATUS: Final[dict[str, str]] = {
     "uri_too_long": "INVALID_ARGUMENT",
     "unsupported_format": "INVALID_ARGUMENT",
     "idempotency_key_reused": "INVALID_ARGUMENT",
+    "rate_limited": "RESOURCE_EXHAUSTED",
+    "too_many_jobs": "RESOURCE_EXHAUSTED",
     "header_too_large": "RESOURCE_EXHAUSTED",
     "internal": "INTERNAL",
     "inference_failed": "INTERNAL",
@@ -90,6 +98,39 @@ class UnsupportedUpload(ClientError):
     """The body's content type is not that of an upload."""
 
     code = "unsupported_format"
+
+
+class Unauthorized(ClientError):
+    """The request has no API key, or none that is known."""
+
+    code = "unauthorized"
+
+    def __init__(self, message: str, *, asks_browser: bool = False) -> None:
+        super().__init__(message)
+        self.asks_browser = asks_browser
+        """A browser is to ask its user for the key."""
+
+
+class Forbidden(ClientError):
+    """The API key may not do this."""
+
+    code = "forbidden"
+
+
+class RateLimited(Overloaded):
+    """The API key has sent as many pictures as it may for now."""
+
+    code = "rate_limited"
+    fields: tuple[tuple[str, str], ...] = ()
+    """Header fields of its answer."""
+
+
+class TooManyJobs(Overloaded):
+    """As many jobs of the API key as it may have have not ended."""
+
+    code = "too_many_jobs"
+    fields: tuple[tuple[str, str], ...] = ()
+    """Header fields of its answer."""
 
 
 FailureShape = Callable[[str, int], Struct]
@@ -133,9 +174,22 @@ def raw(
         *([f"Connection: keep-alive\r\nKeep-Alive: timeout={idle_s}"] if idle_s else ["Connection: close"]),
         *headers,
     ]
-    if isinstance(error, Unavailable):
-        head.append(f"Retry-After: {error.retry_after_s}")
+    head += [f"{name}: {value}" for name, value in fields_of(error)]
     return "\r\n".join([*head, "", ""]).encode("ascii") + (content if with_body else b"")
+
+
+def fields_of(error: ServiceError) -> list[tuple[str, str]]:
+    """The header fields that an error's answer has besides."""
+    fields: list[tuple[str, str]] = []
+    if isinstance(error, Unavailable):
+        fields.append(("Retry-After", str(error.retry_after_s)))
+    if isinstance(error, RateLimited | TooManyJobs):
+        fields += error.fields
+    if isinstance(error, Unauthorized):
+        fields.append(("WWW-Authenticate", 'Bearer realm="Batchwire"'))
+        if error.asks_browser:
+            fields.append(("WWW-Authenticate", 'Basic realm="Batchwire: the API key is the password"'))
+    return fields
 
 
 def refusal_renderer(
@@ -208,8 +262,7 @@ def register(app: Flask, *, shape_of: ShapeOf = lambda _method, _path: None) -> 
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
         response = respond(error.code, error.message, STATUS[error.code])
-        if isinstance(error, Unavailable):
-            response.headers["Retry-After"] = str(error.retry_after_s)
+        response.headers.extend(fields_of(error))
         return response
 
     @app.errorhandler(HTTPException)

@@ -6,19 +6,20 @@ answers, and jobs.py has the life of each job.
 """
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from broker.api_keys import ApiKey
 from broker.errors import (
     BrokerUnavailable,
     ClientError,
     DeadlinePassed,
     IdempotencyKeyReused,
     ModelUnavailable,
+    Overloaded,
     ServiceError,
     Unavailable,
 )
@@ -27,6 +28,8 @@ from broker.producer import PendingJob, RequestName, StoredJob
 from web import access_log, answers, metrics, pipelines
 from web.idempotency import IdempotentRequest
 from web.jobs import MAX_PIXELS_TOGETHER, ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
+from web.keys import access
+from web.keys.limits import KeyLimiter
 from web.model_choice import ModelChoice
 from web.polled_pipelines import PolledPipeline, PolledPipelines
 from web.uploads import reader
@@ -47,6 +50,14 @@ class Caller:
     options: JobOptions
     is_gone: Callable[[], bool]
     named: IdempotentRequest | None = None
+    job_ids: tuple[str, ...] = ()
+    """What the pictures' jobs shall be called; empty: as it comes."""
+
+    def options_of(self, number: int) -> JobOptions:
+        """What is asked of the job of one of its pictures. Only a job that is polled needs its name known."""
+        if not (self.job_ids and self.options.polled):
+            return self.options
+        return replace(self.options, job_id=self.job_ids[number])
 
     def name_of(self, number: int) -> RequestName | None:
         """What the job of one of its pictures is called, if the client names them."""
@@ -80,13 +91,58 @@ class Inference:
         metrics.asked(choice.view.card.model)
         access_log.asked(choice.view.card.model, len(upload.pictures))
         if len(upload.pictures) > MAX_PIXELS_TOGETHER:
-            upload = dataclasses.replace(upload, pictures=jobs.within_pixels(upload.pictures))
+            upload = replace(upload, pictures=jobs.within_pixels(upload.pictures))
         # A request that asks for too many predictions is refused whole.
         top = reader.top(upload, choice.view.card, asked=choice.asked.card)
         with jobs.share(choice.view.card.model):
-            if choice.view.card.steps:
-                return self._by_steps(choice, upload, caller)
-            return self._by_model(choice, upload, caller, top=top)
+            key = access.current()
+            if key is None or jobs.api_keys is None:
+                return self._asked(choice, upload, caller, top=top)
+            return self._within_limits(jobs.api_keys.limiter, key, choice, upload, caller, top=top)
+
+    def _asked(
+        self, choice: ModelChoice, upload: Upload, caller: Caller, *, top: int
+    ) -> list[SubmittedResult]:
+        if choice.view.card.steps:
+            return self._by_steps(choice, upload, caller)
+        return self._by_model(choice, upload, caller, top=top)
+
+    def _within_limits(
+        self,
+        limiter: KeyLimiter,
+        key: ApiKey,
+        choice: ModelChoice,
+        upload: Upload,
+        caller: Caller,
+        *,
+        top: int,
+    ) -> list[SubmittedResult]:
+        """The same, where the request's API key has limits: what it takes of them is given back at its end.
+
+        But the place of a job that is polled, which ends elsewhere, and the token of a picture, unless it was
+        refused for now (503): its client sends it again.
+        """
+        count, polled = len(upload.pictures), caller.options.polled
+        left_s = self.jobs.wait_until(caller.options) - time.monotonic()
+        try:
+            taken = limiter.take(key, choice.view.card.model, count, polled=polled, time_s=max(0.0, left_s))
+        except Overloaded as refusal:
+            self.jobs.refusals.note(refusal, lane=key.name)
+            raise
+        ended, refunds = [True] * count, 0
+        try:
+            results = self._asked(choice, upload, replace(caller, job_ids=taken.ids), top=top)
+            refunds = sum(isinstance(each, Unavailable) for each in results)
+            if polled:
+                pairs = zip(results, taken.ids, strict=True)
+                ended = [not (isinstance(each, Polled) and each.id == job_id) for each, job_id in pairs]
+            return results
+        except Unavailable:
+            refunds = count
+            raise
+        finally:
+            if taken.needs_end:
+                limiter.settle(taken, ended=ended, refunds=refunds)
 
     def outcomes(self, upload: Upload, caller: Caller) -> list[Result | ServiceError]:
         """What became of pictures that are all waited for: their results, or the errors that they ended in.
@@ -115,7 +171,9 @@ class Inference:
                 if results and caller.is_gone():
                     raise ClientGone("The client closed the connection.")
                 name = caller.name_of(number)
-                results.append(self._submitted(choice, picture, caller.options, top=top, name=name))
+                results.append(
+                    self._submitted(choice, picture, caller.options_of(number), top=top, name=name)
+                )
             for number, job in enumerate(results):
                 if isinstance(job, SubmittedJob | FollowedJob) and not caller.options.polled:
                     ended = self._ended(job, caller)
@@ -187,7 +245,9 @@ class Inference:
             elif results and isinstance(results[-1], BrokerUnavailable):
                 results.append(results[-1])  # each would find that out again, 0.9 s later
             else:
-                results.append(self._started(choice, picture, options, caller.name_of(number)))
+                results.append(
+                    self._started(choice, picture, caller.options_of(number), caller.name_of(number))
+                )
         if options.polled:
             return results
         return [self._ended(each, caller) if isinstance(each, Polled) else each for each in results]

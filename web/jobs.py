@@ -41,6 +41,7 @@ from telemetry import logs
 from telemetry.tracing import NOT_RECORDED, Kind, Span
 from web import metrics
 from web.fair_semaphore import FairSemaphore
+from web.keys.limits import ApiKeys
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
 from web.overload import RecentRefusals
 from web.server import capacity
@@ -105,6 +106,8 @@ class JobOptions:
     """The client waits no longer than this."""
     callback_url: str = ""
     """Where the end of each job is announced; empty: nowhere."""
+    job_id: str = ""
+    """What the one job shall be called; empty: a fresh id."""
     lane: str = ""
     """`OWNER@WEIGHT`: for whom, and with what share of the queue, in percent of an ordinary one."""
 
@@ -206,12 +209,15 @@ class JobClient:
         names: ModelNames,
         limits: JobLimits,
         cache: ResultCache | None = None,
+        api_keys: ApiKeys | None = None,
     ) -> None:
         self.registry = registry
         self.producer = producer
         self.replies = replies
         self.cache = cache
         """Results that are kept for the same pictures, where the settings want that."""
+        self.api_keys = api_keys
+        """Where each request needs one."""
         self._clock = clock
         self.models = ModelChooser(registry, clock, names, request_timeout_s=limits.request_timeout_s)
         self._limits = limits
@@ -425,7 +431,7 @@ class JobClient:
         name: RequestName | None = None,
     ) -> SubmittedJob | FollowedJob:
         model, wait_until, now = choice.view.card.model, self.wait_until(options), self._clock.now()
-        job_id = str(uuid.uuid4())
+        job_id = options.job_id or str(uuid.uuid4())
         with span.child(f"send {model}", _message(model, job_id), kind=Kind.PRODUCER, at=now) as sending:
             is_waited_for = options.waits or not options.polled
             job = Job(

@@ -69,6 +69,17 @@ _CACHED: Final = Counter(
     ["model", "source"],
 )
 
+_LIMITED: Final = Counter(
+    "batchwire_requests_limited",
+    "Requests refused by the limits of their API key: rate_limited or too_many_jobs.",
+    ["key", "reason"],
+)
+_KEY_PICTURES: Final = Counter(
+    "batchwire_key_pictures",
+    "Pictures taken by the limits of API keys that have some, or that poll.",
+    ["key"],
+)
+
 _MODEL: Final[ContextVar[str]] = ContextVar("metrics_model", default="")
 
 
@@ -106,6 +117,16 @@ def webhook(model: str, outcome: str) -> None:
 def cached(model: str, source: str) -> None:
     """A picture's answer came from there."""
     _CACHED.labels(model, source).inc()
+
+
+def limited(key: str, reason: str) -> None:
+    """A request was refused by its API key's limits."""
+    _LIMITED.labels(key, reason).inc()
+
+
+def key_pictures(key: str, count: int) -> None:
+    """The limits of an API key took so many pictures."""
+    _KEY_PICTURES.labels(key).inc(count)
 
 
 def refused_unread(code: str) -> None:

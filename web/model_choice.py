@@ -18,6 +18,7 @@ from broker.errors import (
 )
 from broker.messages import WorkerState
 from broker.registry import ModelView, Registry
+from web.keys import access
 
 _RETRY_FAILED_S: Final = 30
 """For programs that retry regardless: only an operator can repair a failed model."""
@@ -76,36 +77,60 @@ class ModelChooser:
         return name in self._expected
 
     def shown(self, models: Mapping[str, ModelView]) -> list[ModelView]:
-        """Those of `models` that people should see: not what nobody serves any more, or expects."""
+        """Those of `models` that people should see: not what nobody serves any more, or expects.
+
+        Nor what the request's API key may not ask.
+        """
         gone_at = self._clock.now() - self._request_timeout_s - _AWAY_S
         return [
             view
             for name, view in models.items()
-            if view.state is not None
-            or self.expects(name)
-            or view.last_alive > gone_at
-            or view.queue_length  # an autoscaler starts a model server for those
+            if access.may_ask(name)
+            and (
+                view.state is not None
+                or self.expects(name)
+                or view.last_alive > gone_at
+                or view.queue_length  # an autoscaler starts a model server for those
+            )
         ]
 
     def unknown(self, name: str, models: Mapping[str, ModelView]) -> UnknownModel:
         """The refusal of a name that is no model's; it names those that are served or expected."""
         served = (known for known, view in models.items() if view.own_state is not None)
-        known = ", ".join(sorted({*served, *self._expected}))
+        known = ", ".join(sorted(each for each in {*served, *self._expected} if access.may_ask(each)))
         return UnknownModel(f"Unknown model {name[:60]!r}. Available: {known}.")
 
+    @staticmethod
+    def permits(name: str) -> bool:
+        """Whether the request's API key may ask this model."""
+        return access.may_ask(name)
+
+    @staticmethod
+    def permit(name: str) -> None:
+        """Raise Forbidden for a model that the request's API key may not ask."""
+        access.require_model(name)
+
     def require(self, name: str) -> None:
-        """Raise UnknownModel where no model of that name was announced or is expected."""
+        """Raise UnknownModel where no model of that name was announced or is expected.
+
+        Raises Forbidden for one that the request's API key may not ask.
+        """
+        self.permit(name)
         models = self._registry.models()
         if name not in models and not self.expects(name):
             raise self.unknown(name, models)
 
-    def named(self, name: str, *, is_polled: bool = False) -> ModelView:
+    def named(self, name: str, *, is_polled: bool = False, is_step: bool = False) -> ModelView:
         """The model of that name, able to answer.
 
-        Raises UnknownModel, NoWorker, ModelUnavailable; BrokerUnavailable, too, where Redis takes no writes.
+        Raises UnknownModel, NoWorker, ModelUnavailable, Forbidden; BrokerUnavailable, too, where Redis takes
+        no writes.
 
-        A job that is polled waits for a worker, if its card is known: it has the time to start one.
+        An API key that may ask a pipeline may have its steps' models asked: `is_step`. A job that is polled
+        waits for a worker, if its card is known: it has the time to start one.
         """
+        if not is_step:
+            self.permit(name)
         models = self._registry.models()
         view = models.get(name)
         if view is None:

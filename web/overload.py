@@ -24,7 +24,7 @@ class RecentRefusals:
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._refusals: dict[tuple[str, str | None], tuple[float, Overloaded]] = {}
-        """By model and lane; None: whatever the lane."""
+        """By model and lane; None: whatever the lane. Or by owner, whatever the model and the weight."""
 
     def __bool__(self) -> bool:
         return bool(self._refusals)
@@ -39,7 +39,14 @@ class RecentRefusals:
     def of(self, model: str, *, lane: str = "") -> Overloaded | None:
         """What a request for this model would be refused with in this lane; None if that is not known."""
         for name in ((ANY_MODEL, None), (model, None), (model, lane)):
-            until, refusal = self._refusals.get(name, (0.0, None))
-            if self._monotonic() < until:
+            if (refusal := self._believed(name)) is not None:
                 return refusal
         return None
+
+    def of_owner(self, owner: str) -> Overloaded | None:
+        """What any request of this owner would be refused with; None if that is not known."""
+        return self._believed((ANY_MODEL, owner))
+
+    def _believed(self, name: tuple[str, str | None]) -> Overloaded | None:
+        until, refusal = self._refusals.get(name, (0.0, None))
+        return refusal if self._monotonic() < until else None

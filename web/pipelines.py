@@ -222,7 +222,7 @@ class _Run:
     def _choice(self, step: Step) -> ModelChoice | ServiceError:
         """The step's model, or why it can't be asked."""
         try:
-            view = self._jobs.models.named(step.model, is_polled=self._options.polled)
+            view = self._jobs.models.named(step.model, is_polled=self._options.polled, is_step=True)
         except UnknownModel:
             return NoWorker(f"No model server has announced {step.model}, which the step {step.name} asks.")
         except ServiceError as error:

@@ -76,13 +76,12 @@ class PolledPipelines:
         card = choice.view.card
         if name is not None and (job_before := self._jobs.named(card.model, name, owner=options.owner)):
             return job_before
-        job = PolledPipeline(
-            card.model, str(uuid.uuid4()), choice.notice, card.model_version, owner=options.owner
-        )
+        job_id = options.job_id or str(uuid.uuid4())
+        job = PolledPipeline(card.model, job_id, choice.notice, card.model_version, owner=options.owner)
         if options.callback_url:
             self._jobs.producer.webhooks.admit(card.model)
         # Its steps' jobs are waited for here, and announced to nobody.
-        callback_url, options = options.callback_url, replace(options, waits=True, callback_url="")
+        callback_url, options = options.callback_url, replace(options, waits=True, callback_url="", job_id="")
         # Daemons: one that hangs in a decoder must not keep its process from ending.
         thread = threading.Thread(
             target=self._run, args=(choice, picture, options, job), name="pipeline", daemon=True

@@ -136,6 +136,27 @@ class PendingAnswer(Struct, frozen=True, kw_only=True):
     notice: Notice | UnsetType = UNSET
 
 
+class JobSummary(Struct, frozen=True, kw_only=True):
+    """A polled job in a list."""
+
+    id: JobId
+    model: str
+    status: Annotated[
+        Literal["pending", "ended"],
+        Meta(description="`ended`: its address tells how, or that its deadline has passed."),
+    ]
+    location: Annotated[str, Meta(description="Where its result is polled.")]
+    accepted_at: datetime
+    expires_at: ExpiresAt
+
+
+class JobList(Struct, frozen=True, kw_only=True):
+    """The polled jobs of an API key, the newest first."""
+
+    jobs: list[JobSummary]
+    next: Annotated[str | None, Meta(description="The address of older ones; null: there are none.")]
+
+
 class ErrorDetail(Struct, frozen=True):
     """What went wrong: a stable code for programs, and for people what to do."""
 

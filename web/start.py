@@ -7,8 +7,10 @@ import logging
 import uuid
 from typing import Final
 
+from broker.api_keys import KnownKeys
 from broker.clock import RedisClock
 from broker.connection import connect
+from broker.key_limits import KeyLimitStore
 from broker.keys import Keys
 from broker.outage import Outage
 from broker.producer import Limits, Producer
@@ -21,6 +23,7 @@ from web import access_log
 from web.cached_inference import CachedInference
 from web.inference import Inference
 from web.jobs import JobClient, JobLimits
+from web.keys.limits import ApiKeys, KeyLimiter
 from web.middleware import cache_sources, request_ids
 from web.model_choice import ModelNames
 from web.polled_pipelines import PolledPipelines
@@ -74,6 +77,17 @@ def job_client(settings: Settings) -> JobClient:
         ),
         cache=ResultCache(client, keys, ttl_s=settings.result_cache_s, most_bytes=most_bytes)
         if settings.result_cache_s
+        else None,
+        api_keys=ApiKeys(
+            KnownKeys(client, keys, clock),
+            KeyLimiter(
+                KeyLimitStore(client, keys, key_ttl_s=settings.key_ttl_s),
+                clock,
+                request_timeout_s=settings.request_timeout_s,
+                async_timeout_s=settings.async_timeout_s,
+            ),
+        )
+        if settings.api_keys == "required"
         else None,
     )
 

@@ -9,6 +9,8 @@ from functools import partial
 from settings import Settings
 from web import start
 from web.app import create_app, refusal_renderer
+from web.keys.guard import Guard
+from web.keys.http_guard import LoopGuard
 from web.routes.predict import turned_away
 from web.server.connection import Connection
 from web.server.proxies import TrustedProxies
@@ -20,7 +22,12 @@ start.prepare(_settings, "batchwire-web")
 app = create_app(_settings)
 Arrival.proxies = TrustedProxies(_settings.trusted_proxies)
 Connection.render_refusal = staticmethod(refusal_renderer(_settings))
-PatientWorker.turn_away = staticmethod(partial(turned_away, app.extensions["jobs"]))
-app.extensions["jobs"].replies.start()
+_jobs = app.extensions["jobs"]
+PatientWorker.turn_away = staticmethod(partial(turned_away, _jobs))
+if _jobs.api_keys is not None:
+    _guard = LoopGuard(app, Guard(_jobs.api_keys.known))
+    PatientWorker.judge_head = staticmethod(_guard.refusal)
+    PatientWorker.turn_away = staticmethod(partial(turned_away, _jobs, guard=_guard))
+_jobs.replies.start()
 if "deliverer" in app.extensions:
     app.extensions["deliverer"].start()

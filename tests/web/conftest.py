@@ -14,8 +14,10 @@ from settings import Settings
 from tests.support import fakes
 from tests.support.fakes import MODEL, FakeEngine
 from tests.support.service import Service, disconnect
+from tests.web.rpc.client import RpcClient
 from tests.web.server.serving import Serving
 from web.app import create_app
+from web.rpc.server import RpcServer
 from web.server import request_reader, stages
 
 
@@ -108,3 +110,25 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short bounds on heads and bodies, for tests that wait for their end."""
     for name in ("HEAD_S", "SILENCE_S", "GRACE_S"):
         monkeypatch.setattr(request_reader, name, 0.3)
+
+
+@pytest.fixture
+def server(service: Service, redis_url: str, environment: dict[str, str]) -> Iterator[RpcServer]:
+    """A server with the settings of the web tier; the worker may be at work or not."""
+    assert service
+    settings = Settings.from_env(
+        {"REDIS_URL": redis_url, "MODELS": f"{MODEL},never", "REQUEST_TIMEOUT_S": "20", **environment}
+    )
+    server = RpcServer(settings, port=0, patience_s=2.0)
+    server.start()
+    assert server.jobs.replies.is_subscribed(20)
+    yield server
+    server.stop(within_s=0)
+    server.jobs.producer._redis.close()
+
+
+@pytest.fixture
+def rpc(server: RpcServer) -> Iterator[RpcClient]:
+    """A client of it."""
+    with RpcClient(server.port) as client:
+        yield client

@@ -51,8 +51,9 @@ def versions(
 ) -> tuple[ModelView | None, list[KnownVersion]]:
     """A model, if it was announced, and those of its versions that are asked for, the newest first.
 
-    Raises UnknownModel, NotFound.
+    Raises UnknownModel, NotFound, Forbidden.
     """
+    jobs.models.permit(model)
     view = jobs.registry.models(fresh=True).get(model)
     if view is None:
         jobs.models.require(model)
@@ -83,6 +84,7 @@ def _known(view: ModelView, version: str) -> KnownVersion:
 
 def described(jobs: JobClient, model: str, *, version: str = "", label: str = "") -> ModelView:
     """The model whose signature is asked for. Raises as model_versions.serving does."""
+    jobs.models.permit(model)
     view = jobs.registry.models(fresh=True).get(model) or jobs.models.named(model)
     model_versions.require(view, version=version, label=label)
     return view

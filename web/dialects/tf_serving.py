@@ -22,6 +22,7 @@ from web.dialects import json_pixels, model_versions, named_outputs, tf_models
 from web.jobs import JobClient
 from web.routes import predict as predictions
 from web.uploads import json_bodies, reader
+from web.uploads.parameters import PRIORITY, TIMEOUT
 from web.uploads.reader import Picture, Upload
 
 blueprint = Blueprint("tf_serving", __name__)
@@ -326,7 +327,9 @@ def _of_examples(model: str, method: str, *, version: str, label: str) -> list[R
 def _results(view: ModelView, values: list[Raw], *, started_at: float, version: str) -> list[Result]:
     """The results of all pictures. Raises the first failure: the answer has no place for one of several."""
     given = request.args.get("top", "")
-    upload = Upload(_pictures(values, view.card.input), {"model": view.card.model}, [given] if given else [])
+    asked = {name: request.args[name] for name in (TIMEOUT, PRIORITY) if request.args.get(name)}
+    parameters = {"model": view.card.model, **asked}
+    upload = Upload(_pictures(values, view.card.input), parameters, [given] if given else [])
     outcomes = predictions.outcomes(upload, started_at=started_at, scores=True)
     return tf_models.good(outcomes, view, version=version)
 

@@ -1,7 +1,8 @@
 """CORS: which other sites' pages may use the service from a browser, as CORS_ORIGINS says.
 
 Owns the headers that permit it. flask-cors adds them to the app's answers, `headers` gives them to refusals
-that never reached the app. Credentials are never allowed: there are none.
+that never reached the app. Credentials are never allowed: a page of another site sends
+its own API key, and never one that the browser keeps.
 """
 
 import re
@@ -17,6 +18,8 @@ from web.middleware import request_ids
 _EXPOSED: Final = (
     "Location",
     "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
     "Retry-After",
     request_ids.HEADER,
     responses.MODEL_FIELD,

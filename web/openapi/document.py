@@ -5,6 +5,7 @@ Owns how those become a document; msgspec turns the types into JSON Schema. Know
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import msgspec
 from werkzeug.routing import Map
 
 from broker.errors import ServiceError
+from web.keys.http_guard import OPEN
 from web.openapi.operations import (
     OPERATIONS,
     REQUEST_ID,
@@ -23,7 +25,7 @@ from web.openapi.operations import (
     ResponseSpec,
 )
 from web.responses import MIMETYPE, VERSION, Answer, FailedAnswer
-from web.uploads.parameters import CALLBACK_URL, MOST
+from web.uploads.parameters import CALLBACK_URL, MOST, PRIORITY
 
 TITLE: Final = "Batchwire"
 
@@ -35,16 +37,25 @@ _ABOUT: Final = (
     "of an unknown address (404 `not_found`) and of a method that an address does not accept (405 "
     "`method_not_allowed`). Every address that accepts GET accepts HEAD, and every address accepts OPTIONS."
 )
+_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_OF_KEYS: Final = ("unauthorized", "forbidden")
+_OF_LIMITS: Final = ("rate_limited", "too_many_jobs")
+
 _PARAMETER: Final = r"\{(\w+)\}"
 
 _WORDS: Final = {"internal": "The service failed on this request; its log says why."}
 
 
-def document(routes: Map, *, root: str, top_max: int | None, has_webhooks: bool = False) -> Json:
+def document(
+    routes: Map, *, root: str, top_max: int | None, has_webhooks: bool = False, has_keys: bool = False
+) -> Json:
     """The description of the app that has these routes, under the path `root`.
 
     `top_max` is the most predictions that any model gives; None while no model is known. Without webhooks no
-    `callback_url` is accepted, and none is described.
+    `callback_url` is accepted, and none is described; nor are API keys where none are asked for.
     """
     # Of several addresses of an operation the shortest; its description has the others.
     rules = {
@@ -54,12 +65,18 @@ def document(routes: Map, *, root: str, top_max: int | None, has_webhooks: bool 
     paths: Json = {}
     known: dict[str, str] = {}
     for endpoint, operation in OPERATIONS.items():
+        if endpoint not in rules:  # an address that only some settings have
+            continue
+        is_closed = has_keys and endpoint not in OPEN
         own = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rules[endpoint].rule)
         # To OpenAPI paths that differ in the names of their parameters alone are the same.
         path = known.setdefault(re.sub(_PARAMETER, "{}", own), own)
         names = dict(zip(re.findall(_PARAMETER, own), re.findall(_PARAMETER, path), strict=True))
         (method,) = (rules[endpoint].methods or set()) - {"HEAD", "OPTIONS"}
-        paths.setdefault(path, {})[method.lower()] = _operation(operation, names)
+        described = _operation(_closed_by_keys(operation) if is_closed else operation, names)
+        if has_keys and not is_closed:
+            described["security"] = []
+        paths.setdefault(path, {})[method.lower()] = described
     whole: Json = {
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": VERSION, "description": _ABOUT},
@@ -68,11 +85,21 @@ def document(routes: Map, *, root: str, top_max: int | None, has_webhooks: bool 
         **({"webhooks": {"jobEnded": {"post": _webhook()}}} if has_webhooks else {}),
         "components": {"schemas": _schemas()},
     }
-    if not has_webhooks:
-        predict = paths["/predict"]["post"]
-        predict["parameters"] = [each for each in predict["parameters"] if each["name"] != CALLBACK_URL]
-        del whole["components"]["schemas"]["PredictBody"]["properties"][CALLBACK_URL]
+    if has_keys:
+        whole["security"] = [{name: []} for name in _SCHEMES]
+        whole["components"]["securitySchemes"] = _SCHEMES
+    absent = [name for name, has in ((CALLBACK_URL, has_webhooks), (PRIORITY, has_keys)) if not has]
+    for operations in paths.values():
+        for each in operations.values():
+            each["parameters"] = [one for one in each["parameters"] if one["name"] not in absent]
+    for name in absent:
+        del whole["components"]["schemas"]["PredictBody"]["properties"][name]
     return dict(_bounded(whole, top_max or MOST))
+
+
+def _closed_by_keys(operation: Operation) -> Operation:
+    """The operation where it needs an API key."""
+    return replace(operation, errors=(*operation.errors, *_OF_KEYS, *(_OF_LIMITS if operation.body else ())))
 
 
 def _webhook() -> Json:
@@ -200,7 +227,8 @@ def _responses(operation: Operation) -> dict[str, Json]:
         if status in made:
             made[status]["description"] += f"\n{meanings}"
             continue
-        fields = (RETRY_AFTER,) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
+        is_for_now = status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+        fields = (RETRY_AFTER,) if is_for_now else ()
         content = {
             media_type: _with_codes(kind, codes) for media_type, kind in operation.error_content.items()
         }
@@ -240,7 +268,7 @@ def _schema(kind: object) -> Json:
 
 
 def _has_types(value: object) -> bool:
-    return isinstance(value, Mapping) or not isinstance(value, str | int | list | bool)
+    return isinstance(value, Mapping) or not isinstance(value, str | int | float | list | bool)
 
 
 def _meaning(code: str) -> str:

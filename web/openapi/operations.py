@@ -33,6 +33,7 @@ from web.responses import (
     AnswerList,
     FailedAnswer,
     JobId,
+    JobList,
     Liveness,
     ModelList,
     PendingAnswer,
@@ -43,6 +44,7 @@ from web.uploads.json_bodies import PredictBody, SimilarityBody
 from web.uploads.parameters import (
     MAX_PICTURES,
     CallbackQuery,
+    JobsQuery,
     ModelQuery,
     PredictionQuery,
     PredictQuery,
@@ -373,6 +375,16 @@ OPERATIONS: Final = {
         headers=(REQUEST_ID,),
         answers={204: ResponseSpec("It is gone.", {})},
         errors=("not_found", "unknown_model", "broker_unavailable"),
+    ),
+    "key_jobs.jobs": Operation(
+        "jobs",
+        "predictions",
+        "The polled jobs of the API key that asks, the newest first",
+        description="Those that are pending or whose results are kept, of the newest 1,000.",
+        query=JobsQuery,
+        headers=(REQUEST_ID,),
+        answers={200: ResponseSpec("The jobs.", {JSON: JobList})},
+        errors=("broker_unavailable",),
     ),
     "job_events.events": Operation(
         "events",

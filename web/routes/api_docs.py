@@ -46,7 +46,12 @@ def document() -> Response:
     except BrokerUnavailable:
         views = []  # the description is then less exact, but still correct
     top_max = max((view.card.top_max for view in views), default=None)
-    body, etag = _encoded(request.script_root, top_max, bool(current_app.extensions["callback_hosts"]))
+    body, etag = _encoded(
+        request.script_root,
+        top_max,
+        bool(current_app.extensions["callback_hosts"]),
+        jobs.api_keys is not None,
+    )
     response = Response(body, mimetype="application/json")
     response.cache_control.no_cache = True
     response.set_etag(etag)
@@ -55,9 +60,9 @@ def document() -> Response:
 
 
 @lru_cache(maxsize=16)
-def _encoded(root: str, top_max: int | None, has_webhooks: bool) -> tuple[bytes, str]:
+def _encoded(root: str, top_max: int | None, has_webhooks: bool, has_keys: bool) -> tuple[bytes, str]:
     described = openapi_document.document(
-        current_app.url_map, root=root, top_max=top_max, has_webhooks=has_webhooks
+        current_app.url_map, root=root, top_max=top_max, has_webhooks=has_webhooks, has_keys=has_keys
     )
     body = msgspec.json.encode(described) + b"\n"
     return body, hashlib.sha256(body).hexdigest()[:16]

@@ -20,6 +20,7 @@ from broker.errors import BrokerUnavailable, ServiceError
 from broker.producer import PendingJob, StoredJob
 from web import answers, errors, responses
 from web.jobs import ClientGone, JobClient
+from web.keys import access
 from web.middleware import request_ids
 from web.responses import PendingAnswer
 from web.routes import predict, predictions
@@ -41,7 +42,7 @@ _HEARTBEAT: Final = b": the job is pending\n\n"
 def events(job_id: str) -> Response:
     """The job's states as they come: pending; then done, failed or gone, and the end."""
     jobs: JobClient = current_app.extensions["jobs"]
-    model, stored = predictions.looked_up(jobs, job_id)
+    model, stored = predictions.looked_up(jobs, job_id, owner=(owner := access.owner()))
     with contextlib.ExitStack() as places:
         if request.method == "HEAD":
             response = Response(iter(()), mimetype=MIMETYPE)
@@ -51,7 +52,7 @@ def events(job_id: str) -> Response:
             # It is made when the request's context is gone: what it needs of that is read here.
             pending = predict.pending(model, job_id, expires_at=stored.expires_at)
             is_client_gone = partial(predict.has_client_gone, request.environ, has_begun=True)
-            stream = _stream(jobs, pending, is_client_gone, request_ids.current())
+            stream = _stream(jobs, pending, is_client_gone, request_ids.current(), owner=owner)
             response = Response(stream, mimetype=MIMETYPE)
         else:
             response = Response(_RETRY + _last(stored, request_ids.current()), mimetype=MIMETYPE)

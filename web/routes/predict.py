@@ -5,6 +5,7 @@ is polled, predictions.py's.
 """
 
 import math
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -16,22 +17,29 @@ import msgspec
 from flask import Blueprint, Response, current_app, request, url_for
 from msgspec import UNSET, UnsetType
 
-from broker.errors import Overloaded, ServiceError, Unavailable
+from broker.errors import ServiceError, Unavailable
 from broker.messages import Result
 from broker.producer import StoredJob
 from telemetry import tracing
-from web import answers, errors, idempotency, pipelines, responses
+from web import answers, errors, idempotency, metrics, pipelines, responses
 from web.inference import Caller, Inference, PictureResult, Polled
 from web.jobs import JobClient, JobOptions
+from web.keys import access
+from web.keys.http_guard import LoopGuard
 from web.middleware import request_ids
 from web.responses import Answer, AnswerList, Each, PendingAnswer
 from web.server.request_reader import Arrival
 from web.uploads import preferences, reader
-from web.uploads.parameters import CALLBACK_URL
+from web.uploads.parameters import CALLBACK_URL, PRIORITY, timeout_s
 from web.uploads.reader import Picture, Upload
 from web.webhooks.callback_hosts import CallbackHosts
 
 blueprint = Blueprint("predict", __name__)
+
+_ASKS_MODELS: Final = re.compile(
+    r"/(?:predict|similarity|infer|run|classify|upload|predictions/.+|v1/models/.+:\w+|v2/models/.+/infer)"
+)
+"""The addresses whose pictures count for an API key's limits."""
 
 _PROBED: Final = "batchwire.is_client_probed"
 _INTERIM: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -59,6 +67,8 @@ def predict() -> Response:
             span=tracing.current(),
             request_id=request_ids.current(),
             callback_url=callback_url,
+            timeout_s=timeout_s(upload.parameters),
+            lane=access.lane(upload.parameters),
         )
         caller = Caller(options, is_client_gone, idempotency.read(request, upload))
         results: Sequence[PictureResult] = inference.run(upload, caller)
@@ -74,22 +84,39 @@ def predict() -> Response:
     return response
 
 
-def turned_away(jobs: JobClient, arrival: Arrival, *, lane: str = "") -> Overloaded | None:
-    """The refusal of a request that this process need not look at closer, for it has just refused the same.
+def turned_away(
+    jobs: JobClient, arrival: Arrival, *, lane: str | None = "", guard: LoopGuard | None = None
+) -> ServiceError | None:
+    """The refusal of a request that this process need not look at closer.
 
-    The loop asks (web/server/worker.py). Through a thread and the app a refusal costs 2 ms of the processor:
-    600 a second left a slow network 3 of 42 s.
+    It has no API key, where `guard` asks for one; or this process has just refused the same. The loop asks
+    (web/server/worker.py). Through a thread and the app a refusal costs 2 ms of the processor: 600 a second
+    left a slow network 3 of 42 s.
     """
     head, refusals = arrival.head, jobs.refusals
-    if not refusals or (head.method, head.path) != ("POST", "/predict") or head.has_preference:
+    if guard is not None and (refusal := guard.refusal(head)) is not None:
+        return refusal
+    if not refusals:
         return None
-    model = parse_qs(head.query).get("model", [""])[0]
+    key = guard.key(head) if guard is not None else None
+    asks_models = head.method in ("POST", "PUT") and _ASKS_MODELS.fullmatch(head.path)
+    if key is not None and asks_models and (limited := refusals.of_owner(key.name)) is not None:
+        metrics.limited(key.name, limited.code)
+        return limited
+    if (head.method, head.path) != ("POST", "/predict") or head.has_preference:
+        return None
+    query = parse_qs(head.query)
+    if guard is not None:
+        if arrival.mentions(PRIORITY.encode()):
+            return None
+        lane = guard.lane(key, query.get(PRIORITY, [""])[0])
+    model = query.get("model", [""])[0]
     if not model and arrival.mentions(b"model"):  # in a form or in JSON: it must be read
         return None
     # Others are refused by another share of the queue.
     if CALLBACK_URL in head.query or arrival.mentions(CALLBACK_URL.encode()):
         return None
-    return refusals.of(model or jobs.models.default, lane=lane)
+    return refusals.of(model or jobs.models.default, lane=lane) if lane is not None else None
 
 
 @blueprint.after_request
@@ -101,11 +128,11 @@ def vary(response: Response) -> Response:
 
 
 def outcomes(
-    upload: Upload, *, started_at: float, scores: bool = False, timeout_s: float = math.inf
+    upload: Upload, *, started_at: float, scores: bool = False, within_s: float = math.inf
 ) -> list[Result | ServiceError]:
     """What became of each picture, for the routes of web/dialects: its result, or the error it ended in.
 
-    Waits for all, for `timeout_s` at most. `scores`: a result has the probability of every label, too. Raises
+    Waits for all, for `within_s` at most. `scores`: a result has the probability of every label, too. Raises
     a ServiceError of the whole request.
     """
     inference: Inference = current_app.extensions["inference"]
@@ -115,7 +142,8 @@ def outcomes(
         span=tracing.current(),
         request_id=request_ids.current(),
         scores=scores,
-        timeout_s=timeout_s,
+        timeout_s=min(within_s, timeout_s(upload.parameters)),
+        lane=access.lane(upload.parameters),
     )
     return inference.outcomes(upload, Caller(options, is_client_gone))
 

@@ -15,6 +15,7 @@ from broker.producer import PendingJob, StoredJob
 from web import responses
 from web.errors import NotFound
 from web.jobs import JobClient
+from web.keys import access
 from web.routes import predict
 from web.uploads import preferences
 from web.uploads.parameters import MAX_WAIT_S, Wait
@@ -27,11 +28,13 @@ def prediction(job_id: str) -> Response:
     """The result of a job that was submitted with `Prefer: respond-async`, at once or when it is there."""
     jobs: JobClient = current_app.extensions["jobs"]
     wait_s = _wait_s()
-    model, stored = looked_up(jobs, job_id)
+    owner = access.owner()
+    model, stored = looked_up(jobs, job_id, owner=owner)
     if isinstance(stored.state, PendingJob) and wait_s:
         until = jobs.longest_wait_until(wait_s)
         with jobs.slot(), jobs.share(model):
-            awaited = jobs.follow(model, job_id, until=until, is_client_gone=predict.is_client_gone)
+            is_gone = predict.is_client_gone
+            awaited = jobs.follow(model, job_id, until=until, is_client_gone=is_gone, owner=owner)
         if awaited is None:
             raise _not_found(jobs, model)
         stored = awaited
@@ -46,8 +49,10 @@ def cancel(job_id: str) -> Response:
     """Cancel the job: it is not run if no batch has it yet. Its result is dropped if it is there."""
     jobs: JobClient = current_app.extensions["jobs"]
     model = _model(jobs)
-    if not (_can_be(model, job_id) and jobs.delete(model, job_id)):
+    if not (_can_be(model, job_id) and jobs.delete(model, job_id, owner=access.owner())):
         raise _not_found(jobs, model)
+    if (key := access.current()) is not None and jobs.api_keys is not None:
+        jobs.api_keys.limiter.cancelled(key, model, job_id)
     return Response(status=204)
 
 

@@ -79,6 +79,9 @@ def _model(jobs: JobClient, name: str) -> str:
     Raises UnknownModel, and as ModelChooser.named does.
     """
     views = {known: view for known, view in jobs.registry.models().items() if view.card.task == _TASK}
+    if name:
+        jobs.models.permit(name)
+    views = {known: view for known, view in views.items() if jobs.models.permits(known)}
     able = sorted(views, key=lambda known: (views[known].state is not WorkerState.READY, known))
     if name in able or (not name and jobs.models.default in able):
         return name or jobs.models.default

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol, Self, TypeVar
@@ -24,11 +24,14 @@ from web import access_log, errors, metrics
 from web.access_log import Exchange
 from web.inference import Caller
 from web.jobs import JobClient, JobOptions
+from web.keys import access
+from web.keys.guard import Credentials, Guard, unauthorized
 from web.middleware import request_ids
 from web.rpc import fields
 from web.rpc.arrival import ARRIVAL_S, ArrivalWatch, MessageMemory, MessagePlace
 from web.server.refusals import UploadTimeout
 from web.uploads import preferences
+from web.uploads.reader import Upload
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,8 +72,11 @@ class Call:
     started_at: float
     """Monotonic time at which its message was here."""
 
-    def caller(self, *, timeout_s: float = math.inf) -> Caller:
-        """Whose pictures they are; `timeout_s`: the message says so, and the call may have less."""
+    def caller(self, upload: Upload, *, timeout_s: float = math.inf) -> Caller:
+        """Whose pictures they are; `timeout_s`: the message says so, and the call may have less.
+
+        Raises ClientError, Forbidden.
+        """
         options = JobOptions(
             started_at=self.started_at,
             traceparent=self.traceparent,
@@ -78,6 +84,7 @@ class Call:
             request_id=self.request_id,
             scores=True,
             timeout_s=min(timeout_s, self.context.time_remaining()),
+            lane=access.lane(upload.parameters),
         )
         return Caller(options, self.is_gone)
 
@@ -95,6 +102,7 @@ class Calls:
         self._watch = ArrivalWatch(self._memory, patience_s)
         self._counting = threading.Lock()
         self._in_flight = 0
+        self._guard = Guard(jobs.api_keys.known) if jobs.api_keys is not None else None
 
     def start(self) -> None:
         """Begin to look for messages that do not come."""
@@ -115,8 +123,11 @@ class Calls:
         answer: Callable[[_Request, Call], ProtoMessage],
         *,
         asks_models: bool = False,
+        is_open: bool = False,
     ) -> Any:  # noqa: ANN401 - gRPC has no types
         """The handler of a method; one that `asks_models` takes a place among the requests in flight.
+
+        One that `is_open` needs no API key. The key is judged before the message is read.
 
         To gRPC it is one that takes a stream, which looks the same on the wire: so the message is not read
         before there is memory for it, and a call whose message does not come can be cancelled.
@@ -125,13 +136,14 @@ class Calls:
 
         def handle(messages: Iterator[bytes], context: Any) -> bytes:  # noqa: ANN401 - gRPC has no types
             began, code = time.perf_counter(), "OK"
-            metadata = {name: text for name, text in context.invocation_metadata() if isinstance(text, str)}
+            metadata = _texts(context)
             request_id = request_ids.chosen(metadata.get(_REQUEST_ID, ""))
             request_ids.carry(request_id)
             metrics.asked("")
             access_log.begin()
             trailing, place, reply = [(_REQUEST_ID, request_id)], MessagePlace(0), b""
             try:
+                self._judge(metadata, is_open=is_open)
                 with self._counted(), self._place(asks_models=asks_models) as place:
                     trace = preferences.trace(metadata.get("traceparent", ""))
                     # Without a name: the method drops its message, which may be large, before it waits.
@@ -152,6 +164,7 @@ class Calls:
                 metrics.called(name, code=code, seconds=seconds)
                 _write(name, code, seconds, context, request_id, sizes=(place.received, len(reply)))
                 request_ids.carry(request_ids.NONE)
+                access.carry(None)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
@@ -159,8 +172,12 @@ class Calls:
         self,
         kind: type[_Request],
         begin: Callable[[_Request, Any, Callable[[ProtoMessage], None]], None],
+        *,
+        is_open: bool = False,
     ) -> Any:  # noqa: ANN401 - gRPC has no types
         """The handler of a method with many answers; `begin` gets gRPC's context and what sends one.
+
+        One that `is_open` needs no API key.
 
         The call goes on once `begin` has returned, and takes no thread. To send takes as long as the client
         likes: do it within `sending`.
@@ -173,6 +190,7 @@ class Calls:
                 _write(name, code, time.perf_counter() - began, context)
 
             try:
+                self._judge(_texts(context), is_open=is_open)
                 with self._counted(), self._place(asks_models=False) as place:
                     request = _parsed(kind, self._read(messages, context, place))
                 begin(request, context, send)
@@ -190,6 +208,15 @@ class Calls:
     def sending(self, context: Any) -> AbstractContextManager[None]:  # noqa: ANN401 - gRPC has no types
         """A context in which an answer of a stream leaves, or the call is cancelled."""
         return self._watch.watching(context)
+
+    def _judge(self, metadata: Mapping[str, str], *, is_open: bool) -> None:
+        """Have the call's API key judged, where calls need one. Raises Unauthorized, Forbidden."""
+        access.carry(None)
+        if self._guard is not None and not is_open:
+            credentials = Credentials(metadata.get("authorization", ""), metadata.get("x-api-key", ""))
+            if credentials.is_basic:  # browsers alone have it
+                raise unauthorized()
+            access.carry(self._guard.judge(credentials, right="predict"))
 
     @contextlib.contextmanager
     def _place(self, *, asks_models: bool) -> Iterator[MessagePlace]:
@@ -224,6 +251,11 @@ class Calls:
                 self._in_flight -= 1
 
 
+def _texts(context: Any) -> dict[str, str]:  # noqa: ANN401 - gRPC has no types
+    """The call's metadata that are text."""
+    return {name: text for name, text in context.invocation_metadata() if isinstance(text, str)}
+
+
 def _parsed(kind: type[_Request], data: bytes) -> _Request:
     fields.require_few(data, kind.DESCRIPTOR)
     try:
@@ -250,7 +282,8 @@ def _write(
 ) -> None:
     """The line of a call; `sizes` are the bytes that came and that left."""
     if access_log.is_on():
-        access_log.answered(Exchange(name, code, *sizes, seconds, request_id, _peer(context), "grpc"))
+        client, key = _peer(context), access.owner()
+        access_log.answered(Exchange(name, code, *sizes, seconds, request_id, client, "grpc", key))
 
 
 def _peer(context: Any) -> str:  # noqa: ANN401 - gRPC has no types

@@ -84,8 +84,8 @@ class ServiceHealth:
             self.watch(request, context, send_in_time)
 
         return {
-            "Check": calls.method(health_pb2.HealthCheckRequest, self.check),
-            "Watch": calls.stream(health_pb2.HealthCheckRequest, watch),
+            "Check": calls.method(health_pb2.HealthCheckRequest, self.check, is_open=True),
+            "Watch": calls.stream(health_pb2.HealthCheckRequest, watch, is_open=True),
         }
 
     def check(self, request: Any, _: Call) -> Any:  # noqa: ANN401 - gRPC has no types

@@ -29,7 +29,7 @@ _LARGEST_BYTE: Final = 255
 _TOO_MANY: Final = 64
 """Inputs, outputs or sides: tensors.py takes fewer, and a message of 20 MB may have millions."""
 
-_PARAMETERS: Final = ("timeout", "classification")
+_PARAMETERS: Final = ("timeout", "priority", "classification")
 """Those that have an effect; binary data have a place of their own here."""
 
 
@@ -43,8 +43,8 @@ class OpenInferenceMethods:
     def handlers(self, calls: Calls) -> dict[str, Any]:
         """Method -> gRPC's handler of it."""
         return {
-            "ServerLive": calls.method(pb.ServerLiveRequest, self.server_live),
-            "ServerReady": calls.method(pb.ServerReadyRequest, self.server_ready),
+            "ServerLive": calls.method(pb.ServerLiveRequest, self.server_live, is_open=True),
+            "ServerReady": calls.method(pb.ServerReadyRequest, self.server_ready, is_open=True),
             "ModelReady": calls.method(pb.ModelReadyRequest, self.model_ready),
             "ServerMetadata": calls.method(pb.ServerMetadataRequest, self.server_metadata),
             "ModelMetadata": calls.method(pb.ModelMetadataRequest, self.model_metadata),
@@ -117,7 +117,7 @@ class OpenInferenceMethods:
         version, request_id = message.model_version, message.id
         del message, rest  # the upload has the pictures
         results = infer.good(
-            self._inference.outcomes(upload, call.caller(timeout_s=infer.timeout_s(request)))
+            self._inference.outcomes(upload, call.caller(upload, timeout_s=infer.timeout_s(request)))
         )
         infer.require_one_version(results, view, version=version)
         version = results[0].model_version

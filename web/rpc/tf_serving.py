@@ -62,7 +62,7 @@ class TfServingMethods:
         upload = Upload(tf_tensors.pictures(tensor, view.card.input), {"model": view.card.model}, [])
         wanted = [*request.output_filter[:_FILTERS]]
         del request, spec, tensor  # the upload has the pictures
-        outcomes = self._inference.outcomes(upload, call.caller())
+        outcomes = self._inference.outcomes(upload, call.caller(upload))
         results = tf_models.good(outcomes, view, version=version)
         outputs = [named_outputs.of(result, view.card) for result in results]
         names = list(dict.fromkeys(name for each in outputs for name in each))

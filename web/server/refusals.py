@@ -5,7 +5,7 @@ RenderRefusal.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from broker.errors import ClientError, ServiceError
@@ -25,6 +25,9 @@ class RequestHead:
     query: str = ""
     has_preference: bool = False
     """It has the field Prefer."""
+    authorization: str = field(default="", repr=False)
+    x_api_key: str = field(default="", repr=False)
+    """As the client sent them: secrets."""
     is_head: bool = False
     """The answer has no body."""
     idle_s: int = 0
@@ -36,6 +39,9 @@ class RequestHead:
     seconds: float = 0.0
     """Since its first byte."""
 
+
+JudgeHead = Callable[[RequestHead], ServiceError | None]
+"""The refusal of a request whose body still arrives, or None: it is read."""
 
 RenderRefusal = Callable[[ServiceError, RequestHead], tuple[bytes, str]]
 """An error to the whole answer in bytes, and the request's id for the log."""

@@ -61,6 +61,8 @@ class Arrival:
         self.received = 0
         """Bytes of the body that have come."""
         self.began_at = now
+        self.is_judged = False
+        """Its head was looked at, before its body is whole."""
         self.head = RequestHead()
         """Known once the head is whole."""
         self._cfg = cfg
@@ -170,6 +172,8 @@ class Arrival:
             path=request.path,
             query=request.query or "",
             has_preference="PREFER" in fields,
+            authorization=fields.get("AUTHORIZATION", ""),
+            x_api_key=fields.get("X-API-KEY", ""),
             is_head=request.method == "HEAD",
         )
         forwarded_for = [value for name, value in request.headers if name == "X-FORWARDED-FOR"]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import ClassVar, Final
 
 from web.server.connection import Connection, Stage
+from web.server.refusals import JudgeHead
 from web.server.request_reader import Arrival
 
 HELD_BYTES: Final = 256 * 1024 * 1024
@@ -73,10 +74,11 @@ class ArrivingConnections(ConnectionSet):
 
     stage = Stage.ARRIVING
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, judge: JudgeHead = lambda _: None) -> None:
         super().__init__()
         self.most_bytes = most_bytes
         """Bytes of one request."""
+        self._judge = judge
         self.held_most = max(HELD_BYTES, 2 * most_bytes)
         self.held = 0
 
@@ -99,10 +101,15 @@ class ArrivingConnections(ConnectionSet):
         if whole:
             del self._connections[conn]
             conn.stage = Stage.WORKING
-        elif arrival.wants_continue:
+            return True
+        if arrival.head.method and not arrival.is_judged:
+            arrival.is_judged = True
+            if (refusal := self._judge(arrival.head)) is not None:
+                raise refusal
+        if arrival.wants_continue:
             with contextlib.suppress(OSError):  # the next read tells
                 conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
-        return whole
+        return False
 
     def leave(self, conn: Connection) -> None:
         """Its request will never be whole."""

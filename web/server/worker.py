@@ -27,6 +27,7 @@ from web.server import answer_socket, capacity
 from web.server.balancing import ConnectionBalance
 from web.server.connection import Connection, Stage
 from web.server.holding import HeldRefusals
+from web.server.refusals import JudgeHead
 from web.server.request_reader import Arrival
 from web.server.stages import (
     LINGER_S,
@@ -84,6 +85,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     turn_away: ClassVar[TurnAway] = staticmethod(lambda _: None)
     """Which whole requests need no thread to be refused; the app hands it in before the first (wsgi.py)."""
 
+    judge_head: ClassVar[JudgeHead] = staticmethod(lambda _: None)
+    """Which requests need not be read to be refused, by their header section; handed in as well."""
+
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Gunicorn's own
         super().__init__(*args, **options)
         self._bound(0)
@@ -105,7 +109,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     def _bound(self, most_bytes: int) -> None:
         """Begin to count, with requests of so many bytes at most."""
-        self.arriving = ArrivingConnections(most_bytes)
+        self.arriving = ArrivingConnections(most_bytes, type(self).judge_head)
         self.sending = SendingConnections(most_bytes)
         self.lingering = LingeringConnections(most_bytes)
         self.held = HeldRefusals()

@@ -15,7 +15,17 @@ from msgspec import UNSET, Meta, UnsetType
 
 from broker.errors import ClientError
 from pictures.decode import InvalidImage
-from web.uploads.parameters import CALLBACK_URL, MAX_PICTURES, MOST, CallbackUrl, ModelName
+from web.uploads.parameters import (
+    CALLBACK_URL,
+    MAX_PICTURES,
+    MOST,
+    PRIORITY,
+    TIMEOUT,
+    CallbackUrl,
+    ModelName,
+    Priority,
+    Timeout,
+)
 
 MIMETYPE: Final = "application/json"
 
@@ -56,6 +66,12 @@ class PredictBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     callback_url: (
         Annotated[CallbackUrl, Meta(description="As in the query, which counts before this.")] | UnsetType
     ) = UNSET
+    timeout: (
+        Annotated[Timeout, Meta(description="As in the query, which counts before this.")] | UnsetType
+    ) = UNSET
+    priority: (
+        Annotated[Priority, Meta(description="As in the query, which counts before this.")] | UnsetType
+    ) = UNSET
 
 
 class SimilarityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +103,8 @@ def read(body: bytes) -> JsonUpload:
         raise ClientError(
             f"The JSON body is not accepted ({said or 'it is not valid JSON'}): send "
             '{"image": "BASE64"}, or {"image": ["BASE64", ...]} with '
-            f'{MAX_PICTURES} pictures at most; "model", "top" and "callback_url" may be given as well.'
+            f'{MAX_PICTURES} pictures at most; "model", "top", "timeout", "priority" and "callback_url" may '
+            "be given as well."
         ) from None
     is_list = isinstance(wanted.image, list)
     texts = wanted.image if isinstance(wanted.image, list) else [wanted.image]
@@ -98,6 +115,10 @@ def read(body: bytes) -> JsonUpload:
         parameters["top"] = str(int(wanted.top))
     if wanted.callback_url is not UNSET:
         parameters[CALLBACK_URL] = wanted.callback_url
+    if wanted.timeout is not UNSET:
+        parameters[TIMEOUT] = repr(wanted.timeout)
+    if wanted.priority is not UNSET:
+        parameters[PRIORITY] = wanted.priority
     return JsonUpload([picture(text) for text in texts], parameters, is_list)
 
 

@@ -3,10 +3,15 @@
 Owns the bounds that hold for every model; those of one model are its card's.
 """
 
+import math
 import re
-from typing import Annotated, Final
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+
+from broker.errors import ClientError
 
 MAX_PICTURES: Final = 64
 """Pictures in one request: they are decoded one after the other, and each is a job."""
@@ -49,6 +54,44 @@ Top = Annotated[
 ]
 
 
+TIMEOUT: Final = "timeout"
+PRIORITY: Final = "priority"
+
+_LEAST_TIMEOUT_S: Final = 0.001
+_MOST_TIMEOUT_S: Final = 86_400
+
+Timeout = Annotated[
+    float,
+    Meta(
+        ge=_LEAST_TIMEOUT_S,
+        le=_MOST_TIMEOUT_S,
+        description="After so many seconds the answer is of no use: 504, and no model server begins. It may "
+        "shorten REQUEST_TIMEOUT_S (ASYNC_TIMEOUT_S of a job that is polled), and never lengthens it.",
+    ),
+]
+
+Priority = Annotated[
+    Literal["low", "normal", "high"],
+    Meta(
+        description="A quarter, once or four times the API key's share of the queue; as high as the key may "
+        "go. Without API keys there are no shares, and all is `normal`."
+    ),
+]
+
+
+def timeout_s(parameters: Mapping[str, str]) -> float:
+    """The seconds that a request gives itself; infinite without. Raises ClientError."""
+    text = parameters.get(TIMEOUT)
+    if not text:
+        return math.inf
+    try:
+        return msgspec.convert(text, Timeout, strict=False)
+    except msgspec.ValidationError:
+        raise ClientError(
+            f"timeout={text[:20]!r} is no number of seconds from {_LEAST_TIMEOUT_S:g} to {_MOST_TIMEOUT_S}."
+        ) from None
+
+
 def can_be_model(name: str) -> bool:
     """Whether a model may have this name; the empty one stands for the default."""
     return len(name) <= _FOLDER_LETTERS and re.fullmatch(_MODEL_NAME, name) is not None
@@ -71,22 +114,40 @@ class ModelQuery(Struct, frozen=True):
     model: ModelName | UnsetType = UNSET
 
 
-class TopQuery(Struct, frozen=True):
+class AskingQuery(Struct, frozen=True, kw_only=True):
+    """What a prediction may be asked besides."""
+
+    timeout: Timeout | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+
+
+class TopQuery(AskingQuery, frozen=True, kw_only=True):
     """The query of a prediction by a model that the path names."""
 
     top: Top | UnsetType = UNSET
 
 
-class PredictQuery(ModelQuery, frozen=True):
+class PredictQuery(AskingQuery, frozen=True, kw_only=True):
     """The query of a prediction."""
 
+    model: ModelName | UnsetType = UNSET
     top: Top | UnsetType = UNSET
 
 
-class CallbackQuery(PredictQuery, frozen=True):
+class CallbackQuery(PredictQuery, frozen=True, kw_only=True):
     """The query of a prediction that may be announced."""
 
     callback_url: CallbackUrl | UnsetType = UNSET
+
+
+MAX_LISTED: Final = 200
+
+
+class JobsQuery(Struct, frozen=True, kw_only=True):
+    """The query of a key's jobs."""
+
+    before: Annotated[float, Meta(description="Only older ones, as `next` has it.")] | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=MAX_LISTED, description="Jobs in an answer; 50.")] | UnsetType = UNSET
 
 
 class PredictionQuery(ModelQuery, frozen=True):

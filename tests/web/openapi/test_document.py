@@ -18,6 +18,7 @@ from tests.support.pictures import png
 from tests.support.service import Service
 from tests.support.waiting import eventually
 from web import errors
+from web.openapi import document as openapi_document
 from web.openapi.operations import OPERATIONS
 from web.responses import VERSION, WorkerSummary
 from web.uploads.parameters import MOST
@@ -27,6 +28,10 @@ NEVER_SAID = {"malformed_message", "lease_lost", "unavailable"}
 
 OF_NO_OPERATION = {"not_found", "method_not_allowed"}
 """What an address or a method that is not there is answered; the description says so in words."""
+
+
+OF_KEYS = {"unauthorized", "forbidden", "rate_limited", "too_many_jobs"}
+"""Codes of services that ask for API keys."""
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def test_every_route_is_described_or_is_a_page(service: Service) -> None:
     endpoints = {rule.endpoint for rule in service.app.url_map.iter_rules()}
     # The protocols of others have documents of their own.
     described = {each for each in endpoints if not each.startswith("open_inference.")}
-    assert described == set(OPERATIONS) | pages
+    assert described == set(OPERATIONS) - {"key_jobs.jobs"} | pages  # that one needs API_KEYS=required
 
 
 def test_every_error_that_a_client_can_get_is_described(described: dict[str, Any]) -> None:
@@ -82,8 +87,25 @@ def test_every_error_that_a_client_can_get_is_described(described: dict[str, Any
                 if f"`{code}`: " in answer["description"]:
                     said.setdefault(code, set()).add(status)
     assert said == {code: {str(errors.STATUS[code])} for code in said}
-    assert set(errors.STATUS) - NEVER_SAID - {"method_not_allowed"} == set(said)
+    assert set(errors.STATUS) - NEVER_SAID - {"method_not_allowed"} - OF_KEYS == set(said)
     assert all(f"`{code}`" in described["info"]["description"] for code in OF_NO_OPERATION)
+
+
+def test_where_keys_are_asked_for_every_closed_operation_says_so(service: Service) -> None:
+    made = openapi_document.document(service.app.url_map, root="", top_max=None, has_keys=True)
+    document = json.loads(json.dumps(made))
+    OpenAPIV31SpecValidator(document).validate()
+    assert document["security"] == [{"bearer": []}, {"header": []}]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            is_open = path in ("/healthz", "/livez", "/readyz", "/ping")
+            assert (operation.get("security") == []) is is_open
+            assert ("`unauthorized`: " in operation["responses"].get("401", {}).get("description", "")) is (
+                not is_open
+            )
+    limited = document["paths"]["/predict"]["post"]["responses"]["429"]
+    assert all(f"`{code}`: " in limited["description"] for code in ("rate_limited", "too_many_jobs"))
+    assert limited["headers"]["Retry-After"]["required"] is True
 
 
 def test_every_answer_has_its_request_id_and_every_refusal_for_now_when_to_come_back(

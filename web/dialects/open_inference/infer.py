@@ -28,7 +28,7 @@ from web.dialects.open_inference.tensors import (
     WantedOutput,
 )
 from web.uploads import json_bodies
-from web.uploads.parameters import MAX_PICTURES
+from web.uploads.parameters import MAX_PICTURES, PRIORITY
 from web.uploads.reader import Picture, Upload
 
 INPUT: Final = "image"
@@ -53,7 +53,10 @@ _PICTURE_STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", 
 def upload_of(request: InferRequest | None, rest: bytes, card: Card) -> Upload:
     """What a request, or a raw one, asks of the model. Raises ClientError."""
     tops = ["1"] if outputs_of(card).has_scores else []
-    return Upload(pictures_of(request, rest, card.input), {"model": card.model}, tops)
+    parameters = {"model": card.model}
+    if request is not None and isinstance(request.parameters.priority, str):
+        parameters[PRIORITY] = request.parameters.priority
+    return Upload(pictures_of(request, rest, card.input), parameters, tops)
 
 
 def timeout_s(request: InferRequest | None) -> float:

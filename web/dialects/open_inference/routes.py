@@ -118,7 +118,7 @@ def ask(model: str, version: str = "") -> Response:
                 infer.upload_of(asked, rest, view.card),
                 started_at=started_at,
                 scores=True,
-                timeout_s=infer.timeout_s(asked),
+                within_s=infer.timeout_s(asked),
             )
         )
     infer.require_one_version(results, view, version=version)

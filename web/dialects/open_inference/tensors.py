@@ -58,11 +58,13 @@ class OutputParameters(Struct, frozen=True):
 
 
 class RequestParameters(Struct, frozen=True):
-    """Of a request; others are ignored, such as `priority`."""
+    """Of a request; others are ignored."""
 
     binary_data_output: bool = False
     timeout: Annotated[int, Meta(ge=0, le=_LONGEST_US)] = 0
     """Microseconds; 0: the service's own."""
+    priority: int | str = ""
+    """`low`, `normal` or `high`. Numbers are levels of Triton's, which models without levels ignore there."""
 
 
 class InputTensor(Struct, frozen=True):

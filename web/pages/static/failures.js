@@ -10,12 +10,14 @@ import { knows, say, size } from "./text.js";
 /** Codes of what stays wrong however often, and by whatever model, it is asked. */
 const FINAL = new Set([
   "bad_request",
+  "forbidden",
   "header_too_large",
   "idempotency_key_reused",
   "invalid_image",
   "method_not_allowed",
   "not_found",
   "too_large",
+  "unauthorized",
   "unsupported_format",
   "uri_too_long",
 ]);

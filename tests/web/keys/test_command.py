@@ -1,0 +1,86 @@
+"""`python -m web.keys`: keys are added, listed, changed, rotated and revoked, and each is shown once."""
+
+import pytest
+import redis
+
+from broker.keys import Keys
+from web.keys import secret
+from web.keys.command import main
+
+
+@pytest.fixture(autouse=True)
+def _settings(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+
+
+def _run(*arguments: str) -> int:
+    return main([*arguments])
+
+
+def test_a_key_from_its_beginning_to_its_end(
+    capsys: pytest.CaptureFixture[str], client: redis.Redis, keys: Keys
+) -> None:
+    assert _run("list") == 0
+    assert capsys.readouterr().out == "No API keys.\n"
+    assert _run("add", "ann", "--rate", "2.5", "--jobs", "4", "--models", "digits,resnet50") == 0
+    text = capsys.readouterr().out.strip()
+    assert secret.id_of(text)
+    assert _run("list") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"ann  bw_{secret.id_of(text)}_***  since ")
+    assert line.endswith(
+        "used -  2.5/s burst 2  4 jobs  weight 100  priority normal  models digits,resnet50  may predict"
+    )
+    assert _run("change", "ann", "--priority", "high", "--models", "all", "--may", "predict,metrics") == 0
+    assert capsys.readouterr().out.endswith("priority high  models all  may predict,metrics\n")
+    assert _run("rotate", "ann", "--keep-old", "60") == 0
+    rotated = capsys.readouterr().out.strip()
+    _run("list")
+    line = capsys.readouterr().out
+    assert f"bw_{secret.id_of(rotated)}_***  since" in line
+    assert f"bw_{secret.id_of(text)}_*** until" in line
+    stored = client.hget(keys.api_keys, "ann")
+    assert isinstance(stored, bytes)
+    for each in (text, rotated):
+        assert each.split("_", 2)[2].encode() not in stored
+        assert secret.digest(each).hex().encode() in stored
+    assert _run("rotate", "ann") == 0
+    capsys.readouterr()
+    _run("list")
+    assert "until" not in capsys.readouterr().out
+    assert _run("revoke", "ann") == 0
+    assert client.keys("*ann*") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("change", "ann", "--rate", "1"), 1, "There is no key 'ann'."),
+        (("revoke", "ann"), 1, "There is no key 'ann'."),
+        (("change", "ann"), 1, "Nothing to change"),
+        (("add", "ann", "--burst", "3"), 1, "--burst needs --rate"),
+        (("add", "Ann"), 2, "is no name"),
+        (("add", "ann", "--rate", "nan"), 2, "is not a number from 0"),
+        (("add", "ann", "--may", "everything"), 2, "is no right: predict, metrics"),
+        (("add", "ann", "--models", "Digits"), 2, "is no model's name"),
+    ],
+)
+def test_what_is_refused(
+    arguments: tuple[str, ...], status: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        ended = _run(*arguments)
+    except SystemExit as end:  # argparse's own
+        ended = int(str(end.code))
+    assert ended == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+
+
+def test_a_redis_that_is_away_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:hidden@127.0.0.1:9/0")
+    assert _run("list") == 2
+    assert "REDIS_URL is redis://:***@127.0.0.1:9/0." in capsys.readouterr().err
