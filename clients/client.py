@@ -5,6 +5,7 @@ Owns connections, files and waiting. What is sent, read and tried again is decid
 
 import asyncio
 import math
+import os
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -26,6 +27,9 @@ _T = TypeVar("_T")
 
 URL: Final = "http://localhost:5000"
 """Where `make serve` listens."""
+
+API_KEY: Final = "BATCHWIRE_API_KEY"
+"""The variable that has the API key, so that no command line has it."""
 
 WAIT_S: Final = 300.0
 """For so long a service keeps a job that waits, by default (ASYNC_TIMEOUT_S)."""
@@ -71,13 +75,19 @@ class _Connection:
         timeout_s: float = 30.0,
         retry_s: float = 60.0,
         headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
     ) -> None:
         """A client of the service at `url`.
 
         `timeout_s` bounds the silence of one attempt. Where the service can't take a request now, or there is
         no connection, the request is sent again for `retry_s` in all, after the pauses that Retry-After names
-        (0: never). `headers` go with each request: an Authorization that a proxy asks for, say.
+        (0: never). `headers` go with each request: an Authorization that a proxy asks for, say. So does
+        `api_key`, by default that of the variable BATCHWIRE_API_KEY; empty: none. No redirect is followed, so
+        neither leaves for another host.
         """
+        key = os.environ.get(API_KEY, "") if api_key is None else api_key
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("the API key has characters that no key has")  # not which: it is a secret
         try:
             base = httpx.URL(url)
         except httpx.InvalidURL:
@@ -87,7 +97,8 @@ class _Connection:
         hold_s = min(_HOLD_S, math.floor(timeout_s / 2))
         self._exchanges = Exchanges(Retrying(total_s=retry_s), hold_s=hold_s)
         limits = httpx.Limits(max_connections=None)  # predict_many bounds them
-        self._open(base_url=base, headers=dict(headers or {}), timeout=timeout_s, limits=limits)
+        fields = dict(headers or {}) | ({"X-API-Key": key} if key else {})
+        self._open(base_url=base, headers=fields, timeout=timeout_s, limits=limits, follow_redirects=False)
 
     def _open(self, **options: Any) -> None:  # noqa: ANN401 - those of httpx.Client
         raise NotImplementedError

@@ -13,6 +13,8 @@ examples:
   python -m clients photos/ --jsonl > answers.jsonl      whole answers, as JSON lines
   python -m clients photos/ -r --output answers.jsonl    resumable: the same command goes on where it stopped
 
+BATCHWIRE_API_KEY has the API key, where the service asks for one.
+
 exit status: 0 all pictures are answered; 1 some failed (each is named); 2 nothing could be tried; 130 Ctrl-C.
 """
 

@@ -169,6 +169,12 @@ def _add_target(group: argparse._ArgumentGroup) -> None:
         help="a request header; never written to a file",
     )
     group.add_argument(
+        "--api-key",
+        default="",
+        metavar="VARIABLE",
+        help="the environment variable that has the API key; or @FILE, a file with it",
+    )
+    group.add_argument(
         "--label",
         default="",
         metavar="JMESPATH",

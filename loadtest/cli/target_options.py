@@ -1,9 +1,11 @@
 """The part of the command line that says where to and in which form: its meaning and its bounds.
 
-Owns what --url, --body, --field, --header and --label may be. Raises ValueError, in words for the user.
+Owns what --url, --body, --field, --header, --api-key and --label may be. Raises ValueError, in words for the
+user.
 """
 
 import argparse
+import os
 from pathlib import Path
 from string import Template
 from urllib.parse import urlsplit
@@ -34,11 +36,6 @@ def target(found: argparse.Namespace) -> Target:
         raise ValueError("--url may not have a user or a password: it is written to files. Use --header")
     if not found.field.isprintable():
         raise ValueError("--field has characters that a form field may not have")
-    headers = [tuple(part.strip() for part in header.split(":", 1)) for header in found.header]
-    if any(len(header) != 2 or not header[0] for header in headers):
-        raise ValueError("--header must be NAME:VALUE")
-    if not all("".join(header).isprintable() and "".join(header).isascii() for header in headers):
-        raise ValueError("--header has characters that an HTTP header may not have")
     body = found.body
     if body not in {"multipart", "raw"}:
         try:
@@ -65,7 +62,7 @@ def target(found: argparse.Namespace) -> Target:
         url=found.url,
         field=found.field,
         body=body,
-        headers=tuple((name, value) for name, value in headers),
+        headers=_headers(found),
         check=check,
         label=found.label,
         top=found.top,
@@ -73,6 +70,32 @@ def target(found: argparse.Namespace) -> Target:
         connections=found.connections,
         keep_alive=not found.no_keep_alive,
     )
+
+
+def _headers(found: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    headers = [tuple(part.strip() for part in header.split(":", 1)) for header in found.header]
+    if any(len(header) != 2 or not header[0] for header in headers):
+        raise ValueError("--header must be NAME:VALUE")
+    if not all("".join(header).isprintable() and "".join(header).isascii() for header in headers):
+        raise ValueError("--header has characters that an HTTP header may not have")
+    if found.api_key:
+        headers.append(("X-API-Key", _api_key(found.api_key)))
+    return tuple((name, value) for name, value in headers)
+
+
+def _api_key(place: str) -> str:
+    """The API key in a variable, or in the file after an @. Raises ValueError, which never has the key."""
+    if place.startswith("@"):
+        try:
+            key = Path(place[1:]).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--api-key {place} can't be read: {type(error).__name__}") from error
+    else:
+        key = os.environ.get(place, "").strip()
+    if not (key and key.isascii() and key.isprintable()):
+        # The name of what is no variable may be the key itself.
+        raise ValueError("--api-key names no variable and no @FILE with a key: never give the key itself")
+    return key
 
 
 def _is_address(url: str) -> bool:
@@ -84,15 +107,15 @@ def _is_address(url: str) -> bool:
 
 
 def without_headers(arguments: list[str]) -> list[str]:
-    """Return the command line as it may be written down: a header can be a secret."""
+    """Return the command line as it may be written down: a header can be a secret, a key by mistake too."""
     shown, hide = [], False
     for argument in arguments:
         shown.append(
             "***"
             if hide
             else argument.split("=")[0] + "=***"
-            if argument.startswith("--header=")
+            if argument.startswith(("--header=", "--api-key="))
             else argument
         )
-        hide = argument == "--header"
+        hide = argument in ("--header", "--api-key")
     return shown

@@ -113,6 +113,27 @@ def test_the_address_may_have_a_path_and_requests_may_have_headers(kind: Sync) -
     assert (request.path, request.headers["authorization"]) == ("/vision/predict", "Bearer x")
 
 
+@pytest.mark.parametrize(
+    ("options", "sent"), [({}, "of the variable"), ({"api_key": "own"}, "own"), ({"api_key": ""}, None)]
+)
+def test_the_api_key_goes_with_each_request_and_to_no_other_host(
+    kind: Sync, options: dict[str, str], sent: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHWIRE_API_KEY", "of the variable")
+    with scripted() as elsewhere:
+        away = Reply(b"", 307, {"Location": f"{elsewhere.url}/predict"})
+        with scripted(lambda *_: away) as server, pytest.raises(BatchwireError):
+            kind.call(server.url, "predict", b"x", **options)
+    assert [request.headers.get("x-api-key") for request in server.posts] == [sent]
+    assert elsewhere.posts == []
+
+
+def test_an_api_key_that_can_be_none_is_refused_and_not_shown(kind: Sync) -> None:
+    with pytest.raises(ValueError, match="characters that no key has") as error:
+        kind.call("http://localhost:9", "models", api_key="sec\nret")
+    assert "sec" not in str(error.value)
+
+
 def test_a_path_that_can_be_none_fails_as_a_file_does(kind: Sync) -> None:
     with pytest.raises(OSError, match="null"):
         kind.call("http://localhost:1", "predict", "a\0b")

@@ -186,6 +186,8 @@ def test_reading_takes_the_place_of_a_run() -> None:
         ("--url http://secret@host/x", "--url may not have a user or a password"),
         ("--header secret", "--header must be NAME:VALUE"),
         ("--header :secret", "--header must be NAME:VALUE"),
+        ("--api-key bw_abc_secret", "--api-key names no variable and no @FILE with a key"),
+        ("--api-key @none", "--api-key @none can.t be read: FileNotFoundError"),
         ("--body none.json", "--body none.json is not multipart, raw or a file"),
         ("--body unknown.json", "--body unknown.json is not .*: 'schema'"),
         ("--body latin.json", "--body latin.json is not"),
@@ -239,6 +241,19 @@ def test_a_header_is_never_written_down(header: list[str]) -> None:
     assert "secret" not in " ".join(command)
     assert (command[0], command[1][:8], *command[-2:]) == ("a.jpg", "--header", "--rate", "5")
     assert " ".join(command).count("***") == " ".join(header).count("--header")
+
+
+def test_an_api_key_comes_from_a_variable_or_a_file_and_is_never_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", "secret")
+    file = tmp_path / "key"
+    file.write_text("secret\n")
+    for place in ("A_KEY", f"@{file}"):
+        found = options("a.jpg", "--api-key", place)
+        assert found.target.headers == (("X-API-Key", "secret"),)
+        assert "secret" not in " ".join(found.command)
+    assert options("a.jpg", "--api-key=A_KEY").command[1] == "--api-key=***"
 
 
 def test_help_names_every_default_and_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
