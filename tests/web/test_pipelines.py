@@ -35,6 +35,7 @@ from pictures import fit, png
 from pictures.fit import Part, PartCutter, PreparedPicture
 from settings import Settings
 from tests.support import fakes
+from tests.support.collector import SAMPLED, TRACE, Collector, assert_in_order, collecting, exporting
 from tests.support.fakes import FakeEngine
 from tests.support.pictures import encoded, form
 from tests.support.receivers import SECRET, receiving
@@ -910,3 +911,25 @@ def test_addresses_of_tutorials_refuse_a_pipeline(
     response = city.client.post(path, data=form(PHOTO, field=field))
     assert response.status_code == 400
     assert "is a pipeline" in response.get_data(as_text=True)
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """A collector to which this process exports."""
+    with collecting() as collector, exporting(collector.url, monkeypatch):
+        yield collector
+
+
+@pytest.mark.parametrize("prefer", ["wait", "respond-async"])
+def test_the_steps_of_a_picture_are_of_its_trace(collector: Collector, city: City, prefer: str) -> None:
+    city.finder()
+    city.teller()
+    city.pipeline(FIND, TELL)
+    assert city.ask(traceparent=SAMPLED, Prefer=prefer).status_code in (200, 202)
+    server, pipeline, found = collector.each(TRACE, "POST /predict", "pipeline", "step objects")
+    assert_in_order([server, pipeline, found])
+    shades = collector.named(TRACE, "step shade")
+    assert {span.parent for span in shades} == {pipeline.id}
+    sent = {span.parent: span.id for span in collector.named(TRACE, f"send {fakes.MODEL}")}
+    assert sent.keys() == {span.id for span in shades}
+    assert all(found.times[1] <= span.times[0] and span.times[1] <= pipeline.times[1] for span in shades)

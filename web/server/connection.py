@@ -79,7 +79,7 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
     @property
     def address(self) -> object:
         """Where its client is: the host's address, whatever the port. Through a proxy: its last request's."""
-        return self.client[0] if isinstance(self.client, tuple) else self.client
+        return _host(self.client)
 
     def watch(
         self, poller: selectors.BaseSelector, wake: Callable[..., None], event: int = selectors.EVENT_READ
@@ -110,7 +110,7 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
         head = replace(
             arrival.head,
             idle_s=idle_s,
-            client=str(self.address or ""),
+            client=str(_host(arrival.client) or ""),
             bytes_in=arrival.received,
             seconds=time.monotonic() - arrival.began_at,
         )
@@ -123,3 +123,8 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
         """Close the socket, at once."""
         self.stage = Stage.CLOSED
         super().close()
+
+
+def _host(client: object) -> object:
+    """A client's address without its port; a Unix socket's as it is."""
+    return client[0] if isinstance(client, tuple) else client

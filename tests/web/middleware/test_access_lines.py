@@ -9,6 +9,7 @@ import pytest
 from broker.errors import Overloaded
 from tests.support.pictures import png
 from tests.support.service import Service
+from tests.web.server.serving import Serving
 from web import access_log, errors
 from web.access_log import Exchange
 from web.server.refusals import RequestHead
@@ -91,6 +92,18 @@ def test_a_refusal_of_the_loop_has_its_line(caplog: pytest.LogCaptureFixture) ->
         "client": "10.1.2.3",
         "request_id": "r-2",
     }
+
+
+def test_what_the_loop_refuses_is_written_with_its_client(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = serving.client()
+    client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+    status, body, _ = client.answer()
+    (line,) = told(caplog)
+    assert line["status"] == status == 413
+    assert (line["method"], line["path"], line["client"]) == ("POST", "/echo", "127.0.0.1")
+    assert line["request_id"] == body["request_id"]
 
 
 def test_refusals_by_the_thousand_are_counted(
