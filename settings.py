@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final, Generic, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 PROJECT: Final = Path(__file__).resolve().parent
 
@@ -184,6 +184,9 @@ def _headers(text: str) -> str:
     return text
 
 
+_TLS_FILES: Final = frozenset(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
+"""What redis-py reads of a rediss:// URL's query, as files."""
+
 _MODEL: Final = Bound(_model, "a model name (a-z, 0-9, _ and -)")
 _MODEL_OR_NONE: Final = Bound(_model_or_none, "a model name (a-z, 0-9, _ and -) or none")
 _MODELS: Final = Bound(_models, "a comma-separated list of unique model names (a-z, 0-9, _ and -)")
@@ -225,6 +228,9 @@ class Settings:
     """The port to listen on for gRPC. 0: there is no gRPC."""
     redis_url: str = _setting("", _REDIS_URL)
     """Your Redis (6.2 or newer) or Valkey. Unset: `make serve` runs its own, on a Unix socket in `var/`."""
+    redis_password_file: str = _text("")
+    """A file with the password of `REDIS_URL`'s user, such as a container's secret. Unset: the URL has it, if
+    there is one."""
     key_prefix: str = _text("bw:")
     """The prefix of every key in Redis, so that several services can share one Redis."""
     models: tuple[str, ...] = _setting(("resnet50", "digits"), _MODELS)
@@ -355,7 +361,47 @@ class Settings:
                 "WEBHOOK_HOSTS is set, but WEBHOOK_SECRET is not: receivers could not tell webhooks from "
                 'forgeries. Make one with: echo "whsec_$(openssl rand -base64 32)"'
             )
+        settings = settings._with_redis_password()
+        settings._check_redis_tls()
         return settings if settings.default_model else replace(settings, default_model=settings.models[0])
+
+    def _with_redis_password(self) -> Self:
+        """These settings, with the password of the file in the URL. Raises SettingError."""
+        if not self.redis_password_file or not self.redis_url:
+            return self
+        try:
+            password = Path(self.redis_password_file).read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise SettingError(
+                f"REDIS_PASSWORD_FILE={self.redis_password_file!r} can't be read: {why}. It has to be a file "
+                "with the password of REDIS_URL's user and nothing else."
+            ) from None
+        parts = urlsplit(self.redis_url)
+        user, _, place = parts.netloc.rpartition("@")
+        netloc = f"{user.partition(':')[0]}:{quote(password, safe='')}@{place}"
+        return replace(self, redis_url=parts._replace(netloc=netloc).geturl())
+
+    def _check_redis_tls(self) -> None:
+        """Raise SettingError where TLS would not verify Redis, or a file for it can't be read."""
+        parts = urlsplit(self.redis_url)
+        query = parse_qs(parts.query)
+        options = {name: query[name][0] for name in query if name.startswith("ssl_")}
+        if options and parts.scheme != "rediss":
+            raise SettingError(f"REDIS_URL has {', '.join(options)}, but TLS begins with rediss://.")
+        verifies = options.get("ssl_cert_reqs", "required") == "required"
+        if not verifies or options.get("ssl_check_hostname", "true").lower() != "true":
+            raise SettingError(
+                "REDIS_URL turns off the check of Redis' certificate: anybody between could read all "
+                "pictures. Leave out ssl_cert_reqs and ssl_check_hostname; ssl_ca_certs=FILE names a CA of "
+                "your own, or a self-signed certificate itself."
+            )
+        for name in _TLS_FILES & options.keys():
+            try:
+                Path(options[name]).open("rb").close()
+            except OSError as error:
+                why = f"can't be read: {error.strerror}."
+                raise SettingError(f"{name}={options[name]!r} in REDIS_URL {why}") from None
 
     def require_redis(self) -> Self:
         """These settings, for a program that `make serve` starts with its Redis. Raises SettingError."""

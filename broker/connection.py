@@ -14,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from broker import tls
 from broker.errors import BrokerUnavailable
 from broker.metrics import REDIS_OPERATION
 
@@ -190,7 +191,7 @@ def _reason(error: redis.RedisError) -> str:
         case redis.TimeoutError():
             return "it does not answer in time"
         case redis.ConnectionError():
-            return f"no connection ({error})"
+            return tls.reason(error) or f"no connection ({error})"
     if denied := _DENIED_IN_SCRIPT.search(str(error)):
         return _denied(denied[1] or denied[2])
     code = refusal_code(error)

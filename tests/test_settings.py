@@ -1,6 +1,7 @@
 """Settings: defaults that work, refusals that name variable, value and bound, and docs/settings.md."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +172,43 @@ def test_of_two_webhook_secrets_the_representation_has_neither() -> None:
     assert "REVG" not in repr(settings)
     assert "webhook_secret=***" in repr(settings)
     assert Settings.from_env(settings.environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("redis://web@host:1/0", "redis://web:a%2Fb%40c@host:1/0"),
+        ("redis://host:1/0", "redis://:a%2Fb%40c@host:1/0"),
+        ("unix://web@/run/redis.sock?db=1", "unix://web:a%2Fb%40c@/run/redis.sock?db=1"),
+        ("rediss://web:old@[::1]:1/0?ssl_ciphers=a@b", "rediss://web:a%2Fb%40c@[::1]:1/0?ssl_ciphers=a@b"),
+    ],
+)
+def test_a_password_comes_from_a_file(url: str, whole: str, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("a/b@c\n")
+    settings = Settings.from_env({"REDIS_URL": url, "REDIS_PASSWORD_FILE": str(tmp_path / "password")})
+    assert settings.redis_url == whole
+    assert "a%2Fb" not in repr(settings)
+    assert Settings.from_env(settings.environment()) == settings
+
+
+def test_a_password_s_file_that_is_missing_is_named() -> None:
+    with pytest.raises(SettingError, match="REDIS_PASSWORD_FILE='/nowhere' can't be read: No such file"):
+        Settings.from_env({"REDIS_URL": "redis://web@host", "REDIS_PASSWORD_FILE": "/nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("rediss://h/0?ssl_cert_reqs=none", "turns off the check"),
+        ("rediss://h/0?ssl_cert_reqs=optional", "turns off the check"),
+        ("rediss://h/0?ssl_check_hostname=false", "turns off the check"),
+        ("rediss://h/0?ssl_ca_certs=/nowhere", "ssl_ca_certs='/nowhere' in REDIS_URL can't be read: No such"),
+        ("redis://h/0?ssl_ca_certs=/etc/hostname", "TLS begins with rediss://"),
+    ],
+)
+def test_tls_that_would_verify_nobody_is_refused(url: str, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        Settings.from_env({"REDIS_URL": url})
 
 
 def test_the_repr_keeps_the_password_to_itself() -> None:
