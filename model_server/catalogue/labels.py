@@ -6,6 +6,7 @@ Owns the reading of both, and the messages about a file that is neither.
 import csv
 import io
 import re
+import unicodedata
 from pathlib import Path
 from typing import Final
 
@@ -15,11 +16,15 @@ from model_server.catalogue.toml_errors import CatalogueError
 _NUMBERED: Final = re.compile(r"(\d{1,6})[ \t:,]\s*(.+)")
 """A line with its index, as Teachable Machine writes them: `0 Class A`."""
 
+_DIRECTIONS: Final = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+"""They turn the direction of what stands after them in a page, a log or a terminal: gpj.exe reads exe.jpg."""
+
 
 def read(path: Path) -> tuple[Label, ...]:
     """Read a `.csv` by its columns; any other file line by line, where a class's id is its index.
 
-    If every line begins with its index, that is no part of the label. Raises CatalogueError.
+    If every line begins with its index, that is no part of the label. Raises CatalogueError, for a label with
+    control characters, too: labels are shown to people as they are.
     """
     try:
         text = path.read_text("utf-8-sig")
@@ -47,6 +52,7 @@ def _table(path: Path, text: str) -> tuple[Label, ...]:
             )
         if row["index"] != str(number):
             raise CatalogueError(f"{path}, line {line}: the index must be {number}, not {row['index']!r}")
+        _require_visible(path, line, row["class_id"] + row["label"])
     return tuple(Label(row["class_id"], row["label"]) for _, row in rows)
 
 
@@ -61,4 +67,15 @@ def _lines(path: Path, text: str) -> tuple[Label, ...]:
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     if all(match and int(match[1]) == index for index, match in enumerate(numbered)):
         lines = [match[2] for match in numbered if match]
+    for number, line in enumerate(lines, start=1):
+        _require_visible(path, number, line)
     return tuple(Label(str(index), line) for index, line in enumerate(lines))
+
+
+def _require_visible(path: Path, line: int, text: str) -> None:
+    for letter in text:
+        if unicodedata.category(letter) in ("Cc", "Zl", "Zp") or letter in _DIRECTIONS:
+            raise CatalogueError(
+                f"{path}, line {line}: the label has the invisible character U+{ord(letter):04X}: remove it; "
+                "labels are shown to people as they are"
+            )

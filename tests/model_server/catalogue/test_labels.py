@@ -54,3 +54,28 @@ def test_lines_that_all_begin_with_their_index_are_labels_without_it(
     read = labels.read(path)
     assert [each.label for each in read] == expected
     assert [each.class_id for each in read] == [str(index) for index in range(len(expected))]
+
+
+@pytest.mark.parametrize("hidden", ["\x1b", "\x00", "\x7f", "\x85", "\t", "\u2028", "\u202e", "\u2066"])
+def test_a_label_that_would_play_tricks_where_it_is_shown_is_refused(tmp_path: Path, hidden: str) -> None:
+    code = f"U\\+{ord(hidden):04X}"
+    for row in (f"1,n1,in{hidden}gpj", f"1,n{hidden}1,a"):
+        with pytest.raises(CatalogueError, match=f"line 3: the label has the invisible character {code}"):
+            _read(tmp_path, "0,n0,a", row)
+    path = tmp_path / "labels.txt"
+    path.write_text(f"a\nb{hidden}c\n", newline="")
+    with pytest.raises(CatalogueError, match=f"line 2: the label has the invisible character {code}"):
+        labels.read(path)
+
+
+def test_labels_of_every_script_are_taken(tmp_path: Path) -> None:
+    names = [
+        "\u05e9\u05dc\u05d5\u05dd\u200f",
+        "\u0645\u06cc\u200c\u062e\u0648",
+        "\u0937\u094d\u200d",
+        "Käse",
+        "猫",
+    ]
+    path = tmp_path / "labels.txt"
+    path.write_text("\n".join(names), "utf-8")
+    assert [each.label for each in labels.read(path)] == names
