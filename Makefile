@@ -16,7 +16,7 @@ PLAIN := not browser and not compose and not importers and not protocols
 fast test-together test-alone test-protocols test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve preflight install lint check fast format test test-together test-alone test-redis test-importers test-protocols test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format lock audit test test-together test-alone test-redis test-importers test-protocols test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -45,6 +45,12 @@ fast: $(VENV)/.dev
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+lock: $(VENV)/.dev ## Make the locks again, from requirements.txt and constraints.txt (asks PyPI)
+	$(BIN)/python -m deploy.locks
+
+audit: $(VENV)/.dev ## Known vulnerabilities in what the locks install; var/sbom.cdx.json (asks PyPI or OSV)
+	$(BIN)/python -m deploy.audit
 
 test: ## Every test that needs nothing but Python: unit, real Redis, real processes
 	@$(MAKE) --no-print-directory test-together
@@ -90,10 +96,11 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with its venv module is needed (Debian: apt install python3-venv); name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serve: requirements.txt web/requirements.txt model_server/requirements.txt loadtest/requirements.txt clients/requirements.txt training/requirements.txt constraints.txt | $(VENV)/bin/python
+# The lock alone is installed; tests/deploy/test_locks.py keeps it what requirements.txt and constraints.txt say.
+$(VENV)/.serve: requirements.lock | $(VENV)/bin/python
 	@echo "Installing into $(VENV): about a minute and a half, once."
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)  # an interrupted one has none
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
 var/importers/.installed: tests/importers/requirements.txt tests/importers/requirements-alone.txt | $(VENV)/bin/python
@@ -108,7 +115,7 @@ var/protocols/.installed: tests/protocols/requirements.txt tests/protocols/requi
 	@$(BIN)/python -m pip --python var/protocols/bin/python install --quiet --disable-pip-version-check --no-deps --target var/protocols/perf_analyzer -r tests/protocols/requirements-alone.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.serve
+$(VENV)/.dev: requirements-dev.txt constraints.txt $(VENV)/.serve
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tf_keras tensorflow-serving-api
 	@touch $@
