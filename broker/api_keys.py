@@ -203,19 +203,25 @@ class KnownKeys:
         self._secrets: Mapping[str, KnownSecret] | None = None
         self._used: set[str] = set()
         self._told_at = clock.monotonic()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="api-keys", daemon=True)
+
+    def start(self) -> None:
+        """Read once a second from now on: what only peeks must not depend on who else asks."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read no more by itself."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def find(self, secret_id: str) -> KnownSecret | None:
         """The secret with this id, if it is valid. Raises BrokerUnavailable where none was ever read.
 
         One thread reads at a time; others wait for it only where the snapshot is older than two seconds.
         """
-        age_s = self._clock.monotonic() - self._began_at
-        if age_s >= SNAPSHOT_S and self._reading.acquire(blocking=age_s > 2 * SNAPSHOT_S):
-            try:
-                if self._clock.monotonic() - self._began_at >= SNAPSHOT_S:
-                    self._refresh()
-            finally:
-                self._reading.release()
+        self._read_again()
         if self._secrets is None:
             raise self._failure or BrokerUnavailable("The API keys are being read; send it again.")
         return self._valid(self._secrets.get(secret_id))
@@ -232,6 +238,19 @@ class KnownKeys:
     def note_use(self, name: str) -> None:
         """Remember that a key was used, for the operator's list."""
         self._used.add(name)
+
+    def _keep(self) -> None:
+        while not self._stopping.wait(SNAPSHOT_S):
+            self._read_again()
+
+    def _read_again(self) -> None:
+        age_s = self._clock.monotonic() - self._began_at
+        if age_s >= SNAPSHOT_S and self._reading.acquire(blocking=age_s > 2 * SNAPSHOT_S):
+            try:
+                if self._clock.monotonic() - self._began_at >= SNAPSHOT_S:
+                    self._refresh()
+            finally:
+                self._reading.release()
 
     def _valid(self, known: KnownSecret | None) -> KnownSecret | None:
         if known is None or not known.valid_until:

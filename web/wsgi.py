@@ -25,6 +25,7 @@ Connection.render_refusal = staticmethod(refusal_renderer(_settings))
 _jobs = app.extensions["jobs"]
 PatientWorker.turn_away = staticmethod(partial(turned_away, _jobs))
 if _jobs.api_keys is not None:
+    _jobs.api_keys.known.start()
     _guard = LoopGuard(app, Guard(_jobs.api_keys.known))
     PatientWorker.judge_head = staticmethod(_guard.refusal)
     PatientWorker.turn_away = staticmethod(partial(turned_away, _jobs, guard=_guard))

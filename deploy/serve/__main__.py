@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,11 @@ from typing import Final
 
 import psutil
 
+from broker.clock import RedisClock
 from broker.connection import check_server, connect, server_pid
 from broker.errors import BrokerUnavailable
+from broker.keys import Keys
+from broker.registry import Registry
 from deploy.serve import preflight, programs, ready
 from deploy.serve.programs import CannotStart
 from settings import PROJECT, SettingError, Settings, is_given, masked
@@ -90,12 +93,7 @@ def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> 
     def running() -> bool:
         return not signals.came(within_s=0) and supervisor.poll() is None
 
-    url = settings.local_url
-    cards = ready.wait(url, settings.served, say=_say, running=running)
-    if cards is not None:
-        default = (settings.default_model, settings.fallback_model)
-        seconds = time.monotonic() - began
-        _say(ready.announcement(url, cards, default, seconds=seconds, grpc_port=settings.grpc_port))
+    _say_when_ready(settings, began, running)
     programs_: list[psutil.Process] = []
     while running():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -246,6 +244,25 @@ def _check_models(settings: Settings) -> None:
     )
     if checked.returncode:
         raise CannotStart(checked.stderr.strip())
+
+
+def _say_when_ready(settings: Settings, began: float, running: Callable[[], bool]) -> None:
+    url, has_keys = settings.local_url, settings.api_keys == "required"
+    registry = _registry(settings) if has_keys else None
+    cards = ready.wait(url, settings.served, say=_say, running=running, registry=registry)
+    if cards is None:
+        return
+    default, seconds = (settings.default_model, settings.fallback_model), time.monotonic() - began
+    _say(
+        ready.announcement(
+            url, cards, default, seconds=seconds, grpc_port=settings.grpc_port, has_keys=has_keys
+        )
+    )
+
+
+def _registry(settings: Settings) -> Registry:
+    client = connect(settings.redis_url, timeout_s=3)
+    return Registry(client, Keys(settings.key_prefix), RedisClock())
 
 
 def _check_no_redis_left_behind(settings: Settings) -> None:

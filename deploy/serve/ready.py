@@ -10,6 +10,9 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, Final
 
+from broker.errors import BrokerUnavailable
+from broker.registry import Registry
+
 _LOOK_S: Final = 0.25
 _REMIND_S: Final = 20.0
 _SETTLED: Final = ("ready", "failed")
@@ -23,12 +26,20 @@ _SAMPLES: Final = {"digits": "docs/digit-7.png"}
 
 
 def wait(
-    url: str, models: tuple[str, ...], *, say: Callable[[str], None], running: Callable[[], bool]
+    url: str,
+    models: tuple[str, ...],
+    *,
+    say: Callable[[str], None],
+    running: Callable[[], bool],
+    registry: Registry | None = None,
 ) -> dict[str, dict[str, Any]] | None:
-    """Poll until every model is ready or has failed; return each model's card. None: `running` is over."""
+    """Poll until every model is ready or has failed; return each model's card. None: `running` is over.
+
+    With a `registry` the cards are Redis' own: `/models` asks for an API key, and here is none.
+    """
     remind_at = time.monotonic() + _REMIND_S
     while running():
-        cards = _cards(url)
+        cards = _cards(url) if registry is None else _cards_of(registry, url)
         states = {name: str(cards.get(name, {}).get("state", "starting")) for name in models}
         if all(state in _SETTLED for state in states.values()):
             time.sleep(_KNOWN_S)
@@ -51,6 +62,7 @@ def announcement(
     *,
     seconds: float,
     grpc_port: int = 0,
+    has_keys: bool = False,
 ) -> str:
     """What the terminal says once everything has settled: the ready line, each model, a curl to try.
 
@@ -73,15 +85,40 @@ def announcement(
         lines.append(f"{model} failed to load, so {fallback} answers requests that name no model.")
     if ready:
         picture = _SAMPLES.get(ready[0], "photo.jpg")
-        lines += ["Try it:", f"  curl -X POST -F image=@{picture} '{url}/predict?model={ready[0]}'"]
+        key = '-H "X-API-Key: KEY" ' if has_keys else ""
+        lines += ["Try it:", f"  curl -X POST {key}-F image=@{picture} '{url}/predict?model={ready[0]}'"]
+        if has_keys:
+            lines.append("  The key is what this prints: .venv/bin/python -m web.keys add NAME")
     return "\n".join([*lines, "Ctrl-C stops everything; the logs are in var/log."])
+
+
+def _cards_of(registry: Registry, url: str) -> dict[str, dict[str, Any]]:
+    """The same from Redis, once the web tier answers."""
+    try:
+        with _opener().open(f"{url}/healthz", timeout=2):
+            views = registry.models(fresh=True)
+    except (urllib.error.URLError, OSError, BrokerUnavailable):
+        return {}
+    return {
+        name: {
+            "state": view.state.value if view.state else "no worker",
+            "reason": view.reason,
+            "engine": view.card.engine,
+            "precision": view.card.precision,
+            "weights": view.card.weights,
+        }
+        for name, view in views.items()
+    }
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    # The service is on this machine: a proxy from the environment must not be asked.
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def _cards(url: str) -> dict[str, dict[str, Any]]:
     try:
-        # The service is on this machine: a proxy from the environment must not be asked.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{url}/models", timeout=2) as response:
+        with _opener().open(f"{url}/models", timeout=2) as response:
             return {card["model"]: card for card in json.load(response)["models"]}
     except (urllib.error.URLError, OSError, ValueError, KeyError):
         return {}

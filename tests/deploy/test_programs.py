@@ -9,11 +9,18 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import redis
 
+from broker.clock import RedisClock
+from broker.keys import Keys
+from broker.lease import Lease
+from broker.messages import State, WorkerState
+from broker.registry import Registry
 from deploy.serve import programs, ready
 from deploy.serve.programs import CannotStart
 from settings import Settings
 from tests.support import http_server
+from tests.support.fakes import CARD, KEY_TTL_S, MODEL
 from tests.support.private_files import modes
 
 SETTINGS = Settings.from_env({"MODEL_SERVERS": "3", "REDIS_URL": "redis://:hunter2@host:1/0"})
@@ -153,6 +160,20 @@ def test_waits_until_each_model_is_ready_or_has_failed(
     assert cards is not None
     assert list(cards) == ["resnet50", "digits"]
     assert len(looks) == 5
+
+
+def test_where_clients_need_a_key_redis_is_asked_for_the_models(
+    models: tuple[str, list[dict[str, object]]], client: redis.Redis, keys: Keys
+) -> None:
+    lease = Lease(client, keys, CARD, lease_s=30, key_ttl_s=KEY_TTL_S, clock=RedisClock())
+    lease.register(State(WorkerState.READY, "v1"))
+    registry = Registry(client, keys, RedisClock())
+    cards = ready.wait(models[0], (MODEL,), say=print, running=lambda: True, registry=registry)
+    assert cards is not None
+    assert (cards[MODEL]["state"], cards[MODEL]["engine"]) == ("ready", CARD.engine)
+    said = ready.announcement("http://h", cards, (MODEL, ""), seconds=1, has_keys=True)
+    assert '-H "X-API-Key: KEY" ' in said
+    assert "-m web.keys add NAME" in said
 
 
 def test_gives_up_when_what_it_waits_for_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,8 @@ class RpcServer:
     def start(self) -> None:
         """Answer calls from now on."""
         self.jobs.replies.start()
+        if self.jobs.api_keys is not None:
+            self.jobs.api_keys.known.start()
         self.calls.start()
         self.health.start()
         self._server.start()
@@ -92,6 +94,8 @@ class RpcServer:
         self._server.stop(None)
         self.calls.stop()
         self.jobs.replies.stop()
+        if self.jobs.api_keys is not None:
+            self.jobs.api_keys.known.stop()
 
 
 def _interceptors() -> list[grpc.ServerInterceptor]:
