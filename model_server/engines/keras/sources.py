@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.errors import ModelUnavailable, first_line
-from model_server.catalogue import file_kinds
+from model_server.catalogue import archives, file_kinds
 from model_server.catalogue.model_spec import Darknet, KerasApplication, KerasFile, ModelSpec
 from model_server.engines.keras import keras2_files, own_preprocessing
 from model_server.engines.keras.keras2_files import UnsupportedByKeras3Error
@@ -100,6 +100,8 @@ def _file(spec: ModelSpec, source: KerasFile, path: Path) -> Any:  # noqa: ANN40
     if not path.is_file():
         problem = f"{path.name!r} is a folder" if path.is_dir() else f"its folder has no file {path.name!r}"
         raise ModelUnavailable(f"{spec.name}: {problem}.{file_kinds.hint(path, source, within=spec.folder)}")
+    if problem := archives.problem(path):
+        raise ModelUnavailable(f"{spec.name}: {path.name} {problem}.")
     try:
         with _DRAWING:
             return _loaded(path)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.catalogue import file_kinds
+from model_server.catalogue import archives, file_kinds
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.catalogue.model_toml import TorchExport, TorchNetwork, TorchScript
 
@@ -52,6 +52,8 @@ def find(spec: ModelSpec) -> Path:
     if not path.is_file():
         problem = f"{name!r} is a folder" if path.is_dir() else f"its folder has no file {name!r}"
         raise ModelUnavailable(f"{spec.name}: {problem}.{file_kinds.hint(path, source, within=spec.folder)}")
+    if problem := archives.problem(path):
+        raise ModelUnavailable(f"{spec.name}: {name} {problem}.")
     hint = file_kinds.hint(path, source, within=spec.folder)
     if hint:
         raise ModelUnavailable(f"{spec.name}: {name} is not {_EXPECTED[type(source)]}.{hint}")
