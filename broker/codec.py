@@ -24,6 +24,9 @@ ID_START: Final = len('{"id":"')
 """Where a job's id begins in its JSON (0-based); the Lua scripts read 36 characters from here."""
 ID_LENGTH: Final = 36
 
+_LAST_TIME: Final = 1e11
+"""Seconds: in the year 5138. What comes later is no time that a date can say."""
+
 _JOB_REST: Final = 640
 """More than all of a job's JSON but its image and its notice takes (about 350 bytes, and a request's id)."""
 
@@ -75,6 +78,8 @@ def decode_pending(value: bytes) -> tuple[float, float] | None:
         accepted_at, deadline = map(float, value.split()[1:3])
     except ValueError as error:
         raise MalformedMessage(f"not a pending job's key: {error}") from None
+    if not (0 <= accepted_at < _LAST_TIME and 0 <= deadline < _LAST_TIME):  # nan is neither
+        raise MalformedMessage("not a pending job's key: it is of no time")
     return accepted_at, deadline
 
 
@@ -148,6 +153,6 @@ def decode(payload: bytes, kind: type[_Message]) -> _Message:
     """JSON to a card, a state, a result or a webhook. Raises MalformedMessage."""
     try:
         return msgspec.json.decode(payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         name = getattr(kind, "__name__", str(kind)).strip("_")
         raise MalformedMessage(f"not a {name}: {error}") from None

@@ -59,6 +59,8 @@ def of_runs(begins: Numbers, ends: Numbers, size: tuple[int, int]) -> str:
 def decode(mask: Mask) -> NDArray[np.bool_]:
     """The mask as (height, width). Raises ValueError if its counts do not fill its size."""
     height, width = mask.size
+    if not (0 < height <= LONGEST and 0 < width <= LONGEST):  # whose numbers would be gigabytes
+        raise ValueError(f"a mask of {width} x {height} pixels is none of this service's")
     counts = _read(mask.counts)
     if counts.sum() != height * width or (counts < 0).any():
         raise ValueError(f"the run lengths of a mask do not fill {width} x {height} pixels")

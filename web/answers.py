@@ -3,14 +3,17 @@
 Owns which field of a result becomes which of an answer. responses.py owns the fields, errors.py the statuses.
 """
 
+import logging
 from datetime import datetime
 
 from msgspec import UNSET, UnsetType
 
-from broker.errors import ServiceError
+from broker.errors import InferenceFailed, ServiceError
 from broker.messages import Failure, Result
 from pictures import png
 from web.responses import Answer, ErrorDetail, FailedAnswer
+
+_LOG = logging.getLogger(__name__)
 
 
 def of(
@@ -19,15 +22,30 @@ def of(
     request_id: str | UnsetType = UNSET,
     expires_at: datetime | UnsetType = UNSET,
 ) -> Answer | FailedAnswer:
-    """The answer of a job that has ended; a failed one names the request, one that is polled its end."""
-    if result.error is not None:
-        return FailedAnswer(
-            success=False,
-            model=result.model,
-            id=result.id,
-            error=ErrorDetail(result.error.code, result.error.message),
-            request_id=request_id,
-        )
+    """The answer of a job that has ended; a failed one names the request, one that is polled its end.
+
+    One whose pixels or masks are none has failed, too.
+    """
+    failure = result.error
+    if failure is None:
+        try:
+            return _sound(result, expires_at)
+        except ValueError as error:
+            _LOG.error("%s: the pixels of job %s can't be read: %s", result.model, result.id, error)
+            failure = Failure(
+                InferenceFailed.code, "The model server's answer can't be read; this service's log says why."
+            )
+    return FailedAnswer(
+        success=False,
+        model=result.model,
+        id=result.id,
+        error=ErrorDetail(failure.code, failure.message),
+        request_id=request_id,
+    )
+
+
+def _sound(result: Result, expires_at: datetime | UnsetType) -> Answer:
+    """The answer of a job that has not failed. Raises ValueError where its pixels or masks are none."""
     return Answer(
         success=True,
         model=result.model,

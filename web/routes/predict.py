@@ -195,8 +195,8 @@ def _shown(result: PictureResult) -> tuple[Each, int]:
     if isinstance(result, StoredJob):
         expires_at = responses.time_of(result.expires_at)
         result = result.result
-    status = 200 if result.error is None else errors.STATUS.get(result.error.code, 500)
-    return answers.of(result, request_id=request_ids.current(), expires_at=expires_at), status
+    answer = answers.of(result, request_id=request_ids.current(), expires_at=expires_at)
+    return answer, 200 if isinstance(answer, Answer) else errors.STATUS.get(answer.error.code, 500)
 
 
 def pending(model: str, job_id: str, *, expires_at: float, notice: str = "") -> PendingAnswer:
