@@ -286,6 +286,10 @@ class Settings:
     """How many seconds a result answers requests with the same picture, model, version and `top`, without a
     run; identical requests in flight share one. 0: off. What is kept of one model takes at most a quarter of
     `QUEUE_LIMIT_MB`."""
+    scale_to_zero: str = _one_of("off", "off", "on")
+    """Whether model servers may be scaled to zero. `on`: a picture for a model that no model server serves
+    waits in the queue for one until its client's time is over, and `/readyz` does not ask for a live one.
+    `off`: 503 once none has lived for `REQUEST_TIMEOUT_S`."""
     lease_s: float = _number(3.0, 0.5, 60)
     """After how many seconds without a sign of life a model server counts as dead. A shorter lease recovers
     sooner, but mistakes a pause of the machine for a death."""

@@ -45,6 +45,8 @@ class ModelKeys:
     """Hash: job -> times it was recovered from a lost worker."""
     dead: str = field(init=False)
     """List: poison jobs with their reasons."""
+    asked: str = field(init=False)
+    """String: Redis' time at which a picture last came for the model, also one that was refused."""
     webhooks: str = field(init=False)
     """Sorted set: job whose end is announced -> Redis' time at which to look at it next."""
     callbacks: str = field(init=False)
@@ -71,7 +73,7 @@ class ModelKeys:
         tagged = f"{self.prefix}{{{self.model}}}"
         for name in (
             *("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead", "cache"),
-            *("webhooks", "callbacks", "undelivered", "turns", "polled_turns"),
+            *("webhooks", "callbacks", "undelivered", "turns", "polled_turns", "asked"),
         ):
             object.__setattr__(self, name, f"{tagged}:{name}")
         lists = dict.fromkeys((self.queue, self.polled, self.bell, self.dead), "list")

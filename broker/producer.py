@@ -58,6 +58,9 @@ _POLLED_SHARE: Final = 0.75
 it, and four that waited got 4 answers and 405 refusals where they had got 45."""
 
 
+_NOTE_S: Final = 1.0
+"""How often it is noted that a model is asked: one command more, in a MULTI that is sent anyway."""
+
 _OWNER_SHARE: Final = 2
 """An owner may have so many times as many jobs in the queue as it has room left (Choudhury and Hahne 1998).
 One alone gets two thirds of it; whoever comes second always finds room, and then each has two fifths."""
@@ -106,6 +109,8 @@ class QueueDepth:
     webhooks: int
     lanes: int
     """Owners' lanes with jobs in them."""
+    asked_s: float
+    """Seconds since a picture last came for the model; infinity where that is not known any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,8 @@ class Producer:
         self._lanes_at: dict[str, float] = {}
         """When a job with a lane last came here for a model."""
         self._lanes = LaneReader(client)
+        self._noted_at: dict[str, float] = {}
+        """When it was last noted that a model was asked."""
         self.webhooks = WebhookStore(client, keys, self._clock, key_ttl_s=limits.key_ttl_s)
         self._finish_script = client.register_script(lua("webhook_due", "finish"))
 
@@ -212,6 +219,7 @@ class Producer:
                 pipe.lindex(keys.polled, 0)
                 pipe.llen(keys.dead)
                 pipe.zcard(keys.webhooks)
+                pipe.get(keys.asked)
             # One key of a wrong type must not hide the others.
             replies: list[Any] = [
                 0 if isinstance(reply, redis.ResponseError) else reply for reply in pipe.execute(False)
@@ -220,7 +228,7 @@ class Producer:
         depths = {}
         for number, model in enumerate(names):
             found = replies[number * size : (number + 1) * size]
-            waiting, polled, has_lanes, first, first_polled, dead, webhooks = found
+            waiting, polled, has_lanes, first, first_polled, dead, webhooks, asked = found
             lengths, accepted = of_lists(waiting, polled), []
             for job in filter(None, (first, first_polled)):
                 with contextlib.suppress(MalformedMessage):  # a worker drops it; it hides no other number
@@ -229,9 +237,38 @@ class Producer:
                 lengths, accepted = self._with_lanes(model) or (lengths, accepted)
             oldest_s = now - min(accepted) if accepted else 0.0
             depths[model] = QueueDepth(
-                lengths.waiting, lengths.polled, max(0.0, oldest_s), dead, webhooks, lengths.lanes
+                lengths.waiting,
+                lengths.polled,
+                max(0.0, oldest_s),
+                dead,
+                webhooks,
+                lengths.lanes,
+                self._since_s(asked),
             )
         return depths
+
+    def _since_s(self, asked: bytes | None) -> float:
+        """How long ago a model was asked, of what its key holds."""
+        if not asked:
+            return math.inf
+        at = float(asked)
+        return max(0.0, self._clock.now() - at - self._clock.shift_s(at))
+
+    def note_refused(self, model: str) -> None:
+        """A picture came for a model that has no worker, and can't be queued: an autoscaler is to know."""
+        if not self._is_noted(model):
+            keys = self._keys.of(model)
+            # The refusal says all that its client can use.
+            with contextlib.suppress(BrokerUnavailable), self._reported(model), translated("note a request"):
+                self._redis.set(keys.asked, self._clock.now(), ex=self._limits.key_ttl_s)
+
+    def _is_noted(self, model: str) -> bool:
+        """Whether it was noted a moment ago that this model is asked; if not, the caller does it now."""
+        now = self._monotonic()
+        if now - self._noted_at.get(model, -math.inf) < _NOTE_S:
+            return True
+        self._noted_at[model] = now
+        return False
 
     def _with_lanes(self, model: str) -> tuple[QueueLengths, list[float]] | None:
         """How long a queue with lanes is, and when its heads were accepted; None where a key is misplaced."""
@@ -439,6 +476,8 @@ class Producer:
                     if webhook:
                         self.webhooks.add(pipe, model, job.id, webhook)
                     pipe.set(keys.result(job.id), pending, ex=self._limits.key_ttl_s)
+                    if not self._is_noted(model):
+                        pipe.set(keys.asked, self._clock.now(), ex=self._limits.key_ttl_s)
                     if job.lane:
                         turns = keys.polled_turns if job.polled else keys.turns
                         pipe.zadd(turns, {job.lane: 0}, nx=True)  # a claim says when its turn is

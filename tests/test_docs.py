@@ -104,7 +104,14 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.cached("<digest>"),
     }
     names |= {model.queue, model.polled, model.bell, model.claims("<worker>"), model.attempts, model.dead}
-    names |= {model.webhooks, model.callbacks, model.undelivered, model.turns, model.polled_turns}
+    names |= {
+        model.webhooks,
+        model.callbacks,
+        model.undelivered,
+        model.turns,
+        model.polled_turns,
+        model.asked,
+    }
     names |= {f"{kind}:<lane>" for kind in (model.queue, model.polled)}
     names |= {model.request("<name>"), model.result("<uuid>"), model.labels("<version>")}
     names |= {keys.api_keys, keys.api_keys_used, api_key.bucket, api_key.jobs, api_key.polled}

@@ -219,7 +219,9 @@ class JobClient:
         self.api_keys = api_keys
         """Where each request needs one."""
         self._clock = clock
-        self.models = ModelChooser(registry, clock, names, request_timeout_s=limits.request_timeout_s)
+        self.models = ModelChooser(
+            registry, clock, names, request_timeout_s=limits.request_timeout_s, missed=producer.note_refused
+        )
         self._limits = limits
         self.refusals = RecentRefusals()
         self._away_until = -math.inf

@@ -4,6 +4,7 @@ Owns the names, the labels and the buckets. A label's values are bounded: routes
 models those that are announced. A model server's are model_server/serving/metrics.py's.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -180,6 +181,7 @@ class QueueCollector(Collector):
         size = _Gauge("queue_bytes", "Bytes of the queue, as admission counts them.", ["model"])
         age = _Gauge("queue_oldest_job_seconds", "The age of the queue's oldest job; 0: none.", ["model"])
         lanes = _Gauge("lanes_active", "Owners' lanes with jobs in the queue.", ["model"])
+        asked = _Gauge("asked_seconds", "Seconds since a picture last came for the model.", ["model"])
         webhooks = _Gauge("webhooks_pending", "Webhooks of jobs that run, or not delivered yet.", ["model"])
         dead = _Gauge("dead_letters_kept", "Dead letters that wait for an operator.", ["model"])
         workers = _Gauge("workers", "Live workers by their state.", ["model", "state"])
@@ -190,12 +192,14 @@ class QueueCollector(Collector):
             size.add_metric([model], (depth.waiting + depth.polled) * codec.job_size(view.card.input))
             age.add_metric([model], depth.oldest_s)
             lanes.add_metric([model], depth.lanes)
+            if math.isfinite(depth.asked_s):
+                asked.add_metric([model], depth.asked_s)
             webhooks.add_metric([model], depth.webhooks)
             dead.add_metric([model], depth.dead)
             for state in WorkerState:
                 alike = sum(worker.state is state for worker in view.states.values())
                 workers.add_metric([model, state.value], alike)
-        yield from (jobs, size, age, lanes, webhooks, dead, workers)
+        yield from (jobs, size, age, lanes, asked, webhooks, dead, workers)
 
 
 class _Gauge(GaugeMetricFamily):

@@ -3,7 +3,7 @@
 Owns the choice and its refusals. Prepares no picture and enqueues nothing; jobs.py does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +40,8 @@ class ModelNames:
     default: str
     fallback: str = ""
     """Empty: there is no fallback."""
+    scales_to_zero: bool = False
+    """A model without a worker is asked all the same: somebody starts one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,34 @@ class ModelChooser:
     """The models as this web process knows them."""
 
     def __init__(
-        self, registry: Registry, clock: RedisClock, names: ModelNames, *, request_timeout_s: float
+        self,
+        registry: Registry,
+        clock: RedisClock,
+        names: ModelNames,
+        *,
+        request_timeout_s: float,
+        missed: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`missed` is told of each model that is refused because nobody serves it."""
         self.default = names.default
         self.fallback = names.fallback if names.fallback != names.default else ""
         self._expected = names.expected
         self._registry = registry
         self._clock = clock
         self._request_timeout_s = request_timeout_s
+        self.scales_to_zero = names.scales_to_zero
+        self._missed = missed
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """The models that the settings name."""
+        return self._expected
+
+    def can_be_asked(self, view: ModelView) -> bool:
+        """Whether a picture for this model is answered, or waits for a worker that somebody starts."""
+        if view.state is WorkerState.READY:
+            return True
+        return self.scales_to_zero and view.own_state is not WorkerState.FAILED
 
     def expects(self, name: str) -> bool:
         """Whether the settings name it: its model server may still be starting."""
@@ -127,7 +149,8 @@ class ModelChooser:
         no writes.
 
         An API key that may ask a pipeline may have its steps' models asked: `is_step`. A job that is polled
-        waits for a worker, if its card is known: it has the time to start one.
+        waits for a worker, if its card is known: it has the time to start one. So does each where model
+        servers are scaled to zero.
         """
         if not is_step:
             self.permit(name)
@@ -135,23 +158,27 @@ class ModelChooser:
         view = models.get(name)
         if view is None:
             if self.expects(name):
-                raise self.silence(f"No model server has announced {name} yet; it may still be starting.")
+                raise self.silence(
+                    name, f"No model server has announced {name} yet; it may still be starting."
+                )
             raise self.unknown(name, models)
         # A pipeline whose step can't be asked says so in its answer.
         if view.own_state is WorkerState.FAILED:
             raise unavailable(view.reason)
         silent_s = self._clock.now() - view.last_alive
-        if view.own_state is None and not is_polled and silent_s > self._request_timeout_s:
-            raise self.silence(f"No model server has served {name} for {self._request_timeout_s:g} s.")
+        waits = is_polled or self.scales_to_zero
+        if view.own_state is None and not waits and silent_s > self._request_timeout_s:
+            raise self.silence(name, f"No model server has served {name} for {self._request_timeout_s:g} s.")
         return view
 
-    def silence(self, message: str) -> Unavailable:
+    def silence(self, name: str, message: str) -> Unavailable:
         """The refusal of a model that nobody serves, with this message.
 
         Where Redis takes no writes it is another: no lease can be renewed, so nobody seems to serve.
         """
         if self._registry.write_refusal:
             return BrokerUnavailable(self._registry.write_refusal, is_refusal=True)
+        self._missed(name)
         return NoWorker(message)
 
     def choose(self, name: str | None, *, is_polled: bool = False) -> ModelChoice:
@@ -184,6 +211,8 @@ class ModelChooser:
     def answering(self) -> str:
         """The model that answers requests which name none, as things are."""
         try:
+            if self.default not in self._registry.models():
+                return self.default  # nobody asks it now: it is not to be taken for missed
             return self.choose(None).view.card.model
         except ServiceError:
             return self.default

@@ -218,6 +218,17 @@ class Readiness(Struct, frozen=True, kw_only=True):
     """Why none is ready."""
 
 
+class Scaling(Struct, frozen=True, kw_only=True):
+    """What the model servers of some models have to do, for an autoscaler."""
+
+    jobs: int
+    """Jobs in their queues."""
+    oldest_job_s: float
+    """The age of the oldest of them, in seconds; 0: there is none."""
+    asked: int
+    """1: a picture came for one of them within the last minute, though perhaps it was refused; else 0."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerSummary:
     """One worker: a version of a model in a model server's process."""

@@ -68,7 +68,12 @@ def job_client(settings: Settings) -> JobClient:
         Producer(client, keys, limits, clock=clock, refusals=refusals),
         Replies(client, keys, str(uuid.uuid4())),
         clock,
-        names=ModelNames(settings.served, settings.default_model, settings.fallback_model),
+        names=ModelNames(
+            settings.served,
+            settings.default_model,
+            settings.fallback_model,
+            scales_to_zero=settings.scale_to_zero == "on",
+        ),
         limits=JobLimits(
             max_pixels=settings.max_pixels,
             request_timeout_s=settings.request_timeout_s,

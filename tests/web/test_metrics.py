@@ -18,6 +18,7 @@ from tests.support.pictures import png
 from tests.support.service import Service
 from tests.support.waiting import eventually
 from web.app import create_app, refusal_renderer
+from web.routes import metrics as routes_metrics
 from web.server.refusals import RequestHead, UploadTimeout
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -144,6 +145,40 @@ def test_the_queue_is_told_as_it_is(service: Service, client: redis.Redis, keys:
     told = _read(service)
     assert told[_of("queue_jobs", model=MODEL, kind="waiting")] == 2
     assert told[_of("lanes_active", model=MODEL)] == 1
+
+
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.1", "SCALE_TO_ZERO": "on"}])
+def test_scaled_to_zero_a_picture_waits_in_the_queue_and_an_autoscaler_sees_it(
+    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(query: str = "") -> dict[str, float]:
+        numbers: dict[str, float] = service.client.get(f"/scaling{query}").get_json()
+        return numbers
+
+    service.worker.lease.leave()
+    view = service.app.extensions["jobs"].registry.models(fresh=True)[MODEL]
+    eventually(lambda: service.app.extensions["jobs"].registry.now() - view.last_alive > 0.1)
+    assert told() == {"jobs": 0, "oldest_job_s": 0.0, "asked": 0}
+    assert service.client.get("/readyz").status_code == 200  # else nobody would send what starts a worker
+    assert service.client.get(f"/readyz?model={MODEL}").status_code == 200
+    assert service.client.post("/predict", data=png(0), content_type="image/png").status_code == 504
+    seen = told(f"?models={MODEL}")
+    assert (seen["jobs"], seen["asked"]) == (1, 1)
+    assert seen["oldest_job_s"] >= 0.1
+    assert told("?models=never") == {"jobs": 0, "oldest_job_s": 0.0, "asked": 0}
+    assert service.client.get("/scaling?models=tiny,other").status_code == 404
+    monkeypatch.setattr(routes_metrics, "_ASKED_S", 0.0)
+    assert told()["asked"] == 0
+    client.delete(keys.of(MODEL).queue)
+
+
+def test_a_picture_for_a_model_without_a_card_is_refused_and_an_autoscaler_knows(service: Service) -> None:
+    assert service.client.get("/models").status_code == 200  # which asks no model
+    assert service.client.get("/scaling?models=never").get_json()["asked"] == 0
+    response = service.client.post("/predict?model=never", data=png(0), content_type="image/png")
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "no_worker")
+    assert service.client.get("/scaling?models=never").get_json()["asked"] == 1
+    assert service.client.get(f"/scaling?models={MODEL}").get_json()["asked"] == 0
 
 
 def test_without_redis_it_says_so_and_tells_the_rest() -> None:

@@ -32,7 +32,7 @@ OPEN: Final = frozenset(
 PAGES: Final = frozenset(("page.index", "page.status", "docs.page", "tutorials.upload_form"))
 """Endpoints whose refusal has a browser ask for the key, as the password of HTTP Basic."""
 
-RIGHTS: Final = {"metrics.exposed": "metrics"}
+RIGHTS: Final = {"metrics.exposed": "metrics", "metrics.scaling": "metrics"}
 """What others than `predict` an endpoint needs."""
 
 _OWN: Final = frozenset(("same-origin", "none"))

@@ -14,7 +14,7 @@ from telemetry.tracing import NOT_RECORDED, Kind, Span
 from web.middleware import request_ids
 from web.middleware.request_counts import dialect
 
-_WITHOUT: Final = frozenset(("/healthz", "/livez", "/readyz", "/metrics", "/favicon.ico"))
+_WITHOUT: Final = frozenset(("/healthz", "/livez", "/readyz", "/metrics", "/scaling", "/favicon.ico"))
 _STATIC: Final = "/static/"
 """They would be most of all traces, and tell nothing."""
 

@@ -38,6 +38,7 @@ from web.responses import (
     ModelList,
     PendingAnswer,
     Readiness,
+    Scaling,
     Similarity,
 )
 from web.uploads.json_bodies import PredictBody, SimilarityBody
@@ -46,6 +47,7 @@ from web.uploads.parameters import (
     CallbackQuery,
     JobsQuery,
     ModelQuery,
+    ModelsQuery,
     PredictionQuery,
     PredictQuery,
     TopQuery,
@@ -558,6 +560,17 @@ OPERATIONS: Final = {
             503: ResponseSpec("Not ready.", {JSON: (Readiness, FailedAnswer)}),
         },
         errors=("unknown_model",),
+    ),
+    "metrics.scaling": Operation(
+        "scaling",
+        "service",
+        "What the model servers have to do, for an autoscaler",
+        query=ModelsQuery,
+        headers=(REQUEST_ID,),
+        answers={
+            200: ResponseSpec("The queues of all models, or of the named ones, together.", {JSON: Scaling})
+        },
+        errors=("unknown_model", "broker_unavailable"),
     ),
 }
 """By the endpoint's name in Flask."""

@@ -9,7 +9,7 @@ from dataclasses import fields
 from flask import Blueprint, Response, current_app, request
 from msgspec import UNSET
 
-from broker.messages import Card, State, WorkerState
+from broker.messages import Card, State
 from broker.registry import ModelView
 from web import responses
 from web.jobs import JobClient
@@ -27,7 +27,10 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Say whether Redis accepts writes and a live worker serves some model (or that of `?model=NAME`)."""
+    """Say whether Redis accepts writes and a live worker serves some model (or that of `?model=NAME`).
+
+    With SCALE_TO_ZERO: whether Redis accepts writes, and that model has not failed.
+    """
     jobs: JobClient = current_app.extensions["jobs"]
     views = jobs.registry.models(fresh=True)
     jobs.producer.check_writable()
@@ -37,7 +40,9 @@ def readyz() -> Response:
     named = [view for name, view in views.items() if name == model]
     relevant = named if model else jobs.models.shown(views)
     states = {view.card.model: view.state.value if view.state else "no worker" for view in relevant}
-    ready = WorkerState.READY in states.values()
+    # Scaled to zero, a model is asked while nobody serves it: only one that failed can't be.
+    can_be_asked = any(map(jobs.models.can_be_asked, relevant))
+    ready = can_be_asked or (jobs.models.scales_to_zero and not named)
     reasons = [views[name].reason for name in states if views[name].reason]
     reason = "" if ready else " ".join(reasons) or "no live worker serves " + (model or "any model")
     return responses.respond(

@@ -114,6 +114,15 @@ class ModelQuery(Struct, frozen=True):
     model: ModelName | UnsetType = UNSET
 
 
+class ModelsQuery(Struct, frozen=True):
+    """The query of what is about several models."""
+
+    models: (
+        Annotated[str, Meta(description="Names with commas between them; all models where there are none.")]
+        | UnsetType
+    ) = UNSET
+
+
 class AskingQuery(Struct, frozen=True, kw_only=True):
     """What a prediction may be asked besides."""
 

@@ -15,7 +15,9 @@ def named(jobs: JobClient, model: str, *, version: str = "", fresh: bool = False
     jobs.models.require(model)
     view = jobs.registry.models(fresh=fresh).get(model)
     if view is None:
-        raise jobs.models.silence(f"No model server has announced {model} yet; it may still be starting.")
+        raise jobs.models.silence(
+            model, f"No model server has announced {model} yet; it may still be starting."
+        )
     model_versions.require(view, version=version)
     return view
 
@@ -26,8 +28,13 @@ def shown(jobs: JobClient) -> list[ModelView]:
 
 
 def require_any_ready(jobs: JobClient) -> None:
-    """Raise NoWorker unless some model can be asked, BrokerUnavailable unless Redis takes jobs."""
+    """Raise NoWorker unless some model can be asked, BrokerUnavailable unless Redis takes jobs.
+
+    Scaled to zero all can be: whoever is not ready does not get the request that would have one started.
+    """
     jobs.producer.check_writable()
+    if jobs.models.scales_to_zero:
+        return
     if not any(view.state is WorkerState.READY for view in shown(jobs)):
         raise NoWorker("No live worker serves any model.")
 
@@ -35,5 +42,5 @@ def require_any_ready(jobs: JobClient) -> None:
 def require_ready(jobs: JobClient, model: str, *, version: str = "") -> None:
     """Raise NoWorker unless this model can be asked; else as `named` does."""
     view = named(jobs, model, version=version, fresh=True)
-    if view.state is not WorkerState.READY:
-        raise jobs.models.silence(view.reason or f"No model server serves {model}.")
+    if not jobs.models.can_be_asked(view):
+        raise jobs.models.silence(model, view.reason or f"No model server serves {model}.")
