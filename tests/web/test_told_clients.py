@@ -36,7 +36,7 @@ from tests.support.pictures import png
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.service import disconnect
 from tests.support.waiting import eventually
-from tests.web.rpc.client import RpcClient, encoded
+from tests.web.rpc.client import METHODS, RpcClient, encoded
 from web.app import create_app
 from web.responses import VERSION
 from web.rpc.server import RpcServer
@@ -83,13 +83,40 @@ REQUESTS: list[tuple[str, str, object]] = [
     ("GET", f"/v2/models/{MODEL}/ready", None),
     ("GET", f"/v1/models/{MODEL}", None),
     ("GET", f"/v1/models/{MODEL}/metadata", None),
+    ("GET", "/v1/models", None),
+    ("POST", f"/v1/models/{MODEL}:classify", {"examples": [{"image": {"b64": "AA=="}}]}),
+    ("POST", f"/v1/models/{MODEL}:regress", {"examples": [{"image": {"b64": "AA=="}}]}),
+    ("POST", "/classify", _PICTURE),
+    ("GET", "/run", None),
+    ("GET", "/upload", None),
+    ("PUT", f"/predictions/{MODEL}", _PICTURE),
+    ("GET", "/v2/models", None),
+    ("GET", "/v2/models/stats", None),
+    ("GET", f"/v2/models/{MODEL}/config", None),
+    ("GET", f"/v2/models/{MODEL}/stats", None),
+    ("POST", "/v2/repository/index", None),
+    ("POST", f"/v2/repository/models/{MODEL}/load", None),
+    ("GET", "/v2/health/live", None),
+    ("GET", "/healthz", None),
+    ("GET", "/livez", None),
 ]
+OTHERS = ("files.", "docs.", "metrics.")
+"""Addresses that tell the same whatever is broken, or figures for their operator alone."""
+
+_SPEC = {"name": MODEL}
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("ModelInfer", encoded(_PICTURE)),
+    ("ServerLive", {}),
     ("ServerReady", {}),
-    ("ModelReady", {"name": MODEL}),
-    ("ModelMetadata", {"name": MODEL}),
+    ("ServerMetadata", {}),
+    ("ModelReady", _SPEC),
+    ("ModelMetadata", _SPEC),
+    ("ModelConfig", _SPEC),
+    ("ModelStatistics", _SPEC),
     ("RepositoryIndex", {}),
+    ("Predict", {"model_spec": _SPEC, "inputs": {"image": {"dtype": 7, "string_val": [_PICTURE]}}}),
+    ("GetModelMetadata", {"model_spec": _SPEC, "metadata_field": ["signature_def"]}),
+    ("GetModelStatus", {"model_spec": _SPEC}),
     ("Check", {}),
 ]
 
@@ -216,6 +243,14 @@ WAYS: dict[str, Callable[[Broken], Callable[[], object]]] = {
     "misplaced": _misplaced,
     "silent": _silent,
 }
+
+
+def test_every_address_and_method_is_asked(broken: Broken) -> None:
+    addresses = broken.app.url_map.bind("localhost")
+    asked = {addresses.match(path.partition("?")[0], method)[0] for method, path, _ in REQUESTS}
+    rules = {rule.endpoint for rule in broken.app.url_map.iter_rules()}
+    assert {endpoint for endpoint in rules - asked if not endpoint.startswith(OTHERS)} == set()
+    assert {method for method, _ in CALLS} == METHODS.keys()
 
 
 @pytest.mark.parametrize("way", WAYS)
