@@ -1,4 +1,4 @@
-"""What claiming costs while one list holds jobs of all inputs: `claim.lua` with `others.lua`, and without.
+"""What claiming costs: `claim.lua` with `others.lua` and without, and with as many lanes as there are owners.
 
 Owns the measurement, on a Redis of its own. Without `others.lua` is what a list for each input would cost.
 docs/decisions.md has what followed from it.
@@ -40,9 +40,10 @@ class ClaimBench:
 
     def __init__(self, client: redis.Redis, *, shape: tuple[int, int, int]) -> None:
         self._client = client
-        self._keys = Keys("claims:")
+        self._keys = Keys("bw:")
         self._image = np.zeros(shape, np.uint8)
-        self.tags = []
+        self.tags: list[str] = []
+        self.leases: list[Lease] = []
         self.consumers: dict[str, tuple[Consumer, str]] = {}
         for side in (shape[0], shape[0] + 1):
             card = replace(fakes.CARD, input=replace(fakes.SPEC, width=side, height=side))
@@ -60,6 +61,7 @@ class ClaimBench:
             )
             self.tags.append(tag)
             self.consumers[tag] = (consumer, lease.register(fakes.READY))
+            self.leases.append(lease)
 
     def fill(self, tags: list[str]) -> None:
         """Put a job of each of these inputs into the queue, in this order."""
@@ -69,11 +71,26 @@ class ClaimBench:
         ]
         fakes.enqueue(self._client, self._keys, *jobs)
 
+    def fill_lanes(self, count: int) -> None:
+        """Put two jobs into each of so many lanes, or more into a few; without lanes as many as into one."""
+        blank = structs.replace(fakes.job(), image=self._image, input=self.tags[0])
+        for number in range(max(2 * _BATCH, 2 * count)):
+            lane = f"owner-{number % count}@100" if count else ""
+            fakes.enqueue(self._client, self._keys, structs.replace(blank, id=str(uuid.uuid4()), lane=lane))
+
     def script_us(self, script: str) -> float:
         """Microseconds that Redis takes for one claim of a full batch of one input."""
         keys = self._keys.of(fakes.MODEL)
         _, worker = self.consumers[self.tags[0]]
         self.fill([self.tags[0]] * _BATCH)
+        spent = self.claim_us(script, _BATCH)
+        self._client.delete(keys.claims(worker), keys.queue)
+        return spent
+
+    def claim_us(self, script: str, batch: int) -> float:
+        """Microseconds that Redis takes for one claim of what is there."""
+        keys = self._keys.of(fakes.MODEL)
+        _, worker = self.consumers[self.tags[0]]
         names = [keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states]
         names += [keys.polled, keys.turns, keys.polled_turns]
         self._client.config_resetstat()
@@ -82,15 +99,19 @@ class ClaimBench:
             len(names),
             *names,
             worker,
-            _BATCH,
+            batch,
             keys.result_prefix,
             fakes.KEY_TTL_S,
             self.tags[0],
             0,
             WAITING_FOR_EACH_POLLED,
         )
-        spent = float(self._client.info("commandstats")["cmdstat_eval"]["usec"])
-        self._client.delete(keys.claims(worker), keys.queue)
+        return float(self._client.info("commandstats")["cmdstat_eval"]["usec"])
+
+    def given_back_us(self, script: str, batch: int) -> float:
+        """The same, of jobs that it gives back."""
+        spent = self.claim_us(script, batch)
+        self.leases[0].give_back()
         return spent
 
     def mixed(self) -> tuple[float, int]:
@@ -105,6 +126,18 @@ class ClaimBench:
                 if count:
                     sizes.append(count)
         return statistics.mean(sizes), vain
+
+
+def lanes_us(client: redis.Redis, script: str, count: int) -> dict[int, float]:
+    """Microseconds of a claim of one job, and of a full batch, with so many lanes: medians."""
+    bench = ClaimBench(client, shape=(28, 28, 3))
+    bench.fill_lanes(count)
+    spent: dict[int, list[float]] = {1: [], _BATCH: []}
+    for _ in range(_ROUNDS):
+        for batch, values in spent.items():
+            values.append(bench.given_back_us(script, batch))
+    client.flushall()
+    return {batch: statistics.median(values) for batch, values in spent.items()}
 
 
 def main() -> int:
@@ -130,6 +163,9 @@ def main() -> int:
                 f"{(time.monotonic() - began) * 1000:.0f} ms for {2 * _BATCH}\n"
             )
             client.flushall()
+        for count in (0, 1, 10, 1000):
+            us = lanes_us(client, scripts["with"], count)
+            sys.stdout.write(f"{count} lanes: a claim of 1 {us[1]:.0f} us, of {_BATCH} {us[_BATCH]:.0f} us\n")
     return 0
 
 

@@ -13,8 +13,9 @@ redis.call('ZREM', KEYS[1], '') -- removes nothing; after a write that needs no 
 redis.call('HLEN', KEYS[4])
 for _, list in ipairs({KEYS[2], KEYS[5], KEYS[7]}) do redis.call('LLEN', list) end
 
-local held, reply, taken, last = redis.call('LLEN', KEYS[3]), {'ok', time_text, since, 0}, 0, nil
 local both, is_left = {opened(KEYS[2], KEYS[8]), opened(KEYS[7], KEYS[9])}, false
+local reply, taken, last = {'ok', time_text, since, lanes_of(both[1]) + lanes_of(both[2])}, 0, nil
+local held = redis.call('LLEN', KEYS[3])
 local waiting, polled = unpack(both)
 while taken < tonumber(ARGV[2]) and (waiting or polled) do
   local kind = polled and (since >= tonumber(ARGV[7]) or not waiting) and polled or waiting
@@ -30,7 +31,7 @@ while taken < tonumber(ARGV[2]) and (waiting or polled) do
   is_left = is_left or id == 'others'
 end
 if is_left and taken == 0 then reply[1] = 'others' end
-reply[3], reply[4] = since, lanes_of(both[1]) + lanes_of(both[2])
+reply[3] = since
 -- A job that comes alone saves its worker the LRANGE (0.1 of 0.7 ms); of 8 or more a copy costs more than that.
 if taken == 1 then reply[8] = last end
 -- Each job rang: the tokens of those that came along here would only wake workers for nothing.

@@ -8,8 +8,8 @@ local now = time[1] + time[2] / 1000000
 local function live(worker) return tonumber(redis.call('ZSCORE', KEYS[1], worker) or '0') > now end
 local function says(state, text) return string.find(state or '', text, 1, true) end
 local function others_take(job)
-  local head = string.match(job, '^{"id":"[^"]*"(.-)"image":"')
-  local input = string.match(head or '', '"input":"([^"]+)"')
+  local input = string.match(job, '^{"id":"[^"]*","input":"([^"]+)"')
+  input = input or string.match(string.match(job, '^{"id":"[^"]*"(.-)"image":"') or '', '"input":"([^"]+)"')
   if not input or ARGV[5] == '' or input == ARGV[5] then return end
   local _, at = says(job, '"deadline":')
   if tonumber(string.match(job, '^[%d.]+', (at or 0) + 1) or '0') <= now then return end

@@ -1,8 +1,9 @@
-"""How long a call of a network takes, by its number of pictures, and how many fit into a given time.
+"""How long a call of a network takes, by its number of pictures: how many fit into a time, or are efficient.
 
 Owns that estimate. Pure: no clock and no queue.
 """
 
+import math
 from typing import Final
 
 FIRST: Final = 8
@@ -21,10 +22,16 @@ _LEAST_SLOPE: Final = 0.05
 """A picture adds at least this share of the mean time for each: noise must not make a network look free."""
 
 
+_EFFICIENT: Final = 0.95
+"""This share of the most pictures a second is as good as all of it."""
+
+
 class CallTimes:
     """A line through the last calls: what a call costs at all, and what each picture adds."""
 
     def __init__(self) -> None:
+        self._line = (0.0, 0.0)
+        """Seconds of a call and of each picture in it, as calls of different sizes last told."""
         self._calls = 0.0
         self._pictures = self._seconds = self._squares = self._products = 0.0
 
@@ -52,6 +59,18 @@ class CallTimes:
             return int(min(at_most, max(within_s / each, tried)))
         each = max(_LEAST_SLOPE * each, (self._products / self._calls - pictures * seconds) / spread)
         fixed = max(0.0, seconds - each * pictures)
+        self._line = fixed, each
         if fixed >= within_s or fixed + each * at_most <= within_s:
             return at_most
         return int(max(1, (within_s - fixed) / each))
+
+    def efficient(self, at_most: int) -> int:
+        """The fewest pictures of a call, up to `at_most`, that give nearly as many a second as so many would.
+
+        Until calls of different sizes tell: `at_most`. `most` must have been asked since.
+        """
+        fixed, each = self._line
+        if not each:
+            return at_most
+        best = _EFFICIENT * at_most / (fixed + each * at_most)
+        return min(at_most, max(1, math.ceil(best * fixed / (1 - best * each))))

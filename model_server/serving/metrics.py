@@ -21,7 +21,7 @@ _BATCH: Final = Histogram(
 )
 _BATCHES: Final = Counter(
     "batchwire_batches",
-    "Batches claimed, by why they were not larger: full, call_time, recovered or queue_empty.",
+    "Batches claimed, by why they were not larger: full, call_time, lanes, recovered or queue_empty.",
     ["model", "reason"],
 )
 _CALL: Final = Histogram(
@@ -55,14 +55,16 @@ def begin(model: str) -> None:
         counter.labels(model)
 
 
-def claimed(model: str, jobs: int, *, most: int, batch_size: int, is_recovered: bool) -> None:
-    """A batch was claimed, of at most so many jobs: by what its calls take, or by BATCH_SIZE."""
+def claimed(
+    model: str, jobs: int, *, most: int, batch_size: int, is_recovered: bool, is_shared: bool = False
+) -> None:
+    """A batch was claimed, of at most so many jobs: by BATCH_SIZE, by what its calls take, or for others."""
     if is_recovered:
         reason = "recovered"
     elif jobs < most:
         reason = "queue_empty"
     else:
-        reason = "full" if most == batch_size else "call_time"
+        reason = "lanes" if is_shared else "full" if most == batch_size else "call_time"
     _BATCHES.labels(model, reason).inc()
 
 

@@ -40,6 +40,10 @@ _LEAD_MARGIN: Final = 1.5
 """A claim begins so many times before the device is free as it took last: late it costs idle time of the
 device, early only that a job waits here and not in the queue."""
 
+_SHARED_S: Final = 60.0
+"""For so long after several lanes had jobs batches are no larger than is efficient: an owner whose next
+picture is still to come has none in the queue when the batch is claimed for which that picture will wait."""
+
 _LOOK_S: Final = 0.002
 """Between looks at a queue that fills up; Redis 6.2's BLPOP can't wait so briefly (0.003 s: up to 150 ms)."""
 
@@ -83,6 +87,8 @@ class Pipeline:
         self.picture_s = 0.0
         """A picture's share of a call, a moving average."""
         self._times = CallTimes()
+        self._shared_until = 0.0
+        """Monotonic time until which more than one lane is expected to have jobs."""
         self.spec = spec
         """The model, with the engine that its results name."""
         self._version = spec.version
@@ -135,14 +141,19 @@ class Pipeline:
             return None
         worker, began = self._lease.worker, time.monotonic()
         most = self._times.most(self.limits.batch_size, within_s=self.limits.call_s)
-        claimed = self._consumer.claim(worker, most)
+        # An owner's single picture waits for the batches of those with many.
+        fair = self._times.efficient(most) if began < self._shared_until else most
+        claimed = self._consumer.claim(worker, fair)
+        if self._consumer.lanes > 1:
+            self._shared_until = began + _SHARED_S
         if not claimed:
             return None
         metrics.claimed(
             self.spec.name,
             len(claimed),
-            most=most,
+            most=fair,
             batch_size=self.limits.batch_size,
+            is_shared=fair < most,
             is_recovered=any(job.attempts for job in claimed),
         )
         moment, now = time.monotonic(), self._clock.now()

@@ -61,3 +61,25 @@ def test_after_a_call_that_took_too_long_nothing_larger_is_tried() -> None:
     times = CallTimes()
     times.add(8, 2.5)
     assert times.most(32, within_s=1.25) == 4
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "each_s", "size"),
+    [
+        (0.0, 0.1, 1),  # a small call is as good as any
+        (0.0009, 0.00735, 2),  # ResNet50 on two cores
+        (0.3, 0.1, 21),  # 21 pictures in 2.4 s are 8.75 a second, 32 in 3.5 s are 9.14
+        (1.0, 0.0001, 31),
+    ],
+)
+def test_the_fewest_that_give_nearly_as_many_a_second(fixed_s: float, each_s: float, size: int) -> None:
+    times = CallTimes()
+    assert times.efficient(32) == 32  # nobody knows
+    for pictures in (8, 11, 14):
+        times.add(pictures, fixed_s + each_s * pictures)
+        times.most(32, within_s=10.0)
+    assert times.efficient(32) == pytest.approx(size, abs=1)
+    for _ in range(50):  # calls of one size say nothing of others, and take back nothing
+        times.add(4, fixed_s + each_s * 4)
+        times.most(32, within_s=10.0)
+    assert times.efficient(32) == pytest.approx(size, abs=1)

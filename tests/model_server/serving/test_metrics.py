@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from msgspec import structs
 from prometheus_client import REGISTRY
 
 from broker import metrics as ports
@@ -57,6 +58,22 @@ def test_a_slow_network_gets_smaller_batches() -> None:
         metrics.claimed(MODEL, 2, most=2, batch_size=4, is_recovered=False)
 
     assert _moved(claim, "batches_total", reason="call_time") == 1
+
+
+def test_where_owners_share_a_model_batches_are_no_larger_than_is_efficient(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    pipeline = worker.pipeline
+    for pictures in (1, 4, 1, 4):  # it costs by the picture
+        pipeline._times.add(pictures, 0.1 * pictures)
+    fakes.enqueue(client, keys, *(fakes.job() for _ in range(8)))
+    assert [_moved(pipeline.claim, "batches_total", reason="full") for _ in range(2)] == [1, 1]
+    fakes.enqueue(client, keys, *(structs.replace(fakes.job(), lane="ann@100") for _ in range(12)))
+    assert [_moved(pipeline.claim, "batches_total", reason="full") for _ in range(2)] == [1, 1]
+    fakes.enqueue(client, keys, structs.replace(fakes.job(), lane="bob@100"))
+    # That there are several it learns by a claim, and remembers it.
+    assert [_moved(pipeline.claim, "batches_total", reason=each) for each in ("full", "lanes")] == [1, 1]
+    assert pipeline._consumer.waiting() == 0
 
 
 def test_a_recovered_job_comes_alone_and_is_told_so(
