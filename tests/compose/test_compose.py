@@ -1,5 +1,6 @@
 """docker-compose.yml on a real engine: built from a clean copy, asked, killed, drained, restarted."""
 
+import json
 import subprocess
 import time
 
@@ -49,6 +50,58 @@ def test_nothing_runs_as_root_or_with_rights_that_it_does_not_need(stack: Stack)
         assert host["CapDrop"] == ["ALL"]
         assert "no-new-privileges:true" in host["SecurityOpt"]
         assert host["RestartPolicy"]["Name"] == "unless-stopped"
+
+
+def test_each_has_bounds_and_an_init_and_leaves_no_core_dump(stack: Stack) -> None:
+    for container in stack.containers():
+        host = inspect(container)["HostConfig"]
+        assert host["Memory"] > 0
+        assert 0 < host["PidsLimit"] <= 4096
+        assert host["CpuShares"] > 0
+        assert host["Init"]
+        assert host["Ulimits"] == [{"Name": "core", "Hard": 0, "Soft": 0}]
+
+
+ASK = """
+import redis, sys
+host, url, *command = sys.argv[1:]
+try:
+    print(redis.Redis.from_url(url.format(host), socket_connect_timeout=2).execute_command(*command))
+except redis.RedisError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_redis_is_reached_from_its_own_network_alone_and_by_its_users(stack: Stack) -> None:
+    web, redis = stack.containers("web")[0], stack.containers("redis")[0]
+    networks = inspect(redis)["NetworkSettings"]["Networks"]
+    (network,) = networks
+    assert json.loads(run("docker", "network", "inspect", network))[0]["Internal"]
+    address, image = networks[network]["IPAddress"], inspect(web)["Image"]
+    ask = ("python", "-c", ASK, address)
+    # From another container of this host: there is no way.
+    stranger = run("docker", "run", "--rm", image, *ask, "redis://{}:6379/0", "PING").strip()
+    assert stranger in ("TimeoutError", "ConnectionError")
+    # From the web tier: not without a password, nor with its own to what is not its work.
+    within = ("docker", "exec", web, *ask)
+    assert run(*within, "redis://{}:6379/0", "PING").strip() == "AuthenticationError"
+    password = run("docker", "exec", web, "cat", "/run/batchwire/password").strip()
+    own = f"redis://web:{password}@{{}}:6379/0"
+    assert run(*within, own, "PING").strip() == "True"
+    for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "LRANGE bw:{digits}:dead 0 -1"):
+        assert run(*within, own, *command.split()).strip() == "NoPermissionError"
+    for other in ("operator", "model_server"):
+        assert run(*within, own.replace("web:", f"{other}:"), "PING").strip() == "AuthenticationError"
+
+
+def test_what_is_on_redis_disk_is_its_user_s_alone(stack: Stack) -> None:
+    found = run("docker", "exec", stack.containers("redis")[0], "find", "/data", "-printf", "%m %y\\n")
+    assert {*found.splitlines()} == {"700 d", "600 f"}
+
+
+def test_people_s_commands_have_a_user_of_their_own(stack: Stack) -> None:
+    assert stack.compose("run", "--rm", "dead-letters", "list").startswith("No dead letters of ")
+    assert "no API keys" in stack.compose("run", "--rm", "keys", "list").replace("No", "no")
 
 
 def test_only_the_doors_are_reachable_and_only_from_this_machine(stack: Stack) -> None:
