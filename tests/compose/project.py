@@ -154,7 +154,7 @@ class Stack:
     def up(self, *arguments: str) -> None:
         """Bring everything up, and wait until every model is served by every model server."""
         self.compose("up", "-d", "--scale", f"model_server={MODEL_SERVERS}", *arguments)
-        eventually(self._all_ready, within_s=180)
+        eventually(self._all_ready, within_s=400)
 
     def down(self) -> None:
         """Take away containers, networks, volumes and images."""
