@@ -34,6 +34,13 @@ class Service(Stack):
 
     secrets: list[str]
     redis_url: str
+    model_server: "subprocess.Popen[bytes]"
+
+    def start_shades(self) -> None:
+        """Start a model server: `start_model_server` asks without a key which workers are ready."""
+        self.model_server = self.start(
+            "tests.e2e.shades_server", str(self.executions), "0", log="model_server"
+        )
 
     def command(self, *arguments: str) -> str:
         """What `python -m web.keys` prints."""
@@ -92,7 +99,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         try:
             made.start_web()
             made.start_grpc()
-            made.start("tests.e2e.shades_server", str(made.executions), "0", log="model_server")
+            made.start_shades()
             eventually(lambda: made.answers(f"/readyz?model={MODEL}"), within_s=60)
             yield made
         finally:
@@ -199,6 +206,24 @@ def test_limits_hold_over_all_processes_together(service: Service) -> None:
     scraper = service.add("scraper", "--may", "metrics")
     told = http.get(f"{service.url}/metrics", headers=scraper, timeout=20).text
     assert 'batchwire_requests_limited_total{key="limited",reason="rate_limited"}' in told
+
+
+def test_a_key_s_backlog_keeps_no_other_waiting(service: Service) -> None:
+    """Whatever its priority: each priority of each key has a turn among the first four."""
+    heavy, light = service.add("heavy", "--priority", "high"), service.add("light")
+    service.model_server.kill()
+    service.model_server.wait(20)
+    seen = len(service.executed())
+    sent = [(heavy, 1, "normal")] * 12 + [(light, 2, "normal"), (heavy, 3, "high"), (light, 4, "low")]
+    for field, value, priority in sent:
+        files = {"image": ("x.png", shade(value), "image/png")}
+        path = f"/predict?priority={priority}"
+        accepted = _post(service, path, {**field, "Prefer": "respond-async"}, files=files)
+        assert accepted.status_code == 202, accepted.text
+    service.start_shades()
+    eventually(lambda: len(service.executed()) == seen + len(sent), within_s=60)
+    order = service.executed()[seen:]
+    assert max(order.index(value) for value in (2, 3, 4)) < 4
 
 
 def test_no_secret_is_in_a_log_or_in_redis(service: Service) -> None:
