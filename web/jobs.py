@@ -41,6 +41,7 @@ from telemetry import logs
 from telemetry.tracing import NOT_RECORDED, Kind, Span
 from web import metrics
 from web.fair_semaphore import FairSemaphore
+from web.keys import access
 from web.keys.limits import ApiKeys
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
 from web.overload import RecentRefusals
@@ -53,6 +54,9 @@ _AWAY_S: Final = 1.0
 
 _SHARE: Final = 0.75
 """How many of the places one model may have, where there are others."""
+
+_OWNER_SHARE: Final = 0.5
+"""The same of one API key: less, so that it can't fill those of a model either."""
 
 _FULL_S: Final = 0.1
 """For so long all places are believed to be taken, once they were."""
@@ -227,16 +231,46 @@ class JobClient:
         self._away_until = -math.inf
         self._sharing = threading.Lock()
         self._in_flight: Counter[str] = Counter()
+        self._of_owner: Counter[str] = Counter()
         self._slots = threading.BoundedSemaphore(limits.requests)
         # More at once would be no faster, and each may take a gigabyte (50 million pixels in 16 bits).
         self._decoders = FairSemaphore(capacity.usable_cores())
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
-        """A place among the requests in flight. Raises Overloaded when all are taken.
+        """A place among the requests in flight. Raises Overloaded when all are taken, or the API key's half.
 
         The process has a few threads more than places, so that health checks are answered under any load.
         """
+        with self._owner_s_half(access.owner()), self._any_slot():
+            yield
+
+    @contextlib.contextmanager
+    def _owner_s_half(self, owner: str) -> Iterator[None]:
+        """One of the places that an owner may have: not all, or its flood would shut out the others."""
+        if not owner:
+            yield
+            return
+        most = max(1, math.floor(_OWNER_SHARE * self._limits.requests))
+        with self._sharing:
+            if self._of_owner[owner] >= most:
+                refusal = Overloaded(
+                    f"{most} requests of this API key are in flight here already; come back in 1 s.",
+                    valid_s=_FULL_S,
+                )
+                self.refusals.note(refusal, lane=owner)
+                raise refusal
+            self._of_owner[owner] += 1
+        try:
+            yield
+        finally:
+            with self._sharing:
+                self._of_owner[owner] -= 1
+                if not self._of_owner[owner]:
+                    del self._of_owner[owner]
+
+    @contextlib.contextmanager
+    def _any_slot(self) -> Iterator[None]:
         if not self._slots.acquire(blocking=False):
             refusal = Overloaded(
                 f"{self._limits.requests} requests are in flight here already; come back in 1 s.",

@@ -101,7 +101,8 @@ def turned_away(
     key = guard.key(head) if guard is not None else None
     asks_models = head.method in ("POST", "PUT") and _ASKS_MODELS.fullmatch(head.path)
     if key is not None and asks_models and (limited := refusals.of_owner(key.name)) is not None:
-        metrics.limited(key.name, limited.code)
+        if isinstance(limited, errors.RateLimited | errors.TooManyJobs):
+            metrics.limited(key.name, limited.code)
         return limited
     if (head.method, head.path) != ("POST", "/predict") or head.has_preference:
         return None

@@ -1,8 +1,10 @@
 """What a key's limits come to over HTTP and gRPC: its words, its fields, and what is given back."""
 
+import contextlib
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -17,7 +19,7 @@ from tests.support.service import Service
 from tests.support.waiting import eventually
 from tests.web.rpc.client import METHODS, RpcClient, encoded
 from web.jobs import JobClient
-from web.keys import secret
+from web.keys import access, secret
 from web.keys.guard import Guard
 from web.keys.http_guard import LoopGuard
 from web.metrics import _LIMITED
@@ -173,6 +175,22 @@ class _Arrival:
 
     def mentions(self, _: bytes) -> bool:
         return False
+
+
+def test_one_key_has_half_of_a_process_s_places(service: Service, add: Add) -> None:
+    ann, ben = add("ann"), add("ben")
+    jobs: JobClient = service.app.extensions["jobs"]
+    jobs._limits = replace(jobs._limits, requests=4)
+    with contextlib.ExitStack() as held:
+        access.carry(ApiKey(name="ann", secrets=(), created_at=0))
+        held.enter_context(jobs.slot())
+        held.enter_context(jobs.slot())
+        access.carry(None)
+        refused = service.client.post("/predict", data=form(b"no picture"), headers=ann)
+        assert _code(refused) == (503, "overloaded")
+        assert service.client.post("/predict", data=form(b"no picture"), headers=ben).status_code == 400
+    jobs.refusals = RecentRefusals()
+    assert service.client.post("/predict", data=form(b"no picture"), headers=ann).status_code == 400
 
 
 def test_a_key_lists_its_own_polled_jobs(service: Service, add: Add) -> None:
