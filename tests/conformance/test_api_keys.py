@@ -77,6 +77,20 @@ def test_two_revocations_in_a_row_are_both_noticed(store: ApiKeyStore, known: Kn
         assert known.find(each.secrets[0].id) is None
 
 
+def test_a_full_redis_takes_a_revocation(own_redis: RedisServer, keys: Keys, time: _Time) -> None:
+    ann = _key("ann")
+    with connect(own_redis.url, timeout_s=5) as client:
+        store, known = ApiKeyStore(client, keys), KnownKeys(client, keys, RedisClock(time))
+        store.add(ann)
+        assert known.find(ann.secrets[0].id) is not None
+        client.config_set("maxmemory", "1")
+        with pytest.raises(BrokerUnavailable, match="change an API key"):
+            store.add(_key("ben"))
+        store.revoke("ann")
+        time.now += 1.0
+        assert known.find(ann.secrets[0].id) is None
+
+
 def test_names_are_added_once_and_changed_only_where_they_are(store: ApiKeyStore) -> None:
     store.add(_key("ann"))
     with pytest.raises(KeyExists, match="change it, rotate it, or revoke it"):

@@ -72,7 +72,15 @@ def _statuses(app: Flask, headers: dict[str, str]) -> dict[tuple[str, str], int]
 def test_every_route_is_closed_unless_it_says_otherwise(service: Service, add: Add) -> None:
     service.app.add_url_rule("/new", "new", str)
     key = add("ann")
-    for headers in ({}, {"Authorization": f"Bearer {key[:-1]}"}, {"X-API-Key": "x"}):
+    other = secret.fresh(0)[0]
+    of_its_id = f"bw_{secret.id_of(key)}_{other.split('_', 2)[2]}"
+    for headers in (
+        {},
+        {"Authorization": f"Bearer {key[:-1]}"},
+        {"X-API-Key": "x"},
+        {"X-API-Key": other},
+        {"X-API-Key": of_its_id},
+    ):
         statuses = _statuses(service.app, headers)
         assert {rule for (_, rule), status in statuses.items() if status != 401} == OPEN
     assert 401 not in _statuses(service.app, {"X-API-Key": key}).values()
