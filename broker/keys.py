@@ -177,6 +177,16 @@ class Keys:
         return f"{self.prefix}keys:used"
 
     @property
+    def history(self) -> str:
+        """List: samples of the last hour, for the status page."""
+        return f"{self.prefix}history"
+
+    @property
+    def history_writer(self) -> str:
+        """String: the web process whose turn it is to write them."""
+        return f"{self.prefix}history:writer"
+
+    @property
     def probe(self) -> str:
         """String that never exists: writing nothing to it tells whether Redis takes writes."""
         return f"{self.prefix}probe"

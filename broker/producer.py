@@ -20,6 +20,7 @@ from broker import codec
 from broker.clock import RedisClock, share_steps
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, IdempotencyKeyReused, MalformedMessage, Overloaded
+from broker.history import HistoryStore
 from broker.keys import Keys
 from broker.lanes import HEADS, LaneReader, QueueLengths, ask, of_lists
 from broker.lease import BELL_TOKENS
@@ -139,6 +140,8 @@ class Producer:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = client
+        self.history = HistoryStore(client, keys)
+        """The samples of the last hour."""
         self._keys = keys
         self._limits = limits
         self._clock = clock or RedisClock()

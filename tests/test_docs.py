@@ -92,6 +92,8 @@ def test_the_table_of_keys_is_keys_py() -> None:
     api_key = keys.of_api_key("<name>")
     names = {
         keys.clock,
+        keys.history,
+        keys.history_writer,
         keys.contract,
         keys.models,
         keys.probe,

@@ -10,6 +10,7 @@ from telemetry import tracing
 from web import access_log, errors, start
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
+from web.history import Sampler
 from web.jobs import JobClient
 from web.keys import http_guard
 from web.keys.guard import Guard
@@ -26,6 +27,7 @@ from web.polled_pipelines import PolledPipelines
 from web.routes import (
     api_docs,
     health,
+    history,
     job_events,
     key_jobs,
     metrics,
@@ -54,6 +56,7 @@ def create_app(settings: Settings) -> Flask:
         jobs, at_once=capacity.of(settings.web_workers, settings.web_threads).requests
     )
     app.extensions["inference"] = start.inference(jobs, polled)
+    app.extensions["history"] = Sampler(jobs)
     app.extensions["callback_hosts"] = hosts = CallbackHosts(settings.webhook_hosts)
     if hosts:
         app.extensions["deliverer"] = Deliverer(
@@ -69,6 +72,7 @@ def create_app(settings: Settings) -> Flask:
         job_events,
         similarity,
         health,
+        history,
         metrics,
         pages,
         api_docs,

@@ -5,8 +5,10 @@ models those that are announced. A model server's are model_server/serving/metri
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -207,14 +209,46 @@ class _Gauge(GaugeMetricFamily):
         super().__init__(f"batchwire_{name}", about, labels=labels)
 
 
-def exposition(accept: str, queues: QueueCollector) -> tuple[bytes, str]:
-    """All metrics of the web tier, of its processes together, as text; and its content type."""
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What this host's web processes have counted so far, of pictures and of requests that asked a model."""
+
+    errors: Mapping[str, float]
+    """Model -> pictures that failed."""
+    durations: Mapping[float, float]
+    """Upper bound in seconds -> requests that were no slower."""
+
+
+def totals() -> Totals:
+    """What was counted since the web tier started."""
+    errors: defaultdict[str, float] = defaultdict(float)
+    durations: defaultdict[float, float] = defaultdict(float)
+    found = {metric.name: metric.samples for metric in _counted().collect()}
+    for sample in found.get("batchwire_pictures", ()):
+        if sample.name.endswith("_total") and sample.labels["outcome"] not in ("ok", "accepted"):
+            errors[sample.labels["model"]] += sample.value
+    requests = found.get("batchwire_http_requests", ())
+    asking = {(each.labels["route"], each.labels["dialect"]) for each in requests if each.labels["model"]}
+    for sample in found.get("batchwire_http_request_duration_seconds", ()):
+        if sample.name.endswith("_bucket") and (sample.labels["route"], sample.labels["dialect"]) in asking:
+            durations[float(sample.labels["le"])] += sample.value
+    return Totals(errors, durations)
+
+
+def _counted() -> CollectorRegistry:
+    """A registry of what the web processes of this host count together."""
     registry = CollectorRegistry()
     folder = metrics_folder.path()
     if folder and Path(folder).is_dir():  # systemd clears /dev/shm when a user has logged out (RemoveIPC)
         MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     else:
         registry.register(_ThisProcess())
+    return registry
+
+
+def exposition(accept: str, queues: QueueCollector) -> tuple[bytes, str]:
+    """All metrics of the web tier, of its processes together, as text; and its content type."""
+    registry = _counted()
     registry.register(queues)
     encode: Callable[[CollectorRegistry], bytes]
     encode, content_type = choose_encoder(accept)

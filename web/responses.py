@@ -14,6 +14,7 @@ import msgspec
 from flask import Response
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from broker.history import Sample
 from broker.messages import Card, Prediction, RawOutput, Result, Skeleton, Timings
 
 VERSION: Final = "0.1.0"
@@ -265,6 +266,14 @@ class ModelList(Struct, frozen=True, kw_only=True):
     default_answered_by: str
     time: Annotated[float, Meta(description="Redis' time, in seconds since 1970.")]
     models: list[ModelSummary]
+
+
+class LastHour(Struct, frozen=True, kw_only=True):
+    """The last hour: what one web process has sampled, for all of them."""
+
+    time: Annotated[float, Meta(description="Redis' time, in seconds since 1970.")]
+    interval_s: Annotated[float, Meta(description="Seconds between two samples; more where one is missing.")]
+    samples: list[Sample]
 
 
 def time_of(timestamp: float) -> datetime:

@@ -30,5 +30,6 @@ if _jobs.api_keys is not None:
     PatientWorker.judge_head = staticmethod(_guard.refusal)
     PatientWorker.turn_away = staticmethod(partial(turned_away, _jobs, guard=_guard))
 _jobs.replies.start()
+app.extensions["history"].start()
 if "deliverer" in app.extensions:
     app.extensions["deliverer"].start()

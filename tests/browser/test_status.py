@@ -125,6 +125,8 @@ def test_what_was_not_watched_is_a_gap_and_what_is_old_is_gone(visit: Visit, dig
     known = {"queue": 1, "throughput": 0, "waiting": None, "latency": None}
     points = [{"at": now - ago * 1000, **known} for ago in (400, 120, 118, 60, 58)]
     page = visit("about:blank")
+    # The service itself was there all the time.
+    page.route("**/status/history", lambda route: route.fulfill(json={"time": 0, "samples": []}))
     page.add_init_script(
         f"sessionStorage.setItem('batchwire.status', '{json.dumps({'points': {'digits': points}})}')"
     )
@@ -132,6 +134,30 @@ def test_what_was_not_watched_is_a_gap_and_what_is_old_is_gone(visit: Visit, dig
     line = page.locator("[data-model=digits] .plot", has_text="Queue").locator("path.line")
     # Two minutes ago and one minute ago, each a stretch of two points, and now: at first a dash.
     expect(line).to_have_attribute("d", re.compile(r"^(M[\d. ]+L[\d. ]+){2}M[\d. ]+(h-3|(L[\d. ]+)+)$"))
+
+
+def test_the_last_hour_is_there_when_the_page_is_opened(visit: Visit, digits: Stack) -> None:
+    page = visit("about:blank")
+    kept = json.loads(digits.text("/status/history"))
+    was = {"queue": 7, "workers": 1, "pictures_per_s": 42.0, "errors_per_s": 0.5, "latency_ms": 8.0}
+    known = {"models": {"digits": was}, "redis_bytes": 2**21, "p50_ms": 9.0, "p95_ms": 90.0}
+    kept["samples"] = [{"at": kept["time"] - ago, **known} for ago in range(3600, 300, -10)]
+    page.route("**/status/history", lambda route: route.fulfill(json=kept))
+    page.goto(digits.url + "/status")
+    drawn = page.locator("[data-model=digits] .plot", has_text="Throughput")
+    expect(drawn.locator(".hint")).to_have_text("at most 42/s")
+    service = page.locator("#service .plot")
+    expect(service).to_have_count(5)
+    labels = [
+        "Errors: now 0.5/s",
+        "Requests, p50: now 9 ms",
+        "Requests, p95: now 90 ms",
+        "Ready workers: now 1",
+        "Redis memory: now 2 MB",
+    ]
+    for plot, label in zip(service.all(), labels, strict=True):
+        expect(plot.locator("svg")).to_have_attribute("aria-label", re.compile(f"^{label},"))
+    assert (drawn.locator("path.line").get_attribute("d") or "").count("L") >= 300
 
 
 def test_the_points_of_a_model_that_is_gone_are_forgotten(visit: Visit, digits: Stack) -> None:

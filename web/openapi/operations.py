@@ -34,6 +34,7 @@ from web.responses import (
     FailedAnswer,
     JobId,
     JobList,
+    LastHour,
     Liveness,
     ModelList,
     PendingAnswer,
@@ -533,6 +534,14 @@ OPERATIONS: Final = {
         "Every model: its card, its state, its workers, its queue",
         headers=(REQUEST_ID,),
         answers={200: ResponseSpec("The models.", {JSON: ModelList})},
+        errors=("broker_unavailable",),
+    ),
+    "history.history": Operation(
+        "status_history",
+        "service",
+        "The last hour: queues, pictures, errors, latency and Redis' memory, every ten seconds",
+        headers=(REQUEST_ID,),
+        answers={200: ResponseSpec("The samples, the oldest first.", {JSON: LastHour})},
         errors=("broker_unavailable",),
     ),
     "health.healthz": Operation(

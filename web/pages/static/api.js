@@ -2,7 +2,7 @@
  * The service's HTTP. Owns requests, and every way in which one can fail as a Failure; knows nothing of the page.
  */
 
-const { predict: PREDICT, models: MODELS, maxBytes: MAX_BYTES } = document.body.dataset;
+const { predict: PREDICT, models: MODELS, history: HISTORY, maxBytes: MAX_BYTES } = document.body.dataset;
 
 /** The bytes that a request may have. */
 export const mostBytes = Number(MAX_BYTES);
@@ -39,6 +39,11 @@ export async function predict(picture, model, signal) {
 /** Every model as it is now; throws Failure. */
 export function models() {
   return json(MODELS, { cache: "no-store", signal: AbortSignal.timeout(MODELS_TIMEOUT_MS) });
+}
+
+/** The last hour, as the service has sampled it; throws Failure. */
+export function lastHour() {
+  return json(HISTORY, { cache: "no-store", signal: AbortSignal.timeout(MODELS_TIMEOUT_MS) });
 }
 
 async function json(url, options) {

@@ -1,9 +1,13 @@
 /**
- * What the service said over the last minutes, as points for plots. Owns the points, of this browser tab: they
- * outlive a reload, and nobody else has them.
+ * The last hour, as points for plots: the samples that the service keeps, a point every ten seconds, and of the
+ * last minutes what this browser tab has heard itself, every two. Owns the tab's points; they outlive a reload.
  */
 
-export const WINDOW_MS = 5 * 60 * 1000;
+export const WINDOW_MS = 60 * 60 * 1000;
+
+const OWN_MS = 5 * 60 * 1000;
+/** A sample this near to a point of the tab's own says nothing new. */
+const NEAR_MS = 10_000;
 
 const KEY = "batchwire.status";
 
@@ -13,6 +17,13 @@ export class History {
     this.points = new Map(Object.entries(saved.points ?? {}));
     /** What each worker said last, by its id. */
     this.workers = saved.workers ?? {};
+    /** The service's samples, by this computer's clock. */
+    this.samples = [];
+  }
+
+  /** Take over what the service has kept; `now` is the moment of its answer, by this computer's clock. */
+  remember({ time, samples }, now) {
+    this.samples = samples.map((sample) => ({ ...sample, at: now - (time - sample.at) * 1000 }));
   }
 
   /** Add what /models said at a moment of this computer's clock. */
@@ -21,7 +32,7 @@ export class History {
     for (const model of models) {
       const paces = model.workers.map((worker) => pace(worker, this.workers[worker.id]));
       model.workers.forEach((worker, index) => (workers[worker.id] = { ...brief(worker), pace: paces[index] }));
-      const points = (this.points.get(model.model) ?? []).filter((point) => point.at > now - WINDOW_MS);
+      const points = (this.points.get(model.model) ?? []).filter((point) => point.at > now - OWN_MS);
       points.push({ at: now, queue: model.queue_length, ...together(model.workers, paces) });
       this.points.set(model.model, points);
     }
@@ -31,14 +42,19 @@ export class History {
     saved({ points: Object.fromEntries(this.points), workers });
   }
 
+  /** A model's points of the last hour, in their order. */
   of(model) {
-    return this.points.get(model) ?? [];
+    const own = this.points.get(model) ?? [];
+    const kept = this.samples.filter(({ at, models }) => model in models && !own.some((point) => Math.abs(point.at - at) < NEAR_MS));
+    return [...kept.map((sample) => pointOf(sample.at, sample.models[model])), ...own].sort((one, other) => one.at - other.at);
   }
 
   latest(model) {
-    return this.of(model).at(-1);
+    return this.points.get(model)?.at(-1);
   }
 }
+
+const pointOf = (at, { queue, pictures_per_s, latency_ms }) => ({ at, queue, throughput: pictures_per_s, latency: latency_ms });
 
 const brief = ({ pictures, heartbeat }) => ({ pictures, heartbeat });
 

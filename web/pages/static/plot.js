@@ -9,7 +9,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 300;
 const HEIGHT = 60;
 /** Points further apart were not observed in between, such as while the computer slept. */
-const GAP_MS = 15_000;
+const GAP_MS = 25_000;
 
 export class Plot {
   constructor(title, format, windowMs) {

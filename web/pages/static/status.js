@@ -1,18 +1,21 @@
 /**
  * The status page: asks the service how it does every two seconds, and shows it. Owns the page's frame and its
- * pace; a model's part is modelstatus.js's.
+ * pace; a model's part is modelstatus.js's, that of the whole servicestatus.js's.
  */
 
-import { Failure, models } from "./api.js";
+import { Failure, lastHour, models } from "./api.js";
 import { announce, byId, element, fill } from "./dom.js";
 import { explained } from "./failures.js";
 import { History } from "./history.js";
 import { ModelStatus } from "./modelstatus.js";
+import { ServiceStatus } from "./servicestatus.js";
 import { language, number, say } from "./text.js";
 
 const PAUSE_MS = 2000;
+const SAMPLES_PAUSE_MS = 10_000;
 
 const history = new History();
+const service = new ServiceStatus(byId("service"));
 const shown = new Map();
 const states = new Map();
 let lastHeard = null;
@@ -31,6 +34,18 @@ async function look() {
   } finally {
     fill(byId("updated"), lastHeard ? say("status.updated", { time: new Date(lastHeard).toLocaleTimeString(language) }) : "");
     setTimeout(look, PAUSE_MS);
+  }
+}
+
+/** What the service has kept; where that does not come, the plots have what this tab has heard. */
+async function lookBack() {
+  try {
+    history.remember(await lastHour(), Date.now());
+    service.show(history.samples, Date.now());
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+  } finally {
+    setTimeout(lookBack, SAMPLES_PAUSE_MS);
   }
 }
 
@@ -87,4 +102,5 @@ const total = (key, figure, ...notes) =>
     ...notes.map((note) => element("dd", { className: "hint" }, note)),
   );
 
+lookBack();
 look();
