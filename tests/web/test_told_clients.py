@@ -99,8 +99,9 @@ REQUESTS: list[tuple[str, str, object]] = [
     ("GET", "/v2/health/live", None),
     ("GET", "/healthz", None),
     ("GET", "/livez", None),
+    ("GET", "/scaling", None),
 ]
-OTHERS = ("files.", "docs.", "metrics.")
+OTHERS = ("files.", "docs.", "metrics.exposed")
 """Addresses that tell the same whatever is broken, or figures for their operator alone."""
 
 _SPEC = {"name": MODEL}
