@@ -76,6 +76,7 @@ REQUESTS: list[tuple[str, str, object]] = [
     ("GET", "/models", None),
     ("GET", "/", None),
     ("GET", "/status", None),
+    ("GET", "/status/history", None),
     ("GET", "/ping", None),
     ("GET", "/v2/health/ready", None),
     ("GET", "/v2", None),
