@@ -101,7 +101,6 @@ REQUESTS: list[tuple[str, str, object]] = [
     ("GET", "/healthz", None),
     ("GET", "/livez", None),
     ("GET", "/scaling", None),
-    ("GET", "/history", None),
 ]
 OTHERS = ("files.", "docs.", "metrics.exposed")
 """Addresses that tell the same whatever is broken, or figures for their operator alone."""
