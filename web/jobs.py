@@ -516,7 +516,8 @@ class JobClient:
         # A pipeline that is polled decodes again long after its request came.
         since = began if options.waits else options.started_at
         # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
-        if not self._decoders.acquire(timeout_s=since + self._limits.request_timeout_s - began):
+        timeout_s = since + self._limits.request_timeout_s - began
+        if not self._decoders.acquire(timeout_s=timeout_s, owner=options.owner or access.owner()):
             raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
         try:
             yield time.monotonic() - began

@@ -29,6 +29,24 @@ def test_places_are_given_in_the_order_of_coming() -> None:
     assert order == list(range(8))
 
 
+def test_owners_take_turns_whatever_one_of_them_has_waiting() -> None:
+    semaphore, order = FairSemaphore(1), []
+
+    def take(owner: str) -> None:
+        assert semaphore.acquire(timeout_s=10, owner=owner)
+        order.append(owner)
+        semaphore.release()
+
+    assert semaphore.acquire(timeout_s=0)
+    with ThreadPoolExecutor(7) as threads:
+        for number, owner in enumerate(["ann"] * 4 + ["bob", "bob", ""]):
+            threads.submit(take, owner)
+            eventually(partial(_has_waiting, semaphore, number + 1))
+        assert not semaphore.acquire(timeout_s=0, owner="cid")  # and is not listed any more
+        semaphore.release()
+    assert order == ["ann", "bob", "", "ann", "bob", "ann", "ann"]
+
+
 def test_a_newcomer_stands_behind_those_who_wait() -> None:
     semaphore = FairSemaphore(1)
     assert semaphore.acquire(timeout_s=0)
