@@ -49,8 +49,9 @@ class Recorder:
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(_QuietExporter(OTLPSpanExporter())))
         self._tracer = self._provider.get_tracer("batchwire")
-        # From here on the exporter below says what there is to say; the SDK would for each batch.
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        # The exporter below says what there is to say of a collector; this one would for each batch. That the
+        # queue of spans is full, the processor says every 20 s at most.
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
         logging.getLogger("urllib3").setLevel(max(logging.INFO, logging.getLogger().level))
 
     def begin(

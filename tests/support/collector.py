@@ -155,4 +155,4 @@ def exporting(url: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
     finally:
         tracing.stop(within_s=5)
-        logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.NOTSET)
