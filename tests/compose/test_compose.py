@@ -100,8 +100,9 @@ def test_what_is_on_redis_disk_is_its_user_s_alone(stack: Stack) -> None:
 
 
 def test_people_s_commands_have_a_user_of_their_own(stack: Stack) -> None:
-    assert stack.compose("run", "--rm", "dead-letters", "list").startswith("No dead letters of ")
-    assert "no API keys" in stack.compose("run", "--rm", "keys", "list").replace("No", "no")
+    # Compose 1 prints how it builds them before the first run.
+    assert "No dead letters of " in stack.compose("run", "--rm", "dead-letters", "list")
+    assert "No API keys." in stack.compose("run", "--rm", "keys", "list")
 
 
 def test_only_the_doors_are_reachable_and_only_from_this_machine(stack: Stack) -> None:
