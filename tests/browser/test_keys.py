@@ -1,0 +1,37 @@
+"""A service that asks for API keys: the browser asks its user for one, and the page works with it."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from broker.api_keys import ApiKey, ApiKeyStore
+from broker.connection import connect
+from broker.keys import Keys
+from tests.browser.pages import Visit
+from tests.support.redis_server import RedisServer
+from tests.support.stack import MODEL, Stack, shade, web_up
+from tests.support.waiting import eventually
+from web.keys import secret
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
+
+
+@pytest.mark.refusals  # the challenge is a 401, which Chromium reports
+def test_the_page_works_with_the_key_that_the_browser_asked_for(
+    visit: Visit, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    text, digest = secret.fresh(0)
+    with connect(own_redis.url, timeout_s=5) as client:
+        ApiKeyStore(client, Keys("bw:")).add(ApiKey(name="ann", secrets=(digest,), created_at=0))
+    stack = Stack(tmp_path, own_redis.url)
+    stack.environment["API_KEYS"] = "required"
+    with web_up(stack):
+        stack.start("tests.e2e.shades_server", str(stack.executions), log="model_server")
+        eventually(lambda: stack.answers(f"/readyz?model={MODEL}"), within_s=60)
+        page = visit(stack.url, http_credentials={"username": "any", "password": text})
+        expect(page.locator("#model")).to_have_value(MODEL)
+        page.set_input_files("#files", {"name": "x.png", "mimeType": "image/png", "buffer": shade(7)})
+        expect(page.locator(".card[data-state=answered]")).to_have_count(1)
+        page.goto(f"{stack.url}/status")
+        expect(page.get_by_text(MODEL).first).to_be_visible()
