@@ -11,6 +11,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from broker.api_keys import ApiKey, ApiKeyStore
+from broker.history import ModelSample, Sample
 from broker.keys import Keys
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
@@ -206,6 +207,17 @@ def test_a_key_sees_and_asks_the_models_that_it_may(service: Service, rpc: RpcCl
             METHODS["ModelMetadata"][1](name=MODEL), metadata=[("x-api-key", others["X-API-Key"])]
         )
     assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_key_sees_the_last_hour_of_its_models_alone(service: Service, add: Add) -> None:
+    model = ModelSample(1, 1, None, None, None)
+    both = Sample(1.0, {MODEL: model, "never": model}, None, None, None)
+    service.app.extensions["jobs"].producer.history.add(both)
+    keys = [(add("all"), {MODEL, "never"}), (add("one", models=(MODEL,)), {MODEL})]
+    for key, seen in keys:
+        headers = {"X-API-Key": key}
+        (sample,) = service.client.get("/status/history", headers=headers).get_json()["samples"]
+        assert {*sample["models"]} == seen
 
 
 def test_metrics_are_a_right_of_their_own(service: Service, add: Add) -> None:
