@@ -1,13 +1,17 @@
 """Whose job it is, on a real Redis: nobody else polls it or ends it, pending or done."""
 
+from typing import cast
+
 import pytest
 import redis
 from msgspec import UNSET, structs
 
+from broker import codec
 from broker.consumer import CompletedJob
 from broker.keys import Keys
 from broker.messages import Result, Webhook
 from broker.producer import StoredJob
+from broker.webhooks import TakenWebhook
 from tests.support.fakes import MODEL, READY, consumer, job, lease, producer
 
 LANE = "ann@100"
@@ -48,6 +52,11 @@ def test_it_does_not_exist_for_others(client: redis.Redis, keys: Keys, is_done: 
 def test_a_webhook_is_its_owner_s_after_the_result_has_expired(client: redis.Redis, keys: Keys) -> None:
     its, job_id = producer(client, keys), _enqueued(client, keys, callback="https://example.org/")
     client.delete(keys.of(MODEL).result(job_id))
+    assert not its.delete(MODEL, job_id, owner="bob")
+    webhook = codec.decode(cast("bytes", client.hget(keys.of(MODEL).callbacks, job_id)), Webhook)
+    its.webhooks.later(
+        TakenWebhook(MODEL, job_id, webhook), in_s=1, attempts=1
+    )  # after a failed attempt, too
     assert not its.delete(MODEL, job_id, owner="bob")
     assert its.delete(MODEL, job_id, owner="ann")
     assert not its.delete(MODEL, job_id, owner="ann")
