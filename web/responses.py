@@ -227,7 +227,7 @@ class Scaling(Struct, frozen=True, kw_only=True):
     oldest_job_s: float
     """The age of the oldest of them, in seconds; 0: there is none."""
     asked: int
-    """1: a picture came for one of them within the last minute, though perhaps it was refused; else 0."""
+    """1: a picture came for one of them within the window, though perhaps it was refused; else 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

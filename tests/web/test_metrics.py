@@ -18,7 +18,6 @@ from tests.support.pictures import png
 from tests.support.service import Service
 from tests.support.waiting import eventually
 from web.app import create_app, refusal_renderer
-from web.routes import metrics as routes_metrics
 from web.server.refusals import RequestHead, UploadTimeout
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -149,7 +148,7 @@ def test_the_queue_is_told_as_it_is(service: Service, client: redis.Redis, keys:
 
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.1", "SCALE_TO_ZERO": "on"}])
 def test_scaled_to_zero_a_picture_waits_in_the_queue_and_an_autoscaler_sees_it(
-    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    service: Service, client: redis.Redis, keys: Keys
 ) -> None:
     def told(query: str = "") -> dict[str, float]:
         numbers: dict[str, float] = service.client.get(f"/scaling{query}").get_json()
@@ -167,8 +166,10 @@ def test_scaled_to_zero_a_picture_waits_in_the_queue_and_an_autoscaler_sees_it(
     assert seen["oldest_job_s"] >= 0.1
     assert told("?models=never") == {"jobs": 0, "oldest_job_s": 0.0, "asked": 0}
     assert service.client.get("/scaling?models=tiny,other").status_code == 404
-    monkeypatch.setattr(routes_metrics, "_ASKED_S", 0.0)
-    assert told()["asked"] == 0
+    for window in ("0", "x", "86401", "9" * 5000, "٣"):
+        assert service.client.get(f"/scaling?window={window}").status_code == 400
+    client.set(keys.of(MODEL).asked, service.app.extensions["jobs"].registry.now() - 90)
+    assert (told()["asked"], told("?window=100")["asked"]) == (0, 1)
     client.delete(keys.of(MODEL).queue)
 
 

@@ -48,9 +48,9 @@ from web.uploads.parameters import (
     CallbackQuery,
     JobsQuery,
     ModelQuery,
-    ModelsQuery,
     PredictionQuery,
     PredictQuery,
+    ScalingQuery,
     TopQuery,
 )
 
@@ -574,7 +574,7 @@ OPERATIONS: Final = {
         "scaling",
         "service",
         "What the model servers have to do, for an autoscaler",
-        query=ModelsQuery,
+        query=ScalingQuery,
         headers=(REQUEST_ID,),
         answers={
             200: ResponseSpec("The queues of all models, or of the named ones, together.", {JSON: Scaling})

@@ -7,12 +7,14 @@ from typing import Final
 
 from flask import Blueprint, Response, current_app, request
 
+from broker.errors import ClientError
 from web import metrics, responses
 from web.jobs import JobClient
 from web.responses import Scaling
 
-_ASKED_S: Final = 60.0
-"""For so long a model counts as asked: autoscalers look less often than a fast model empties its queue."""
+_MOST_WINDOW_S: Final = 86_400
+_WINDOW_S: Final = 60
+"""Autoscalers look less often than a fast model server empties its queue."""
 
 blueprint = Blueprint("metrics", __name__)
 
@@ -28,15 +30,18 @@ def exposed() -> Response:
 
 @blueprint.get("/scaling")
 def scaling() -> Response:
-    """What the model servers of all models, or of `?models=A,B`, have to do.
+    """What the model servers of all models, or of `?models=A,B`, have to do; asked within `?window=SECONDS`.
 
-    Any web process answers for all, and for gRPC: the numbers are Redis'.
+    Any web process answers for all, and for gRPC: the numbers are Redis'. Raises ClientError.
     """
     jobs: JobClient = current_app.extensions["jobs"]
     known = jobs.registry.models(fresh=True)
     named = [name for name in request.args.get("models", "").split(",") if name]
     for name in named:
         jobs.models.require(name)
+    window = request.args.get("window", str(_WINDOW_S))
+    if not window.isascii() or not window.isdigit() or not 1 <= int(window[:6]) <= _MOST_WINDOW_S:
+        raise ClientError(f"window must be a whole number of seconds from 1 to {_MOST_WINDOW_S}.")
     depths = jobs.producer.depths(
         named or filter(jobs.models.permits, sorted({*known, *jobs.models.expected}))
     ).values()
@@ -44,6 +49,6 @@ def scaling() -> Response:
         Scaling(
             jobs=sum(depth.waiting + depth.polled for depth in depths),
             oldest_job_s=round(max((depth.oldest_s for depth in depths), default=0.0), 3),
-            asked=int(any(depth.asked_s < _ASKED_S for depth in depths)),
+            asked=int(any(depth.asked_s < int(window) for depth in depths)),
         )
     )

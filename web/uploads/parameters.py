@@ -114,11 +114,15 @@ class ModelQuery(Struct, frozen=True):
     model: ModelName | UnsetType = UNSET
 
 
-class ModelsQuery(Struct, frozen=True):
-    """The query of what is about several models."""
+class ScalingQuery(Struct, frozen=True):
+    """The query of `/scaling`."""
 
     models: (
         Annotated[str, Meta(description="Names with commas between them; all models where there are none.")]
+        | UnsetType
+    ) = UNSET
+    window: (
+        Annotated[int, Meta(ge=1, le=86_400, description="`asked` tells of so many seconds: 60 by default.")]
         | UnsetType
     ) = UNSET
 
