@@ -13,6 +13,7 @@ from broker.append_only_file import rewrite
 from broker.connection import connect
 from broker.errors import BrokerUnavailable
 from settings import Settings
+from telemetry import logs
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def main() -> int:
     """Rewrite until SIGTERM, and once more; return the exit status."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     settings = Settings.from_env().require_redis()
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logs.set_up(settings.log_level, settings.log_format, "%(asctime)s %(levelname)s %(message)s")
     client = connect(settings.redis_url, timeout_s=5)
     was_done = True
     while signal.sigtimedwait(_STOP, REWRITE_S) is None:
