@@ -36,11 +36,11 @@ lint: $(VENV)/.dev ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 
-check: $(VENV)/.dev ## Lint and the fast tests: a minute or two
+check: $(VENV)/.dev ## Lint and the fast tests: about a minute
 	@$(MAKE) --no-print-directory --jobs=2 lint fast
 
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal -m "$(PLAIN) and not slow and not alone"
+	$(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist worksteal -m "$(PLAIN) and not slow and not alone"
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .

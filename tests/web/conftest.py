@@ -76,7 +76,8 @@ def service(
     with app.test_client() as http:
         yield Service(app, http, engine, worker, thread.start)
     worker.stopping.set()
-    client.rpush(keys.of(MODEL).bell, "1")  # so that an idle worker looks at once
+    served = str(changes.get("name", MODEL))
+    client.rpush(keys.of(served).bell, "1")  # so that an idle worker looks at once
     if thread.ident is not None:
         thread.join()
     replies.stop()
