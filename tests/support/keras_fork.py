@@ -85,11 +85,16 @@ def run_conversion(command: Sequence[str], **_: object) -> subprocess.CompletedP
 
 def _serve() -> None:
     """Run each program of stdin in a fork, and print its exit status; return in the fork as well."""
+    # OpenVINO's telemetry begins a thread, and a process, as it is imported. A fork has neither, but has the
+    # locks that the thread held: of a module, say, which a program would wait for without end.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # as runtime.py has it
+
     import h5py  # noqa: F401, PLC0415
     import keras  # noqa: F401, PLC0415
     import numpy as np  # noqa: PLC0415
     import openvino  # noqa: F401, PLC0415
 
+    assert threading.active_count() == 1, threading.enumerate()
     # In a fork the collector would go through a million objects, and copy their pages, to free none of them.
     gc.freeze()
     statuses = os.fdopen(os.dup(1), "w")
