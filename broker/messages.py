@@ -76,6 +76,10 @@ class WorkerState(StrEnum):
     DRAINING = "draining"
 
 
+MOST_SIDE: Final = 4096
+"""Pixels of a side of a network's input, at most."""
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a model takes: pictures of (height, width, channels), channels 1 (grey) or 3 (RGB)."""
@@ -91,6 +95,12 @@ class InputSpec:
     decode: Decode = Decode.FAST
     border: int = MEDIAN
     """With PAD: the value of each channel around the picture; MEDIAN: that of the picture's own border."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no network takes: a card with it would take the web tier's memory."""
+        sides = (self.width, self.height, self.resize)
+        if not all(0 <= side <= MOST_SIDE for side in sides) or self.channels not in (1, 3):
+            raise ValueError(f"an input has 1 or 3 channels, and sides of at most {MOST_SIDE} pixels")
 
     @cached_property
     def keeps_fractions(self) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from broker.messages import KERNELS, MEDIAN, Decode, Fit, InputSpec, Library, Resample
+from broker.messages import KERNELS, MEDIAN, MOST_SIDE, Decode, Fit, InputSpec, Library, Resample
 from model_server.catalogue import hooks_file, toml_errors
 from model_server.catalogue.detection_layout import Output as OutputName
 from model_server.catalogue.hooks_file import HookLimits
@@ -123,7 +123,7 @@ else:
 NormalisationName = Literal["none", "unit", "tf", "torch", "caffe"]
 Order = Literal["rgb", "bgr"]
 Activation = Literal["none", "softmax", "sigmoid"]
-Size = Annotated[int, Meta(ge=1, le=4096)]
+Size = Annotated[int, Meta(ge=1, le=MOST_SIDE)]
 
 
 class Normalisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -148,6 +148,9 @@ CARDS = {
     "no JSON": b"\x80\x04\x95 a pickle",
     "deeply nested": DEEP.encode(),
     "another type": b"[]",
+    "an input of another world": json.dumps(
+        {**msgspec.to_builtins(CARD), "input": {**msgspec.to_builtins(CARD.input), "width": 10**9}}
+    ).encode(),
     "an input of another type": json.dumps({**msgspec.to_builtins(CARD), "input": "large"}).encode(),
 }
 
