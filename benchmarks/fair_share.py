@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,11 @@ _HEAD_START_S: Final = 4.0
 
 @dataclass(frozen=True)
 class LightRun:
-    """What the light client saw: latencies in milliseconds, and answers that were not good."""
+    """What the light client saw: latencies in milliseconds, and the failures by kind."""
 
     p50_ms: float
     p95_ms: float
-    failures: int
+    failures: dict[str, int]
 
 
 @contextlib.contextmanager
@@ -84,12 +85,14 @@ def service(model: str, names: tuple[str, ...]) -> Iterator[tuple[Stack, dict[st
             stack.stop()
 
 
-def load(stack: Stack, key: str, rate: float, seconds: float, figures: Path) -> "subprocess.Popen[bytes]":
-    """Begin to send at this rate for so long."""
+def load(
+    stack: Stack, key: str, kind: tuple[str, str], seconds: float, figures: Path
+) -> "subprocess.Popen[bytes]":
+    """Begin to send for so long: `kind` is --rate or --concurrency, and its number."""
     return subprocess.Popen(  # noqa: S603 - our own command, no shell
         [
             *(sys.executable, "stress_test.py", "--url", stack.url, "--model", stack.model),
-            *("--rate", f"{rate:g}", "--duration", f"{seconds:g}s", "--warmup", "0s", "--timeout", "15s"),
+            *(*kind, "--duration", f"{seconds:g}s", "--warmup", "0s", "--timeout", "15s"),
             *("--processes", "1", "--draw", "32x24" if stack.model == MODEL else "640x480"),
             *("--api-key", "FAIR_SHARE_KEY", "--json", str(figures)),
         ],
@@ -100,15 +103,27 @@ def load(stack: Stack, key: str, rate: float, seconds: float, figures: Path) -> 
     )
 
 
+def _rate(per_s: float) -> tuple[str, str]:
+    return "--rate", f"{per_s:.3g}"
+
+
+def capacity_of(stack: Stack, key: str, seconds: float) -> float:
+    """Pictures a second that the service answers sixteen clients."""
+    figures = stack.folder / "capacity.json"
+    load(stack, key, ("--concurrency", "16"), seconds, figures).wait()
+    (found,) = json.loads(figures.read_text("utf-8"))["points"]
+    return float(found["per_s"])
+
+
 def light(stack: Stack, keys: dict[str, str], capacity: float, seconds: float, *, beside: bool) -> LightRun:
     """Measure the light client for so long, alone or beside the heavy one."""
     heavy = None
     if beside:
         rate, its_seconds = capacity * _TIMES_HEAVY, seconds + _HEAD_START_S + 2
-        heavy = load(stack, keys["heavy"], rate, its_seconds, stack.folder / "heavy.json")
+        heavy = load(stack, keys["heavy"], _rate(rate), its_seconds, stack.folder / "heavy.json")
         time.sleep(_HEAD_START_S)
     figures = stack.folder / "light.json"
-    load(stack, keys["light"], capacity * _TIMES_LIGHT, seconds, figures).wait()
+    load(stack, keys["light"], _rate(capacity * _TIMES_LIGHT), seconds, figures).wait()
     if heavy is not None:
         heavy.wait()
     (found,) = json.loads(figures.read_text("utf-8"))["points"]
@@ -117,31 +132,33 @@ def light(stack: Stack, keys: dict[str, str], capacity: float, seconds: float, *
 
 def _read(found: dict[str, Any]) -> LightRun:
     latency = found["latency_ms"]
-    return LightRun(latency["p50"], latency["p95"], found["failed"])
+    return LightRun(
+        latency["p50"], latency["p95"], {kind: each["count"] for kind, each in found["errors"].items()}
+    )
 
 
 def main() -> int:
     """Run the program."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fair_share", description=__doc__)
     parser.add_argument("--model", default="", help="a model of models/ (default: a constant time a call)")
-    parser.add_argument(
-        "--capacity", type=number, default=_BATCH / _CALL_S, help="pictures a second it can do"
-    )
+    parser.add_argument("--capacity", type=number, help="pictures a second it can do (default: measured)")
     parser.add_argument("--seconds", type=number, default=20.0, help="of each run (default: 20)")
     parser.add_argument("--rounds", type=int, default=3, help="of both (default: 3)")
     asked = parser.parse_args()
     runs: dict[bool, list[LightRun]] = {False: [], True: []}
     with service(asked.model, ("heavy", "light")) as (stack, keys):
+        capacity = asked.capacity or capacity_of(stack, keys["heavy"], asked.seconds)
+        sys.stdout.write(f"{capacity:.1f} pictures a second, {os.cpu_count()} cores\n")
         for _ in range(asked.rounds):
             for beside, its_runs in runs.items():
-                its_runs.append(light(stack, keys, asked.capacity, asked.seconds, beside=beside))
+                its_runs.append(light(stack, keys, capacity, asked.seconds, beside=beside))
                 time.sleep(5)  # the flood's last jobs end
     for beside, its_runs in runs.items():
         p50s, p95s = [each.p50_ms for each in its_runs], [each.p95_ms for each in its_runs]
         sys.stdout.write(
             f"light {'beside the heavy one' if beside else 'alone'}: p50 {statistics.median(p50s):.0f} ms, "
             f"p95 {statistics.median(p95s):.0f} ms ({min(p95s):.0f} to {max(p95s):.0f}), "
-            f"{sum(each.failures for each in its_runs)} not answered\n"
+            f"{dict(sum((Counter(each.failures) for each in its_runs), Counter[str]())) or 'all answered'}\n"
         )
     return 0
 
