@@ -125,14 +125,14 @@ def serving(app: Flask) -> Iterator[int]:
 @contextlib.contextmanager
 def running_service() -> Iterator[int]:
     """Run both tiers over a Redis of their own; the port of the web process."""
-    keys = Keys("path:")
+    keys = Keys("bw:")
     with (
         running_redis() as server,
         connect(server.url, timeout_s=5) as client,
         tempfile.TemporaryDirectory() as folder,
     ):
         app = create_app(
-            Settings.from_env({"REDIS_URL": server.url, "MODELS": fakes.MODEL, "KEY_PREFIX": "path:"})
+            Settings.from_env({"REDIS_URL": server.url, "MODELS": fakes.MODEL})
         )
         model_worker = fakes.worker(client, keys, fakes.FakeEngine(), Path(folder))
         thread = threading.Thread(target=model_worker.run, name="model-server")
