@@ -25,6 +25,8 @@ ALLOWED = {
         ("HGETALL", f"{_MODEL}states"),
         ("LLEN", f"{_MODEL}dead"),
         ("SUBSCRIBE", "bw:results:1"),
+        ("HGETALL", "bw:keys"),
+        ("HSET", "bw:{key:ann}:bucket", "tokens", "1"),
     ],
     "model_server": [
         ("LMOVE", f"{_MODEL}queue", f"{_MODEL}claims:1", "LEFT", "RIGHT"),
@@ -35,6 +37,8 @@ ALLOWED = {
     "operator": [
         ("LRANGE", f"{_MODEL}dead", "0", "-1"),
         ("RPUSH", f"{_MODEL}polled", "job"),
+        ("HSET", "bw:keys", "ann", "{}"),
+        ("DEL", "bw:{key:ann}:jobs"),
         ("INFO",),
     ],
 }
@@ -79,6 +83,9 @@ REFUSED = {
         ("SET", f"{_MODEL}card", "{}"),
         ("SADD", "bw:models", "x"),
         ("SET", "bw:contract", "9"),
+        ("HSET", "bw:keys", "me", "{}"),
+        ("HDEL", "bw:keys", "ann"),
+        ("DEL", "bw:keys"),
     ],
     "model_server": [
         ("RPUSH", f"{_MODEL}queue", "job"),
@@ -93,6 +100,8 @@ REFUSED = {
         ("GET", f"{_MODEL}cached:1"),
         ("GET", f"{_MODEL}request:1"),
         ("SUBSCRIBE", "bw:results:1"),
+        ("HGETALL", "bw:keys"),
+        ("HSET", "bw:{key:ann}:bucket", "tokens", "9"),
     ],
     "operator": [
         ("LRANGE", f"{_MODEL}queue", "0", "-1"),

@@ -67,6 +67,8 @@ class RpcServer:
         }
         self.health = ServiceHealth(self.jobs, tuple(services))
         services[health.SERVICE] = self.health.handlers(self.calls)
+        self.methods = frozenset(name for methods in services.values() for name in methods)
+        """Their names, of all services."""
         self._server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
         )
