@@ -30,6 +30,7 @@ _HOST: Final = re.compile(r"[a-z0-9.:-]+")
 _WEBHOOK_HOST: Final = re.compile(
     r"(?P<host>\[[0-9a-f:./]+\]|[a-z0-9_.*-]+(?:/\d{1,2})?)(?::(?P<port>\d{1,5}))?"
 )
+_STORE_PLACE: Final = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9][^\s?#\\:]*")
 _WEBHOOK_NAME: Final = re.compile(
     r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 )
@@ -162,6 +163,31 @@ def _webhook_secret(text: str) -> str:
     return " ".join(text.split())
 
 
+def _models_dir(text: str) -> str:
+    """A directory, or the address of a store."""
+    scheme, separator, place = text.partition("://")
+    if not separator:
+        return text
+    parts = urlsplit(text)
+    _ = parts.port  # raises ValueError if it is not a port
+    if scheme in ("s3", "gs", "hf"):
+        if not _STORE_PLACE.fullmatch(place) or (scheme == "hf" and place.strip("/").count("/") < 1):
+            raise ValueError
+        return text
+    if scheme != "https" and not (scheme == "http" and _is_loopback(parts.hostname or "")):
+        raise ValueError
+    if not parts.hostname or not parts.path.endswith((".zip", ".tar.gz", ".tgz")):
+        raise ValueError
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _redis_url(text: str) -> str:
     parts = urlsplit(text)
     place = parts.path if parts.scheme == "unix" else parts.hostname
@@ -195,6 +221,12 @@ _REDIS_URL: Final = Bound(
     _redis_url,
     "redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH",
     mask=lambda text: masked(text),  # noqa: PLW0108 - it is defined below
+)
+_MODELS_DIR: Final = Bound(
+    _models_dir,
+    "a directory, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, hf://OWNER/REPOSITORY[@REVISION][/FOLDER] or "
+    "https://HOST/ARCHIVE.zip (.tar.gz, .tgz; http:// only to this machine)",
+    mask=lambda text: masked_address(text),  # noqa: PLW0108 - it is defined below
 )
 _WEBHOOK_HOSTS: Final = Bound(
     _webhook_hosts,
@@ -240,8 +272,16 @@ class Settings:
     fallback_model: str = _setting("", _MODEL_OR_NONE)
     """The model that answers in place of a default model that failed to load; model servers load it as
     well. Unset: `make serve` uses `photos10` if it is in `MODELS_DIR`; `none` turns the fallback off."""
-    models_dir: str = _text(str(PROJECT / "models"))
-    """The directory of the models, one subdirectory each."""
+    models_dir: str = _setting(str(PROJECT / "models"), _MODELS_DIR)
+    """The directory of the models, one subdirectory each, or a [store](models.md#model-stores):
+    `s3://`, `gs://`, `hf://` or an archive's `https://`."""
+    store_look_s: float = _number(30.0, 1, 86400)
+    """How many seconds pass between two looks at a store's models."""
+    store_max_mb: int = _whole(4096, 1, 1_000_000)
+    """The largest size of a model in a store, and of an archive, packed or not, in megabytes (2^20 bytes)."""
+    store_hooks: str = _one_of("off", "on", "off")
+    """Whether a `hooks.py` from a store may run, besides `HOOKS=on`. `on` lets whoever may write to the store
+    run code as the model server's user."""
     resnet50_weights: str = _text("imagenet")
     """The weights of `resnet50`: `imagenet` (downloaded once), the path of a file, or `random` (to measure
     speed)."""
@@ -265,7 +305,8 @@ class Settings:
     hooks: str = _one_of("on", "on", "off")
     """Whether the code in a model's `hooks.py` may run. `off`: a model with a `hooks.py` is not served."""
     cache_dir: str = _text(str(PROJECT / "var" / "engines"))
-    """The directory of converted networks. Only the start that converts a network needs TensorFlow."""
+    """The directory of converted networks, and of copies of a store's models. Only the start that converts a
+    network needs TensorFlow."""
     batch_size: int = _whole(32, 1, 1024)
     """The largest number of images in one call of a network."""
     batch_wait_ms: float = _number(0.0, 0, 1000)
@@ -422,6 +463,25 @@ class Settings:
         return (*self.models, extra) if extra and extra not in self.models else self.models
 
     @property
+    def has_store(self) -> bool:
+        """Whether the models come from a store, and not from a directory."""
+        return "://" in self.models_dir
+
+    @property
+    def models_place(self) -> str:
+        """MODELS_DIR without a password or a signature, for messages."""
+        return masked_address(self.models_dir)
+
+    def require_directory(self, command: str) -> Path:
+        """MODELS_DIR, for a command that works on local folders. Raises SettingError."""
+        if self.has_store:
+            raise SettingError(
+                f"`{command}` works on a local folder, and MODELS_DIR is {self.models_place}. Download the "
+                "model's folder and name it by its path, or its parent in MODELS_DIR."
+            )
+        return Path(self.models_dir)
+
+    @property
     def metrics_ports(self) -> int:
         """How many ports from METRICS_PORT on the processes of one host may take."""
         return min(self.model_servers + bool(self.grpc_port), 65536 - self.metrics_port)
@@ -509,6 +569,21 @@ def masked(url: str) -> str:
     shown = re.sub(r"(?i)([?&][^?&=]*pass[^?&=]*)=[^&]*", r"\1=***", url)
     # Up to the last @, and not urlsplit's idea of a host: a password may contain /, # or [ by mistake.
     return re.sub(r"(?s)^((?:[^:/@]*://)?+[^:@]*:).*@", r"\1***@", shown)
+
+
+def masked_address(url: str) -> str:
+    """A store's address without its user, password and query (a signature, say). A path stays as it is.
+
+    Accepts any text: a refused address is shown too.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    host, slash, path = re.split("[?#]", rest)[0].partition("/")
+    host = host.rpartition("@")[2]
+    # What looks like a port but is none may be the beginning of a password with a slash in it.
+    is_plain = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^:]*)(?::\d*)?", host)
+    return f"{scheme}://{host}{slash}{path}" if is_plain else f"{scheme}://***"
 
 
 def _read(variable: str, text: str, bound: Bound[_T]) -> _T:

@@ -72,11 +72,13 @@ same values as `RESNET50_WEIGHTS`: `DENSENET121_WEIGHTS` for `densenet121`. Unse
 
 `docker-compose.yml` passes on the variables that it names, from your shell or from a file `.env`, and those
 in `deploy/weights.env`. A path in `NAME_WEIGHTS` is one in the container: `models/NAME/FILE`. There
-`FALLBACK_MODEL` is `photos10`. Compose itself reads three more variables:
+`FALLBACK_MODEL` is `photos10`. Compose itself reads five more variables:
 
 | variable | default | meaning |
 |---|---|---|
 | `MODELS_DIR` | `./models` | The directory of the host that is mounted as the containers' `models/`. |
+| `MODELS_STORE` | unset | The containers' `MODELS_DIR`: a [store](models.md#model-stores). |
+| `STORE` | unset | What the build installs to read it: `s3`, `gs` or `hf`. |
 | `PUBLISH` | `127.0.0.1` | The address of the host at which the service is published. |
 | `STOP_GRACE_PERIOD` | `14s` | The time a container has to stop: at least `REQUEST_TIMEOUT_S` + 4 s. |
 """

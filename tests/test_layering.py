@@ -190,6 +190,7 @@ ROOMS: dict[str, set[str]] = {
         "pictures.rle",
     },
     "model_server/hooks": {"broker.errors", "model_server.catalogue", "model_server.hooks"},
+    "model_server/stores": {"broker.errors", "model_server.catalogue", "model_server.stores"},
     "model_server/darknet": {"broker", "model_server.darknet"},
     "clients": {"clients"},
 }
@@ -454,7 +455,7 @@ def test_keys_are_spelled_only_in_keys_py() -> None:
         ("web.rpc.server", ("keras", "tensorflow", "openvino", "model_server", "gunicorn")),
         (
             "model_server.commands.serve",
-            ("flask", "PIL", "web", "tensorflow", "keras", "torch", "onnxruntime"),
+            ("flask", "PIL", "web", "tensorflow", "keras", "torch", "onnxruntime", "fsspec"),
         ),
         ("model_server.engines.openvino.engine", ("flask", "PIL", "web", "tensorflow", "keras", "torch")),
         ("model_server.commands.dead_letters", ("flask", "PIL", "web", "tensorflow", "keras")),

@@ -49,6 +49,53 @@ def test_an_empty_variable_counts_as_unset() -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("s3://bucket/a/b", "s3://bucket/a/b"),
+        ("gs://bucket", "gs://bucket"),
+        ("hf://org/repo@refs%2Fpr%2F1/sub", "hf://org/repo@refs%2Fpr%2F1/sub"),
+        ("https://host:8443/a/x.tar.gz?X-Amz-Signature=hunter2", "https://host:8443/a/x.tar.gz"),
+        ("https://user:hunter2@host/x.zip", "https://host/x.zip"),
+        ("http://[::1]:80/x.tgz", "http://[::1]:80/x.tgz"),
+        ("/srv/models", "/srv/models"),
+    ],
+)
+def test_a_store_s_address_is_taken_and_shown_without_secrets(address: str, shown: str) -> None:
+    settings = Settings.from_env({"MODELS_DIR": address})
+    assert settings.models_dir == address
+    assert settings.has_store is ("://" in address)
+    assert settings.models_place == shown
+    assert "hunter2" not in repr(settings)
+    if settings.has_store:
+        with pytest.raises(SettingError, match=r"`check` works on a local folder, and MODELS_DIR is "):
+            settings.require_directory("check")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://",
+        "s3://secret:secret@bucket/a",
+        "s3://bucket/../other",
+        "s3://bucket/a?secret",
+        "hf://repository",
+        "https://host/models",
+        "https:///x.zip",
+        "https://user:se/secret@host/x.zip",
+        "http://host/x.zip",
+        "ftp://host/x.zip",
+        "file:///etc/x.zip",
+    ],
+)
+def test_another_address_is_refused_and_its_secrets_are_not_shown(address: str) -> None:
+    with pytest.raises(
+        SettingError, match=r"MODELS_DIR=.* is not a directory, s3://BUCKET/FOLDER"
+    ) as refusal:
+        Settings.from_env({"MODELS_DIR": address})
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "bound"),
     [
         ("PORT", "0", "from 1 to 65535"),

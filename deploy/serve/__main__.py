@@ -165,15 +165,21 @@ def _only_one(var: Path) -> Iterator[int]:
 
 def _with_fallback(settings: Settings) -> Settings:
     """Add the usual fallback if its folder exists, unless the user has set FALLBACK_MODEL."""
-    has_folder = (Path(settings.models_dir) / FALLBACK / "model.toml").is_file()
+    has_folder = not settings.has_store and (Path(settings.models_dir) / FALLBACK / "model.toml").is_file()
     is_usual = has_folder and not is_given("FALLBACK_MODEL")
     return replace(settings, fallback_model=FALLBACK) if is_usual else settings
+
+
+def _missing_fallback(settings: Settings) -> str:
+    if settings.has_store:
+        return f"MODELS_DIR is {settings.models_place}, and FALLBACK_MODEL is not set"
+    return f"{settings.models_dir} has no {FALLBACK}"
 
 
 def _warn_without_fallback(settings: Settings) -> None:
     if not settings.fallback_model and not is_given("FALLBACK_MODEL"):
         _say(
-            f"No fallback model: {settings.models_dir} has no {FALLBACK}. If {settings.default_model} fails "
+            f"No fallback model: {_missing_fallback(settings)}. If {settings.default_model} fails "
             "to load, requests that name no model get 503. FALLBACK_MODEL=NAME chooses another fallback, "
             "FALLBACK_MODEL=none turns it off."
         )

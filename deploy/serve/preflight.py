@@ -16,6 +16,8 @@ _NOT_A_FILE: Final = ("imagenet", "random")
 
 def missing(settings: Settings) -> str:
     """A message about the first thing that is missing: its variable and what to do. Empty if nothing is."""
+    if settings.has_store:  # the model servers look into it
+        return _wrong_weights(settings)
     models_dir = settings.models_dir
     folder = Path(models_dir)
     if not folder.is_dir():
@@ -35,6 +37,10 @@ def missing(settings: Settings) -> str:
     if fallback and fallback not in known:
         none = "FALLBACK_MODEL=none turns the fallback off."
         return f"Unknown model {fallback!r} in FALLBACK_MODEL. {available} {none}"
+    return _wrong_weights(settings)
+
+
+def _wrong_weights(settings: Settings) -> str:
     weights = settings.resnet50_weights
     if "resnet50" in settings.models and weights not in _NOT_A_FILE and not Path(weights).is_file():
         return f"RESNET50_WEIGHTS={weights!r} is not imagenet, random or the path of a file."

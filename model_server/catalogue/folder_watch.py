@@ -33,7 +33,7 @@ def files(folder: Path) -> Iterator[tuple[str, Path]]:
 
     Hidden and unfinished files are left out, and compiled Python.
     """
-    return iter(sorted((path, file) for path, file in every_file(folder) if not _is_ignored(path)))
+    return iter(sorted((path, file) for path, file in every_file(folder) if not is_ignored(path)))
 
 
 def every_file(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -167,6 +167,7 @@ class Watch:
         return self._settled
 
 
-def _is_ignored(path: str) -> bool:
+def is_ignored(path: str) -> bool:
+    """Whether a path is hidden, unfinished or compiled Python, and so no part of the model."""
     parts = path.split("/")
     return path.endswith(_UNFINISHED) or _BYTECODE in parts or any(part.startswith(".") for part in parts)

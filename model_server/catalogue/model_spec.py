@@ -4,6 +4,7 @@ Owns what a model is, as its folder describes it. model_toml.py owns the fields 
 network: engines/ do.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +55,7 @@ __all__ = [
     "Source",
     "read_model",
     "read_spec",
+    "unread",
 ]
 
 
@@ -88,6 +90,8 @@ class ModelSpec:
     """The engine that runs it in this process; empty until an entry point has chosen."""
     precision: str = ""
     """The precision that it computes in; empty until an entry point has chosen."""
+    in_use: object = field(default=None, repr=False, compare=False)
+    """What keeps the folder on disk while this spec or a copy lives, where it came from a store."""
     _versions: dict[tuple[Path, str], str] = field(default_factory=dict, repr=False, compare=False)
     """Shared with copies of this spec, so that they do not read the files again: 1.5 s for 500 MB."""
 
@@ -232,6 +236,20 @@ def read_model(models_dir: Path, name: str, *, weights: str | None = None) -> Mo
     model_toml.require_known(path, task.label_problems(spec))
     model_toml.require_top(path, spec.top, spec.top_max, task.top_limit(len(spec.labels)))
     return spec
+
+
+def unread(name: str) -> ModelSpec:
+    """What stands for a model whose folder could never be read: a name, and nothing that could be served."""
+    return ModelSpec(
+        name=name,
+        folder=Path(os.devnull),
+        task=TASKS["raw"],
+        source=KerasFile("none"),
+        input=AS_UPLOADED,
+        normalise="none",
+        labels=(),
+        top=0,
+    )
 
 
 def _pipeline(name: str, path: Path) -> ModelSpec:

@@ -143,7 +143,7 @@ def _spec(model: str, settings: Settings) -> ModelSpec:
     """The model with this path, or with this name in MODELS_DIR."""
     path = Path(model)
     is_path = path.is_dir() or len(path.parts) > 1
-    folder = path.absolute() if is_path else Path(settings.models_dir) / model
+    folder = path.absolute() if is_path else settings.require_directory("check") / model
     return read_spec(folder.parent, folder.name, weights(settings))
 
 

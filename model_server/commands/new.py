@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _options(arguments)
     try:
-        folder = _folder(options, Path(Settings.from_env().models_dir))
+        folder = _folder(options, Settings.from_env().require_directory("new"))
         source = _source(options.files, options.network)
     except (SettingError, CatalogueError) as error:
         return complain(str(error), IMPOSSIBLE)

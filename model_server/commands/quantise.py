@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         settings = Settings.from_env()
-        spec = read_spec(Path(settings.models_dir), options.model, weights(settings))
+        spec = read_spec(settings.require_directory("quantise"), options.model, weights(settings))
         _require_quantisable(spec)
         pictures = picture_folder.read(
             options.pictures,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from broker import metrics
 from broker.clock import RedisClock
@@ -25,16 +25,20 @@ from broker.lease import Lease
 from broker.outage import Outage
 from model_server import engines
 from model_server.catalogue.folder_watch import Watch
-from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
+from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec, unread
 from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.hooks import HookOptions
 from model_server.serving.device import Device
 from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
 from model_server.serving.pipeline import WorkerLimits
+from model_server.serving.public_reasons import public
 from model_server.serving.stop_signals import StopSignals
 from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
 from model_server.serving.worker import IDLE_S, Worker
+from model_server.stores import model_store
+from model_server.stores.model_store import ModelStore, StoreOptions
+from model_server.stores.remote_files import StoreError
 from settings import EXIT_CONFIG, SettingError, Settings, for_own_code, masked, weights
 from telemetry import logs, tracing
 
@@ -50,6 +54,9 @@ Settings are environment variables: docs/settings.md.
 
 _DRAIN_MARGIN_S: Final = 1.0
 
+_FIRST_DOWNLOAD_S: Final = 30.0
+"""How long a start waits for a store's models before their workers say that they are being downloaded."""
+
 _CALL_SHARE: Final = 0.125
 """How much of a request's time a call of the network may take: a picture may wait for two before its own, and
 half of the time is left for the queue."""
@@ -63,8 +70,9 @@ def main(arguments: Sequence[str] = ()) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = Settings.from_env()
-        models = [_read(settings, name) for name in settings.served]
-    except (SettingError, CatalogueError) as error:
+        store = _store(settings, only_checks=options.check)
+        models = [] if settings.has_store else [_read(settings, name) for name in settings.served]
+    except (SettingError, CatalogueError, StoreError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
     if options.check:
@@ -80,7 +88,11 @@ def main(arguments: Sequence[str] = ()) -> int:
         return EXIT_CONFIG
     if not _await_redis(settings, signals):
         return 0
-    status = _serve(settings, models, signals)
+    if store is not None:
+        if not _await_store(store, signals):
+            return 0
+        models = [_read_from(store, settings, name) for name in settings.served]
+    status = _serve(settings, models, store, signals)
     tracing.stop(within_s=tracing.STOP_S)
     logging.shutdown()
     # Not a return: threads of an engine that still loads, or hangs, would keep the process alive.
@@ -98,10 +110,52 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read(settings: Settings, name: str) -> tuple[ModelSpec, Watch]:
+class FoundModel(NamedTuple):
+    """A model to serve, and the watch over its folder."""
+
+    spec: ModelSpec
+    watch: Watch
+    unread: str = ""
+    """Why there is no folder yet that can be read; empty: it was read."""
+
+
+def _read(settings: Settings, name: str) -> FoundModel:
     """Read a model and watch its folder. Raises CatalogueError."""
     watch = Watch(Path(settings.models_dir) / name)  # before reading, so that no change is missed
-    return read_spec(Path(settings.models_dir), name, weights(settings)), watch
+    return FoundModel(read_spec(Path(settings.models_dir), name, weights(settings)), watch)
+
+
+def _store(settings: Settings, *, only_checks: bool) -> ModelStore | None:
+    """The store of MODELS_DIR, not yet followed; None for a directory. Raises StoreError."""
+    if not settings.has_store:
+        return None
+    model_store.require(settings.models_dir)
+    if only_checks:
+        return None
+    options = StoreOptions(
+        settings.models_dir, Path(settings.cache_dir), settings.store_look_s, settings.store_max_mb
+    )
+    return ModelStore(options, settings.served)
+
+
+def _await_store(store: ModelStore, signals: StopSignals) -> bool:
+    """Wait for the first download, if there is no copy. Returns False if a signal comes first."""
+    store.start()
+    until = time.monotonic() + _FIRST_DOWNLOAD_S
+    while not store.is_ready() and time.monotonic() < until:
+        if signals.wait(0.1):
+            return False
+    return True
+
+
+def _read_from(store: ModelStore, settings: Settings, name: str) -> FoundModel:
+    """As `_read`; a model that can't be read yet is one that only says why."""
+    watch = Watch(store.link(name))
+    try:
+        return FoundModel(store.read(name, weights(settings)), watch)
+    except CatalogueError as error:
+        _LOG.warning("%s", error)
+        return FoundModel(unread(name), watch, public(str(error), store.link(name)))
 
 
 def _await_redis(settings: Settings, signals: StopSignals) -> bool:
@@ -121,7 +175,9 @@ def _await_redis(settings: Settings, signals: StopSignals) -> bool:
             return False
 
 
-def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: StopSignals) -> int:
+def _serve(
+    settings: Settings, models: list[FoundModel], store: ModelStore | None, signals: StopSignals
+) -> int:
     """Serve until a signal comes or a network hangs; return the exit status."""
     hung = threading.Event()
 
@@ -133,19 +189,28 @@ def _serve(settings: Settings, models: list[tuple[ModelSpec, Watch]], signals: S
         metrics.serve(settings.metrics_port, ports=settings.metrics_ports, address=settings.bind)
     device, outage = Device(), Outage()
 
-    def serving(spec: ModelSpec, watch: Watch) -> VersionedModel:
+    def serving(found: FoundModel) -> VersionedModel:
+        name = found.spec.name
+        read_folder = partial(read_spec, Path(settings.models_dir), name, weights(settings))
         loaders = Loaders(
-            read=partial(read_spec, Path(settings.models_dir), spec.name, weights(settings)),
+            read=read_folder if store is None else partial(store.read, name, weights(settings)),
             load=partial(load_engine, settings),
             make_worker=partial(worker_threads, settings, device, outage, on_hung),
         )
-        return VersionedModel(spec, watch, loaders)
+        return VersionedModel(found.spec, found.watch, loaders, unread=found.unread)
 
-    versioned = [serving(*model) for model in models]
+    versioned: list[VersionedModel] = []
+    while models:  # a list that still has a spec would keep its version from a store on the disk
+        versioned.append(serving(models.pop(0)))
     for model in versioned:
         model.start()
+    if store is not None:
+        by_name = {model.name: model for model in versioned}
+        store.tell(lambda name, reason: by_name[name].explain(reason))
     signals.wait()
     _LOG.info("stopping: running batches are finished, the other jobs go back to the queue")
+    if store is not None:
+        store.stop()
     for model in versioned:
         model.stop(within_s=settings.request_timeout_s)
     drained_by = time.monotonic() + settings.request_timeout_s + _DRAIN_MARGIN_S
@@ -236,6 +301,14 @@ def load_engine(settings: Settings, spec: ModelSpec) -> Engine:
         cache=Path(settings.cache_dir),
         threads=settings.engine_threads,
         provider=settings.onnxruntime_provider,
-        hooks=HookOptions(settings.hooks == "on", for_own_code()),
+        hooks=_hook_options(settings),
     )
     return engines.load(replace(spec, engine=choice.engine, precision=choice.precision), choice, options)
+
+
+def _hook_options(settings: Settings) -> HookOptions:
+    """A store's hooks.py has to be allowed by itself: its writers may be others than the host's."""
+    if settings.hooks == "on" and settings.has_store and settings.store_hooks == "off":
+        off_by = "it came from a store, and STORE_HOOKS=off"
+        return HookOptions(are_on=False, off_by=off_by, environment=for_own_code())
+    return HookOptions(are_on=settings.hooks == "on", environment=for_own_code())

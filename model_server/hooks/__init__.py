@@ -14,3 +14,5 @@ class HookOptions:
     are_on: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     """All that its process finds in its environment: no setting, so no secret."""
+    off_by: str = "HOOKS=off"
+    """The setting that turns them off."""

@@ -185,7 +185,7 @@ class OwnCode:
             raise ModelUnavailable(f'{spec.name}: kind = "python" needs a hooks.py in its folder.')
         if not options.are_on:
             raise ModelUnavailable(
-                f"{spec.name}: it has a hooks.py, and HOOKS=off: no model's own code runs."
+                f"{spec.name}: it has a hooks.py, and {options.off_by}: no model's own code runs."
             )
         # What is loaded is what serves, in each process: the folder may have changed, or be refused, by then.
         self._sources = _sources(spec.folder)

@@ -53,7 +53,8 @@ class Loaders:
 class VersionedModel:
     """Serves a model from `start` until `stop`. `watch` was made before `spec` was read."""
 
-    def __init__(self, spec: ModelSpec, watch: Watch, loaders: Loaders) -> None:
+    def __init__(self, spec: ModelSpec, watch: Watch, loaders: Loaders, *, unread: str = "") -> None:
+        """`unread`: why its folder could not be read; it fails for that reason until the folder changes."""
         self.name = spec.name
         self._folder = spec.folder
         self._watch = watch
@@ -65,7 +66,10 @@ class VersionedModel:
         seen = watch.also(spec.elsewhere, watch.settled)
         watch.settle(seen)
         try:
-            self._add(spec, lambda: self._loaded(spec, seen))
+            if unread:
+                self._add_failed(spec, unread)
+            else:
+                self._add(spec, lambda: self._loaded(spec, seen))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other models serve on
             _LOG.exception("%s can't be served", spec.name)
             self._add_failed(spec, public(_unserved(spec.name, error), spec.folder))
@@ -99,6 +103,13 @@ class VersionedModel:
         snapshot = self._watch.look(now)
         if snapshot is not None:
             self._take_up(snapshot)
+
+    def explain(self, reason: str) -> None:
+        """Say why there is no folder to load, if none has been loaded yet and nothing is known but that."""
+        worker, shown = self.workers[-1].worker, public(reason, self._folder)
+        state = worker.status.state
+        if not self._watch.settled and state.state is WorkerState.FAILED and state.reason != shown:
+            worker.status.publish(State(WorkerState.FAILED, worker.version, reason=shown))
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_S):

@@ -1,0 +1,40 @@
+"""A start with a store: the package that is missing, and code that comes from elsewhere."""
+
+import pytest
+
+from model_server.commands import serve
+from model_server.stores import object_store
+from settings import EXIT_CONFIG, Settings
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "hf"])
+def test_a_missing_package_is_named_before_anything_is_started(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = object_store.PACKAGES[scheme]
+    monkeypatch.setenv("MODELS_DIR", f"{scheme}://owner/place")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert serve.main(["--check"]) == EXIT_CONFIG
+    told = f"MODELS_DIR={scheme}://... needs a package that is not installed: pip install {package} ("
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_check_looks_into_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELS_DIR", "http://127.0.0.1:9/nobody/there.zip")
+    assert serve.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("models_dir", "hooks", "store_hooks", "are_on"),
+    [
+        ("models", "on", "off", True),
+        ("s3://bucket", "on", "off", False),
+        ("s3://bucket", "on", "on", True),
+        ("s3://bucket", "off", "on", False),
+    ],
+)
+def test_code_from_a_store_has_to_be_allowed_by_itself(
+    models_dir: str, hooks: str, store_hooks: str, are_on: bool
+) -> None:
+    settings = Settings(models_dir=models_dir, hooks=hooks, store_hooks=store_hooks)
+    assert serve._hook_options(settings).are_on is are_on
