@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
 from settings import Settings
 from tests.deploy.manifests import (
@@ -174,6 +175,16 @@ def test_every_entry_point_is_in_its_image(overlay: str) -> None:
             assert f"COPY {command[2].partition('.')[0]} " in built
         elif command:
             assert f"CMD {json.dumps(command)}" in built
+
+
+def test_the_memory_is_that_of_docker_compose(overlay: str) -> None:
+    compose = yaml.load((ROOT / "docker-compose.yml").read_text("utf-8"), yaml.CSafeLoader)["services"]
+    for each in pods(overlay):
+        tier = (
+            "web" if each.name.startswith("batchwire-") else each.name.removesuffix("-gpu").replace("-", "_")
+        )
+        (most,) = re.findall(r":-(\d+)g\}$", compose[tier]["mem_limit"])
+        assert each.container["resources"]["limits"]["memory"] == f"{most}Gi"
 
 
 def test_nobody_connects_who_need_not(overlay: str) -> None:
