@@ -131,9 +131,7 @@ def running_service() -> Iterator[int]:
         connect(server.url, timeout_s=5) as client,
         tempfile.TemporaryDirectory() as folder,
     ):
-        app = create_app(
-            Settings.from_env({"REDIS_URL": server.url, "MODELS": fakes.MODEL})
-        )
+        app = create_app(Settings.from_env({"REDIS_URL": server.url, "MODELS": fakes.MODEL}))
         model_worker = fakes.worker(client, keys, fakes.FakeEngine(), Path(folder))
         thread = threading.Thread(target=model_worker.run, name="model-server")
         thread.start()
