@@ -310,8 +310,16 @@ class Pipeline:
         self._sibling_is_next = False
         if not batch.runs_alone:
             self._ahead = self._claimer.submit(self._claim_ahead, began + len(batch.entries) * self.picture_s)
+        jobs = [entry.job for entry in batch.entries if entry.job is not None]
+        ids = [entry.id for entry in batch.entries]
         try:
-            return self.run(batch)
+            # What an engine or a model's own code logs meanwhile is about these.
+            with logs.within(
+                model=self.spec.name,
+                job_ids=ids,
+                request_ids=[job.request_id for job in jobs if job.request_id],
+            ):
+                return self.run(batch)
         finally:
             self._sibling_is_next = self.device.waiting > 0
             self._is_free.set()

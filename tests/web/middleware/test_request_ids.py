@@ -1,5 +1,6 @@
 """X-Request-ID: which are kept, and everywhere that one must be found again."""
 
+import json
 import logging
 import uuid
 
@@ -8,6 +9,7 @@ import pytest
 import redis
 
 from broker.keys import Keys
+from telemetry import logs
 from tests.support.fakes import MODEL
 from tests.support.pictures import png
 from tests.support.service import Service
@@ -81,6 +83,20 @@ def test_the_model_server_names_it_of_a_job_that_fails(
     running.engine.on_batch = lambda _: 1 / 0
     running.client.post("/predict", data=png(0), content_type="image/png", headers={"X-Request-ID": GIVEN})
     eventually(lambda: f"(request {GIVEN})" in caplog.text)
+
+
+def test_what_is_logged_while_a_batch_runs_names_its_jobs(
+    running: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.setFormatter(logs.JsonFormatter())
+    running.engine.on_batch = lambda _: logging.getLogger("a.network").warning("odd")
+    head = {"X-Request-ID": GIVEN}
+    answer = running.client.post("/predict", data=png(0), content_type="image/png", headers=head)
+    logging.getLogger("a.network").warning("of no batch")
+    during, after = (json.loads(line) for line in caplog.text.splitlines() if "a.network" in line)
+    named = {"model": MODEL, "job_ids": [answer.get_json()["id"]], "request_ids": [GIVEN]}
+    assert during.items() >= named.items()
+    assert after.keys().isdisjoint(named)
 
 
 def test_lines_of_the_log_have_it_while_the_request_is_answered(
