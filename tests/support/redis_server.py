@@ -35,8 +35,8 @@ class RedisServer:
         self.folder = var / "redis"
         self.folder.mkdir()
         self.url = redis_url(var)
-        self._users = var / "users.acl"
-        self._users.write_text(acl_file(is_old=is_redis_6()))
+        self.users = var / "users.acl"
+        self.users.write_text(acl_file(is_old=is_redis_6()))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -109,7 +109,7 @@ class RedisServer:
         }
 
     def _command(self) -> list[str]:
-        return [server_program(), *redis_command(self._var)[1:], "--aclfile", str(self._users)]
+        return [server_program(), *redis_command(self._var)[1:], "--aclfile", str(self.users)]
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, by SIGTERM or SIGKILL."""
@@ -147,7 +147,7 @@ def acl_file(*, is_old: bool, prefix: str = "bw:") -> str:
         text=True,
         check=True,
     )
-    return made.stdout.replace("user default off", "user default on nopass ~* &* +@all")
+    return made.stdout.replace("user default off", "user default on nopass")
 
 
 def as_user(url: str, user: str) -> str:
