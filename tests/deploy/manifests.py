@@ -73,6 +73,8 @@ class Pods:
         """Its container's variables; one from a Secret is a URL."""
         values: dict[str, str] = {}
         for source in self.container.get("envFrom", ()):
+            if "secretRef" in source:  # of other programs' variables
+                continue
             name = source["configMapRef"]["name"]
             (settings,) = (each for each in of_kind(overlay, "ConfigMap") if each["metadata"]["name"] == name)
             values |= settings["data"]

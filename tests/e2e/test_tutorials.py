@@ -146,9 +146,10 @@ def test_a_picture_that_is_posted_to_the_port_of_nginx_is_one_for_run(nginx: str
 
 
 def test_the_metrics_are_not_for_the_world(nginx: str, service: Stack) -> None:
-    answer = http.get(f"{nginx}/metrics")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
-    assert http.get(f"{service.url}/metrics").status_code == 200
+    for address in ("/metrics", "/scaling"):
+        answer = http.get(f"{nginx}{address}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert http.get(f"{service.url}{address}").status_code == 200
 
 
 def test_nginx_takes_fifteen_megabytes_and_says_in_json_that_more_is_too_much(

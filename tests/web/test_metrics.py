@@ -160,13 +160,15 @@ def test_scaled_to_zero_a_picture_waits_in_the_queue_and_an_autoscaler_sees_it(
     assert told() == {"jobs": 0, "oldest_job_s": 0.0, "asked": 0}
     assert service.client.get("/readyz").status_code == 200  # else nobody would send what starts a worker
     assert service.client.get(f"/readyz?model={MODEL}").status_code == 200
+    assert service.client.get("/v2/health/ready").status_code == 200  # and so says grpc.health.v1
+    assert service.client.get(f"/v2/models/{MODEL}/ready").status_code == 200
     assert service.client.post("/predict", data=png(0), content_type="image/png").status_code == 504
     seen = told(f"?models={MODEL}")
     assert (seen["jobs"], seen["asked"]) == (1, 1)
     assert seen["oldest_job_s"] >= 0.1
     assert told("?models=never") == {"jobs": 0, "oldest_job_s": 0.0, "asked": 0}
     assert service.client.get("/scaling?models=tiny,other").status_code == 404
-    for window in ("0", "x", "86401", "9" * 5000, "٣"):
+    for window in ("0", "x", "86401", "9" * 5000, "000001" + "9" * 5000, "٣"):
         assert service.client.get(f"/scaling?window={window}").status_code == 400
     client.set(keys.of(MODEL).asked, service.app.extensions["jobs"].registry.now() - 90)
     assert (told()["asked"], told("?window=100")["asked"]) == (0, 1)

@@ -3,6 +3,7 @@
 Owns the addresses, and how the queues of several models are one number. What is counted is web/metrics.py's.
 """
 
+import re
 from typing import Final
 
 from flask import Blueprint, Response, current_app, request
@@ -12,6 +13,7 @@ from web import metrics, responses
 from web.jobs import JobClient
 from web.responses import Scaling
 
+_WHOLE: Final = re.compile("[0-9]{1,6}")
 _MOST_WINDOW_S: Final = 86_400
 _WINDOW_S: Final = 60
 """Autoscalers look less often than a fast model server empties its queue."""
@@ -39,8 +41,8 @@ def scaling() -> Response:
     named = [name for name in request.args.get("models", "").split(",") if name]
     for name in named:
         jobs.models.require(name)
-    window = request.args.get("window", str(_WINDOW_S))
-    if not window.isascii() or not window.isdigit() or not 1 <= int(window[:6]) <= _MOST_WINDOW_S:
+    window = request.args.get("window") or str(_WINDOW_S)
+    if not _WHOLE.fullmatch(window) or not 1 <= int(window) <= _MOST_WINDOW_S:
         raise ClientError(f"window must be a whole number of seconds from 1 to {_MOST_WINDOW_S}.")
     depths = jobs.producer.depths(
         named or filter(jobs.models.permits, sorted({*known, *jobs.models.expected}))
