@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.keys import Keys
+from broker.messages import State, WorkerState
 from settings import Settings
 from tests.support import ROOT, fakes
 from tests.support.fakes import MODEL
@@ -154,6 +155,9 @@ def test_scaled_to_zero_a_picture_waits_in_the_queue_and_an_autoscaler_sees_it(
         numbers: dict[str, float] = service.client.get(f"/scaling{query}").get_json()
         return numbers
 
+    service.worker.lease.announce(State(WorkerState.FAILED, "v1", reason="no weights"))
+    assert service.client.get(f"/readyz?model={MODEL}").status_code == 503
+    assert service.client.get("/readyz").status_code == 200  # of the others one may be asked
     service.worker.lease.leave()
     view = service.app.extensions["jobs"].registry.models(fresh=True)[MODEL]
     eventually(lambda: service.app.extensions["jobs"].registry.now() - view.last_alive > 0.1)
