@@ -48,7 +48,7 @@ def test_the_service_keeps_what_its_description_promises(stack: Stack) -> None:
     eventually(lambda: stack.answers("/readyz?model=shades"), within_s=120)
     done = ask(stack)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "23 selected / 23 total" in done.stdout
+    assert "25 selected / 25 total" in done.stdout
     # The link from a job that was accepted to its result was followed.
     assert int(re.findall(r"API Links: +(\d+) covered", done.stdout)[0]) >= 1, done.stdout
     assert int(re.findall(r"(\d+) generated", done.stdout)[0]) > 100, done.stdout
