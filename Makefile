@@ -10,13 +10,13 @@ CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
 SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
 # `.ci/run` has one: other suites run beside it.
 IMPORTERS := 2
-PLAIN := not browser and not compose and not importers and not protocols
+PLAIN := not browser and not compose and not importers and not protocols and not stores
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
-fast test-together test-alone test-protocols test-importers test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
+fast test-together test-alone test-protocols test-importers test-stores test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve preflight install lint check fast format lock audit test test-together test-alone test-redis test-importers test-protocols test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format lock audit test test-together test-alone test-redis test-importers test-protocols test-stores test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -77,6 +77,9 @@ test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and
 test-protocols: $(VENV)/.dev var/protocols/.installed ## Clients of other servers, perf_analyzer and k6, unmodified (installs 620 MB, once)
 	$(BIN)/python -m pytest -m protocols tests/protocols
 
+test-stores: $(VENV)/.dev var/stores/.installed ## Stores of models: S3, Google's and the Hub's APIs, on this machine (installs 250 MB, once)
+	$(BIN)/python -m pytest -m stores tests/stores
+
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser tests/browser
 
@@ -113,6 +116,11 @@ var/protocols/.installed: tests/protocols/requirements.txt tests/protocols/requi
 	$(BIN)/python -m venv --clear --without-pip var/protocols
 	@$(BIN)/python -m pip --python var/protocols/bin/python install --quiet --disable-pip-version-check -r $<
 	@$(BIN)/python -m pip --python var/protocols/bin/python install --quiet --disable-pip-version-check --no-deps --target var/protocols/perf_analyzer -r tests/protocols/requirements-alone.txt
+	@touch $@
+
+var/stores/.installed: tests/stores/requirements.txt model_server/requirements-s3.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv --clear --without-pip var/stores
+	@$(BIN)/python -m pip --python var/stores/bin/python install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt constraints.txt $(VENV)/.serve

@@ -154,7 +154,6 @@ def _read_from(store: ModelStore, settings: Settings, name: str) -> FoundModel:
     try:
         return FoundModel(store.read(name, weights(settings)), watch)
     except CatalogueError as error:
-        _LOG.warning("%s", error)
         return FoundModel(unread(name), watch, public(str(error), store.link(name)))
 
 

@@ -187,9 +187,6 @@ class ModelStore:
         """Say so, once an outage: to the log, and to those who ask for a model that has no version."""
         text = reason if reason.startswith(f"{model}: ") else f"{model}: {reason[0].lower()}{reason[1:]}"
         text = f"{text} It is tried again."
-        if self._reasons.get(model) == text:
-            self._say(model, text)
-            return
         is_known = any(each.partition(": ")[2] == text.partition(": ")[2] for each in self._reasons.values())
         if not is_known:
             has_one = self._folders.link(model).is_dir()

@@ -27,6 +27,14 @@ from model_server.stores.remote_files import (
 PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 """Scheme -> the package that reads it, which nothing else needs."""
 
+_CLASSES: Final = {
+    "s3": ("s3fs", "S3FileSystem"),
+    # Not gcsfs.GCSFileSystem, which asks for a bucket's type by gRPC, for a minute where only HTTP answers.
+    "gs": ("gcsfs.core", "GCSFileSystem"),
+    "hf": ("huggingface_hub", "HfFileSystem"),
+}
+"""Scheme -> the module and the class of its fsspec file system."""
+
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     # Its own retries, of which there are five, come on top.
     "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1}}},
@@ -133,9 +141,9 @@ class ObjectStore:
             system = self._connected()
             system.invalidate_cache()
             found: dict[str, dict[str, Any]] = system.find(place, detail=True)
-        except FileNotFoundError:
-            return []
         except Exception as error:  # noqa: BLE001 - each library has errors of its own
+            if _is_missing(error):
+                return []
             raise self._failed(model, error) from None
         check_bounds((0 for _ in found), self._most_mb)
         # The Hub's names have the revision or not, as it likes: what follows is the same.
@@ -150,11 +158,10 @@ class ObjectStore:
         if self._files is None:
             for name in _TALKATIVE:
                 logging.getLogger(name).setLevel(logging.WARNING)
-            fsspec = importlib.import_module("fsspec")
+            module, name = _CLASSES[self._scheme]
+            kind = getattr(importlib.import_module(module), name)
             options = _OPTIONS[self._scheme]
-            self._files = fsspec.filesystem(
-                self._scheme, skip_instance_cache=True, use_listings_cache=False, **options
-            )
+            self._files = kind(skip_instance_cache=True, use_listings_cache=False, **options)
         return self._files
 
     def _failed(self, model: str, error: Exception) -> StoreError:
@@ -163,13 +170,19 @@ class ObjectStore:
         status = getattr(getattr(error, "response", None), "status_code", getattr(error, "code", None))
         detail = without_secrets(error)
         kinds = " ".join(kind.__name__ for kind in type(error).__mro__)
-        if isinstance(error, FileNotFoundError):
+        if _is_missing(error):
             return missing(model)
         if _REFUSED.search(kinds) or status in _REFUSALS:
             return StoreError(
                 "The model store refuses access: its credentials are missing, wrong or expired.", detail
             )
         return StoreError("The model store can't be reached, or does not answer as it should.", detail)
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether nothing is there. The Hub's own errors for a folder or a revision are no FileNotFoundError."""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return "ImportError" not in names and any(name.endswith("NotFoundError") for name in names)
 
 
 def _common(keys: list[str], place: str) -> str:
