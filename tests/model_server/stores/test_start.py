@@ -5,6 +5,7 @@ import pytest
 from model_server.commands import serve
 from model_server.stores import object_store
 from settings import EXIT_CONFIG, Settings
+from tests.support import ROOT
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "hf"])
@@ -22,6 +23,16 @@ def test_a_missing_package_is_named_before_anything_is_started(
 def test_a_check_looks_into_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELS_DIR", "http://127.0.0.1:9/nobody/there.zip")
     assert serve.main(["--check"]) == 0
+
+
+def test_the_versions_that_are_installed_are_those_that_are_tested() -> None:
+    def pins(path: str) -> set[str]:
+        return {line for line in (ROOT / path).read_text("utf-8").splitlines() if "==" in line}
+
+    tested = pins("tests/stores/requirements.txt") | pins("model_server/requirements-s3.txt")
+    for scheme, package in object_store.PACKAGES.items():
+        installed = pins(f"model_server/requirements-{scheme}.txt")
+        assert {pin for pin in installed if pin.startswith((f"{package}==", "fsspec=="))} <= tested
 
 
 @pytest.mark.parametrize(
