@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -163,6 +164,25 @@ def test_what_did_not_come_whole_or_may_not_come_is_not_served(
     }
     assert words[cause] in store.reason(MODEL)
     assert _versions(tmp_path) == []
+
+
+def test_https_is_verified(
+    follow: Follow, server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run(
+        [*command, "-keyout", "key", "-out", "cert"], cwd=tmp_path, check=True, capture_output=True
+    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    url = f"https://localhost:{server.server_port}/models.zip"
+    store = follow(url)
+    eventually(store.is_ready)
+    assert "can't be reached" in store.reason(MODEL)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
+    eventually(lambda: _has(store))
 
 
 def test_two_that_share_the_copies_download_once(
