@@ -52,6 +52,8 @@ class Recorder:
         # The exporter below says what there is to say of a collector; this one would for each batch. That the
         # queue of spans is full, the processor says every 20 s at most.
         logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+        # What is wrong with a client's traceparent or tracestate is nothing for the operator's log.
+        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
         logging.getLogger("urllib3").setLevel(max(logging.INFO, logging.getLogger().level))
 
     def begin(

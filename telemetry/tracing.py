@@ -10,6 +10,7 @@ hosts whose clocks disagree are in order.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,9 @@ _SAMPLED: Final = 1
 _FLAGS: Final = slice(53, 55)
 _TRACE: Final = slice(3, 35)
 """Of a traceparent, which is well-formed."""
+
+TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""A well-formed one: https://www.w3.org/TR/trace-context/#traceparent-header"""
 
 
 class Kind(Enum):
@@ -152,8 +156,10 @@ def begin(
 
 
 def is_sampled(traceparent: str | None) -> bool:
-    """Whether this process records spans of that parent."""
-    return bool(_process and traceparent and int(traceparent[_FLAGS], 16) & _SAMPLED)
+    """Whether this process records spans of that parent, which may be no traceparent at all."""
+    if not _process or not traceparent or TRACEPARENT.fullmatch(traceparent) is None:
+        return False
+    return bool(int(traceparent[_FLAGS], 16) & _SAMPLED)
 
 
 def trace_id(traceparent: str | None) -> str:

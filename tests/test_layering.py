@@ -111,6 +111,7 @@ ROOMS: dict[str, set[str]] = {
     "web/uploads": {
         "broker",
         "pictures.decode",
+        "telemetry.tracing",
         "web.errors",
         "web.responses",
         "web.server.refusals",

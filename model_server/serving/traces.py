@@ -25,6 +25,9 @@ from telemetry.tracing import Kind, Span
 
 _LOG: Final = logging.getLogger(__name__)
 
+_APART_S: Final = 1.0
+"""What processes' notions of Redis' time may differ by: half a round trip, at most half REDIS_TIMEOUT_S."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchTrace:
@@ -111,7 +114,8 @@ def of(batch: Batch, spec: ModelSpec, *, began: float, ran_at: float) -> BatchTr
             with contextlib.suppress(MalformedMessage):
                 accepted_at, parent = codec.trace_of(entry.payload)
         if parent and tracing.is_sampled(parent):
-            sent.append((place, parent, accepted_at))
+            # A job may say what it likes: a time that no span can have would cost all spans beside it.
+            sent.append((place, parent, min(max(accepted_at, 0.0), batch.claimed_at + _APART_S)))
     return BatchTrace(batch, spec, began, ran_at, sent) if sent else None
 
 

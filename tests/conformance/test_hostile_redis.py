@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import redis
 from flask import Flask
+from msgspec.structs import replace
 
 from broker import codec
 from broker.keys import Keys
 from pictures import rle
 from settings import Settings
 from tests.support import fakes
+from tests.support.collector import SAMPLED, collecting, exporting
 from tests.support.fakes import (
     CARD,
     MODEL,
@@ -69,6 +71,36 @@ JOBS = {
     "a notice of a megabyte": _job(notice="x" * 1_000_000),
     "a trace that is none": _job(traceparent="\r\nINFO forged"),
 }
+
+
+TRACED_JOBS = {
+    "a trace that is none": _job(traceparent="\r\nINFO forged"),
+    "a trace cut short": _job(traceparent="00"),
+    "flags that are no number": _job(traceparent=SAMPLED[:-2] + "zz"),
+    "a trace and all that is left": _job(traceparent=SAMPLED + "-" + "x" * 100_000),
+    "accepted before all time": _job(traceparent=SAMPLED, accepted=-1e300),
+    "accepted before 1970": _job(traceparent=SAMPLED, accepted=-5),
+    "accepted beyond all time": _job(traceparent=SAMPLED, accepted=1e15),
+}
+
+
+@pytest.mark.parametrize("name", TRACED_JOBS)
+def test_a_hostile_job_costs_nobody_else_an_answer_or_a_span_where_traces_are_on(
+    client: redis.Redis, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    engine = FakeEngine()
+    worker = fakes.worker(client, keys, engine, tmp_path)
+    worker.pipeline.engine = engine
+    client.rpush(keys.of(MODEL).queue, TRACED_JOBS[name])
+    sound_trace = "1" * 32
+    with collecting() as collector, exporting(collector.url, monkeypatch):
+        traced = replace(job(deadline_in_s=300), traceparent=f"00-{sound_trace}-{'2' * 16}-01")
+        (sound,) = enqueue(client, keys, traced)
+        fakes.step(worker)
+        (queue,) = collector.each(sound_trace, f"queue {MODEL}")
+    assert not is_pending(client, keys, sound.id)
+    begin, end = queue.times
+    assert 0 <= end - begin < 60e9
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -155,4 +155,5 @@ def exporting(url: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
     finally:
         tracing.stop(within_s=5)
-        logging.getLogger("opentelemetry.exporter").setLevel(logging.NOTSET)
+        for name in ("exporter", "trace"):
+            logging.getLogger(f"opentelemetry.{name}").setLevel(logging.NOTSET)

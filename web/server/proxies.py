@@ -44,12 +44,15 @@ class TrustedProxies:
 
 
 def _address(text: str) -> Address | None:
-    """An address as proxies write it, perhaps with a port; an IPv4 address within IPv6 is that one."""
+    """An address as proxies write it, perhaps with a port; an IPv4 address within IPv6 is that one.
+
+    Without its zone: another host's says nothing here, and may be any text.
+    """
     host = text.partition("]")[0].removeprefix("[") if text.startswith("[") else text
     if host.count(":") == 1:
         host = host.partition(":")[0]
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address

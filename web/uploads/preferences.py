@@ -10,14 +10,12 @@ from typing import Final
 from flask import Request
 
 from broker.errors import ClientError
+from telemetry import tracing
 from web.responses import PNG
 from web.uploads.parameters import CALLBACK_URL
 from web.uploads.reader import Upload
 
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
-
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-"""https://www.w3.org/TR/trace-context/#traceparent-header"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +91,4 @@ def traceparent(request: Request) -> str | None:
 
 def trace(header: str) -> str | None:
     """What traceparent says, where it is well-formed."""
-    return header if _TRACEPARENT.fullmatch(header) else None
+    return header if tracing.TRACEPARENT.fullmatch(header) else None

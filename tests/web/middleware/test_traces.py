@@ -137,6 +137,14 @@ def test_without_a_parent_there_is_a_new_trace_and_health_checks_have_none(
     )
 
 
+@pytest.mark.parametrize("head", [{"traceparent": "00-" + "0" * 600}, {"tracestate": "no member"}])
+def test_what_a_client_writes_wrongly_is_no_line_of_the_log(
+    service: Service, caplog: pytest.LogCaptureFixture, head: dict[str, str]
+) -> None:
+    assert service.client.get("/nothing", headers=HEAD | head).status_code == 404
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 def test_lines_of_a_request_name_its_trace(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "web")
     caplog.handler.addFilter(request_ids.Stamp())
