@@ -29,6 +29,8 @@ IMPOSSIBLE: Final = 2
 _REDIS_TIMEOUT_S: Final = 10.0
 
 _MOST: Final = 1_000_000
+_LEAST_RATE: Final = 1e-6
+"""A picture in 12 days. Of far less Redis can't keep the bucket until it is full: it has no such TTL."""
 _MOST_S: Final = 365 * 86400
 _MOST_WEIGHT: Final = 10_000
 
@@ -207,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_fields(parser: argparse.ArgumentParser) -> None:
     for option, metavar, kind, about in (
-        ("--rate", "PICTURES", _bounded(0, _MOST), "pictures a second (0: any)"),
+        ("--rate", "PICTURES", _rate, "pictures a second (0: any)"),
         ("--burst", "N", _whole(1, _MOST), "pictures at once after a pause (default: those of a second)"),
         ("--jobs", "N", _whole(0, _MOST), "jobs that have not ended, of all models together (0: any)"),
         ("--weight", "PERCENT", _whole(1, _MOST_WEIGHT), "its share beside other keys (default: 100)"),
@@ -250,6 +252,13 @@ def _bounded(low: float, high: float) -> Any:  # noqa: ANN401 - argparse takes a
         return value
 
     return read
+
+
+def _rate(text: str) -> float:
+    rate: float = _bounded(0, _MOST)(text)
+    if 0 < rate < _LEAST_RATE:
+        raise argparse.ArgumentTypeError(f"{text} is less than {_LEAST_RATE:f} pictures a second")
+    return rate
 
 
 def _whole(low: int, high: int) -> Any:  # noqa: ANN401 - argparse takes a callable

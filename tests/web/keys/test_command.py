@@ -61,6 +61,7 @@ def test_a_key_from_its_beginning_to_its_end(
         (("add", "ann", "--burst", "3"), 1, "--burst needs --rate"),
         (("add", "Ann"), 2, "is no name"),
         (("add", "ann", "--rate", "nan"), 2, "is not a number from 0"),
+        (("add", "ann", "--rate", "1e-17"), 2, "is less than 0.000001 pictures a second"),
         (("add", "ann", "--may", "everything"), 2, "is no right: predict, metrics"),
         (("add", "ann", "--models", "Digits"), 2, "is no model's name"),
     ],
