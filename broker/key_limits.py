@@ -98,12 +98,12 @@ class KeyLimitStore:
             args = [tokens, "0" if is_listed else "1", *members]
             return int(self._return_script(keys=self._slot(name), args=args))
 
-    def ended(self, name: str, *, look_at: int, absent_before: float) -> list[str]:
-        """The members among the oldest jobs that have ended.
+    def ended(self, name: str, *, first: int, look_at: int, absent_before: float) -> list[str]:
+        """The members that have ended, among so many jobs from the place `first` in the order of deadlines.
 
         One without a result key counts where its deadline comes before that time: it may not be enqueued yet.
         """
-        oldest = cast("list[tuple[bytes, float]]", self._oldest(name, look_at))
+        oldest = cast("list[tuple[bytes, float]]", self._by_deadline(name, first, look_at))
         judged = [(str(member, "ascii"), deadline) for member, deadline in oldest if _job(member) is not None]
         states = self._states([member for member, _ in judged])
         return [
@@ -112,10 +112,11 @@ class KeyLimitStore:
             if not value.startswith(codec.PENDING) and (value or deadline < absent_before)
         ]
 
-    def listed(self, name: str, *, before: float | None, most: int) -> list[ListedJob]:
+    def listed(self, name: str, *, before: float | None, most: int, absent_before: float) -> list[ListedJob]:
         """The key's polled jobs that are pending or whose results are kept, the newest first.
 
-        Of those that were accepted before a time, if given; what is no more is forgotten.
+        Of those that were accepted before a time, if given. What is no more is forgotten, if it was accepted
+        before `absent_before`: a later one may not be enqueued yet.
         """
         key, found = self._keys.of_api_key(name).polled, list[ListedJob]()
         top = "+inf" if before is None else f"({before!r}"
@@ -131,7 +132,7 @@ class KeyLimitStore:
                 value, left_s = state
                 if value:
                     found.append(ListedJob(*_parts(member), at, _deadline(value), left_s))
-                else:
+                elif at < absent_before:
                     gone.append(member)
             if gone:
                 with translated("list an API key's jobs"):
@@ -141,9 +142,10 @@ class KeyLimitStore:
             top = f"({page[-1][1]!r}"
         return found[:most]
 
-    def _oldest(self, name: str, count: int) -> object:
+    def _by_deadline(self, name: str, first: int, count: int) -> object:
         with translated("judge an API key's limits"):
-            return self._redis.zrange(self._keys.of_api_key(name).jobs, 0, count - 1, withscores=True)
+            key = self._keys.of_api_key(name).jobs
+            return self._redis.zrange(key, first, first + count - 1, withscores=True)
 
     def _states(self, members: Sequence[str]) -> list[tuple[bytes, float]]:
         """How each job's result key begins, empty where there is none, and for how many seconds it stays."""

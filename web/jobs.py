@@ -659,8 +659,14 @@ class JobClient:
             self.replies.forget(waiter)
 
     def delete(self, model: str, job_id: str, *, owner: str = "") -> bool:
-        """Cancel `owner`'s polled job, or drop its result and its webhook; return whether there was one."""
-        return self.producer.delete(model, job_id, owner=owner)
+        """Cancel `owner`'s polled job, or drop its result and its webhook; return whether there was one.
+
+        Its place among those of an API key is free at once.
+        """
+        was_there = self.producer.delete(model, job_id, owner=owner)
+        if was_there and owner and self.api_keys is not None:
+            self.api_keys.limiter.cancelled(owner, model, job_id)
+        return was_there
 
     def longest_wait_until(self, wait_s: float) -> float:
         """The monotonic time until which a poller may wait that asks for so many seconds."""

@@ -15,13 +15,20 @@ from typing import Final
 from broker.api_keys import ApiKey, KnownKeys
 from broker.clock import RedisClock
 from broker.errors import BrokerUnavailable, ClientError
-from broker.key_limits import KeyLimitStore, LimitVerdict, TakenLimits, polled_member, waiting_member
+from broker.key_limits import (
+    KeyLimitStore,
+    LimitVerdict,
+    ListedJob,
+    TakenLimits,
+    polled_member,
+    waiting_member,
+)
 from web import metrics
 from web.errors import RateLimited, TooManyJobs
 from web.keys import access
 
 _LOOK_AT: Final = 64
-"""Of a key's oldest jobs, when it has as many as it may."""
+"""Of a key's jobs, when it has as many as it may: first the oldest, and the next time those after them."""
 _LOOK_S: Final = 0.25
 
 _JOBS_VALID_S: Final = 0.1
@@ -68,8 +75,8 @@ class KeyLimiter:
         self._request_timeout_s = request_timeout_s
         self._most_s = max(request_timeout_s, async_timeout_s)
         self._monotonic = monotonic
-        self._looked: dict[str, float] = {}
-        """When a key's jobs were last looked at."""
+        self._looked: dict[str, tuple[float, int]] = {}
+        """When a key's jobs were last looked at, and which come next."""
         self._looking = threading.Lock()
 
     def take(self, key: ApiKey, model: str, pictures: int, *, polled: bool, time_s: float) -> Reservation:
@@ -83,7 +90,7 @@ class KeyLimiter:
             return Reservation(key, (), ids, polled)
         members = tuple(polled_member(model, each) if polled else waiting_member(each) for each in ids)
         taken = self._taken(key, members, polled=polled, time_s=time_s)
-        if taken.verdict is LimitVerdict.JOBS and self._freed(key):
+        if taken.verdict is LimitVerdict.JOBS and self._freed(key, taken.jobs):
             taken = self._taken(key, members, polled=polled, time_s=time_s)
         fields = _fields(key, taken)
         access.note_limits(fields)
@@ -107,29 +114,38 @@ class KeyLimiter:
         except BrokerUnavailable:
             return
 
-    def cancelled(self, key: ApiKey, model: str, job_id: str) -> None:
-        """A polled job was ended by its client."""
+    def cancelled(self, name: str, model: str, job_id: str) -> None:
+        """A polled job of the key of this name was ended by its client."""
         try:
-            self.store.give_back(key.name, [polled_member(model, job_id)], is_listed=False)
+            self.store.give_back(name, [polled_member(model, job_id)], is_listed=False)
         except BrokerUnavailable:
             return
+
+    def listed(self, name: str, *, before: float | None, most: int) -> list[ListedJob]:
+        """The polled jobs of the key of this name, as KeyLimitStore.listed has them."""
+        # As in `_freed`: what is absent longer was decoded, and is no more.
+        absent_before = self._clock.now() - self._request_timeout_s
+        return self.store.listed(name, before=before, most=most, absent_before=absent_before)
 
     def _taken(self, key: ApiKey, members: Sequence[str], *, polled: bool, time_s: float) -> TakenLimits:
         return self.store.take(key, members, time_s=time_s, most_s=self._most_s, polled=polled)
 
-    def _freed(self, key: ApiKey) -> bool:
-        """Look for jobs that ended in a model server; return whether a place became free.
+    def _freed(self, key: ApiKey, jobs: int) -> bool:
+        """Look among its `jobs` for some that ended in a model server; return whether a place became free.
 
-        Not more often than every _LOOK_S.
+        Not more often than every _LOOK_S, and not at all of them at once. But at all of them in turn: the
+        oldest may be waited for, or wait for a model that nobody serves, while those after them have ended.
         """
         with self._looking:
             now = self._monotonic()
-            if now - self._looked.get(key.name, -math.inf) < _LOOK_S:
+            looked_at, first = self._looked.get(key.name, (-math.inf, 0))
+            if now - looked_at < _LOOK_S:
                 return False
-            self._looked[key.name] = now
+            first = first if first < jobs else 0
+            self._looked[key.name] = now, first + _LOOK_AT
         # One without a result key was taken so long ago that its upload must have been decoded.
         absent_before = self._clock.now() + self._most_s - self._request_timeout_s
-        ended = self.store.ended(key.name, look_at=_LOOK_AT, absent_before=absent_before)
+        ended = self.store.ended(key.name, first=first, look_at=_LOOK_AT, absent_before=absent_before)
         return bool(ended) and self.store.give_back(key.name, ended) > 0
 
 

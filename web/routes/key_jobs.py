@@ -38,7 +38,7 @@ def jobs() -> Response:
         ) from None
     most = _LISTED if query.limit is UNSET else query.limit
     before = None if query.before is UNSET else query.before
-    found = client.api_keys.limiter.store.listed(access.owner(), before=before, most=most + 1)
+    found = client.api_keys.limiter.listed(access.owner(), before=before, most=most + 1)
     shown, more = found[:most], found[most:]
     return responses.respond(
         JobList(

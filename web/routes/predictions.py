@@ -51,8 +51,6 @@ def cancel(job_id: str) -> Response:
     model = _model(jobs)
     if not (_can_be(model, job_id) and jobs.delete(model, job_id, owner=access.owner())):
         raise _not_found(jobs, model)
-    if (key := access.current()) is not None and jobs.api_keys is not None:
-        jobs.api_keys.limiter.cancelled(key, model, job_id)
     return Response(status=204)
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import re
+import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 import redis
 
 from broker.api_keys import ApiKey, ApiKeyStore
+from broker.key_limits import waiting_member
 from broker.keys import Keys
+from broker.producer import Producer
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service
@@ -216,6 +220,57 @@ def test_a_key_lists_its_own_polled_jobs(service: Service, add: Add) -> None:
     assert len(service.client.get("/jobs", headers=ann).get_json()["jobs"]) == 3
     for query in ("limit=0", "limit=201", "before=x"):
         assert service.client.get(f"/jobs?{query}", headers=ann).status_code == 400
+
+
+def test_an_end_is_seen_behind_any_number_of_older_jobs(
+    service: Service, add: Add, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = service.app.extensions["jobs"].api_keys.limiter
+    monkeypatch.setattr(limiter, "_monotonic", itertools.count(0.0, 0.25).__next__)
+    ann, own = add("ann", jobs=150), keys.of_api_key("ann")
+    now = client.time()[0]
+    older = {waiting_member(str(uuid.uuid4())): now + 5 + number / 100 for number in range(149)}
+    client.zadd(own.jobs, older)
+    polled = ann | {"Prefer": "respond-async"}
+    accepted = service.client.post("/predict", data=form(png(0)), headers=polled)
+    assert accepted.status_code == 202
+    service.start_worker()
+    location = accepted.headers["Location"]
+    eventually(lambda: service.client.get(location, headers=ann).status_code == 200)
+    ends = [service.client.post("/predict", data=form(png(0)), headers=polled).status_code for _ in range(3)]
+    assert ends == [429, 429, 202]
+
+
+def test_whoever_hangs_up_while_it_waits_for_a_polled_job_gets_its_place_back(
+    service: Service, add: Add, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = add("ann", jobs=2) | {"Prefer": "respond-async, wait=5"}
+    monkeypatch.setattr("web.routes.predict.is_client_gone", lambda: True)
+    for _ in range(3):
+        gone = service.client.post("/predict", data=form(png(0)), headers=ann)
+        assert gone.status_code == 400
+    own = keys.of_api_key("ann")
+    assert (client.zcard(own.jobs), client.zcard(own.polled)) == (0, 0)
+
+
+def test_the_list_forgets_no_job_that_is_about_to_be_enqueued(
+    service: Service, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, enqueue, seen = add("ann"), Producer.enqueue, list[Any]()
+
+    def list_first(producer: Producer, *args: Any) -> str:  # noqa: ANN401 - as it is called
+        asking = threading.Thread(
+            target=lambda: seen.append(service.app.test_client().get("/jobs", headers=ann).get_json())
+        )
+        asking.start()
+        asking.join()
+        return enqueue(producer, *args)
+
+    monkeypatch.setattr(Producer, "enqueue", list_first)
+    polled = ann | {"Prefer": "respond-async"}
+    assert service.client.post("/predict", data=form(png(0)), headers=polled).status_code == 202
+    assert seen == [{"jobs": [], "next": None}]
+    assert len(service.client.get("/jobs", headers=ann).get_json()["jobs"]) == 1
 
 
 @pytest.mark.parametrize("environment", [{}])
