@@ -23,7 +23,7 @@ _GROUPS: Final = {
     "engine": "Inference",
     "queue_limit": "Queues and deadlines",
     "lease_s": "Recovery",
-    "cors_origins": "Requests",
+    "api_keys": "Requests",
     "model_servers": "Processes and logs",
 }
 """The first field of each group -> the group's heading. A new field joins the group that it stands in."""
@@ -72,7 +72,8 @@ same values as `RESNET50_WEIGHTS`: `DENSENET121_WEIGHTS` for `densenet121`. Unse
 
 `docker-compose.yml` passes on the variables that it names, from your shell or from a file `.env`, and those
 in `deploy/weights.env`. A path in `NAME_WEIGHTS` is one in the container: `models/NAME/FILE`. There
-`FALLBACK_MODEL` is `photos10`. Compose itself reads five more variables:
+`FALLBACK_MODEL` is `photos10`. Compose itself reads the variables below, and those of [bounds, images and
+`WEB_EGRESS`](operations.md#docker-compose):
 
 | variable | default | meaning |
 |---|---|---|
