@@ -10,6 +10,7 @@ from telemetry import tracing
 from web import access_log, errors, start
 from web.dialects import failures, tf_serving, torchserve, tutorials
 from web.dialects.open_inference import routes as open_inference
+from web.errors import KeyNameOf
 from web.history import Sampler
 from web.jobs import JobClient
 from web.keys import http_guard
@@ -120,10 +121,13 @@ def _of_its_type(response: Response) -> Response:
     return response
 
 
-def refusal_renderer(settings: Settings) -> RenderRefusal:
+def refusal_renderer(settings: Settings, *, key_name_of: KeyNameOf = lambda _head: "") -> RenderRefusal:
     """How refusals of requests that never reach the app are rendered: as the app renders its own."""
     return errors.refusal_renderer(
-        settings.cors_origins, more=_more_origins(settings), shape_of=failures.shape_of
+        settings.cors_origins,
+        more=_more_origins(settings),
+        shape_of=failures.shape_of,
+        key_name_of=key_name_of,
     )
 
 

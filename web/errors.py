@@ -137,6 +137,8 @@ FailureShape = Callable[[str, int], Struct]
 """The body of a failure from its message and its status, at an address that has a shape of its own."""
 ShapeOf = Callable[[str, str], FailureShape | None]
 """The shape of failures at an address, by method and path."""
+KeyNameOf = Callable[[RequestHead], str]
+"""The name of a request's API key; empty where it has none that is known."""
 
 # Our codes for the statuses that Flask and Werkzeug answer themselves.
 _HTTP_CODES: Final = {
@@ -197,10 +199,11 @@ def refusal_renderer(
     *,
     more: Mapping[str, tuple[str, ...]] | None = None,
     shape_of: ShapeOf = lambda _method, _path: None,
+    key_name_of: KeyNameOf = lambda _head: "",
 ) -> RenderRefusal:
     """The function that renders web.server's refusals: as `raw` does, with CORS headers.
 
-    `more` (as in cors.register) and `shape_of` are for single addresses.
+    `more` (as in cors.register) and `shape_of` are for single addresses; `key_name_of` is for the access log.
     """
 
     def render(error: ServiceError, head: RequestHead) -> tuple[bytes, str]:
@@ -217,13 +220,14 @@ def refusal_renderer(
             shape=shape,
         )
         if access_log.is_on():
-            _write(error, head, len(answer) - answer.index(b"\r\n\r\n") - 4, request_id)
+            sent = len(answer) - answer.index(b"\r\n\r\n") - 4
+            _write(error, head, sent, request_id, key_name_of(head))
         return answer, request_id
 
     return render
 
 
-def _write(error: ServiceError, head: RequestHead, sent: int, request_id: str) -> None:
+def _write(error: ServiceError, head: RequestHead, sent: int, request_id: str, key_name: str) -> None:
     """The line of a request that never reached the app."""
     (model,) = parse_qs(head.query).get("model", [""])[:1]
     exchange = Exchange(
@@ -234,6 +238,7 @@ def _write(error: ServiceError, head: RequestHead, sent: int, request_id: str) -
         seconds=head.seconds,
         request_id=request_id,
         client=head.client,
+        key=key_name,
     )
     access_log.answered(exchange, was_asked=access_log.NOTHING)
 

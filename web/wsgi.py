@@ -27,6 +27,7 @@ PatientWorker.turn_away = staticmethod(partial(turned_away, _jobs))
 if _jobs.api_keys is not None:
     _jobs.api_keys.known.start()
     _guard = LoopGuard(app, Guard(_jobs.api_keys.known))
+    Connection.render_refusal = staticmethod(refusal_renderer(_settings, key_name_of=_guard.key_name))
     PatientWorker.judge_head = staticmethod(_guard.refusal)
     PatientWorker.turn_away = staticmethod(partial(turned_away, _jobs, guard=_guard))
 _jobs.replies.start()

@@ -22,10 +22,11 @@ _NOBODY: Final = bytes(32)
 
 _BASIC: Final = "basic"
 
-_REFUSED: Final = (
-    "The request has no API key that is known here: send `Authorization: Bearer KEY` or `X-API-Key: KEY`."
-)
+_REFUSED: Final = "The request has no valid API key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`."
 """The same for a missing key, a wrong one and a revoked one."""
+
+_REFUSED_PAGE: Final = "This page needs a valid API key: enter it as the password, with any user name."
+"""What a person reads who has no key to enter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +66,17 @@ class Guard:
     def __init__(self, known: KnownKeys) -> None:
         self._known = known
 
-    def judge(self, credentials: Credentials, *, right: str, asks_browser: bool = False) -> ApiKey:
-        """The key of a request that has this right.
+    def recognise(self, credentials: Credentials, *, asks_browser: bool = False) -> ApiKey:
+        """The key of a request, whatever it may do.
 
-        Raises Unauthorized, Forbidden; BrokerUnavailable where no keys could ever be read. `asks_browser`: a
-        browser is to ask its user.
+        Raises Unauthorized; BrokerUnavailable where no keys could ever be read. `asks_browser`: a browser is
+        to ask its user.
         """
         text = credentials.text()
         key = _matching(self._known.find(secret.id_of(text)), text)
         if key is None:
             raise unauthorized(asks_browser=asks_browser)
         self._known.note_use(key.name)
-        if right not in key.may:
-            _LOG.info("key %s has no right to %s", key.name, right)
-            raise Forbidden(f"This API key has no right to {right!r}; it may {', '.join(key.may)}.")
         return key
 
     def peek(self, credentials: Credentials) -> ApiKey | None:
@@ -92,9 +90,16 @@ class Guard:
         return self._known.is_current
 
 
+def require_right(key: ApiKey, right: str) -> None:
+    """Raise Forbidden for a key that does not have this right."""
+    if right not in key.may:
+        _LOG.info("key %s has no right to %s", key.name, right)
+        raise Forbidden(f"This API key does not have the right {right!r}, only {', '.join(key.may)!r}.")
+
+
 def unauthorized(*, asks_browser: bool = False) -> Unauthorized:
     """The refusal of a request without a key that is known."""
-    return Unauthorized(_REFUSED, asks_browser=asks_browser)
+    return Unauthorized(_REFUSED_PAGE if asks_browser else _REFUSED, asks_browser=asks_browser)
 
 
 def _matching(found: KnownSecret | None, text: str) -> ApiKey | None:

@@ -12,7 +12,7 @@ from broker.api_keys import ApiKey
 from broker.errors import ClientError, ServiceError
 from web.errors import Forbidden
 from web.keys import access
-from web.keys.guard import Credentials, Guard, unauthorized
+from web.keys.guard import Credentials, Guard, require_right, unauthorized
 from web.server.refusals import RequestHead
 
 OPEN: Final = frozenset(
@@ -51,13 +51,14 @@ def register(app: Flask, guard: Guard) -> None:
         credentials = Credentials(
             request.headers.get("Authorization", ""), request.headers.get("X-API-Key", "")
         )
-        key = guard.judge(credentials, right=RIGHTS.get(endpoint, "predict"), asks_browser=endpoint in PAGES)
+        key = guard.recognise(credentials, asks_browser=endpoint in PAGES)
+        g.key_name = key.name  # for the line of the access log, also of what is refused from here on
+        require_right(key, RIGHTS.get(endpoint, "predict"))
         if credentials.is_basic and _is_from_elsewhere(is_page=endpoint in PAGES):
             raise Forbidden(
                 "Another site had the browser send this request: send the key as Authorization: Bearer."
             )
         access.carry(key)
-        g.key_name = key.name  # for the line of the access log
 
     @app.after_request
     def tell(response: Response) -> Response:
@@ -106,6 +107,11 @@ class LoopGuard:
     def key(self, head: RequestHead) -> ApiKey | None:
         """The request's key, where it is known."""
         return self._guard.peek(_credentials(head))
+
+    def key_name(self, head: RequestHead) -> str:
+        """Its name, for the line of the access log; empty where it is not known."""
+        key = self.key(head)
+        return key.name if key is not None else ""
 
     @staticmethod
     def lane(key: ApiKey | None, priority: str) -> str | None:

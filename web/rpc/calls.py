@@ -25,7 +25,7 @@ from web.access_log import Exchange
 from web.inference import Caller
 from web.jobs import JobClient, JobOptions
 from web.keys import access
-from web.keys.guard import Credentials, Guard, unauthorized
+from web.keys.guard import Credentials, Guard, require_right, unauthorized
 from web.middleware import request_ids
 from web.rpc import fields
 from web.rpc.arrival import ARRIVAL_S, ArrivalWatch, MessageMemory, MessagePlace
@@ -216,7 +216,9 @@ class Calls:
             credentials = Credentials(metadata.get("authorization", ""), metadata.get("x-api-key", ""))
             if credentials.is_basic:  # browsers alone have it
                 raise unauthorized()
-            access.carry(self._guard.judge(credentials, right="predict"))
+            key = self._guard.recognise(credentials)
+            access.carry(key)
+            require_right(key, "predict")
 
     @contextlib.contextmanager
     def _place(self, *, asks_models: bool) -> Iterator[MessagePlace]:

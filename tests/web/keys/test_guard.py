@@ -1,6 +1,7 @@
 """With API_KEYS=required each address and each method of gRPC is closed, unless it is said to be open."""
 
 import base64
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,14 @@ from werkzeug.routing import Rule
 from broker.api_keys import ApiKey, ApiKeyStore
 from broker.history import ModelSample, Sample
 from broker.keys import Keys
+from settings import Settings
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
-from tests.support.service import Service
+from tests.support.service import Service, disconnect
 from tests.web.rpc.client import METHODS, RpcClient
-from web.errors import Unauthorized
+from web import access_log
+from web.app import create_app, refusal_renderer
+from web.errors import RateLimited, Unauthorized
 from web.keys import secret
 from web.keys.guard import Credentials, Guard
 from web.keys.http_guard import LoopGuard
@@ -118,8 +122,8 @@ def test_every_method_of_grpc_is_closed_unless_it_says_otherwise(
         ("/predict", lambda body: body["error"]["code"] == "unauthorized"),
         ("/infer", lambda body: body["code"] == -1),
         ("/upload", lambda body: body["error"] == 1001),
-        (f"/v1/models/{MODEL}:predict", lambda body: "no API key" in body["error"]),
-        (f"/v2/models/{MODEL}/infer", lambda body: "no API key" in body["error"]),
+        (f"/v1/models/{MODEL}:predict", lambda body: "no valid API key" in body["error"]),
+        (f"/v2/models/{MODEL}/infer", lambda body: "no valid API key" in body["error"]),
         (f"/predictions/{MODEL}", lambda body: body["code"] == 401),
     ],
 )
@@ -137,7 +141,9 @@ def test_browsers_ask_for_the_key_of_a_page_and_send_it_with_what_the_page_asks(
 ) -> None:
     basic = {"Authorization": "Basic " + base64.b64encode(f"any:{add('ann')}".encode()).decode()}
     for page in ("/", "/status", "/docs", "/upload"):
-        asked = service.client.get(page).headers.getlist("WWW-Authenticate")
+        refusal = service.client.get(page)
+        assert "as the password" in refusal.text
+        asked = refusal.headers.getlist("WWW-Authenticate")
         assert [each.partition(" ")[0] for each in asked] == ["Bearer", "Basic"]
         assert service.client.get(page, headers=basic).status_code == 200
     for fields, status in (
@@ -206,7 +212,7 @@ def test_a_key_sees_and_asks_the_models_that_it_may(service: Service, rpc: RpcCl
         data = form(png(0)) if method == "POST" else None
         refused = http.open(path, method=method, data=data, headers=others)
         assert refused.status_code == 403, path
-        assert "may ask never" in refused.get_data(as_text=True)
+        assert "only never." in refused.get_data(as_text=True)
     with pytest.raises(grpc.RpcError) as error:
         rpc.method("ModelMetadata")(
             METHODS["ModelMetadata"][1](name=MODEL), metadata=[("x-api-key", others["X-API-Key"])]
@@ -235,6 +241,35 @@ def test_metrics_are_a_right_of_their_own(service: Service, add: Add) -> None:
     assert [each for each, status in statuses.items() if status == 403] == [
         ("scraper", "/models"),
         ("plain", "/metrics"),
+    ]
+
+
+def test_the_access_log_names_the_key_of_what_is_refused(
+    rpc: RpcClient,
+    add: Add,
+    redis_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = add("prometheus", may=("metrics",))
+    monkeypatch.setattr(access_log, "is_on", lambda: True)
+    caplog.set_level(logging.INFO, "web.access_log")
+    settings = Settings.from_env({"REDIS_URL": redis_url, "API_KEYS": "required"})
+    app = create_app(settings)
+    assert app.test_client().get("/models", headers={"X-API-Key": key}).status_code == 403
+    with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
+        rpc.method("ServerMetadata")(METHODS["ServerMetadata"][1](), metadata=(("x-api-key", key),))
+    loop = LoopGuard(app, Guard(app.extensions["jobs"].api_keys.known))
+    render = refusal_renderer(settings, key_name_of=loop.key_name)
+    render(RateLimited("full"), RequestHead(method="POST", path="/predict", x_api_key=key))
+    render(Unauthorized("no"), RequestHead(method="POST", path="/predict", x_api_key="bw_a_b"))
+    disconnect(app)
+    lines = [each.__dict__["fields"] for each in caplog.records if each.name == "web.access_log"]
+    assert [(each["status"], each.get("key")) for each in lines] == [
+        (403, "prometheus"),
+        ("PERMISSION_DENIED", "prometheus"),
+        (429, "prometheus"),
+        (401, None),
     ]
 
 
