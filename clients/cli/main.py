@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from clients.cli import answer_file, picture_paths, rows
@@ -134,6 +135,10 @@ async def _check_service(options: CommandOptions) -> None:
     except ServiceUnavailable:
         return  # it is there, and pictures are sent again
     except BatchwireError as error:
+        if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):  # it runs, and is the right one
+            raise CommandRefusal(
+                f"{error.message} The command takes the key from BATCHWIRE_API_KEY."
+            ) from error
         raise CommandRefusal(f"{error.message} Is the service running? --url names another.") from error
     if options.model:
         model = models.named(options.model)

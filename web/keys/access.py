@@ -49,7 +49,7 @@ def require_model(model: str) -> None:
     """Raise Forbidden for a model that the request may not ask, whether there is one of that name or not."""
     key = _KEY.get()
     if key is not None and not key.may_ask(model):
-        raise Forbidden(f"This API key may not ask {model[:60]!r}; it may ask {', '.join(key.models)}.")
+        raise Forbidden(f"This API key may not use {model[:60]!r}, only {', '.join(key.models)}.")
 
 
 def lane(parameters: Mapping[str, str]) -> str:

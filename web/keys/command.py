@@ -5,6 +5,8 @@ can't be shown again: only its digest is stored.
 """
 
 import argparse
+import contextlib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,9 +37,9 @@ _MOST_S: Final = 365 * 86400
 _MOST_WEIGHT: Final = 10_000
 
 _EPILOG: Final = """\
-exit status: 0 success; 1 it was refused; 2 nothing could be tried.
-The command reads the service's settings: give it the same REDIS_URL and KEY_PREFIX. Changes are live within
-2 s. A key is printed once, on stdout. The service asks for keys while API_KEYS=required (docs/keys.md).
+exit status: 0 success; 1 refused; 2 nothing could be tried.
+The command reads the service's settings: give it the same REDIS_URL and KEY_PREFIX. Changes take effect
+within 2 s. A key is printed once, on stdout. The service asks for keys if API_KEYS=required (docs/keys.md).
 """
 
 
@@ -86,7 +88,7 @@ class KeyCommand:
             case "rotate":
                 return self.rotate(options.name, keep_old_s=options.keep_old)
         self.store.revoke(options.name)
-        _print(f"{options.name} is revoked: within 2 s no process takes it.")
+        _print(f"{options.name} is revoked: after 2 s no process accepts it.")
         return DONE
 
     def add(self, name: str, fields: dict[str, Any]) -> int:
@@ -111,7 +113,7 @@ class KeyCommand:
         if not fields:
             raise ClientError("Nothing to change: give --rate, --burst, --jobs, --weight, and so on.")
         changed = self.store.change(name, lambda key: _checked(key, fields))
-        _print(_line(changed, None, self.store.now()))
+        _print(_line(changed, self.store.used_at().get(name), self.store.now()))
         return DONE
 
     def rotate(self, name: str, *, keep_old_s: float) -> int:
@@ -193,7 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = verbs.add_parser(verb, help=about, description=about)
         if verb != "list":
-            sub.add_argument("name", metavar="NAME", type=_name, help="a-z, 0-9, _ and -, at most 32")
+            sub.add_argument(
+                "name", metavar="NAME", type=_name, help="a-z, 0-9, _ and -, at most 32 characters"
+            )
         if verb in ("add", "change"):
             _add_fields(sub)
         if verb == "rotate":
@@ -202,27 +206,36 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="SECONDS",
                 type=_bounded(0, _MOST_S),
                 default=0.0,
-                help="so long the old secret works as well (default: 0)",
+                help="for how long the old secret keeps working (default: 0)",
             )
     return parser
 
 
 def _add_fields(parser: argparse.ArgumentParser) -> None:
     for option, metavar, kind, about in (
-        ("--rate", "PICTURES", _rate, "pictures a second (0: any)"),
-        ("--burst", "N", _whole(1, _MOST), "pictures at once after a pause (default: those of a second)"),
-        ("--jobs", "N", _whole(0, _MOST), "jobs that have not ended, of all models together (0: any)"),
-        ("--weight", "PERCENT", _whole(1, _MOST_WEIGHT), "its share beside other keys (default: 100)"),
-        ("--models", "A,B", _models, "the models that it may ask; all: every one (default: all)"),
-        ("--may", "RIGHTS", _rights, f"of {','.join(RIGHTS)} (default: predict)"),
+        ("--rate", "PICTURES", _rate, "pictures a second (0: no limit)"),
+        (
+            "--burst",
+            "N",
+            _whole(1, _MOST),
+            "pictures at once after a pause (default: the pictures of one second)",
+        ),
+        ("--jobs", "N", _whole(0, _MOST), "unfinished jobs, all models together (0: no limit)"),
+        ("--weight", "PERCENT", _whole(1, _MOST_WEIGHT), "its share relative to other keys (default: 100)"),
+        ("--models", "A,B", _models, "the models that it may use, or all (default: all)"),
+        ("--may", "RIGHTS", _rights, f"its rights: {', '.join(RIGHTS)}, or both (default: predict)"),
     ):
         parser.add_argument(option, metavar=metavar, type=kind, help=about)
-    parser.add_argument("--priority", choices=PRIORITIES, help="the highest it may ask for (default: normal)")
+    parser.add_argument(
+        "--priority", choices=PRIORITIES, help="the highest priority it may ask for (default: normal)"
+    )
 
 
 def _name(text: str) -> str:
     if not NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name: a-z, 0-9, _ and -, at most 32 letters")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a valid name: a-z, 0-9, _ and -, at most 32 characters"
+        )
     return text
 
 
@@ -232,7 +245,7 @@ def _models(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if not MODEL_NAME.fullmatch(name):
-            raise argparse.ArgumentTypeError(f"{name!r} is no model's name")
+            raise argparse.ArgumentTypeError(f"{name!r} is not a valid model name")
     return names
 
 
@@ -240,15 +253,17 @@ def _rights(text: str) -> tuple[str, ...]:
     rights = tuple(dict.fromkeys(right.strip() for right in text.split(",")))
     for right in rights:
         if right not in RIGHTS:
-            raise argparse.ArgumentTypeError(f"{right!r} is no right: {', '.join(RIGHTS)}")
+            raise argparse.ArgumentTypeError(f"{right!r} is not a right: choose from {', '.join(RIGHTS)}")
     return rights
 
 
 def _bounded(low: float, high: float) -> Any:  # noqa: ANN401 - argparse takes a callable
     def read(text: str) -> float:
-        value = float(text)
+        value = math.nan
+        with contextlib.suppress(ValueError):
+            value = float(text)
         if not low <= value <= high:  # NaN too
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {low:g} to {high:g}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:,.0f} to {high:,.0f}")
         return value
 
     return read
@@ -263,9 +278,11 @@ def _rate(text: str) -> float:
 
 def _whole(low: int, high: int) -> Any:  # noqa: ANN401 - argparse takes a callable
     def read(text: str) -> int:
-        value = int(text)
+        value = low - 1
+        with contextlib.suppress(ValueError):
+            value = int(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low:,} to {high:,}")
         return value
 
     return read

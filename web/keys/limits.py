@@ -159,10 +159,11 @@ class ApiKeys:
 
 def _require_possible(key: ApiKey, pictures: int) -> None:
     """Raise ClientError for a request that would be refused for ever."""
-    for most, what in ((key.burst if key.rate else 0, "pictures at once"), (key.jobs, "jobs at a time")):
+    for most, what in ((key.burst if key.rate else 0, "at once"), (key.jobs, "in unfinished jobs")):
         if most and pictures > most:
             raise ClientError(
-                f"The request has {pictures} pictures, and this API key may have {most} {what}: send fewer."
+                f"The request has {pictures} pictures, and this API key may have at most {most} {what}: send "
+                "fewer."
             )
 
 
@@ -174,15 +175,15 @@ def _refusal(
         wait_s = min(_MOST_RETRY_S, math.ceil((pictures - taken.tokens) / key.rate))
         one_s = (1 - taken.tokens) / key.rate
         refusal = RateLimited(
-            f"This API key may send {key.rate:g} pictures a second, {key.burst} at once; come back in "
-            f"{wait_s} s.",
+            f"This API key has reached its rate (pictures a second: {key.rate:g}, at once: {key.burst}); "
+            f"come back in {wait_s} s.",
             retry_after_s=wait_s,
             valid_s=max(0.0, min(_RATE_VALID_S, one_s)),
         )
     else:
         refusal = TooManyJobs(
-            f"{taken.jobs} jobs of this API key have not ended, and it may have {key.jobs}; come back in "
-            "1 s.",
+            f"This API key has reached its limit of unfinished jobs ({taken.jobs} of {key.jobs}); come back "
+            "in 1 s.",
             valid_s=_JOBS_VALID_S if taken.jobs >= key.jobs else 0.0,
         )
     refusal.fields = fields

@@ -88,7 +88,8 @@ def timeout_s(parameters: Mapping[str, str]) -> float:
         return msgspec.convert(text, Timeout, strict=False)
     except msgspec.ValidationError:
         raise ClientError(
-            f"timeout={text[:20]!r} is no number of seconds from {_LEAST_TIMEOUT_S:g} to {_MOST_TIMEOUT_S}."
+            f"timeout={text[:20]!r} is not a number of seconds from {_LEAST_TIMEOUT_S:g} to "
+            f"{_MOST_TIMEOUT_S}."
         ) from None
 
 

@@ -224,6 +224,7 @@ def test_what_can_not_be_tried_is_2(
         (listed("m", state="failed"), "m failed to load: no weights."),
         (Reply(b"<html>", headers={"Content-Type": "text/html"}), "gives no answer of this service"),
         (Reply(b"<html>", 404), "Is the service running?"),
+        (failed(401, "unauthorized"), "The command takes the key from BATCHWIRE_API_KEY."),
     ],
 )
 def test_a_service_that_can_not_answer_is_asked_nothing(photos: Path, models: Reply, reason: str) -> None:

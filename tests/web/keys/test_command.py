@@ -31,8 +31,11 @@ def test_a_key_from_its_beginning_to_its_end(
     assert line.endswith(
         "used -  2.5/s burst 2  4 jobs  weight 100  priority normal  models digits,resnet50  may predict"
     )
+    client.hset(keys.api_keys_used, "ann", "1.0")
     assert _run("change", "ann", "--priority", "high", "--models", "all", "--may", "predict,metrics") == 0
-    assert capsys.readouterr().out.endswith("priority high  models all  may predict,metrics\n")
+    changed = capsys.readouterr().out
+    assert "used 1970-01-01T00:00:01+00:00" in changed
+    assert changed.endswith("priority high  models all  may predict,metrics\n")
     assert _run("rotate", "ann", "--keep-old", "60") == 0
     rotated = capsys.readouterr().out.strip()
     _run("list")
@@ -59,11 +62,13 @@ def test_a_key_from_its_beginning_to_its_end(
         (("revoke", "ann"), 1, "There is no key 'ann'."),
         (("change", "ann"), 1, "Nothing to change"),
         (("add", "ann", "--burst", "3"), 1, "--burst needs --rate"),
-        (("add", "Ann"), 2, "is no name"),
+        (("add", "Ann"), 2, "is not a valid name"),
         (("add", "ann", "--rate", "nan"), 2, "is not a number from 0"),
         (("add", "ann", "--rate", "1e-17"), 2, "is less than 0.000001 pictures a second"),
-        (("add", "ann", "--may", "everything"), 2, "is no right: predict, metrics"),
-        (("add", "ann", "--models", "Digits"), 2, "is no model's name"),
+        (("add", "ann", "--rate", "ten"), 2, "'ten' is not a number from 0 to 1,000,000"),
+        (("add", "ann", "--jobs", "1.5"), 2, "'1.5' is not a whole number from 0 to 1,000,000"),
+        (("add", "ann", "--may", "everything"), 2, "is not a right: choose from predict, metrics"),
+        (("add", "ann", "--models", "Digits"), 2, "is not a valid model name"),
     ],
 )
 def test_what_is_refused(

@@ -73,7 +73,7 @@ def test_pictures_are_counted_and_refused_with_what_is_left(service: Service, ad
     assert service.client.post("/predict", data=form(png(0)), headers=ann).status_code == 200
     too_many = service.client.post("/predict", data=form(*[png(0)] * 4), headers=ann)
     assert _code(too_many) == (400, "bad_request")
-    assert "may have 3 pictures at once" in too_many.get_json()["error"]["message"]
+    assert "may have at most 3 at once" in too_many.get_json()["error"]["message"]
     free = service.client.post("/predict", data=form(*[png(0)] * 4), headers=ben)
     assert (free.status_code, "RateLimit" in free.headers) == (200, False)
     assert "RateLimit" not in service.client.get("/models", headers=ann).headers
