@@ -116,11 +116,16 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A record as logging formats it, its message without control characters."""
+    """A record as logging formats it, its message without control characters.
+
+    A line that says which request it belongs to has that one's id, as in JSON, and not that of its thread.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
         """See logging.Formatter."""
         record.message = record.message.translate(_ESCAPES)
+        if own := getattr(record, _FIELDS, {}).get("request_id"):
+            record.request_id = str(own).translate(_ESCAPES)
         return super().formatMessage(record)
 
 

@@ -62,6 +62,12 @@ def test_nothing_forges_a_line_of_text() -> None:
     assert second == "    2026-01-01 ERROR forged\\x0d\\x1b[31m\\x7f\\x85\\u2028é"
 
 
+def test_text_has_the_id_of_the_request_that_a_line_is_about() -> None:
+    text = logs.TextFormatter("%(request_id)s %(message)s")
+    assert text.format(record("hello", request_id=logs.NONE, **logs.about(request_id="r"))) == "r hello"
+    assert text.format(record("hello", request_id="q", **logs.about(job_id="j"))) == "q hello"
+
+
 @pytest.mark.parametrize(
     ("code", "logger", "words"),
     [
