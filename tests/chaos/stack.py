@@ -16,6 +16,7 @@ import psutil
 from broker.connection import connect
 from tests.chaos import numbers
 from tests.chaos.proxy import Proxy
+from tests.support.keys_left import keys_of_jobs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -80,10 +81,9 @@ class ChaosStack(Stack):
         return server
 
     def keys(self) -> set[str]:
-        """The names of all keys but the bell, which may keep a token that nobody needs."""
+        """The names of all keys but those that are one for all jobs."""
         with connect(self._redis.url, timeout_s=5) as client:
-            names = {str(key, "latin-1") for key in client.keys("*")}
-        return {name for name in names if not name.endswith(":bell")}
+            return keys_of_jobs(client)
 
     def running(self) -> list[psutil.Process]:
         """Every process of the service but Redis."""

@@ -69,7 +69,7 @@ def _under_the_crowd(hostile: Hostile, seconds: float) -> Account:
         while time.monotonic() < until:
             good.append(hostile.talk(GOOD))
     eventually(lambda: _size(hostile)[0] <= before[0] + 8, within_s=60)
-    eventually(lambda: not any(b":result:" in key for key in hostile.keys()))
+    eventually(lambda: not any(":result:" in key for key in hostile.keys()))
     after = _size(hostile)
     return Account(
         slow_clients=KINDS,

@@ -7,6 +7,7 @@ import psutil
 
 from broker.connection import connect
 from tests.e2e.hostile_cases import GOOD, MAX_UPLOAD_MB, Answer, Case, talk
+from tests.support.keys_left import keys_of_jobs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -30,13 +31,13 @@ class Hostile(Stack):
         """Have its connections to Redis open, and no result left, so that what is there can be counted."""
         with ThreadPoolExecutor(16) as pool:
             assert {answer.status for answer in pool.map(self.talk, [GOOD] * 64)} == {200}
-        eventually(lambda: not any(b":result:" in key for key in self.keys()))
+        eventually(lambda: not any(":result:" in key for key in self.keys()))
 
     def talk(self, case: Case) -> Answer:
         """Have a case answered."""
         return talk(("127.0.0.1", self.port), case)
 
-    def keys(self) -> set[bytes]:
+    def keys(self) -> set[str]:
         """Those in Redis."""
         with connect(self.redis.url, timeout_s=5) as client:
-            return {key for key in client.keys("*") if not key.endswith(b":bell")}
+            return keys_of_jobs(client)

@@ -21,6 +21,7 @@ from broker.producer import PendingJob, Producer
 from broker.registry import ModelView, Registry
 from model_server.serving.lease_keeper import EXIT_HUNG
 from tests.support import fakes, http
+from tests.support.keys_left import keys_of_jobs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import MODEL, Stack, shade, wait_until_accepted
 from tests.support.waiting import eventually
@@ -150,7 +151,7 @@ def test_a_frontend_that_dies_leaves_nothing_behind(own_redis: RedisServer, tmp_
         assert _predict(stack, 1).status_code == 200
         with connect(own_redis.url, timeout_s=5) as client, ThreadPoolExecutor(8) as pool:
             eventually(lambda: not client.keys("*result*"))
-            before = set(client.keys("*"))
+            before = keys_of_jobs(client)
             futures = [pool.submit(_predict, stack, value) for value in range(6)]
             eventually(lambda: len(stack.executed()) > 1)
             for process in [*psutil.Process(web.pid).children(), psutil.Process(web.pid)]:
@@ -159,7 +160,7 @@ def test_a_frontend_that_dies_leaves_nothing_behind(own_redis: RedisServer, tmp_
             assert errors  # else it died with nobody waiting
             cut = {httpx.RemoteProtocolError, httpx.ReadError, httpx.ConnectError}
             assert {type(error) for error in errors} <= cut
-            eventually(lambda: set(client.keys("*")) <= before | set(client.keys("*bell")), within_s=20)
+            eventually(lambda: keys_of_jobs(client) <= before, within_s=20)
     finally:
         stack.stop()
 
