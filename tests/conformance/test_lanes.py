@@ -101,6 +101,17 @@ def test_nobody_saves_turns_up_by_idling(client: redis.Redis, keys: Keys) -> Non
     assert Counter(_claimed(taker, worker, 20, ids)) == {"ann": 10, "cid": 10}
 
 
+def test_new_lanes_have_their_turns_in_the_order_in_which_they_came(client: redis.Redis, keys: Keys) -> None:
+    """Equals went by name: a stream of owners with a picture each kept zoe waiting until there was none."""
+    taker, worker = _worker(client, keys)
+    (waiting,) = enqueue(client, keys, *_jobs("zoe@100", 1))
+    first = []
+    for number in range(3):
+        enqueue(client, keys, *_jobs(f"{number}@100", 2 if number == 0 else 1))
+        first += [each.id for each in taker.claim(worker, 1)]
+    assert waiting.id in first[:2]
+
+
 def test_nobody_gains_by_coming_back_at_once(client: redis.Redis, keys: Keys) -> None:
     """An emptied lane that began anew at each job would have every other turn, whatever its weight."""
     ids = _fill(client, keys, bob=60)
