@@ -34,7 +34,7 @@ def jobs() -> Response:
         query = msgspec.convert(given, JobsQuery, strict=False)
     except msgspec.ValidationError:
         raise ClientError(
-            f"before is a time as `next` has it, and limit a whole number from 1 to {MAX_LISTED}."
+            f"before must be a time as `next` has it, and limit a whole number from 1 to {MAX_LISTED}."
         ) from None
     most = _LISTED if query.limit is UNSET else query.limit
     before = None if query.before is UNSET else query.before

@@ -156,11 +156,16 @@ class CallbackQuery(PredictQuery, frozen=True, kw_only=True):
 
 MAX_LISTED: Final = 200
 
+_LATEST: Final = 1e11
+"""Seconds since 1970, in the year 5138. Redis takes no NaN, so none gets there."""
+
 
 class JobsQuery(Struct, frozen=True, kw_only=True):
     """The query of a key's jobs."""
 
-    before: Annotated[float, Meta(description="Only older ones, as `next` has it.")] | UnsetType = UNSET
+    before: (
+        Annotated[float, Meta(ge=0, le=_LATEST, description="Only older ones, as `next` has it.")] | UnsetType
+    ) = UNSET
     limit: Annotated[int, Meta(ge=1, le=MAX_LISTED, description="Jobs in an answer; 50.")] | UnsetType = UNSET
 
 

@@ -218,7 +218,7 @@ def test_a_key_lists_its_own_polled_jobs(service: Service, add: Add) -> None:
     # A picture that became no job is in no list.
     service.client.post("/predict", data=form(b"no picture"), headers=ann | polled)
     assert len(service.client.get("/jobs", headers=ann).get_json()["jobs"]) == 3
-    for query in ("limit=0", "limit=201", "before=x"):
+    for query in ("limit=0", "limit=201", "before=x", "before=nan", "before=inf", "before=-1"):
         assert service.client.get(f"/jobs?{query}", headers=ann).status_code == 400
 
 
