@@ -132,7 +132,7 @@ def test_every_phrase_is_used_and_every_used_phrase_is_there() -> None:
     words = languages.words("en")
     topics = {key.split(".")[0] for key in words}
     text = "".join(path.read_text("utf-8") for path in [*SCRIPTS, *TEMPLATES])
-    quoted = set(re.findall(r"""["'`]([a-z]+\.[a-z_.]+)["'`]""", text)) - {"page.index", "page.status"}
+    quoted = set(re.findall(r"""["'`]([a-z]+\.[a-z0-9_.]+)["'`]""", text)) - {"page.index", "page.status"}
     named = {key for key in quoted if key.split(".")[0] in topics and not key.endswith((".js", "."))}
     assert named - set(words) == set()
     made_of_parts = ("error.", "advice.", "state.", "trouble.", "time.", "status.column.", "task.")
