@@ -116,7 +116,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A record as logging formats it, its message without control characters.
+    """A record as logging formats it, without control characters in its message or in what was raised.
 
     A line that says which request it belongs to has that one's id, as in JSON, and not that of its thread.
     """
@@ -127,6 +127,10 @@ class TextFormatter(logging.Formatter):
         if own := getattr(record, _FIELDS, {}).get("request_id"):
             record.request_id = str(own).translate(_ESCAPES)
         return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802, ANN401 - logging's
+        """See logging.Formatter. What an error says may be a client's words."""
+        return super().formatException(ei).translate(_ESCAPES)
 
 
 def timestamp(at: float) -> str:

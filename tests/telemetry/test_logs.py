@@ -68,6 +68,17 @@ def test_text_has_the_id_of_the_request_that_a_line_is_about() -> None:
     assert text.format(record("hello", request_id="q", **logs.about(job_id="j"))) == "q hello"
 
 
+def test_an_exception_forges_no_line_of_text_either() -> None:
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        text = logs.TextFormatter("%(levelname)s %(message)s").format(record("x", exc_info=sys.exc_info()))
+    first, second, *others = text.splitlines()
+    assert (first, second) == ("WARNING x", "Traceback (most recent call last):")
+    assert others[-1] == "    2026-01-01 ERROR forged\\x0d\\x1b[31m\\x7f\\x85\\u2028é\ud800"
+    assert all(line.startswith("    ") for line in others)
+
+
 @pytest.mark.parametrize(
     ("code", "logger", "words"),
     [
