@@ -18,6 +18,9 @@ MEDIAN: Final = -1
 """A border whose colour is the median of the picture's own."""
 
 
+MOST_PICTURES: Final = 2**53
+"""All that a worker can say it has run: so far every number is a float, and a JavaScript number, as well."""
+
 FRACTIONS: Final = "fractions"
 """The last word of a tag, if pictures keep fractions."""
 
@@ -209,6 +212,11 @@ class State:
     """Redis' time at which it said this."""
     card: Card | None = None
     """Its own card."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what nobody has counted: no sum or average could be made of it."""
+        if not 0 <= self.pictures <= MOST_PICTURES:
+            raise ValueError(f"a worker has run 0 to {MOST_PICTURES} pictures")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from tests.support.fakes import (
 )
 from tests.support.service import disconnect
 from web.app import create_app
+from web.history import Sampler
 
 ID = "00000000-0000-4000-8000-000000000000"
 DEEP = '{"a":' * 5000 + "1" + "}" * 5000
@@ -184,6 +185,9 @@ CARDS = {
         {**msgspec.to_builtins(CARD), "input": {**msgspec.to_builtins(CARD.input), "width": 10**9}}
     ).encode(),
     "an input of another type": json.dumps({**msgspec.to_builtins(CARD), "input": "large"}).encode(),
+    "more pictures than a number says": json.dumps(
+        {**msgspec.to_builtins(READY), "pictures": 10**400}
+    ).encode(),
 }
 
 
@@ -198,3 +202,19 @@ def test_a_hostile_card_or_state_hides_its_model_alone(
     client.zadd(other.workers, {"w": 9e9})
     told = app.test_client().get("/models").get_json()["models"]
     assert [each["model"] for each in told if each["state"] != "no worker"] == [MODEL]
+
+
+def test_more_pictures_than_a_number_says_cost_the_last_hour_nothing(
+    app: Flask, client: redis.Redis, keys: Keys
+) -> None:
+    other, jobs = keys.of("other"), app.extensions["jobs"]
+    client.sadd(keys.models, "other")
+    client.set(other.card, json.dumps({**msgspec.to_builtins(CARD), "model": "other"}))
+    client.zadd(other.workers, {"w": 9e9})
+    sampler = Sampler(jobs)
+    for pictures in (0, 10**400):
+        client.hset(other.states, "w", json.dumps({**msgspec.to_builtins(READY), "pictures": pictures}))
+        jobs.registry.models(fresh=True)
+        sample = sampler.sample()
+        assert sample is not None
+        assert sample.models[MODEL].workers == 1
