@@ -58,7 +58,7 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
     link must not hold a request for minutes. Nothing is retried: a completion that is sent twice would
     be judged twice, and the caller alone knows how to ask what became of the first.
     Threads share CONNECTIONS connections and wait for one as they do for a reply.
-    Raises ValueError when the URL is not one of Redis.
+    Raises ValueError when the URL is not one of Redis, or has a parameter that nobody knows.
     """
     pool = redis.BlockingConnectionPool.from_url(
         url,
@@ -72,6 +72,11 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
         client_name="batchwire",
         driver_info=None,  # no CLIENT SETINFO: two round trips a connection, unknown before Redis 7.2
     )
+    try:
+        pool.connection_class(**pool.connection_kwargs)  # the first command would find out, in a thread
+    except TypeError as error:
+        name = str(error).rpartition(" ")[2]
+        raise ValueError(f"The parameter {name} of the URL is not known.") from None
     return redis.Redis.from_pool(pool)
 
 

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingError as error:
         return complain(str(error), IMPOSSIBLE)
     except ValueError as error:  # only the Redis client finds an invalid port, for example
-        return complain(f"REDIS_URL is invalid: {error}.", IMPOSSIBLE)
+        return complain(f"REDIS_URL is invalid: {str(error).rstrip('.')}.", IMPOSSIBLE)
     try:
         command.choose(options.model)
         if options.verb == "list":

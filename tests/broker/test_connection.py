@@ -33,6 +33,14 @@ def test_each_error_is_said_in_words(error: redis.RedisError, words: str, *, is_
     assert raised.value.is_refusal is is_refusal
 
 
+def test_a_parameter_that_nobody_knows_is_said_before_the_first_command() -> None:
+    with pytest.raises(
+        ValueError, match=r"^The parameter 'SSL_CERT_REQS' of the URL is not known\.$"
+    ) as raised:
+        connect("rediss://:hidden@127.0.0.1:9/0?SSL_CERT_REQS=none", timeout_s=1)
+    assert "hidden" not in str(raised.value)
+
+
 def test_other_errors_pass() -> None:
     with pytest.raises(KeyError), translated("do it"):
         raise KeyError

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingError as error:
         return _complain(str(error), IMPOSSIBLE)
     except ValueError as error:  # only the Redis client finds an invalid port, for example
-        return _complain(f"REDIS_URL is invalid: {error}.", IMPOSSIBLE)
+        return _complain(f"REDIS_URL is invalid: {str(error).rstrip('.')}.", IMPOSSIBLE)
     command = KeyCommand(ApiKeyStore(client, Keys(settings.key_prefix)))
     try:
         return command.run(options)
