@@ -12,6 +12,9 @@ from typing import Final
 _MOST_ENTRIES: Final = 32
 """A chain of proxies is shorter; to read all that fit into a header section would cost the loop 30 ms."""
 
+_MAPPED_BITS: Final = 96
+"""Of an IPv4 address within IPv6, before that address."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -19,7 +22,7 @@ class TrustedProxies:
     """Addresses and networks of proxies, in the words of TRUSTED_PROXIES; by default there are none."""
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
-        self._networks = tuple(map(ipaddress.ip_network, networks))
+        self._networks = tuple(map(_network, networks))
 
     def client(self, peer: object, forwarded_for: Iterable[str]) -> object:
         """Who sent a request that came from `peer` with these X-Forwarded-For: `peer`, or (address, 0).
@@ -41,6 +44,14 @@ class TrustedProxies:
 
     def _trusts(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._networks)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network of the setting; one of IPv4 addresses within IPv6 is that of those addresses, as below."""
+    network = ipaddress.ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    within = network.prefixlen - _MAPPED_BITS
+    return ipaddress.IPv4Network((int(mapped), within)) if mapped is not None and within >= 0 else network
 
 
 def _address(text: str) -> Address | None:

@@ -41,6 +41,15 @@ def test_the_client_is_the_last_who_is_no_trusted_proxy(
     assert TrustedProxies().client(peer, fields) == peer
 
 
+@pytest.mark.parametrize("listed", ["::ffff:10.0.0.1", "::ffff:10.0.0.0/104"])
+def test_a_proxy_may_be_listed_as_an_ipv6_socket_names_it(listed: str) -> None:
+    trusted = TrustedProxies([listed])
+    for peer in (PEER, ("::ffff:10.0.0.1", 5, 0, 0)):
+        assert trusted.client(peer, ["203.0.113.9"]) == ("203.0.113.9", 0)
+    assert trusted.client(("11.0.0.1", 5), ["203.0.113.9"]) == ("11.0.0.1", 5)
+    assert TrustedProxies(["::/0"]).client(PEER, ["203.0.113.9"]) == PEER
+
+
 @pytest.mark.parametrize(("proxies", "address"), [((), "127.0.0.1"), (("127.0.0.1",), "203.0.113.9")])
 def test_the_app_sees_a_client_s_address_from_a_trusted_proxy_alone(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...], address: str
