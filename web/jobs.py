@@ -251,7 +251,7 @@ class JobClient:
         if not owner:
             yield
             return
-        most = max(1, math.floor(_OWNER_SHARE * self._limits.requests))
+        most = of_one_owner(self._limits.requests)
         with self._sharing:
             if self._of_owner[owner] >= most:
                 refusal = Overloaded(
@@ -680,6 +680,11 @@ class JobClient:
                 return
             if is_client_gone():
                 raise ClientGone("The client closed the connection.")
+
+
+def of_one_owner(places: int) -> int:
+    """How many of so many places one API key may have."""
+    return max(1, math.floor(_OWNER_SHARE * places))
 
 
 def _webhook(job: Job, options: JobOptions) -> Webhook | None:

@@ -19,7 +19,7 @@ from broker.messages import Failure, Result
 from broker.producer import RequestName
 from telemetry import logs, tracing
 from web import pipelines
-from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions
+from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions, of_one_owner
 from web.middleware import request_ids
 from web.model_choice import ModelChoice
 
@@ -69,7 +69,7 @@ class PolledPipelines:
     def start(
         self, choice: ModelChoice, picture: bytes, options: JobOptions, name: RequestName | None = None
     ) -> PolledPipeline | FollowedJob:
-        """Announce the job, and begin; or the job that `name` has already.
+        """Announce the job, and begin; or the job that `name` has already. An owner has half of the places.
 
         Raises Overloaded, Unavailable, BrokerUnavailable, IdempotencyKeyReused.
         """
@@ -90,10 +90,10 @@ class PolledPipelines:
             if self._stopping.is_set():
                 raise Unavailable("This process is stopping; send it again.")
             if len(self._running) >= self._at_once:
-                raise Overloaded(
-                    f"{self._at_once} pipelines are polled here already; come back in {_RETRY_AFTER_S} s.",
-                    retry_after_s=_RETRY_AFTER_S,
-                )
+                raise _too_many(self._at_once, "")
+            owned = sum(each.owner == job.owner for each, _ in self._running.values())
+            if job.owner and owned >= (most := of_one_owner(self._at_once)):
+                raise _too_many(most, " of this API key")
             self._running[job.id] = job, thread
         try:
             left_s = self._jobs.wait_until(options) - time.monotonic()
@@ -195,6 +195,13 @@ class PolledPipelines:
                         extra=logs.about(job_id=result.id, model=result.model),
                     )
                     return
+
+
+def _too_many(pipelines: int, whose: str) -> Overloaded:
+    return Overloaded(
+        f"{pipelines} pipelines{whose} are polled here already; come back in {_RETRY_AFTER_S} s.",
+        retry_after_s=_RETRY_AFTER_S,
+    )
 
 
 def _stopped() -> Unavailable:

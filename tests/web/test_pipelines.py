@@ -540,6 +540,28 @@ def test_a_process_has_so_many_pipelines_at_once(city: City) -> None:
             eventually(lambda at=each.headers["Location"]: city.client.get(at).status_code == 200)  # type: ignore[misc]
 
 
+def test_one_owner_s_polled_pipelines_leave_places_to_others(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    held = threading.Event()
+    city.engines["finder"].on_batch = lambda _: held.wait(20)
+    polled: PolledPipelines = city.client.application.extensions["polled_pipelines"]
+    polled._at_once = 4
+    choice = city.jobs.models.choose("city")
+
+    def start(owner: str) -> None:
+        polled.start(choice, PHOTO, JobOptions(time.monotonic(), polled=True, lane=f"{owner}@100"))
+
+    start("ann")
+    start("ann")
+    with pytest.raises(Overloaded, match="2 pipelines of this API key are polled here already"):
+        start("ann")
+    start("bob")
+    held.set()
+    eventually(lambda: not polled._running)
+    start("ann")
+
+
 def test_a_job_in_a_pipeline_s_own_queue_is_refused_and_disturbs_nothing(city: City) -> None:
     city.finder()
     city.pipeline(FIND)
