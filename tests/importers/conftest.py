@@ -1,8 +1,12 @@
-"""One thread for each program of the suite."""
+"""One thread for each program of the suite; one process of PyTorch for all exports."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.importers.exporting import Export, Exporter, ExportOnce, once
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -11,3 +15,30 @@ def one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def export() -> Iterator[Export]:
+    """Make an export of that kind into a folder."""
+    exporter = Exporter()
+    yield exporter.export
+    exporter.close()
+
+
+@pytest.fixture(scope="session")
+def export_once(export: Export, tmp_path_factory: pytest.TempPathFactory) -> ExportOnce:
+    """A folder with an export of that kind, to be read: made once for all processes of the tests.
+
+    `prepare` puts into the folder what the kind needs.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
+
+    def export_once(kind: str, prepare: Callable[[Path], None] = lambda _: None) -> Path:
+        def make(folder: Path) -> None:
+            prepare(folder)
+            export(kind, folder)
+
+        return once(shared / kind, make)
+
+    return export_once

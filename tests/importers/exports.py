@@ -1,11 +1,15 @@
 """Networks by PyTorch and PaddlePaddle, exported, with what those libraries give for the same pictures.
 
-A program of its own, run by the Python of tests/importers/requirements.txt: `exports.py KIND FOLDER`. It uses
-nothing of Batchwire. FOLDER has `pictures.npy`, uint8 (N, height, width, channels), where a kind needs them.
+A program of its own, run by the Python of tests/importers/requirements.txt. Each line of its stdin is
+[KIND, FOLDER] in JSON, and each line of its stdout what went wrong: an empty string where nothing did. It
+uses nothing of Batchwire. FOLDER has `pictures.npy`, uint8 (N, height, width, channels), where a kind needs
+them.
 """
 
+import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Final
 
@@ -369,7 +373,21 @@ KINDS: Final = {
     "yolo": yolo,
 }
 
+
+def _made(kind: str, folder: Path) -> str:
+    """Make an export; what went wrong."""
+    try:
+        if kind in ("lraspp", "timm", "torchvision", "yolo"):
+            without_operators()
+        KINDS[kind](folder)
+    except Exception:  # noqa: BLE001 - whatever the libraries raise is the test's to show
+        return traceback.format_exc()
+    return ""
+
+
 if __name__ == "__main__":
-    if sys.argv[1] in ("lraspp", "timm", "torchvision", "yolo"):
-        without_operators()
-    KINDS[sys.argv[1]](Path(sys.argv[2]))
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what libraries print
+        for line in sys.stdin:
+            asked, where = json.loads(line)
+            print(json.dumps(_made(asked, Path(where))), file=answers, flush=True)

@@ -23,6 +23,7 @@ from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
 from pictures import fit
 from tests.importers import joined
+from tests.importers.exporting import EXPORTS, Export, ExportOnce
 from tests.importers.joined import PYTHON
 from tests.model_server.commands import test_golden
 from tests.support import ROOT, http
@@ -30,8 +31,6 @@ from tests.support.real_data import MNIST, PHOTOS
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
-
-EXPORTS = ROOT / "tests" / "importers" / "exports.py"
 
 pytestmark = [
     pytest.mark.importers,
@@ -95,12 +94,6 @@ normalise = "unit"
 """
 
 
-def _export(kind: str, folder: Path) -> None:
-    command = [str(PYTHON), str(ROOT / "tests" / "importers" / "exports.py"), kind, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.fixture
 def stack(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
     """The real processes, to serve tmp_path/models/net in fp32."""
@@ -145,10 +138,12 @@ def _scenes(folder: Path) -> None:
         Image.open(path).convert("RGB").save(folder / f"{path.stem}.png")
 
 
-def test_densenet121_of_pytorch_is_served_as_pytorch_answers(stack: Stack, tmp_path: Path) -> None:
+def test_densenet121_of_pytorch_is_served_as_pytorch_answers(
+    stack: Stack, tmp_path: Path, export: Export
+) -> None:
     folder = tmp_path / "models" / "net"
     _scenes(tmp_path / "photos")
-    _export("densenet", tmp_path)
+    export("densenet", tmp_path)
     folder.mkdir(parents=True)
     for path in tmp_path.glob("densenet121.onnx*"):  # large weights lie beside it
         path.rename(folder / path.name)
@@ -166,12 +161,12 @@ def test_densenet121_of_pytorch_is_served_as_pytorch_answers(stack: Stack, tmp_p
     print(f"largest difference {np.abs(found - right).max():.2g} of {len(paths)} pictures")  # noqa: T201
 
 
-def test_an_onnx_made_for_one_picture_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
+def test_an_onnx_made_for_one_picture_gives_what_onnx_runtime_gives(tmp_path: Path, export: Export) -> None:
     pictures = np.random.default_rng(7).integers(0, 256, (19, 16, 20, 3), dtype=np.uint8)
     folder = tmp_path / "models" / "net"
     folder.mkdir(parents=True)
     np.save(tmp_path / "pictures.npy", pictures)
-    _export("fixed", tmp_path)
+    export("fixed", tmp_path)
     (tmp_path / "fixed.onnx").rename(folder / "fixed.onnx")
     (folder / "model.toml").write_text(FIXED)
     (folder / "labels.txt").write_text("a\nb\nc\nd\ne\n")
@@ -180,14 +175,24 @@ def test_an_onnx_made_for_one_picture_gives_what_onnx_runtime_gives(tmp_path: Pa
     np.testing.assert_allclose(engine.predict(pictures)[0], np.load(tmp_path / "fixed.npy"), atol=1e-5)
 
 
-def test_digits_of_paddlepaddle_are_served_from_their_folder(stack: Stack, tmp_path: Path) -> None:
+@pytest.fixture
+def digits(export_once: ExportOnce) -> Path:
+    """The folder of LeNet, trained where MNIST is at hand, with its answers to `_digits`."""
+
+    def prepare(folder: Path) -> None:
+        np.save(folder / "pictures.npy", _digits()[0])
+        if MNIST.is_file():
+            shutil.copy(MNIST, folder)
+
+    return export_once("paddle", prepare)
+
+
+def test_digits_of_paddlepaddle_are_served_from_their_folder(
+    stack: Stack, tmp_path: Path, digits: Path
+) -> None:
     pictures, labels = _digits()
-    np.save(tmp_path / "pictures.npy", pictures)
-    if MNIST.is_file():
-        shutil.copy(MNIST, tmp_path)
-    _export("paddle", tmp_path)
     folder = tmp_path / "models" / "net"
-    shutil.copytree(tmp_path / "lenet", folder / "lenet")
+    shutil.copytree(digits / "lenet", folder / "lenet")
     (folder / "model.toml").write_text(LENET)
     (folder / "labels.txt").write_text("\n".join("0123456789"))
     _serve(stack)
@@ -196,17 +201,15 @@ def test_digits_of_paddlepaddle_are_served_from_their_folder(stack: Stack, tmp_p
         Image.fromarray(pixels[..., 0]).save(path)
     answers = _answers(stack, paths, top=10)
     found = np.array([[answer[str(digit)] for digit in range(10)] for answer in answers])
-    np.testing.assert_allclose(found, np.load(tmp_path / "paddle.npy"), atol=1e-4)
+    np.testing.assert_allclose(found, np.load(digits / "paddle.npy"), atol=1e-4)
     if labels is not None:
         assert (found.argmax(axis=1) == labels).mean() > 0.9
 
 
-def test_the_advice_on_files_of_paddlepaddle_serves(tmp_path: Path) -> None:
+def test_the_advice_on_files_of_paddlepaddle_serves(tmp_path: Path, digits: Path) -> None:
     """Each wrong model.toml is corrected as its refusal says, and nothing else."""
-    np.save(tmp_path / "pictures.npy", _digits()[0])
-    _export("paddle", tmp_path)
     folder = tmp_path / "models" / "net"
-    shutil.copytree(tmp_path / "lenet", folder / "lenet")
+    shutil.copytree(digits / "lenet", folder / "lenet")
     (folder / "labels.txt").write_text("\n".join("0123456789"))
     weights, program = '"lenet/inference.pdiparams"', '"lenet/inference.pdmodel"'
     instead = 'write kind = "paddle", not "KIND", in [source] of model.toml'
@@ -221,15 +224,17 @@ def test_the_advice_on_files_of_paddlepaddle_serves(tmp_path: Path) -> None:
         (folder / "model.toml").write_text(LENET.replace('"lenet"', right))
         spec = read_model(folder.parent, "net")
         engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(4, tmp_path / "cache"))
-        found = engine.predict(np.load(tmp_path / "pictures.npy")[:8])[0]
-        np.testing.assert_allclose(found, np.load(tmp_path / "paddle.npy")[:8], atol=1e-4)
+        found = engine.predict(_digits()[0][:8])[0]
+        np.testing.assert_allclose(found, np.load(digits / "paddle.npy")[:8], atol=1e-4)
     (folder / "lenet" / "inference.pdmodel").unlink()
     assert "inference.pdmodel is missing" in _refusal(folder, LENET.replace('"lenet"', weights))
 
 
-def test_the_format_that_paddlepaddle_3_writes_by_itself_is_refused_with_the_variable(tmp_path: Path) -> None:
+def test_the_format_that_paddlepaddle_3_writes_by_itself_is_refused_with_the_variable(
+    tmp_path: Path, export: Export
+) -> None:
     """With that variable set it writes what the test above serves."""
-    _export("paddle_3", tmp_path)
+    export("paddle_3", tmp_path)
     folder = tmp_path / "models" / "net"
     shutil.copytree(tmp_path / "lenet", folder / "lenet")
     assert (folder / "lenet" / "inference.json").is_file()
@@ -260,11 +265,13 @@ def _digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
 @pytest.mark.parametrize(
     ("library", "kernel"), [("torchvision", Resample.BILINEAR), ("timm", Resample.BICUBIC)]
 )
-def test_pixels_are_those_of_the_library_s_transforms(tmp_path: Path, library: str, kernel: Resample) -> None:
+def test_pixels_are_those_of_the_library_s_transforms(
+    tmp_path: Path, export: Export, library: str, kernel: Resample
+) -> None:
     """200 JPEGs of real photos, where they are at hand, and otherwise drawn: bit for bit."""
     (tmp_path / "photos").mkdir()
     _jpegs(tmp_path / "photos", 200)
-    _export(library, tmp_path)
+    export(library, tmp_path)
     spec = InputSpec(224, 224, 3, Fit.CROP, resize=256, resample=kernel, decode=Decode.EXACT)
     right = np.load(tmp_path / f"{library}.npy")
     for path, expected in zip(sorted((tmp_path / "photos").iterdir()), right, strict=True):
@@ -274,12 +281,16 @@ def test_pixels_are_those_of_the_library_s_transforms(tmp_path: Path, library: s
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_golden_outputs_by_the_page_s_code_agree(
-    tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    export_once: ExportOnce,
+    library: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "net"
-    (folder / "pictures").mkdir(parents=True)
+    shutil.copytree(export_once("small"), folder)
+    (folder / "pictures").mkdir()
     _jpegs(folder / "pictures", 20)
-    _export("small", folder)
     (folder / "labels.txt").write_text("".join(f"{number}\n" for number in range(10)))
     (folder / "model.toml").write_text(
         SMALL + test_golden.snippet(library, "toml") + '[output]\nactivation = "softmax"\n'

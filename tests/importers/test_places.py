@@ -20,8 +20,9 @@ from model_server.engines import EngineOptions
 from model_server.engines.choice import EngineChoice
 from model_server.tasks.task import ReadOptions
 from pictures import fit, rle
+from tests.importers.exporting import Export
 from tests.importers.joined import PYTHON
-from tests.importers.test_importers import _export, _scenes
+from tests.importers.test_importers import _scenes
 
 pytestmark = [
     pytest.mark.importers,
@@ -75,11 +76,11 @@ def _few_scenes(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory, export: Export) -> Path:
     """A folder with Ultralytics' networks and what they find in its photos."""
     folder = tmp_path_factory.mktemp("yolo")
     _few_scenes(folder / "photos")
-    _export("yolo", folder)
+    export("yolo", folder)
     return folder
 
 
@@ -183,9 +184,9 @@ def test_yolov8_points_are_ultralytics_own(exported: Path) -> None:
     assert most < 1
 
 
-def test_lraspp_classes_are_torchvision_s_own(tmp_path: Path) -> None:
+def test_lraspp_classes_are_torchvision_s_own(tmp_path: Path, export: Export) -> None:
     _few_scenes(tmp_path / "photos")
-    _export("lraspp", tmp_path)
+    export("lraspp", tmp_path)
     right = np.load(tmp_path / "lraspp.npz")
     shares = []
     for path, found in _predictions(tmp_path, "lraspp.onnx", LRASPP, 21):
