@@ -615,9 +615,19 @@ def test_a_file_of_pytorch_becomes_a_model(
 
 
 @pytest.mark.parametrize(
-    ("size", "channels"), [((28, 28), 1), ((299, 299), 3), ((64, 64), 3), ((30, 20), 3), ((27, 27), 3)]
+    ("kind", "size", "channels"),
+    [
+        ("torchscript", (28, 28), 1),
+        ("torchscript", (299, 299), 3),  # one of the last to be tried; an export says it
+        ("torchscript", (64, 64), 3),
+        ("torchscript", (30, 20), 3),
+        ("torchscript", (27, 27), 3),
+        ("torch_export", (28, 28), 1),
+        ("torch_export", (64, 64), 3),
+        ("torch_export", (30, 20), 3),
+        ("torch_export", (27, 27), 3),
+    ],
 )
-@pytest.mark.parametrize("kind", ["torchscript", "torch_export"])
 def test_the_size_that_a_network_takes_is_found(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
