@@ -118,14 +118,19 @@ def project() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+UNFINISHED = shutil.ignore_patterns("*.pyc.*")
+"""Byte code that another process writes just now. What is finished is copied and fits: without it each
+process of the copy would compile all that it imports."""
+
+
 def _copy(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / part, ignore=UNFINISHED)
         else:
-            shutil.copy(source, folder)
+            shutil.copy2(source, folder)
 
 
 def test_from_nothing_to_answers_through_deaths_to_a_clean_end(project: Path) -> None:
