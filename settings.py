@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, Generic, Self, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
@@ -35,6 +36,9 @@ _WEBHOOK_NAME: Final = re.compile(
     r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 )
 
+
+_SLIP: Final = 2
+"""Letters more or less by which a variable may miss a setting's name."""
 
 _T = TypeVar("_T")
 _NumberT = TypeVar("_NumberT", int, float)
@@ -561,6 +565,23 @@ def for_own_code(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 def is_given(variable: str, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the user has set a variable, if only to an empty value."""
     return variable in environ
+
+
+def misspelt(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables that are set and no setting, but nearly one -> that setting's name.
+
+    A service that was to ask for keys would be open, and not say so: `API_KEY=required` changes nothing.
+    """
+    names = [each.name.upper() for each in fields(Settings)]
+    found = {}
+    for variable in sorted(name for name, text in environ.items() if text.strip() and name not in names):
+        if variable.endswith("_WEIGHTS"):  # a model's (see `weights`)
+            continue
+        near = get_close_matches(variable, names, 1, cutoff=0.85)
+        # Another's UV_CACHE_DIR is no CACHE_DIR.
+        if near and abs(len(near[0]) - len(variable)) <= _SLIP:
+            found[variable] = near[0]
+    return found
 
 
 def masked(url: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.keys import MODEL_NAME
-from settings import SettingError, Settings, for_own_code, masked, weights
+from settings import SettingError, Settings, for_own_code, masked, misspelt, weights
 from tests import settings_page
 
 
@@ -16,6 +16,12 @@ def test_the_defaults_need_no_environment() -> None:
     assert settings.models == ("resnet50", "digits")
     assert settings.default_model == "resnet50"
     assert settings.redis_url == ""
+
+
+def test_a_variable_that_is_nearly_a_setting_is_seen() -> None:
+    slips = {"API_KEY": "API_KEYS", "ACCES_LOG": "ACCESS_LOG", "RESNET50_WEIGHT": "RESNET50_WEIGHTS"}
+    others = dict.fromkeys(("UV_CACHE_DIR", "HOST", "REDIS_PORT", "RESNET18_WEIGHTS", "API_KEYS"), "x")
+    assert misspelt(others | dict.fromkeys(slips, "x") | {"MODEL": " "}) == slips
 
 
 def test_the_first_model_is_the_default() -> None:

@@ -31,7 +31,7 @@ from broker.keys import Keys
 from broker.registry import Registry
 from deploy.serve import preflight, programs, ready
 from deploy.serve.programs import CannotStart
-from settings import PROJECT, SettingError, Settings, is_given, masked
+from settings import PROJECT, SettingError, Settings, is_given, masked, misspelt
 from telemetry import logs
 
 _LOG: Final = logging.getLogger("deploy.serve")
@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> int:
     signals = _StopSignals()
     _warn_without_fallback(settings)
+    for variable, setting in misspelt().items():
+        _say(f"{variable} is not a setting, and has no effect. Did you mean {setting}?")
     _say(f"Starting Batchwire with the models {', '.join(settings.served)} ...")
     # Its own process group: Ctrl-C reaches this process alone, which then stops things in order.
     supervisor = subprocess.Popen(  # noqa: S603 - our own command, no shell

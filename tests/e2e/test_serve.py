@@ -284,10 +284,11 @@ def test_a_catalogue_without_the_usual_fallback_is_served_without(
     project: Path, fallback: dict[str, str]
 ) -> None:
     shutil.rmtree(project / "models" / "photos10", ignore_errors=True)
-    serving = Serving(project, MODELS="digits", **fallback)
+    serving = Serving(project, MODELS="digits", API_KEY="required", **fallback)
     try:
         serving.wait_ready()
         assert ("has no photos10" in serving.said) is (fallback == {})
+        assert "API_KEY is not a setting, and has no effect. Did you mean API_KEYS?" in serving.said
         assert serving.digit(7) == "7"
     finally:
         serving.end()
