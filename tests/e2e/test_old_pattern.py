@@ -22,6 +22,7 @@ from broker.keys import Keys
 from broker.messages import Job
 from tests.e2e.shades_server import ABORT, RAISE
 from tests.support import http
+from tests.support.keys_left import keys_of_jobs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import MODEL, Stack, shade, wait_until_accepted
 from tests.support.waiting import eventually
@@ -267,10 +268,10 @@ def test_the_number_of_keys_returns_to_where_it_was(own_redis: RedisServer, tmp_
         stack.start_web()
         stack.start_model_server()
         with connect(own_redis.url, timeout_s=5) as client, ThreadPoolExecutor(16) as pool:
-            before = set(client.keys())
+            before = keys_of_jobs(client)
             for future in _send(pool, stack, list(range(100))).values():
                 _label(future.result())
-            eventually(lambda: set(client.keys()) == before)
+            eventually(lambda: keys_of_jobs(client) == before)
     finally:
         stack.stop()
 
