@@ -172,7 +172,7 @@ def test_scaled_to_zero_a_picture_waits_in_the_queue_and_an_autoscaler_sees_it(
     assert seen["oldest_job_s"] >= 0.1
     assert told("?models=never") == {"jobs": 0, "oldest_job_s": 0.0, "asked": 0}
     assert service.client.get("/scaling?models=tiny,other").status_code == 404
-    for window in ("0", "x", "86401", "9" * 5000, "000001" + "9" * 5000, "٣"):
+    for window in ("0", "x", "86401", "9" * 5000, "000001" + "9" * 5000, "٣", "1&window=2", "&window=x"):
         assert service.client.get(f"/scaling?window={window}").status_code == 400
     client.set(keys.of(MODEL).asked, service.app.extensions["jobs"].registry.now() - 90)
     assert (told()["asked"], told("?window=100")["asked"]) == (0, 1)

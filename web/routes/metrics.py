@@ -41,9 +41,10 @@ def scaling() -> Response:
     named = [name for name in request.args.get("models", "").split(",") if name]
     for name in named:
         jobs.models.require(name)
-    window = request.args.get("window") or str(_WINDOW_S)
-    if not _WHOLE.fullmatch(window) or not 1 <= int(window) <= _MOST_WINDOW_S:
-        raise ClientError(f"window must be a whole number of seconds from 1 to {_MOST_WINDOW_S}.")
+    windows = request.args.getlist("window")
+    window = windows[0] if any(windows) else str(_WINDOW_S)
+    if len(windows) > 1 or not _WHOLE.fullmatch(window) or not 1 <= int(window) <= _MOST_WINDOW_S:
+        raise ClientError(f"window must be one whole number of seconds from 1 to {_MOST_WINDOW_S}.")
     depths = jobs.producer.depths(
         named or filter(jobs.models.permits, sorted({*known, *jobs.models.expected}))
     ).values()
