@@ -22,15 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from broker.api_keys import ApiKey, ApiKeyStore
 from broker.connection import connect
 from broker.keys import Keys
 from loadtest.cli.units import number
 from settings import PROJECT
+from tests.support.api_keys import add_key
 from tests.support.redis_server import running_redis
 from tests.support.stack import MODEL, Stack
 from tests.support.waiting import eventually
-from web.keys import secret
 
 _CALL_S: Final = 0.5
 _BATCH: Final = 4
@@ -58,12 +57,8 @@ def service(model: str, names: tuple[str, ...]) -> Iterator[tuple[Stack, dict[st
     with tempfile.TemporaryDirectory() as folder, running_redis() as redis:
         stack = Stack(Path(folder), redis.url, model or MODEL)
         stack.environment |= {"API_KEYS": "required", "WEB_WORKERS": "2"}
-        keys = {}
         with connect(redis.url, timeout_s=5) as client:
-            store = ApiKeyStore(client, Keys("bw:"))
-            for name in names:
-                keys[name], digest = secret.fresh(store.now())
-                store.add(ApiKey(name=name, secrets=(digest,), created_at=store.now()))
+            keys = {name: add_key(client, Keys("bw:"), name) for name in names}
         try:
             if model:
                 stack.environment["MODELS_DIR"] = str(PROJECT / "models")

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from broker.api_keys import ApiKey, ApiKeyStore
 from broker.connection import connect
 from broker.keys import Keys
 from tests.browser.pages import Visit
+from tests.support.api_keys import add_key
 from tests.support.redis_server import RedisServer
 from tests.support.stack import MODEL, Stack, shade, web_up
 from tests.support.waiting import eventually
-from web.keys import secret
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 
@@ -21,9 +20,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 def test_the_page_works_with_the_key_that_the_browser_asked_for(
     visit: Visit, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    text, digest = secret.fresh(0)
     with connect(own_redis.url, timeout_s=5) as client:
-        ApiKeyStore(client, Keys("bw:")).add(ApiKey(name="ann", secrets=(digest,), created_at=0))
+        text = add_key(client, Keys("bw:"), "ann")
     stack = Stack(tmp_path, own_redis.url)
     stack.environment["API_KEYS"] = "required"
     with web_up(stack):

@@ -3,6 +3,7 @@
 import base64
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,10 +12,10 @@ import redis
 from flask import Flask
 from werkzeug.routing import Rule
 
-from broker.api_keys import ApiKey, ApiKeyStore
 from broker.history import ModelSample, Sample
 from broker.keys import Keys
 from settings import Settings
+from tests.support.api_keys import add_key
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service, disconnect
@@ -50,13 +51,7 @@ def environment() -> dict[str, str]:
 @pytest.fixture
 def add(client: redis.Redis, keys: Keys) -> Add:
     """Adds a key with such fields, and gives its text."""
-
-    def added(name: str, **fields: Any) -> str:  # noqa: ANN401 - of ApiKey
-        text, digest = secret.fresh(0)
-        ApiKeyStore(client, keys).add(ApiKey(name=name, secrets=(digest,), created_at=0, **fields))
-        return text
-
-    return added
+    return partial(add_key, client, keys)
 
 
 def _address(rule: Rule) -> str:

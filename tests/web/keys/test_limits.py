@@ -13,7 +13,7 @@ import grpc
 import pytest
 import redis
 
-from broker.api_keys import ApiKey, ApiKeyStore
+from broker.api_keys import ApiKey
 from broker.key_limits import waiting_member
 from broker.keys import Keys
 from broker.producer import Producer
@@ -23,7 +23,7 @@ from tests.support.service import Service
 from tests.support.waiting import eventually
 from tests.web.rpc.client import METHODS, RpcClient, encoded
 from web.jobs import JobClient
-from web.keys import access, secret
+from web.keys import access
 from web.keys.guard import Guard
 from web.keys.http_guard import LoopGuard
 from web.metrics import _LIMITED
@@ -40,18 +40,6 @@ SLOW = 0.001
 @pytest.fixture
 def environment() -> dict[str, str]:
     return {"API_KEYS": "required", "QUEUE_LIMIT": "8"}
-
-
-@pytest.fixture
-def add(client: redis.Redis, keys: Keys) -> Add:
-    """Adds a key with such fields, and gives the header field with it."""
-
-    def added(name: str, **fields: Any) -> dict[str, str]:  # noqa: ANN401 - of ApiKey
-        text, digest = secret.fresh(0)
-        ApiKeyStore(client, keys).add(ApiKey(name=name, secrets=(digest,), created_at=0, **fields))
-        return {"X-API-Key": text}
-
-    return added
 
 
 def _code(answer: Any) -> tuple[int, str]:  # noqa: ANN401 - Werkzeug's

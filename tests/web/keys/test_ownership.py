@@ -1,21 +1,19 @@
 """With API keys a job is its key's, and so is a request's name; a lane is the key and its priority."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import grpc
 import pytest
 import redis
 
 from broker import codec
-from broker.api_keys import ApiKey, ApiKeyStore
 from broker.keys import Keys
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
 from tests.web.rpc.client import METHODS, RpcClient, encoded
-from web.keys import secret
 
 Add = Callable[..., dict[str, str]]
 
@@ -23,18 +21,6 @@ Add = Callable[..., dict[str, str]]
 @pytest.fixture
 def environment() -> dict[str, str]:
     return {"API_KEYS": "required"}
-
-
-@pytest.fixture
-def add(client: redis.Redis, keys: Keys) -> Add:
-    """Adds a key with such fields, and gives the header field with it."""
-
-    def added(name: str, **fields: Any) -> dict[str, str]:  # noqa: ANN401 - of ApiKey
-        text, digest = secret.fresh(0)
-        ApiKeyStore(client, keys).add(ApiKey(name=name, secrets=(digest,), created_at=0, **fields))
-        return {"X-API-Key": text}
-
-    return added
 
 
 def _submit(service: Service, key: dict[str, str], **fields: str) -> str:
