@@ -111,7 +111,7 @@ class Pipeline:
         self._ran_at = 0.0
         """Monotonic time at which the last batch had run."""
         self._began = 0.0
-        """The same of when it began to."""
+        """Monotonic time at which it began to run."""
 
     def step(self) -> int:
         """Run one batch, if there is one. Returns its size; 0: everything claimed is completed by now."""
