@@ -1,7 +1,7 @@
 """The web tier's half of the queue: enqueue a job, cancel it, read its result.
 
-Owns admission (the bound on the queue) and the one MULTI that accepts a job, once for each name that a client
-gives a request. It never waits; replies.py does.
+Owns the one MULTI that accepts a job, once for each name that a client gives a request, and what admission
+judges by (admission.py). It never waits; replies.py does.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ import redis
 from msgspec import UNSET
 from redis.client import Pipeline
 
-from broker import codec
+from broker import admission, codec
 from broker.clock import RedisClock, share_steps
 from broker.connection import translated
-from broker.errors import BrokerUnavailable, IdempotencyKeyReused, MalformedMessage, Overloaded
+from broker.errors import BrokerUnavailable, IdempotencyKeyReused, MalformedMessage
 from broker.history import HistoryStore
 from broker.keys import Keys
 from broker.lanes import HEADS, LaneReader, QueueLengths, ask, of_lists
@@ -31,40 +31,8 @@ from broker.webhooks import WebhookStore
 
 _LOG = logging.getLogger(__name__)
 
-MAX_RETRY_AFTER_S: Final = 60
-"""A longer advice would outlive what the rate says of the future."""
-
-_PATIENCE: Final = 0.5
-"""How much of a job's time its expected wait may take: the pace is a moving average, and half of the jobs
-that are let in at the very limit would come too late. With 0.8 a crowd of 512 before a slow network had its
-answers after 6.3 s of 10, and one in seven pictures was run for nobody."""
-
-_UNMEASURED_RATE: Final = 16.0
-"""Pictures a second that a model is taken for while nobody has measured it. Of 1,000 clients at its start the
-last would wait for a minute behind a slow network, or for a second behind a fast one."""
-
-_VALID_S: Final = 0.25
-"""A refusal is believed for no longer, and for no longer than a tenth of the queue takes."""
-_WORKED_OFF: Final = 0.1
-
-LENGTH_VALID_S: Final = 0.05
-"""For so long the queue's length after the last push from here is believed. It saves a request a round trip:
-0.2 ms of its latency."""
-_LENGTH_SHARE: Final = 4
-"""But only while the queue has four times as much room: more than others can put there meanwhile, and than
-clients that poll may have taken of it."""
-
-_POLLED_SHARE: Final = 0.75
-"""How much of the queue clients that poll may take. Their jobs have 30 times as long: one such client filled
-it, and four that waited got 4 answers and 405 refusals where they had got 45."""
-
-
 _NOTE_S: Final = 1.0
 """How often it is noted that a model is asked: one command more, in a MULTI that is sent anyway."""
-
-_OWNER_SHARE: Final = 2
-"""An owner may have so many times as many jobs in the queue as it has room left (Choudhury and Hahne 1998).
-One alone gets two thirds of it; whoever comes second always finds room, and then each has two fifths."""
 
 _LANES_S: Final = 60.0
 """For so long after an owner's job those of nobody in particular are admitted by what Redis says alone: the
@@ -175,27 +143,10 @@ class Producer:
         """
         room = min(self._limits.queue_jobs, self._limits.queue_bytes // size)
         told = None if polled else self._told(model, lane, room)
-        if told and pace.wait_s(told.before_one_more(polled=False)) <= _PATIENCE * timeout_s:
+        if told and admission.is_in_time(told, pace, timeout_s=timeout_s):
             return
         lengths = self._measured(model, lane)
-        before, alike = lengths.before_one_more(polled=polled), lengths.polled if polled else lengths.waiting
-        wait_s = pace.wait_s(before) if pace.rate > 0 else before / _UNMEASURED_RATE
-        over_s = wait_s - _PATIENCE * timeout_s
-        waiting, is_shared = lengths.total, bool(lane or lengths.lanes)
-        fits = waiting < room and (not polled or alike < max(1, math.floor(_POLLED_SHARE * room)))
-        if is_shared:
-            fits = fits and lengths.owned < _OWNER_SHARE * (room - waiting)
-        if fits and (over_s <= 0 or alike == 0):
-            return
-        # A full queue has room for all again when it is empty; a slow one when the excess is worked off.
-        in_the_way = waiting if polled and not is_shared else before
-        empty_s = in_the_way / pace.rate if pace.rate > 0 else 0.0
-        retry_after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(over_s if fits else empty_s)))
-        raise Overloaded(
-            f"{waiting} pictures wait for {model} already; come back in {retry_after_s} s.",
-            retry_after_s=retry_after_s,
-            valid_s=min(_VALID_S, max(LENGTH_VALID_S, over_s, _WORKED_OFF * empty_s)),
-        )
+        admission.judge(model, lengths, pace, room=room, timeout_s=timeout_s, polled=polled, lane=lane)
 
     def _told(self, model: str, lane: str, room: int) -> QueueLengths | None:
         """What the queue was a moment ago, where it had so much room that it needs no question."""
@@ -208,9 +159,8 @@ class Producer:
             lengths = QueueLengths(length, room, 0, 0, length, room)
             if now - self._lanes_at.get(model, -math.inf) < _LANES_S:
                 return None
-        is_young = now - told_at < LENGTH_VALID_S
-        is_short = _LENGTH_SHARE * (lengths.total if lane else lengths.waiting) < room
-        return lengths if is_young and is_short else None
+        length = lengths.total if lane else lengths.waiting
+        return lengths if admission.is_believed(length, age_s=now - told_at, room=room) else None
 
     def depths(self, models: Iterable[str]) -> dict[str, "QueueDepth"]:
         """What the queues of these models hold now, in one round trip, and two for each that has lanes."""

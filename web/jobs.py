@@ -21,6 +21,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from broker import codec
+from broker.admission import LENGTH_VALID_S
 from broker.clock import RedisClock
 from broker.errors import (
     BrokerUnavailable,
@@ -30,7 +31,7 @@ from broker.errors import (
     Unavailable,
 )
 from broker.messages import Job, Result, TaskResult, Webhook, WorkerState, owner_of
-from broker.producer import LENGTH_VALID_S, PendingJob, Producer, RequestName, StoredJob
+from broker.producer import PendingJob, Producer, RequestName, StoredJob
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
 from broker.result_cache import ResultCache

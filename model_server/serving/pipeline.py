@@ -33,10 +33,10 @@ from telemetry import logs, tracing
 
 _LOG = logging.getLogger(__name__)
 
-_SMOOTHING: Final = 0.3
+SMOOTHING: Final = 0.3
 """Weight of the newest batch in what the next is expected to take."""
 
-_LEAD_MARGIN: Final = 1.5
+LEAD_MARGIN: Final = 1.5
 """A claim begins so many times before the device is free as it took last: late it costs idle time of the
 device, early only that a job waits here and not in the queue."""
 
@@ -167,7 +167,7 @@ class Pipeline:
             max_attempts=self.limits.max_attempts,
             only_places=self.spec.task.has_places,
         )
-        self._claim_s += _SMOOTHING * (time.monotonic() - began - self._claim_s)
+        self._claim_s += SMOOTHING * (time.monotonic() - began - self._claim_s)
         return replace(batch, offset_s=now - moment)
 
     def run(self, batch: Batch) -> list[CompletedJob]:
@@ -190,7 +190,7 @@ class Pipeline:
         timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
         if pictures:
             share_s = (ran_at - began) / pictures
-            self.picture_s += (_SMOOTHING if self.picture_s else 1.0) * (share_s - self.picture_s)
+            self.picture_s += (SMOOTHING if self.picture_s else 1.0) * (share_s - self.picture_s)
             self._times.add(pictures, ran_at - began)
             busy_s = ran_at - max(batch.began, self._ran_at)
             self._status.measure(pictures, busy_s, waited_s=batch.waited_s)
@@ -325,7 +325,7 @@ class Pipeline:
             self._is_free.set()
 
     def _claim_ahead(self, ends_at: float) -> tuple[bool, Batch | None]:
-        self._is_free.wait(max(0.0, ends_at - _LEAD_MARGIN * self._claim_s - time.monotonic()))
+        self._is_free.wait(max(0.0, ends_at - LEAD_MARGIN * self._claim_s - time.monotonic()))
         if self.limits.batch_wait_s:
             self._let_fill()
         if self._sibling_is_next or self.device.waiting:

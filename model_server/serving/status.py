@@ -20,6 +20,22 @@ _SMOOTHING: Final = 0.2
 """Weight of the newest batch in the moving averages: about the last ten batches count."""
 
 
+def averaged(state: State, pictures: int, seconds: float, *, waited_s: float) -> State:
+    """A state with one batch more in its averages; the first is what they begin with."""
+    rate, latency_ms, waiting_ms = pictures / seconds, seconds * 1000, waited_s * 1000
+    if state.rate:
+        rate = state.rate + _SMOOTHING * (rate - state.rate)
+        latency_ms = state.latency_ms + _SMOOTHING * (latency_ms - state.latency_ms)
+        waiting_ms = state.waiting_ms + _SMOOTHING * (waiting_ms - state.waiting_ms)
+    return replace(
+        state,
+        rate=round(rate, 3),
+        latency_ms=round(latency_ms, 3),
+        waiting_ms=round(waiting_ms, 3),
+        pictures=state.pictures + pictures,
+    )
+
+
 class WorkerStatus:
     """The status of one worker. Safe to use from its threads and from the keeper's."""
 
@@ -74,19 +90,7 @@ class WorkerStatus:
         The first is published at once.
         """
         with self._changing:
-            old = self._state
-            is_first = not old.rate
-            rate, latency_ms, waiting_ms = pictures / seconds, seconds * 1000, waited_s * 1000
-            if old.rate:
-                rate = old.rate + _SMOOTHING * (rate - old.rate)
-                latency_ms = old.latency_ms + _SMOOTHING * (latency_ms - old.latency_ms)
-                waiting_ms = old.waiting_ms + _SMOOTHING * (waiting_ms - old.waiting_ms)
-            self._state = replace(
-                old,
-                rate=round(rate, 3),
-                latency_ms=round(latency_ms, 3),
-                waiting_ms=round(waiting_ms, 3),
-                pictures=old.pictures + pictures,
-            )
+            is_first = not self._state.rate
+            self._state = averaged(self._state, pictures, seconds, waited_s=waited_s)
         if is_first:
             self._try_announce()  # until frontends know the pace, they let in more than can be answered

@@ -7,13 +7,14 @@ import pytest
 import redis
 from msgspec import structs
 
+from broker.admission import LENGTH_VALID_S
 from broker.clock import RedisClock
 from broker.connection import connect
 from broker.consumer import Consumer
 from broker.errors import Overloaded
 from broker.keys import Keys
 from broker.messages import Job, Pace
-from broker.producer import LENGTH_VALID_S, Limits, Producer
+from broker.producer import Limits, Producer
 from broker.registry import Registry
 from tests.conformance.test_claim import _register_as, _taker
 from tests.conformance.test_dead_letters import box, bury

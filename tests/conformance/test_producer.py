@@ -9,13 +9,14 @@ from msgspec import structs
 from redis.client import Pipeline
 
 from broker import codec
+from broker.admission import MAX_RETRY_AFTER_S
 from broker.connection import connect
 from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
 from broker.lease import BELL_TOKENS
 from broker.messages import Fit, InputSpec, Pace, Result
 from broker.outage import Outage
-from broker.producer import MAX_RETRY_AFTER_S, PendingJob, Producer
+from broker.producer import PendingJob, Producer
 from tests.support.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, SPEC, enqueue, job, producer, result
 from tests.support.redis_server import RedisServer
 

@@ -13,10 +13,11 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
+from broker.admission import LENGTH_VALID_S
 from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
 from broker.messages import Result
-from broker.producer import LENGTH_VALID_S, Producer
+from broker.producer import Producer
 from pictures import fit
 from pictures.fit import PreparedPicture
 from tests.support import fakes
