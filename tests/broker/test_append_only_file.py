@@ -77,6 +77,7 @@ def _slow_down(client: redis.Redis) -> None:
         client.set(f"filler:{number}", "x")
 
 
+@pytest.mark.slow
 def test_one_that_runs_already_is_waited_for_and_done_again(own_redis: RedisServer, keys: Keys) -> None:
     with connect(own_redis.url, timeout_s=5) as client:
         _slow_down(client)

@@ -39,6 +39,7 @@ NOT_OURS = {"TF_FORCE_GPU_ALLOW_GROWTH"}
 """TensorFlow's."""
 
 
+@pytest.mark.slow
 def test_every_manifest_is_what_its_kind_takes(overlay: str) -> None:
     for manifest in rendered(overlay):
         _validate(json.dumps(manifest, sort_keys=True))

@@ -92,6 +92,7 @@ def test_a_lock_is_whole_on_every_platform(lock: str) -> None:
             to_do += [each for each in named if _needed(each, environment, requirement.extras)]
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_lists_the_lock(tmp_path: Path) -> None:
     lock = ROOT / "web" / "requirements.lock"  # the others take the tool ten times as long
     audit.write_bill(lock, tmp_path / "sbom.json")

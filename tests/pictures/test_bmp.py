@@ -125,6 +125,7 @@ def test_runs_without_an_end_are_broken() -> None:
         decode(_packed(60_000, 60_000, 8, b"\0\1"), max_pixels=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [b"\xff\x12" * 31 + b"\x5f\x12\0\0", b"\0\0"], ids=["full", "empty"])
 def test_megapixels_in_runs_are_little_work(runs: bytes) -> None:
     """5 s in Pillow, of 64 megapixels."""

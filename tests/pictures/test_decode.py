@@ -152,6 +152,7 @@ def test_a_format_that_is_not_taken_is_named_as_such(upload: bytes) -> None:
         decode(upload, max_pixels=MANY)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]))
 def test_a_damaged_picture_is_decoded_or_refused_never_more(data: st.DataObject, kind: str) -> None:

@@ -20,6 +20,7 @@ def test_while_it_is_off_every_span_is_the_same_one() -> None:
     assert (span.traceparent, tracing.is_sampled(f"00-{'1' * 32}-{'2' * 16}-01")) == (None, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "loaded"),
     [

@@ -57,6 +57,7 @@ def _run(script: str, folder: Path, *, kib: int = 0) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_one_that_fills_up_later_costs_new_series_until_it_has_room(tmp_path: Path) -> None:
     script = """
 count(0, 1)
@@ -70,6 +71,7 @@ assert 'count{model="model-59",stage="decode"} 2.0' in told(), told()
     _run(script, tmp_path, kib=512)
 
 
+@pytest.mark.slow
 def test_what_a_process_that_has_ended_counted_takes_no_more_room_than_it_needs(tmp_path: Path) -> None:
     script = """
 count(0, 1)
@@ -84,6 +86,7 @@ assert told() == before
     _run(script, tmp_path)
 
 
+@pytest.mark.slow
 def test_one_that_is_full_at_the_start_is_done_without(tmp_path: Path) -> None:
     script = """
 fill()
@@ -94,5 +97,6 @@ assert [file.name for file in folder.iterdir()] == ["filler"]
     _run(script, tmp_path, kib=64)
 
 
+@pytest.mark.slow
 def test_one_that_is_gone_leaves_what_this_process_counts(tmp_path: Path) -> None:
     _run("count(0, 60)\nassert counted(59)\n", tmp_path / "gone")

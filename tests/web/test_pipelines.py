@@ -296,6 +296,7 @@ def test_a_pipeline_is_ready_with_its_steps(city: City) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "1"}])
 def test_all_steps_have_one_deadline(city: City) -> None:
     city.finder()
@@ -746,6 +747,7 @@ def test_while_redis_is_away_only_the_first_finds_out(city: City, monkeypatch: p
     assert len(tried) == 1
 
 
+@pytest.mark.slow
 def test_at_the_deadline_only_the_first_asks_a_redis_that_is_away(
     city: City, monkeypatch: pytest.MonkeyPatch
 ) -> None:

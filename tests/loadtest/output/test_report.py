@@ -118,6 +118,7 @@ def test_models_of_a_mixed_load() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_words_from_outside_are_words_and_nothing_else() -> None:
     hostile = point(
         8,

@@ -167,6 +167,7 @@ def test_labels_that_fp32_does_not_find_do_not_judge(run: Callable[..., Said], t
     assert "It agrees with fp32 on" in said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("needed", "in_float"), [(1, 1), (3, 4), (8, 8)])
 def test_what_costs_most_stays_in_float_and_as_little_as_does(
     run: Callable[..., Said], spec: ModelSpec, tmp_path: Path, needed: int, in_float: int
@@ -240,6 +241,7 @@ def test_the_command_that_installs_is_short_from_the_project_s_own_folder(
     assert quantise._install_command().startswith("'/opt/a python/bin/python3' -m pip install -r /")
 
 
+@pytest.mark.slow
 def test_it_is_a_command_of_the_model_server() -> None:
     command = [sys.executable, "-m", "model_server", "quantise", "--help"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)

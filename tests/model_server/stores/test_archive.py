@@ -100,6 +100,7 @@ def _lying_size() -> io.BytesIO:
     return io.BytesIO(packed.replace((5000).to_bytes(4, "little"), (50).to_bytes(4, "little")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("packed", "told"),
     [

@@ -46,6 +46,7 @@ def test_it_is_sound(described: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(described).validate()
 
 
+@pytest.mark.slow
 def test_it_is_sound_before_any_model_is_known(service: Service) -> None:
     document = service.client.get("/openapi.json").get_json()
     OpenAPIV31SpecValidator(document).validate()

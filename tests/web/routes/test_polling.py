@@ -109,6 +109,7 @@ def test_a_deadline_that_a_poller_was_told_of_stands(
     assert client.keys(keys.of(MODEL).result("*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"QUEUE_LIMIT": "1400"}])
 def test_a_thousand_polled_jobs_shut_out_nobody_who_waits_and_go_on(
     service: Service, client: redis.Redis, keys: Keys

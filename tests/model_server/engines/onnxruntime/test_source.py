@@ -81,6 +81,7 @@ def test_the_pins_are_those_of_the_tests() -> None:
     assert gpu in (ROOT / "model_server" / "requirements-onnxruntime.txt").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_reading_what_a_file_declares_loads_no_openvino() -> None:
     code = "import sys, model_server.engines.openvino.declared_input; print('openvino' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

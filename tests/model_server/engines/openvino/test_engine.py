@@ -138,6 +138,7 @@ def test_a_conversion_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Mo
         conversion.converted(spec, "full", Store(tmp_path))
 
 
+@pytest.mark.slow
 def test_openvino_reports_to_nobody() -> None:
     code = (
         "import sys, model_server.engines.openvino.engine; "
