@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Final
 
 from opentelemetry.context import Context
@@ -106,7 +107,7 @@ class Recorder:
 class RecordedSpan(Span):
     """A span of the SDK's."""
 
-    __slots__ = ("_at", "_recorder", "otel")
+    __slots__ = ("_at", "_recorder", "otel", "traceparent")
 
     is_recorded = True
 
@@ -114,12 +115,8 @@ class RecordedSpan(Span):
         self._recorder = recorder
         self._at = at
         self.otel: Final = span
-
-    @property
-    def traceparent(self) -> str:
-        """See Span."""
-        context = self.otel.get_span_context()
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+        context = span.get_span_context()
+        self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
     def child(
         self,
@@ -166,19 +163,19 @@ class RecordedSpan(Span):
             self.fail(str(getattr(error, "code", type(error).__name__)), str(error))
         self.otel.end(int(max(self._at, self._recorder.now() if at is None else at) * _NS))
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end(error)
+
 
 class UnsampledSpan(Span):
     """A span of a trace that nobody records: other processes must not either."""
 
-    __slots__ = ("_traceparent",)
+    __slots__ = ("traceparent",)
 
     def __init__(self, traceparent: str | None) -> None:
-        self._traceparent = traceparent
-
-    @property
-    def traceparent(self) -> str | None:
-        """See Span."""
-        return self._traceparent
+        self.traceparent = traceparent
 
 
 class _QuietExporter(SpanExporter):

@@ -54,10 +54,8 @@ class Span:
 
     is_recorded = False
 
-    @property
-    def traceparent(self) -> str | None:
-        """Its context for another process (W3C Trace Context); None: tracing is off."""
-        return None
+    traceparent: str | None = None
+    """Its context for another process (W3C Trace Context); None: tracing is off."""
 
     def child(
         self,
@@ -94,13 +92,14 @@ class Span:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.end(error)
+        """Its end, because of an error or without one."""
 
 
 NOT_RECORDED: Final = Span()
 
 _process: Final[dict[str, Recorder]] = {}
-_current: Final[ContextVar[Span]] = ContextVar("span", default=NOT_RECORDED)
+CURRENT: Final[ContextVar[Span]] = ContextVar("span", default=NOT_RECORDED)
+"""The span that this thread works for."""
 
 
 def hold_back() -> None:
@@ -165,16 +164,6 @@ def is_sampled(traceparent: str | None) -> bool:
 def trace_id(traceparent: str | None) -> str:
     """The id of a well-formed traceparent's trace, where this process records; else an empty text."""
     return traceparent[_TRACE] if _process and traceparent else ""
-
-
-def current() -> Span:
-    """The span that this thread works for."""
-    return _current.get()
-
-
-def carry(span: Span) -> None:
-    """Have this thread work for a span."""
-    _current.set(span)
 
 
 def host_time() -> float:

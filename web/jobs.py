@@ -13,8 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from msgspec import UNSET
@@ -31,6 +30,7 @@ from broker.errors import (
     Unavailable,
 )
 from broker.messages import Job, Result, TaskResult, Webhook, WorkerState, owner_of
+from broker.metrics import STAGE
 from broker.producer import PendingJob, Producer, RequestName, StoredJob
 from broker.registry import Registry
 from broker.replies import Replies, Waiter
@@ -40,7 +40,6 @@ from pictures.decode import ImageTooLarge
 from pictures.fit import Part, PartCutter, PreparedPicture
 from telemetry import logs
 from telemetry.tracing import NOT_RECORDED, Kind, Span
-from web import metrics
 from web.fair_semaphore import FairSemaphore
 from web.keys import access
 from web.keys.limits import ApiKeys
@@ -161,35 +160,6 @@ class FollowedJob:
     notice: str = ""
 
 
-class _Submission:
-    """A picture's span while it is submitted; where nobody waits for its job, that is all of it."""
-
-    __slots__ = ("_goes_on", "span")
-
-    def __init__(self, span: Span) -> None:
-        self.span = span
-        self._goes_on = False
-
-    def keep(self, job: SubmittedJob | FollowedJob) -> SubmittedJob | FollowedJob:
-        """The job, whose span goes on until it was waited for."""
-        self._goes_on = isinstance(job, SubmittedJob) and job.waiter is not None
-        return job
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not self._goes_on:
-            self.span.end(error)
-
-
-def _spanned(choice: ModelChoice, options: JobOptions) -> _Submission:
-    attributes = {"batchwire.model": choice.view.card.model}
-    return _Submission(options.span.child(options.picture, attributes))
-
-
 def _message(model: str, job_id: str) -> dict[str, str]:
     """A job as OpenTelemetry's conventions describe a message."""
     return {
@@ -231,9 +201,9 @@ class JobClient:
         self.refusals = RecentRefusals()
         self._away_until = -math.inf
         self._sharing = threading.Lock()
-        self._in_flight: Counter[str] = Counter()
-        self._of_owner: Counter[str] = Counter()
-        self._slots = threading.BoundedSemaphore(limits.requests)
+        self._by_model: Counter[str] = Counter()
+        self._by_owner: Counter[str] = Counter()
+        """Requests in flight; all of them by owner, which is empty for those without an API key."""
         # More at once would be no faster, and each may take a gigabyte (50 million pixels in 16 bits).
         self._decoders = FairSemaphore(capacity.usable_cores())
 
@@ -243,46 +213,21 @@ class JobClient:
 
         The process has a few threads more than places, so that health checks are answered under any load.
         """
-        with self._owner_s_half(access.owner()), self._any_slot():
-            yield
-
-    @contextlib.contextmanager
-    def _owner_s_half(self, owner: str) -> Iterator[None]:
-        """One of the places that an owner may have: not all, or its flood would shut out the others."""
-        if not owner:
-            yield
-            return
-        most = of_one_owner(self._limits.requests)
+        owner, most = access.owner(), self._limits.requests
         with self._sharing:
-            if self._of_owner[owner] >= most:
-                refusal = Overloaded(
-                    f"{most} requests of this API key are in flight here already; come back in 1 s.",
-                    valid_s=_FULL_S,
-                )
-                self.refusals.note(refusal, lane=owner)
-                raise refusal
-            self._of_owner[owner] += 1
+            # Not all for one owner: its flood would shut out the others.
+            if owner and self._by_owner[owner] >= (half := of_one_owner(most)):
+                raise self._full(f"{half} requests of this API key", lane=owner)
+            if self._by_owner.total() >= most:
+                raise self._full(f"{most} requests")
+            self._by_owner[owner] += 1
         try:
             yield
         finally:
             with self._sharing:
-                self._of_owner[owner] -= 1
-                if not self._of_owner[owner]:
-                    del self._of_owner[owner]
-
-    @contextlib.contextmanager
-    def _any_slot(self) -> Iterator[None]:
-        if not self._slots.acquire(blocking=False):
-            refusal = Overloaded(
-                f"{self._limits.requests} requests are in flight here already; come back in 1 s.",
-                valid_s=_FULL_S,
-            )
-            self.refusals.note(refusal)
-            raise refusal
-        try:
-            yield
-        finally:
-            self._slots.release()
+                self._by_owner[owner] -= 1
+                if not self._by_owner[owner]:
+                    del self._by_owner[owner]
 
     @contextlib.contextmanager
     def share(self, model: str) -> Iterator[None]:
@@ -295,19 +240,20 @@ class JobClient:
             most = self._limits.requests
             if len(self.registry.models()) > 1:
                 most = max(1, math.floor(_SHARE * most))
-            if self._in_flight[model] >= most:
-                refusal = Overloaded(
-                    f"{most} requests for {model} are in flight here already; come back in 1 s.",
-                    valid_s=_FULL_S,
-                )
-                self.refusals.note(refusal, model)
-                raise refusal
-            self._in_flight[model] += 1
+            if self._by_model[model] >= most:
+                raise self._full(f"{most} requests for {model}", model)
+            self._by_model[model] += 1
         try:
             yield
         finally:
             with self._sharing:
-                self._in_flight[model] -= 1
+                self._by_model[model] -= 1
+
+    def _full(self, places: str, model: str = "", *, lane: str = "") -> Overloaded:
+        """The refusal of a request whose places are all taken; the loop repeats it for a moment."""
+        refusal = Overloaded(f"{places} are in flight here already; come back in 1 s.", valid_s=_FULL_S)
+        self.refusals.note(refusal, model, lane=lane)
+        return refusal
 
     def within_pixels(self, pictures: Sequence[_Picture]) -> list[_Picture | ImageTooLarge]:
         """A request's pictures; an ImageTooLarge for each that would make too many pixels together.
@@ -354,54 +300,48 @@ class JobClient:
 
         Raises IdempotencyKeyReused, too.
         """
-        with _spanned(choice, options) as submission:
-            job = self._submit_once(choice, picture, options, submission.span, top=top, name=name)
-            return submission.keep(job)
-
-    def _submit_once(
-        self,
-        choice: ModelChoice,
-        picture: bytes | NDArray[np.uint8],
-        options: JobOptions,
-        span: Span,
-        *,
-        top: int,
-        name: RequestName | None,
-    ) -> SubmittedJob | FollowedJob:
-        if time.monotonic() >= self.wait_until(options):
-            # One request of 64 pictures, 50 megapixels each in 10 KB, kept a core for 51 s, for nobody.
-            raise DeadlinePassed("No time was left for this picture: send fewer at once, or allow more time.")
-        # A shared one was looked up with what is kept.
-        is_own = name is not None and not name.is_shared
-        if (
-            name is not None
-            and is_own
-            and (job_before := self.named(choice.view.card.model, name, owner=options.owner))
-        ):
-            return job_before
-        self.admit(choice, options)
-        # Who has waited for a place is not to find out again, after 0.9 s, that Redis is away.
-        with self._decoder(options) as waited_s, self._known_away(tries=waited_s <= LENGTH_VALID_S):
-            if waited_s > LENGTH_VALID_S:
-                # Hundreds may have waited here with it, each let in by a queue that had room for one.
-                self.admit(choice, options)
-            spec, began = choice.view.card.input, time.monotonic()
-            with span.child("decode", {"batchwire.waited_s": waited_s}):
-                if isinstance(picture, bytes):
-                    prepared = fit.prepare(picture, spec, max_pixels=self._limits.max_pixels)
-                else:
-                    prepared = fit.given(picture, spec)
-            metrics.decoded(choice.view.card.model, time.monotonic() - began)
-            # Within its place, too: threads that enqueued at once took Python's lock from those that decode.
-            return self._enqueue(choice, prepared, options, span, top=top, name=name)
+        model, spec = choice.view.card.model, choice.view.card.input
+        with contextlib.ExitStack() as submission:
+            span = submission.enter_context(options.span.child(options.picture, {"batchwire.model": model}))
+            if time.monotonic() >= self.wait_until(options):
+                # One request of 64 pictures, 50 megapixels each in 10 KB, kept a core for 51 s, for nobody.
+                raise DeadlinePassed(
+                    "No time was left for this picture: send fewer at once, or allow more time."
+                )
+            # A shared one was looked up with what is kept.
+            is_own = name is not None and not name.is_shared
+            if name is not None and is_own and (before := self.named(model, name, owner=options.owner)):
+                return before
+            self.admit(choice, options)
+            # Who has waited for a place is not to find out again, after 0.9 s, that Redis is away.
+            with self._decoder(options) as waited_s, self._known_away(tries=waited_s <= LENGTH_VALID_S):
+                if waited_s > LENGTH_VALID_S:
+                    # Hundreds may have waited here with it, each let in by a queue that had room for one.
+                    self.admit(choice, options)
+                began = time.monotonic()
+                with span.child("decode", {"batchwire.waited_s": waited_s}):
+                    if isinstance(picture, bytes):
+                        prepared = fit.prepare(picture, spec, max_pixels=self._limits.max_pixels)
+                    else:
+                        prepared = fit.given(picture, spec)
+                STAGE.labels(model, "decode").observe(time.monotonic() - began)
+                # Within its place, too: threads that enqueued at once took the GIL from those that decode.
+                job = self._enqueue(choice, prepared, options, span, top=top, name=name)
+            if isinstance(job, SubmittedJob) and job.waiter is not None:
+                submission.pop_all()  # `wait` ends the span
+            return job
 
     def submit_part(
         self, choice: ModelChoice, part: PreparedPicture, options: JobOptions, *, top: int
     ) -> SubmittedJob:
         """Enqueue a picture, or a part of one, that is fitted and admitted. Raises BrokerUnavailable."""
-        with _spanned(choice, options) as submission:
-            job = self._enqueue(choice, part, options, submission.span, top=top)
-            return _own(submission.keep(job))
+        attributes = {"batchwire.model": choice.view.card.model}
+        with contextlib.ExitStack() as submission:
+            span = submission.enter_context(options.span.child(options.picture, attributes))
+            job = _own(self._enqueue(choice, part, options, span, top=top))
+            if job.waiter is not None:
+                submission.pop_all()  # `wait` ends the span
+            return job
 
     @contextlib.contextmanager
     def cutting(
@@ -469,7 +409,8 @@ class JobClient:
     ) -> SubmittedJob | FollowedJob:
         model, wait_until, now = choice.view.card.model, self.wait_until(options), self._clock.now()
         job_id = options.job_id or str(uuid.uuid4())
-        with span.child(f"send {model}", _message(model, job_id), kind=Kind.PRODUCER, at=now) as sending:
+        message = _message(model, job_id) if span.is_recorded else None
+        with span.child(f"send {model}", message, kind=Kind.PRODUCER, at=now) as sending:
             is_waited_for = options.waits or not options.polled
             job = Job(
                 id=job_id,
@@ -491,7 +432,8 @@ class JobClient:
             waiter = self.replies.expect(model, job.id) if is_waited_for else None
             job_id = ""
             try:
-                job_id = self.producer.enqueue(model, job, name, _webhook(job, options))
+                webhook = _webhook(job, options) if options.callback_url else None
+                job_id = self.producer.enqueue(model, job, name, webhook)
             finally:
                 if waiter is not None and job_id != job.id:
                     self.replies.forget(waiter)
@@ -501,7 +443,9 @@ class JobClient:
             return self.follower(model, job_id, owner=options.owner)
         if waiter is not None:
             waiter.is_enqueued = True
-        _LOG.debug("job %s of %s is enqueued", job.id, model, extra=logs.about(job_id=job.id, model=model))
+        if _LOG.isEnabledFor(logging.DEBUG):
+            about = logs.about(job_id=job.id, model=model)
+            _LOG.debug("job %s of %s is enqueued", job.id, model, extra=about)
         expires_at, is_named = self.producer.expires_at(job.deadline), name is not None
         return SubmittedJob(
             model, job, waiter, options.started_at, wait_until, expires_at, is_named, span=span
@@ -532,50 +476,46 @@ class JobClient:
 
     def wait(self, submitted: SubmittedJob, *, is_client_gone: Callable[[], bool]) -> Result:
         """Sleep until the result comes. Raises DeadlinePassed, ModelUnavailable, ClientGone, and cancels."""
-        with submitted.span as span:
-            try:
-                result = self._awaited(submitted, is_client_gone)
-            except ClientGone:
-                span.event("cancelled")
-                raise
+        waiter, model = submitted.waiter, submitted.model
+        if waiter is None:
+            raise ValueError("a job that is polled can't be waited for")
+        result, reason = None, ""
+        with submitted.span as span, contextlib.ExitStack() as waiting:
+            waiting.callback(self.replies.forget, waiter)
+            while not reason and (left_s := submitted.wait_until - time.monotonic()) > 0:
+                if (result := waiter.wait(min(left_s, LOOK_AT_CLIENT_S))) is not None:
+                    spent = result.timings_ms
+                    ended_at = submitted.job.accepted_at + (spent.waiting + spent.batch + spent.model) / 1000
+                    with span.child("reply", at=ended_at):
+                        STAGE.labels(model, "reply").observe(max(0.0, self._clock.now() - ended_at))
+                    break
+                if waiter.take_forgotten():
+                    self._enqueue_again(submitted)
+                if is_client_gone():
+                    span.event("cancelled")
+                    if not submitted.is_named:
+                        self.producer.cancel(model, submitted.job.id)
+                    raise ClientGone("The client closed the connection.")
+                reason = self._failure(model)
+            if result is None:
+                result = self._take_late(submitted, waiter, reason)
             if result.error is not None:
                 span.fail(result.error.code, result.error.message)
             return result
 
-    def _awaited(self, submitted: SubmittedJob, is_client_gone: Callable[[], bool]) -> Result:
-        waiter, model, job_id = submitted.waiter, submitted.model, submitted.job.id
-        if waiter is None:
-            raise ValueError("a job that is polled can't be waited for")
-        reason = ""
-        try:
-            while not reason and (left_s := submitted.wait_until - time.monotonic()) > 0:
-                result = waiter.wait(min(left_s, LOOK_AT_CLIENT_S))
-                if result is not None:
-                    spent = result.timings_ms
-                    ended_at = submitted.job.accepted_at + (spent.waiting + spent.batch + spent.model) / 1000
-                    metrics.replied(model, self._clock.now() - ended_at)
-                    submitted.span.child("reply", at=ended_at).end()
-                    return result
-                if waiter.take_forgotten():
-                    self._enqueue_again(submitted)
-                if is_client_gone():
-                    if not submitted.is_named:
-                        self.producer.cancel(model, job_id)
-                    raise ClientGone("The client closed the connection.")
-                reason = self._failure(model)
-            # First what came already: of several pictures the last are looked at late.
-            result = waiter.wait(0)
-            if result is None:
-                with self._known_away():
-                    result = self.producer.take_or_cancel(model, job_id)
-            if result is not None:
-                return result
-            if reason:
-                raise unavailable(reason)
-            timeout_s = submitted.wait_until - submitted.started_at
-            raise DeadlinePassed(f"No answer came in {timeout_s:g} s.")
-        finally:
-            self.replies.forget(waiter)
+    def _take_late(self, submitted: SubmittedJob, waiter: Waiter, reason: str) -> Result:
+        """A result that came at the last moment. Raises why there is none: `reason`, else the deadline."""
+        # First what came already: of several pictures the last are looked at late.
+        result = waiter.wait(0)
+        if result is None:
+            with self._known_away():
+                result = self.producer.take_or_cancel(submitted.model, submitted.job.id)
+        if result is not None:
+            return result
+        if reason:
+            raise unavailable(reason)
+        timeout_s = submitted.wait_until - submitted.started_at
+        raise DeadlinePassed(f"No answer came in {timeout_s:g} s.")
 
     @contextlib.contextmanager
     def _known_away(self, *, tries: bool = False) -> Iterator[None]:
@@ -688,10 +628,8 @@ def of_one_owner(places: int) -> int:
     return max(1, math.floor(_OWNER_SHARE * places))
 
 
-def _webhook(job: Job, options: JobOptions) -> Webhook | None:
-    """Where the end of the job is announced, if anywhere."""
-    if not options.callback_url:
-        return None
+def _webhook(job: Job, options: JobOptions) -> Webhook:
+    """Where the end of the job is announced."""
     times = job.accepted_at, job.deadline
     return Webhook(options.callback_url, *times, job.request_id, owner=job.owner or UNSET)
 

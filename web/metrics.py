@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from broker import codec
 from broker.errors import BrokerUnavailable
 from broker.messages import WorkerState
-from broker.metrics import SECONDS, STAGE
+from broker.metrics import SECONDS
 from broker.producer import Producer
 from broker.registry import Registry
 from web import metrics_files, metrics_folder
@@ -89,16 +89,6 @@ _MODEL: Final[ContextVar[str]] = ContextVar("metrics_model", default="")
 def asked(model: str) -> None:
     """This thread's request asks a model, which is announced; empty: none so far."""
     _MODEL.set(model)
-
-
-def decoded(model: str, seconds: float) -> None:
-    """A picture was decoded and fitted."""
-    STAGE.labels(model, "decode").observe(seconds)
-
-
-def replied(model: str, seconds: float) -> None:
-    """From the end of a picture's batch to the thread that waits for its result."""
-    STAGE.labels(model, "reply").observe(max(0.0, seconds))
 
 
 def pictures(outcome: str, count: int = 1) -> None:

@@ -146,7 +146,7 @@ class PolledPipelines:
 
     def _run(self, choice: ModelChoice, picture: bytes, options: JobOptions, job: PolledPipeline) -> None:
         request_ids.carry(options.request_id)
-        tracing.carry(options.span)
+        tracing.CURRENT.set(options.span)
         try:
             try:
                 result = self._result(choice, picture, options, job)

@@ -76,5 +76,5 @@ class Stamp(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""
         record.request_id = current()
-        record.trace_id = tracing.trace_id(tracing.current().traceparent)
+        record.trace_id = tracing.trace_id(tracing.CURRENT.get().traceparent)
         return True

@@ -29,7 +29,7 @@ def register(app: Flask) -> None:
     def begin() -> None:
         if request.path in _WITHOUT or request.path.startswith(_STATIC):
             return
-        tracing.carry(
+        tracing.CURRENT.set(
             tracing.begin(
                 request.method,
                 request.headers.get("traceparent"),
@@ -48,18 +48,18 @@ def register(app: Flask) -> None:
 
     @app.after_request
     def tell(response: Response) -> Response:
-        span = tracing.current()
+        span = tracing.CURRENT.get()
         if span.is_recorded:
             _tell(span, response)
             if not response.is_sequence:  # a stream is answered when it ends
                 response.call_on_close(span.end)
-                tracing.carry(NOT_RECORDED)
+                tracing.CURRENT.set(NOT_RECORDED)
         return response
 
     @app.teardown_request
     def end(_: BaseException | None) -> None:
-        tracing.current().end()
-        tracing.carry(NOT_RECORDED)  # the thread goes on to another request
+        tracing.CURRENT.get().end()
+        tracing.CURRENT.set(NOT_RECORDED)  # the thread goes on to another request
 
 
 def _tell(span: Span, response: Response) -> None:

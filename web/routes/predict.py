@@ -64,7 +64,7 @@ def predict() -> Response:
             started_at=started_at,
             polled=wanted.polled,
             traceparent=wanted.traceparent,
-            span=tracing.current(),
+            span=tracing.CURRENT.get(),
             request_id=request_ids.current(),
             callback_url=callback_url,
             timeout_s=timeout_s(upload.parameters),
@@ -140,7 +140,7 @@ def outcomes(
     options = JobOptions(
         started_at=started_at,
         traceparent=preferences.traceparent(request),
-        span=tracing.current(),
+        span=tracing.CURRENT.get(),
         request_id=request_ids.current(),
         scores=scores,
         timeout_s=min(within_s, timeout_s(upload.parameters)),

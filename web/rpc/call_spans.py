@@ -54,7 +54,7 @@ def _traced(handle: _Handler, method: str) -> _Handler:
             tracestate=metadata.get("tracestate", ""),
             kind=Kind.SERVER,
         )
-        tracing.carry(span)
+        tracing.CURRENT.set(span)
         try:
             return handle(messages, context)
         finally:
@@ -63,6 +63,6 @@ def _traced(handle: _Handler, method: str) -> _Handler:
             if code in _SERVER_ERRORS:
                 span.fail(code.name)
             span.end()
-            tracing.carry(NOT_RECORDED)
+            tracing.CURRENT.set(NOT_RECORDED)
 
     return call

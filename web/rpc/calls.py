@@ -80,7 +80,7 @@ class Call:
         options = JobOptions(
             started_at=self.started_at,
             traceparent=self.traceparent,
-            span=tracing.current(),
+            span=tracing.CURRENT.get(),
             request_id=self.request_id,
             scores=True,
             timeout_s=min(timeout_s, self.context.time_remaining()),

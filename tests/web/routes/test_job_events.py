@@ -36,28 +36,28 @@ def _events(response: TestResponse) -> Iterator[Event]:
                 yield name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
 
 
-def _free_places(service: Service) -> int:
+def _places_taken(service: Service) -> int:
     jobs: JobClient = service.app.extensions["jobs"]
-    return jobs._slots._value
+    return jobs._by_owner.total()
 
 
 def test_a_job_is_pending_and_then_done(service: Service) -> None:
     job_id = _accepted(service)
-    free = _free_places(service)
+    taken = _places_taken(service)
     response = _stream(service, job_id)
     assert (response.status_code, response.mimetype) == (200, "text/event-stream")
     assert response.headers["Cache-Control"] == "no-store"
     events = _events(response)
     name, pending = next(events)
     assert (name, pending["id"], pending["status"]) == ("pending", job_id, "pending")
-    assert _free_places(service) == free - 1
+    assert _places_taken(service) == taken + 1
     service.start_worker()
     name, done = next(each for each in events if each[0])
     assert (name, done["predictions"][0]["label"]) == ("done", "bright")
     assert done["expires_at"].endswith("Z")
     assert list(events) == []
     response.close()
-    assert _free_places(service) == free
+    assert _places_taken(service) == taken
 
 
 def test_a_job_that_has_ended_is_said_at_once_and_needs_no_place(
@@ -121,14 +121,14 @@ def test_a_client_that_goes_gives_its_place_back(service: Service, monkeypatch: 
     gone.append(True)
     assert list(_events(response)) == []
     response.close()
-    assert _free_places(service) == 1
+    assert _places_taken(service) == 0
     eventually(lambda: not service.app.extensions["jobs"].replies._waiters)
 
 
 def test_an_unknown_job_is_404_and_head_takes_no_place(service: Service) -> None:
     missing = _stream(service, "0190c0de-4c68-47e9-877e-25cf1868a37d")
     assert (missing.status_code, missing.get_json()["error"]["code"]) == (404, "not_found")
-    free = _free_places(service)
+    taken = _places_taken(service)
     head = service.client.head(f"/predictions/{_accepted(service)}/events?model={MODEL}")
     assert (head.status_code, head.mimetype, head.data) == (200, "text/event-stream", b"")
-    assert _free_places(service) == free
+    assert _places_taken(service) == taken
