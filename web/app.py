@@ -3,7 +3,7 @@
 wsgi.py is the entry point: it reads the settings and starts the subscription.
 """
 
-from flask import Flask, Response
+from flask import Flask
 
 from settings import Settings
 from telemetry import tracing
@@ -20,8 +20,7 @@ from web.middleware import (
     cache_sources,
     compression,
     cors,
-    request_counts,
-    request_ids,
+    request_lifecycle,
     traces,
 )
 from web.polled_pipelines import PolledPipelines
@@ -84,16 +83,13 @@ def create_app(settings: Settings) -> Flask:
         app.register_blueprint(key_jobs.blueprint)
     for dialect in (tutorials, open_inference, tf_serving, torchserve):
         app.register_blueprint(dialect.blueprint)
-
-    app.after_request(_kept_by_nobody)
-    app.after_request(_of_its_type)
     return app
 
 
 def _add_middleware(app: Flask, settings: Settings) -> None:
     """What happens to every request and answer; the order is that in which a request meets it."""
     jobs: JobClient = app.extensions["jobs"]
-    request_ids.register(app)
+    request_lifecycle.register(app)
     if access_log.is_on():
         access_lines.register(app)
     if tracing.is_on():
@@ -101,24 +97,10 @@ def _add_middleware(app: Flask, settings: Settings) -> None:
     errors.register(app, shape_of=failures.shape_of)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
-    request_counts.register(app)
     if jobs.api_keys is not None:
         http_guard.register(app, Guard(jobs.api_keys.known))
     if jobs.cache is not None:
         cache_sources.register(app)
-
-
-def _kept_by_nobody(response: Response) -> Response:
-    """No proxy and no browser keeps someone's answer; files and the description say otherwise."""
-    response.headers.setdefault("Cache-Control", errors.NO_STORE)
-    return response
-
-
-def _of_its_type(response: Response) -> Response:
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    if response.is_sequence and not response.calculate_content_length():
-        del response.headers["Content-Type"]  # there is nothing to be of a type: OPTIONS
-    return response
 
 
 def refusal_renderer(settings: Settings, *, key_name_of: KeyNameOf = lambda _head: "") -> RenderRefusal:

@@ -26,9 +26,6 @@ from web.server.refusals import RenderRefusal, RequestHead
 
 _LOG = logging.getLogger(__name__)
 
-NO_STORE: Final = "no-store"
-"""Of each answer that does not say otherwise: nothing on its way keeps it."""
-
 STATUS: Final[dict[str, int]] = {
     "bad_request": 400,
     "invalid_image": 400,
@@ -170,7 +167,7 @@ def raw(
         f"HTTP/1.1 {status.value} {status.phrase}",
         "Content-Type: application/json",
         f"Content-Length: {len(content)}",
-        f"Cache-Control: {NO_STORE}",
+        f"Cache-Control: {responses.NO_STORE}",
         "X-Content-Type-Options: nosniff",
         f"{request_ids.HEADER}: {request_id}",
         *([f"Connection: keep-alive\r\nKeep-Alive: timeout={idle_s}"] if idle_s else ["Connection: close"]),
@@ -261,7 +258,7 @@ def register(app: Flask, *, shape_of: ShapeOf = lambda _method, _path: None) -> 
 
     def respond(code: str, message: str, status: int) -> Response:
         shape = shape_of(request.method, request.path)
-        failure = shape(message, status) if shape else body(code, message, request_ids.current())
+        failure = shape(message, status) if shape else body(code, message, request_ids.CURRENT.get())
         return responses.respond(failure, status)
 
     @app.errorhandler(ServiceError)

@@ -145,7 +145,7 @@ class PolledPipelines:
             self._running.pop(job.id, None)
 
     def _run(self, choice: ModelChoice, picture: bytes, options: JobOptions, job: PolledPipeline) -> None:
-        request_ids.carry(options.request_id)
+        request_ids.CURRENT.set(options.request_id)
         tracing.CURRENT.set(options.span)
         try:
             try:

@@ -22,6 +22,9 @@ VERSION: Final = "0.1.0"
 
 MIMETYPE: Final = "application/json"
 
+NO_STORE: Final = "no-store"
+"""Cache-Control of an answer that does not say otherwise: no proxy and no browser keeps someone's answer."""
+
 PNG: Final = "image/png"
 """What an annotated picture is answered in."""
 

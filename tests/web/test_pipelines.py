@@ -892,7 +892,7 @@ def test_a_bug_in_a_polled_pipeline_is_told_its_client(
     seen: list[str] = []
 
     def broken(_: object) -> None:
-        seen.append(request_ids.current())
+        seen.append(request_ids.CURRENT.get())
         raise ZeroDivisionError
 
     monkeypatch.setattr("web.pipelines._levels", broken)

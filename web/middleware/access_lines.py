@@ -6,18 +6,14 @@ Owns what of Flask's request and response the line has. Its words are web/access
 import io
 import time
 from collections.abc import Iterable, Iterator
-from contextvars import ContextVar
 from dataclasses import replace
-from typing import Final
 
 from flask import Flask, Response, g, request
 
 from web import access_log
 from web.access_log import Exchange
 from web.middleware import request_ids
-from web.middleware.request_counts import dialect
-
-_BEGAN: Final[ContextVar[float]] = ContextVar("access_began")
+from web.middleware.request_lifecycle import BEGAN, dialect
 
 
 class _Counted:
@@ -40,15 +36,11 @@ class _Counted:
 
 def register(app: Flask) -> None:
     """Have the requests of `app` written down. Register it before what changes a response."""
-
-    @app.before_request
-    def begin() -> None:
-        _BEGAN.set(time.perf_counter())
-        access_log.begin()
+    app.before_request(access_log.begin)
 
     @app.after_request
     def write(response: Response) -> Response:
-        exchange, began, asked = _exchange(response), _BEGAN.get(), access_log.this_question()
+        exchange, began, asked = _exchange(response), BEGAN.get(), access_log.this_question()
         if response.is_sequence:
             seconds = time.perf_counter() - began
             sent = 0 if request.method == "HEAD" else response.calculate_content_length() or 0
@@ -77,7 +69,7 @@ def _exchange(response: Response) -> Exchange:
         bytes_in=request.content_length if request.content_length is not None else length,
         bytes_out=0,
         seconds=0.0,
-        request_id=request_ids.current(),
+        request_id=request_ids.CURRENT.get(),
         client=request.remote_addr or "",
         dialect=dialect(),
         key=str(g.get("key_name", "")),

@@ -12,7 +12,7 @@ from flask import Flask, Response, request
 from telemetry import tracing
 from telemetry.tracing import NOT_RECORDED, Kind, Span
 from web.middleware import request_ids
-from web.middleware.request_counts import dialect
+from web.middleware.request_lifecycle import dialect
 
 _WITHOUT: Final = frozenset(("/healthz", "/livez", "/readyz", "/metrics", "/scaling", "/favicon.ico"))
 _STATIC: Final = "/static/"
@@ -39,7 +39,7 @@ def register(app: Flask) -> None:
                     "url.scheme": request.scheme,
                     "client.address": request.remote_addr or "",
                     "network.protocol.version": request.environ.get("SERVER_PROTOCOL", "")[5:],
-                    "batchwire.request_id": request_ids.current(),
+                    "batchwire.request_id": request_ids.CURRENT.get(),
                 },
                 tracestate=request.headers.get("tracestate", ""),
                 kind=Kind.SERVER,

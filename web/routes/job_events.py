@@ -52,10 +52,10 @@ def events(job_id: str) -> Response:
             # It is made when the request's context is gone: what it needs of that is read here.
             pending = predict.pending(model, job_id, expires_at=stored.expires_at)
             is_client_gone = partial(predict.has_client_gone, request.environ, has_begun=True)
-            stream = _stream(jobs, pending, is_client_gone, request_ids.current(), owner=owner)
+            stream = _stream(jobs, pending, is_client_gone, request_ids.CURRENT.get(), owner=owner)
             response = Response(stream, mimetype=MIMETYPE)
         else:
-            response = Response(_RETRY + _last(stored, request_ids.current()), mimetype=MIMETYPE)
+            response = Response(_RETRY + _last(stored, request_ids.CURRENT.get()), mimetype=MIMETYPE)
         response.call_on_close(places.pop_all().close)
     response.headers["X-Accel-Buffering"] = "no"  # nginx would keep events until it has 4 KB of them
     return response

@@ -65,7 +65,7 @@ def predict() -> Response:
             polled=wanted.polled,
             traceparent=wanted.traceparent,
             span=tracing.CURRENT.get(),
-            request_id=request_ids.current(),
+            request_id=request_ids.CURRENT.get(),
             callback_url=callback_url,
             timeout_s=timeout_s(upload.parameters),
             lane=access.lane(upload.parameters),
@@ -141,7 +141,7 @@ def outcomes(
         started_at=started_at,
         traceparent=preferences.traceparent(request),
         span=tracing.CURRENT.get(),
-        request_id=request_ids.current(),
+        request_id=request_ids.CURRENT.get(),
         scores=scores,
         timeout_s=min(within_s, timeout_s(upload.parameters)),
         lane=access.lane(upload.parameters),
@@ -176,7 +176,7 @@ def _several(results: Sequence[PictureResult]) -> Response:
     shown = [_shown(result) for result in results]
     deciding = next((number for number, (body, _) in enumerate(shown) if body.success), 0)
     success = all(body.success for body, _ in shown)
-    request_id = UNSET if success else request_ids.current()
+    request_id = UNSET if success else request_ids.CURRENT.get()
     several = AnswerList(success=success, results=[body for body, _ in shown], request_id=request_id)
     response = responses.respond(several, shown[deciding][1])
     result = results[deciding]
@@ -190,13 +190,13 @@ def _shown(result: PictureResult) -> tuple[Each, int]:
     if isinstance(result, Polled):
         return pending(result.model, result.id, expires_at=result.expires_at, notice=result.notice), 202
     if isinstance(result, ServiceError):
-        body = errors.body(result.code, result.message, request_ids.current())
+        body = errors.body(result.code, result.message, request_ids.CURRENT.get())
         return body, errors.STATUS.get(result.code, 500)
     expires_at: datetime | UnsetType = UNSET
     if isinstance(result, StoredJob):
         expires_at = responses.time_of(result.expires_at)
         result = result.result
-    answer = answers.of(result, request_id=request_ids.current(), expires_at=expires_at)
+    answer = answers.of(result, request_id=request_ids.CURRENT.get(), expires_at=expires_at)
     return answer, 200 if isinstance(answer, Answer) else errors.STATUS.get(answer.error.code, 500)
 
 

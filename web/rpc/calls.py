@@ -138,7 +138,7 @@ class Calls:
             began, code = time.perf_counter(), "OK"
             metadata = _texts(context)
             request_id = request_ids.chosen(metadata.get(_REQUEST_ID, ""))
-            request_ids.carry(request_id)
+            request_ids.CURRENT.set(request_id)
             metrics.asked("")
             access_log.begin()
             trailing, place, reply = [(_REQUEST_ID, request_id)], MessagePlace(0), b""
@@ -163,7 +163,7 @@ class Calls:
                 seconds = time.perf_counter() - began
                 metrics.called(name, code=code, seconds=seconds)
                 _write(name, code, seconds, context, request_id, sizes=(place.received, len(reply)))
-                request_ids.carry(request_ids.NONE)
+                request_ids.CURRENT.set(request_ids.NONE)
                 access.carry(None)
 
         return grpc.stream_unary_rpc_method_handler(handle)

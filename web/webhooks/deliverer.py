@@ -232,7 +232,7 @@ class Deliverer:
         self._store.expire(taken.model, Result(taken.job_id, taken.model, "", error=failure))
 
     def _attempt(self, taken: TakenWebhook, result: bytes, *, until: float) -> None:
-        request_ids.carry(taken.webhook.request_id or request_ids.NONE)
+        request_ids.CURRENT.set(taken.webhook.request_id or request_ids.NONE)
         try:
             target = self._hosts.target(taken.webhook.url)
         except ClientError:

@@ -14,7 +14,7 @@ from tests.support.fakes import MODEL
 from tests.support.pictures import png
 from tests.support.service import Service
 from tests.support.waiting import eventually
-from web.middleware import request_ids
+from web.middleware import request_ids, request_lifecycle
 
 GIVEN = "client-7/a:b"
 
@@ -130,5 +130,5 @@ def test_a_path_forges_no_line_of_the_log(service: Service, caplog: pytest.LogCa
     caplog.set_level(logging.DEBUG, "web")
     service.client.get("/x%0a2026-01-01%20ERROR%20forged")
     service.client.get("/" + "y" * 3000)
-    messages = [record.getMessage() for record in caplog.records if record.name == request_ids.__name__]
+    messages = [record.getMessage() for record in caplog.records if record.name == request_lifecycle.__name__]
     assert messages == ["GET /x%0A2026-01-01%20ERROR%20forged: 404", f"GET /{'y' * 199}: 404"]
