@@ -154,6 +154,11 @@ def begin(
     return recorder.begin(name, parent, attributes, tracestate=tracestate, kind=kind, at=at, links=links)
 
 
+def well_formed(header: str) -> str | None:
+    """What a traceparent header says, where it is well-formed."""
+    return header if TRACEPARENT.fullmatch(header) else None
+
+
 def is_sampled(traceparent: str | None) -> bool:
     """Whether this process records spans of that parent, which may be no traceparent at all."""
     if not _process or not traceparent or TRACEPARENT.fullmatch(traceparent) is None:

@@ -126,6 +126,7 @@ ROOMS: dict[str, set[str]] = {
         "web.dialects",
         "web.errors",
         "web.jobs",
+        "web.keys.access",
         "web.pipelines",
         "web.responses",
         "web.routes.pages",

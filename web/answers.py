@@ -29,7 +29,26 @@ def of(
     failure = result.error
     if failure is None:
         try:
-            return _sound(result, expires_at)
+            return Answer(
+                success=True,
+                model=result.model,
+                id=result.id,
+                predictions=png.of_masks(result.predictions),
+                values=UNSET if result.values is None else result.values,
+                embedding=UNSET if result.embedding is None else result.embedding,
+                image=UNSET if result.image is None else png.of_pixels(result.image),
+                outputs=UNSET if result.outputs is None else result.outputs,
+                result=UNSET if result.result is None else result.result,
+                skeleton=UNSET if result.skeleton is None else result.skeleton,
+                steps=UNSET if result.steps is None else result.steps,
+                notice=result.notice or UNSET,
+                model_version=result.model_version,
+                engine=result.engine,
+                precision=result.precision,
+                batch_size=result.batch_size,
+                timings_ms=result.timings_ms,
+                expires_at=expires_at,
+            )
         except ValueError as error:
             _LOG.error("%s: the pixels of job %s can't be read: %s", result.model, result.id, error)
             failure = Failure(
@@ -41,30 +60,6 @@ def of(
         id=result.id,
         error=ErrorDetail(failure.code, failure.message),
         request_id=request_id,
-    )
-
-
-def _sound(result: Result, expires_at: datetime | UnsetType) -> Answer:
-    """The answer of a job that has not failed. Raises ValueError where its pixels or masks are none."""
-    return Answer(
-        success=True,
-        model=result.model,
-        id=result.id,
-        predictions=png.of_masks(result.predictions),
-        values=UNSET if result.values is None else result.values,
-        embedding=UNSET if result.embedding is None else result.embedding,
-        image=UNSET if result.image is None else png.of_pixels(result.image),
-        outputs=UNSET if result.outputs is None else result.outputs,
-        result=UNSET if result.result is None else result.result,
-        skeleton=UNSET if result.skeleton is None else result.skeleton,
-        steps=UNSET if result.steps is None else result.steps,
-        notice=result.notice or UNSET,
-        model_version=result.model_version,
-        engine=result.engine,
-        precision=result.precision,
-        batch_size=result.batch_size,
-        timings_ms=result.timings_ms,
-        expires_at=expires_at,
     )
 
 

@@ -95,7 +95,7 @@ class Inference:
         # A request that asks for too many predictions is refused whole.
         top = reader.top(upload, choice.view.card, asked=choice.asked.card)
         with jobs.share(choice.view.card.model):
-            key = access.current()
+            key = access.KEY.get()
             if key is None or jobs.api_keys is None:
                 return self._asked(choice, upload, caller, top=top)
             return self._within_limits(jobs.api_keys.limiter, key, choice, upload, caller, top=top)

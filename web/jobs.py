@@ -432,8 +432,7 @@ class JobClient:
             waiter = self.replies.expect(model, job.id) if is_waited_for else None
             job_id = ""
             try:
-                webhook = _webhook(job, options) if options.callback_url else None
-                job_id = self.producer.enqueue(model, job, name, webhook)
+                job_id = self.producer.enqueue(model, job, name, _webhook(job, options))
             finally:
                 if waiter is not None and job_id != job.id:
                     self.replies.forget(waiter)
@@ -447,9 +446,7 @@ class JobClient:
             about = logs.about(job_id=job.id, model=model)
             _LOG.debug("job %s of %s is enqueued", job.id, model, extra=about)
         expires_at, is_named = self.producer.expires_at(job.deadline), name is not None
-        return SubmittedJob(
-            model, job, waiter, options.started_at, wait_until, expires_at, is_named, span=span
-        )
+        return SubmittedJob(model, job, waiter, options.started_at, wait_until, expires_at, is_named, span)
 
     @contextlib.contextmanager
     def _decoder(self, options: JobOptions) -> Iterator[float]:
@@ -628,8 +625,10 @@ def of_one_owner(places: int) -> int:
     return max(1, math.floor(_OWNER_SHARE * places))
 
 
-def _webhook(job: Job, options: JobOptions) -> Webhook:
-    """Where the end of the job is announced."""
+def _webhook(job: Job, options: JobOptions) -> Webhook | None:
+    """Where the end of the job is announced, if anywhere."""
+    if not options.callback_url:
+        return None
     times = job.accepted_at, job.deadline
     return Webhook(options.callback_url, *times, job.request_id, owner=job.owner or UNSET)
 

@@ -122,22 +122,12 @@ class ModelChooser:
         known = ", ".join(sorted(each for each in {*served, *self._expected} if access.may_ask(each)))
         return UnknownModel(f"Unknown model {name[:60]!r}. Available: {known}.")
 
-    @staticmethod
-    def permits(name: str) -> bool:
-        """Whether the request's API key may ask this model."""
-        return access.may_ask(name)
-
-    @staticmethod
-    def permit(name: str) -> None:
-        """Raise Forbidden for a model that the request's API key may not ask."""
-        access.require_model(name)
-
     def require(self, name: str) -> None:
         """Raise UnknownModel where no model of that name was announced or is expected.
 
         Raises Forbidden for one that the request's API key may not ask.
         """
-        self.permit(name)
+        access.require_model(name)
         models = self._registry.models()
         if name not in models and not self.expects(name):
             raise self.unknown(name, models)
@@ -153,7 +143,7 @@ class ModelChooser:
         servers are scaled to zero.
         """
         if not is_step:
-            self.permit(name)
+            access.require_model(name)
         models = self._registry.models()
         view = models.get(name)
         if view is None:

@@ -14,6 +14,7 @@ from web.dialects import model_versions
 from web.dialects.named_outputs import OutputSignature
 from web.errors import NotFound
 from web.jobs import JobClient
+from web.keys import access
 from web.uploads.parameters import MAX_PICTURES
 
 SIGNATURE: Final = "serving_default"
@@ -53,7 +54,7 @@ def versions(
 
     Raises UnknownModel, NotFound, Forbidden.
     """
-    jobs.models.permit(model)
+    access.require_model(model)
     view = jobs.registry.models(fresh=True).get(model)
     if view is None:
         jobs.models.require(model)
@@ -84,7 +85,7 @@ def _known(view: ModelView, version: str) -> KnownVersion:
 
 def described(jobs: JobClient, model: str, *, version: str = "", label: str = "") -> ModelView:
     """The model whose signature is asked for. Raises as model_versions.serving does."""
-    jobs.models.permit(model)
+    access.require_model(model)
     view = jobs.registry.models(fresh=True).get(model) or jobs.models.named(model)
     model_versions.require(view, version=version, label=label)
     return view

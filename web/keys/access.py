@@ -3,7 +3,6 @@
 Owns both for the time of a request, for HTTP and gRPC alike. Judges nothing: guard.py does.
 """
 
-from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Final
 
@@ -11,57 +10,46 @@ from broker.api_keys import PRIORITIES, ApiKey
 from broker.errors import ClientError
 from web.errors import Forbidden
 
-PRIORITY: Final = "priority"
-
 _SHARES: Final = {"low": 0.25, "normal": 1.0, "high": 4.0}
 
 _OF_TRITON: Final = "0"
 """A model's own priority, to Triton's clients."""
 
-_KEY: Final[ContextVar[ApiKey | None]] = ContextVar("api_key", default=None)
+KEY: Final[ContextVar[ApiKey | None]] = ContextVar("api_key", default=None)
+"""That of the request which this thread answers; None: keys are off, or the address is open."""
 _FIELDS: Final[ContextVar[tuple[tuple[str, str], ...]]] = ContextVar("limit_fields", default=())
 
 
 def carry(key: ApiKey | None) -> None:
-    """This thread answers a request of that key; None: keys are off, or the address is open."""
-    _KEY.set(key)
+    """This thread answers a request of that key."""
+    KEY.set(key)
     _FIELDS.set(())
 
 
-def current() -> ApiKey | None:
-    """The key of the request that this thread answers."""
-    return _KEY.get()
-
-
 def owner() -> str:
-    """Its name; empty where there is none."""
-    key = _KEY.get()
+    """The name of this thread's key; empty where there is none."""
+    key = KEY.get()
     return key.name if key is not None else ""
 
 
 def may_ask(model: str) -> bool:
     """Whether the request may ask this model, and see it."""
-    key = _KEY.get()
+    key = KEY.get()
     return key is None or key.may_ask(model)
 
 
 def require_model(model: str) -> None:
     """Raise Forbidden for a model that the request may not ask, whether there is one of that name or not."""
-    key = _KEY.get()
+    key = KEY.get()
     if key is not None and not key.may_ask(model):
         raise Forbidden(f"This API key may not use {model[:60]!r}, only {', '.join(key.models)}.")
 
 
-def lane(parameters: Mapping[str, str]) -> str:
-    """The lane of a request's jobs, `OWNER@WEIGHT`, by its key and the `priority` among its parameters.
+def lane(key: ApiKey | None, priority: str) -> str:
+    """The lane of a request's jobs, `OWNER@WEIGHT`, by its key and the `priority` that it asks for, if any.
 
     Empty without keys. Raises ClientError, Forbidden.
     """
-    return lane_of(_KEY.get(), parameters.get(PRIORITY, ""))
-
-
-def lane_of(key: ApiKey | None, priority: str) -> str:
-    """The same for another request. Raises ClientError, Forbidden."""
     priority = "normal" if priority in ("", _OF_TRITON) else priority
     if priority not in _SHARES:
         raise ClientError(f"priority={priority[:20]!r} is none of {', '.join(PRIORITIES)}.")

@@ -117,7 +117,7 @@ class LoopGuard:
     def lane(key: ApiKey | None, priority: str) -> str | None:
         """The lane of a request's jobs; None where its key is not known, or may not have them."""
         try:
-            return access.lane_of(key, priority) if key is not None else None
+            return access.lane(key, priority) if key is not None else None
         except ClientError:
             return None
 

@@ -11,6 +11,7 @@ from flask import Blueprint, Response, current_app, request
 from broker.errors import ClientError
 from web import metrics, responses
 from web.jobs import JobClient
+from web.keys import access
 from web.responses import Scaling
 
 _WHOLE: Final = re.compile("[0-9]{1,6}")
@@ -46,7 +47,7 @@ def scaling() -> Response:
     if len(windows) > 1 or not _WHOLE.fullmatch(window) or not 1 <= int(window) <= _MOST_WINDOW_S:
         raise ClientError(f"window must be one whole number of seconds from 1 to {_MOST_WINDOW_S}.")
     depths = jobs.producer.depths(
-        named or filter(jobs.models.permits, sorted({*known, *jobs.models.expected}))
+        named or filter(access.may_ask, sorted({*known, *jobs.models.expected}))
     ).values()
     return responses.respond(
         Scaling(

@@ -63,12 +63,12 @@ def predict() -> Response:
         options = JobOptions(
             started_at=started_at,
             polled=wanted.polled,
-            traceparent=wanted.traceparent,
+            traceparent=tracing.well_formed(request.headers.get("traceparent", "")),
             span=tracing.CURRENT.get(),
             request_id=request_ids.CURRENT.get(),
             callback_url=callback_url,
             timeout_s=timeout_s(upload.parameters),
-            lane=access.lane(upload.parameters),
+            lane=access.lane(access.KEY.get(), upload.parameters.get(PRIORITY, "")),
         )
         caller = Caller(options, is_client_gone, idempotency.read(request, upload))
         results: Sequence[PictureResult] = inference.run(upload, caller)
@@ -139,12 +139,12 @@ def outcomes(
     inference: Inference = current_app.extensions["inference"]
     options = JobOptions(
         started_at=started_at,
-        traceparent=preferences.traceparent(request),
+        traceparent=tracing.well_formed(request.headers.get("traceparent", "")),
         span=tracing.CURRENT.get(),
         request_id=request_ids.CURRENT.get(),
         scores=scores,
         timeout_s=min(within_s, timeout_s(upload.parameters)),
-        lane=access.lane(upload.parameters),
+        lane=access.lane(access.KEY.get(), upload.parameters.get(PRIORITY, "")),
     )
     return inference.outcomes(upload, Caller(options, is_client_gone))
 

@@ -16,6 +16,7 @@ from broker.errors import ClientError, ServiceError, Unavailable, UnknownModel
 from broker.messages import Result, WorkerState
 from web import responses
 from web.jobs import JobClient
+from web.keys import access
 from web.responses import Similarity
 from web.routes import predict
 from web.uploads import reader
@@ -80,8 +81,8 @@ def _model(jobs: JobClient, name: str) -> str:
     """
     views = {known: view for known, view in jobs.registry.models().items() if view.card.task == _TASK}
     if name:
-        jobs.models.permit(name)
-    views = {known: view for known, view in views.items() if jobs.models.permits(known)}
+        access.require_model(name)
+    views = {known: view for known, view in views.items() if access.may_ask(known)}
     able = sorted(views, key=lambda known: (views[known].state is not WorkerState.READY, known))
     if name in able or (not name and jobs.models.default in able):
         return name or jobs.models.default

@@ -30,7 +30,7 @@ from web.middleware import request_ids
 from web.rpc import fields
 from web.rpc.arrival import ARRIVAL_S, ArrivalWatch, MessageMemory, MessagePlace
 from web.server.refusals import UploadTimeout
-from web.uploads import preferences
+from web.uploads.parameters import PRIORITY
 from web.uploads.reader import Upload
 
 _LOG = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Call:
             request_id=self.request_id,
             scores=True,
             timeout_s=min(timeout_s, self.context.time_remaining()),
-            lane=access.lane(upload.parameters),
+            lane=access.lane(access.KEY.get(), upload.parameters.get(PRIORITY, "")),
         )
         return Caller(options, self.is_gone)
 
@@ -145,7 +145,7 @@ class Calls:
             try:
                 self._judge(metadata, is_open=is_open)
                 with self._counted(), self._place(asks_models=asks_models) as place:
-                    trace = preferences.trace(metadata.get("traceparent", ""))
+                    trace = tracing.well_formed(metadata.get("traceparent", ""))
                     # Without a name: the method drops its message, which may be large, before it waits.
                     reply = answer(
                         _parsed(kind, self._read(messages, context, place)),

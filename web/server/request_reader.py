@@ -178,7 +178,6 @@ class Arrival:
         )
         forwarded_for = [value for name, value in request.headers if name == "X-FORWARDED-FOR"]
         self.client = self.proxies.client(self._peer, forwarded_for)
-        _require_host(request)
         _require_one_reading(request)
         # Gunicorn would send it again.
         self.wants_continue, request._expected_100_continue = request._expected_100_continue, False
@@ -193,8 +192,11 @@ class Arrival:
         self._body_began = now
 
 
-def _require_host(request: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
-    """Refuse what RFC 9112 (sections 2.3 and 3.2) has refused: two hosts are two readings of one request."""
+def _require_one_reading(request: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
+    """Refuse what Gunicorn takes, but a proxy before it may take for something else.
+
+    Two hosts are two readings of one request: RFC 9112 (sections 2.3 and 3.2) has it refused.
+    """
     if request.version not in ((1, 0), (1, 1)):
         raise _other_version()
     hosts = [value for name, value in request.headers if name == "HOST"]
@@ -202,10 +204,6 @@ def _require_host(request: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
         raise ClientError("The request can't be read: it must have one Host field.")
     if hosts and not _HOST.fullmatch(hosts[0]):
         raise ClientError("The request can't be read: its Host field is no name or address.")
-
-
-def _require_one_reading(request: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
-    """Refuse what Gunicorn takes, but a proxy before it may take for something else."""
     if "#" in request.uri:
         raise ClientError("The request can't be read: its address has a fragment, which no client sends.")
     if request.path.startswith("//"):  # the app's routes pass over it, a proxy's rules for a path may not

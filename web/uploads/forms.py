@@ -55,8 +55,8 @@ def read(body: bytes, boundary: str) -> Form:
         ) as parser:
             for segment, data in _segments(parser, body):
                 name = segment.name.encode("latin-1", "replace").decode("utf-8", "replace")
-                if _is_file(segment, data):
-                    form.files.append((name, _decoded(segment, name, data)))
+                if (file := _file(segment, name, data)) is not None:
+                    form.files.append((name, file))
                 elif segment.filename is None:
                     text_bytes += len(data)
                     form.texts.setdefault(name, data.decode("utf-8", "replace"))
@@ -89,18 +89,18 @@ def _segments(
             yield segment, data
 
 
-def _is_file(segment: multipart.MultipartSegment, data: bytes) -> bool:
+def _file(segment: multipart.MultipartSegment, name: str, data: bytes) -> bytes | None:
+    """A file's bytes, decoded if they were sent in base64; None: the part is a text, or an empty file input.
+
+    Raises ClientError: declared as base64, but it is not.
+    """
     # Some clients still spell a name that is not ASCII as RFC 5987 does, which RFC 7578 forbids.
-    if segment.filename or "filename*=" in segment.header("Content-Disposition", ""):
-        return True
-    # RFC 7578 wants a file name, but not all clients have one to send. A file input left empty has no bytes.
-    kind = segment.content_type or ""
-    is_typed = kind.startswith("image/") or kind == "application/octet-stream"
-    return bool(data) and (is_typed or b"\0" in data[:BINARY_LOOK])
-
-
-def _decoded(segment: multipart.MultipartSegment, name: str, data: bytes) -> bytes:
-    """A file's bytes, decoded if they were sent in base64. Raises ClientError: declared, but not base64."""
+    if not segment.filename and "filename*=" not in segment.header("Content-Disposition", ""):
+        # RFC 7578 wants a file name, but not all clients have one to send.
+        kind = segment.content_type or ""
+        is_typed = kind.startswith("image/") or kind == "application/octet-stream"
+        if not data or not (is_typed or b"\0" in data[:BINARY_LOOK]):
+            return None
     is_declared = segment.header("Content-Transfer-Encoding", "").strip().lower() == "base64"
     if not is_declared and not _BASE64.fullmatch(data):
         return data

@@ -65,9 +65,11 @@ def read(request: Request, *, fields: tuple[str, ...] = FIELDS) -> Upload:
         if not boundary:
             raise ClientError("The form's Content-Type names no boundary: let your client set this header.")
         form = forms.read(body(request), boundary)
-        pictures, parameters = _pictures(form, fields), form.texts
-        is_list = len(pictures) > 1
-        field = next(name for name, _ in form.files if name in fields)
+        files = [(name, data) for name, data in form.files if name in fields]
+        if not 0 < len(files) <= MAX_PICTURES:
+            raise _miscounted(form, fields, count=len(files))
+        pictures, parameters = [data for _, data in files], form.texts
+        is_list, field = len(files) > 1, files[0][0]
     elif kind.startswith(_RAW_TYPES):
         pictures = [body(request)]
     elif kind == json_bodies.MIMETYPE:
@@ -112,20 +114,16 @@ def _untyped(request: Request, kind: str) -> bytes:
     )
 
 
-def _pictures(form: Form, fields: tuple[str, ...]) -> list[Picture]:
-    pictures: list[Picture] = [data for name, data in form.files if name in fields]
-    if len(pictures) > MAX_PICTURES:
-        raise ClientError(
-            f"The form has {len(pictures)} pictures; at most {MAX_PICTURES} are accepted at once."
-        )
-    if pictures:
-        return pictures
+def _miscounted(form: Form, fields: tuple[str, ...], *, count: int) -> ClientError:
+    """The refusal of a form that has so many pictures: too many, or none."""
+    if count:
+        return ClientError(f"The form has {count} pictures; at most {MAX_PICTURES} are accepted at once.")
     if any(name in form.texts for name in fields):
-        raise ClientError("The picture's field holds text, not a file: with curl, put an @ before the name.")
+        return ClientError("The picture's field holds text, not a file: with curl, put an @ before the name.")
     names = {*form.texts, *(name for name, _ in form.files)}
     others = ", ".join(f"`{name}`" for name in fields if name != "image")
     found = ", ".join(sorted(filter(None, names))) or "none"
-    raise ClientError(
+    return ClientError(
         f"The form has no picture: send a file in the field `image` (or {others}). "
         f"Fields found: {found[:200]}."
     )
