@@ -31,6 +31,8 @@ _HOST: Final = re.compile(r"[a-z0-9.:-]+")
 _WEBHOOK_HOST: Final = re.compile(
     r"(?P<host>\[[0-9a-f:./]+\]|[a-z0-9_.*-]+(?:/\d{1,2})?)(?::(?P<port>\d{1,5}))?"
 )
+_SENTINEL: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]+)(?::\d{1,5})?")
+_PRIMARY: Final = re.compile(r"/[^/]+(?:/\d*)?")
 _STORE_PLACE: Final = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9][^\s?#\\:]*")
 _WEBHOOK_NAME: Final = re.compile(
     r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -194,6 +196,11 @@ def _is_loopback(host: str) -> bool:
 
 def _redis_url(text: str) -> str:
     parts = urlsplit(text)
+    if parts.scheme in ("sentinel", "sentinels"):
+        hosts = parts.netloc.rpartition("@")[2].split(",")
+        if not all(map(_SENTINEL.fullmatch, hosts)) or not _PRIMARY.fullmatch(parts.path):
+            raise ValueError
+        return text
     place = parts.path if parts.scheme == "unix" else parts.hostname
     if parts.scheme not in ("redis", "rediss", "unix") or not place:
         raise ValueError
@@ -215,7 +222,7 @@ def _headers(text: str) -> str:
 
 
 _TLS_FILES: Final = frozenset(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
-"""What redis-py reads of a rediss:// URL's query, as files."""
+"""What redis-py reads of a URL's query, as files."""
 
 _MODEL: Final = Bound(_model, "a model name (a-z, 0-9, _ and -)")
 _MODEL_OR_NONE: Final = Bound(_model_or_none, "a model name (a-z, 0-9, _ and -) or none")
@@ -223,7 +230,8 @@ _MODELS: Final = Bound(_models, "a comma-separated list of unique model names (a
 _ORIGINS: Final = Bound(_origins, "* or a comma-separated list of origins like https://example.org:8080")
 _REDIS_URL: Final = Bound(
     _redis_url,
-    "redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH",
+    "redis://HOST:PORT/0, rediss://HOST:PORT/0, unix:///PATH or sentinel://HOST:PORT,HOST:PORT/NAME "
+    "(sentinels:// with TLS)",
     mask=lambda text: masked(text),  # noqa: PLW0108 - it is defined below
 )
 _MODELS_DIR: Final = Bound(
@@ -263,7 +271,8 @@ class Settings:
     grpc_port: int = _zero_or(8001, 1, 65535)
     """The port to listen on for gRPC. 0: there is no gRPC."""
     redis_url: str = _setting("", _REDIS_URL)
-    """Your Redis (6.2 or newer) or Valkey. Unset: `make serve` runs its own, on a Unix socket in `var/`."""
+    """Your Redis (6.2 or newer) or Valkey, also [behind Sentinels](operations.md#redis-that-fails-over).
+    Unset: `make serve` runs its own, on a Unix socket in `var/`."""
     redis_password_file: str = _text("")
     """A file with the password of `REDIS_URL`'s user, such as a container's secret. Unset: the URL has it, if
     there is one."""
@@ -436,8 +445,10 @@ class Settings:
         parts = urlsplit(self.redis_url)
         query = parse_qs(parts.query)
         options = {name: query[name][0] for name in query if name.startswith("ssl_")}
-        if options and parts.scheme != "rediss":
-            raise SettingError(f"REDIS_URL has {', '.join(options)}, but TLS begins with rediss://.")
+        if options and parts.scheme not in ("rediss", "sentinels"):
+            raise SettingError(
+                f"REDIS_URL has {', '.join(options)}, but TLS begins with rediss:// or sentinels://."
+            )
         verifies = options.get("ssl_cert_reqs", "required") == "required"
         if not verifies or options.get("ssl_check_hostname", "true").lower() != "true":
             raise SettingError(

@@ -14,7 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from broker import tls
+from broker import sentinel, tls
 from broker.errors import BrokerUnavailable
 from broker.metrics import REDIS_OPERATION
 
@@ -60,18 +60,22 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
     Threads share CONNECTIONS connections and wait for one as they do for a reply.
     Raises ValueError when the URL is not one of Redis, or has a parameter that nobody knows.
     """
-    pool = redis.BlockingConnectionPool.from_url(
-        url,
-        max_connections=CONNECTIONS,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(1.0, timeout_s / 2),
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        health_check_interval=0,
-        client_name="batchwire",
-        driver_info=None,  # no CLIENT SETINFO: two round trips a connection, unknown before Redis 7.2
-    )
+    options = {
+        "max_connections": CONNECTIONS,
+        "timeout": timeout_s,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": min(1.0, timeout_s / 2),
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "health_check_interval": 0,
+        "client_name": "batchwire",
+        "driver_info": None,  # no CLIENT SETINFO: two round trips a connection, unknown before Redis 7.2
+    }
+    pool: redis.BlockingConnectionPool
+    if url.partition("://")[0] in sentinel.SCHEMES:
+        pool = sentinel.pool(url, options)
+    else:
+        pool = redis.BlockingConnectionPool.from_url(url, **options)
     try:
         pool.connection_class(**pool.connection_kwargs)  # the first command would find out, in a thread
     except TypeError as error:
@@ -195,6 +199,8 @@ def _reason(error: redis.RedisError) -> str:
             return "it is still loading its data"
         case redis.TimeoutError():
             return "it does not answer in time"
+        case sentinel.NoPrimary():
+            return str(error)
         case redis.ConnectionError():
             return tls.reason(error) or f"no connection ({error})"
     if denied := _DENIED_IN_SCRIPT.search(str(error)):

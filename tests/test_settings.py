@@ -131,6 +131,9 @@ def test_another_address_is_refused_and_its_secrets_are_not_shown(address: str) 
         ("CORS_ORIGINS", "null", "origins like"),
         ("REDIS_URL", "http://x", "redis://HOST"),
         ("REDIS_URL", "redis://", "redis://HOST"),
+        ("REDIS_URL", "sentinel://host:26379", "sentinel://HOST:PORT,HOST:PORT/NAME"),
+        ("REDIS_URL", "sentinel://host:26379,/name", "sentinel://HOST:PORT,HOST:PORT/NAME"),
+        ("REDIS_URL", "sentinel://host:no/name", "sentinel://HOST:PORT,HOST:PORT/NAME"),
         ("LOG_LEVEL", "loud", "one of debug"),
         ("LOG_FORMAT", "xml", "one of text, json"),
         ("ACCESS_LOG", "yes", "one of off, on"),
@@ -197,6 +200,11 @@ def test_a_refused_url_keeps_its_password_to_itself(url: str) -> None:
         ("redis://user@host:6379/0", "redis://user@host:6379/0"),
         ("redis://host:6379/0", "redis://host:6379/0"),
         ("unix:///tmp/x.sock", "unix:///tmp/x.sock"),
+        (
+            "sentinel://u:s@h:1,g:2/name?sentinel_password=s@t",
+            "sentinel://u:***@h:1,g:2/name?sentinel_password=***",
+        ),
+        ("sentinel://u@h:1,g:2/name/0", "sentinel://u@h:1,g:2/name/0"),
         ("unix:///r.sock?db=1&password=s%20t", "unix:///r.sock?db=1&password=***"),
         ("redis://h:1/0?PASSWORD=s@t&username=u", "redis://h:1/0?PASSWORD=***&username=u"),
     ],
@@ -233,6 +241,7 @@ def test_of_two_webhook_secrets_the_representation_has_neither() -> None:
         ("redis://web@host:1/0", "redis://web:a%2Fb%40c@host:1/0"),
         ("redis://host:1/0", "redis://:a%2Fb%40c@host:1/0"),
         ("unix://web@/run/redis.sock?db=1", "unix://web:a%2Fb%40c@/run/redis.sock?db=1"),
+        ("sentinel://web@h:1,[::1]:2/name/0", "sentinel://web:a%2Fb%40c@h:1,[::1]:2/name/0"),
         ("rediss://web:old@[::1]:1/0?ssl_ciphers=a@b", "rediss://web:a%2Fb%40c@[::1]:1/0?ssl_ciphers=a@b"),
     ],
 )
@@ -257,6 +266,8 @@ def test_a_password_s_file_that_is_missing_is_named() -> None:
         ("rediss://h/0?ssl_check_hostname=false", "turns off the check"),
         ("rediss://h/0?ssl_ca_certs=/nowhere", "ssl_ca_certs='/nowhere' in REDIS_URL can't be read: No such"),
         ("redis://h/0?ssl_ca_certs=/etc/hostname", "TLS begins with rediss://"),
+        ("sentinel://h/name?ssl_ca_certs=/etc/hostname", "TLS begins with rediss:// or sentinels://"),
+        ("sentinels://h/name?ssl_cert_reqs=none", "turns off the check"),
     ],
 )
 def test_tls_that_would_verify_nobody_is_refused(url: str, said: str) -> None:

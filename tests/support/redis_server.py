@@ -95,18 +95,9 @@ class RedisServer:
         return self._var / "offset"
 
     def _environment(self) -> dict[str, str]:
-        if self._faketime is None:
-            return dict(os.environ)
-        if not self._offset.exists():
+        if self._faketime is not None and not self._offset.exists():
             self._write_offset(0)
-        return {
-            **os.environ,
-            "LD_PRELOAD": str(self._faketime),
-            "FAKETIME_TIMESTAMP_FILE": str(self._offset),
-            "FAKETIME_NO_CACHE": "1",
-            # Only the time of day steps.
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        return clock_environment(self._faketime, self._offset)
 
     def _command(self) -> list[str]:
         return [server_program(), *redis_command(self._var)[1:], "--aclfile", str(self.users)]
@@ -121,6 +112,20 @@ class RedisServer:
             self.process.terminate()
         self.process.wait(timeout=20)
         self.process = None
+
+
+def clock_environment(faketime: Path | None, offset: Path) -> dict[str, str]:
+    """The environment of a server whose clock is that of `offset`, if there is `faketime`."""
+    if faketime is None:
+        return dict(os.environ)
+    return {
+        **os.environ,
+        "LD_PRELOAD": str(faketime),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        # Only the time of day steps.
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 def server_program() -> str:
