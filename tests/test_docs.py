@@ -432,13 +432,13 @@ def test_the_commands_of_the_tutorials_print_what_their_page_says(serving: Servi
             pytest.skip(
                 f"NOT RUN: {program} is not installed (Debian: apt install nginx-light apache2-utils)"
             )
-    ports = {"5000": str(serving.port), "5555": str(free_port()), "5556": str(free_port())}
+    ports = {"5000": str(serving.port)} | {str(port): str(free_port()) for port in (5555, 5556, 5557)}
 
     def moved(text: str) -> str:
-        return re.sub(r"\b(5000|5555|5556)\b", lambda port: ports[port[1]], text)
+        return re.sub(r"\b(5000|5555|5556|5557)\b", lambda port: ports[port[1]], text)
 
-    config = project / "deploy" / "nginx" / "nginx.conf"
-    config.write_text(moved(config.read_text("utf-8")), "utf-8")
+    for config in (project / "deploy" / "nginx").glob("*.conf"):
+        config.write_text(moved(config.read_text("utf-8")), "utf-8")
     pids = [project / "var" / "gunicorn.pid", project / "var" / "nginx" / "nginx.pid"]
     try:
         for block, printed in told("sh", TUTORIALS):

@@ -5,9 +5,11 @@ import re
 import pytest
 
 from settings import Settings
+from tests.support.nginx import CONFIG
 from tests.support.service import Service
 from tests.support.stack import shade
 from web.app import create_app
+from web.routes import predict
 
 MAY_BE_KEPT = {"docs.document", "files.file", "files.favicon"}
 """They are the same for all."""
@@ -46,3 +48,24 @@ def test_nobody_keeps_a_prediction_a_polled_one_or_its_events(running: Service) 
     for answer in (posted, accepted, polled, events, drawn):
         assert answer.status_code < 300, answer.text
         assert answer.headers.getlist("Cache-Control") == ["no-store"]
+
+
+def test_nginx_repeats_no_request_that_runs_a_picture(running: Service) -> None:
+    """It repeats all methods but POST, unless its configuration lists the address."""
+    (text,) = re.findall(r"\$runs_once \{(.*?)\}", CONFIG.read_text("utf-8"), re.DOTALL)
+    once = [re.compile(pattern) for pattern in re.findall(r'"~(.*)" 1;', text)]
+    asked = {
+        f"{method} {rule.rule}"
+        for rule in running.app.url_map.iter_rules()
+        for method in rule.methods or ()
+        if predict.ASKS_MODELS.fullmatch(re.sub("<[^>]+>", "1", rule.rule))
+    }
+    read = {"/upload", "/predictions/<job_id>", "/predictions/<job_id>/events"}
+    repeated = {
+        each
+        for each in asked
+        if not any(pattern.search(each) for pattern in once) and not each.startswith(("POST ", "OPTIONS "))
+    }
+    assert repeated == {f"{method} {path}" for method in ("GET", "HEAD") for path in read} | {
+        "DELETE /predictions/<job_id>"
+    }

@@ -36,7 +36,7 @@ from web.webhooks.callback_hosts import CallbackHosts
 
 blueprint = Blueprint("predict", __name__)
 
-_ASKS_MODELS: Final = re.compile(
+ASKS_MODELS: Final = re.compile(
     r"/(?:predict|similarity|infer|run|classify|upload|predictions/.+|v1/models/.+:\w+|v2/models/.+/infer)"
 )
 """The addresses whose pictures count for an API key's limits."""
@@ -99,7 +99,7 @@ def turned_away(
     if not refusals:
         return None
     key = guard.key(head) if guard is not None else None
-    asks_models = head.method in ("POST", "PUT") and _ASKS_MODELS.fullmatch(head.path)
+    asks_models = head.method in ("POST", "PUT") and ASKS_MODELS.fullmatch(head.path)
     if key is not None and asks_models and (limited := refusals.of_owner(key.name)) is not None:
         if isinstance(limited, errors.RateLimited | errors.TooManyJobs):
             metrics.limited(key.name, limited.code)
