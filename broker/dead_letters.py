@@ -6,7 +6,6 @@ changes no job that is queued or claimed, and does not judge whether one is stil
 
 import hashlib
 import re
-import uuid
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -83,7 +82,7 @@ class DeadLetters:
             self._model, size=len(payload), timeout_s=timeout_s, pace=pace, polled=True, lane=job.lane
         )
         now = self._now()
-        fresh_id = str(uuid.uuid4())
+        fresh_id = self._producer.ids.make(self._model, owner=job.owner, is_polled=True)
         again = replace(
             job, id=fresh_id, polled=True, accepted_at=now, deadline=now + timeout_s, reply_to=None
         )

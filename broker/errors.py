@@ -3,6 +3,8 @@
     ServiceError                  code, message: both are shown to clients. detail: for logs and operators
     |- ClientError                the request is wrong; sending it again changes nothing
     |  |- UnknownModel            no such model
+    |  |- JobLost                 a job was accepted, and Redis has lost it
+    |  |- ResultExpired           a job was accepted, and what it came to is not kept any more
     |  `- IdempotencyKeyReused    the key belongs to another request
     |- Unavailable                the request is right; later it may work (retry_after_s)
     |  |- Overloaded              the queue is full
@@ -60,6 +62,18 @@ class UnknownModel(ClientError):
     """No model of this name was ever announced."""
 
     code = "unknown_model"
+
+
+class JobLost(ClientError):
+    """Redis has lost a job that was accepted, before its result could have expired."""
+
+    code = "job_lost"
+
+
+class ResultExpired(ClientError):
+    """A job was accepted so long ago that its result, if it had one, is not kept any more."""
+
+    code = "result_expired"
 
 
 class IdempotencyKeyReused(ClientError):

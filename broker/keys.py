@@ -62,6 +62,7 @@ class ModelKeys:
     _labels_prefix: str = field(init=False)
     result_prefix: str = field(init=False)
     """What comes before a job's id in the key of its result."""
+    _trace_prefix: str = field(init=False)
     _claims_prefix: str = field(init=False)
     types: Mapping[str, str] = field(init=False, compare=False)
     """What each of the model's lasting keys holds, as TYPE says it."""
@@ -85,6 +86,7 @@ class ModelKeys:
         object.__setattr__(self, "request_prefix", f"{tagged}:request:")
         object.__setattr__(self, "_labels_prefix", f"{tagged}:labels:")
         object.__setattr__(self, "result_prefix", f"{tagged}:result:")
+        object.__setattr__(self, "_trace_prefix", f"{tagged}:trace:")
         object.__setattr__(self, "_claims_prefix", f"{tagged}:claims:")
 
     def lane(self, lane: str, *, polled: bool) -> str:
@@ -116,6 +118,10 @@ class ModelKeys:
     def result(self, job_id: str) -> str:
         """String: `pending`, then the result."""
         return f"{self.result_prefix}{job_id}"
+
+    def trace(self, job_id: str) -> str:
+        """String: why a polled job has no result key: `deleted` or `lost`."""
+        return f"{self._trace_prefix}{job_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,11 @@ class Keys:
     def clock(self) -> str:
         """List: the steps of Redis' clock that some process noticed: before, after."""
         return f"{self.prefix}clock"
+
+    @property
+    def id_secret(self) -> str:
+        """String without a TTL: the secret that seals the ids of polled jobs."""
+        return f"{self.prefix}id_secret"
 
     @property
     def api_keys(self) -> str:

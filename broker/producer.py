@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 from msgspec import UNSET
@@ -21,9 +21,11 @@ from broker.clock import RedisClock, share_steps
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, IdempotencyKeyReused, MalformedMessage
 from broker.history import HistoryStore
+from broker.job_ids import JobIds
 from broker.keys import Keys
 from broker.lanes import HEADS, LaneReader, QueueLengths, ask, of_lists
 from broker.lease import BELL_TOKENS
+from broker.lost_jobs import LostJobs
 from broker.messages import Job, Pace, Result, Webhook
 from broker.outage import Outage
 from broker.scripts import lua
@@ -124,7 +126,15 @@ class Producer:
         self._lanes = LaneReader(client)
         self._noted_at: dict[str, float] = {}
         """When it was last noted that a model was asked."""
-        self.webhooks = WebhookStore(client, keys, self._clock, key_ttl_s=limits.key_ttl_s)
+        self.ids = JobIds(client, keys, self._clock, monotonic=monotonic)
+        """Makes the ids of jobs."""
+        self.lost = LostJobs(
+            client, keys, self._clock, self.ids, result_ttl_s=limits.result_ttl_s, monotonic=monotonic
+        )
+        """What became of polled jobs that are no more."""
+        self.webhooks = WebhookStore(
+            client, keys, self._clock, key_ttl_s=limits.key_ttl_s, result_ttl_s=limits.result_ttl_s
+        )
         self._finish_script = client.register_script(lua("webhook_due", "finish"))
 
     def admit(
@@ -318,10 +328,16 @@ class Producer:
                 args=[codec.encode(result), self._limits.result_ttl_s * 1000, channel, result.id],
             )
 
-    def take_or_cancel(self, model: str, job_id: str) -> Result | None:
-        """At the deadline: the result if it is there after all, else None and the job is cancelled."""
+    def take_or_cancel(self, model: str, job_id: str, *, is_polled: bool = False) -> Result | None:
+        """At the deadline: the result if it is there after all, else None and the job is cancelled.
+
+        `is_polled`: its client may ask again, and is not to be told that the job is lost.
+        """
         with self._reported(model), translated("look up a result"):
-            value = self._redis.getdel(self._keys.of(model).result(job_id))
+            if is_polled:
+                value = self.lost.remove(model, job_id)
+            else:
+                value = cast("bytes | None", self._redis.getdel(self._keys.of(model).result(job_id)))
         with self._reported(model):
             if value is None or codec.decode_pending(_bytes(value)) is not None:
                 return None
@@ -348,7 +364,10 @@ class Producer:
         values = [value for value in (stored, callback) if value is not None]
         if not values or any(codec.owner_of(value) != owner for value in values):
             return False
-        return self.cancel(model, job_id, has_webhook=callback is not None)
+        # The webhook first, as in `cancel`.
+        was_announced = callback is not None and self.webhooks.end(model, job_id)
+        with self._reported(model):
+            return self.lost.remove(model, job_id) is not None or was_announced
 
     def poll(self, model: str, job_id: str) -> "Result | PendingJob | None":
         """For a client that polls: the result, PendingJob, or None when there is none (any more)."""

@@ -66,11 +66,14 @@ class TakenWebhook:
 class WebhookStore:
     """The webhooks of all models. Safe to share between threads; every method raises BrokerUnavailable."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, clock: RedisClock, *, key_ttl_s: int) -> None:
+    def __init__(
+        self, client: redis.Redis, keys: Keys, clock: RedisClock, *, key_ttl_s: int, result_ttl_s: int
+    ) -> None:
         self._redis = client
         self._keys = keys
         self._clock = clock
         self._key_ttl_s = key_ttl_s
+        self._result_ttl_s = result_ttl_s
         self._models: list[str] = []
         self._take_script = client.register_script(lua("webhook_take"))
         self._settle_script = client.register_script(lua("webhook_settle"))
@@ -169,8 +172,8 @@ class WebhookStore:
         keys = self._keys.of(model)
         with translated("end a job", self._redis, keys.types):
             self._expire_script(
-                keys=[keys.result(failure.id), keys.webhooks, keys.undelivered],
-                args=[failure.id, codec.encode(failure)],
+                keys=[keys.result(failure.id), keys.webhooks, keys.undelivered, keys.trace(failure.id)],
+                args=[failure.id, codec.encode(failure), self._result_ttl_s],
             )
 
     def left_s(self, webhook: Webhook) -> float:

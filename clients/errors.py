@@ -2,6 +2,7 @@
 
     BatchwireError           code, message, status, request_id, retry_after_s
     |- RequestRefusal        4xx: the request is wrong; sending it again changes nothing
+    |  `- LostJob            404: the service has lost a job that it accepted
     |- ServiceUnavailable    429, 502, 503: the request is right, the service can't take it now
     |- AnswerTimeout         504, or no answer within `timeout_s`, or no result within `wait_s`
     |- ServiceFault          500 and others: the model failed on this picture, or the service has a bug
@@ -48,6 +49,10 @@ class RequestRefusal(BatchwireError):
     """The request is wrong: sending it again changes nothing."""
 
 
+class LostJob(RequestRefusal):
+    """The service accepted the job and has lost it (`job_lost`): submit the picture again."""
+
+
 class ServiceUnavailable(BatchwireError):
     """The request is right, the service can't take it now, and it was tried again for as long as allowed."""
 
@@ -76,6 +81,9 @@ _BY_STATUS: Final[dict[int, type[BatchwireError]]] = {
 }
 
 
-def class_for(status: int) -> type[BatchwireError]:
-    """The class of the error that a status of 400 or more stands for."""
-    return _BY_STATUS.get(status) or (RequestRefusal if status < 500 else ServiceFault)
+_BY_CODE: Final[dict[str, type[BatchwireError]]] = {"job_lost": LostJob}
+
+
+def class_for(status: int, code: str = "") -> type[BatchwireError]:
+    """The class of the error that a status of 400 or more stands for, or its code where that says more."""
+    return _BY_CODE.get(code) or _BY_STATUS.get(status) or (RequestRefusal if status < 500 else ServiceFault)

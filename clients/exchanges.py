@@ -129,7 +129,7 @@ class Exchanges:
         try:
             yield from self._send(SendRequest("DELETE", f"/predictions/{job_id}", _query(model, None)))
         except RequestRefusal as refusal:
-            if refusal.code != "not_found":
+            if refusal.code not in ("not_found", "job_lost", "result_expired"):
                 raise
             return False
         return True
@@ -211,7 +211,7 @@ def _failure(reply: httpx.Response | httpx.RequestError) -> BatchwireError | Non
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = reply.text[:_SHOWN].strip() or reply.reason_phrase
         failure = _FailureBody(ErrorDetail(code=f"http_{reply.status_code}", message=text))
-    return class_for(reply.status_code)(
+    return class_for(reply.status_code, failure.error.code)(
         failure.error.code,
         failure.error.message,
         status=reply.status_code,

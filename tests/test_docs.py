@@ -92,6 +92,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
     api_key = keys.of_api_key("<name>")
     names = {
         keys.clock,
+        keys.id_secret,
         keys.history,
         keys.history_writer,
         keys.contract,
@@ -104,6 +105,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.workers,
         model.cache,
         model.cached("<digest>"),
+        model.trace("<uuid>"),
     }
     names |= {model.queue, model.polled, model.bell, model.claims("<worker>"), model.attempts, model.dead}
     names |= {

@@ -9,7 +9,6 @@ import logging
 import math
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,12 @@ from broker.errors import (
     BrokerUnavailable,
     ClientError,
     DeadlinePassed,
+    JobLost,
     Overloaded,
+    ResultExpired,
     Unavailable,
 )
+from broker.lost_jobs import Fate
 from broker.messages import Job, Result, TaskResult, Webhook, WorkerState, owner_of
 from broker.metrics import STAGE
 from broker.producer import PendingJob, Producer, RequestName, StoredJob
@@ -40,6 +42,7 @@ from pictures.decode import ImageTooLarge
 from pictures.fit import Part, PartCutter, PreparedPicture
 from telemetry import logs
 from telemetry.tracing import NOT_RECORDED, Kind, Span
+from web import metrics
 from web.fair_semaphore import FairSemaphore
 from web.keys import access
 from web.keys.limits import ApiKeys
@@ -408,10 +411,10 @@ class JobClient:
         name: RequestName | None = None,
     ) -> SubmittedJob | FollowedJob:
         model, wait_until, now = choice.view.card.model, self.wait_until(options), self._clock.now()
-        job_id = options.job_id or str(uuid.uuid4())
+        waits = options.waits or not options.polled
+        job_id = options.job_id or self.producer.ids.make(model, owner=options.owner, is_polled=not waits)
         message = _message(model, job_id) if span.is_recorded else None
         with span.child(f"send {model}", message, kind=Kind.PRODUCER, at=now) as sending:
-            is_waited_for = options.waits or not options.polled
             job = Job(
                 id=job_id,
                 polled=options.polled,
@@ -419,7 +422,7 @@ class JobClient:
                 accepted_at=now,
                 deadline=now + wait_until - time.monotonic(),
                 lane=options.lane,
-                reply_to=self.replies.frontend if is_waited_for else None,
+                reply_to=self.replies.frontend if waits else None,
                 original_size=prepared.original_size,
                 top=top,
                 traceparent=sending.traceparent or options.traceparent,
@@ -429,7 +432,7 @@ class JobClient:
                 scores=options.scores,
             )
             # Before the job is enqueued: its result may come at once.
-            waiter = self.replies.expect(model, job.id) if is_waited_for else None
+            waiter = self.replies.expect(model, job.id) if waits else None
             job_id = ""
             try:
                 job_id = self.producer.enqueue(model, job, name, _webhook(job, options))
@@ -535,6 +538,7 @@ class JobClient:
         submitted.span.event("enqueued again")
         about = logs.about(job_id=job_id, model=model)
         _LOG.warning("Redis has forgotten job %s of %s: enqueued again", job_id, model, extra=about)
+        metrics.job_lost(model, "waiting")
         with contextlib.suppress(BrokerUnavailable):  # it is looked up again soon
             self.producer.enqueue(submitted.model, submitted.job)
 
@@ -562,13 +566,36 @@ class JobClient:
 
         Raises DeadlinePassed, once: the job is cancelled then.
         """
+        asked_at = time.monotonic()
         stored = self.producer.look_up(model, job_id, owner=owner)
-        if stored is not None and isinstance(stored.state, PendingJob) and stored.state.deadline_passed:
-            result = self.producer.take_or_cancel(model, job_id)
+        if stored is None or not isinstance(stored.state, PendingJob):
+            return stored
+        if stored.state.deadline_passed:
+            result = self.producer.take_or_cancel(model, job_id, is_polled=True)
             if result is None:
                 raise DeadlinePassed("The picture waited for a model server until its deadline.")
             return StoredJob(result, stored.expires_at)
+        self.producer.lost.note_pending(model, job_id, asked_at=asked_at)
         return stored
+
+    def why_gone(self, model: str, job_id: str, *, owner: str = "") -> ClientError | None:
+        """What became of a polled job that `owner` has no more; None: no such job is known.
+
+        Raises BrokerUnavailable.
+        """
+        fate = self.producer.lost.fate(model, job_id, owner=owner)
+        if fate is Fate.UNKNOWN:
+            return None
+        if fate is Fate.EXPIRED:
+            return ResultExpired(
+                "This job was accepted, and its result, if it had one, is not kept any more: send the "
+                "picture again."
+            )
+        if fate is Fate.LOST:
+            metrics.job_lost(model, "polled")
+            about = logs.about(job_id=job_id, model=model)
+            _LOG.warning("Redis has lost job %s of %s: its poller is told", job_id, model, extra=about)
+        return JobLost("This job was accepted, but Redis has lost it: send the picture again.")
 
     def follow(
         self,

@@ -66,6 +66,12 @@ _PICTURES: Final = Counter(
     ["model", "outcome"],
 )
 
+_LOST: Final = Counter(
+    "batchwire_jobs_lost",
+    "Accepted jobs that Redis has lost: waiting (enqueued again) or polled (their pollers are told).",
+    ["model", "kind"],
+)
+
 _CACHED: Final = Counter(
     "batchwire_cached_pictures",
     "Pictures by where their answers came from, while RESULT_CACHE_S is set: hit, shared or miss.",
@@ -105,6 +111,11 @@ def called(method: str, *, code: str, seconds: float) -> None:
 def webhook(model: str, outcome: str) -> None:
     """A receiver was called, or a webhook given up."""
     _WEBHOOKS.labels(model, outcome).inc()
+
+
+def job_lost(model: str, kind: str) -> None:
+    """Redis has lost an accepted job."""
+    _LOST.labels(model, kind).inc()
 
 
 def cached(model: str, source: str) -> None:

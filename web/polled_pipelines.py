@@ -7,7 +7,6 @@ process that is killed leaves its jobs pending until their deadline, when their 
 import logging
 import threading
 import time
-import uuid
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -76,7 +75,9 @@ class PolledPipelines:
         card = choice.view.card
         if name is not None and (job_before := self._jobs.named(card.model, name, owner=options.owner)):
             return job_before
-        job_id = options.job_id or str(uuid.uuid4())
+        job_id = options.job_id or self._jobs.producer.ids.make(
+            card.model, owner=options.owner, is_polled=True
+        )
         job = PolledPipeline(card.model, job_id, choice.notice, card.model_version, owner=options.owner)
         if options.callback_url:
             self._jobs.producer.webhooks.admit(card.model)

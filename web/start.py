@@ -63,9 +63,10 @@ def job_client(settings: Settings) -> JobClient:
         key_ttl_s=settings.key_ttl_s,
     )
     refusals = Outage("Such requests get 503")
+    producer = Producer(client, keys, limits, clock=clock, refusals=refusals)
     return JobClient(
         Registry(client, keys, clock, refusals=refusals),
-        Producer(client, keys, limits, clock=clock, refusals=refusals),
+        producer,
         Replies(client, keys, str(uuid.uuid4())),
         clock,
         names=ModelNames(
@@ -88,6 +89,7 @@ def job_client(settings: Settings) -> JobClient:
             KeyLimiter(
                 KeyLimitStore(client, keys, key_ttl_s=settings.key_ttl_s),
                 clock,
+                producer.ids,
                 request_timeout_s=settings.request_timeout_s,
                 async_timeout_s=settings.async_timeout_s,
             ),

@@ -13,6 +13,7 @@ from clients.errors import (
     AnswerTimeout,
     BatchwireError,
     ConnectionFailure,
+    LostJob,
     RequestRefusal,
     ServiceFault,
     ServiceUnavailable,
@@ -206,6 +207,9 @@ def test_a_job_is_cancelled_once() -> None:
     driver = Driver([httpx.Response(204, request=REQUEST), gone])
     assert [driver.result(driver.exchanges.cancel("i", "m")) for _ in range(2)] == [True, False]
     assert driver.requests == [SendRequest("DELETE", "/predictions/i", {"model": "m"})] * 2
+    for code in ("job_lost", "result_expired"):
+        driver = Driver([response(404, {**ERROR, "error": {"code": code, "message": "Gone."}})])
+        assert driver.result(driver.exchanges.cancel("i", "m")) is False
     unknown = response(404, {**ERROR, "error": {"code": "unknown_model", "message": "Unknown."}})
     driver = Driver([unknown])
     with pytest.raises(RequestRefusal, match="unknown_model"):
@@ -218,6 +222,19 @@ def test_a_job_that_takes_too_long_can_be_asked_about_again() -> None:
         driver.result(driver.exchanges.result("i", "m", 10))
     assert (raised.value.job_id, driver.pauses) == ("i", [3, 3, 3])
     assert [request.query.get("wait") for request in driver.requests] == ["8", "7", "4", "1"]
+
+
+def test_a_job_that_the_service_has_lost_has_an_error_of_its_own() -> None:
+    lost = response(404, {**ERROR, "error": {"code": "job_lost", "message": "Lost."}})
+    driver = Driver([response(202, PENDING, Retry_After="1"), lost])
+    with pytest.raises(LostJob, match="job_lost: Lost") as raised:
+        driver.result(driver.exchanges.result("i", "m", 60))
+    assert raised.value.status == 404
+    expired = response(404, {**ERROR, "error": {"code": "result_expired", "message": "Old."}})
+    driver = Driver([expired])
+    with pytest.raises(RequestRefusal, match="result_expired") as other:
+        driver.result(driver.exchanges.result("i", "m", 60))
+    assert type(other.value) is RequestRefusal
 
 
 def test_a_job_that_failed_is_not_asked_about_again() -> None:

@@ -7,7 +7,6 @@ broker's script (key_limits.py).
 import math
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 from broker.api_keys import ApiKey, KnownKeys
 from broker.clock import RedisClock
 from broker.errors import BrokerUnavailable, ClientError
+from broker.job_ids import JobIds
 from broker.key_limits import (
     KeyLimitStore,
     LimitVerdict,
@@ -65,6 +65,7 @@ class KeyLimiter:
         self,
         store: KeyLimitStore,
         clock: RedisClock,
+        ids: JobIds,
         *,
         request_timeout_s: float,
         async_timeout_s: float,
@@ -72,6 +73,7 @@ class KeyLimiter:
     ) -> None:
         self.store = store
         self._clock = clock
+        self._ids = ids
         self._request_timeout_s = request_timeout_s
         self._most_s = max(request_timeout_s, async_timeout_s)
         self._monotonic = monotonic
@@ -85,7 +87,7 @@ class KeyLimiter:
         Raises RateLimited, TooManyJobs; ClientError for more than the key may ever have.
         """
         _require_possible(key, pictures)
-        ids = tuple(str(uuid.uuid4()) for _ in range(pictures))
+        ids = tuple(self._ids.make(model, owner=key.name, is_polled=polled) for _ in range(pictures))
         if not (key.rate or key.jobs or polled):
             return Reservation(key, (), ids, polled)
         members = tuple(polled_member(model, each) if polled else waiting_member(each) for each in ids)

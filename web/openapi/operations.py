@@ -218,6 +218,8 @@ _POLL: Final = {
 
 _MODEL_ERRORS: Final = ("unknown_model", "no_worker", "model_unavailable", "broker_unavailable")
 _JOB_ERRORS: Final = ("inference_failed", "deadline_passed")
+_GONE: Final = ("not_found", "job_lost", "result_expired")
+"""Of a polled job that is no more, or never was."""
 _PICTURE_ERRORS: Final = ("invalid_image", "unsupported_format", *_MODEL_ERRORS, *_JOB_ERRORS)
 
 _EVENT: Final = {
@@ -366,7 +368,7 @@ OPERATIONS: Final = {
                 "The job has no result yet.", {JSON: PendingAnswer}, (RETRY_AFTER, APPLIED), examples=WAITING
             ),
         },
-        errors=("not_found", "unknown_model", "broker_unavailable", *_JOB_ERRORS),
+        errors=(*_GONE, "unknown_model", "broker_unavailable", *_JOB_ERRORS),
     ),
     "predictions.cancel": Operation(
         "cancel",
@@ -377,7 +379,7 @@ OPERATIONS: Final = {
         query=ModelQuery,
         headers=(REQUEST_ID,),
         answers={204: ResponseSpec("It is gone.", {})},
-        errors=("not_found", "unknown_model", "broker_unavailable"),
+        errors=(*_GONE, "unknown_model", "broker_unavailable"),
     ),
     "key_jobs.jobs": Operation(
         "jobs",
@@ -394,13 +396,13 @@ OPERATIONS: Final = {
         "predictions",
         "The states of a job that is polled, as Server-Sent Events",
         description="`pending` with the JSON of a 202; then `done` with the predictions, or `failed` or "
-        "`gone` (cancelled or expired) with the error, and the end. Comments come in between. A stream ends "
-        "after REQUEST_TIMEOUT_S at the latest, and an EventSource connects again.",
+        "`gone` (cancelled, expired or lost) with the error, and the end. Comments come in between. A stream "
+        "ends after REQUEST_TIMEOUT_S at the latest, and an EventSource connects again.",
         path={"job_id": JobId},
         query=ModelQuery,
         headers=(REQUEST_ID,),
         answers={200: ResponseSpec("The events.", {"text/event-stream": _EVENT})},
-        errors=("not_found", "unknown_model", "broker_unavailable", "deadline_passed"),
+        errors=(*_GONE, "unknown_model", "broker_unavailable", "deadline_passed"),
     ),
     "similarity.similarity": Operation(
         "similarity",

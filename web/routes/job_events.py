@@ -82,17 +82,26 @@ def _stream(
         except ServiceError as error:
             yield _event("failed", errors.body(error.code, error.message, request_id))
             return
-        if stored is None or not isinstance(stored.state, PendingJob):
+        if stored is None:
+            yield _gone(jobs, pending, request_id, owner=owner)
+            return
+        if not isinstance(stored.state, PendingJob):
             yield _last(stored, request_id)
             return
         yield _HEARTBEAT
 
 
-def _last(stored: StoredJob | None, request_id: str) -> bytes:
-    """The event that ends the stream of a job that has ended; None: it is no more."""
-    if stored is None:
-        gone = errors.NotFound("The job was cancelled, or its result has expired.")
-        return _event("gone", errors.body(gone.code, gone.message, request_id))
+def _gone(jobs: JobClient, pending: PendingAnswer, request_id: str, *, owner: str) -> bytes:
+    """The event that ends the stream of a job that is no more."""
+    why: ServiceError | None = None
+    with contextlib.suppress(BrokerUnavailable):
+        why = jobs.why_gone(pending.model, pending.id, owner=owner)
+    why = why or errors.NotFound("The job was cancelled, or its result has expired.")
+    return _event("gone", errors.body(why.code, why.message, request_id))
+
+
+def _last(stored: StoredJob, request_id: str) -> bytes:
+    """The event that ends the stream of a job that has ended."""
     expires_at = responses.time_of(stored.expires_at)
     body = answers.of(stored.result, request_id=request_id, expires_at=expires_at)
     return _event("done" if body.success else "failed", body)

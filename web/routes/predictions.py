@@ -36,7 +36,7 @@ def prediction(job_id: str) -> Response:
             is_gone = predict.is_client_gone
             awaited = jobs.follow(model, job_id, until=until, is_client_gone=is_gone, owner=owner)
         if awaited is None:
-            raise _not_found(jobs, model)
+            raise not_found(jobs, model, job_id, owner=owner)
         stored = awaited
     response = _shown(model, job_id, stored)
     if preferences.wait(request) == wait_s and wait_s:
@@ -48,9 +48,9 @@ def prediction(job_id: str) -> Response:
 def cancel(job_id: str) -> Response:
     """Cancel the job: it is not run if no batch has it yet. Its result is dropped if it is there."""
     jobs: JobClient = current_app.extensions["jobs"]
-    model = _model(jobs)
-    if not (_can_be(model, job_id) and jobs.delete(model, job_id, owner=access.owner())):
-        raise _not_found(jobs, model)
+    model, owner = _model(jobs), access.owner()
+    if not (_can_be(model, job_id) and jobs.delete(model, job_id, owner=owner)):
+        raise not_found(jobs, model, job_id, owner=owner)
     return Response(status=204)
 
 
@@ -59,7 +59,7 @@ def looked_up(jobs: JobClient, job_id: str, *, owner: str = "") -> tuple[str, St
     model = _model(jobs)
     stored = jobs.poll(model, job_id, owner=owner) if _can_be(model, job_id) else None
     if stored is None:
-        raise _not_found(jobs, model)
+        raise not_found(jobs, model, job_id, owner=owner)
     return model, stored
 
 
@@ -88,11 +88,14 @@ def _can_be(model: str, job_id: str) -> bool:
         return False
 
 
-def _not_found(jobs: JobClient, model: str) -> NotFound:
-    """The refusal. Raises UnknownModel, if that is the reason.
+def not_found(jobs: JobClient, model: str, job_id: str, *, owner: str = "") -> ClientError:
+    """The refusal: the job was lost or has expired, or it is not known. Raises UnknownModel, if that is why.
 
     Call it after the look-up: a model that another process has just enqueued for may be news to this one.
     """
+    # First: a Redis that lost the job may have lost the model, too.
+    if _can_be(model, job_id) and (why := jobs.why_gone(model, job_id, owner=owner)):
+        return why
     jobs.models.require(model)
     return NotFound(f"{model!r} has no prediction with this id (any more); ?model= names another.")
 

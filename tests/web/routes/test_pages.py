@@ -175,12 +175,12 @@ def test_the_page_shows_a_model_of_a_task_that_it_does_not_know(
 
 
 def test_what_is_final_is_a_failure_of_the_request_and_every_such_failure_is() -> None:
-    """But for a model that there is not, where another may be chosen, a slow line, and a key's limits."""
+    """But for an unknown model, where another may be chosen, a slow line, a key's limits, and losses."""
     text = (FOLDER / "failures.js").read_text("utf-8")
     (final,) = re.findall(r"FINAL = new Set\(\[(.*?)\]\)", text, re.DOTALL)
     of_the_request = {code for code, status in errors.STATUS.items() if status < 500}
     assert set(re.findall(r'"(\w+)"', final)) == of_the_request - {
-        *("unknown_model", "upload_timeout", "rate_limited", "too_many_jobs")
+        *("unknown_model", "upload_timeout", "rate_limited", "too_many_jobs", "job_lost", "result_expired")
     }
 
 

@@ -1,0 +1,102 @@
+"""What a poller is told of a job that is no more: lost, expired, deleted, or never there."""
+
+import json
+from collections.abc import Iterable
+from typing import cast
+
+import pytest
+import redis
+from prometheus_client import REGISTRY
+
+from broker.keys import Keys
+from tests.support.fakes import MODEL
+from tests.support.pictures import form, png
+from tests.support.service import Service
+
+ASYNC = {"Prefer": "respond-async"}
+
+
+def _accepted(service: Service) -> str:
+    """The address of a job that nobody runs."""
+    response = service.client.post("/predict", data=form(png(0)), headers=ASYNC)
+    assert response.status_code == 202
+    return response.headers["Location"]
+
+
+def _told(service: Service, address: str, *, method: str = "GET") -> tuple[int, str, str]:
+    response = service.client.open(address, method=method)
+    error = response.get_json()["error"]
+    return response.status_code, error["code"], error["message"]
+
+
+def _losses() -> float:
+    labels = {"model": MODEL, "kind": "polled"}
+    return REGISTRY.get_sample_value("batchwire_jobs_lost_total", labels) or 0.0
+
+
+@pytest.mark.parametrize("way", ["one key", "everything"])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_poller_is_told_that_redis_lost_the_job(
+    service: Service,
+    client: redis.Redis,
+    keys: Keys,
+    caplog: pytest.LogCaptureFixture,
+    way: str,
+    method: str,
+) -> None:
+    address, before = _accepted(service), _losses()
+    if way == "everything":
+        client.flushall()
+    else:
+        client.delete(*client.keys(keys.of(MODEL).result("*")))
+    lost = (404, "job_lost", "This job was accepted, but Redis has lost it: send the picture again.")
+    assert [_told(service, address, method=method) for _ in range(3)] == [lost] * 3
+    assert _losses() - before == 1
+    lines = [line for line in caplog.messages if "Redis has lost job" in line]
+    assert len(lines) == 1
+    assert "its poller is told" in lines[0]
+
+
+@pytest.mark.parametrize("environment", [{"RESULT_TTL_S": "1"}])
+def test_a_job_whose_result_may_have_expired_is_not_called_lost(
+    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, before = _accepted(service), _losses()
+    clock = service.app.extensions["jobs"]._clock
+    now = clock.now
+    monkeypatch.setattr(clock, "now", lambda: now() + 2)
+    client.delete(*client.keys(keys.of(MODEL).result("*")))
+    status, code, message = _told(service, address)
+    assert (status, code) == (404, "result_expired")
+    assert "is not kept any more: send the picture again" in message
+    assert _losses() == before
+
+
+def test_what_was_deleted_was_not_lost(service: Service) -> None:
+    address, before = _accepted(service), _losses()
+    assert service.client.delete(address).status_code == 204
+    assert _told(service, address)[:2] == (404, "not_found")
+    assert _told(service, address, method="DELETE")[:2] == (404, "not_found")
+    assert _losses() == before
+
+
+@pytest.mark.parametrize("environment", [{"ASYNC_TIMEOUT_S": "0.2"}])
+def test_what_ended_at_its_deadline_was_not_lost(service: Service) -> None:
+    address = _accepted(service)
+    while (status := service.client.get(f"{address}&wait=1").status_code) == 202:
+        pass
+    assert status == 504
+    assert _told(service, address)[:2] == (404, "not_found")
+
+
+def test_a_stream_ends_with_the_loss(service: Service, client: redis.Redis, keys: Keys) -> None:
+    address = _accepted(service)
+    response = service.client.get(address.replace("?", "/events?"), buffered=False)
+    events = iter(cast("Iterable[bytes]", response.response))
+    assert b"event: pending" in b"".join(next(events) for _ in range(2))
+    client.delete(*client.keys(keys.of(MODEL).result("*")))
+    (last,) = [each for each in events if b"event:" in each]
+    name, data = last.decode().strip().split("\n")
+    assert name == "event: gone"
+    assert json.loads(data.removeprefix("data: "))["error"]["code"] == "job_lost"
+    assert _told(service, address.replace("?", "/events?"))[:2] == (404, "job_lost")
