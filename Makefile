@@ -10,13 +10,13 @@ CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
 SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
 # `.ci/run` has one: other suites run beside it.
 IMPORTERS := 2
-PLAIN := not browser and not compose and not importers and not protocols and not stores
+PLAIN := not browser and not compose and not importers and not network and not protocols and not stores
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
-fast test-together test-alone test-protocols test-importers test-stores test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
+fast test-together test-alone test-protocols test-importers test-stores test-network test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve preflight install lint check fast format lock audit test test-together test-alone test-redis test-importers test-protocols test-stores test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format lock audit test test-together test-alone test-redis test-importers test-protocols test-stores test-network test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -79,6 +79,9 @@ test-protocols: $(VENV)/.dev var/protocols/.installed ## Clients of other server
 
 test-stores: $(VENV)/.dev var/stores/.installed ## Stores of models: S3, Google's and the Hub's APIs, on this machine (installs 250 MB, once)
 	$(BIN)/python -m pytest -m stores tests/stores
+
+test-network: $(VENV)/.dev ## Hosts of their own on a network that is cut, slow or lossy (Linux, root: iproute2, nftables)
+	$(BIN)/python -m pytest -m network tests/network
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser tests/browser

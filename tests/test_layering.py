@@ -560,7 +560,7 @@ def test_no_function_has_more_than_fifty_lines() -> None:
     assert long == []
 
 
-@pytest.mark.parametrize("suite", ["browser", "compose", "importers", "protocols"])
+@pytest.mark.parametrize("suite", ["browser", "compose", "importers", "network", "protocols"])
 def test_the_tests_of_a_suite_are_in_its_folder(suite: str) -> None:
     """`make test-browser` and the like look for them nowhere else."""
     marked = {

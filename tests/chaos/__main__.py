@@ -13,7 +13,9 @@ from rich.console import Console
 
 from tests.chaos import campaign, memory, overload, uploads
 from tests.chaos.campaign import Account
+from tests.chaos.hosts import PARTITIONS
 from tests.chaos.stack import FAULTS
+from tests.support.network import missing
 from tests.support.redis_server import running_redis
 
 HEAD = (
@@ -36,25 +38,29 @@ def faults(console: Console, options: argparse.Namespace) -> bool:
     console.print(HEAD)
     console.print("|---" * HEAD.count(" | ") + "|---|")
     sound = True
-    for number, (name, strike) in enumerate(FAULTS.items()):
+    for name in (*FAULTS, *PARTITIONS):
         if options.only not in name:
             continue
-        folder = Path(tempfile.mkdtemp(prefix=f"chaos-{number}-", dir=options.keep))
-        with running_redis() as redis:
-            account = campaign.run(
-                name,
-                strike,
-                strikes=options.strikes,
-                rate=options.rate,
-                seed=options.seed,
-                folder=folder,
-                redis=redis,
-            )
+        if name in PARTITIONS and (reason := missing()):
+            console.print(f"| {name} | NOT RUN: {reason}")
+            continue
+        folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=options.keep))
+        account = _struck(name, folder, options)
         console.print(row(account))
         for trouble in [*map(str, account.lost.items()), *account.wrong[:5], *account.keys_left]:
             sound = False
             console.print(f"    {trouble} (see {folder})")
     return sound
+
+
+def _struck(name: str, folder: Path, options: argparse.Namespace) -> Account:
+    how_often, rate, seed = options.strikes, options.rate, options.seed
+    if strike := PARTITIONS.get(name):
+        return campaign.run_on_hosts(name, strike, strikes=how_often, rate=rate, seed=seed, folder=folder)
+    with running_redis() as redis:
+        return campaign.run(
+            name, FAULTS[name], strikes=how_often, rate=rate, seed=seed, folder=folder, redis=redis
+        )
 
 
 def overloaded(console: Console, options: argparse.Namespace) -> bool:

@@ -34,7 +34,7 @@ class Account:
 
 def run(*, requests: int, folder: Path, redis: RedisServer) -> Account:
     """Send so many requests, from 32 clients."""
-    labels = numbers.write_pictures(folder / "pictures", numbers.COUNT)
+    labels = numbers.write_pictures(folder / "pictures")
     stack = ChaosStack(folder, redis, seed=1, batch_s=0.0)
     try:
         stack.begin()

@@ -58,11 +58,11 @@ def write_catalogue(folder: Path) -> None:
     (model / "labels.csv").write_text("index,class_id,label\n" + rows)
 
 
-def write_pictures(folder: Path, count: int) -> Path:
-    """Write the first `count` pictures; return the CSV file of their labels."""
+def write_pictures(folder: Path, which: range = range(COUNT)) -> Path:
+    """Write the pictures of these numbers; return the CSV file of their labels."""
     folder.mkdir(parents=True)
-    for number in range(count):
+    for number in which:
         (folder / f"{number}.png").write_bytes(picture(number))
     labels = folder.parent / "labels.csv"
-    labels.write_text("file,label\n" + "".join(f"{number}.png,{number}\n" for number in range(count)))
+    labels.write_text("file,label\n" + "".join(f"{number}.png,{number}\n" for number in which))
     return labels

@@ -49,7 +49,7 @@ class Account:
 
 def run(*, seconds: float, folder: Path, redis: RedisServer) -> Account:
     """Measure the capacity, then press TIMES as hard for so long."""
-    labels = numbers.write_pictures(folder / "pictures", numbers.COUNT)
+    labels = numbers.write_pictures(folder / "pictures")
     stack = ChaosStack(folder, redis, seed=1)
     stack.environment["BATCH_SIZE"] = "4"
     try:
@@ -100,7 +100,7 @@ class SlowAccount:
 
 def slow(*, seconds: float, folder: Path, redis: RedisServer, clients: int = 512) -> SlowAccount:
     """Have a crowd press a network of _SLOW_S of the processor a picture, for so long."""
-    labels = numbers.write_pictures(folder / "pictures", numbers.COUNT)
+    labels = numbers.write_pictures(folder / "pictures")
     stack = ChaosStack(folder, redis, seed=1, batch_s=0.0, work_s=_SLOW_S)
     try:
         stack.begin()

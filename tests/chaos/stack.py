@@ -57,6 +57,8 @@ class ChaosStack(Stack):
         """The processor's time that a picture takes."""
         self._random = random.Random(seed)
         self.proxy = Proxy(str(redis.folder / "redis.sock"))
+        self.urls = [self.url]
+        """Where requests come in."""
         self._servers: list[subprocess.Popen[bytes]] = []
         self._behind_proxy: subprocess.Popen[bytes] | None = None
 

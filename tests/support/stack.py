@@ -70,6 +70,8 @@ class Stack:
         self.executions = folder / "executions"
         self.executions.touch()
         self.folder = folder
+        self.prefix: list[str] = []
+        """What starts each program; it must become it, for the process is signalled."""
         self._processes: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **os.environ,
@@ -88,7 +90,7 @@ class Stack:
         redis_url = as_user(self.environment["REDIS_URL"], user)
         with (self.folder / f"{log}.log").open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [*self.prefix, sys.executable, "-m", *command],
                 cwd=ROOT,
                 env={**self.environment, "REDIS_URL": redis_url},
                 stdout=file,

@@ -1,0 +1,1 @@
+"""The service on several hosts, each a network namespace of its own."""
