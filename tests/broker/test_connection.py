@@ -1,5 +1,6 @@
 """What is said of a Redis that is away, too old or set otherwise; and what is never said."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -86,3 +87,11 @@ def test_an_old_server_is_refused(client: redis.Redis, monkeypatch: pytest.Monke
 def test_nothing_is_retried_behind_our_back(redis_url: str) -> None:
     with connect(redis_url, timeout_s=5) as client:
         assert client.get_retry().get_retries() == 0
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such option")
+def test_the_kernel_gives_a_command_up_when_its_caller_does() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pool = connect(f"redis://127.0.0.1:{server.getsockname()[1]}", timeout_s=0.9).connection_pool
+        with pool.connection_class(**pool.connection_kwargs)._connect() as connected:
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 900
