@@ -18,7 +18,7 @@ from tests.chaos import numbers
 from tests.chaos.proxy import Proxy
 from tests.support.keys_left import keys_of_jobs
 from tests.support.redis_server import RedisServer
-from tests.support.stack import Stack
+from tests.support.stack import START_S, Stack
 from tests.support.waiting import eventually
 
 LEASE_S: Final = 3.0
@@ -79,7 +79,7 @@ class ChaosStack(Stack):
         )
         self.environment["REDIS_URL"] = usual
         self._servers.append(server)
-        eventually(lambda: bool(self.ready_workers() - before), within_s=30)
+        eventually(lambda: bool(self.ready_workers() - before), within_s=START_S)
         return server
 
     def keys(self) -> set[str]:
