@@ -66,3 +66,11 @@ def test_only_named_requests_to_predict_may_be_sent_twice() -> None:
     assert uses == ["error timeout", "error timeout non_idempotent", "off", "error timeout"]
     (named,) = re.findall(r"location @repeatable \{(.*?)\}", TEXT, re.DOTALL)
     assert "non_idempotent" in named
+
+
+def test_a_host_that_hangs_gets_no_more_than_the_others_have() -> None:
+    """In turn it would soon have every client; the processes of nginx must count together."""
+    upstreams = re.findall(r"upstream (\w+) \{(.*?)\n    \}", TEXT, re.DOTALL)
+    assert [name for name, _ in upstreams] == ["batchwire", "batchwire_grpc"]
+    for name, text in upstreams:
+        assert re.search(rf"^ *zone {name} \d+k;\n(?: *#.*\n)* *least_conn;$", text, re.MULTILINE), name
