@@ -102,13 +102,21 @@ class Consumer:
         self._claim_script = client.register_script(lua("others", "take", "lanes", "claim"))
         self._complete_script = client.register_script(lua("webhook_due", "complete"))
 
-    def wait(self, timeout_s: float) -> None:
-        """Sleep until the bell rings, for about `timeout_s` at most, which is under the client's time-out."""
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until the bell rings, for about `timeout_s` at most, which is under the client's time-out.
+
+        Returns whether there may be work: not where that time has passed.
+        """
         if self._is_for_others:
             time.sleep(min(timeout_s, _FOR_OTHERS_S))
-            return
+            return True
         with translated("ring", self._redis, self._keys.types, waits=True):
-            self._redis.blpop([self._keys.bell], timeout=max(timeout_s, _LEAST_WAIT_S))
+            return bool(self._redis.blpop([self._keys.bell], timeout=max(timeout_s, _LEAST_WAIT_S)))
+
+    def held(self, worker: str) -> int:
+        """How many jobs this worker has claimed and not completed, as Redis has it."""
+        with translated("measure a queue", self._redis, self._keys.types):
+            return int(self._redis.llen(self._keys.claims(worker)))
 
     def waiting(self) -> int:
         """Jobs in all lists of the queue."""

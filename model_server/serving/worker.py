@@ -111,8 +111,10 @@ class Worker:
             if self.pipeline.claims_uncertain:
                 self.pipeline.give_back()
             jobs = self.pipeline.step()
-            if not jobs:
-                self._consumer.wait(IDLE_S)
+            if not jobs and not self._consumer.wait(IDLE_S) and self._consumer.held(worker):
+                # It has nothing in hand: Redis forgot that it completed these, in a fail-over or a crash.
+                _LOG.warning("%s: Redis has forgotten completed jobs: they run again", self.spec.name)
+                self.pipeline.claims_uncertain = True
         except LeaseLost:
             self.registration.ensure(lost=worker)
             return 0

@@ -125,6 +125,32 @@ def test_outputs_that_are_no_numbers_fail_alone(
     assert result(client, keys, good.id).error is None
 
 
+def test_an_idle_worker_runs_again_what_redis_forgot_that_it_completed(
+    client: redis.Redis,
+    keys: Keys,
+    worker: Worker,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("model_server.serving.worker.IDLE_S", 0.05)
+    (only,) = enqueue(client, keys, job())
+    of_model = keys.of(MODEL)
+    pending, payload = client.get(of_model.result(only.id)), client.lindex(of_model.queue, 0)
+    assert pending is not None
+    assert isinstance(payload, bytes)
+    assert step(worker) == 1
+    assert result(client, keys, only.id).error is None
+    # As a replica has it that was promoted before it heard of the completion.
+    client.set(of_model.result(only.id), pending)
+    client.rpush(of_model.claims(worker.lease.worker), payload)
+    assert sum(step(worker) for _ in range(3)) == 1
+    assert engine.batches == [1, 1]
+    assert result(client, keys, only.id).error is None
+    assert client.llen(of_model.claims(worker.lease.worker)) == 0
+    assert caplog.text.count("Redis has forgotten completed jobs") == 1
+
+
 def test_an_idle_worker_is_woken_by_the_bell(
     client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
