@@ -276,6 +276,9 @@ class Settings:
     redis_password_file: str = _text("")
     """A file with the password of `REDIS_URL`'s user, such as a container's secret. Unset: the URL has it, if
     there is one."""
+    redis_replicas: int = _whole(0, 0, 16)
+    """How many replicas of Redis must have a polled job before its client gets 202. Without them it gets 503
+    after half a second, and the job is cancelled ([more](operations.md#redis-that-fails-over))."""
     key_prefix: str = _text("bw:")
     """The prefix of every key in Redis, so that several services can share one Redis."""
     models: tuple[str, ...] = _setting(("resnet50", "digits"), _MODELS)

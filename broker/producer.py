@@ -43,6 +43,9 @@ last push tells nothing of the lanes."""
 _MOST_LANES: Final = 1024
 """Lanes whose lengths are remembered."""
 
+REPLICAS_WAIT_MS: Final = 500
+"""Within the web tier's time-out for a reply. A replica that is well has a job in about a millisecond."""
+
 _NAME_MARGIN_S: Final = 60
 """A name outlives the latest end of its job's result. Without the result it says nothing."""
 
@@ -60,12 +63,13 @@ class RequestName:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a queue may hold, and for how long its keys live."""
+    """What a queue may hold, for how long its keys live, and how many replicas must have a polled job."""
 
     queue_jobs: int
     queue_bytes: int
     result_ttl_s: int
     key_ttl_s: int
+    replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,22 +261,13 @@ class Producer:
         """Accept the job, in one MULTI: its result is pending, it stands in the queue, the bell rings.
 
         And `webhook` will announce its end. Returns its id; where `name` has a job already, that one's, and
-        nothing is enqueued. Raises IdempotencyKeyReused.
+        nothing is enqueued. A job for which no thread waits is cancelled and BrokerUnavailable raised, unless
+        enough replicas have it in time. Raises IdempotencyKeyReused.
         """
-        payload = codec.encode_job(job)
-        try:
-            return self._push(model, job, payload, name, webhook)
-        except BrokerUnavailable as error:
-            if error.is_refusal:
-                # A key of a wrong type fails inside the MULTI, whose other commands are done all the same.
-                with contextlib.suppress(BrokerUnavailable):
-                    self.cancel(model, job.id, has_webhook=webhook is not None)
-                raise
-            # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
-            # the first still on its way, two copies would run, and the client get one answer.
-            if not self.is_known(model, job.id):
-                return self._push(model, job, payload, name, webhook)
-            return job.id
+        job_id = self._push_once(model, job, codec.encode_job(job), name, webhook)
+        if job.polled and job.reply_to is None:
+            self._await_replicas(model, job_id, is_own=job_id == job.id, has_webhook=webhook is not None)
+        return job_id
 
     def cancel(self, model: str, job_id: str, *, has_webhook: bool = False) -> bool:
         """Nobody wants the result any more: a worker that has not begun the job drops it.
@@ -303,21 +298,24 @@ class Producer:
     ) -> str:
         """Make the result of a job pending that no queue holds: of a pipeline, for a client that polls.
 
-        `time_s` are the seconds until its deadline. Returns and raises as `enqueue` does.
+        `time_s` are the seconds until its deadline. Returns, awaits replicas and raises as `enqueue` does.
         """
-        now = self._clock.now()
+        now, begun = self._clock.now(), None
         value = codec.encode_pending(now, now + time_s, owner)
         with self._reported(model), translated("take a job"):
-            while True:
+            while begun is None:
                 with self._redis.pipeline(transaction=True) as pipe, contextlib.suppress(redis.WatchError):
-                    if name and (job_before := self._take_name(pipe, model, name, job_id, time_s)):
-                        return job_before
-                    pipe.set(self._keys.of(model).result(job_id), value, ex=self._limits.key_ttl_s)
-                    if callback_url:
-                        webhook = Webhook(callback_url, now, now + time_s, request_id, owner=owner or UNSET)
-                        self.webhooks.add(pipe, model, job_id, webhook)
-                    pipe.execute()
-                    return job_id
+                    begun = self._take_name(pipe, model, name, job_id, time_s) if name else None
+                    if begun is None:
+                        pipe.set(self._keys.of(model).result(job_id), value, ex=self._limits.key_ttl_s)
+                        if callback_url:
+                            times = now, now + time_s
+                            webhook = Webhook(callback_url, *times, request_id, owner=owner or UNSET)
+                            self.webhooks.add(pipe, model, job_id, webhook)
+                        pipe.execute()
+                        begun = job_id
+        self._await_replicas(model, begun, is_own=begun == job_id, has_webhook=bool(callback_url))
+        return begun
 
     def finish(self, result: Result) -> None:
         """Write the result of a job that `begin` announced, unless it was cancelled."""
@@ -429,6 +427,56 @@ class Producer:
                 self._shares.clear()
             self._shares[model, lane] = self._monotonic(), lengths
         return lengths
+
+    def _push_once(
+        self, model: str, job: Job, payload: bytes, name: RequestName | None, webhook: Webhook | None
+    ) -> str:
+        """Enqueue it, though the reply may get lost."""
+        try:
+            return self._push(model, job, payload, name, webhook)
+        except BrokerUnavailable as error:
+            if error.is_refusal:
+                # A key of a wrong type fails inside the MULTI, whose other commands are done all the same.
+                with contextlib.suppress(BrokerUnavailable):
+                    self.cancel(model, job.id, has_webhook=webhook is not None)
+                raise
+            # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
+            # the first still on its way, two copies would run, and the client get one answer.
+            if not self.is_known(model, job.id):
+                return self._push(model, job, payload, name, webhook)
+            return job.id
+
+    def _await_replicas(self, model: str, job_id: str, *, is_own: bool, has_webhook: bool) -> None:
+        """Return once so many replicas have the job as the settings want. Raises BrokerUnavailable."""
+        if not self._limits.replicas:
+            return
+        try:
+            with self._reported(model):
+                self._count_replicas(model, job_id)
+        except BrokerUnavailable:
+            # Its client is told to come back, and would have two.
+            if is_own:
+                with contextlib.suppress(BrokerUnavailable):
+                    self.cancel(model, job_id, has_webhook=has_webhook)
+            raise
+
+    def _count_replicas(self, model: str, job_id: str) -> None:
+        keys, wanted = self._keys.of(model), self._limits.replicas
+        with translated("copy a job to replicas"), self._redis.pipeline(transaction=False) as pipe:
+            # WAIT is about what its own connection wrote. What comes after the job in the stream of changes
+            # is with no replica that does not have the job; and it is asked of the server that has it.
+            pipe.set(keys.asked, self._clock.now(), ex=self._limits.key_ttl_s)
+            pipe.exists(keys.result(job_id))
+            pipe.wait(wanted, REPLICAS_WAIT_MS)
+            _, is_known, reached = pipe.execute()
+        if not is_known:
+            raise BrokerUnavailable("Redis has lost a job in a fail-over before a replica had it.")
+        if reached < wanted:
+            raise BrokerUnavailable(
+                f"Redis can't copy a job to replicas: {reached} of {wanted} (REDIS_REPLICAS) had it within "
+                f"{REPLICAS_WAIT_MS} ms.",
+                is_refusal=True,
+            )
 
     def _push(
         self, model: str, job: Job, payload: bytes, name: RequestName | None, webhook: Webhook | None

@@ -61,6 +61,7 @@ def job_client(settings: Settings) -> JobClient:
         queue_bytes=settings.queue_limit_mb * MB,
         result_ttl_s=settings.result_ttl_s,
         key_ttl_s=settings.key_ttl_s,
+        replicas=settings.redis_replicas,
     )
     refusals = Outage("Such requests get 503")
     producer = Producer(client, keys, limits, clock=clock, refusals=refusals)

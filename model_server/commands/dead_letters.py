@@ -128,6 +128,7 @@ class Command:
             queue_bytes=self._settings.queue_limit_mb * _MB,
             result_ttl_s=self._settings.result_ttl_s,
             key_ttl_s=self._settings.key_ttl_s,
+            replicas=self._settings.redis_replicas,
         )
         return DeadLetters(self._client, self._keys, model, limits)
 

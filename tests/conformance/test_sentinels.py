@@ -1,16 +1,22 @@
 """A client of a Redis behind real Sentinels follows the primary, with all its connections."""
 
+import dataclasses
+import signal
 import threading
 from collections.abc import Iterator
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from broker.connection import check_server, connect, translated
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
+from broker.messages import Webhook
+from broker.producer import Producer, RequestName
 from broker.replies import Replies
 from broker.sentinel import LOOK_S, Address, PrimaryFinder, SentinelPool
+from tests.support.fakes import LIMITS, MODEL, job
 from tests.support.redis_server import as_user
 from tests.support.sentinels import NAME, SentinelService, running_sentinels
 from tests.support.waiting import eventually
@@ -198,3 +204,41 @@ def test_another_name_is_said(whole: SentinelService) -> None:
         translated("do it"),
     ):
         client.ping()
+
+
+def test_a_polled_job_is_accepted_once_its_replicas_have_it(service: SentinelService, keys: Keys) -> None:
+    limits = dataclasses.replace(LIMITS, replicas=1)
+    of_model = keys.of(MODEL)
+    replica = service.nodes[1]
+    with (
+        connect(as_user(service.url, "web"), timeout_s=2) as web,
+        connect(service.admin_url, timeout_s=2) as client,
+    ):
+        producer = Producer(web, keys, limits)
+        polled = replace(job(), polled=True, reply_to=None)
+        producer.enqueue(MODEL, polled, RequestName("first", "digest"))
+        with replica.client() as copy:
+            assert copy.exists(of_model.result(polled.id))
+            assert copy.llen(of_model.polled) == 1
+        assert producer.begin(MODEL, "a-pipeline", time_s=10) == "a-pipeline"
+        assert replica.process is not None
+        replica.process.send_signal(signal.SIGSTOP)
+        lost = replace(polled, id=job().id)
+        with pytest.raises(
+            BrokerUnavailable, match=r"0 of 1 \(REDIS_REPLICAS\) had it within 500 ms"
+        ) as raised:
+            producer.enqueue(MODEL, lost, RequestName("second", "digest"), Webhook("http://h", 0, 9, "r"))
+        assert raised.value.is_refusal
+        with pytest.raises(BrokerUnavailable, match="REDIS_REPLICAS"):
+            producer.begin(MODEL, "another", time_s=10)
+        # Cancelled, so the client may come back under the same name; and nobody is told of its end.
+        assert not client.exists(of_model.result(lost.id), of_model.result("another"))
+        assert producer.named(MODEL, RequestName("second", "other digest")) is None
+        assert not client.zcard(of_model.webhooks)
+        # A job that is there already is told of under the same condition.
+        with pytest.raises(BrokerUnavailable, match="REDIS_REPLICAS"):
+            producer.enqueue(MODEL, replace(polled, id=job().id), RequestName("first", "digest"))
+        assert client.exists(of_model.result(polled.id))
+        # A job whose client waits is put back by its web process: it needs none.
+        producer.enqueue(MODEL, job())
+        replica.process.send_signal(signal.SIGCONT)

@@ -28,6 +28,7 @@ ALLOWED = {
         ("HGETALL", f"{_MODEL}states"),
         ("LLEN", f"{_MODEL}dead"),
         ("SUBSCRIBE", "bw:results:1"),
+        ("WAIT", "0", "1"),
         ("HGETALL", "bw:keys"),
         ("HSET", "bw:{key:ann}:bucket", "tokens", "1"),
     ],
@@ -42,6 +43,7 @@ ALLOWED = {
         ("RPUSH", f"{_MODEL}polled", "job"),
         ("HSET", "bw:keys", "ann", "{}"),
         ("DEL", "bw:{key:ann}:jobs"),
+        ("WAIT", "0", "1"),
         ("INFO",),
     ],
 }
@@ -103,6 +105,7 @@ REFUSED = {
         ("GET", f"{_MODEL}cached:1"),
         ("GET", f"{_MODEL}request:1"),
         ("SUBSCRIBE", "bw:results:1"),
+        ("WAIT", "0", "1"),
         ("HGETALL", "bw:keys"),
         ("HSET", "bw:{key:ann}:bucket", "tokens", "9"),
     ],

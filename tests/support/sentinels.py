@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 NAME: Final = "shades-redis"
 """What the Sentinels call the primary."""
 
-DOWN_AFTER_MS: Final = 500
+DOWN_AFTER_MS: Final = 1000
 FAILOVER_TIMEOUT_MS: Final = 1000
 
 _ADMIN: Final = "user tests on >tests ~* &* +@all\n"
