@@ -11,12 +11,16 @@ from tests.chaos.hosts import HostsStack
 from tests.support.network import Network, missing
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _possible() -> None:
+    if reason := missing():
+        pytest.skip(reason)
+
+
 @contextlib.contextmanager
 def _running(
     folder: Path, *, lease_s: float, distant: str = "", wrong_by_s: Mapping[str, float] | None = None
 ) -> Iterator[HostsStack]:
-    if reason := missing():
-        pytest.skip(reason)
     with Network(hosts.HOSTS, distant=distant) as network, hosts.redis_on(network) as redis:
         stack = HostsStack(folder, network, redis, seed=1, lease_s=lease_s, wrong_by_s=wrong_by_s)
         try:

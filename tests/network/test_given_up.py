@@ -9,7 +9,7 @@ from broker.connection import connect, translated
 from broker.errors import BrokerUnavailable
 from tests.chaos import hosts
 from tests.chaos.hosts import REDIS
-from tests.support.network import CLIENTS, Network, missing
+from tests.support.network import CLIENTS, Network
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(60)]
@@ -26,8 +26,6 @@ def _connections_to(network: Network) -> list[str]:
 
 
 def test_a_write_that_was_given_up_is_never_done() -> None:
-    if reason := missing():
-        pytest.skip(reason)
     with (
         Network([REDIS]) as network,
         hosts.redis_on(network) as redis,

@@ -64,6 +64,10 @@ class Network:
         """What to put before a command that is to run on that host. The program keeps its process id."""
         return ["nsenter", f"--net={_NAMED / self._namespace(host)}", "--"]
 
+    def pids(self, host: str) -> list[int]:
+        """The processes that run on that host."""
+        return _pids(self._namespace(host))
+
     def drop(self, *, source: str, target: str) -> None:
         """From now on nothing that one host sends reaches the other; the other way is as it was."""
         self._rules[f"{source} {target}"] = _rule(source, target, "drop")
@@ -73,11 +77,6 @@ class Network:
         """The same in both directions."""
         self.drop(source=host, target=other)
         self.drop(source=other, target=host)
-
-    def drop_resets(self, source: str) -> None:
-        """Drop what says that a connection is unknown there, as a firewall does that has forgotten it."""
-        self._rules[f"resets {source}"] = f'iifname "{source}" tcp flags & rst == rst drop'
-        self._apply()
 
     def lose(self, percent: int) -> None:
         """Lose so many of a hundred packets, wherever they go."""
@@ -192,16 +191,21 @@ def _namespaces(prefix: str) -> Iterator[str]:
         yield from sorted(each.name for each in _NAMED.iterdir() if each.name.startswith(prefix))
 
 
+def _pids(namespace: str) -> list[int]:
+    """The processes that run in it."""
+    command = ["ip", "netns", "pids", namespace]
+    return [int(each) for each in subprocess.check_output(command, text=True).split()]
+
+
 def _remove_leftovers() -> None:
     """Remove the networks of tests that were killed, and end what those left running on their hosts."""
     for namespace in _namespaces(_PREFIX):
         pid = namespace.removeprefix(_PREFIX).partition("-")[0]
         if Path(f"/proc/{pid}").exists():
             continue
-        pids = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=True)
-        for each in pids.stdout.split():
+        for each in _pids(namespace):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(each), signal.SIGKILL)
+                os.kill(each, signal.SIGKILL)
         _ip("netns", "delete", namespace)
 
 
