@@ -4,11 +4,12 @@ Owns the two scripts that take jobs and finish them. One thread claims, another 
 never decides what a job is worth: batching, inference and the words of results are the worker's.
 """
 
+import copy
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import redis
 
@@ -93,7 +94,10 @@ class Consumer:
         self._input_tag = input_tag
         self._clock = clock or RedisClock()
         self._dead_pictures = "keep" if keeps_dead_pictures else "drop"
-        self._is_for_others = False
+        self.is_for_others = False
+        """All that the last claim found is left to other workers."""
+        self.is_alone = False
+        """The last claim left a job that runs alone, because its worker had others."""
         self._since_polled = 0
         """Jobs of waiting clients that it has taken since the last one of a client that polls."""
         self.lanes = 0
@@ -102,16 +106,40 @@ class Consumer:
         self._claim_script = client.register_script(lua("others", "take", "lanes", "claim"))
         self._complete_script = client.register_script(lua("webhook_due", "complete"))
 
-    def wait(self, timeout_s: float) -> bool:
-        """Sleep until the bell rings, for about `timeout_s` at most, which is under the client's time-out.
+    def of_shard(self, shard: int) -> Self:
+        """The same for one shard of the queue, which has claims of its own and turns of its own."""
+        other = copy.copy(self)
+        other._keys = self._keys.of_shard(shard)
+        other._since_polled = other.lanes = 0
+        other.is_for_others = other.is_alone = False
+        return other
 
-        Returns whether there may be work: not where that time has passed.
+    @property
+    def bell(self) -> str:
+        """What rings for its jobs."""
+        return self._keys.bell
+
+    def wait(self, timeout_s: float, *, others: Sequence[str] = ()) -> str | None:
+        """Sleep until a bell rings, for about `timeout_s` at most, which is under the client's time-out.
+
+        Its own, or one of the `others` in the same Redis. Returns which; None: none did.
         """
-        if self._is_for_others:
+        if self.is_for_others:
             time.sleep(min(timeout_s, _FOR_OTHERS_S))
-            return True
+            return None
         with translated("ring", self._redis, self._keys.types, waits=True):
-            return bool(self._redis.blpop([self._keys.bell], timeout=max(timeout_s, _LEAST_WAIT_S)))
+            rung = self._redis.blpop([self._keys.bell, *others], timeout=max(timeout_s, _LEAST_WAIT_S))
+        return str(cast("list[bytes]", rung)[0], "ascii") if rung else None
+
+    def rung(self, bells: Sequence[str]) -> set[str]:
+        """Those of these bells that somebody rang for jobs that are still there, in one round trip."""
+        with (
+            translated("look at the bells", self._redis, self._keys.types),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            for bell in bells:
+                pipe.llen(bell)
+            return {bell for bell, tokens in zip(bells, pipe.execute(), strict=True) if tokens}
 
     def held(self, worker: str) -> int:
         """How many jobs this worker has claimed and not completed, as Redis has it."""
@@ -121,19 +149,20 @@ class Consumer:
     def waiting(self) -> int:
         """Jobs in all lists of the queue."""
         with translated("measure a queue", self._redis, self._keys.types):
-            return self._lane_reader.lengths(self._keys).total
+            return self._lane_reader.lengths((self._keys,)).total
 
-    def claim(self, worker: str, n: int) -> list[ClaimedJob]:
+    def claim(self, worker: str, n: int, *, beside: bool = False) -> list[ClaimedJob]:
         """Move up to `n` jobs from the queue to this worker's claims and read them, in order.
 
         Of four one is of a client that polls, while others wait; all, while none does. Lanes have turns.
         A job that was recovered before comes alone; one whose picture was prepared for another input is left
-        to a live worker that takes it, if there is one. Raises LeaseLost, or BrokerUnavailable: then
+        to a live worker that takes it, if there is one. `beside`: the worker has jobs of other shards, so
+        none comes that must be alone. Raises LeaseLost, or BrokerUnavailable: then
         the claim may have happened, and the caller gives back what it holds before it claims again.
         """
         keys = self._keys
         with translated("hand out jobs", self._redis, self._keys.types):
-            fields = self._run_claim(worker, n)
+            fields = self._run_claim(worker, n, beside=beside)
             if not fields:
                 return []
             count = len(fields) // _FIELDS_PER_JOB
@@ -152,7 +181,7 @@ class Consumer:
             for i in range(count)
         ]
 
-    def _run_claim(self, worker: str, n: int) -> list[Any]:
+    def _run_claim(self, worker: str, n: int, *, beside: bool) -> list[Any]:
         """What claim.lua says of each job that it took. Raises LeaseLost."""
         keys = self._keys
         names = [keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states]
@@ -160,10 +189,10 @@ class Consumer:
         sent = self._clock.monotonic()
         status, now, self._since_polled, self.lanes, *fields = self._claim_script(
             keys=[*names, keys.polled, keys.turns, keys.polled_turns],
-            args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag, *shares],
+            args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag, *shares, int(beside)],
         )
         self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
-        self._is_for_others = status == b"others"
+        self.is_for_others, self.is_alone = status == b"others", status == b"alone"
         if status == b"lease":
             raise LeaseLost(f"worker {worker} has no live lease")
         return list(fields)

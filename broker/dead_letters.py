@@ -20,6 +20,7 @@ from broker.errors import BrokerUnavailable, ClientError, MalformedMessage
 from broker.keys import Keys
 from broker.messages import Job, Pace, PicturelessJob
 from broker.producer import Limits, Producer
+from broker.shards import ShardMap
 
 _ENTRY: Final = re.compile(rb'\{"reason":("(?:[^"\\]|\\.)*"),"job":(.*)\}', re.DOTALL)
 """An entry as complete.lua writes it. Read by its ends: a job that is no JSON spoils what is around it."""
@@ -49,15 +50,18 @@ class DeadLetter:
 class DeadLetters:
     """The poison jobs of one model, for an operator. Every method raises BrokerUnavailable."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, model: str, limits: Limits) -> None:
+    def __init__(
+        self, client: redis.Redis, keys: Keys, model: str, limits: Limits, *, shards: ShardMap | None = None
+    ) -> None:
         self._redis = client
         self._model = model
-        self._key = keys.of(model).dead
-        self._producer = Producer(client, keys, limits)
+        self._keys = keys.of(model)
+        self._shards = shards or ShardMap()
+        self._producer = Producer(client, keys, limits, shards=self._shards)
 
     def entries(self) -> list[DeadLetter]:
         """Every entry, the oldest first."""
-        return [_letter(entry) for entry in self._read()]
+        return [_letter(entry) for _, entry in self._read()]
 
     def requeue(self, job_id: str, *, timeout_s: float, pace: Pace) -> str:
         """Put a job back into the queue, to be polled for `timeout_s`; return the fresh id that it has now.
@@ -65,7 +69,7 @@ class DeadLetters:
         `pace` is as for Producer.admit. Raises ClientError when there is no such entry, MalformedMessage
         when its job can't be read, Overloaded when the queue is full: then nothing has changed.
         """
-        entry = self._find(job_id)
+        key, entry = self._find(job_id)
         _, payload = _parts(entry)
         try:
             job = codec.decode_job(payload)
@@ -90,7 +94,7 @@ class DeadLetters:
         # twice it is two jobs, each with an id and an answer of its own.
         self._producer.enqueue(self._model, again)
         try:
-            self._remove(entry)
+            self._remove(key, entry)
         except BrokerUnavailable as error:
             raise BrokerUnavailable(
                 f"{error.detail} {job_id} is queued again as {fresh_id}, but may still be a dead letter."
@@ -99,24 +103,31 @@ class DeadLetters:
 
     def drop(self, job_id: str) -> None:
         """Remove an entry for good. Raises ClientError when there is none."""
-        self._remove(self._find(job_id))
+        self._remove(*self._find(job_id))
 
-    def _read(self) -> list[bytes]:
-        with translated("list the dead letters"):
-            return cast("list[bytes]", self._redis.lrange(self._key, 0, -1))
+    def _read(self) -> list[tuple[str, bytes]]:
+        """Each entry with the key that has it, of all shards, also where no worker lives."""
+        with translated("list the dead letters", self._redis, self._keys.types):
+            served = int(self._redis.get(self._keys.shards) or 1)
+            parts = [self._keys, *map(self._keys.of_shard, range(served if served > 1 else 0))]
+            return [
+                (part.dead, entry)
+                for part in parts
+                for entry in cast("list[bytes]", self._redis.lrange(part.dead, 0, -1))
+            ]
 
-    def _find(self, job_id: str) -> bytes:
-        for entry in self._read():
+    def _find(self, job_id: str) -> tuple[str, bytes]:
+        for key, entry in self._read():
             if _id(_parts(entry)[1]) == job_id:
-                return entry
+                return key, entry
         raise ClientError(f"{self._model} has no dead letter {job_id}.")
 
-    def _remove(self, entry: bytes) -> None:
+    def _remove(self, key: str, entry: bytes) -> None:
         """Remove one entry by its bytes: its place may have moved, and another may have removed it."""
         with translated("remove a dead letter"), self._redis.pipeline(transaction=False) as pipe:
             # No MULTI: a full Redis refuses it, and an operator may do this to make room.
-            pipe.lrem(self._key, 1, cast("str", entry))
-            pipe.expire(self._key, DEAD_TTL_S)
+            pipe.lrem(key, 1, cast("str", entry))
+            pipe.expire(key, DEAD_TTL_S)
             pipe.execute()
 
     def _now(self) -> float:

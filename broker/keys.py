@@ -10,6 +10,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
+_VERSION_AT: Final = 14
+_SHARD_AT: Final = 20
+_SHARD_BIT: Final = 52
+_SHARD_CODES: Final = 0x3F
+"""xxxxxxxx-xxxx-8xxx-xssx-xxxxxxxxxxxx: the lower six bits of two digits are 0, or the shard and 1."""
+SHARD_MASK: Final = _SHARD_CODES << _SHARD_BIT
+"""The same of an id as a number."""
+
 MODEL_NAME: Final = re.compile(r"[a-z0-9_-]+")
 
 LANE: Final = re.compile(r"[a-z0-9_-]{1,32}@(?:[1-9][0-9]{0,4}|100000)")
@@ -25,6 +33,8 @@ class ModelKeys:
 
     prefix: str
     model: str
+    shard: int | None = None
+    """Which shard of the model's queue these are; None: the model's own, with all that is no shard's."""
     card: str = field(init=False)
     """String: what the web tier needs to know of the model."""
     states: str = field(init=False)
@@ -45,6 +55,8 @@ class ModelKeys:
     """Hash: job -> times it was recovered from a lost worker."""
     dead: str = field(init=False)
     """List: poison jobs with their reasons."""
+    shards: str = field(init=False)
+    """String: the largest number of shards that the queue has had lately."""
     asked: str = field(init=False)
     """String: Redis' time at which a picture last came for the model, also one that was refused."""
     webhooks: str = field(init=False)
@@ -71,16 +83,16 @@ class ModelKeys:
         """Spell the keys."""
         if not MODEL_NAME.fullmatch(self.model):
             raise ValueError(f"a model's name has only a-z, 0-9, _ and -; got {self.model!r}")
-        tagged = f"{self.prefix}{{{self.model}}}"
+        tagged = f"{self.prefix}{{{_tag(self.model, self.shard)}}}"
         for name in (
             *("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead", "cache"),
-            *("webhooks", "callbacks", "undelivered", "turns", "polled_turns", "asked"),
+            *("webhooks", "callbacks", "undelivered", "turns", "polled_turns", "asked", "shards"),
         ):
             object.__setattr__(self, name, f"{tagged}:{name}")
         lists = dict.fromkeys((self.queue, self.polled, self.bell, self.dead), "list")
         hashes = dict.fromkeys((self.states, self.attempts, self.callbacks, self.undelivered), "hash")
         sets = dict.fromkeys((self.workers, self.webhooks, self.turns, self.polled_turns), "zset")
-        types = {self.card: "string"} | sets | hashes | lists
+        types = (dict.fromkeys((self.card, self.shards), "string") | sets | hashes) | lists
         object.__setattr__(self, "types", types)
         object.__setattr__(self, "cached_prefix", f"{tagged}:cached:")
         object.__setattr__(self, "request_prefix", f"{tagged}:request:")
@@ -116,12 +128,47 @@ class ModelKeys:
         return f"{self._labels_prefix}{version}"
 
     def result(self, job_id: str) -> str:
-        """String: `pending`, then the result."""
-        return f"{self.result_prefix}{job_id}"
+        """String: `pending`, then the result. Beside its job, in whichever shard that is."""
+        return f"{self.of_job(job_id).result_prefix}{job_id}"
+
+    def of_job(self, job_id: str) -> "ModelKeys":
+        """The keys that this job is under: those of its shard, or the model's own."""
+        shard = shard_of(job_id)
+        return self if shard == self.shard else self.of_shard(shard)
+
+    def of_shard(self, shard: int | None) -> "ModelKeys":
+        """The keys of one shard of this model's queue; None: the model's own."""
+        return _model_keys(self.prefix, self.model, shard)
+
+
+def shard_of(job_id: str) -> int | None:
+    """Which shard of its model's queue a job stands in, by its id alone; None: the model's own keys.
+
+    So a job is found wherever it is, however many shards there are by now. Only ids of version 8 tell.
+    """
+    if job_id[_VERSION_AT : _VERSION_AT + 1] != "8":
+        return None
+    try:
+        code = int(job_id[_SHARD_AT : _SHARD_AT + 2], 16) & _SHARD_CODES
+    except ValueError:  # not an id of ours: whatever it is, it is nowhere
+        return None
+    return code - 1 if code else None
+
+
+def shard_bits(shard: int | None) -> int:
+    """The bits of SHARD_MASK in an id of this shard; None: of the model's own keys."""
+    return 0 if shard is None else (shard + 1) << _SHARD_BIT
+
+
+def _tag(model: str, shard: int | None) -> str:
+    """What stands between the braces. Two colons where one would be an API key's: that may be called `0`."""
+    if shard is None:
+        return model
+    return f"{model}::{shard}" if model == "key" else f"{model}:{shard}"
 
     def trace(self, job_id: str) -> str:
         """String: why a polled job has no result key: `deleted` or `lost`."""
-        return f"{self._trace_prefix}{job_id}"
+        return f"{self.of_job(job_id)._trace_prefix}{job_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +264,8 @@ class Keys:
 
     def of(self, model: str) -> ModelKeys:
         """The keys of one model."""
-        return _model_keys(self.prefix, model)
+        return _model_keys(self.prefix, model, None)
 
 
-# Bounded: a client may ask for a result of any model's name.
-_model_keys = lru_cache(maxsize=256)(ModelKeys)
+# Bounded: a client may ask for a result of any model's name, and in any shard.
+_model_keys = lru_cache(maxsize=1024)(ModelKeys)

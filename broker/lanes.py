@@ -4,6 +4,7 @@ Owns the two scripts that read lanes. Without lanes no request runs them: two li
 a Redis that holds writes back (CLIENT PAUSE) still tells their lengths, but runs no script.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast
@@ -53,6 +54,24 @@ def of_lists(waiting: int, polled: int) -> QueueLengths:
     return QueueLengths(waiting, polled, 0, waiting + polled, waiting, polled)
 
 
+def together(parts: Sequence[QueueLengths]) -> QueueLengths:
+    """A queue of these parts, from which workers claim in turn.
+
+    So before one more job of a lane go as many of each other part as of its own. A lane that several have
+    counts as one, or nearly: those of the part that has most.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return QueueLengths(
+        sum(part.waiting for part in parts),
+        sum(part.polled for part in parts),
+        max(part.lanes for part in parts),
+        sum(part.owned for part in parts),
+        sum(part.waiting_before for part in parts),
+        sum(part.polled_before for part in parts),
+    )
+
+
 class LaneReader:
     """Reads the queues of any model. Its methods raise what redis-py does."""
 
@@ -61,18 +80,36 @@ class LaneReader:
         self._lengths_script = client.register_script(lua("lengths"))
         self._heads_script = client.register_script(lua("heads"))
 
-    def lengths(self, keys: ModelKeys, lane: str = "") -> QueueLengths:
-        """How long the queue is to a lane, or to whoever has none.
+    def lengths(self, parts: Sequence[ModelKeys], lane: str = "") -> QueueLengths:
+        """How long the queue that these parts make is to a lane, or to whoever has none.
 
-        One round trip; two for whoever has none while others have lanes.
+        One round trip; for whoever has none one more for each part in which others have lanes.
         """
-        if not lane:
-            with self._redis.pipeline(transaction=False) as pipe:
+        if lane:
+            return together(self._shared_of(parts, lane))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for keys in parts:
                 ask(pipe, keys)
-                waiting, polled, has_lanes = pipe.execute()
-            if not has_lanes:
-                return of_lists(waiting, polled)
-        return self.shared(keys, lane)
+            replies = iter(pipe.execute())
+        lengths = []
+        for keys, waiting, polled, has_lanes in zip(parts, replies, replies, replies, strict=False):
+            lengths.append(self.shared(keys) if has_lanes else of_lists(waiting, polled))
+        return together(lengths)
+
+    def _shared_of(self, parts: Sequence[ModelKeys], lane: str) -> list[QueueLengths]:
+        """`shared` of several parts."""
+        if len(parts) > 1:
+            sha = self._lengths_script.sha
+            with (
+                contextlib.suppress(redis.exceptions.NoScriptError),
+                self._redis.pipeline(transaction=False) as pipe,
+            ):
+                for keys in parts:
+                    # Not `evalsha`: the pipelines of a cluster's client have none.
+                    command = ("EVALSHA", sha, len(_names(keys)), *_names(keys), lane)
+                    pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+                return [QueueLengths(*numbers) for numbers in pipe.execute()]
+        return [self.shared(keys, lane) for keys in parts]
 
     def shared(self, keys: ModelKeys, lane: str = "") -> QueueLengths:
         """The same, of a queue that has lanes."""

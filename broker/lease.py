@@ -4,10 +4,11 @@ Owns registration, renewal, leaving and reaping. It never claims or completes a 
 Safe to use from the renewing thread while the claiming thread uses the consumer.
 """
 
+import copy
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final, Self, cast
 
 import redis
 
@@ -16,7 +17,7 @@ from broker.clock import RedisClock, share_steps
 from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
-from broker.messages import Card, Label, State, WorkerState
+from broker.messages import MOST_SHARDS, Card, Label, State, WorkerState
 from broker.scripts import lua
 
 BELL_TOKENS: Final = 64
@@ -25,6 +26,9 @@ BELL_TOKENS: Final = 64
 TOMBSTONE_S: Final = 600
 """How long a reaped worker is remembered, so that a late renewal is refused; longer than any pause
 that a stopped process could be in and still matter."""
+
+SHARDS_TTL_S: Final = 8 * 24 * 3600
+"""How long shards are served that no setting names any more: longer than a dead letter in them is kept."""
 
 
 class Lease:
@@ -47,6 +51,8 @@ class Lease:
         self._redis = client
         self._all_keys = keys
         self._keys = keys.of(card.model)
+        self.shards_served = card.shards
+        """How many shards of the queue there may be jobs in, as of the last `announce`."""
         self.card = card
         """What `announce` publishes of the model; a worker whose engine is a fallback replaces it."""
         self._labels = codec.encode_labels(labels)
@@ -61,12 +67,23 @@ class Lease:
         self._announce_script = client.register_script(lua("announce"))
         self._recover_script = client.register_script(lua("home", "recover"))
 
+    def of_shard(self, shard: int) -> Self:
+        """A lease for one shard of the queue, under an id of its own, not yet registered.
+
+        It publishes the state for the peers in that shard; card and labels are the model's.
+        """
+        other = copy.copy(self)
+        other._keys = self._keys.of_shard(shard)
+        other.worker, other._since = "", 0.0
+        return other
+
     def register(self, state: State) -> str:
         """Take a lease under a fresh id, publish the card and the state. Returns the id.
 
         Raises BrokerUnavailable where another release, with another contract, uses these keys.
         """
-        self._agree()
+        if self._keys.shard is None:
+            self._agree()
         worker = str(uuid.uuid4())
         _, now = self._run_lease(worker, "register")
         self.worker = worker
@@ -87,18 +104,38 @@ class Lease:
         The card's own key is for when no worker lives; of one that is not ready it is set only if missing.
         The labels, 30 KB of a thousand classes, are sent only where Redis has none of this version.
         """
-        state = replace(state, input=self.card.input.tag, since=self._since, card=self.card)
+        state = replace(state, input=self.card.input.tag, since=self._since)
         state = replace(state, heartbeat=round(self.clock.now(), 3))
-        is_ready = "ready" if state.state is WorkerState.READY else ""
-        keys = self._keys
+        if self._keys.shard is not None:
+            with translated("take this worker's state", self._redis, self._keys.types):
+                self._announce_script(keys=self._announced(), args=(self.worker, "", "", *self._said(state)))
+            return
         self._list_model()
         share_steps(self._redis, self._all_keys, self.clock)
         # A script: a full Redis refuses every MULTI, and is drained by workers that are listed.
-        with translated("take this worker's state", self._redis, keys.types):
-            named = [keys.workers, keys.card, keys.states, keys.labels(self.card.model_version)]
-            said = (self.worker, codec.encode(self.card), is_ready, codec.encode(state), self._ttl_s)
-            if self._announce_script(keys=named, args=(*said, "")) == b"no labels":
-                self._announce_script(keys=named, args=(*said, self._labels))
+        with translated("take this worker's state", self._redis, self._keys.types):
+            if self._announce(state) != self.shards_served:  # the card is to say how many
+                self._announce(state)
+
+    def _announce(self, state: State) -> int:
+        """Publish the state, the card and, if it is missing, the labels. Returns the shards that it said."""
+        said = self.shards_served
+        card = replace(self.card, shards_served=said)
+        is_ready = "ready" if state.state is WorkerState.READY else ""
+        args = (self.worker, codec.encode(card), is_ready, *self._said(replace(state, card=card)))
+        status, most = self._announce_script(keys=self._announced(), args=args)
+        if status == b"no labels":
+            self._announce_script(keys=self._announced(), args=(*args[:5], self._labels, *args[6:]))
+        self.shards_served = min(int(most), MOST_SHARDS)
+        return said
+
+    def _announced(self) -> list[str]:
+        keys = self._keys
+        return [keys.workers, keys.card, keys.states, keys.labels(self.card.model_version), keys.shards]
+
+    def _said(self, state: State) -> tuple[bytes, int, str, int, int]:
+        """What announce.lua takes after the card."""
+        return codec.encode(state), self._ttl_s, "", self.card.shards, SHARDS_TTL_S
 
     def give_back(self) -> int:
         """Return own claims, unbegun, to the heads of their lists without an attempt; keep the lease.

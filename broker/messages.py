@@ -79,6 +79,9 @@ class WorkerState(StrEnum):
     DRAINING = "draining"
 
 
+MOST_SHARDS: Final = 32
+"""Of one model's queue. An id has six bits for them: 63 would fit."""
+
 MOST_SIDE: Final = 4096
 """Pixels of a side of a network's input, at most."""
 
@@ -186,6 +189,15 @@ class Card:
     """Changes with the content of the model's folder."""
     steps: tuple[Step, ...] = ()
     """Of a pipeline, each after the step whose boxes it gets; no other model has any."""
+    shards: int = 1
+    """Over how many shards new jobs are spread; 1: the queue is not split."""
+    shards_served: int = 1
+    """How many shards workers claim from, those of an earlier setting among them."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for more shards than there can be."""
+        if not (1 <= self.shards <= MOST_SHARDS and 1 <= self.shards_served <= MOST_SHARDS):
+            raise ValueError(f"a queue has 1 to {MOST_SHARDS} shards")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, cast
 
 import redis
@@ -22,13 +23,14 @@ from broker.connection import translated
 from broker.errors import BrokerUnavailable, IdempotencyKeyReused, MalformedMessage
 from broker.history import HistoryStore
 from broker.job_ids import JobIds
-from broker.keys import Keys
-from broker.lanes import HEADS, LaneReader, QueueLengths, ask, of_lists
+from broker.keys import Keys, ModelKeys, shard_of
+from broker.lanes import HEADS, LaneReader, QueueLengths, ask, of_lists, together
 from broker.lease import BELL_TOKENS
 from broker.lost_jobs import LostJobs
 from broker.messages import Job, Pace, Result, Webhook
 from broker.outage import Outage
 from broker.scripts import lua
+from broker.shards import ShardMap
 from broker.webhooks import WebhookStore
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +47,9 @@ _MOST_LANES: Final = 1024
 
 REPLICAS_WAIT_MS: Final = 500
 """Within the web tier's time-out for a reply. A replica that is well has a job in about a millisecond."""
+
+_NAMING_S: Final = 15
+"""Between the name of a job in a shard and its place in the queue: two round trips of a second at most."""
 
 _NAME_MARGIN_S: Final = 60
 """A name outlives the latest end of its job's result. Without the result it says nothing."""
@@ -112,8 +117,10 @@ class Producer:
         clock: RedisClock | None = None,
         refusals: Outage | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        shards: ShardMap | None = None,
     ) -> None:
         self._redis = client
+        self._shards = shards or ShardMap()
         self.history = HistoryStore(client, keys)
         """The samples of the last hour."""
         self._keys = keys
@@ -130,14 +137,19 @@ class Producer:
         self._lanes = LaneReader(client)
         self._noted_at: dict[str, float] = {}
         """When it was last noted that a model was asked."""
-        self.ids = JobIds(client, keys, self._clock, monotonic=monotonic)
+        self.ids = JobIds(client, keys, self._clock, monotonic=monotonic, shards=self._shards)
         """Makes the ids of jobs."""
         self.lost = LostJobs(
             client, keys, self._clock, self.ids, result_ttl_s=limits.result_ttl_s, monotonic=monotonic
         )
         """What became of polled jobs that are no more."""
         self.webhooks = WebhookStore(
-            client, keys, self._clock, key_ttl_s=limits.key_ttl_s, result_ttl_s=limits.result_ttl_s
+            client,
+            keys,
+            self._clock,
+            key_ttl_s=limits.key_ttl_s,
+            result_ttl_s=limits.result_ttl_s,
+            shards=self._shards,
         )
         self._finish_script = client.register_script(lua("webhook_due", "finish"))
 
@@ -178,41 +190,49 @@ class Producer:
 
     def depths(self, models: Iterable[str]) -> dict[str, "QueueDepth"]:
         """What the queues of these models hold now, in one round trip, and two for each that has lanes."""
-        names = list(models)
+        asked = [(name, self._shards.parts(self._keys, name)) for name in models]
         with translated("measure a queue"), self._redis.pipeline(transaction=False) as pipe:
-            for keys in map(self._keys.of, names):
-                ask(pipe, keys)
-                pipe.lindex(keys.queue, 0)
-                pipe.lindex(keys.polled, 0)
-                pipe.llen(keys.dead)
-                pipe.zcard(keys.webhooks)
-                pipe.get(keys.asked)
+            for name, parts in asked:
+                pipe.get(self._keys.of(name).asked)
+                for keys in parts:
+                    ask(pipe, keys)
+                    pipe.lindex(keys.queue, 0)
+                    pipe.lindex(keys.polled, 0)
+                    pipe.llen(keys.dead)
+                    pipe.zcard(keys.webhooks)
             # One key of a wrong type must not hide the others.
-            replies: list[Any] = [
-                0 if isinstance(reply, redis.ResponseError) else reply for reply in pipe.execute(False)
-            ]
-        now, size = self._clock.now(), len(replies) // max(1, len(names))
-        depths = {}
-        for number, model in enumerate(names):
-            found = replies[number * size : (number + 1) * size]
-            waiting, polled, has_lanes, first, first_polled, dead, webhooks, asked = found
-            lengths, accepted = of_lists(waiting, polled), []
-            for job in filter(None, (first, first_polled)):
-                with contextlib.suppress(MalformedMessage):  # a worker drops it; it hides no other number
-                    accepted.append(codec.accepted_at(job))
-            if has_lanes:
-                lengths, accepted = self._with_lanes(model) or (lengths, accepted)
-            oldest_s = now - min(accepted) if accepted else 0.0
-            depths[model] = QueueDepth(
-                lengths.waiting,
-                lengths.polled,
-                max(0.0, oldest_s),
-                dead,
-                webhooks,
-                lengths.lanes,
-                self._since_s(asked),
+            replies: Iterator[Any] = iter(
+                [0 if isinstance(reply, redis.ResponseError) else reply for reply in pipe.execute(False)]
             )
-        return depths
+        return {name: self._depth(next(replies), parts, replies) for name, parts in asked}
+
+    def _depth(self, asked: bytes | None, parts: Sequence[ModelKeys], replies: Iterator[Any]) -> "QueueDepth":
+        """What these parts of a queue hold, of what Redis said of each."""
+        sums: list[QueueLengths] = []
+        accepted: list[float] = []
+        dead = webhooks = 0
+        for keys in parts:
+            waiting, polled, has_lanes, *heads, dead_here, webhooks_here = islice(replies, 7)
+            lengths, accepted_here = of_lists(waiting, polled), []
+            for job in filter(None, heads):
+                with contextlib.suppress(MalformedMessage):  # a worker drops it; it hides no other number
+                    accepted_here.append(codec.accepted_at(job))
+            if has_lanes:
+                lengths, accepted_here = self._with_lanes(keys) or (lengths, accepted_here)
+            sums.append(lengths)
+            accepted += accepted_here
+            dead, webhooks = dead + dead_here, webhooks + webhooks_here
+        lengths = together(sums)
+        oldest_s = self._clock.now() - min(accepted) if accepted else 0.0
+        return QueueDepth(
+            lengths.waiting,
+            lengths.polled,
+            max(0.0, oldest_s),
+            dead,
+            webhooks,
+            lengths.lanes,
+            self._since_s(asked),
+        )
 
     def _since_s(self, asked: bytes | None) -> float:
         """How long ago a model was asked, of what its key holds."""
@@ -237,9 +257,8 @@ class Producer:
         self._noted_at[model] = now
         return False
 
-    def _with_lanes(self, model: str) -> tuple[QueueLengths, list[float]] | None:
+    def _with_lanes(self, keys: ModelKeys) -> tuple[QueueLengths, list[float]] | None:
         """How long a queue with lanes is, and when its heads were accepted; None where a key is misplaced."""
-        keys = self._keys.of(model)
         with translated("measure a queue"), contextlib.suppress(redis.ResponseError):
             return self._lanes.shared(keys), [each for each in self._lanes.accepted(keys, most=HEADS) if each]
         return None
@@ -319,7 +338,7 @@ class Producer:
 
     def finish(self, result: Result) -> None:
         """Write the result of a job that `begin` announced, unless it was cancelled."""
-        keys, channel = self._keys.of(result.model), self._keys.results_channel(result.id)
+        keys, channel = self._keys.of(result.model).of_job(result.id), self._keys.results_channel(result.id)
         with translated("take a result"):
             self._finish_script(
                 keys=[keys.result(result.id), keys.webhooks, keys.undelivered],
@@ -354,7 +373,7 @@ class Producer:
 
         Nothing of another's changes: a job's owner never does, so what was looked up still holds.
         """
-        keys = self._keys.of(model)
+        keys = self._keys.of(model).of_job(job_id)
         with translated("look up a job"), self._redis.pipeline(transaction=False) as pipe:
             pipe.get(keys.result(job_id))
             pipe.hget(keys.callbacks, job_id)
@@ -419,9 +438,9 @@ class Producer:
             self._refusals.succeeded(who=self)
 
     def _measured(self, model: str, lane: str) -> QueueLengths:
-        keys = self._keys.of(model)
-        with self._reported(model), translated("measure a queue", self._redis, keys.types):
-            lengths = self._lanes.lengths(keys, lane)
+        parts = self._shards.parts(self._keys, model)
+        with self._reported(model), translated("measure a queue", self._redis, parts[-1].types):
+            lengths = self._lanes.lengths(parts, lane)
         if lane:
             if len(self._shares) >= _MOST_LANES:
                 self._shares.clear()
@@ -439,6 +458,10 @@ class Producer:
                 # A key of a wrong type fails inside the MULTI, whose other commands are done all the same.
                 with contextlib.suppress(BrokerUnavailable):
                     self.cancel(model, job.id, has_webhook=webhook is not None)
+                raise
+            if name is not None and shard_of(job.id) is not None:
+                # Its key was there before it was queued. Without that it is not run, and its name is free.
+                self.cancel(model, job.id, has_webhook=webhook is not None)
                 raise
             # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
             # the first still on its way, two copies would run, and the client get one answer.
@@ -461,7 +484,7 @@ class Producer:
             raise
 
     def _count_replicas(self, model: str, job_id: str) -> None:
-        keys, wanted = self._keys.of(model), self._limits.replicas
+        keys, wanted = self._keys.of(model).of_job(job_id), self._limits.replicas
         with translated("copy a job to replicas"), self._redis.pipeline(transaction=False) as pipe:
             # WAIT is about what its own connection wrote. What comes after the job in the stream of changes
             # is with no replica that does not have the job; and it is asked of the server that has it.
@@ -482,8 +505,14 @@ class Producer:
         self, model: str, job: Job, payload: bytes, name: RequestName | None, webhook: Webhook | None
     ) -> str:
         """Enqueue it, unless `name` has a job already. Returns the id of the one that counts."""
-        keys, length = self._keys.of(model), None
+        own = self._keys.of(model)
+        keys, length = own.of_job(job.id), None
         queue = keys.lane(job.lane, polled=job.polled)
+        if keys is not own:
+            if name and (job_before := self._name_first(model, job, name)):
+                return job_before
+            name = None
+            self._note_asked(own)
         with self._reported(model), translated("take a job", self._redis, keys.types):
             while length is None:
                 # WatchError: another request has just taken the name.
@@ -492,12 +521,11 @@ class Producer:
                     if name and (job_before := self._take_name(pipe, model, name, job.id, time_s)):
                         return job_before
                     # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
-                    pending = codec.encode_pending(job.accepted_at, job.deadline, job.owner)
                     if webhook:
                         self.webhooks.add(pipe, model, job.id, webhook)
-                    pipe.set(keys.result(job.id), pending, ex=self._limits.key_ttl_s)
+                    pipe.set(keys.result(job.id), _pending(job), ex=self._limits.key_ttl_s)
                     if not self._is_noted(model):
-                        pipe.set(keys.asked, self._clock.now(), ex=self._limits.key_ttl_s)
+                        pipe.set(own.asked, self._clock.now(), ex=self._limits.key_ttl_s)
                     if job.lane:
                         turns = keys.polled_turns if job.polled else keys.turns
                         pipe.zadd(turns, {job.lane: 0}, nx=True)  # a claim says when its turn is
@@ -511,8 +539,34 @@ class Producer:
         if self._refusals is not None:
             self._refusals.succeeded(model, who=self)
         if not (job.polled or job.lane):
-            self._lengths[model] = self._monotonic(), length
+            # Of one shard: jobs are spread at random, so each has about as many.
+            self._lengths[model] = self._monotonic(), length * self._shards.count(model)
         return job.id
+
+    def _note_asked(self, keys: ModelKeys) -> None:
+        """Note that a model is asked, where the job's MULTI can't: the note is in another slot."""
+        if not self._is_noted(keys.model):
+            with self._reported(keys.model), translated("note a request", self._redis, keys.types):
+                self._redis.set(keys.asked, self._clock.now(), ex=self._limits.key_ttl_s)
+
+    def _name_first(self, model: str, job: Job, name: RequestName) -> str | None:
+        """Give a job that will stand in a shard its name, unless another has it: then return that one's id.
+
+        The name is not in the shard's slot, so no MULTI takes both; nor is it in a shard that its own text
+        would choose: after a change of their number it would be looked for in another. So the job's result
+        is pending before it is named, and whoever finds the name finds its job. Should this process end here,
+        both are gone in _NAMING_S.
+        """
+        keys, time_s = self._keys.of(model), job.deadline - job.accepted_at
+        with self._reported(model), translated("take a name", self._redis, keys.types):
+            self._redis.set(keys.result(job.id), _pending(job), ex=_NAMING_S)
+            while True:
+                with self._redis.pipeline(transaction=True) as pipe, contextlib.suppress(redis.WatchError):
+                    if job_before := self._take_name(pipe, model, name, job.id, time_s):
+                        self._redis.delete(keys.result(job.id))
+                        return job_before
+                    pipe.execute()
+                    return None
 
     def _take_name(
         self, pipe: "Pipeline", model: str, name: RequestName, job_id: str = "", time_s: float = 0.0
@@ -526,7 +580,8 @@ class Producer:
         key = keys.request(name.name)
         pipe.watch(key)  # type: ignore[no-untyped-call]
         digest, _, job_before = _bytes(pipe.get(key) or b"").decode().partition(" ")
-        if job_before and pipe.exists(keys.result(job_before)):
+        # Perhaps in another slot than the name, so not by the pipeline.
+        if job_before and self._redis.exists(keys.result(job_before)):
             if digest != name.digest:
                 raise IdempotencyKeyReused(
                     "This Idempotency-Key belongs to a request with another picture or other parameters, "
@@ -581,6 +636,11 @@ class StoredJob:
         if isinstance(self.state, PendingJob):
             raise TypeError("the job is pending. This is a bug")
         return self.state
+
+
+def _pending(job: Job) -> bytes:
+    """What a job's result key holds until the result comes."""
+    return codec.encode_pending(job.accepted_at, job.deadline, job.owner)
 
 
 def _bytes(value: bytes | str) -> bytes:

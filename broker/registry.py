@@ -17,10 +17,11 @@ from broker import codec, contract, lanes
 from broker.clock import AHEAD_S, RedisClock, share_steps
 from broker.connection import refusal, refusal_code, translated
 from broker.errors import BrokerUnavailable, MalformedMessage
-from broker.keys import Keys
+from broker.keys import Keys, ModelKeys
 from broker.lanes import LaneReader
 from broker.messages import Card, Label, Pace, State, WorkerState
 from broker.outage import Outage
+from broker.shards import ShardMap
 
 SNAPSHOT_S: Final = 1.0
 
@@ -93,9 +94,17 @@ class Registry:
     """
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, clock: RedisClock, *, refusals: Outage | None = None
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        clock: RedisClock,
+        *,
+        refusals: Outage | None = None,
+        shards: ShardMap | None = None,
     ) -> None:
+        """`shards` is told into how many the queues are split."""
         self._redis = client
+        self._shards = shards or ShardMap()
         self._keys = keys
         self._clock = clock
         self._reading = threading.Lock()
@@ -189,19 +198,38 @@ class Registry:
             replies = [_readable(reply, absent) for reply, absent in zip(replies, cycle(_ABSENT))]
             size = len(_ABSENT)
             told = [replies[start : start + size] for start in range(0, len(replies), size)]
-            lengths = [self._length(model, *each[3:]) for model, each in zip(models, told, strict=True)]
+            lengths = [
+                self._length(self._keys.of(model), *each[3:])
+                for model, each in zip(models, told, strict=True)
+            ]
         views = (self._view(length, *of[:3]) for of, length in zip(told, lengths, strict=True))
         known = {view.card.model: view for view in views if view is not None}
+        self._shards.note(view.card for view in known.values())
+        known = {name: self._whole(view) for name, view in known.items()}
         return {name: _with_asked(view, known) for name, view in known.items()}
 
-    def _length(self, model: str, waiting: int, polled: int, has_lanes: int) -> int:
-        """Jobs in a model's queue: only where there are lanes is Redis asked again."""
+    def _length(self, keys: ModelKeys, waiting: int, polled: int, has_lanes: int) -> int:
+        """Jobs in a part of a model's queue: only where there are lanes is Redis asked again."""
         if not has_lanes:
             return waiting + polled
         try:
-            return self._lanes.shared(self._keys.of(model)).total
+            return self._lanes.shared(keys).total
         except redis.ResponseError as error:
             return int(_readable(error, waiting + polled))
+
+    def _whole(self, view: ModelView) -> ModelView:
+        """The view with the jobs of all shards of its queue, for which Redis is asked again."""
+        parts = self._shards.parts(self._keys, view.card.model)
+        if len(parts) == 1:
+            return view
+        with self._redis.pipeline(transaction=False) as pipe:
+            for keys in parts[1:]:
+                lanes.ask(pipe, keys)
+            replies = [_readable(reply, 0) for reply in pipe.execute(raise_on_error=False)]
+        in_shards = sum(
+            self._length(keys, *replies[3 * number : 3 * number + 3]) for number, keys in enumerate(parts[1:])
+        )
+        return replace(view, queue_length=view.queue_length + in_shards)
 
     def _view(
         self,

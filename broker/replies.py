@@ -22,7 +22,7 @@ from redis.client import PubSub
 from broker import codec
 from broker.connection import refusal_code, translated
 from broker.errors import BrokerUnavailable, InferenceFailed, MalformedMessage
-from broker.keys import Keys
+from broker.keys import Keys, ModelKeys
 from broker.messages import Failure, Result
 from broker.outage import Outage
 
@@ -222,14 +222,13 @@ class Replies:
 
     def _reread(self, *, waiting_since: float, job_id: str | None = None) -> None:
         """Look up the results of everything that has waited since then or longer, or of one job."""
-        by_model: dict[str, list[Waiter]] = defaultdict(list)
+        by_slot: dict[ModelKeys, list[Waiter]] = defaultdict(list)
         with self._lock:
             all_waiters = self._waiters.values() if job_id is None else [self._waiters.get(job_id, [])]
             for waiter in chain.from_iterable(all_waiters):
                 if waiter.is_enqueued and waiter.since <= waiting_since:
-                    by_model[waiter.model].append(waiter)
-        for model, waiters in by_model.items():
-            keys = self._keys.of(model)
+                    by_slot[self._keys.of(waiter.model).of_job(waiter.job_id)].append(waiter)
+        for keys, waiters in by_slot.items():
             values = self._redis.mget([keys.result(waiter.job_id) for waiter in waiters])
             for waiter, value in zip(waiters, values, strict=True):
                 if value is None:

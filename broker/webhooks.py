@@ -21,6 +21,7 @@ from broker.errors import MalformedMessage, Overloaded
 from broker.keys import Keys, ModelKeys
 from broker.messages import Result, Webhook
 from broker.scripts import lua
+from broker.shards import ShardMap
 from telemetry import logs
 
 _LOG = logging.getLogger(__name__)
@@ -67,9 +68,17 @@ class WebhookStore:
     """The webhooks of all models. Safe to share between threads; every method raises BrokerUnavailable."""
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, clock: RedisClock, *, key_ttl_s: int, result_ttl_s: int
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        clock: RedisClock,
+        *,
+        key_ttl_s: int,
+        result_ttl_s: int,
+        shards: ShardMap | None = None,
     ) -> None:
         self._redis = client
+        self._shards = shards or ShardMap()
         self._keys = keys
         self._clock = clock
         self._key_ttl_s = key_ttl_s
@@ -81,15 +90,17 @@ class WebhookStore:
 
     def admit(self, model: str) -> None:
         """Refuse a job whose webhook the model has no room for. Raises Overloaded."""
-        keys = self._keys.of(model)
+        parts = self._shards.parts(self._keys, model)
         with (
-            translated("count webhooks", self._redis, keys.types),
+            translated("count webhooks", self._redis, parts[-1].types),
             self._redis.pipeline(transaction=False) as pipe,
         ):
-            pipe.zcard(keys.webhooks)
-            pipe.hget(keys.undelivered, _BYTES)
-            count, size = pipe.execute()
-        if count >= MAX_WEBHOOKS or int(size or 0) >= MAX_BYTES:
+            for keys in parts:
+                pipe.zcard(keys.webhooks)
+                pipe.hget(keys.undelivered, _BYTES)
+            replies = pipe.execute()
+        count, size = sum(replies[::2]), sum(int(size or 0) for size in replies[1::2])
+        if count >= MAX_WEBHOOKS or size >= MAX_BYTES:
             raise Overloaded(
                 f"{count} webhooks of {model} wait for their jobs or receivers already; come back in "
                 f"{_FULL_RETRY_S} s, or poll for the result.",
@@ -98,22 +109,22 @@ class WebhookStore:
 
     def add(self, pipe: "Pipeline", model: str, job_id: str, webhook: Webhook) -> None:
         """Add the commands to a MULTI that give the job that it accepts a webhook."""
-        keys = self._keys.of(model)
+        keys = self._keys.of(model).of_job(job_id)
         pipe.zadd(keys.webhooks, {job_id: webhook.deadline + GRACE_S})
         pipe.hset(keys.callbacks, job_id, cast("str", codec.encode(webhook)))
         for key in _all(keys):
             pipe.expire(key, self._key_ttl_s)
 
     def due(self, most: int) -> list[DueWebhook]:
-        """Webhooks that are due, `most` of each model, those first that have been due for longest."""
+        """Webhooks that are due, `most` of each part of a queue: those that have been due for longest."""
         with translated("list webhooks"):
             sent = self._clock.monotonic()
             with self._redis.pipeline(transaction=False) as pipe:
                 pipe.time()
                 pipe.smembers(self._keys.models)
-                for model in self._models:
-                    webhooks = self._keys.of(model).webhooks
-                    pipe.zrangebyscore(webhooks, "-inf", self._clock.now(), start=0, num=most)
+                asked = [part for model in self._models for part in self._shards.parts(self._keys, model)]
+                for part in asked:
+                    pipe.zrangebyscore(part.webhooks, "-inf", self._clock.now(), start=0, num=most)
                 time, models, *found = pipe.execute(raise_on_error=False)
             for reply in (time, models):
                 if isinstance(reply, redis.RedisError):
@@ -122,16 +133,16 @@ class WebhookStore:
             self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
             if self._clock.has_news:
                 share_steps(self._redis, self._keys, self._clock)
-            asked, self._models = self._models, sorted(str(name, "ascii") for name in models)
+            self._models = sorted(str(name, "ascii") for name in models)
             due: list[DueWebhook] = []
-            for model, ids in zip(asked, found, strict=True):
+            for part, ids in zip(asked, found, strict=True):
                 if isinstance(ids, list) and ids:  # a key of a wrong type is one model's trouble
-                    due += self._with_callbacks(model, [str(job_id, "ascii") for job_id in ids])
+                    due += self._with_callbacks(part, [str(job_id, "ascii") for job_id in ids])
         return due
 
     def take(self, due: DueWebhook, *, lease_s: float) -> TakenWebhook | None:
         """Take it for so many seconds, unless another process was quicker."""
-        keys = self._keys.of(due.model)
+        keys = self._keys.of(due.model).of_job(due.job_id)
         with translated("hand out a webhook", self._redis, keys.types):
             reply = self._take_script(keys=_all(keys), args=[due.job_id, lease_s, self._key_ttl_s])
         if not reply:
@@ -147,9 +158,11 @@ class WebhookStore:
         """Let others have their turn before these, which nobody has taken. One that was taken stays so."""
         now = self._clock.now()
         with translated("put webhooks off"):
-            for model, group in groupby(webhooks, lambda due: due.model):
+            for key, group in groupby(
+                webhooks, lambda due: self._keys.of(due.model).of_job(due.job_id).webhooks
+            ):
                 scores = {due.job_id: now + by_s() for due in group}
-                self._redis.zadd(self._keys.of(model).webhooks, scores, xx=True, gt=True)
+                self._redis.zadd(key, scores, xx=True, gt=True)
 
     def later(self, taken: TakenWebhook, *, in_s: float, attempts: int) -> None:
         """Make it due again after so many seconds."""
@@ -169,7 +182,7 @@ class WebhookStore:
 
     def expire(self, model: str, failure: Result) -> None:
         """The deadline of this failure's job has passed: its webhook is due now, and its job is cancelled."""
-        keys = self._keys.of(model)
+        keys = self._keys.of(model).of_job(failure.id)
         with translated("end a job", self._redis, keys.types):
             self._expire_script(
                 keys=[keys.result(failure.id), keys.webhooks, keys.undelivered, keys.trace(failure.id)],
@@ -184,8 +197,8 @@ class WebhookStore:
         """Seconds since a job ended, likewise."""
         return self._clock.now() - ended_at - self._clock.shift_s(ended_at)
 
-    def _with_callbacks(self, model: str, ids: list[str]) -> list[DueWebhook]:
-        values = self._redis.hmget(self._keys.of(model).callbacks, ids)
+    def _with_callbacks(self, keys: ModelKeys, ids: list[str]) -> list[DueWebhook]:
+        values, model = self._redis.hmget(keys.callbacks, ids), keys.model
         due = []
         for job_id, value in zip(ids, values, strict=True):
             try:
@@ -199,7 +212,7 @@ class WebhookStore:
         return due
 
     def _settle(self, model: str, job_id: str, in_s: str, callback: bytes) -> bool:
-        keys = self._keys.of(model)
+        keys = self._keys.of(model).of_job(job_id)
         with translated("settle a webhook", self._redis, keys.types):
             return bool(self._settle_script(keys=_all(keys), args=[job_id, in_s, callback, self._key_ttl_s]))
 

@@ -17,6 +17,7 @@ from broker.producer import Limits, Producer
 from broker.registry import Registry
 from broker.replies import Replies
 from broker.result_cache import ResultCache
+from broker.shards import ShardMap
 from settings import Settings
 from telemetry import logs, tracing
 from web import access_log
@@ -63,10 +64,10 @@ def job_client(settings: Settings) -> JobClient:
         key_ttl_s=settings.key_ttl_s,
         replicas=settings.redis_replicas,
     )
-    refusals = Outage("Such requests get 503")
-    producer = Producer(client, keys, limits, clock=clock, refusals=refusals)
+    refusals, shards = Outage("Such requests get 503"), ShardMap()
+    producer = Producer(client, keys, limits, clock=clock, refusals=refusals, shards=shards)
     return JobClient(
-        Registry(client, keys, clock, refusals=refusals),
+        Registry(client, keys, clock, refusals=refusals, shards=shards),
         producer,
         Replies(client, keys, str(uuid.uuid4())),
         clock,

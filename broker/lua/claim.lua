@@ -1,10 +1,10 @@
 -- Move up to n jobs from the queue to the claims of one worker that has a live lease (after others.lua, take.lua and lanes.lua).
 -- KEYS  1 workers   2 queue   3 claims of this worker   4 attempts   5 bell   6 states   7 polled   8, 9 their turns
 -- ARGV  1 worker    2 n       3 prefix of result keys   4 TTL of keys in seconds   5 its input's tag, or ''
---       6 how many jobs of `queue` it has taken since its last one of `polled`   7 after how many one of these is due
--- Returns {'lease', Redis' time, ARGV 6, 0} if the lease is not live; {'others', time, ARGV 6, how many lanes have turns}
---   if all that it might take is left to others; else {'ok', time, ARGV 6 of its next claim, lanes, for each job, in claim
---   order: its id, its attempts, 1 if its result key is `pending` or else 0; of a lone job itself, too}.
+--       6 how many jobs of `queue` it has taken since its last one of `polled`   7 after how many one of these is due   8 1 if it has jobs of other shards, or 0
+-- Returns {'lease', Redis' time, ARGV 6, 0} if the lease is not live; {'others', time, ARGV 6, how many lanes have turns} if
+--   all that it might take is left to others, {'alone', the same} if to itself once it holds nothing; else {'ok', time, ARGV 6 of
+--   its next claim, lanes, for each job, in claim order: id, attempts, 1 if its result key is `pending` or else 0; of one job itself}.
 -- A key of a wrong type stops it before it has moved a job. A job with attempts is taken alone, while this worker holds
 --   nothing else; one that others take is left to them, with what stands behind it in its list, if anybody waits for it.
 local time_text, since = string.format('%.6f', now), tonumber(ARGV[6])
@@ -15,7 +15,7 @@ for _, list in ipairs({KEYS[2], KEYS[5], KEYS[7]}) do redis.call('LLEN', list) e
 
 local both, is_left = {opened(KEYS[2], KEYS[8]), opened(KEYS[7], KEYS[9])}, false
 local reply, taken, last = {'ok', time_text, since, lanes_of(both[1]) + lanes_of(both[2])}, 0, nil
-local held = redis.call('LLEN', KEYS[3])
+local held = redis.call('LLEN', KEYS[3]) + ARGV[8]
 local waiting, polled = unpack(both)
 while taken < tonumber(ARGV[2]) and (waiting or polled) do
   local kind = polled and (since >= tonumber(ARGV[7]) or not waiting) and polled or waiting
@@ -26,11 +26,11 @@ while taken < tonumber(ARGV[2]) and (waiting or polled) do
     taken, last, since = taken + 1, job, kind == both[2] and 0 or since + 1
     if lane then charge(kind, lane, score) end
     if attempts > 0 then break end
-  elseif id == 'alone' then break
+  elseif id == 'alone' then reply[1] = taken == 0 and id or 'ok' break
   elseif not passes(kind, lane, id) then waiting, polled = kind ~= waiting and waiting, kind ~= polled and polled end
   is_left = is_left or id == 'others'
 end
-if is_left and taken == 0 then reply[1] = 'others' end
+if is_left and taken == 0 and reply[1] == 'ok' then reply[1] = 'others' end
 reply[3] = since
 -- A job that comes alone saves its worker the LRANGE (0.1 of 0.7 ms); of 8 or more a copy costs more than that.
 if taken == 1 then reply[8] = last end

@@ -17,6 +17,7 @@ from broker.keys import Keys
 from broker.messages import Pace, WorkerState
 from broker.producer import Limits
 from broker.registry import ModelView, Registry
+from broker.shards import ShardMap
 from model_server.commands.terminal import DONE, IMPOSSIBLE, REFUSED, complain, print_line
 from settings import EMBEDDED_REDIS, SettingError, Settings, masked
 
@@ -65,10 +66,11 @@ class Command:
         self._client = connect(_redis_url(settings), timeout_s=_REDIS_TIMEOUT_S)
         self._keys = Keys(settings.key_prefix)
         self._models: dict[str, ModelView | None] = {}
+        self._shards = ShardMap()
 
     def choose(self, name: str | None) -> None:
         """Choose the model of that name, or all of them. Raises UnknownModel."""
-        views = Registry(self._client, self._keys, RedisClock()).models(fresh=True)
+        views = Registry(self._client, self._keys, RedisClock(), shards=self._shards).models(fresh=True)
         known = {model: views.get(model) for model in sorted({*views, *self._settings.models})}
         if name is not None and name not in known:
             raise UnknownModel(f"Unknown model {name!r}. Available: {', '.join(known)}.")
@@ -130,7 +132,7 @@ class Command:
             key_ttl_s=self._settings.key_ttl_s,
             replicas=self._settings.redis_replicas,
         )
-        return DeadLetters(self._client, self._keys, model, limits)
+        return DeadLetters(self._client, self._keys, model, limits, shards=self._shards)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

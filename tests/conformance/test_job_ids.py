@@ -11,7 +11,7 @@ from broker.clock import RedisClock
 from broker.connection import connect
 from broker.errors import BrokerUnavailable
 from broker.job_ids import CHECK_S, JobIds
-from broker.keys import Keys
+from broker.keys import SHARD_MASK, Keys
 from tests.support.fakes import MODEL, FakeClock
 from tests.support.redis_server import RedisServer, client_of
 
@@ -65,11 +65,11 @@ def test_its_last_48_bits_are_random_and_ids_differ(client: redis.Redis, keys: K
     for bit in range(48):
         ones = sum(node >> bit & 1 for node in nodes)
         assert 800 < ones < 1200  # nine standard deviations
-    # Nothing of it is the same in all, but the version, the variant and the time.
+    # Nothing of it is the same in all, but the version, the variant, the shard and the time.
     same = ~0
     for each in made:
         same &= ~(each.int ^ made[0].int)
-    assert same & (1 << 96) - 1 == 0xF << 76 | 0b11 << 62
+    assert same & (1 << 96) - 1 == 0xF << 76 | 0b11 << 62 | SHARD_MASK
 
 
 def test_all_processes_agree_on_one_secret_that_stays(client: redis.Redis, keys: Keys) -> None:
