@@ -328,6 +328,9 @@ class Settings:
     batch_wait_ms: float = _number(0.0, 0, 1000)
     """How many milliseconds an incomplete batch waits for more images while the network is idle. It only
     helps a network whose call takes as long for one image as for many."""
+    queue_shards: int = _whole(1, 1, 32)
+    """Into how many shards a model's queue is split, which a Redis Cluster spreads over its nodes. The web
+    tier learns it from the model servers."""
     queue_limit: int = _whole(1024, 1, 1_000_000)
     """The largest number of jobs in one model's queue; more are refused with 503. Jobs of clients that
     poll may be three quarters of them."""

@@ -122,11 +122,12 @@ class Consumer:
     def wait(self, timeout_s: float, *, others: Sequence[str] = ()) -> str | None:
         """Sleep until a bell rings, for about `timeout_s` at most, which is under the client's time-out.
 
-        Its own, or one of the `others` in the same Redis. Returns which; None: none did.
+        Its own, or one of the `others` in the same Redis. Returns which, where there may be work; None where
+        that time has passed.
         """
         if self.is_for_others:
             time.sleep(min(timeout_s, _FOR_OTHERS_S))
-            return None
+            return self.bell
         with translated("ring", self._redis, self._keys.types, waits=True):
             rung = self._redis.blpop([self._keys.bell, *others], timeout=max(timeout_s, _LEAST_WAIT_S))
         return str(cast("list[bytes]", rung)[0], "ascii") if rung else None

@@ -22,6 +22,7 @@ from broker.consumer import Consumer
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
+from broker.messages import Card
 from broker.outage import Outage
 from model_server import engines
 from model_server.catalogue.folder_watch import Watch
@@ -235,12 +236,14 @@ def worker_threads(
         choice = EngineChoice("", "")
     chosen = replace(spec, engine=choice.engine, precision=choice.precision)
     worker = _worker(settings, chosen, device, outage, load)
-    keeper = LeaseKeeper(
-        worker.registration,
+    keeper_of = partial(
+        LeaseKeeper,
         lease_s=settings.lease_s,
         model_call_max_s=settings.model_call_max_s,
         on_hung=on_hung,
     )
+    worker.pipeline.parts.keeper_of = keeper_of
+    keeper = keeper_of(worker.registration)
     thread = threading.Thread(target=_run, args=(worker,), name=f"worker-{spec.name}", daemon=True)
     return WorkerThreads(worker, keeper, thread)
 
@@ -262,7 +265,7 @@ def _worker(
         # Renewals must fail early enough to be retried before the lease lapses.
         connect(settings.redis_url, timeout_s=settings.lease_s / 3),
         keys,
-        spec.card(),
+        _card(settings, spec),
         labels=spec.labels,
         lease_s=settings.lease_s,
         key_ttl_s=settings.key_ttl_s,
@@ -286,6 +289,12 @@ def _worker(
         card_s=settings.request_timeout_s + _CARD_MARGIN_S,
     )
     return Worker(spec, load, lease, consumer, clock, limits=limits, device=device, outage=outage)
+
+
+def _card(settings: Settings, spec: ModelSpec) -> Card:
+    """The model's card. A pipeline's jobs are in no queue."""
+    card = spec.card()
+    return card if card.steps else replace(card, shards=settings.queue_shards)
 
 
 def _choice(settings: Settings, spec: ModelSpec) -> EngineChoice:

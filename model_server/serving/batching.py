@@ -46,6 +46,16 @@ class BatchEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchShare:
+    """The jobs of a batch that come from one part of the queue: they stand together, in claim order."""
+
+    part: int
+    worker: str
+    """The id under which they were claimed."""
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Every job of one claim, in claim order, decoded: it waits for the device."""
 
@@ -62,6 +72,8 @@ class Batch:
     """A job that a lost worker had may be what killed it: it must not take others along."""
     offset_s: float = 0.0
     """Redis' time less the monotonic when it was claimed: no step of Redis' clock since makes a job late."""
+    shares: tuple[BatchShare, ...] = ()
+    """Where its jobs come from, in their order."""
 
 
 def wait_left_s(waiting: int, size: int, *, seen: float, now: float, wait_s: float) -> float:

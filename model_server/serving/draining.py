@@ -6,9 +6,9 @@ Owns the question whether such jobs are queued or may come. Runs none: worker.py
 from dataclasses import dataclass
 
 from broker.clock import RedisClock
-from broker.consumer import Consumer
 from broker.lease import Lease
 from broker.messages import InputSpec, WorkerState
+from model_server.serving.queue_parts import QueueParts
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class DrainingJobs:
 
     input: InputSpec
     lease: Lease
-    consumer: Consumer
+    queue: QueueParts
     clock: RedisClock
     last: float
     """Redis' time after which no more are accepted: frontends have read the new card by then."""
@@ -39,4 +39,4 @@ class DrainingJobs:
     def _are_gone(self) -> bool:
         """Whether the queue has come to what was accepted later: all before it has been claimed."""
         # One that does not tell is taken away by the next claim.
-        return all(accepted_at > self.last for accepted_at in self.consumer.oldest())
+        return all(accepted_at > self.last for accepted_at in self.queue.oldest())

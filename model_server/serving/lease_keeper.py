@@ -87,7 +87,7 @@ class LeaseKeeper(threading.Thread):
             is_renewed = True
             is_recovered = self._recover(now)
             # Last: while Redis can't take it, lost peers' jobs still go back to the queue.
-            self._status.announce()
+            self._registration.announce()
             self._registration.outage.succeeded(self._model)
             if is_recovered:
                 lapse_s = self._lease.next_lapse_s()
@@ -106,7 +106,7 @@ class LeaseKeeper(threading.Thread):
         except LeaseLost:
             metrics.lease_lost(self._model)
             self._registration.ensure(lost=worker)
-        if self._status.state.state is WorkerState.READY:
+        if self._status.state.state is WorkerState.READY and not self._registration.is_of_shard:
             health_file.beat(self._model, lease_s=self._lease_s)
 
     def _recover(self, now: float) -> bool:

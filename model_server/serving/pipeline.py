@@ -9,8 +9,10 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Event
 from typing import Any, Final
 
@@ -27,6 +29,7 @@ from model_server.serving import batching, metrics, results, traces
 from model_server.serving.batching import Batch
 from model_server.serving.call_times import CallTimes
 from model_server.serving.device import Device
+from model_server.serving.queue_parts import QueuePart, QueueParts
 from model_server.serving.registration import RECONNECT_S, Registration
 from model_server.serving.traces import BatchTrace
 from telemetry import logs, tracing
@@ -82,8 +85,6 @@ class Pipeline:
         self.engine: Engine | None = None
         self.drains = False
         """Claims on, although the worker is stopping."""
-        self.claims_uncertain = False
-        """A claim or a completion was not confirmed: what is claimed must be given back before the next."""
         self.picture_s = 0.0
         """A picture's share of a call, a moving average."""
         self._times = CallTimes()
@@ -96,15 +97,13 @@ class Pipeline:
         self._registration = registration
         self._lease = registration.lease
         self._status = registration.status
-        self._consumer = consumer
+        self.parts = QueueParts(registration, consumer, spec.name)
         self._clock = clock
         self.limits = limits
         self.device = device
         self._claimer = ThreadPoolExecutor(1, f"claimer-{spec.name}")
-        self._completer = ThreadPoolExecutor(1, f"completer-{spec.name}")
         self._ahead: Future[tuple[bool, Batch | None]] | None = None
         """Whether the queue was asked, and what it gave."""
-        self._completing: Future[None] | None = None
         self._is_free = Event()
         self._sibling_is_next = False
         self._claim_s = 0.0
@@ -117,6 +116,7 @@ class Pipeline:
         """Run one batch, if there is one. Returns its size; 0: everything claimed is completed by now."""
         ahead, self._ahead = self._ahead, None
         was_asked, batch = ahead.result() if ahead is not None else (False, None)
+        self.parts.mend(but=batch.shares if batch is not None else ())
         if was_asked and batch is None:
             # An idle worker does not queue for the device: a sibling's call would only delay the next job.
             self.settle()
@@ -132,22 +132,23 @@ class Pipeline:
         if batch is None:
             return 0
         trace = traces.of(batch, self.spec, began=self._began, ran_at=self._ran_at) if outcomes else None
-        self._completing = self._completer.submit(self.complete, batch.worker, outcomes, trace)
+        self._complete_shares(batch, outcomes, trace)
         return len(batch.entries)
 
     def claim(self) -> Batch | None:
         """Claim a batch and judge its jobs; None where the queue is empty. Raises ServiceError."""
         if self._registration.stopping.is_set() and not self.drains:
             return None
-        worker, began = self._lease.worker, time.monotonic()
+        began = time.monotonic()
         most = self._times.most(self.limits.batch_size, within_s=self.limits.call_s)
         # An owner's single picture waits for the batches of those with many.
         fair = self._times.efficient(most) if began < self._shared_until else most
-        claimed = self._consumer.claim(worker, fair)
-        if self._consumer.lanes > 1:
+        taken = self.parts.claim(fair)
+        if self.parts.lanes > 1:
             self._shared_until = began + _SHARED_S
-        if not claimed:
+        if not taken:
             return None
+        claimed = [job for each in taken for job in each.jobs]
         metrics.claimed(
             self.spec.name,
             len(claimed),
@@ -160,7 +161,7 @@ class Pipeline:
         batch = batching.form(
             claimed,
             self.spec.input,
-            worker=worker,
+            worker=taken[0].worker,
             began=began,
             now=now,
             shift_s=self._clock.shift_s,
@@ -168,14 +169,14 @@ class Pipeline:
             only_places=self.spec.task.has_places,
         )
         self._claim_s += SMOOTHING * (time.monotonic() - began - self._claim_s)
-        return replace(batch, offset_s=now - moment)
+        return replace(batch, offset_s=now - moment, shares=self.parts.shares(taken))
 
     def run(self, batch: Batch) -> list[CompletedJob]:
         """Run the network; what became of each job, in claim order.
 
         Nothing where the batch was taken from this worker before it began: then others run it.
         """
-        if batch.worker != self._lease.worker:
+        if not self.parts.is_live(batch.shares):
             return []
         hooked = self._hooked
 
@@ -210,12 +211,31 @@ class Pipeline:
             for entry in batch.entries
         ]
 
-    def complete(self, worker: str, outcomes: list[CompletedJob], trace: BatchTrace | None = None) -> None:
+    def _complete_shares(self, batch: Batch, outcomes: list[CompletedJob], trace: BatchTrace | None) -> None:
+        """Have the thread of each part complete its share of the batch; the first writes the whole trace."""
+        first = 0
+        for share in batch.shares if outcomes else ():
+            part, own = self.parts.part(share.part), outcomes[first : first + share.jobs]
+            written = None if trace is None or first else partial(trace.write, outcomes)
+            part.complete(partial(self.complete, share.worker, own, written, part=part))
+            first += share.jobs
+
+    def complete(
+        self,
+        worker: str,
+        outcomes: list[CompletedJob],
+        trace: Callable[..., None] | None = None,
+        *,
+        part: QueuePart | None = None,
+    ) -> None:
         """Write the results and take the claims away, through an outage; not without the lease."""
         began = time.monotonic()
-        left = self._complete(worker, outcomes)
+        part = part or self.parts.own
+        left = self._complete(part, worker, outcomes)
+        part.add(-len(outcomes))
+        part.is_stuck = False
         if trace is not None:
-            trace.write(outcomes, began=began, is_left=left is None)
+            trace(began=began, is_left=left is None)
         for dead in left or ():
             if dead.dead_reason:
                 _LOG.warning(
@@ -229,11 +249,14 @@ class Pipeline:
                     ),
                 )
 
-    def _complete(self, worker: str, outcomes: list[CompletedJob]) -> list[CompletedJob] | None:
+    def _complete(
+        self, part: QueuePart, worker: str, outcomes: list[CompletedJob]
+    ) -> list[CompletedJob] | None:
         """Those that this worker has completed now; None: all were left to others."""
+        registration = part.registration
         while outcomes:
             try:
-                if not self._consumer.complete(worker, outcomes):
+                if not part.consumer.complete(worker, outcomes):
                     # Done already, its reply was lost; or a killed Redis forgot its last writes and the
                     # claims begin with an older batch. Giving back what is there puts both right.
                     _LOG.warning(
@@ -241,15 +264,15 @@ class Pipeline:
                         self.spec.name,
                         extra=self._about(outcomes),
                     )
-                    self.claims_uncertain = True
+                    part.is_uncertain = True
                     outcomes = []
-                self._registration.outage.succeeded(self.spec.name)
+                registration.outage.succeeded(self.spec.name)
                 metrics.ended(self.spec.name, outcomes)
                 break
             except LeaseLost:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.
-                self._registration.ensure(lost=worker)
-                if self._lease.worker != worker:
+                registration.ensure(lost=worker)
+                if part.worker != worker:
                     _LOG.warning(
                         "%s: a batch of %d was left to others",
                         *(self.spec.name, len(outcomes)),
@@ -258,7 +281,8 @@ class Pipeline:
                     return None
             except BrokerUnavailable as error:
                 # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
-                self._registration.outage.failed(error, self.spec.name)
+                registration.outage.failed(error, self.spec.name)
+                part.stuck()
                 time.sleep(RECONNECT_S)
         return outcomes
 
@@ -266,19 +290,23 @@ class Pipeline:
         """Return what is claimed and not begun to the queue. Raises ServiceError."""
         self._empty()
         self._lease.give_back()
-        self.claims_uncertain = False
+        self.parts.own.is_uncertain = False
+
+    @property
+    def claims_uncertain(self) -> bool:
+        """Whether what is claimed must be given back before the next claim. With shards they see to it."""
+        return self.parts.own.is_uncertain and not self.parts.has_shards
 
     def settle(self) -> None:
         """Wait until the last batch is completed."""
-        completing, self._completing = self._completing, None
-        if completing is not None:
-            completing.result()
+        self.parts.settle()
 
     def close(self) -> None:
         """Empty it, and end its threads. What was claimed ahead is left claimed."""
         self._empty()
         self._claimer.shutdown()
-        self._completer.shutdown()
+        self.parts.leave()
+        self.parts.close()
         if self._hooked is not None:
             self._hooked.close()
 
@@ -337,7 +365,7 @@ class Pipeline:
         seen = time.monotonic()
         while not self._registration.stopping.is_set():
             left_s = batching.wait_left_s(
-                self._consumer.waiting(),
+                self.parts.waiting(),
                 self.limits.batch_size,
                 seen=seen,
                 now=time.monotonic(),

@@ -33,6 +33,8 @@ class Registration:
         self.stopping = stopping
         self.outage = outage
         self._registering = threading.Lock()
+        self.is_of_shard = not status.is_of(lease)
+        """Only peers in one shard of the queue hear of it."""
 
     def ensure(self, *, lost: str = "") -> None:
         """Renew the lease `lost` (empty: the first), or take one under a new id if it was reaped.
@@ -53,6 +55,13 @@ class Registration:
                 self.outage.failed(error, self.model)
                 if self.stopping.wait(RECONNECT_S):
                     return
+
+    def announce(self) -> None:
+        """Publish the status. Raises BrokerUnavailable."""
+        if self.is_of_shard:
+            self.lease.announce(self.status.state)
+        else:
+            self.status.announce()
 
     def leave(self) -> None:
         """Give back what was claimed and not begun, and end the lease."""

@@ -62,7 +62,6 @@ class Worker:
         self.pipeline = Pipeline(spec, self.registration, consumer, clock, limits=limits, device=device)
         self._drains_until = math.inf
         self.load = load
-        self._consumer = consumer
         self._clock = clock
         self._card_s = limits.card_s
 
@@ -77,6 +76,7 @@ class Worker:
         self.registration.ensure()
         if not self.lease.worker:
             return  # stopped while Redis was away
+        self.pipeline.parts.grow()
         engine, reason = load_or_reason(self.spec.name, self.load)
         if engine is None:
             shown = public(reason, self.spec.folder)
@@ -99,7 +99,7 @@ class Worker:
         if (engine.name, engine.precision) != (self.spec.engine, self.spec.precision):
             self.spec = replace(self.spec, engine=engine.name, precision=engine.precision)
             self.pipeline.spec = self.spec
-            self.lease.card = self.spec.card()
+            self.lease.card = replace(self.lease.card, engine=engine.name, precision=engine.precision)
 
     def step(self) -> int:
         """One batch run, the next claimed and the last completed meanwhile; else a wait of IDLE_S at most.
@@ -108,18 +108,18 @@ class Worker:
         """
         worker = self.lease.worker
         try:
+            self.pipeline.parts.grow()
             if self.pipeline.claims_uncertain:
                 self.pipeline.give_back()
             jobs = self.pipeline.step()
-            if not jobs and not self._consumer.wait(IDLE_S) and self._consumer.held(worker):
+            if not jobs and not self.pipeline.parts.wait(IDLE_S) and self.pipeline.parts.find_forgotten():
                 # It has nothing in hand: Redis forgot that it completed these, in a fail-over or a crash.
                 _LOG.warning("%s: Redis has forgotten completed jobs: they run again", self.spec.name)
-                self.pipeline.claims_uncertain = True
         except LeaseLost:
             self.registration.ensure(lost=worker)
             return 0
         except BrokerUnavailable as error:
-            self.pipeline.claims_uncertain = True
+            self.pipeline.parts.own.is_uncertain = True
             self.outage.failed(error, self.spec.name)
             self.stopping.wait(RECONNECT_S)
             return 0
@@ -136,7 +136,7 @@ class Worker:
         # Said before others are asked: of two that go at once, one at least hears of the other.
         self.status.publish(self.status.state)
         last = self._clock.now() + self._card_s
-        left = DrainingJobs(self.spec.input, self.lease, self._consumer, self._clock, last)
+        left = DrainingJobs(self.spec.input, self.lease, self.pipeline.parts, self._clock, last)
         self.pipeline.drains = True
         try:
             while time.monotonic() < self._drains_until and left.may_come():

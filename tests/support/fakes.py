@@ -144,10 +144,11 @@ def worker(
     *,
     lease_s: float = 30.0,
     changes: Mapping[str, object] | None = None,
+    shards: int = 1,
 ) -> Worker:
     """A registered worker of the tiny model, whose spec may have `changes`; its thread is the caller's."""
     changed = replace(spec(folder), **dict(changes or {}))  # type: ignore[arg-type] # any of its fields
-    made = unregistered_worker(client, keys, changed, lambda: engine, lease_s=lease_s)
+    made = unregistered_worker(client, keys, changed, lambda: engine, lease_s=lease_s, shards=shards)
     made.registration.ensure()
     return made
 
@@ -175,9 +176,10 @@ def unregistered_worker(
     load: Callable[[], Engine],
     *,
     lease_s: float = 30.0,
+    shards: int = 1,
 ) -> Worker:
     """A worker of the tiny model, or of the one that `spec` names, before its `run`."""
-    card = spec.card() if spec.name != MODEL else replace(CARD, task=spec.task.name)
+    card = spec.card() if spec.name != MODEL else replace(CARD, task=spec.task.name, shards=shards)
     return Worker(
         spec,
         load,

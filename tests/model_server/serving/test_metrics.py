@@ -73,7 +73,7 @@ def test_where_owners_share_a_model_batches_are_no_larger_than_is_efficient(
     fakes.enqueue(client, keys, structs.replace(fakes.job(), lane="bob@100"))
     # That there are several it learns by a claim, and remembers it.
     assert [_moved(pipeline.claim, "batches_total", reason=each) for each in ("full", "lanes")] == [1, 1]
-    assert pipeline._consumer.waiting() == 0
+    assert pipeline.parts.waiting() == 0
 
 
 def test_a_recovered_job_comes_alone_and_is_told_so(

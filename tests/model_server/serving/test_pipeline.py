@@ -12,11 +12,11 @@ from broker.consumer import CompletedJob, Consumer
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.serving.batching import Batch, BatchEntry
+from model_server.serving.batching import Batch, BatchEntry, BatchShare
 from model_server.serving.device import Device
 from model_server.serving.pipeline import Pipeline, WorkerLimits
+from model_server.serving.queue_parts import QueuePart
 from model_server.serving.registration import Registration
-from model_server.serving.traces import BatchTrace
 from tests.support import fakes
 from tests.support.waiting import eventually
 
@@ -55,7 +55,15 @@ class Steps(Pipeline):
             return None
         self.claimed.append(numbers)
         entries = [BatchEntry(str(number), attempts=0) for number in numbers]
-        return Batch(entries, "w", claimed_at=0.0, began=0.0, waited_s=0.0, runs_alone=13 in numbers)
+        return Batch(
+            entries,
+            "w",
+            claimed_at=0.0,
+            began=0.0,
+            waited_s=0.0,
+            runs_alone=13 in numbers,
+            shares=(BatchShare(0, "w", len(entries)),),
+        )
 
     def run(self, batch: Batch) -> list[CompletedJob]:
         outcomes = [CompletedJob(entry.id) for entry in batch.entries]
@@ -64,7 +72,15 @@ class Steps(Pipeline):
         assert self.may_run.wait(WAIT_S)
         return outcomes
 
-    def complete(self, worker: str, outcomes: list[CompletedJob], trace: BatchTrace | None = None) -> None:
+    def complete(
+        self,
+        worker: str,
+        outcomes: list[CompletedJob],
+        trace: Callable[..., None] | None = None,
+        *,
+        part: QueuePart | None = None,
+    ) -> None:
+        assert part is self.parts.own
         assert worker == "w"
         assert trace is None  # nothing is traced
         assert self.may_complete.wait(WAIT_S)
