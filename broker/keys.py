@@ -131,6 +131,10 @@ class ModelKeys:
         """String: `pending`, then the result. Beside its job, in whichever shard that is."""
         return f"{self.of_job(job_id).result_prefix}{job_id}"
 
+    def trace(self, job_id: str) -> str:
+        """String: why a polled job has no result key: `deleted` or `lost`."""
+        return f"{self.of_job(job_id)._trace_prefix}{job_id}"
+
     def of_job(self, job_id: str) -> "ModelKeys":
         """The keys that this job is under: those of its shard, or the model's own."""
         shard = shard_of(job_id)
@@ -165,10 +169,6 @@ def _tag(model: str, shard: int | None) -> str:
     if shard is None:
         return model
     return f"{model}::{shard}" if model == "key" else f"{model}:{shard}"
-
-    def trace(self, job_id: str) -> str:
-        """String: why a polled job has no result key: `deleted` or `lost`."""
-        return f"{self.of_job(job_id)._trace_prefix}{job_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.turns,
         model.polled_turns,
         model.asked,
+        model.shards,
     }
     names |= {f"{kind}:<lane>" for kind in (model.queue, model.polled)}
     names |= {model.request("<name>"), model.result("<uuid>"), model.labels("<version>")}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from broker import codec
 from broker.clock import RedisClock
 from broker.consumer import Consumer
-from broker.keys import Keys
+from broker.keys import SHARD_MASK, Keys, shard_bits
 from broker.lease import Lease
 from broker.messages import Card, Fit, InputSpec, Job, Label, Result, State, WorkerState
 from broker.producer import Limits, Producer
@@ -102,6 +102,12 @@ def job(
         top=2,
         traceparent=None,
     )
+
+
+def in_shard(job_id: str, shard: int | None) -> str:
+    """The same id, of a job in this shard."""
+    value = uuid.UUID(job_id).int & ~(0xF << 76 | SHARD_MASK)
+    return str(uuid.UUID(int=value | 0x8 << 76 | shard_bits(shard)))
 
 
 def lease(client: redis.Redis, keys: Keys, *, lease_s: float = 30.0, card: Card | None = None) -> Lease:
