@@ -15,10 +15,12 @@ import pybase64
 from numpy.typing import NDArray
 
 from broker.errors import MalformedMessage
+from broker.keys import LANE
 from broker.messages import Card, InputSpec, Job, Label, Result, State, Webhook
 
 PENDING: Final = b"pending"
-"""What a result key begins with until it has the job's result: `encode_pending` makes the whole of it."""
+"""What a result key begins with until it has the job's result. A letter follows for where the job is: q means
+among those that are waited for, p among those that are polled, c claimed."""
 
 ID_START: Final = len('{"id":"')
 """Where a job's id begins in its JSON (0-based); the Lua scripts read 36 characters from here."""
@@ -65,9 +67,21 @@ def job_size(spec: InputSpec) -> int:
 
 
 def encode_pending(accepted_at: float, deadline: float, owner: str = "") -> bytes:
-    """The value of a job's key until its result comes: when it was accepted, its deadline, whose it is."""
-    value = b"%s %.3f %.3f" % (PENDING, accepted_at, deadline)
-    return b"%s %s" % (value, owner.encode("ascii")) if owner else value
+    """The value of a job's key until its result comes: when it was accepted, its deadline, whose it is.
+
+    Of a job that no queue holds: it is claimed from the first.
+    """
+    return _pending(b"c", accepted_at, deadline, owner)
+
+
+def encode_queued(job: Job) -> bytes:
+    """The same for a job in a queue, with its lane. Claims and recoveries change its letter."""
+    return _pending(b"p" if job.polled else b"q", job.accepted_at, job.deadline, job.lane)
+
+
+def _pending(letter: bytes, accepted_at: float, deadline: float, whose: str) -> bytes:
+    value = b"%s %s %.3f %.3f" % (PENDING, letter, accepted_at, deadline)
+    return b"%s %s" % (value, whose.encode("ascii")) if whose else value
 
 
 def decode_pending(value: bytes) -> tuple[float, float] | None:
@@ -75,7 +89,7 @@ def decode_pending(value: bytes) -> tuple[float, float] | None:
     if not value.startswith(PENDING):
         return None
     try:
-        accepted_at, deadline = map(float, value.split()[1:3])
+        accepted_at, deadline = map(float, value.split()[2:4])
     except ValueError as error:
         raise MalformedMessage(f"not a pending job's key: {error}") from None
     if not (0 <= accepted_at < _LAST_TIME and 0 <= deadline < _LAST_TIME):  # nan is neither
@@ -83,10 +97,17 @@ def decode_pending(value: bytes) -> tuple[float, float] | None:
     return accepted_at, deadline
 
 
+def polled_lane(value: bytes) -> str | None:
+    """The lane of a job that its key says to stand among those that are polled; None: it does not."""
+    words = value.split() if value.startswith(PENDING) else []
+    lane = str(b"".join(words[4:]), "latin-1")
+    return lane if words[1:2] == [b"p"] and (not lane or LANE.fullmatch(lane)) else None
+
+
 def owner_of(value: bytes) -> str:
     """Whose job a result key is of, pending or with its result; empty: nobody's. Raises MalformedMessage."""
     if value.startswith(PENDING):
-        return str(b"".join(value.split()[3:]), "latin-1")
+        return str(b"".join(value.split()[4:]).partition(b"@")[0], "latin-1")
     return decode(value, _Owned).owner
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 
-VERSION: Final = b"3"
+VERSION: Final = b"4"
 """Changes with the keys, the scripts or the messages, where two releases could misread each other."""
 
 

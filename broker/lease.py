@@ -93,10 +93,10 @@ class Lease:
         return worker
 
     def renew(self) -> None:
-        """Prolong the lease to `lease_s` from now. Raises LeaseLost if a peer has reaped it."""
+        """Prolong the lease to `lease_s` from now. Raises LeaseLost if a peer reaped it, or Redis lost it."""
         is_renewed, _ = self._run_lease(self.worker, "renew")
         if not is_renewed:
-            raise LeaseLost(f"worker {self.worker} lost its lease to a peer")
+            raise LeaseLost(f"worker {self.worker} lost its lease: a peer reaped it, or Redis has lost it")
 
     def announce(self, state: State) -> None:
         """Write the state with the card in it, and refresh their TTLs.
@@ -223,7 +223,7 @@ class Lease:
     def _give_back(self, why: str) -> int:
         status, *moved = self._run_recover(self.worker, why)
         if status != b"ok":
-            raise LeaseLost(f"worker {self.worker} lost its lease to a peer")
+            raise LeaseLost(f"worker {self.worker} lost its lease: a peer reaped it, or Redis has lost it")
         return int(moved[0])
 
     def _run_lease(self, worker: str, verb: str) -> tuple[bool, float]:
@@ -251,6 +251,6 @@ class Lease:
                     keys.turns,
                     keys.polled_turns,
                 ],
-                args=[worker, why, self._ttl_s, BELL_TOKENS],
+                args=[worker, why, self._ttl_s, BELL_TOKENS, keys.result_prefix],
             )
         return reply

@@ -417,7 +417,8 @@ class Producer:
                 return StoredJob(codec.decode(value, Result), now + max(0, left_ms) / 1000)
         accepted_at, deadline = pending
         left_s = deadline + self._clock.shift_s(accepted_at) - now
-        return StoredJob(PendingJob(left_s <= 0, left_s), self.expires_at(now + left_s))
+        state = PendingJob(left_s <= 0, left_s, codec.polled_lane(value))
+        return StoredJob(state, self.expires_at(now + left_s))
 
     def expires_at(self, deadline: float) -> float:
         """Until when the result of a job with this deadline is kept at most, in Redis' time."""
@@ -523,7 +524,7 @@ class Producer:
                     # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
                     if webhook:
                         self.webhooks.add(pipe, model, job.id, webhook)
-                    pipe.set(keys.result(job.id), _pending(job), ex=self._limits.key_ttl_s)
+                    pipe.set(keys.result(job.id), codec.encode_queued(job), ex=self._limits.key_ttl_s)
                     if not self._is_noted(model):
                         pipe.set(own.asked, self._clock.now(), ex=self._limits.key_ttl_s)
                     if job.lane:
@@ -558,8 +559,9 @@ class Producer:
         both are gone in _NAMING_S.
         """
         keys, time_s = self._keys.of(model), job.deadline - job.accepted_at
+        pending = codec.encode_pending(job.accepted_at, job.deadline, job.owner)  # in no list yet
         with self._reported(model), translated("take a name", self._redis, keys.types):
-            self._redis.set(keys.result(job.id), _pending(job), ex=_NAMING_S)
+            self._redis.set(keys.result(job.id), pending, ex=_NAMING_S)
             while True:
                 with self._redis.pipeline(transaction=True) as pipe, contextlib.suppress(redis.WatchError):
                     if job_before := self._take_name(pipe, model, name, job.id, time_s):
@@ -620,6 +622,8 @@ class PendingJob:
     deadline_passed: bool
     left_s: float = field(default=0.0, compare=False)
     """Seconds until its deadline."""
+    polled_lane: str | None = field(default=None, compare=False)
+    """In whose list of polled jobs it stands; None: in none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -636,11 +640,6 @@ class StoredJob:
         if isinstance(self.state, PendingJob):
             raise TypeError("the job is pending. This is a bug")
         return self.state
-
-
-def _pending(job: Job) -> bytes:
-    """What a job's result key holds until the result comes."""
-    return codec.encode_pending(job.accepted_at, job.deadline, job.owner)
 
 
 def _bytes(value: bytes | str) -> bytes:

@@ -3,7 +3,7 @@
 Owns the subscribing thread and the table of who waits for which job. The results of jobs whose clients wait
 come on the channel of their process; that of a job which is polled comes on the job's own channel, to which
 a process subscribes while a poller waits. Keys are the truth and messages are hints: what has waited a
-second, and all after a reconnection, is looked up in its result key.
+second, and all after a reconnection, is looked up in its result key, and later in its list as well.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from broker import codec
 from broker.connection import refusal_code, translated
 from broker.errors import BrokerUnavailable, InferenceFailed, MalformedMessage
 from broker.keys import Keys, ModelKeys
+from broker.lost_jobs import LOOK_S, JobSearch, QueuedJob
 from broker.messages import Failure, Result
 from broker.outage import Outage
 
@@ -52,6 +53,10 @@ class Waiter:
     """Set once the job has been enqueued: before that Redis can't know of it."""
     is_polled: bool = False
     """Its result comes on the job's own channel."""
+    queued: QueuedJob | None = None
+    """Where it was enqueued; None: whoever waits for it can't enqueue it again."""
+    look_s: float = LOOK_S
+    """After so many seconds it is looked for there."""
     _result: Result | None = None
     _is_forgotten: bool = False
     _woken: threading.Event = field(default_factory=threading.Event)
@@ -97,6 +102,7 @@ class Replies:
         self._redis = client
         self._keys = keys
         self._channel = keys.results_channel(frontend)
+        self._search = JobSearch(client)
         self._reread_s = reread_s
         self._monotonic = monotonic
         self._waiters: dict[str, list[Waiter]] = {}
@@ -230,12 +236,32 @@ class Replies:
                     by_slot[self._keys.of(waiter.model).of_job(waiter.job_id)].append(waiter)
         for keys, waiters in by_slot.items():
             values = self._redis.mget([keys.result(waiter.job_id) for waiter in waiters])
+            pending = []
             for waiter, value in zip(waiters, values, strict=True):
                 if value is None:
                     # Pending keys outlive their deadline: a killed Redis came back without its last writes.
                     waiter.mark_forgotten()
                 elif isinstance(value, bytes) and not value.startswith(codec.PENDING):
                     self._deliver(value, waiter)
+                else:
+                    pending.append(waiter)
+            self._look_for(keys, pending)
+
+    def _look_for(self, keys: ModelKeys, pending: list[Waiter]) -> None:
+        """Look whether jobs that have waited for long are where they were enqueued, all in one round trip."""
+        now, suspects = self._monotonic(), list[tuple[Waiter, QueuedJob]]()
+        for waiter in pending:
+            if waiter.queued is not None and now - waiter.since >= waiter.look_s:
+                waiter.look_s *= 2
+                suspects.append((waiter, waiter.queued))
+        if not suspects:
+            return
+        # A key of a wrong type is one model's trouble, and is said where it is written.
+        with contextlib.suppress(redis.ResponseError):
+            missing = self._search.missing(keys, [job for _, job in suspects])
+            for waiter, job in suspects:
+                if job.job_id in missing:
+                    waiter.mark_forgotten()
 
     def _deliver(self, payload: bytes, waiter: Waiter | None = None) -> None:
         """Hand a result to `waiter`, or to all of its job; one that can't be read ends the wait too."""

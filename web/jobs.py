@@ -30,7 +30,7 @@ from broker.errors import (
     ResultExpired,
     Unavailable,
 )
-from broker.lost_jobs import Fate
+from broker.lost_jobs import Fate, QueuedJob
 from broker.messages import Job, Result, TaskResult, Webhook, WorkerState, owner_of
 from broker.metrics import STAGE
 from broker.producer import PendingJob, Producer, RequestName, StoredJob
@@ -444,7 +444,7 @@ class JobClient:
                 return FollowedJob(model, job_id, math.inf)  # following it shows whether it has ended
             return self.follower(model, job_id, owner=options.owner)
         if waiter is not None:
-            waiter.is_enqueued = True
+            self._note_queued(waiter, job)
         if _LOG.isEnabledFor(logging.DEBUG):
             about = logs.about(job_id=job.id, model=model)
             _LOG.debug("job %s of %s is enqueued", job.id, model, extra=about)
@@ -541,6 +541,13 @@ class JobClient:
         metrics.job_lost(model, "waiting")
         with contextlib.suppress(BrokerUnavailable):  # it is looked up again soon
             self.producer.enqueue(submitted.model, submitted.job)
+            if submitted.waiter is not None:
+                self._note_queued(submitted.waiter, submitted.job)
+
+    def _note_queued(self, waiter: Waiter, job: Job) -> None:
+        """The job of this waiter was enqueued just now."""
+        waiter.queued = QueuedJob(job.id, job.lane, job.polled, self._clock.now())
+        waiter.is_enqueued = True
 
     def _failure(self, model: str) -> str:
         """Why every live worker of the model failed to load it; empty while one may still answer."""
@@ -575,7 +582,10 @@ class JobClient:
             if result is None:
                 raise DeadlinePassed("The picture waited for a model server until its deadline.")
             return StoredJob(result, stored.expires_at)
-        self.producer.lost.note_pending(model, job_id, asked_at=asked_at)
+        lane = stored.state.polled_lane
+        if self.producer.lost.is_missing(model, job_id, asked_at=asked_at, lane=lane):
+            self.producer.cancel(model, job_id)  # without a trace: whoever asks what became of it hears it
+            return None
         return stored
 
     def why_gone(self, model: str, job_id: str, *, owner: str = "") -> ClientError | None:

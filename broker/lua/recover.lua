@@ -1,6 +1,6 @@
 -- Give the claims of a worker back to the heads of the lists that they came from, in their order (after home.lua).
 -- KEYS  1 workers   2 queue   3 claims of that worker   4 attempts   5 states   6 bell   7 polled   8, 9 turns
--- ARGV  1 that worker   2 why   3 TTL of keys in seconds   4 how many tokens the bell keeps
+-- ARGV  1 that worker   2 why   3 TTL of keys in seconds   4 how many tokens the bell keeps   5 prefix of result keys
 --   why 'lapsed':  a peer found its lease lapsed; it becomes a tombstone, each job gets an attempt. One whose
 --                  worker was last heard in the future, before Redis' clock went back, is cut to its length
 --       'release': the worker itself gives back what it has not begun, and lives on

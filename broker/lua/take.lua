@@ -11,7 +11,10 @@ local function take(list, is_beside)
   local result = redis.call('GET', ARGV[3] .. id)
   local pending = string.sub(result or '', 1, 7) == 'pending' and 1 or 0
   local why = pending == 1 and others_take(job) and 'others' or attempts > 0 and is_beside and 'alone'
-  if not why then return job, id, attempts, pending end
+  if not why then
+    if pending == 1 then redis.call('SETRANGE', ARGV[3] .. id, 8, 'c') end
+    return job, id, attempts, pending
+  end
   redis.call('LMOVE', KEYS[3], list, 'RIGHT', 'LEFT')
   if redis.call('LLEN', KEYS[5]) == 0 then redis.call('RPUSH', KEYS[5], '1') end -- who waits next must find it
   return nil, why

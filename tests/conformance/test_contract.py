@@ -25,7 +25,7 @@ def test_the_first_worker_writes_the_version_and_each_renewal_keeps_it(
 
 def test_a_worker_of_another_release_does_not_register(client: redis.Redis, keys: Keys) -> None:
     client.set(keys.contract, "another")
-    with pytest.raises(BrokerUnavailable, match=r"bw:contract is another, this release's is 3.*KEY_PREFIX"):
+    with pytest.raises(BrokerUnavailable, match=r"bw:contract is another, this release's is 4.*KEY_PREFIX"):
         fakes.lease(client, keys).register(READY)
     assert client.get(keys.contract) == b"another"
     assert not client.exists(keys.of(MODEL).workers, keys.of(MODEL).states, keys.models)

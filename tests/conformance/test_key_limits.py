@@ -83,7 +83,7 @@ def test_jobs_that_have_ended_elsewhere_are_found(
 ) -> None:
     pending, done, unborn, gone = (str(uuid.uuid4()) for _ in range(4))
     of_model = keys.of(MODEL)
-    client.set(of_model.result(pending), "pending 1 2", ex=60)
+    client.set(of_model.result(pending), "pending p 1 2", ex=60)
     client.set(of_model.result(done), "{}", ex=60)
     key = _key(jobs=9)
     for job_id, time_s in ((pending, 200.0), (done, 300.0), (unborn, 300.0), (gone, 200.0)):
@@ -105,7 +105,7 @@ def test_polled_jobs_are_listed_the_newest_first_while_there_is_something_of_the
         _take(store, _key(), [polled_member(MODEL, job_id) for job_id in each], polled=True)
     for number, job_id in enumerate(ids):
         if number not in (2, 5):
-            value = "{}" if number % 2 else "pending 1 2"
+            value = "{}" if number % 2 else "pending p 1 2"
             client.set(keys.of(MODEL).result(job_id), value, ex=60)
     now = client.time()[0]
     # Two have no result key, but may not be enqueued yet: they stay.

@@ -108,7 +108,7 @@ def test_only_what_can_not_have_expired_is_lost(client: redis.Redis, keys: Keys)
     clock.later_s = RESULT_TTL_S + 1
     assert lost.fate(MODEL, old) is Fate.EXPIRED
     # One that was seen pending since has no result that is older.
-    lost.note_pending(MODEL, seen, asked_at=monotonic.now)
+    assert not lost.is_missing(MODEL, seen, asked_at=monotonic.now, lane=None)
     monotonic.now += RESULT_TTL_S
     assert lost.fate(MODEL, seen) is Fate.EXPIRED
     monotonic.now -= 1
@@ -118,10 +118,10 @@ def test_only_what_can_not_have_expired_is_lost(client: redis.Redis, keys: Keys)
 def test_pollers_are_remembered_up_to_a_bound(client: redis.Redis, keys: Keys) -> None:
     lost = producer(client, keys).lost
     for number in range(MOST_SEEN + 5):
-        lost.note_pending(MODEL, str(number), asked_at=1.0)
-        lost.note_pending(MODEL, "0", asked_at=2.0)  # which is asked about again and again
+        lost.is_missing(MODEL, str(number), asked_at=1.0, lane=None)
+        lost.is_missing(MODEL, "0", asked_at=2.0, lane=None)  # which is asked about again and again
     assert len(lost._seen) == MOST_SEEN
-    assert lost._seen[MODEL, "0"] == 2.0
+    assert lost._seen[MODEL, "0"].last_at == 2.0
 
 
 def test_a_full_redis_still_tells(own_redis: RedisServer, keys: Keys) -> None:

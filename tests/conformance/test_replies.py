@@ -1,18 +1,21 @@
 """Replies on a real Redis: a waiter is woken by the message, and by the key where the message is lost."""
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+from msgspec import structs
 from redis.client import PubSub
 
 from broker import codec
 from broker.connection import connect
 from broker.keys import Keys
+from broker.lost_jobs import QueuedJob
 from broker.messages import Result
 from broker.replies import Replies, Waiter
-from tests.support.fakes import MODEL
+from tests.support.fakes import MODEL, enqueue, job
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -102,7 +105,7 @@ def test_a_pending_key_wakes_nobody(
 ) -> None:
     replies = make(0.05)
     waiter = _accepted(replies, "a")
-    client.set(keys.of(MODEL).result("a"), b"pending 1.000 2.000")
+    client.set(keys.of(MODEL).result("a"), b"pending q 1.000 2.000")
     assert waiter.wait(0.5) is None
 
 
@@ -175,13 +178,37 @@ def test_a_job_that_redis_has_forgotten_wakes_its_waiter(
     replies = make(0.05)
     waiter = _accepted(replies, "a")
     eventually(waiter.take_forgotten)
-    client.set(keys.of(MODEL).result("a"), b"pending 1.000 2.000")
+    client.set(keys.of(MODEL).result("a"), b"pending q 1.000 2.000")
     assert waiter.wait(0.5) is None
     waiter.take_forgotten()  # it may have been looked up just before
     assert waiter.wait(0.3) is None
     assert not waiter.take_forgotten()
     client.set(keys.of(MODEL).result("a"), codec.encode(_result("a")))
     assert waiter.wait(20) == _result("a")
+
+
+@pytest.mark.parametrize("trouble", ["gone", "of another type"])
+def test_a_job_whose_list_is_gone_wakes_its_waiter(
+    client: redis.Redis, keys: Keys, make: Callable[[float], Replies], trouble: str
+) -> None:
+    replies = make(0.05)
+    lost, there = job(), structs.replace(job(now=time.time() + 60), lane="ann@100")
+    waiters = [_accepted(replies, each.id) for each in (lost, there)]
+    for each, waiter in zip((lost, there), waiters, strict=True):
+        enqueue(client, keys, each)
+        waiter.queued, waiter.look_s = QueuedJob(each.id, each.lane, False, each.accepted_at), 0.2
+    eventually(lambda: waiters[1].look_s > 0.2)
+    assert not any(waiter.take_forgotten() for waiter in waiters)
+    client.delete(keys.of(MODEL).queue)
+    if trouble == "gone":
+        eventually(waiters[0].take_forgotten)
+    else:
+        client.set(keys.of(MODEL).queue, "x")
+        eventually(lambda: waiters[0].look_s > 1)
+        # The subscription has outlived that.
+        client.publish(keys.results_channel("web-1"), codec.encode(_result(lost.id)))
+        assert waiters[0].wait(20) == _result(lost.id)
+    assert not waiters[1].take_forgotten()
 
 
 def test_a_job_that_was_not_yet_accepted_can_not_be_forgotten(make: Callable[[float], Replies]) -> None:
@@ -195,7 +222,7 @@ def test_a_polled_job_s_own_channel_wakes_all_its_waiters(
     client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
 ) -> None:
     replies = make(NEVER_S)
-    client.set(keys.of(MODEL).result("a"), b"pending 1.000 2.000")
+    client.set(keys.of(MODEL).result("a"), b"pending q 1.000 2.000")
     waiters = [replies.follow(MODEL, "a") for _ in range(2)]
     eventually(lambda: client.pubsub_numsub(keys.results_channel("a"))[0][1] == 1)
     # Its key stays pending: only the message can wake them.
@@ -215,7 +242,7 @@ def test_a_process_leaves_the_channel_with_its_last_poller(
     client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
 ) -> None:
     replies = make(NEVER_S)
-    client.set(keys.of(MODEL).result("a"), b"pending 1.000 2.000")
+    client.set(keys.of(MODEL).result("a"), b"pending q 1.000 2.000")
     first, second = (replies.follow(MODEL, "a") for _ in range(2))
     eventually(lambda: client.pubsub_numsub(keys.results_channel("a"))[0][1] == 1)
     replies.forget(first)

@@ -473,7 +473,7 @@ def test_a_follower_with_more_time_outlives_the_run_that_it_shared(webs: Webs) -
     assert webs.runs() == 1
 
 
-@pytest.mark.parametrize("scrap", [None, b"pending 1.000 2.000", b"{"])
+@pytest.mark.parametrize("scrap", [None, b"pending q 1.000 2.000", b"{"])
 def test_a_run_that_will_have_no_result_is_not_waited_for(webs: Webs, scrap: bytes | None) -> None:
     """Its web process was killed, and so was its model server; or what is there can't be read."""
     worker = webs.announce()

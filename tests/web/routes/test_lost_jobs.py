@@ -1,7 +1,10 @@
 """What a poller is told of a job that is no more: lost, expired, deleted, or never there."""
 
 import json
+import threading
+import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import pytest
@@ -9,9 +12,11 @@ import redis
 from prometheus_client import REGISTRY
 
 from broker.keys import Keys
+from broker.lost_jobs import LOOK_S
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -100,3 +105,51 @@ def test_a_stream_ends_with_the_loss(service: Service, client: redis.Redis, keys
     assert name == "event: gone"
     assert json.loads(data.removeprefix("data: "))["error"]["code"] == "job_lost"
     assert _told(service, address.replace("?", "/events?"))[:2] == (404, "job_lost")
+
+
+@pytest.mark.slow
+def test_a_poller_whose_job_stands_in_no_list_is_told(
+    service: Service, client: redis.Redis, keys: Keys
+) -> None:
+    address, before = _accepted(service), _losses()
+    assert service.client.get(address).status_code == 202
+    client.delete(keys.of(MODEL).polled)
+    assert service.client.get(address).status_code == 202  # it is not looked for at each look at its key
+    eventually(lambda: service.client.get(address).status_code != 202)
+    assert _told(service, address)[:2] == (404, "job_lost")
+    assert _losses() - before == 1
+
+
+@pytest.mark.slow
+def test_a_request_whose_job_stands_in_no_list_enqueues_it_again(
+    service: Service, client: redis.Redis, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = keys.of(MODEL).queue
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(service.app.test_client().post, "/predict", data=form(png(255)))
+        eventually(lambda: client.llen(queue) == 1)
+        client.delete(queue)
+        eventually(lambda: client.llen(queue) == 1)
+        service.start_worker()
+        answer = waiting.result(30)
+    assert (answer.status_code, answer.get_json()["predictions"][0]["label"]) == (200, "bright")
+    assert len([line for line in caplog.messages if "has forgotten job" in line]) == 1
+    assert len(service.engine.batches) == 1
+
+
+@pytest.mark.slow
+def test_a_job_that_runs_for_long_is_not_called_lost(
+    service: Service, client: redis.Redis, keys: Keys
+) -> None:
+    is_over = threading.Event()
+    service.engine.on_batch = lambda _: is_over.wait(30)
+    address = _accepted(service)
+    service.start_worker()
+    eventually(lambda: client.llen(keys.of(MODEL).polled) == 0)
+    statuses = set()
+    until = time.monotonic() + 3 * LOOK_S
+    while time.monotonic() < until:
+        statuses.add(service.client.get(f"{address}&wait=1").status_code)
+    is_over.set()
+    assert statuses == {202}
+    eventually(lambda: service.client.get(address).status_code == 200)
