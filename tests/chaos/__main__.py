@@ -7,12 +7,14 @@ import argparse
 import dataclasses
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 
-from tests.chaos import campaign, memory, overload, uploads
+from tests.chaos import campaign, fail_over, memory, overload, uploads
 from tests.chaos.campaign import Account
+from tests.chaos.fail_over import FAIL_OVERS
 from tests.chaos.hosts import PARTITIONS
 from tests.chaos.stack import FAULTS
 from tests.support.network import missing
@@ -38,29 +40,41 @@ def faults(console: Console, options: argparse.Namespace) -> bool:
     console.print(HEAD)
     console.print("|---" * HEAD.count(" | ") + "|---|")
     sound = True
-    for name in (*FAULTS, *PARTITIONS):
+    for name in (*FAULTS, *PARTITIONS, *FAIL_OVERS):
         if options.only not in name:
             continue
         if name in PARTITIONS and (reason := missing()):
             console.print(f"| {name} | NOT RUN: {reason}")
             continue
         folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=options.keep))
-        account = _struck(name, folder, options)
+        account, polled = _struck(name, folder, options)
         console.print(row(account))
+        if polled:
+            console.print(
+                f"    polled meanwhile: {', '.join(f'{kind} {n}' for kind, n in sorted(polled.items()))}"
+            )
+        sound = sound and not polled.keys() - {"kept", "gone", "refused"}
         for trouble in [*map(str, account.lost.items()), *account.wrong[:5], *account.keys_left]:
             sound = False
             console.print(f"    {trouble} (see {folder})")
     return sound
 
 
-def _struck(name: str, folder: Path, options: argparse.Namespace) -> Account:
+def _struck(name: str, folder: Path, options: argparse.Namespace) -> tuple[Account, Counter[str]]:
+    """The account, and what became of polled jobs where the fault may lose some."""
     how_often, rate, seed = options.strikes, options.rate, options.seed
+    if name in FAIL_OVERS:
+        return fail_over.run(
+            name, strikes=how_often, rate=rate, seed=seed, folder=folder, replicas=options.replicas
+        )
     if strike := PARTITIONS.get(name):
-        return campaign.run_on_hosts(name, strike, strikes=how_often, rate=rate, seed=seed, folder=folder)
+        account = campaign.run_on_hosts(name, strike, strikes=how_often, rate=rate, seed=seed, folder=folder)
+        return account, Counter()
     with running_redis() as redis:
-        return campaign.run(
+        account = campaign.run(
             name, FAULTS[name], strikes=how_often, rate=rate, seed=seed, folder=folder, redis=redis
         )
+    return account, Counter()
 
 
 def overloaded(console: Console, options: argparse.Namespace) -> bool:
@@ -140,6 +154,7 @@ def main() -> int:
     parser.add_argument("--strikes", type=int, default=20, help="of each fault (default: 20)")
     parser.add_argument("--rate", type=float, default=50, help="requests a second (default: 50)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--replicas", type=int, default=0, help="REDIS_REPLICAS, of fail-overs (default: 0)")
     parser.add_argument("--only", default="", help="part of a fault's name")
     parser.add_argument(
         "--seconds", type=float, default=60, help="of overload, half of it of slow clients (default: 60)"

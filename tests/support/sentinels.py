@@ -146,6 +146,7 @@ class SentinelService:
     """Everything together. `url` is without a user, for `as_user`; `admin_url` may do all."""
 
     def __init__(self, folder: Path, *, replicas: int, faketime: Path | None, password: str) -> None:
+        self.folder = folder
         self.nodes = [
             Node(folder / f"redis-{number}", free_port(), faketime=faketime) for number in range(replicas + 1)
         ]
