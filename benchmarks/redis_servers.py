@@ -44,7 +44,7 @@ def picture_ms(program: str, batch: int) -> tuple[float, float]:
     """Milliseconds a picture: of the server's CPU, and of the clock."""
     os.environ["TEST_REDIS_SERVER"] = program
     with running_redis() as server, connect(server.url, timeout_s=60) as client:
-        keys = Keys("bench:")
+        keys = Keys("bw:")
         producer, consumer = fakes.producer(client, keys), fakes.consumer(client, keys)
         worker = fakes.lease(client, keys, lease_s=600).register(fakes.READY)
         blank = structs.replace(fakes.job(), image=np.zeros(_SHAPE, np.uint8))
