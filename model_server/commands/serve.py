@@ -58,7 +58,7 @@ _DRAIN_MARGIN_S: Final = 1.0
 _FIRST_DOWNLOAD_S: Final = 30.0
 """How long a start waits for a store's models before their workers say that they are being downloaded."""
 
-_CALL_SHARE: Final = 0.125
+CALL_SHARE: Final = 0.125
 """How much of a request's time a call of the network may take: a picture may wait for two before its own, and
 half of the time is left for the queue."""
 
@@ -285,7 +285,7 @@ def _worker(
         settings.batch_size,
         settings.max_attempts,
         settings.batch_wait_ms / 1000,
-        call_s=settings.request_timeout_s * _CALL_SHARE,
+        call_s=settings.request_timeout_s * CALL_SHARE,
         card_s=settings.request_timeout_s + _CARD_MARGIN_S,
     )
     return Worker(spec, load, lease, consumer, clock, limits=limits, device=device, outage=outage)

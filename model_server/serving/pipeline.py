@@ -47,7 +47,7 @@ _SHARED_S: Final = 60.0
 """For so long after several lanes had jobs batches are no larger than is efficient: an owner whose next
 picture is still to come has none in the queue when the batch is claimed for which that picture will wait."""
 
-_LOOK_S: Final = 0.002
+LOOK_S: Final = 0.002
 """Between looks at a queue that fills up; Redis 6.2's BLPOP can't wait so briefly (0.003 s: up to 150 ms)."""
 
 
@@ -373,7 +373,7 @@ class Pipeline:
             )
             if not left_s:
                 return
-            self._registration.stopping.wait(min(left_s, _LOOK_S))
+            self._registration.stopping.wait(min(left_s, LOOK_S))
 
     def _predict(self, pictures: NDArray[Any]) -> Outputs:
         if self.engine is None:
