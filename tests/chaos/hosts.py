@@ -33,6 +33,7 @@ WRONG_BY_S: Final = {"web1": 3600.0, "web2": -3600.0, "model1": 3600.0, "model2"
 _PORT: Final = 5000
 REDIS_PORT: Final = 6379
 
+_CLIENTS_S: Final = 3.0
 _WRONG_CLOCK: Final = ROOT / "tests" / "support" / "wrong_clock"
 _BEYOND_LEASE_S: Final = 2.0
 """A cut lasts so much longer than a lease; the broker's time-outs of a second are over by then, too."""
@@ -135,8 +136,12 @@ class HostsStack(ChaosStack):
         self._cut(WEB[0], REDIS)
 
     def clients_cut_off(self) -> None:
-        """Between a web host and its clients."""
-        self._cut(WEB[0], CLIENTS)
+        """Between a web host and its clients, each of whom has ten seconds."""
+        next(self._ways)(WEB[0], CLIENTS)
+        time.sleep(_CLIENTS_S)
+        self.network.mend()
+        # TCP's pauses double, so what was lost is sent again after as long again: not into the next cut.
+        time.sleep(_CLIENTS_S + 1)
 
     def redis_cut_off(self) -> None:
         """Between Redis and all hosts that need it."""

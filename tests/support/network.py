@@ -70,7 +70,7 @@ class Network:
 
     def drop(self, *, source: str, target: str) -> None:
         """From now on nothing that one host sends reaches the other; the other way is as it was."""
-        self._rules[f"{source} {target}"] = _rule(source, target, "drop")
+        self._rules[f"{source} {target}"] = _rule(source, target)
         self._apply()
 
     def cut(self, host: str, other: str) -> None:
@@ -162,9 +162,9 @@ def missing() -> str:
     return ""
 
 
-def _rule(source: str, target: str, verdict: str) -> str:
+def _rule(source: str, target: str) -> str:
     # Of IP alone: without ARP every fault would be one of both ways, and routers carry none of it.
-    return f'iifname "{source}" oifname "{target}" ether type ip {verdict}'
+    return f'iifname "{source}" oifname "{target}" ether type ip drop'
 
 
 def _wire(on_host: list[str], on_switch: list[str], port: str) -> subprocess.Popen[bytes]:
