@@ -6,6 +6,7 @@ key_limits.py's. The hash has no TTL: a key lives until it is revoked.
 """
 
 import contextlib
+import logging
 import re
 import secrets
 import threading
@@ -21,6 +22,8 @@ from broker.clock import RedisClock
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, ClientError
 from broker.keys import Keys
+
+_LOG = logging.getLogger(__name__)
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
@@ -266,6 +269,11 @@ class KnownKeys:
                 revision = self._redis.hget(key, _REVISION) if self._secrets is not None else None
                 if revision is None or revision != self._revision:
                     stored = cast("dict[bytes, bytes]", self._redis.hgetall(key))
+                    if self._secrets and not stored:  # `revoke` leaves a revision
+                        _LOG.warning(
+                            "Redis has no API keys any more: every request that needs one is refused until "
+                            "some are added (python -m web.keys add), or Redis has its data back."
+                        )
                     self._revision = stored.get(_REVISION.encode())
                     self._secrets = _by_id(_read(stored))
             self._failure = None

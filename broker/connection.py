@@ -33,6 +33,7 @@ _REASONS: Final = {
     "OOM": "it is out of memory",
     "READONLY": "it is a read-only replica; REDIS_URL must name the primary",
     "BUSY": "it is busy with a script of another client",
+    "NOSCRIPT": "its scripts were flushed between the load of one and its call",
     "WRONGTYPE": "a key of this project holds a value of another type",
 }
 
@@ -167,6 +168,8 @@ def refusal_code(error: redis.RedisError) -> str:
             return "OOM"
         case redis.exceptions.ReadOnlyError():
             return "READONLY"
+        case redis.exceptions.NoScriptError():
+            return "NOSCRIPT"
     code = _CODE.search(str(error))
     return code[1] if code else ""
 

@@ -77,9 +77,9 @@ class JobIds:
         """A fresh id, for a job of that model and owner, in any shard of the model's queue."""
         made_at = int(self._clock.now()) & 0xFFFFFFFF
         drawn = secrets.randbits(_DRAWN_BITS) & ~SHARD_MASK | shard_bits(self._shards.pick(model))
-        if is_polled:
-            seal = _seal(self._current()[0], model, owner, made_at, drawn)
-        else:
+        # In any case: the look for the secret is also what finds, and tells, that Redis has lost everything.
+        seal = _seal(self._current()[0], model, owner, made_at, drawn)
+        if not is_polled:
             seal = secrets.randbits(_SEAL_BITS)
         return str(uuid.UUID(int=_joined(made_at, seal, drawn)))
 

@@ -25,6 +25,7 @@ from broker.errors import BrokerUnavailable
         ),
         (redis.exceptions.ReadOnlyError("ro"), "read-only replica", True),
         (redis.exceptions.OutOfMemoryError("oom"), "out of memory", True),
+        (redis.exceptions.NoScriptError("No matching script."), "scripts were flushed", True),
         (redis.ResponseError("odd"), "odd", True),
     ],
 )

@@ -144,6 +144,23 @@ class ChaosStack(Stack):
         """SIGTERM Redis and start it again."""
         self._restart_redis(kill=False)
 
+    def redis_memory_full(self) -> None:
+        """Leave Redis no memory, for longer than a lease lasts, then all it wants."""
+        self._await_batch()
+        with connect(self._redis.url, timeout_s=5) as client:
+            client.config_set("maxmemory", "1")
+            time.sleep(_CUT_S)
+            client.config_set("maxmemory", "0")
+        eventually(lambda: self.answers("/readyz"), within_s=30)
+
+    def redis_flushed(self) -> None:
+        """FLUSHALL: jobs, claims, leases and cards are gone."""
+        before = self.ready_workers()
+        self._await_batch()
+        with connect(self._redis.url, timeout_s=5) as client:
+            client.flushall()
+        eventually(lambda: len(self.ready_workers() - before) == len(self._servers), within_s=30)
+
     def model_servers_rolled(self) -> None:
         """Start a new model server, wait until it is ready, then tell an old one to go."""
         self.add_server()
@@ -197,6 +214,8 @@ FAULTS: Final[dict[str, Callable[[ChaosStack], None]]] = {
     "a web worker is killed": ChaosStack.web_worker_killed,
     "Redis is killed, and started again": ChaosStack.redis_killed,
     "Redis is stopped, and started again": ChaosStack.redis_restarted,
+    "Redis' memory is full": ChaosStack.redis_memory_full,
+    "Redis is emptied (FLUSHALL)": ChaosStack.redis_flushed,
     "model servers are rolled": ChaosStack.model_servers_rolled,
     "web is reloaded": ChaosStack.web_reloaded,
     "a model server is cut off Redis beyond its lease": ChaosStack.network_cut,

@@ -12,8 +12,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 STRIKES = 2
 
-OUTAGES = {ChaosStack.redis_killed, ChaosStack.redis_restarted}
-"""Without Redis nothing can be accepted: requests are refused in words. Every other fault refuses nobody."""
+OUTAGES = {
+    ChaosStack.redis_killed,
+    ChaosStack.redis_restarted,
+    ChaosStack.redis_memory_full,
+    ChaosStack.redis_flushed,
+}
+"""Without Redis, or workers in it, nothing can be accepted: requests are refused in words. Every other fault
+refuses nobody."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -91,6 +91,36 @@ def test_a_full_redis_takes_a_revocation(own_redis: RedisServer, keys: Keys, tim
         assert known.find(ann.secrets[0].id) is None
 
 
+def test_that_all_keys_are_gone_is_said_once_and_they_open_nothing(
+    client: redis.Redis,
+    store: ApiKeyStore,
+    known: KnownKeys,
+    time: _Time,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ann, ben = _key("ann"), _key("ben")
+    store.add(ann)
+    store.add(ben)
+    assert known.find(ann.secrets[0].id) is not None
+    for name in ("ann", "ben"):
+        store.revoke(name)
+    time.now += 1.0
+    assert known.find(ann.secrets[0].id) is None
+    assert caplog.messages == []  # an operator's doing
+    store.add(ann)
+    time.now += 1.0
+    assert known.find(ann.secrets[0].id) is not None
+    client.flushall()
+    for _ in range(3):
+        time.now += 1.0
+        assert known.find(ann.secrets[0].id) is None
+    (line,) = caplog.messages
+    assert line.startswith("Redis has no API keys any more: every request that needs one is refused until")
+    store.add(ben)
+    time.now += 1.0
+    assert known.find(ben.secrets[0].id) is not None
+
+
 def test_names_are_added_once_and_changed_only_where_they_are(store: ApiKeyStore) -> None:
     store.add(_key("ann"))
     with pytest.raises(KeyExists, match="change it, rotate it, or revoke it"):

@@ -180,5 +180,6 @@ def test_an_id_is_unknown_after_its_result_has_expired(own_redis: RedisServer, t
         address = stack.url + accepted.headers["Location"]
         eventually(lambda: http.get(address).status_code == 200)
         eventually(lambda: http.get(address).status_code == 404)
+        assert http.get(address).json()["error"]["code"] == "result_expired"
     finally:
         stack.stop()
