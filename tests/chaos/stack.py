@@ -18,7 +18,6 @@ from tests.chaos import numbers
 from tests.chaos.proxy import Proxy
 from tests.support.keys_left import keys_of_jobs
 from tests.support.redis_server import RedisServer
-from tests.support.sentinels import SentinelService
 from tests.support.stack import START_S, Stack
 from tests.support.waiting import eventually
 
@@ -36,7 +35,7 @@ class ChaosStack(Stack):
     def __init__(
         self,
         folder: Path,
-        redis: RedisServer | SentinelService,
+        redis: RedisServer,
         seed: int,
         *,
         batch_s: float = BATCH_S,
@@ -153,6 +152,14 @@ class ChaosStack(Stack):
             client.config_set("maxmemory", "0")
         eventually(lambda: self.answers("/readyz"), within_s=30)
 
+    def redis_disk_full(self) -> None:
+        """Leave Redis' append-only file no room on its disk, for a moment."""
+        self._await_batch()
+        self._redis.fill_disk()
+        time.sleep(self._random.uniform(0.1, 1.0))
+        self._redis.free_disk()
+        eventually(lambda: self.answers("/readyz"), within_s=30)
+
     def redis_flushed(self) -> None:
         """FLUSHALL: jobs, claims, leases and cards are gone."""
         before = self.ready_workers()
@@ -200,7 +207,6 @@ class ChaosStack(Stack):
         return {child.pid for child in psutil.Process(self.web.pid).children()}
 
     def _restart_redis(self, *, kill: bool) -> None:
-        assert isinstance(self._redis, RedisServer)
         self._await_batch()
         self._redis.stop(kill=kill)
         time.sleep(self._random.uniform(0.1, 1.0))
@@ -215,6 +221,7 @@ FAULTS: Final[dict[str, Callable[[ChaosStack], None]]] = {
     "Redis is killed, and started again": ChaosStack.redis_killed,
     "Redis is stopped, and started again": ChaosStack.redis_restarted,
     "Redis' memory is full": ChaosStack.redis_memory_full,
+    "the disk of Redis' append-only file is full": ChaosStack.redis_disk_full,
     "Redis is emptied (FLUSHALL)": ChaosStack.redis_flushed,
     "model servers are rolled": ChaosStack.model_servers_rolled,
     "web is reloaded": ChaosStack.web_reloaded,
