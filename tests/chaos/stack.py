@@ -18,6 +18,7 @@ from tests.chaos import numbers
 from tests.chaos.proxy import Proxy
 from tests.support.keys_left import keys_of_jobs
 from tests.support.redis_server import RedisServer
+from tests.support.sentinels import SentinelService
 from tests.support.stack import START_S, Stack
 from tests.support.waiting import eventually
 
@@ -35,7 +36,7 @@ class ChaosStack(Stack):
     def __init__(
         self,
         folder: Path,
-        redis: RedisServer,
+        redis: RedisServer | SentinelService,
         seed: int,
         *,
         batch_s: float = BATCH_S,
@@ -154,6 +155,7 @@ class ChaosStack(Stack):
 
     def redis_disk_full(self) -> None:
         """Leave Redis' append-only file no room on its disk, for a moment."""
+        assert isinstance(self._redis, RedisServer)
         self._await_batch()
         self._redis.fill_disk()
         time.sleep(self._random.uniform(0.1, 1.0))
@@ -207,6 +209,7 @@ class ChaosStack(Stack):
         return {child.pid for child in psutil.Process(self.web.pid).children()}
 
     def _restart_redis(self, *, kill: bool) -> None:
+        assert isinstance(self._redis, RedisServer)
         self._await_batch()
         self._redis.stop(kill=kill)
         time.sleep(self._random.uniform(0.1, 1.0))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import campaign, memory, overload
+from tests.chaos import campaign, fail_over, memory, overload
 from tests.chaos.stack import FAULTS, ChaosStack
 from tests.support.redis_server import RedisServer
 
@@ -42,6 +42,20 @@ def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis
     if strike is ChaosStack.model_server_killed:
         # Not `recovered`: one job may meet both strikes. Else nothing was struck in mid-batch.
         assert account.executed_again > 0
+
+
+@pytest.mark.parametrize("fault", fail_over.FAIL_OVERS)
+def test_a_fail_over_loses_nothing_that_a_waiting_request_was_promised(fault: str, tmp_path: Path) -> None:
+    account, polled = fail_over.run(fault, strikes=1, rate=40, seed=1, folder=tmp_path)
+    assert account.wrong == []
+    assert account.lost == {}
+    assert account.cut == 0
+    assert account.keys_left == set()
+    assert account.right + account.refused == account.requests
+    assert account.slowest_s < campaign.REQUEST_TIMEOUT_S
+    # A replica that is well lags by milliseconds, and one that was cut off by what came since.
+    assert polled.keys() <= {"kept", "gone", "refused"}
+    assert polled["kept"] > 0
 
 
 @pytest.mark.alone
