@@ -26,12 +26,13 @@ CONNECTIONS: Final = 32
 """Of one client. Requests that wait hold none, and a command takes a millisecond or two: 900 waiting clients
 of two web processes had up to 200 in use before there was a bound, nearly all of them idle again at once."""
 
-_CODE: Final = re.compile(r"\b(OOM|MISCONF|READONLY|WRONGTYPE|BUSY)\b")
+_CODE: Final = re.compile(r"\b(OOM|MISCONF|READONLY|WRONGTYPE|BUSY|NOREPLICAS)\b")
 """What Redis calls a refusal. In a script's error it stands in the middle, differently in each release."""
 
 _REASONS: Final = {
     "OOM": "it is out of memory",
     "READONLY": "it is a read-only replica; REDIS_URL must name the primary",
+    "NOREPLICAS": "it has fewer replicas than its min-replicas-to-write",
     "BUSY": "it is busy with a script of another client",
     "NOSCRIPT": "its scripts were flushed between the load of one and its call",
     "WRONGTYPE": "a key of this project holds a value of another type",

@@ -79,6 +79,21 @@ def test_a_server_that_may_lose_jobs_is_warned_of(client: redis.Redis) -> None:
     assert [warning.split()[0] for warning in warnings] == ["appendonly", "maxmemory-policy"]
 
 
+def test_a_primary_without_enough_replicas_is_said(client: redis.Redis) -> None:
+    script = client.register_script("return redis.call('SET', KEYS[1], 'x')")
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        for write in (lambda: client.set("a", 1), lambda: script(keys=["a"])):
+            with (
+                pytest.raises(BrokerUnavailable, match="than its min-replicas-to-write") as raised,
+                translated("take a job"),
+            ):
+                write()
+            assert raised.value.is_refusal
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+
+
 def test_an_old_server_is_refused(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis.Redis, "info", lambda *_: {"redis_version": "6.0.16"})
     with pytest.raises(BrokerUnavailable, match=r"6\.0\.16 is too old"):
