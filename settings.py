@@ -31,8 +31,11 @@ _HOST: Final = re.compile(r"[a-z0-9.:-]+")
 _WEBHOOK_HOST: Final = re.compile(
     r"(?P<host>\[[0-9a-f:./]+\]|[a-z0-9_.*-]+(?:/\d{1,2})?)(?::(?P<port>\d{1,5}))?"
 )
-_SENTINEL: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]+)(?::\d{1,5})?")
+_HOST_AND_PORT: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:/\s]+)(?::\d{1,5})?")
 _PRIMARY: Final = re.compile(r"/[^/]+(?:/\d*)?")
+_CLUSTER: Final = re.compile(r"(?:/0?)?")
+_WHERE: Final = {"sentinel": _PRIMARY, "sentinels": _PRIMARY, "cluster": _CLUSTER, "clusters": _CLUSTER}
+"""What comes after the hosts."""
 _STORE_PLACE: Final = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9][^\s?#\\:]*")
 _WEBHOOK_NAME: Final = re.compile(
     r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -196,9 +199,9 @@ def _is_loopback(host: str) -> bool:
 
 def _redis_url(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme in ("sentinel", "sentinels"):
+    if parts.scheme in _WHERE:
         hosts = parts.netloc.rpartition("@")[2].split(",")
-        if not all(map(_SENTINEL.fullmatch, hosts)) or not _PRIMARY.fullmatch(parts.path):
+        if not all(map(_HOST_AND_PORT.fullmatch, hosts)) or not _WHERE[parts.scheme].fullmatch(parts.path):
             raise ValueError
         return text
     place = parts.path if parts.scheme == "unix" else parts.hostname
@@ -230,8 +233,8 @@ _MODELS: Final = Bound(_models, "a comma-separated list of unique model names (a
 _ORIGINS: Final = Bound(_origins, "* or a comma-separated list of origins like https://example.org:8080")
 _REDIS_URL: Final = Bound(
     _redis_url,
-    "redis://HOST:PORT/0, rediss://HOST:PORT/0, unix:///PATH or sentinel://HOST:PORT,HOST:PORT/NAME "
-    "(sentinels:// with TLS)",
+    "redis://HOST:PORT/0, rediss://HOST:PORT/0, unix:///PATH, sentinel://HOST:PORT,HOST:PORT/NAME or "
+    "cluster://HOST:PORT,HOST:PORT (sentinels:// and clusters:// with TLS)",
     mask=lambda text: masked(text),  # noqa: PLW0108 - it is defined below
 )
 _MODELS_DIR: Final = Bound(
@@ -271,8 +274,8 @@ class Settings:
     grpc_port: int = _zero_or(8001, 1, 65535)
     """The port to listen on for gRPC. 0: there is no gRPC."""
     redis_url: str = _setting("", _REDIS_URL)
-    """Your Redis (6.2 or newer) or Valkey, also [behind Sentinels](operations.md#redis-that-fails-over).
-    Unset: `make serve` runs its own, on a Unix socket in `var/`."""
+    """Your Redis (6.2 or newer) or Valkey, also [behind Sentinels](operations.md#redis-that-fails-over) or a
+    [cluster](operations.md#redis-cluster). Unset: `make serve` runs its own, on a Unix socket in `var/`."""
     redis_password_file: str = _text("")
     """A file with the password of `REDIS_URL`'s user, such as a container's secret. Unset: the URL has it, if
     there is one."""
@@ -451,9 +454,9 @@ class Settings:
         parts = urlsplit(self.redis_url)
         query = parse_qs(parts.query)
         options = {name: query[name][0] for name in query if name.startswith("ssl_")}
-        if options and parts.scheme not in ("rediss", "sentinels"):
+        if options and parts.scheme not in ("rediss", "sentinels", "clusters"):
             raise SettingError(
-                f"REDIS_URL has {', '.join(options)}, but TLS begins with rediss:// or sentinels://."
+                f"REDIS_URL has {', '.join(options)}, but TLS begins with rediss://, sentinels:// or clusters://."
             )
         verifies = options.get("ssl_cert_reqs", "required") == "required"
         if not verifies or options.get("ssl_check_hostname", "true").lower() != "true":

@@ -19,6 +19,7 @@ import redis
 from msgspec import Struct
 
 from broker.clock import RedisClock
+from broker.cluster import redis_time
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, ClientError
 from broker.keys import Keys
@@ -115,8 +116,7 @@ class ApiKeyStore:
     def now(self) -> float:
         """Redis' time."""
         with translated("tell the time"):
-            seconds, microseconds = self._redis.time()
-        return float(seconds + microseconds / 1e6)
+            return redis_time(self._redis, self._keys.clock)
 
     def all(self) -> list[ApiKey]:
         """Every key, by name."""

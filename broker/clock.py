@@ -1,8 +1,9 @@
 """Redis' time without asking Redis: an offset to this process' monotonic clock.
 
-Owns the one notion of time that deadlines and leases share, so that hosts may disagree about theirs, and the
-memory of that clock's steps, so that a time written before one is not misread after it. Processes share what
-they noticed of steps, for those that begin later.
+Owns the one notion of time that deadlines and leases share, so that hosts may disagree about theirs, and so
+may the nodes of a cluster: there each model has a clock, of the node that has its slot. And the memory of
+that clock's steps, so that a time written before one is not misread after it. Processes share what they
+noticed of steps, for those that begin later.
 """
 
 import contextlib
@@ -11,10 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import redis
 
+from broker.cluster import is_cluster
 from broker.connection import translated
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
@@ -31,6 +34,9 @@ _STEPS_REMEMBERED: Final = 16
 
 _STEPS_TTL_S: Final = 2 * 86400
 """Longer than any time that could be misread lies in Redis."""
+
+_MODELS: Final = 1024
+"""Clocks of a process: clients may ask for models of any name."""
 
 _SAME_S: Final = 1.0
 """Between what two processes make of one step."""
@@ -66,7 +72,13 @@ class _Step:
 class RedisClock:
     """Seconds since 1970 as Redis sees them. Safe to use from any thread."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float] = time.monotonic, *, by_model: bool = False, model: str = ""
+    ) -> None:
+        self._by_model = by_model
+        self._of = lru_cache(_MODELS)(lambda name: RedisClock(monotonic, model=name))
+        self.model: Final = model
+        """Whose node's clock it is; empty: that of the one Redis, or of what lies outside the models."""
         self.monotonic: Final = monotonic
         """This process' own clock, to be read before and after asking for TIME."""
         self.stepped_ahead_at = float("-inf")
@@ -79,6 +91,17 @@ class RedisClock:
         self._synced_at = float("-inf")
         self._steps: tuple[_Step, ...] = ()
         self._syncing = threading.Lock()
+
+    def of(self, model: str) -> "RedisClock":
+        """The clock by which this model's leases and deadlines are judged.
+
+        In a cluster that of the node with its slot: where the slot moves, that clock steps.
+        """
+        return self._of(model) if self._by_model else self
+
+    def key(self, keys: Keys) -> str:
+        """A key on the node whose clock it is; it has the steps that were noticed."""
+        return keys.of(self.model).clock if self.model else keys.clock
 
     def now(self) -> float:
         """Redis' time now, right to about half the shortest round trip."""
@@ -140,9 +163,14 @@ class RedisClock:
         _LOG.warning("Redis' clock has stepped by %+.1f s: leases and deadlines move with it.", by_s)
 
 
+def clock_of(client: redis.Redis) -> RedisClock:
+    """A clock for the Redis of this client."""
+    return RedisClock(by_model=is_cluster(client))
+
+
 def share_steps(client: redis.Redis, keys: Keys, clock: RedisClock) -> None:
     """Tell other processes which steps `clock` noticed, and take over theirs. Raises BrokerUnavailable."""
-    key = keys.clock
+    key = clock.key(keys)
     with translated("tell the steps of its clock", client, {key: "list"}):
         shared = []
         for entry in client.lrange(key, 0, -1):

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from broker import sentinel, tls
+from broker import cluster, sentinel, tls
 from broker.errors import BrokerUnavailable
 from broker.metrics import REDIS_OPERATION
 
@@ -45,6 +46,26 @@ _DENIED_IN_SCRIPT: Final = re.compile(
 )
 """Redis' and Valkey's words where the user may call a script, but not one of its commands."""
 
+_OF_CLUSTER: Final = {
+    redis.exceptions.MovedError: "it is a node of a Redis Cluster: REDIS_URL must begin with cluster://",
+    redis.exceptions.AskError: "it is a node of a Redis Cluster: REDIS_URL must begin with cluster://",
+    redis.exceptions.TryAgainError: "the slot of its keys is moving to another node; try again",
+    redis.exceptions.ClusterDownError: "no node of the cluster serves the slot of its keys ({})",
+    redis.exceptions.ClusterCrossSlotError: "its keys are in several slots of the cluster. This is a bug",
+}
+
+_MOVING: Final = (
+    redis.exceptions.AskError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterDownError,
+)
+"""A slot that no node serves now is away, for all its keys alike."""
+
+_MOVED_IN_SCRIPT: Final = "non local key in a cluster node"
+"""What a script meets whose slot moves while it runs: its next command's key has gone ahead."""
+
+_NOT_A_CLUSTER: Final = "cluster support disabled"
+
 _CALLED: Final = {
     "string": "a string",
     "list": "a list",
@@ -64,6 +85,13 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
     Threads share CONNECTIONS connections and wait for one as they do for a reply.
     Raises ValueError when the URL is not one of Redis, or has a parameter that nobody knows.
     """
+    if urlsplit(url).scheme in cluster.SCHEMES:
+        return cluster.connect(url, lambda node_url: _server(node_url, timeout_s))
+    return _server(url, timeout_s)
+
+
+def _server(url: str, timeout_s: float) -> redis.Redis:
+    """A client for one server, or for the primary of Sentinels."""
     options = {
         "max_connections": CONNECTIONS,
         "timeout": timeout_s,
@@ -122,11 +150,18 @@ def translated(
         reason = _reason(error)
         if refusal_code(error) == "WRONGTYPE" and client is not None and types:
             reason = _misplaced(client, types) or reason
-        message = f"Redis can't {what}: {reason}."
-        raise BrokerUnavailable(message, is_refusal=_is_refusal(error)) from error
+        raise unavailable(what, error, reason) from error
     finally:
         if not waits:
             REDIS_OPERATION.labels(what).observe(time.perf_counter() - began)
+
+
+def unavailable(what: str, error: redis.RedisError, reason: str = "") -> BrokerUnavailable:
+    """What `translated` raises for an error that came as a reply."""
+    message = f"Redis can't {what}: {reason or _reason(error)}."
+    made = BrokerUnavailable(message, is_refusal=_is_refusal(error))
+    made.__cause__ = error
+    return made
 
 
 def server_pid(client: redis.Redis) -> int:
@@ -206,6 +241,8 @@ def _is_refusal(error: redis.RedisError) -> bool:
         return False
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
         return True  # connection errors, in redis-py
+    if isinstance(error, _MOVING) or _MOVED_IN_SCRIPT in str(error):
+        return False
     return not isinstance(error, redis.ConnectionError | redis.TimeoutError)
 
 
@@ -219,14 +256,26 @@ def _reason(error: redis.RedisError) -> str:
             return "it is still loading its data"
         case redis.TimeoutError():
             return "it does not answer in time"
-        case sentinel.NoPrimary():
-            return str(error)
         case redis.ConnectionError():
-            return tls.reason(error) or f"no connection ({error})"
+            is_said = isinstance(error, sentinel.NoPrimary)
+            return str(error) if is_said else tls.reason(error) or f"no connection ({error})"
     if denied := _DENIED_IN_SCRIPT.search(str(error)):
         return _denied(denied[1] or denied[2])
+    return _of_cluster(error) or _refused(error)
+
+
+def _refused(error: redis.RedisError) -> str:
     code = refusal_code(error)
     return _disk(str(error)) if code == "MISCONF" else _REASONS.get(code, str(error))
+
+
+def _of_cluster(error: redis.RedisError) -> str:
+    """What is wrong with a cluster, if that is it; else empty."""
+    if _MOVED_IN_SCRIPT in str(error):
+        return _OF_CLUSTER[redis.exceptions.TryAgainError]
+    if _NOT_A_CLUSTER in str(error):
+        return "it is not part of a Redis Cluster: REDIS_URL must begin with redis://"
+    return _OF_CLUSTER.get(type(error), "").format(error)
 
 
 def _denied(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final, Self, cast
 
 import redis
 
-from broker import codec
+from broker import channels, codec
 from broker.clock import RedisClock
 from broker.connection import translated
 from broker.errors import LeaseLost
@@ -88,7 +88,7 @@ class Consumer:
     ) -> None:
         self._redis = client
         self._keys = keys.of(model)
-        self._channel_prefix = keys.results_channel_prefix
+        self._all_keys = keys
         self._key_ttl_s = key_ttl_s
         self._result_ttl_s = result_ttl_s
         self._input_tag = input_tag
@@ -212,14 +212,17 @@ class Consumer:
         have been done: call it again).
         """
         keys = self._keys
+        with translated("take results"):
+            told = channels.of_part(self._redis, self._all_keys, keys)
         args: list[str | bytes | int] = [
             worker,
             keys.result_prefix,
             self._result_ttl_s,
-            self._channel_prefix,
+            told.prefix,
             DEAD_TTL_S,
             DEAD_LIMIT,
             self._dead_pictures,
+            told.command,
         ]
         for outcome in outcomes:
             args += [

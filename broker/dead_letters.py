@@ -14,6 +14,7 @@ import redis
 from msgspec.structs import replace
 
 from broker import codec
+from broker.cluster import redis_time
 from broker.connection import translated
 from broker.consumer import DEAD_TTL_S
 from broker.errors import BrokerUnavailable, ClientError, MalformedMessage
@@ -132,8 +133,7 @@ class DeadLetters:
 
     def _now(self) -> float:
         with translated("tell the time"):
-            seconds, microseconds = self._redis.time()
-        return float(seconds + microseconds / 1e6)
+            return redis_time(self._redis, self._keys.dead)
 
 
 def _parts(entry: bytes) -> tuple[str, bytes]:

@@ -13,6 +13,7 @@ import redis
 
 from broker import codec
 from broker.api_keys import ApiKey
+from broker.cluster import ask_time, redis_time, time_of
 from broker.connection import translated
 from broker.keys import MODEL_NAME, Keys
 from broker.scripts import lua
@@ -98,12 +99,14 @@ class KeyLimitStore:
             args = [tokens, "0" if is_listed else "1", *members]
             return int(self._return_script(keys=self._slot(name), args=args))
 
-    def ended(self, name: str, *, first: int, look_at: int, absent_before: float) -> list[str]:
+    def ended(self, name: str, *, first: int, look_at: int, within_s: float) -> list[str]:
         """The members that have ended, among so many jobs from the place `first` in the order of deadlines.
 
-        One without a result key counts where its deadline comes before that time: it may not be enqueued yet.
+        One without a result key counts where its deadline comes within so many seconds: one of a later
+        deadline may not be enqueued yet.
         """
-        oldest = cast("list[tuple[bytes, float]]", self._by_deadline(name, first, look_at))
+        now, oldest = self._by_deadline(name, first, look_at)
+        absent_before = now + within_s
         judged = [(str(member, "ascii"), deadline) for member, deadline in oldest if _job(member) is not None]
         states = self._states([member for member, _ in judged])
         return [
@@ -112,13 +115,15 @@ class KeyLimitStore:
             if not value.startswith(codec.PENDING) and (value or deadline < absent_before)
         ]
 
-    def listed(self, name: str, *, before: float | None, most: int, absent_before: float) -> list[ListedJob]:
+    def listed(self, name: str, *, before: float | None, most: int, absent_s: float) -> list[ListedJob]:
         """The key's polled jobs that are pending or whose results are kept, the newest first.
 
         Of those that were accepted before a time, if given. What is no more is forgotten, if it was accepted
-        before `absent_before`: a later one may not be enqueued yet.
+        `absent_s` ago: a later one may not be enqueued yet.
         """
         key, found = self._keys.of_api_key(name).polled, list[ListedJob]()
+        with translated("list an API key's jobs"):
+            absent_before = redis_time(self._redis, key) - absent_s
         top = "+inf" if before is None else f"({before!r}"
         while len(found) < most:
             with translated("list an API key's jobs"):
@@ -142,10 +147,17 @@ class KeyLimitStore:
             top = f"({page[-1][1]!r}"
         return found[:most]
 
-    def _by_deadline(self, name: str, first: int, count: int) -> object:
-        with translated("judge an API key's limits"):
-            key = self._keys.of_api_key(name).jobs
-            return self._redis.zrange(key, first, first + count - 1, withscores=True)
+    def _by_deadline(self, name: str, first: int, count: int) -> tuple[float, list[tuple[bytes, float]]]:
+        """The time of the key's node, which gave the deadlines, and so many jobs in their order."""
+        key = self._keys.of_api_key(name).jobs
+        with (
+            translated("judge an API key's limits"),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            ask_time(pipe, key)
+            pipe.zrange(key, first, first + count - 1, withscores=True)
+            time, jobs = pipe.execute()
+        return time_of(time), jobs
 
     def _states(self, members: Sequence[str]) -> list[tuple[bytes, float]]:
         """How each job's result key begins, empty where there is none, and for how many seconds it stays."""

@@ -59,6 +59,8 @@ class ModelKeys:
     """String: the largest number of shards that the queue has had lately."""
     asked: str = field(init=False)
     """String: Redis' time at which a picture last came for the model, also one that was refused."""
+    clock: str = field(init=False)
+    """List: the steps of the clock of the cluster's node that has the model; of one Redis see Keys.clock."""
     webhooks: str = field(init=False)
     """Sorted set: job whose end is announced -> Redis' time at which to look at it next."""
     callbacks: str = field(init=False)
@@ -76,6 +78,8 @@ class ModelKeys:
     """What comes before a job's id in the key of its result."""
     _trace_prefix: str = field(init=False)
     _claims_prefix: str = field(init=False)
+    results_channel_prefix: str = field(init=False)
+    """What comes before a frontend's id, or a polled job's, in the name of a sharded channel."""
     types: Mapping[str, str] = field(init=False, compare=False)
     """What each of the model's lasting keys holds, as TYPE says it."""
 
@@ -86,7 +90,7 @@ class ModelKeys:
         tagged = f"{self.prefix}{{{_tag(self.model, self.shard)}}}"
         for name in (
             *("card", "states", "workers", "queue", "polled", "bell", "attempts", "dead", "cache"),
-            *("webhooks", "callbacks", "undelivered", "turns", "polled_turns", "asked", "shards"),
+            *("webhooks", "callbacks", "undelivered", "turns", "polled_turns", "asked", "shards", "clock"),
         ):
             object.__setattr__(self, name, f"{tagged}:{name}")
         lists = dict.fromkeys((self.queue, self.polled, self.bell, self.dead), "list")
@@ -100,6 +104,7 @@ class ModelKeys:
         object.__setattr__(self, "result_prefix", f"{tagged}:result:")
         object.__setattr__(self, "_trace_prefix", f"{tagged}:trace:")
         object.__setattr__(self, "_claims_prefix", f"{tagged}:claims:")
+        object.__setattr__(self, "results_channel_prefix", f"{tagged}:results:")
 
     def lane(self, lane: str, *, polled: bool) -> str:
         """List: the jobs of this lane, of clients that wait or that poll; without a lane `queue` or `polled`.

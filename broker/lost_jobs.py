@@ -132,7 +132,7 @@ class LostJobs:
             seen = self._seen.pop((model, job_id), None)
             if seen is None:
                 # Whoever asks has its id, so it had been enqueued.
-                seen = _Sighting(self._clock.now(), asked_at, asked_at, asked_at + LOOK_S)
+                seen = _Sighting(self._clock.of(model).now(), asked_at, asked_at, asked_at + LOOK_S)
             self._seen[model, job_id] = seen
             seen.last_at = asked_at
             if len(self._seen) > MOST_SEEN:

@@ -17,8 +17,9 @@ import redis
 from msgspec import UNSET
 from redis.client import Pipeline
 
-from broker import admission, codec
+from broker import admission, channels, codec
 from broker.clock import RedisClock, share_steps
+from broker.cluster import ask_time, nodes, time_of
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, IdempotencyKeyReused, MalformedMessage
 from broker.history import HistoryStore
@@ -201,8 +202,12 @@ class Producer:
                     pipe.llen(keys.dead)
                     pipe.zcard(keys.webhooks)
             # One key of a wrong type must not hide the others.
+            told = pipe.execute(False)
+            for reply in told:
+                if isinstance(reply, redis.ConnectionError | redis.TimeoutError):
+                    raise reply  # a node of a cluster is away: a sum without it would be taken for all
             replies: Iterator[Any] = iter(
-                [0 if isinstance(reply, redis.ResponseError) else reply for reply in pipe.execute(False)]
+                [0 if isinstance(reply, redis.ResponseError) else reply for reply in told]
             )
         return {name: self._depth(next(replies), parts, replies) for name, parts in asked}
 
@@ -223,7 +228,8 @@ class Producer:
             accepted += accepted_here
             dead, webhooks = dead + dead_here, webhooks + webhooks_here
         lengths = together(sums)
-        oldest_s = self._clock.now() - min(accepted) if accepted else 0.0
+        model = parts[0].model
+        oldest_s = self._clock.of(model).now() - min(accepted) if accepted else 0.0
         return QueueDepth(
             lengths.waiting,
             lengths.polled,
@@ -231,15 +237,15 @@ class Producer:
             dead,
             webhooks,
             lengths.lanes,
-            self._since_s(asked),
+            self._since_s(model, asked),
         )
 
-    def _since_s(self, asked: bytes | None) -> float:
+    def _since_s(self, model: str, asked: bytes | None) -> float:
         """How long ago a model was asked, of what its key holds."""
         if not asked:
             return math.inf
-        at = float(asked)
-        return max(0.0, self._clock.now() - at - self._clock.shift_s(at))
+        at, clock = float(asked), self._clock.of(model)
+        return max(0.0, clock.now() - at - clock.shift_s(at))
 
     def note_refused(self, model: str) -> None:
         """A picture came for a model that has no worker, and can't be queued: an autoscaler is to know."""
@@ -247,7 +253,7 @@ class Producer:
             keys = self._keys.of(model)
             # The refusal says all that its client can use.
             with contextlib.suppress(BrokerUnavailable), self._reported(model), translated("note a request"):
-                self._redis.set(keys.asked, self._clock.now(), ex=self._limits.key_ttl_s)
+                self._redis.set(keys.asked, self._clock.of(model).now(), ex=self._limits.key_ttl_s)
 
     def _is_noted(self, model: str) -> bool:
         """Whether it was noted a moment ago that this model is asked; if not, the caller does it now."""
@@ -264,15 +270,16 @@ class Producer:
         return None
 
     def memory(self) -> "RedisMemory | None":
-        """How full Redis is; None where it does not tell this user."""
+        """How full Redis is, of a cluster the fullest primary; None where it does not tell this user."""
         try:
             with translated("tell its memory"):
-                told = self._redis.info("memory")
+                told = [node.info("memory") for node in nodes(self._redis)]
         except BrokerUnavailable as error:
             if error.is_refusal:
                 return None
             raise
-        return RedisMemory(int(told["used_memory"]), int(told.get("maxmemory", 0)))
+        each = [RedisMemory(int(info["used_memory"]), int(info.get("maxmemory", 0))) for info in told]
+        return max(each, key=lambda memory: (memory.used / (memory.limit or math.inf), memory.used))
 
     def enqueue(
         self, model: str, job: Job, name: RequestName | None = None, webhook: Webhook | None = None
@@ -319,7 +326,7 @@ class Producer:
 
         `time_s` are the seconds until its deadline. Returns, awaits replicas and raises as `enqueue` does.
         """
-        now, begun = self._clock.now(), None
+        now, begun = self._clock.of(model).now(), None
         value = codec.encode_pending(now, now + time_s, owner)
         with self._reported(model), translated("take a job"):
             while begun is None:
@@ -338,11 +345,12 @@ class Producer:
 
     def finish(self, result: Result) -> None:
         """Write the result of a job that `begin` announced, unless it was cancelled."""
-        keys, channel = self._keys.of(result.model).of_job(result.id), self._keys.results_channel(result.id)
+        keys, ttl_ms = self._keys.of(result.model).of_job(result.id), self._limits.result_ttl_s * 1000
         with translated("take a result"):
+            told = channels.of_part(self._redis, self._keys, keys)
             self._finish_script(
                 keys=[keys.result(result.id), keys.webhooks, keys.undelivered],
-                args=[codec.encode(result), self._limits.result_ttl_s * 1000, channel, result.id],
+                args=[codec.encode(result), ttl_ms, told.prefix + result.id, result.id, told.command],
             )
 
     def take_or_cancel(self, model: str, job_id: str, *, is_polled: bool = False) -> Result | None:
@@ -393,30 +401,30 @@ class Producer:
 
     def look_up(self, model: str, job_id: str, *, owner: str = "") -> "StoredJob | None":
         """The same, and when it expires. A job that is not `owner`'s is as if it did not exist."""
-        key = self._keys.of(model).result(job_id)
+        key, clock = self._keys.of(model).result(job_id), self._clock.of(model)
         # No MULTI: a full Redis refuses it.
         with (
             self._reported(model),
             translated("look up a result"),
             self._redis.pipeline(transaction=False) as pipe,
         ):
-            sent = self._clock.monotonic()
-            pipe.time()
+            sent = clock.monotonic()
+            ask_time(pipe, key)
             pipe.get(key)
             pipe.pttl(key)
-            (seconds, microseconds), value, left_ms = pipe.execute()
-        self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
-        if self._clock.has_news:
-            share_steps(self._redis, self._keys, self._clock)
+            time, value, left_ms = pipe.execute()
+        clock.sync(time_of(time), sent=sent, received=clock.monotonic())
+        if clock.has_news:
+            share_steps(self._redis, self._keys, clock)
         if value is None or codec.owner_of(value) != owner:
             return None
-        now = self._clock.now()
+        now = clock.now()
         with self._reported(model):
             pending = codec.decode_pending(value)
             if pending is None:
                 return StoredJob(codec.decode(value, Result), now + max(0, left_ms) / 1000)
         accepted_at, deadline = pending
-        left_s = deadline + self._clock.shift_s(accepted_at) - now
+        left_s = deadline + clock.shift_s(accepted_at) - now
         state = PendingJob(left_s <= 0, left_s, codec.polled_lane(value))
         return StoredJob(state, self.expires_at(now + left_s))
 
@@ -424,9 +432,9 @@ class Producer:
         """Until when the result of a job with this deadline is kept at most, in Redis' time."""
         return deadline + self._limits.result_ttl_s
 
-    def age_s(self, stored: "StoredJob") -> float:
-        """Seconds since the result of a job came."""
-        return self._limits.result_ttl_s - (stored.expires_at - self._clock.now())
+    def age_s(self, model: str, stored: "StoredJob") -> float:
+        """Seconds since the result of a job of this model came."""
+        return self._limits.result_ttl_s - (stored.expires_at - self._clock.of(model).now())
 
     def check_writable(self) -> None:
         """Raise BrokerUnavailable if Redis takes no writes: it is full, or a replica. Leaves no key behind.
@@ -489,7 +497,7 @@ class Producer:
         with translated("copy a job to replicas"), self._redis.pipeline(transaction=False) as pipe:
             # WAIT is about what its own connection wrote. What comes after the job in the stream of changes
             # is with no replica that does not have the job; and it is asked of the server that has it.
-            pipe.set(keys.asked, self._clock.now(), ex=self._limits.key_ttl_s)
+            pipe.set(keys.asked, self._clock.of(model).now(), ex=self._limits.key_ttl_s)
             pipe.exists(keys.result(job_id))
             pipe.wait(wanted, REPLICAS_WAIT_MS)
             _, is_known, reached = pipe.execute()
@@ -526,7 +534,7 @@ class Producer:
                         self.webhooks.add(pipe, model, job.id, webhook)
                     pipe.set(keys.result(job.id), codec.encode_queued(job), ex=self._limits.key_ttl_s)
                     if not self._is_noted(model):
-                        pipe.set(own.asked, self._clock.now(), ex=self._limits.key_ttl_s)
+                        pipe.set(own.asked, self._clock.of(model).now(), ex=self._limits.key_ttl_s)
                     if job.lane:
                         turns = keys.polled_turns if job.polled else keys.turns
                         pipe.zadd(turns, {job.lane: 0}, nx=True)  # a claim says when its turn is
@@ -548,7 +556,7 @@ class Producer:
         """Note that a model is asked, where the job's MULTI can't: the note is in another slot."""
         if not self._is_noted(keys.model):
             with self._reported(keys.model), translated("note a request", self._redis, keys.types):
-                self._redis.set(keys.asked, self._clock.now(), ex=self._limits.key_ttl_s)
+                self._redis.set(keys.asked, self._clock.of(keys.model).now(), ex=self._limits.key_ttl_s)
 
     def _name_first(self, model: str, job: Job, name: RequestName) -> str | None:
         """Give a job that will stand in a shard its name, unless another has it: then return that one's id.

@@ -4,18 +4,20 @@ Owns a snapshot that is at most two seconds old, so that a request costs no look
 reads.
 """
 
+import contextlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import cycle
 from typing import Any, Final
 
 import redis
+from redis.client import Pipeline
 
 from broker import codec, contract, lanes
 from broker.clock import AHEAD_S, RedisClock, share_steps
-from broker.connection import refusal, refusal_code, translated
+from broker.cluster import ask_time, is_cluster, time_of
+from broker.connection import refusal, refusal_code, translated, unavailable
 from broker.errors import BrokerUnavailable, MalformedMessage
 from broker.keys import Keys, ModelKeys
 from broker.lanes import LaneReader
@@ -113,6 +115,8 @@ class Registry:
         self._refusals = refusals
         self.write_refusal = ""
         """Why Redis took no write when the models were last read, and leases lapse; empty: it took one."""
+        self.away: Mapping[str, BrokerUnavailable] = {}
+        """Models whose node of a cluster did not answer when the models were last read, and why."""
         self._began_at = float("-inf")
         self._lanes = LaneReader(client)
         self._labels: dict[tuple[str, str], tuple[Label, ...]] = {}
@@ -158,9 +162,9 @@ class Registry:
             self._labels[version] = labels
         return labels
 
-    def now(self) -> float:
-        """Redis' time, as this process keeps it."""
-        return self._clock.now()
+    def now(self, model: str = "") -> float:
+        """Redis' time, as this process keeps it; by it a model's leases and deadlines are judged."""
+        return (self._clock.of(model) if model else self._clock).now()
 
     def _refresh(self) -> None:
         began_at = self._clock.monotonic()
@@ -177,15 +181,8 @@ class Registry:
 
     def _read(self) -> Mapping[str, ModelView]:
         with translated("list its models"), self._redis.pipeline(transaction=False) as pipe:
-            sent = self._clock.monotonic()
-            pipe.time()
-            pipe.smembers(self._keys.models)
-            pipe.get(self._keys.contract)
-            (seconds, microseconds), names, version = pipe.execute()
-            contract.check(self._keys, version)
-            self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
-            share_steps(self._redis, self._keys, self._clock)
-            models = sorted(str(name, "ascii") for name in names)
+            models = self._names(pipe)
+            self._sync(models)
             for model in models:
                 keys = self._keys.of(model)
                 pipe.get(keys.card)
@@ -194,19 +191,61 @@ class Registry:
                 lanes.ask(pipe, keys)
             pipe.setrange(self._keys.probe, 0, "")  # changes nothing, and is refused as a write is
             *replies, written = pipe.execute(raise_on_error=False)
-            self.write_refusal = refusal(written) if isinstance(written, redis.RedisError) else ""
-            replies = [_readable(reply, absent) for reply, absent in zip(replies, cycle(_ABSENT))]
-            size = len(_ABSENT)
-            told = [replies[start : start + size] for start in range(0, len(replies), size)]
-            lengths = [
-                self._length(self._keys.of(model), *each[3:])
-                for model, each in zip(models, told, strict=True)
-            ]
-        views = (self._view(length, *of[:3]) for of, length in zip(told, lengths, strict=True))
-        known = {view.card.model: view for view in views if view is not None}
+            self.write_refusal = refusal(written) if isinstance(written, redis.ResponseError) else ""
+            size, known, away = len(_ABSENT), dict[str, ModelView](), dict[str, BrokerUnavailable]()
+            for number, model in enumerate(models):
+                try:
+                    view = self._told(model, replies[number * size : (number + 1) * size])
+                except redis.RedisError as error:
+                    away[model] = unavailable("list its models", error)
+                else:
+                    known |= {model: view} if view is not None else {}
+        if away and not (known and is_cluster(self._redis)):
+            raise next(iter(away.values()))
+        self.away = away
         self._shards.note(view.card for view in known.values())
         known = {name: self._whole(view) for name, view in known.items()}
         return {name: _with_asked(view, known) for name, view in known.items()}
+
+    def _names(self, pipe: Pipeline) -> list[str]:
+        """The names of all models; those known before where another node than theirs is away."""
+        sent = self._clock.monotonic()
+        ask_time(pipe, self._keys.clock)
+        pipe.smembers(self._keys.models)
+        pipe.get(self._keys.contract)
+        now, names, version = pipe.execute(raise_on_error=False)
+        for reply in (now, names, version):
+            if isinstance(reply, redis.RedisError) and not (self._models and is_cluster(self._redis)):
+                raise reply
+        if isinstance(names, redis.RedisError):
+            return sorted(self._models)
+        if not isinstance(version, redis.RedisError):
+            contract.check(self._keys, version)
+        if not isinstance(now, redis.RedisError):
+            self._clock.sync(time_of(now), sent=sent, received=self._clock.monotonic())
+            share_steps(self._redis, self._keys, self._clock)
+        return sorted(str(name, "ascii") for name in names)
+
+    def _sync(self, models: Sequence[str]) -> None:
+        """Ask each model's node in a cluster for its time: they differ, and a slot may have moved."""
+        if not is_cluster(self._redis):
+            return
+        clocks = [self._clock.of(model) for model in models]
+        with self._redis.pipeline(transaction=False) as pipe:
+            sent = self._clock.monotonic()
+            for clock in clocks:
+                ask_time(pipe, clock.key(self._keys))
+            replies, received = pipe.execute(raise_on_error=False), self._clock.monotonic()
+        for clock, now in zip(clocks, replies, strict=True):
+            if not isinstance(now, redis.RedisError):
+                clock.sync(time_of(now), sent=sent, received=received)
+                with contextlib.suppress(BrokerUnavailable):  # its node has just gone
+                    share_steps(self._redis, self._keys, clock)
+
+    def _told(self, model: str, replies: Sequence[Any]) -> ModelView | None:
+        """The view of a model, of what its node replied. Raises what redis-py does."""
+        read = [_readable(reply, absent) for reply, absent in zip(replies, _ABSENT, strict=True)]
+        return self._view(model, self._length(self._keys.of(model), *read[3:]), *read[:3])
 
     def _length(self, keys: ModelKeys, waiting: int, polled: int, has_lanes: int) -> int:
         """Jobs in a part of a model's queue: only where there are lanes is Redis asked again."""
@@ -225,14 +264,21 @@ class Registry:
         with self._redis.pipeline(transaction=False) as pipe:
             for keys in parts[1:]:
                 lanes.ask(pipe, keys)
-            replies = [_readable(reply, 0) for reply in pipe.execute(raise_on_error=False)]
-        in_shards = sum(
-            self._length(keys, *replies[3 * number : 3 * number + 3]) for number, keys in enumerate(parts[1:])
-        )
-        return replace(view, queue_length=view.queue_length + in_shards)
+            replies = pipe.execute(raise_on_error=False)
+        length = view.queue_length
+        for number, keys in enumerate(parts[1:]):
+            try:
+                told = [_readable(reply, 0) for reply in replies[3 * number : 3 * number + 3]]
+                length += self._length(keys, *told)
+            except redis.RedisError:
+                if not is_cluster(self._redis):
+                    raise
+                # The other shards are served while this one's node is away.
+        return replace(view, queue_length=length)
 
     def _view(
         self,
+        model: str,
         queue_length: int,
         card: bytes | None,
         states: dict[bytes, bytes],
@@ -240,8 +286,9 @@ class Registry:
     ) -> ModelView | None:
         try:
             said = {worker: codec.decode(state, State) for worker, state in states.items()}
-            leases = {worker: self._lease_end(expiry, said.get(worker)) for worker, expiry in workers}
-            now = self._clock.now()
+            clock = self._clock.of(model)
+            leases = {worker: _lease_end(clock, expiry, said.get(worker)) for worker, expiry in workers}
+            now = clock.now()
             live_states = {str(w, "ascii"): s for w, s in said.items() if leases.get(w, 0.0) > now}
             newest = _card(live_states.values()) or (codec.decode(card, Card) if card is not None else None)
             if newest is None:
@@ -255,18 +302,19 @@ class Registry:
         except MalformedMessage:
             return None  # written by something else: not ours to serve
 
-    def _lease_end(self, expiry: float, state: State | None) -> float:
-        """When a worker's lease ends, or has ended (negative: a tombstone), by Redis' clock as it is now.
 
-        0: it was last heard in the future, before Redis' clock went back; its next renewal tells.
-        """
-        if state is None and expiry > 0:
-            return expiry  # it has just registered
-        heard_at = state.heartbeat if state is not None else -expiry
-        by_s = self._clock.shift_s(heard_at)
-        if heard_at + by_s > self._clock.now() + AHEAD_S:
-            return 0.0
-        return expiry + (by_s if expiry > 0 else -by_s)
+def _lease_end(clock: RedisClock, expiry: float, state: State | None) -> float:
+    """When a worker's lease ends, or has ended (negative: a tombstone), by Redis' clock as it is now.
+
+    0: it was last heard in the future, before Redis' clock went back; its next renewal tells.
+    """
+    if state is None and expiry > 0:
+        return expiry  # it has just registered
+    heard_at = state.heartbeat if state is not None else -expiry
+    by_s = clock.shift_s(heard_at)
+    if heard_at + by_s > clock.now() + AHEAD_S:
+        return 0.0
+    return expiry + (by_s if expiry > 0 else -by_s)
 
 
 def _with_asked(view: ModelView, known: Mapping[str, ModelView]) -> ModelView:

@@ -2,7 +2,8 @@
 
 Owns the subscribing thread and the table of who waits for which job. The results of jobs whose clients wait
 come on the channel of their process; that of a job which is polled comes on the job's own channel, to which
-a process subscribes while a poller waits. Keys are the truth and messages are hints: what has waited a
+a process subscribes while a poller waits. In a cluster with sharded channels the process has one for each
+model, and a subscription on each primary. Keys are the truth and messages are hints: what has waited a
 second, and all after a reconnection, is looked up in its result key, and later in its list as well.
 """
 
@@ -11,15 +12,17 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
 import redis
 from redis.client import PubSub
+from redis.crc import key_slot
 
 from broker import codec
+from broker.cluster import doubt_map, has_sharded_channels, node_of, nodes
 from broker.connection import refusal_code, translated
 from broker.errors import BrokerUnavailable, InferenceFailed, MalformedMessage
 from broker.keys import Keys, ModelKeys
@@ -107,8 +110,14 @@ class Replies:
         self._monotonic = monotonic
         self._waiters: dict[str, list[Waiter]] = {}
         """By job: several clients may poll the same one."""
-        self._polled_changed = threading.Event()
-        """Set where the subscribing thread should see which jobs are polled: not at each message."""
+        self._parts: set[ModelKeys] = set()
+        """Models and shards that were ever waited for here: in a cluster each has a channel for this one."""
+        self._flags: list[threading.Event] = []
+        """Of the subscribing threads: what is waited for has changed. They look then, not at each message."""
+        self._primaries: list[redis.Redis] = []
+        """Of a cluster with sharded channels, while there is a thread for each."""
+        self._listening: set[redis.Redis] = set()
+        """Of these, or of the one Redis, those whose subscription stands."""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._subscribed = threading.Event()
@@ -124,7 +133,7 @@ class Replies:
         """End the thread; those who still wait find their results by their own last look."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._wake_thread()
+            self._wake_threads()
             self._thread.join()
 
     def is_subscribed(self, timeout_s: float = 0.0) -> bool:
@@ -133,13 +142,21 @@ class Replies:
 
     def expect(self, model: str, job_id: str) -> Waiter:
         """Take a place in the table. Call it before the job is enqueued, and `forget` at the end."""
-        return self._add(Waiter(model, job_id, self._monotonic()))
+        waiter = self._add(Waiter(model, job_id, self._monotonic()))
+        part = self._keys.of(model).of_job(job_id)
+        if part not in self._parts:
+            with self._lock:
+                self._parts.add(part)
+            if self._primaries:
+                self._tell_change()
+                self._wake_threads()
+        return waiter
 
     def follow(self, model: str, job_id: str) -> Waiter:
         """The same for a job that is polled, whoever enqueued it. Look it up afterwards: it may be done."""
         waiter = self._add(Waiter(model, job_id, self._monotonic(), is_enqueued=True, is_polled=True))
-        self._polled_changed.set()
-        self._wake_thread()
+        self._tell_change()
+        self._wake_threads()
         return waiter
 
     def forget(self, waiter: Waiter) -> None:
@@ -153,44 +170,89 @@ class Replies:
             else:
                 self._waiters.pop(waiter.job_id, None)
         if waiter.is_polled:
-            self._polled_changed.set()
+            self._tell_change()
 
     def _add(self, waiter: Waiter) -> Waiter:
         with self._lock:
             self._waiters[waiter.job_id] = [*self._waiters.get(waiter.job_id, ()), waiter]
         return waiter
 
-    def _wake_thread(self) -> None:
-        with contextlib.suppress(redis.RedisError):  # a wake-up only: it looks up by itself soon
+    def _wake_threads(self) -> None:
+        with contextlib.suppress(redis.RedisError):  # a wake-up only: they look up by themselves soon
             self._redis.publish(self._channel, b"")
 
     def _run(self) -> None:
+        """Listen; in a cluster with sharded channels on each primary, by a thread for each."""
         while not self._stopping.is_set():
             try:
                 with translated("be subscribed to", waits=True):
-                    self._listen()
+                    if not has_sharded_channels(self._redis):
+                        self._listen(self._redis)
+                    else:
+                        self._keep_listeners()
             except BrokerUnavailable as error:
-                self._outage.failed(error)
                 self._subscribed.clear()
+                self._outage.failed(error)
                 self._stopping.wait(_RECONNECT_S)
             except Exception:  # noqa: BLE001 - a thread that dies quietly would leave requests to their deadlines
                 _LOG.exception("the replies thread failed; it goes on. This is a bug")
                 self._stopping.wait(_RECONNECT_S)
 
-    def _listen(self) -> None:
-        with self._redis.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+    def _keep_listeners(self) -> None:
+        """A thread for each primary that there is now, for as long as it is one."""
+        threads: dict[redis.Redis, threading.Thread] = {}
+        try:
+            while not self._stopping.is_set():
+                self._primaries = nodes(self._redis)
+                for node in self._primaries:
+                    if node not in threads or not threads[node].is_alive():
+                        threads[node] = threading.Thread(
+                            target=self._run_listener, args=(node,), name="replies-node", daemon=True
+                        )
+                        threads[node].start()
+                self._stopping.wait(_LISTEN_S)
+        finally:
+            self._primaries = []
+            for thread in threads.values():
+                thread.join()
+
+    def _run_listener(self, node: redis.Redis) -> None:
+        """Listen on one primary, until it is none any more."""
+        while not self._stopping.is_set() and node in self._primaries:
+            try:
+                with translated("be subscribed to", waits=True):
+                    self._listen(node)
+            except BrokerUnavailable as error:
+                self._subscribed.clear()
+                self._listening.discard(node)
+                self._outage.failed(error)
+                doubt_map(self._redis)
+                self._stopping.wait(_RECONNECT_S)
+            except Exception:  # noqa: BLE001 - as in `_run`
+                _LOG.exception("a replies thread failed; it goes on. This is a bug")
+                self._stopping.wait(_RECONNECT_S)
+
+    def _listen(self, node: redis.Redis) -> None:
+        """Subscribe on a node, or on the one Redis, and hand over what comes; raise when that ends."""
+        is_one = node is self._redis
+        self._listening.discard(node)
+        self._subscribed.clear()
+        with node.pubsub() as pubsub, self._changes() as changed:  # type: ignore[no-untyped-call]
             pubsub.subscribe(self._channel)
             reread_at = 0.0
             heard_at = self._monotonic()
-            polled: dict[str, str] = {}
-            self._polled_changed.set()
-            while not self._stopping.is_set():
-                if self._polled_changed.is_set():
-                    self._polled_changed.clear()
-                    polled = self._subscribe_to_polled(pubsub, polled)
+            subscriptions = Subscriptions(pubsub, is_sharded=not is_one)
+            while not self._stopping.is_set() and (is_one or node in self._primaries):
+                if changed.is_set():
+                    changed.clear()
+                    subscriptions.want(self._wanted(node))
                 message = None
                 try:
                     message = pubsub.get_message(timeout=_LISTEN_S)
+                except redis.exceptions.MovedError as error:
+                    # A channel's slot is elsewhere: it is wanted again with the next look.
+                    subscriptions.forget(error.slot_id)
+                    doubt_map(self._redis)
                 except redis.ResponseError as error:
                     if refusal_code(error) != "MISCONF":
                         raise
@@ -198,36 +260,81 @@ class Replies:
                     heard_at = self._monotonic()
                 if message is not None:
                     heard_at = self._monotonic()
-                if message is not None and message["type"] == "subscribe":
-                    # What was published before now is lost; whoever waits is looked up.
-                    self._reread(waiting_since=self._monotonic(), job_id=polled.get(_channel_of(message)))
-                    self._subscribed.set()
-                    self._outage.succeeded()
-                elif message is not None and message["type"] == "message" and message["data"]:
-                    self._deliver(message["data"])
+                    self._take(message, subscriptions, node)
                 if self._monotonic() >= reread_at:
                     reread_at = self._monotonic() + self._reread_s / 2
                     if self._monotonic() - heard_at > max(DEAF_S, 2 * self._reread_s):
                         raise BrokerUnavailable("Redis does not answer pings on the subscription.")
                     pubsub.ping()
-                    self._reread(waiting_since=self._monotonic() - self._reread_s)
+                    if not is_one:
+                        changed.set()  # a slot may have moved
+                    self._reread(node, waiting_since=self._monotonic() - self._reread_s)
 
-    def _subscribe_to_polled(self, pubsub: PubSub, subscribed: dict[str, str]) -> dict[str, str]:
-        """Subscribe to the channels of the jobs that are polled now, and to no others: channel -> job."""
+    def _take(self, message: dict[str, Any], subscriptions: "Subscriptions", node: redis.Redis) -> None:
+        """Act on what came over a subscription."""
+        match message["type"]:
+            case "subscribe" | "ssubscribe":
+                # What was published before now is lost; whoever waits is looked up.
+                job_id = subscriptions.channels.get(_channel_of(message))
+                self._reread(node, waiting_since=self._monotonic(), job_id=job_id or None)
+                self._listening.add(node)
+                if len(self._listening) >= len(self._primaries):
+                    self._subscribed.set()
+                self._outage.succeeded()
+            case "sunsubscribe" if _channel_of(message) in subscriptions.channels:
+                # Nobody asked for that: the slot has moved, and its messages with it.
+                subscriptions.channels.pop(_channel_of(message))
+                doubt_map(self._redis)
+                self._tell_change()
+            case "message" | "smessage" if message["data"]:
+                self._deliver(message["data"])
+
+    @contextlib.contextmanager
+    def _changes(self) -> Iterator[threading.Event]:
+        """A flag that is set where the subscribing threads should see what is waited for: set at first."""
+        flag = threading.Event()
+        flag.set()
+        self._flags.append(flag)
+        try:
+            yield flag
+        finally:
+            self._flags.remove(flag)
+
+    def _tell_change(self) -> None:
+        for flag in list(self._flags):
+            flag.set()
+
+    def _wanted(self, node: redis.Redis) -> dict[str, str]:
+        """The channels to be subscribed to, besides the frontend's: channel -> the polled job, or empty.
+
+        Of those that are sharded the ones of models that this node has.
+        """
         with self._lock:
-            polled = {
-                self._keys.results_channel(job_id): job_id
+            polled = [
+                (self._keys.of(waiters[0].model).of_job(job_id), job_id)
                 for job_id, waiters in self._waiters.items()
                 if any(waiter.is_polled for waiter in waiters)
-            }
-        if added := polled.keys() - subscribed.keys():
-            pubsub.subscribe(*added)
-        if left := subscribed.keys() - polled.keys():
-            pubsub.unsubscribe(*left)  # type: ignore[no-untyped-call]
-        return polled
+            ]
+            waited_for = set(self._parts)
+        if node is self._redis:
+            return {self._keys.results_channel(job_id): job_id for _, job_id in polled}
+        parts = waited_for | {part for part, _ in polled}
+        own = {part for part in parts if self._is_at(node, part)}
+        return {part.results_channel_prefix + self.frontend: "" for part in waited_for & own} | {
+            part.results_channel_prefix + job_id: job_id for part, job_id in polled if part in own
+        }
 
-    def _reread(self, *, waiting_since: float, job_id: str | None = None) -> None:
-        """Look up the results of everything that has waited since then or longer, or of one job."""
+    def _is_at(self, node: redis.Redis, part: ModelKeys) -> bool:
+        try:
+            return node_of(self._redis, part.workers) is node
+        except redis.RedisError:
+            return False
+
+    def _reread(self, node: redis.Redis, *, waiting_since: float, job_id: str | None = None) -> None:
+        """Look up the results of everything that has waited since then or longer, or of one job.
+
+        Of the models that this node has: one that is away keeps no other's results from those who wait.
+        """
         by_slot: dict[ModelKeys, list[Waiter]] = defaultdict(list)
         with self._lock:
             all_waiters = self._waiters.values() if job_id is None else [self._waiters.get(job_id, [])]
@@ -235,6 +342,8 @@ class Replies:
                 if waiter.is_enqueued and waiter.since <= waiting_since:
                     by_slot[self._keys.of(waiter.model).of_job(waiter.job_id)].append(waiter)
         for keys, waiters in by_slot.items():
+            if node is not self._redis and not self._is_at(node, keys):
+                continue
             values = self._redis.mget([keys.result(waiter.job_id) for waiter in waiters])
             pending = []
             for waiter, value in zip(waiters, values, strict=True):
@@ -277,6 +386,37 @@ class Replies:
                 waiters = self._waiters.get(job_id, [])
         for each in waiters:
             each.put(result or _unreadable(each))
+
+
+class Subscriptions:
+    """The channels of one connection, besides the one that it begins with."""
+
+    def __init__(self, pubsub: PubSub, *, is_sharded: bool) -> None:
+        self.channels: dict[str, str] = {}
+        """Channel -> the job that is polled, or empty."""
+        self._pubsub = pubsub
+        self._is_sharded = is_sharded
+
+    def forget(self, slot: int) -> None:
+        """The channels of this slot are not subscribed to."""
+        for channel in [each for each in self.channels if key_slot(each.encode()) == slot]:
+            del self.channels[channel]
+
+    def want(self, wanted: dict[str, str]) -> None:
+        """Subscribe to these channels, and to no others."""
+        added, left = wanted.keys() - self.channels.keys(), self.channels.keys() - wanted.keys()
+        self.channels = wanted
+        if not self._is_sharded:
+            if added:
+                self._pubsub.subscribe(*added)
+            if left:
+                self._pubsub.unsubscribe(*left)  # type: ignore[no-untyped-call]
+            return
+        # One by one: the channels of one command must lie in one slot.
+        for channel in added:
+            self._pubsub.ssubscribe(channel)
+        for channel in left:
+            self._pubsub.sunsubscribe(channel)  # type: ignore[no-untyped-call]
 
 
 def _channel_of(message: dict[str, Any]) -> str:

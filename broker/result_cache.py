@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import redis
 
-from broker import codec
+from broker import channels, codec
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, MalformedMessage
 from broker.keys import Keys
@@ -81,13 +81,18 @@ class ResultCache:
         size = len(value) + OVERHEAD_BYTES if is_answer and len(value) <= MAX_RESULT_BYTES else 0
         try:
             with translated("keep a result"):
+                told = channels.of_part(self._redis, self._keys, keys)
                 reply = self._keep_script(
                     keys=[keys.cache, keys.cached(digest), keys.request(digest)],
                     args=[
-                        *(digest, result.id, value, self._keys.results_channel(result.id), size),
-                        *(self.ttl_s, self._most_bytes, keys.cached_prefix, _NAME_S),
+                        *(digest, result.id, value, told.prefix + result.id, size),
+                        *(self.ttl_s, self._most_bytes, keys.cached_prefix, _NAME_S, told.command),
                     ],
                 )
+                part = keys.of_job(result.id)
+                if part is not keys and told.command == "SPUBLISH":  # where the job's pollers listen
+                    told = channels.of_part(self._redis, self._keys, part)
+                    self._redis.spublish(told.prefix + result.id, value)
         except BrokerUnavailable as error:
             if not error.is_refusal:
                 self._away_until = time.monotonic() + _AWAY_S

@@ -16,6 +16,7 @@ from redis.client import Pipeline
 
 from broker import codec
 from broker.clock import RedisClock, share_steps
+from broker.cluster import ask_time, time_of
 from broker.connection import translated
 from broker.errors import MalformedMessage, Overloaded
 from broker.keys import Keys, ModelKeys
@@ -120,17 +121,17 @@ class WebhookStore:
         with translated("list webhooks"):
             sent = self._clock.monotonic()
             with self._redis.pipeline(transaction=False) as pipe:
-                pipe.time()
+                ask_time(pipe, self._keys.clock)
                 pipe.smembers(self._keys.models)
                 asked = [part for model in self._models for part in self._shards.parts(self._keys, model)]
                 for part in asked:
-                    pipe.zrangebyscore(part.webhooks, "-inf", self._clock.now(), start=0, num=most)
+                    now = self._clock.of(part.model).now()
+                    pipe.zrangebyscore(part.webhooks, "-inf", now, start=0, num=most)
                 time, models, *found = pipe.execute(raise_on_error=False)
             for reply in (time, models):
                 if isinstance(reply, redis.RedisError):
                     raise reply
-            seconds, microseconds = time
-            self._clock.sync(seconds + microseconds / 1e6, sent=sent, received=self._clock.monotonic())
+            self._clock.sync(time_of(time), sent=sent, received=self._clock.monotonic())
             if self._clock.has_news:
                 share_steps(self._redis, self._keys, self._clock)
             self._models = sorted(str(name, "ascii") for name in models)
@@ -156,11 +157,11 @@ class WebhookStore:
 
     def put_off(self, webhooks: Sequence[DueWebhook], *, by_s: Callable[[], float]) -> None:
         """Let others have their turn before these, which nobody has taken. One that was taken stays so."""
-        now = self._clock.now()
         with translated("put webhooks off"):
-            for key, group in groupby(
-                webhooks, lambda due: self._keys.of(due.model).of_job(due.job_id).webhooks
+            for (model, key), group in groupby(
+                webhooks, lambda due: (due.model, self._keys.of(due.model).of_job(due.job_id).webhooks)
             ):
+                now = self._clock.of(model).now()
                 scores = {due.job_id: now + by_s() for due in group}
                 self._redis.zadd(key, scores, xx=True, gt=True)
 
@@ -189,13 +190,15 @@ class WebhookStore:
                 args=[failure.id, codec.encode(failure), self._result_ttl_s],
             )
 
-    def left_s(self, webhook: Webhook) -> float:
+    def left_s(self, taken: TakenWebhook) -> float:
         """Seconds until its job's deadline, whatever steps Redis' clock made since."""
-        return webhook.deadline + self._clock.shift_s(webhook.accepted_at) - self._clock.now()
+        webhook, clock = taken.webhook, self._clock.of(taken.model)
+        return webhook.deadline + clock.shift_s(webhook.accepted_at) - clock.now()
 
-    def age_s(self, ended_at: float) -> float:
-        """Seconds since a job ended, likewise."""
-        return self._clock.now() - ended_at - self._clock.shift_s(ended_at)
+    def age_s(self, taken: TakenWebhook) -> float:
+        """Seconds since its job ended, likewise."""
+        clock = self._clock.of(taken.model)
+        return clock.now() - taken.ended_at - clock.shift_s(taken.ended_at)
 
     def _with_callbacks(self, keys: ModelKeys, ids: list[str]) -> list[DueWebhook]:
         values, model = self._redis.hmget(keys.callbacks, ids), keys.model

@@ -14,7 +14,8 @@ from broker.connection import connect
 from broker.keys import Keys
 from settings import Settings, weights
 from tests.support import ROOT, keras_fork, real_data
-from tests.support.redis_server import RedisServer, faketime_library, running_redis
+from tests.support.redis_cluster import running_any, running_stepping
+from tests.support.redis_server import RedisServer, faketime_library
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -69,7 +70,7 @@ def _keras_ends() -> Iterator[None]:
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
     """A server for this test alone, to be killed and restarted."""
-    with running_redis() as server:
+    with running_any() as server:
         yield server
 
 
@@ -79,13 +80,13 @@ def stepping_redis() -> Iterator[RedisServer]:
     library = faketime_library()
     if isinstance(library, str):
         pytest.skip(library)
-    with running_redis(faketime=library) as server:
+    with running_stepping(library, Keys("bw:").of("tiny").workers) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def _shared_redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
+    with running_any() as server:
         yield server
 
 

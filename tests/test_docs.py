@@ -116,6 +116,9 @@ def test_the_table_of_keys_is_keys_py() -> None:
         model.polled_turns,
         model.asked,
         model.shards,
+        model.clock,
+        model.results_channel_prefix + "<frontend>",
+        model.results_channel_prefix + "<uuid>",
     }
     names |= {f"{kind}:<lane>" for kind in (model.queue, model.polled)}
     names |= {model.request("<name>"), model.result("<uuid>"), model.labels("<version>")}

@@ -134,6 +134,8 @@ def test_another_address_is_refused_and_its_secrets_are_not_shown(address: str) 
         ("REDIS_URL", "sentinel://host:26379", "sentinel://HOST:PORT,HOST:PORT/NAME"),
         ("REDIS_URL", "sentinel://host:26379,/name", "sentinel://HOST:PORT,HOST:PORT/NAME"),
         ("REDIS_URL", "sentinel://host:no/name", "sentinel://HOST:PORT,HOST:PORT/NAME"),
+        ("REDIS_URL", "cluster://host:6379,", "cluster://HOST:PORT,HOST:PORT"),
+        ("REDIS_URL", "cluster://host:6379/3", "cluster://HOST:PORT,HOST:PORT"),
         ("LOG_LEVEL", "loud", "one of debug"),
         ("LOG_FORMAT", "xml", "one of text, json"),
         ("ACCESS_LOG", "yes", "one of off, on"),
@@ -205,6 +207,7 @@ def test_a_refused_url_keeps_its_password_to_itself(url: str) -> None:
             "sentinel://u:***@h:1,g:2/name?sentinel_password=***",
         ),
         ("sentinel://u@h:1,g:2/name/0", "sentinel://u@h:1,g:2/name/0"),
+        ("cluster://u:s@h:1,g:2", "cluster://u:***@h:1,g:2"),
         ("unix:///r.sock?db=1&password=s%20t", "unix:///r.sock?db=1&password=***"),
         ("redis://h:1/0?PASSWORD=s@t&username=u", "redis://h:1/0?PASSWORD=***&username=u"),
     ],
@@ -242,6 +245,7 @@ def test_of_two_webhook_secrets_the_representation_has_neither() -> None:
         ("redis://host:1/0", "redis://:a%2Fb%40c@host:1/0"),
         ("unix://web@/run/redis.sock?db=1", "unix://web:a%2Fb%40c@/run/redis.sock?db=1"),
         ("sentinel://web@h:1,[::1]:2/name/0", "sentinel://web:a%2Fb%40c@h:1,[::1]:2/name/0"),
+        ("clusters://web@h:1,[::1]:2", "clusters://web:a%2Fb%40c@h:1,[::1]:2"),
         ("rediss://web:old@[::1]:1/0?ssl_ciphers=a@b", "rediss://web:a%2Fb%40c@[::1]:1/0?ssl_ciphers=a@b"),
     ],
 )
@@ -266,8 +270,13 @@ def test_a_password_s_file_that_is_missing_is_named() -> None:
         ("rediss://h/0?ssl_check_hostname=false", "turns off the check"),
         ("rediss://h/0?ssl_ca_certs=/nowhere", "ssl_ca_certs='/nowhere' in REDIS_URL can't be read: No such"),
         ("redis://h/0?ssl_ca_certs=/etc/hostname", "TLS begins with rediss://"),
-        ("sentinel://h/name?ssl_ca_certs=/etc/hostname", "TLS begins with rediss:// or sentinels://"),
+        (
+            "sentinel://h/name?ssl_ca_certs=/etc/hostname",
+            "TLS begins with rediss://, sentinels:// or clusters://",
+        ),
         ("sentinels://h/name?ssl_cert_reqs=none", "turns off the check"),
+        ("cluster://h?ssl_ca_certs=/etc/hostname", "TLS begins with rediss://"),
+        ("clusters://h?ssl_check_hostname=false", "turns off the check"),
     ],
 )
 def test_tls_that_would_verify_nobody_is_refused(url: str, said: str) -> None:

@@ -203,7 +203,7 @@ class CachedInference(Inference):
     def _is_answer(self, stored: StoredJob, card: Card) -> bool:
         """Whether a job has ended with an answer, and not so long ago that it would have expired."""
         is_ended = isinstance(stored.state, Result) and _is_current(stored.state, card)
-        return is_ended and self.jobs.producer.age_s(stored) < self.cache.ttl_s
+        return is_ended and self.jobs.producer.age_s(card.model, stored) < self.cache.ttl_s
 
 
 def digest_of(

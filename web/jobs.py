@@ -396,9 +396,11 @@ class JobClient:
             raise Unavailable("The job that this request named before has just ended: send it again.")
         return FollowedJob(model, job_id, stored.expires_at)
 
-    def expires_at(self, options: JobOptions) -> float:
+    def expires_at(self, model: str, options: JobOptions) -> float:
         """Until when the results of such jobs are kept at most, in Redis' time."""
-        return self.producer.expires_at(self._clock.now() + self.wait_until(options) - time.monotonic())
+        return self.producer.expires_at(
+            self._clock.of(model).now() + self.wait_until(options) - time.monotonic()
+        )
 
     def _enqueue(
         self,
@@ -410,8 +412,8 @@ class JobClient:
         top: int,
         name: RequestName | None = None,
     ) -> SubmittedJob | FollowedJob:
-        model, wait_until, now = choice.view.card.model, self.wait_until(options), self._clock.now()
-        waits = options.waits or not options.polled
+        model, wait_until = choice.view.card.model, self.wait_until(options)
+        now, waits = self._clock.of(model).now(), options.waits or not options.polled
         job_id = options.job_id or self.producer.ids.make(model, owner=options.owner, is_polled=not waits)
         message = _message(model, job_id) if span.is_recorded else None
         with span.child(f"send {model}", message, kind=Kind.PRODUCER, at=now) as sending:
@@ -487,7 +489,7 @@ class JobClient:
                     spent = result.timings_ms
                     ended_at = submitted.job.accepted_at + (spent.waiting + spent.batch + spent.model) / 1000
                     with span.child("reply", at=ended_at):
-                        STAGE.labels(model, "reply").observe(max(0.0, self._clock.now() - ended_at))
+                        STAGE.labels(model, "reply").observe(max(0.0, self._clock.of(model).now() - ended_at))
                     break
                 if waiter.take_forgotten():
                     self._enqueue_again(submitted)

@@ -103,7 +103,7 @@ class ModelChooser:
 
         Nor what the request's API key may not ask.
         """
-        gone_at = self._clock.now() - self._request_timeout_s - _AWAY_S
+        gone_s = self._request_timeout_s + _AWAY_S
         return [
             view
             for name, view in models.items()
@@ -111,7 +111,7 @@ class ModelChooser:
             and (
                 view.state is not None
                 or self.expects(name)
-                or view.last_alive > gone_at
+                or view.last_alive > self._clock.of(name).now() - gone_s
                 or view.queue_length  # an autoscaler starts a model server for those
             )
         ]
@@ -155,7 +155,7 @@ class ModelChooser:
         # A pipeline whose step can't be asked says so in its answer.
         if view.own_state is WorkerState.FAILED:
             raise unavailable(view.reason)
-        silent_s = self._clock.now() - view.last_alive
+        silent_s = self._clock.of(name).now() - view.last_alive
         waits = is_polled or self.scales_to_zero
         if view.own_state is None and not waits and silent_s > self._request_timeout_s:
             raise self.silence(name, f"No model server has served {name} for {self._request_timeout_s:g} s.")

@@ -114,7 +114,7 @@ class PolledPipelines:
         except BaseException:
             self._end(job)
             raise
-        return replace(job, expires_at=self._jobs.expires_at(options))
+        return replace(job, expires_at=self._jobs.expires_at(job.model, options))
 
     def stop(self, *, within_s: float) -> None:
         """Wait for what runs, so long at most; the rest is told that this process stops."""

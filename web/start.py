@@ -8,7 +8,7 @@ import uuid
 from typing import Final
 
 from broker.api_keys import KnownKeys
-from broker.clock import RedisClock
+from broker.clock import clock_of
 from broker.connection import connect
 from broker.key_limits import KeyLimitStore
 from broker.keys import Keys
@@ -53,9 +53,9 @@ def prepare(settings: Settings, service: str) -> None:
 def job_client(settings: Settings) -> JobClient:
     """The queue's client of this process, with a channel of its own for replies."""
     keys = Keys(settings.key_prefix)
-    clock = RedisClock()
-    tracing.follow(clock.now)
     client = connect(settings.redis_url, timeout_s=REDIS_TIMEOUT_S)
+    clock = clock_of(client)
+    tracing.follow(clock.now)
     most_bytes = settings.queue_limit_mb * MB // _CACHE_SHARE
     limits = Limits(
         queue_jobs=settings.queue_limit,
@@ -90,7 +90,6 @@ def job_client(settings: Settings) -> JobClient:
             KnownKeys(client, keys, clock),
             KeyLimiter(
                 KeyLimitStore(client, keys, key_ttl_s=settings.key_ttl_s),
-                clock,
                 producer.ids,
                 request_timeout_s=settings.request_timeout_s,
                 async_timeout_s=settings.async_timeout_s,

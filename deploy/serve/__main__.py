@@ -24,7 +24,7 @@ from typing import Final
 
 import psutil
 
-from broker.clock import RedisClock
+from broker.clock import clock_of
 from broker.connection import check_server, connect, server_pid
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
@@ -270,7 +270,7 @@ def _say_when_ready(settings: Settings, began: float, running: Callable[[], bool
 
 def _registry(settings: Settings) -> Registry:
     client = connect(settings.redis_url, timeout_s=3)
-    return Registry(client, Keys(settings.key_prefix), RedisClock())
+    return Registry(client, Keys(settings.key_prefix), clock_of(client))
 
 
 def _check_no_redis_left_behind(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from broker.clock import RedisClock
+from broker.clock import clock_of
 from broker.connection import connect
 from broker.dead_letters import DeadLetter, DeadLetters
 from broker.errors import BrokerUnavailable, ServiceError, UnknownModel
@@ -70,7 +70,8 @@ class Command:
 
     def choose(self, name: str | None) -> None:
         """Choose the model of that name, or all of them. Raises UnknownModel."""
-        views = Registry(self._client, self._keys, RedisClock(), shards=self._shards).models(fresh=True)
+        clock = clock_of(self._client)
+        views = Registry(self._client, self._keys, clock, shards=self._shards).models(fresh=True)
         known = {model: views.get(model) for model in sorted({*views, *self._settings.models})}
         if name is not None and name not in known:
             raise UnknownModel(f"Unknown model {name!r}. Available: {', '.join(known)}.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from broker import metrics
-from broker.clock import RedisClock
+from broker.clock import clock_of
 from broker.connection import check_server, connect
 from broker.consumer import Consumer
 from broker.errors import BrokerUnavailable
@@ -260,10 +260,11 @@ def _worker(
     settings: Settings, spec: ModelSpec, device: Device, outage: Outage, load: Callable[[], Engine]
 ) -> Worker:
     keys = Keys(settings.key_prefix)
-    clock = RedisClock()
+    # Renewals must fail early enough to be retried before the lease lapses.
+    client = connect(settings.redis_url, timeout_s=settings.lease_s / 3)
+    clock = clock_of(client).of(spec.name)
     lease = Lease(
-        # Renewals must fail early enough to be retried before the lease lapses.
-        connect(settings.redis_url, timeout_s=settings.lease_s / 3),
+        client,
         keys,
         _card(settings, spec),
         labels=spec.labels,

@@ -1,6 +1,7 @@
 """Redis' clock steps by an hour, as a resumed host's or NTP's does: leases and deadlines survive.
 
-A real server, whose clock faketime steps while it runs.
+A real server, whose clock faketime steps while it runs. In a cluster (TEST_REDIS=cluster) the model's slot
+moves to a node whose clock is an hour apart.
 """
 
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from broker.clock import RedisClock
+from broker.clock import clock_of
 from broker.connection import connect
 from broker.consumer import Consumer
 from broker.errors import LeaseLost
@@ -45,7 +46,7 @@ class Peer:
     """A worker with its keeper's thread not started: `tick` is its turn."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
-        self.clock = RedisClock()
+        self.clock = clock_of(client).of(MODEL)
         self.lease = Lease(client, keys, CARD, lease_s=LEASE_S, key_ttl_s=KEY_TTL_S, clock=self.clock)
         stopping = threading.Event()
         status = WorkerStatus(self.lease, MODEL, "v1", stopping)
@@ -136,7 +137,7 @@ def test_a_worker_that_died_while_the_clock_went_forward_is_reaped_a_lease_later
 def test_polled_jobs_stay_pending_until_their_own_deadline(
     client: redis.Redis, keys: Keys, stepping_redis: RedisServer, step_s: float
 ) -> None:
-    clock = RedisClock()
+    clock = clock_of(client)
     maker = Producer(client, keys, LIMITS, clock=clock)
     long, short = job(deadline_in_s=300), job(deadline_in_s=1.5)
     for each in (long, short):
@@ -148,7 +149,7 @@ def test_polled_jobs_stay_pending_until_their_own_deadline(
     eventually(lambda: maker.poll(MODEL, short.id) == PendingJob(deadline_passed=True), within_s=5)
     assert maker.poll(MODEL, long.id) == PendingJob(deadline_passed=False)
     # Those accepted after it as well, also by a process that began after it.
-    late = job(deadline_in_s=300, now=clock.now())
+    late = job(deadline_in_s=300, now=clock.of(MODEL).now())
     maker.enqueue(MODEL, late)
     for reader in (maker, Producer(client, keys, LIMITS)):
         assert reader.poll(MODEL, late.id) == PendingJob(deadline_passed=False)
@@ -158,17 +159,17 @@ def test_polled_jobs_stay_pending_until_their_own_deadline(
 def test_the_web_tier_keeps_its_workers(
     client: redis.Redis, keys: Keys, stepping_redis: RedisServer, step_s: float
 ) -> None:
-    worker, clock = Peer(client, keys), RedisClock()
+    worker, clock = Peer(client, keys), clock_of(client)
     registry = Registry(client, keys, clock)
     assert registry.models(fresh=True)[MODEL].state is WorkerState.READY
     stepping_redis.step_clock(step_s)
     # Before the worker has renewed, and after.
     view = registry.models(fresh=True)[MODEL]
     assert view.state is WorkerState.READY
-    assert abs(view.last_alive - clock.now()) < 5
+    assert abs(view.last_alive - clock.of(MODEL).now()) < 5
     worker.tick()
     assert registry.models(fresh=True)[MODEL].state is not None
-    assert list(Registry(client, keys, RedisClock()).models()[MODEL].states) == [worker.id]
+    assert list(Registry(client, keys, clock_of(client)).models()[MODEL].states) == [worker.id]
 
 
 def test_a_web_process_that_began_after_the_clock_went_back_does_not_wait_for_a_dead_worker(
@@ -176,5 +177,5 @@ def test_a_web_process_that_began_after_the_clock_went_back_does_not_wait_for_a_
 ) -> None:
     Peer(client, keys)
     stepping_redis.step_clock(-HOUR_S)
-    view = Registry(client, keys, RedisClock()).models()[MODEL]
+    view = Registry(client, keys, clock_of(client)).models()[MODEL]
     assert (view.state, view.last_alive) == (None, 0.0)

@@ -9,6 +9,7 @@ from broker.consumer import DEAD_LIMIT, DEAD_TTL_S, CompletedJob
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.messages import Failure, Result
+from tests.support.channels import subscription
 from tests.support.fakes import (
     MODEL,
     READY,
@@ -39,9 +40,7 @@ def _claimed(client: redis.Redis, keys: Keys, count: int) -> tuple[str, list[str
 
 def test_writes_publishes_and_trims(client: redis.Redis, keys: Keys) -> None:
     worker, ids = _claimed(client, keys, 3)
-    with client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
-        channel.subscribe(keys.results_channel("web-1"))
-        channel.get_message(timeout=5)
+    with subscription(client, keys, MODEL, "web-1") as channel:
         assert consumer(client, keys).complete(worker, _outcomes(ids[:2])) is True
         published = [channel.get_message(timeout=5)["data"] for _ in range(2)]
     assert [codec.decode(each, Result).id for each in published] == ids[:2]
@@ -57,9 +56,7 @@ def test_writes_publishes_and_trims(client: redis.Redis, keys: Keys) -> None:
 def test_a_cancelled_job_gets_no_key_and_no_message(client: redis.Redis, keys: Keys) -> None:
     worker, ids = _claimed(client, keys, 1)
     producer(client, keys).cancel(MODEL, ids[0])
-    with client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
-        channel.subscribe(keys.results_channel("web-1"))
-        channel.get_message(timeout=5)
+    with subscription(client, keys, MODEL, "web-1") as channel:
         assert consumer(client, keys).complete(worker, _outcomes(ids))
         client.publish(keys.results_channel("web-1"), "next")
         assert channel.get_message(timeout=5)["data"] == b"next"

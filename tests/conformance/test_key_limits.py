@@ -89,12 +89,11 @@ def test_jobs_that_have_ended_elsewhere_are_found(
     for job_id, time_s in ((pending, 200.0), (done, 300.0), (unborn, 300.0), (gone, 200.0)):
         _take(store, key, [polled_member(MODEL, job_id)], time_s=time_s, polled=True)
     _take(store, key, 1)  # one that is waited for
-    now = client.time()[0]
     ended = [polled_member(MODEL, gone), polled_member(MODEL, done)]
-    assert store.ended("ann", first=0, look_at=64, absent_before=now + 290) == ended
+    assert store.ended("ann", first=0, look_at=64, within_s=290) == ended
     # By deadline: the one that is waited for, then two of each kind of time.
-    assert store.ended("ann", first=0, look_at=3, absent_before=now + 290) == ended[:1]
-    assert store.ended("ann", first=3, look_at=3, absent_before=now + 290) == ended[1:]
+    assert store.ended("ann", first=0, look_at=3, within_s=290) == ended[:1]
+    assert store.ended("ann", first=3, look_at=3, within_s=290) == ended[1:]
 
 
 def test_polled_jobs_are_listed_the_newest_first_while_there_is_something_of_them(
@@ -107,16 +106,15 @@ def test_polled_jobs_are_listed_the_newest_first_while_there_is_something_of_the
         if number not in (2, 5):
             value = "{}" if number % 2 else "pending p 1 2"
             client.set(keys.of(MODEL).result(job_id), value, ex=60)
-    now = client.time()[0]
     # Two have no result key, but may not be enqueued yet: they stay.
-    assert len(store.listed("ann", before=None, most=9, absent_before=now - 60)) == 5
+    assert len(store.listed("ann", before=None, most=9, absent_s=60)) == 5
     assert client.zcard(keys.of_api_key("ann").polled) == 7
-    first = store.listed("ann", before=None, most=3, absent_before=now + 60)
+    first = store.listed("ann", before=None, most=3, absent_s=-60)
     assert [(ids.index(job.job_id), job.deadline) for job in first] == [(6, 2.0), (4, 2.0), (3, None)]
-    second = store.listed("ann", before=first[-1].accepted_at, most=3, absent_before=now + 60)
+    second = store.listed("ann", before=first[-1].accepted_at, most=3, absent_s=-60)
     assert [(ids.index(job.job_id), job.deadline) for job in second] == [(1, None), (0, 2.0)]
     assert client.zcard(keys.of_api_key("ann").polled) == 5
-    assert store.listed("ben", before=None, most=3, absent_before=now + 60) == []
+    assert store.listed("ben", before=None, most=3, absent_s=-60) == []
 
 
 def test_every_key_of_a_slot_has_an_end(store: KeyLimitStore, client: redis.Redis, keys: Keys) -> None:

@@ -144,8 +144,8 @@ def test_a_lost_reply_is_no_second_job(
 ) -> None:
     execute, calls = Pipeline.execute, []
 
-    def execute_and_lose_the_reply(self: Pipeline) -> None:
-        calls.append(execute(self))
+    def execute_and_lose_the_reply(self: Pipeline, *args: bool) -> None:
+        calls.append(execute(self, *args))
         raise redis.ConnectionError("the reply is lost")
 
     monkeypatch.setattr(Pipeline, "execute", execute_and_lose_the_reply)
@@ -159,11 +159,11 @@ def test_a_lost_request_is_sent_again(
 ) -> None:
     execute, calls = Pipeline.execute, []
 
-    def lose_the_first(self: Pipeline) -> list[object]:
+    def lose_the_first(self: Pipeline, *args: bool) -> list[object]:
         calls.append(self)
         if len(calls) == 1:
             raise redis.ConnectionError("the request is lost")
-        return execute(self)
+        return execute(self, *args)
 
     monkeypatch.setattr(Pipeline, "execute", lose_the_first)
     producer(client, keys).enqueue(MODEL, job())

@@ -15,6 +15,7 @@ from broker.keys import Keys
 from broker.lost_jobs import QueuedJob
 from broker.messages import Result
 from broker.replies import Replies, Waiter
+from tests.support.channels import publish, subscribers
 from tests.support.fakes import MODEL, enqueue, job
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
@@ -224,9 +225,9 @@ def test_a_polled_job_s_own_channel_wakes_all_its_waiters(
     replies = make(NEVER_S)
     client.set(keys.of(MODEL).result("a"), b"pending q 1.000 2.000")
     waiters = [replies.follow(MODEL, "a") for _ in range(2)]
-    eventually(lambda: client.pubsub_numsub(keys.results_channel("a"))[0][1] == 1)
+    eventually(lambda: subscribers(client, keys, MODEL, "a") == 1)
     # Its key stays pending: only the message can wake them.
-    client.publish(keys.results_channel("a"), codec.encode(_result("a")))
+    publish(client, keys, MODEL, "a", codec.encode(_result("a")))
     assert [waiter.wait(20) for waiter in waiters] == [_result("a")] * 2
 
 
@@ -244,10 +245,10 @@ def test_a_process_leaves_the_channel_with_its_last_poller(
     replies = make(NEVER_S)
     client.set(keys.of(MODEL).result("a"), b"pending q 1.000 2.000")
     first, second = (replies.follow(MODEL, "a") for _ in range(2))
-    eventually(lambda: client.pubsub_numsub(keys.results_channel("a"))[0][1] == 1)
+    eventually(lambda: subscribers(client, keys, MODEL, "a") == 1)
     replies.forget(first)
-    client.publish(keys.results_channel("a"), codec.encode(_result("a")))
+    publish(client, keys, MODEL, "a", codec.encode(_result("a")))
     assert second.wait(20) == _result("a")
     assert first.wait(0) is None
     replies.forget(second)
-    eventually(lambda: client.pubsub_numsub(keys.results_channel("a"))[0][1] == 0)
+    eventually(lambda: subscribers(client, keys, MODEL, "a") == 0)

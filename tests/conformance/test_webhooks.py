@@ -14,6 +14,7 @@ from broker.keys import Keys
 from broker.messages import Failure, Job, Result, Webhook
 from broker.producer import RequestName
 from broker.webhooks import DueWebhook, TakenWebhook, WebhookStore
+from tests.support.channels import subscription
 from tests.support.fakes import KEY_TTL_S, MODEL, READY, consumer, job, lease, producer
 from tests.support.waiting import eventually
 
@@ -151,7 +152,7 @@ def test_a_deadline_that_passes_is_announced_and_no_result_comes_after_it(
     store = producer(client, keys).webhooks
     taken = _taken(store)
     assert taken.result is None
-    assert store.left_s(taken.webhook) <= 0
+    assert store.left_s(taken) <= 0
     store.expire(MODEL, _result(accepted.id, "late"))
     # Its batch ends after all.
     assert consumer(client, keys).complete(worker, [CompletedJob(claimed[0].id, _result(accepted.id))])
@@ -192,9 +193,7 @@ def test_a_pipeline_s_webhook_is_due_when_its_result_is_written(client: redis.Re
     client.sadd(keys.models, MODEL)
     web = producer(client, keys)
     web.begin(MODEL, _ID, time_s=60, callback_url=URL, request_id="r")
-    with client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
-        channel.subscribe(keys.results_channel(_ID))
-        channel.get_message(timeout=5)
+    with subscription(client, keys, MODEL, _ID) as channel:
         web.finish(_result(_ID))
         assert codec.decode(channel.get_message(timeout=5)["data"], Result) == _result(_ID)
     assert web.poll(MODEL, _ID) == _result(_ID)

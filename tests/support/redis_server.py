@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 import redis
 
+from broker import cluster
 from broker.connection import connect
 from deploy.serve.programs import redis_binary, redis_command, redis_url
 from tests.support import ROOT
@@ -66,13 +67,14 @@ class RedisServer:
 
     def step_clock(self, offset_s: float) -> None:
         """Set its clock so many seconds before or after this machine's. Only with `faketime`."""
-        self._write_offset(offset_s)
+        self.write_offset(offset_s)
         with connect(self.url, timeout_s=5) as client:
             # Valkey may tell the next command the time that it last read.
             while abs(client.time()[0] - time.time() - offset_s) > 2:
                 time.sleep(0.01)
 
-    def _write_offset(self, offset_s: float) -> None:
+    def write_offset(self, offset_s: float) -> None:
+        """Have its clock be so many seconds apart as soon as it is looked at."""
         # Renamed into place: it is read at each look at the clock.
         fresh = self._offset.with_suffix(".new")
         fresh.write_text(f"{offset_s:+g}\n")
@@ -84,11 +86,13 @@ class RedisServer:
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
         with connect(self.url, timeout_s=5) as client, contextlib.suppress(redis.ResponseError):
             while True:
-                client.set("filler", "x" * 10_000, ex=1)
+                client.set(self._filler, "x" * 10_000, ex=1)
 
     def free_disk(self) -> None:
         """Give it room again."""
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    _filler = "filler"
 
     @property
     def _offset(self) -> Path:
@@ -96,7 +100,7 @@ class RedisServer:
 
     def _environment(self) -> dict[str, str]:
         if self._faketime is not None and not self._offset.exists():
-            self._write_offset(0)
+            self.write_offset(0)
         return clock_environment(self._faketime, self._offset)
 
     def _command(self) -> list[str]:
@@ -169,6 +173,11 @@ def client_of(client: redis.Redis, user: str) -> redis.Redis:
     of_users = _OF_USERS.setdefault(client, {})
     if user not in of_users:
         pool = client.connection_pool
+        if cluster.is_cluster(client):
+            places = (node.connection_pool.connection_kwargs for node in cluster.nodes(client))
+            url = "cluster://" + ",".join(f"{place['host']}:{place['port']}" for place in places)
+            of_users[user] = connect(as_user(url, user), timeout_s=pool.connection_kwargs["socket_timeout"])
+            return of_users[user]
         kwargs = {**pool.connection_kwargs, "username": user, "password": user}
         fresh = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
             connection_class=pool.connection_class, **kwargs

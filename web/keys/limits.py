@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.api_keys import ApiKey, KnownKeys
-from broker.clock import RedisClock
 from broker.errors import BrokerUnavailable, ClientError
 from broker.job_ids import JobIds
 from broker.key_limits import (
@@ -64,7 +63,6 @@ class KeyLimiter:
     def __init__(
         self,
         store: KeyLimitStore,
-        clock: RedisClock,
         ids: JobIds,
         *,
         request_timeout_s: float,
@@ -72,7 +70,6 @@ class KeyLimiter:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = store
-        self._clock = clock
         self._ids = ids
         self._request_timeout_s = request_timeout_s
         self._most_s = max(request_timeout_s, async_timeout_s)
@@ -126,8 +123,7 @@ class KeyLimiter:
     def listed(self, name: str, *, before: float | None, most: int) -> list[ListedJob]:
         """The polled jobs of the key of this name, as KeyLimitStore.listed has them."""
         # As in `_freed`: what is absent longer was decoded, and is no more.
-        absent_before = self._clock.now() - self._request_timeout_s
-        return self.store.listed(name, before=before, most=most, absent_before=absent_before)
+        return self.store.listed(name, before=before, most=most, absent_s=self._request_timeout_s)
 
     def _taken(self, key: ApiKey, members: Sequence[str], *, polled: bool, time_s: float) -> TakenLimits:
         return self.store.take(key, members, time_s=time_s, most_s=self._most_s, polled=polled)
@@ -146,8 +142,8 @@ class KeyLimiter:
             first = first if first < jobs else 0
             self._looked[key.name] = now, first + _LOOK_AT
         # One without a result key was taken so long ago that its upload must have been decoded.
-        absent_before = self._clock.now() + self._most_s - self._request_timeout_s
-        ended = self.store.ended(key.name, first=first, look_at=_LOOK_AT, absent_before=absent_before)
+        within_s = self._most_s - self._request_timeout_s
+        ended = self.store.ended(key.name, first=first, look_at=_LOOK_AT, within_s=within_s)
         return bool(ended) and self.store.give_back(key.name, ended) > 0
 
 

@@ -49,7 +49,7 @@ def jobs() -> Response:
 
 
 def _summary(client: JobClient, job: ListedJob) -> JobSummary:
-    now = client.registry.now()
+    now = client.registry.now(job.model)
     is_pending = job.deadline is not None and job.deadline > now
     expires_at = client.producer.expires_at(job.deadline) if job.deadline is not None else now + job.left_s
     return JobSummary(

@@ -223,7 +223,7 @@ class Deliverer:
 
     def _expire(self, taken: TakenWebhook) -> None:
         """Its job has not ended: past its deadline that is announced; before, Redis' clock has stepped."""
-        left_s = self._store.left_s(taken.webhook)
+        left_s = self._store.left_s(taken)
         if left_s > 0:
             self._store.later(taken, in_s=left_s + GRACE_S, attempts=taken.webhook.attempts)
             return
@@ -267,7 +267,7 @@ class Deliverer:
         """Try again later, or give it up after a day."""
         attempts = taken.webhook.attempts + 1
         pause_s = self._schedule.pause_s(attempts, retry_after)
-        if self._store.age_s(taken.ended_at) + pause_s > self._schedule.last_s:
+        if self._store.age_s(taken) + pause_s > self._schedule.last_s:
             self._give_up(taken, origin, f"{reason}, the last of {attempts} attempts")
             return
         self._store.later(taken, in_s=pause_s, attempts=attempts)
