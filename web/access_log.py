@@ -13,12 +13,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
 from telemetry import logs
+from web.question import Question
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -74,20 +74,8 @@ class _Ration:
             return left_out
 
 
-class Asked:
-    """What a request asks, as its thread finds out."""
-
-    def __init__(self) -> None:
-        self.model = ""
-        self.pictures = 0
-
-
-NOTHING: Final = Asked()
-"""Of a request that nobody has looked into."""
-
 _ration: Final = _Ration()
 _switch: Final = {"is_on": False}
-_asked: Final[ContextVar[Asked | None]] = ContextVar("access_log_asked", default=None)
 
 
 def set_up(*, is_on: bool) -> None:
@@ -100,30 +88,17 @@ def is_on() -> bool:
     return _switch["is_on"]
 
 
-def begin() -> None:
-    """This thread begins with a request."""
-    _asked.set(Asked())
-
-
-def asked(model: str, pictures: int) -> None:
-    """This thread's request asks a model, which is announced, about so many pictures."""
-    if (current := _asked.get()) is not None:
-        current.model = model
-        current.pictures += pictures
-
-
 def path(method: str, address: str, model: str) -> str:
     """Method and path as the log has them, with the model that the query names."""
     text = f"{method} {quote(address)[:_PATH_MOST]}"  # it may hold line feeds
     return f"{text}?model={quote(model, safe='')[:_MODEL_MOST]}" if model else text
 
 
-def answered(exchange: Exchange, *, was_asked: Asked | None = None) -> None:
-    """Write the line of a request, where it gets one; what it asked is this thread's unless `was_asked`."""
+def answered(exchange: Exchange, question: Question) -> None:
+    """Write the line of a request, where it gets one."""
     is_refusal = exchange.status in _FOR_WANT_OF_ROOM or exchange.status in _WANTS_ROOM
     if not is_on() or (left_out := _ration.take(is_refusal=is_refusal)) < 0:
         return
-    question = was_asked or _asked.get() or Asked()
     fields: dict[str, logs.Field] = {
         "status": exchange.status,
         "bytes_in": exchange.bytes_in,
@@ -142,8 +117,3 @@ def answered(exchange: Exchange, *, was_asked: Asked | None = None) -> None:
     method, _, place = exchange.what.partition(" ")
     extra = logs.about(method=method, path=place, **fields, request_id=exchange.request_id)
     _LOG.info("%s: %s %s", exchange.what, exchange.status, words, extra=extra)
-
-
-def this_question() -> Asked | None:
-    """What this thread's request asks, for a line that another thread may write."""
-    return _asked.get()

@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import Map
 
 from broker.errors import ClientError, Overloaded, ServiceError, Unavailable
-from web import access_log, metrics, responses
+from web import access_log, metrics, question, responses
 from web.access_log import Exchange
 from web.middleware import cors, request_ids
 from web.responses import ErrorDetail, FailedAnswer
@@ -241,7 +241,7 @@ def _write(error: ServiceError, head: RequestHead, sent: int, request_id: str, k
         client=head.client,
         key=key_name,
     )
-    access_log.answered(exchange, was_asked=access_log.NOTHING)
+    access_log.answered(exchange, question.NOTHING)
 
 
 def _addresses(routes: Map) -> list[str]:

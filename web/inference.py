@@ -25,13 +25,14 @@ from broker.errors import (
 )
 from broker.messages import Result
 from broker.producer import PendingJob, RequestName, StoredJob
-from web import access_log, answers, metrics, pipelines
+from web import answers, metrics, pipelines, question
 from web.idempotency import IdempotentRequest
 from web.jobs import MAX_PIXELS_TOGETHER, ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
 from web.keys import access
 from web.keys.limits import KeyLimiter
 from web.model_choice import ModelChoice
 from web.polled_pipelines import PolledPipeline, PolledPipelines
+from web.question import Question
 from web.uploads import reader
 from web.uploads.reader import Picture, Upload
 
@@ -53,15 +54,14 @@ class Caller:
     job_ids: tuple[str, ...] = ()
     """What the pictures' jobs shall be called; empty: as it comes."""
 
-    def options_of(self, number: int) -> JobOptions:
-        """What is asked of the job of one of its pictures. Only a job that is polled needs its name known."""
-        if not (self.job_ids and self.options.polled):
-            return self.options
-        return replace(self.options, job_id=self.job_ids[number])
-
-    def name_of(self, number: int) -> RequestName | None:
-        """What the job of one of its pictures is called, if the client names them."""
-        return self.named.picture(number, owner=self.options.owner) if self.named else None
+    def job(self, number: int) -> tuple[JobOptions, RequestName | None]:
+        """What is asked of the job of one of its pictures, and its name, if the client names them."""
+        options, name = self.options, None
+        if self.job_ids and options.polled:  # any other needs no id that is known beforehand
+            options = replace(options, job_id=self.job_ids[number])
+        if self.named:
+            name = self.named.picture(number, owner=options.owner)
+        return options, name
 
 
 class Inference:
@@ -76,29 +76,27 @@ class Inference:
 
         Raises a ServiceError of the whole request.
         """
+        jobs, count, asked_before = self.jobs, len(upload.pictures), question.CURRENT.get().pictures
         try:
-            results = self._run(upload, caller)
+            choice = jobs.models.choose(upload.parameters.get("model"), is_polled=caller.options.polled)
+            model, key = choice.view.card.model, access.KEY.get()
+            question.CURRENT.set(Question(model, asked_before + count))
+            if count > MAX_PIXELS_TOGETHER:
+                upload = replace(upload, pictures=jobs.within_pixels(upload.pictures))
+            # A request that asks for too many predictions is refused whole.
+            top = reader.top(upload, choice.view.card, asked=choice.asked.card)
+            with jobs.share(model):
+                if key is None or jobs.api_keys is None:
+                    results = self._asked(choice, upload, caller, top=top)
+                else:
+                    limiter = jobs.api_keys.limiter
+                    results = self._within_limits(limiter, key, choice, upload, caller, top=top)
         except ServiceError as error:
-            metrics.pictures(error.code, len(upload.pictures))
+            metrics.pictures(error.code, count)
             raise
         for result in results:
             metrics.pictures(_outcome(result))
         return results
-
-    def _run(self, upload: Upload, caller: Caller) -> list[SubmittedResult]:
-        jobs, options = self.jobs, caller.options
-        choice = jobs.models.choose(upload.parameters.get("model"), is_polled=options.polled)
-        metrics.asked(choice.view.card.model)
-        access_log.asked(choice.view.card.model, len(upload.pictures))
-        if len(upload.pictures) > MAX_PIXELS_TOGETHER:
-            upload = replace(upload, pictures=jobs.within_pixels(upload.pictures))
-        # A request that asks for too many predictions is refused whole.
-        top = reader.top(upload, choice.view.card, asked=choice.asked.card)
-        with jobs.share(choice.view.card.model):
-            key = access.KEY.get()
-            if key is None or jobs.api_keys is None:
-                return self._asked(choice, upload, caller, top=top)
-            return self._within_limits(jobs.api_keys.limiter, key, choice, upload, caller, top=top)
 
     def _asked(
         self, choice: ModelChoice, upload: Upload, caller: Caller, *, top: int
@@ -170,10 +168,8 @@ class Inference:
                     continue
                 if results and caller.is_gone():
                     raise ClientGone("The client closed the connection.")
-                name = caller.name_of(number)
-                results.append(
-                    self._submitted(choice, picture, caller.options_of(number), top=top, name=name)
-                )
+                options, name = caller.job(number)
+                results.append(self._submitted(choice, picture, options, top=top, name=name))
             for number, job in enumerate(results):
                 if isinstance(job, SubmittedJob | FollowedJob) and not caller.options.polled:
                     ended = self._ended(job, caller)
@@ -245,9 +241,7 @@ class Inference:
             elif results and isinstance(results[-1], BrokerUnavailable):
                 results.append(results[-1])  # each would find that out again, 0.9 s later
             else:
-                results.append(
-                    self._started(choice, picture, caller.options_of(number), caller.name_of(number))
-                )
+                results.append(self._started(choice, picture, *caller.job(number)))
         if options.polled:
             return results
         return [self._ended(each, caller) if isinstance(each, Polled) else each for each in results]

@@ -7,7 +7,6 @@ models those that are announced. A model server's are model_server/serving/metri
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +23,7 @@ from broker.messages import WorkerState
 from broker.metrics import SECONDS
 from broker.producer import Producer
 from broker.registry import Registry
-from web import metrics_files, metrics_folder
+from web import metrics_files, metrics_folder, question
 
 metrics_files.install()
 
@@ -89,22 +88,15 @@ _KEY_PICTURES: Final = Counter(
     ["key"],
 )
 
-_MODEL: Final[ContextVar[str]] = ContextVar("metrics_model", default="")
-
-
-def asked(model: str) -> None:
-    """This thread's request asks a model, which is announced; empty: none so far."""
-    _MODEL.set(model)
-
 
 def pictures(outcome: str, count: int = 1) -> None:
     """So many pictures of this thread's request came to this."""
-    _PICTURES.labels(_MODEL.get(), outcome).inc(count)
+    _PICTURES.labels(question.CURRENT.get().model, outcome).inc(count)
 
 
 def called(method: str, *, code: str, seconds: float) -> None:
     """This thread's call of gRPC was answered."""
-    _CALLS.labels(method, _MODEL.get(), code).inc()
+    _CALLS.labels(method, question.CURRENT.get().model, code).inc()
     _CALL_DURATION.labels(method).observe(seconds)
 
 
@@ -140,7 +132,7 @@ def refused_unread(code: str) -> None:
 
 def answered(route: str, dialect: str, *, code: int, seconds: float) -> None:
     """The app has answered this thread's request."""
-    _REQUESTS.labels(route, dialect, _MODEL.get(), code).inc()
+    _REQUESTS.labels(route, dialect, question.CURRENT.get().model, code).inc()
     _DURATION.labels(route, dialect).observe(seconds)
 
 

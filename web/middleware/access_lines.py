@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from flask import Flask, Response, g, request
 
-from web import access_log
+from web import access_log, question
 from web.access_log import Exchange
 from web.middleware import request_ids
 from web.middleware.request_lifecycle import BEGAN, dialect
@@ -36,15 +36,14 @@ class _Counted:
 
 def register(app: Flask) -> None:
     """Have the requests of `app` written down. Register it before what changes a response."""
-    app.before_request(access_log.begin)
 
     @app.after_request
     def write(response: Response) -> Response:
-        exchange, began, asked = _exchange(response), BEGAN.get(), access_log.this_question()
+        exchange, began, asked = _exchange(response), BEGAN.get(), question.CURRENT.get()
         if response.is_sequence:
             seconds = time.perf_counter() - began
             sent = 0 if request.method == "HEAD" else response.calculate_content_length() or 0
-            access_log.answered(replace(exchange, bytes_out=sent, seconds=seconds), was_asked=asked)
+            access_log.answered(replace(exchange, bytes_out=sent, seconds=seconds), asked)
             return response
         # A stream: it has been answered once it ends.
         counted = _Counted(response.iter_encoded())
@@ -54,7 +53,7 @@ def register(app: Flask) -> None:
         def end() -> None:
             seconds = time.perf_counter() - began
             ended = replace(exchange, bytes_out=counted.bytes_out, seconds=seconds)
-            access_log.answered(ended, was_asked=asked)
+            access_log.answered(ended, asked)
 
         return response
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from flask import Flask, Response, request
 
-from web import metrics
+from web import metrics, question
 from web.middleware import request_ids
 from web.responses import NO_STORE
 
@@ -35,7 +35,7 @@ def register(app: Flask) -> None:
     def begin() -> None:
         request_ids.CURRENT.set(request_ids.chosen(request.headers.get(request_ids.HEADER, "")))
         BEGAN.set(time.perf_counter())
-        metrics.asked("")
+        question.CURRENT.set(question.NOTHING)
 
     @app.after_request
     def stamp(response: Response) -> Response:

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from broker.errors import ClientError, ServiceError, Unavailable
 from telemetry import tracing
-from web import access_log, errors, metrics
+from web import access_log, errors, metrics, question
 from web.access_log import Exchange
 from web.inference import Caller
 from web.jobs import JobClient, JobOptions
@@ -139,8 +139,7 @@ class Calls:
             metadata = _texts(context)
             request_id = request_ids.chosen(metadata.get(_REQUEST_ID, ""))
             request_ids.CURRENT.set(request_id)
-            metrics.asked("")
-            access_log.begin()
+            question.CURRENT.set(question.NOTHING)
             trailing, place, reply = [(_REQUEST_ID, request_id)], MessagePlace(0), b""
             try:
                 self._judge(metadata, is_open=is_open)
@@ -285,7 +284,8 @@ def _write(
     """The line of a call; `sizes` are the bytes that came and that left."""
     if access_log.is_on():
         client, key = _peer(context), access.owner()
-        access_log.answered(Exchange(name, code, *sizes, seconds, request_id, client, "grpc", key))
+        exchange = Exchange(name, code, *sizes, seconds, request_id, client, "grpc", key)
+        access_log.answered(exchange, question.CURRENT.get())
 
 
 def _peer(context: Any) -> str:  # noqa: ANN401 - gRPC has no types

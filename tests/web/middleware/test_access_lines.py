@@ -12,6 +12,7 @@ from tests.support.service import Service
 from tests.web.server.serving import Serving
 from web import access_log, errors
 from web.access_log import Exchange
+from web.question import NOTHING
 from web.server.refusals import RequestHead
 
 
@@ -116,7 +117,8 @@ def test_refusals_by_the_thousand_are_counted(
         render(Overloaded("full"), RequestHead(method="POST", path="/predict"))
     assert len(told(caplog)) == 10
     now[0] += 1
-    access_log.answered(Exchange("ModelInfer", "OK", 1, 2, 0.1, "r", "::1", "grpc"))
+    access_log.answered(Exchange("ModelInfer", "OK", 1, 2, 0.1, "r", "::1", "grpc"), NOTHING)
     assert told(caplog)[-1]["refusals_left_out"] == 990
-    access_log.answered(Exchange("ModelInfer", grpc.StatusCode.UNAVAILABLE.name, 1, 2, 0.1, "r", "::1"))
+    refused = Exchange("ModelInfer", grpc.StatusCode.UNAVAILABLE.name, 1, 2, 0.1, "r", "::1")
+    access_log.answered(refused, NOTHING)
     assert "refusals_left_out" not in told(caplog)[-1]
