@@ -36,7 +36,7 @@ _LOG: Final = logging.getLogger("telemetry")
 
 Field = str | int | float | Sequence[str]
 
-_subject: Final[ContextVar[Mapping[str, Field] | None]] = ContextVar("log_subject", default=None)
+_subject: Final[ContextVar[Mapping[str, Field | None] | None]] = ContextVar("log_subject", default=None)
 
 
 def about(**fields: Field | None) -> dict[str, dict[str, Field]]:
@@ -50,7 +50,7 @@ def about(**fields: Field | None) -> dict[str, dict[str, Field]]:
 @contextlib.contextmanager
 def within(**fields: Field | None) -> Iterator[None]:
     """A context: lines of this thread belong to that, whoever writes them, as JSON."""
-    token = _subject.set(about(**fields)[_FIELDS])
+    token = _subject.set(fields)
     try:
         yield
     finally:
@@ -105,7 +105,7 @@ class JsonFormatter(logging.Formatter):
         for name in ("request_id", "trace_id"):
             if (value := getattr(record, name, NONE)) not in (NONE, ""):
                 line[name] = value
-        line.update(_subject.get() or {})
+        line.update(about(**(_subject.get() or {}))[_FIELDS])
         fields: Mapping[str, Field] = getattr(record, _FIELDS, {})
         line.update(fields)
         if record.exc_info and record.exc_info[0] is not None:

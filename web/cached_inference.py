@@ -23,7 +23,7 @@ from broker.producer import RequestName, StoredJob
 from broker.result_cache import ResultCache, shared_name
 from web import metrics
 from web.inference import Caller, Inference, Polled, SubmittedResult
-from web.jobs import FollowedJob, JobClient, JobOptions, SubmittedJob
+from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
 from web.model_choice import ModelChoice
 from web.polled_pipelines import PolledPipelines
 from web.uploads.reader import Picture, Upload
@@ -95,11 +95,11 @@ class CachedInference(Inference):
         self._submitting: dict[str, threading.Event] = {}
         """By digest: set once the thread that decodes the picture has enqueued it, or failed."""
 
-    def _by_model(
+    def _results(
         self, choice: ModelChoice, upload: Upload, caller: Caller, *, top: int
     ) -> list[SubmittedResult]:
-        results = super()._by_model(choice, upload, caller, top=top)
-        if caller.named is None and not caller.options.polled:
+        results = super()._results(choice, upload, caller, top=top)
+        if not choice.view.card.steps and caller.named is None and not caller.options.polled:
             sources = [each.source if isinstance(each, FoundResult) else Source.MISS for each in results]
             self._say(sources)
             for source in sources:
@@ -173,20 +173,24 @@ class CachedInference(Inference):
                 del self._submitting[digest]
             mine.set()
 
-    def _waited(self, job: Polled, caller: Caller) -> Result:
-        if isinstance(job, _OwnRun):
-            result = super()._waited(job, caller)
+    def _ended(self, job: Polled, caller: Caller) -> Result | ServiceError:
+        if isinstance(job, _SharedRun):
+            try:
+                return self._shared(job, caller)
+            except ClientGone:
+                raise
+            except ServiceError as error:
+                return error.as_outcome()
+        result = super()._ended(job, caller)
+        if isinstance(job, _OwnRun) and isinstance(result, Result):
             card = job.question.card
             self.cache.keep(card.model, job.question.digest, result, is_answer=_is_current(result, card))
-            return result
-        if isinstance(job, _SharedRun):
-            return self._shared(job, caller)
-        return super()._waited(job, caller)
+        return result
 
-    def _shared(self, run: _SharedRun, caller: Caller) -> Result:
+    def _shared(self, run: _SharedRun, caller: Caller) -> Result | ServiceError:
         """The result of a shared run; where it gives none for this request, that of a run of its own.
 
-        That run is not shared: a picture that fails is not waited for twice. Raises as JobClient.wait does.
+        That run is not shared: a picture that fails is not waited for twice. Raises as JobClient.submit does.
         """
         until, question, stored = self.jobs.wait_until(caller.options), run.question, None
         with contextlib.suppress(MalformedMessage, DeadlinePassed):  # the run's own deadline, not this one
@@ -198,7 +202,7 @@ class CachedInference(Inference):
         if time.monotonic() >= until:
             raise DeadlinePassed(f"No answer came in {until - caller.options.started_at:g} s.")
         own = self.jobs.submit(question.choice, question.picture, caller.options, top=question.top)
-        return self._waited(_own_run(own, question), caller)
+        return self._ended(_own_run(own, question), caller)
 
     def _is_answer(self, stored: StoredJob, card: Card) -> bool:
         """Whether a job has ended with an answer, and not so long ago that it would have expired."""

@@ -87,7 +87,7 @@ class Inference:
             top = reader.top(upload, choice.view.card, asked=choice.asked.card)
             with jobs.share(model):
                 if key is None or jobs.api_keys is None:
-                    results = self._asked(choice, upload, caller, top=top)
+                    results = self._results(choice, upload, caller, top=top)
                 else:
                     limiter = jobs.api_keys.limiter
                     results = self._within_limits(limiter, key, choice, upload, caller, top=top)
@@ -97,13 +97,6 @@ class Inference:
         for result in results:
             metrics.pictures(_outcome(result))
         return results
-
-    def _asked(
-        self, choice: ModelChoice, upload: Upload, caller: Caller, *, top: int
-    ) -> list[SubmittedResult]:
-        if choice.view.card.steps:
-            return self._by_steps(choice, upload, caller)
-        return self._by_model(choice, upload, caller, top=top)
 
     def _within_limits(
         self,
@@ -129,7 +122,7 @@ class Inference:
             raise
         ended, refunds = [True] * count, 0
         try:
-            results = self._asked(choice, upload, replace(caller, job_ids=taken.ids), top=top)
+            results = self._results(choice, upload, replace(caller, job_ids=taken.ids), top=top)
             refunds = sum(isinstance(each, Unavailable) for each in results)
             if polled:
                 pairs = zip(results, taken.ids, strict=True)
@@ -157,9 +150,11 @@ class Inference:
                 results.append(result)
         return results
 
-    def _by_model(
+    def _results(
         self, choice: ModelChoice, upload: Upload, caller: Caller, *, top: int
     ) -> list[SubmittedResult]:
+        if choice.view.card.steps:
+            return self._by_steps(choice, upload, caller)
         results: list[SubmittedResult] = []
         try:
             for number, picture in enumerate(upload.pictures):
@@ -206,23 +201,19 @@ class Inference:
     def _ended(self, job: Polled, caller: Caller) -> Result | ServiceError:
         """The result of a job whose client waits to the end, or the error that it is. Raises ClientGone."""
         try:
-            return self._waited(job, caller)
+            if isinstance(job, SubmittedJob):
+                return self.jobs.wait(job, is_client_gone=caller.is_gone)
+            until = self.jobs.wait_until(caller.options)
+            stored = self._looked_at(job, caller, until=until)
+            if stored is None:
+                return _lost()
+            if isinstance(stored.state, PendingJob):
+                return DeadlinePassed(f"No answer came in {until - caller.options.started_at:g} s.")
+            return stored.result
         except ClientGone:
             raise
         except ServiceError as error:
             return error.as_outcome()
-
-    def _waited(self, job: Polled, caller: Caller) -> Result:
-        """The result of a job whose client waits to the end. Raises as JobClient.wait does."""
-        if isinstance(job, SubmittedJob):
-            return self.jobs.wait(job, is_client_gone=caller.is_gone)
-        until = self.jobs.wait_until(caller.options)
-        stored = self._looked_at(job, caller, until=until)
-        if stored is None:
-            raise _lost()
-        if isinstance(stored.state, PendingJob):
-            raise DeadlinePassed(f"No answer came in {until - caller.options.started_at:g} s.")
-        return stored.result
 
     def _by_steps(self, choice: ModelChoice, upload: Upload, caller: Caller) -> list[SubmittedResult]:
         options = caller.options
@@ -304,7 +295,7 @@ class Inference:
             top = reader.top(upload, choice.view.card, asked=choice.asked.card)
             if isinstance(picture, ClientError):
                 return picture
-            return self._waited(self.jobs.submit(choice, picture, caller.options, top=top), caller)
+            return self._ended(self.jobs.submit(choice, picture, caller.options, top=top), caller)
         except ClientGone:
             raise
         except ServiceError as error:

@@ -42,7 +42,7 @@ class BatchEntry:
     payload: bytes = b""
     """Of a job that was dropped undecoded: its trace may be wanted."""
     owner: str = ""
-    """Whose job it is, also where the rest of it can't be read."""
+    """Whose job it is, where the rest of it can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _judge(
     only_places: bool,
     shift_s: Callable[[float], float],
 ) -> BatchEntry:
-    entry = BatchEntry(claim.id, claim.attempts, owner=owner_of(codec.lane_of(claim.payload)))
+    entry = BatchEntry(claim.id, claim.attempts)
     if not claim.pending:
         entry.payload = claim.payload
         return entry
@@ -145,6 +145,7 @@ def _judge(
             "The job can't be read; the model server's log says why.",
             detail=f"The job can't be read: {error.detail}.",
         )
+        entry.owner = owner_of(codec.lane_of(claim.payload))
         entry.is_poison = True
         return entry
     if claim.attempts >= max_attempts:
