@@ -53,7 +53,7 @@ def faults(console: Console, options: argparse.Namespace) -> bool:
             console.print(
                 f"    polled meanwhile: {', '.join(f'{kind} {n}' for kind, n in sorted(polled.items()))}"
             )
-        sound = sound and not polled.keys() - {"kept", "gone", "refused"}
+        sound = sound and not polled.keys() - {"kept", "job_lost", "refused"}
         for trouble in [*map(str, account.lost.items()), *account.wrong[:5], *account.keys_left]:
             sound = False
             console.print(f"    {trouble} (see {folder})")

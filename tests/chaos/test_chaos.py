@@ -54,7 +54,7 @@ def test_a_fail_over_loses_nothing_that_a_waiting_request_was_promised(fault: st
     assert account.right + account.refused == account.requests
     assert account.slowest_s < campaign.REQUEST_TIMEOUT_S
     # A replica that is well lags by milliseconds, and one that was cut off by what came since.
-    assert polled.keys() <= {"kept", "gone", "refused"}
+    assert polled.keys() <= {"kept", "job_lost", "refused"}
     assert polled["kept"] > 0
 
 

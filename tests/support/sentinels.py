@@ -168,7 +168,7 @@ class SentinelService:
             self.await_replica(node)
         for sentinel in self.sentinels:
             sentinel.start()
-        eventually(self.is_complete, within_s=30)
+        eventually(self.is_complete, within_s=60)
 
     def is_complete(self) -> bool:
         """Whether each Sentinel knows the others and all replicas, and sees the primary up."""
