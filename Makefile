@@ -16,7 +16,7 @@ PLAIN := not browser and not compose and not importers and not network and not p
 fast test-together test-alone test-protocols test-importers test-stores test-network test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve preflight install lint check fast format lock audit test test-together test-alone test-redis test-importers test-protocols test-stores test-network test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format lock audit test test-together test-alone test-redis test-cluster test-importers test-protocols test-stores test-network test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -67,6 +67,9 @@ REDIS_6 = import importlib.util, pathlib; print(pathlib.Path(importlib.util.find
 test-redis: $(VENV)/.dev ## The contract on another server: Redis 6.2, or TEST_REDIS_SERVER=/usr/bin/redis-server
 	export TEST_REDIS_SERVER="$${TEST_REDIS_SERVER:-$$($(BIN)/python -c '$(REDIS_6)')}" && \
 	  $(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist loadscope tests/conformance tests/broker
+
+test-cluster: $(VENV)/.dev ## The contract on a Redis Cluster of three nodes; TEST_REDIS_SERVER names another server
+	TEST_REDIS=cluster $(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist loadscope tests/conformance
 
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
 	$(BIN)/python -m pytest -m compose tests/compose
