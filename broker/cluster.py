@@ -235,8 +235,10 @@ class ClusterClient(redis.Redis):
             try:
                 return send(node, asking)
             except redis.RedisError as error:
-                hops += 1
-                is_late = hops > _MOST_HOPS if isinstance(error, AskError) else time.monotonic() >= until
+                hops = hops + 1 if isinstance(error, AskError) else 0
+                if hops > _MOST_HOPS:
+                    raise TryAgainError("its nodes do not agree who has the slot") from error
+                is_late = not hops and time.monotonic() >= until
                 followed = None if is_late else self.redirected(slot, error, node)
                 if followed is None:
                     raise
