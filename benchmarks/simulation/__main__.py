@@ -27,6 +27,7 @@ HEEDED: Final = (
     "LEASE_S",
     "QUEUE_LIMIT",
     "QUEUE_LIMIT_MB",
+    "QUEUE_SHARDS",
     "REQUEST_TIMEOUT_S",
     "WEB_THREADS",
     "WEB_WORKERS",
@@ -42,7 +43,7 @@ examples:
       --set BATCH_SIZE=64 --set BATCH_WAIT_MS=5
   a fleet on several hosts, a day in ten minutes with 900 pictures a second at noon:
     python -m benchmarks.simulation run --curve day --rate 500 --peak 900 --duration 10min --call 2+1n \\
-      --web-hosts 2 --web-cores 8 --redis-nodes 2 --queue-shards 2 --round-trip 0.3ms
+      --web-hosts 2 --web-cores 8 --redis-nodes 2 --set QUEUE_SHARDS=4 --round-trip 0.3ms
   the times of your own access log, as seconds, a line each; figures as JSON:
     python -m benchmarks.simulation run --times times.txt --call 40+10n --json run.json
 """
@@ -119,8 +120,12 @@ def _add_fleet(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--web-hosts", type=units.whole, default=1, help="hosts of the web tier (1)")
     group.add_argument("--web-cores", type=units.whole, default=2, help="cores of each (2)")
     group.add_argument("--model-servers", type=units.whole, default=1, help="each with a device (1)")
-    group.add_argument("--redis-nodes", type=units.whole, default=1, help="Redis processes, a core each (1)")
-    group.add_argument("--queue-shards", type=units.whole, default=1, help="of the model's queue (1)")
+    group.add_argument(
+        "--redis-nodes",
+        type=units.whole,
+        default=1,
+        help="Redis processes, each with a core; the queue's shards take turns (1)",
+    )
     group.add_argument(
         "--round-trip", type=units.seconds, default=0.0002, help="between a process and Redis (0.2ms)"
     )
@@ -175,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="run the real service and the simulation on the same pictures")
     check.add_argument("--call", type=_network_text, default="40+10n", metavar="SPEED", help="(40+10n)")
     check.add_argument(
-        "--loads", type=units.values, default=(0.3, 0.9, 1.5), help="shares of what it can do (0.3,0.9,1.5)"
+        "--loads", type=units.values, default=(0.3, 0.8, 1.5), help="shares of what it can do (0.3,0.8,1.5)"
     )
     check.add_argument("--seconds", type=units.seconds, default=20.0, help="of each load (20s)")
     return parser
@@ -185,12 +190,12 @@ def fleet_of(options: argparse.Namespace) -> Fleet:
     """The fleet that the arguments describe. Raises SettingError."""
     if options.one_host and options.web_hosts > 1:
         raise SettingError("--one-host has one web host: leave --web-hosts out.")
-    if options.redis_nodes > options.queue_shards:
-        raise SettingError(
-            f"--redis-nodes {options.redis_nodes} have {options.queue_shards} shard to share: "
-            f"write --queue-shards {options.redis_nodes}."
-        )
     settings = Settings.from_env(dict(options.set))
+    if options.redis_nodes > settings.queue_shards:
+        raise SettingError(
+            f"--redis-nodes {options.redis_nodes} share {settings.queue_shards} of the queue's shards: "
+            f"write --set QUEUE_SHARDS={options.redis_nodes} or more."
+        )
     heeded = {
         each.name: getattr(settings, each.name) for each in fields(Settings) if each.name.upper() in HEEDED
     }
@@ -199,7 +204,7 @@ def fleet_of(options: argparse.Namespace) -> Fleet:
         web_cores=options.web_cores,
         model_servers=options.model_servers,
         redis_nodes=options.redis_nodes,
-        queue_shards=options.queue_shards,
+        queue_shards=settings.queue_shards,
         round_trip_s=options.round_trip,
         one_host=options.one_host,
         input_shape=options.input,

@@ -82,7 +82,7 @@ def test_the_bundled_costs_are_whole_and_between_sizes_there_is_a_line() -> None
         (["run", "--set", "PORT=1"], "not a setting that a simulation heeds"),
         (["run", "--set", "BATCH_SIZE=0"], "BATCH_SIZE"),
         (["run", "--picture", "1x1"], "no picture '1x1' was measured"),
-        (["run", "--redis-nodes", "2"], "write --queue-shards 2"),
+        (["run", "--redis-nodes", "2"], "write --set QUEUE_SHARDS=2"),
         (["run", "--one-host", "--web-hosts", "2"], "leave --web-hosts out"),
         (["run", "--warmup", "60s"], "leaves nothing"),
         (["run", "--curve", "day", "--peak", "500"], "1 to 2 times --rate"),
