@@ -151,7 +151,7 @@ class SimulatedModelServer:
         began, is_free = self._env.now, self._env.event()
         expected_s = len(claim.jobs) * self._picture_s
         self._ahead = self._env.process(self._claim_ahead(began + expected_s, is_free))
-        wanted = [job for job in claim.jobs if not job.is_cancelled and job.deadline > began]
+        wanted = [job for job in claim.jobs if job.deadline > began]
         if wanted:
             yield self._env.timeout(self._network.call_s(len(wanted), self._chance))
             self._measure(claim, began, len(wanted))

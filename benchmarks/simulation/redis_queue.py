@@ -25,8 +25,6 @@ class SimulatedJob:
     """Wakes the waiting request: its result has come, or its time is over."""
     accepted_at: float = math.inf
     shard: int = 0
-    is_cancelled: bool = False
-    """Its client has gone, or has its 504."""
     has_run: bool = False
     is_answered: bool = False
     """Its result was on time."""

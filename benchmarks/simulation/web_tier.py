@@ -166,7 +166,6 @@ class WebProcess:
 
 
 def _give_up(job: SimulatedJob) -> None:
-    """The client's time is over: the job is cancelled."""
+    """The client's time is over; a worker sees by the deadline that nobody waits for the job."""
     if not job.done.triggered:
-        job.is_cancelled = True
         job.done.succeed()

@@ -70,6 +70,11 @@ def test_the_bundled_costs_are_whole_and_between_sizes_there_is_a_line() -> None
         for side in (8, 224, 450, 640)
     }
     assert at[8] < at[224] < at[450] < at[640]
+    values, middle, large = 450 * 450 * 3, file.inputs[1], file.inputs[2]
+    share = (values - middle.values) / (large.values - middle.values)
+    assert at[450] == pytest.approx(
+        (middle.enqueue_us + share * (large.enqueue_us - middle.enqueue_us)) / 1e6
+    )
     with pytest.raises(BadCosts, match="no picture '1x1' was measured; there are 640x480"):
         Costs.of(file, picture="1x1", input_shape=(8, 8, 1))
 

@@ -7,7 +7,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import msgspec
 import pytest
@@ -72,6 +72,13 @@ def test_mean_times_are_those_of_the_formulas(spread: str, servers: int, expecte
     took_s, calls = _serve(times, speed, limits, Costs(), servers=servers)
     assert len(calls) == len(took_s) == len(times)
     assert statistics.mean(took_s) == pytest.approx(expected_s, rel=0.03)
+
+
+def test_the_next_batch_is_claimed_while_one_runs() -> None:
+    costs = Costs(claim_s=0.02, complete_s=0.02)
+    _, calls = _serve([0.0] * 50, NetworkSpeed.read("100"), WorkerLimits(1, 3), costs)
+    gaps = [later.began - call.began for call, later in pairwise(calls)]
+    assert sum(gaps[5:]) / len(gaps[5:]) == pytest.approx(0.1, rel=0.02)  # one after the other: 0.14 s
 
 
 class _RecordedCalls(NetworkSpeed):
