@@ -9,7 +9,7 @@ from broker.consumer import DEAD_LIMIT, DEAD_TTL_S, CompletedJob
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.messages import Failure, Result
-from tests.support.channels import subscription
+from tests.support.channels import publish, subscription
 from tests.support.fakes import (
     MODEL,
     READY,
@@ -58,7 +58,7 @@ def test_a_cancelled_job_gets_no_key_and_no_message(client: redis.Redis, keys: K
     producer(client, keys).cancel(MODEL, ids[0])
     with subscription(client, keys, MODEL, "web-1") as channel:
         assert consumer(client, keys).complete(worker, _outcomes(ids))
-        client.publish(keys.results_channel("web-1"), "next")
+        publish(client, keys, MODEL, "web-1", b"next")
         assert channel.get_message(timeout=5)["data"] == b"next"
     assert not client.exists(keys.of(MODEL).result(ids[0]))
 
