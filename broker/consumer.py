@@ -15,10 +15,12 @@ import redis
 
 from broker import channels, codec
 from broker.clock import RedisClock
+from broker.cluster import is_cluster
 from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.lanes import WAITING_FOR_EACH_POLLED, LaneReader
+from broker.lease import BELL_TOKENS
 from broker.messages import Result
 from broker.scripts import lua
 
@@ -106,18 +108,41 @@ class Consumer:
         self._claim_script = client.register_script(lua("others", "take", "lanes", "claim"))
         self._complete_script = client.register_script(lua("webhook_due", "complete"))
 
-    def of_shard(self, shard: int) -> Self:
-        """The same for one shard of the queue, which has claims of its own and turns of its own."""
+    def of_shard(self, shard: int, clock: RedisClock) -> Self:
+        """The same for one shard of the queue, which has claims of its own and turns of its own.
+
+        `clock` is that of the server that has it.
+        """
         other = copy.copy(self)
         other._keys = self._keys.of_shard(shard)
+        other._clock = clock
         other._since_polled = other.lanes = 0
         other.is_for_others = other.is_alone = False
         return other
 
     @property
+    def is_spread(self) -> bool:
+        """Whether shards may lie on different servers: then no command waits for the bells of two."""
+        return is_cluster(self._redis)
+
+    @property
     def bell(self) -> str:
         """What rings for its jobs."""
         return self._keys.bell
+
+    def ringing(self, timeout_s: float) -> bool:
+        """Sleep until its bell rings, whoever its jobs are for; return whether it did."""
+        with translated("ring", self._redis, self._keys.types, waits=True):
+            return self._redis.blpop([self._keys.bell], timeout=timeout_s) is not None
+
+    def ring(self) -> None:
+        """Hand on a token that came too late for this worker."""
+        keys = self._keys
+        with translated("ring", self._redis, keys.types), self._redis.pipeline(transaction=False) as pipe:
+            pipe.rpush(keys.bell, "1")
+            pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
+            pipe.expire(keys.bell, self._key_ttl_s)
+            pipe.execute()
 
     def wait(self, timeout_s: float, *, others: Sequence[str] = ()) -> str | None:
         """Sleep until a bell rings, for about `timeout_s` at most, which is under the client's time-out.

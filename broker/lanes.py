@@ -4,10 +4,9 @@ Owns the two scripts that read lanes. Without lanes no request runs them: two li
 a Redis that holds writes back (CLIENT PAUSE) still tells their lengths, but runs no script.
 """
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import redis
 from redis.client import Pipeline
@@ -83,33 +82,45 @@ class LaneReader:
     def lengths(self, parts: Sequence[ModelKeys], lane: str = "") -> QueueLengths:
         """How long the queue that these parts make is to a lane, or to whoever has none.
 
-        One round trip; for whoever has none one more for each part in which others have lanes.
+        One round trip; for whoever has none one more for each part in which others have lanes. Of several
+        parts one that can't be asked counts as empty: jobs for the others are not to be refused for it.
         """
-        if lane:
-            return together(self._shared_of(parts, lane))
-        with self._redis.pipeline(transaction=False) as pipe:
-            for keys in parts:
-                ask(pipe, keys)
-            replies = iter(pipe.execute())
-        lengths = []
-        for keys, waiting, polled, has_lanes in zip(parts, replies, replies, replies, strict=False):
-            lengths.append(self.shared(keys) if has_lanes else of_lists(waiting, polled))
+        lengths: list[QueueLengths] = []
+        failure = redis.RedisError("the queue has no part")
+        replies = self._asked(parts, lane)
+        for number, keys in enumerate(parts):
+            told = replies[len(replies) // len(parts) * number :][: len(replies) // len(parts)]
+            try:
+                lengths.append(self._read(keys, told, lane))
+            except redis.RedisError as error:
+                failure = error
+        if not lengths:
+            raise failure
         return together(lengths)
 
-    def _shared_of(self, parts: Sequence[ModelKeys], lane: str) -> list[QueueLengths]:
-        """`shared` of several parts."""
-        if len(parts) > 1:
-            sha = self._lengths_script.sha
-            with (
-                contextlib.suppress(redis.exceptions.NoScriptError),
-                self._redis.pipeline(transaction=False) as pipe,
-            ):
-                for keys in parts:
+    def _asked(self, parts: Sequence[ModelKeys], lane: str) -> list[Any]:
+        """What Redis says of each part, in one round trip: as many replies of each."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for keys in parts:
+                if lane:
                     # Not `evalsha`: the pipelines of a cluster's client have none.
-                    command = ("EVALSHA", sha, len(_names(keys)), *_names(keys), lane)
+                    command = ("EVALSHA", self._lengths_script.sha, len(_names(keys)), *_names(keys), lane)
                     pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-                return [QueueLengths(*numbers) for numbers in pipe.execute()]
-        return [self.shared(keys, lane) for keys in parts]
+                else:
+                    ask(pipe, keys)
+            return pipe.execute(raise_on_error=False)
+
+    def _read(self, keys: ModelKeys, replies: Sequence[Any], lane: str) -> QueueLengths:
+        """What the replies about one part say. Raises what they are."""
+        if lane and isinstance(replies[0], redis.exceptions.NoScriptError):
+            return self.shared(keys, lane)
+        for reply in replies:
+            if isinstance(reply, redis.RedisError):
+                raise reply
+        if lane:
+            return QueueLengths(*replies[0])
+        waiting, polled, has_lanes = replies
+        return self.shared(keys) if has_lanes else of_lists(waiting, polled)
 
     def shared(self, keys: ModelKeys, lane: str = "") -> QueueLengths:
         """The same, of a queue that has lanes."""

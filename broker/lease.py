@@ -14,6 +14,7 @@ import redis
 
 from broker import codec, contract
 from broker.clock import RedisClock, share_steps
+from broker.cluster import is_cluster
 from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
@@ -74,6 +75,8 @@ class Lease:
         """
         other = copy.copy(self)
         other._keys = self._keys.of_shard(shard)
+        if is_cluster(self._redis):
+            other.clock = RedisClock(self.clock.monotonic)  # the shard may be on another node
         other.worker, other._since = "", 0.0
         return other
 

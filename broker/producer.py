@@ -402,6 +402,8 @@ class Producer:
     def look_up(self, model: str, job_id: str, *, owner: str = "") -> "StoredJob | None":
         """The same, and when it expires. A job that is not `owner`'s is as if it did not exist."""
         key, clock = self._keys.of(model).result(job_id), self._clock.of(model)
+        # A shard of a cluster may be on a node with another clock than the model's.
+        asks_time = shard_of(job_id) is None or clock.model == ""
         # No MULTI: a full Redis refuses it.
         with (
             self._reported(model),
@@ -409,11 +411,13 @@ class Producer:
             self._redis.pipeline(transaction=False) as pipe,
         ):
             sent = clock.monotonic()
-            ask_time(pipe, key)
+            if asks_time:
+                ask_time(pipe, key)
             pipe.get(key)
             pipe.pttl(key)
-            time, value, left_ms = pipe.execute()
-        clock.sync(time_of(time), sent=sent, received=clock.monotonic())
+            *time, value, left_ms = pipe.execute()
+        if time:
+            clock.sync(time_of(time[0]), sent=sent, received=clock.monotonic())
         if clock.has_news:
             share_steps(self._redis, self._keys, clock)
         if value is None or codec.owner_of(value) != owner:
@@ -533,7 +537,7 @@ class Producer:
                     if webhook:
                         self.webhooks.add(pipe, model, job.id, webhook)
                     pipe.set(keys.result(job.id), codec.encode_queued(job), ex=self._limits.key_ttl_s)
-                    if not self._is_noted(model):
+                    if keys is own and not self._is_noted(model):
                         pipe.set(own.asked, self._clock.of(model).now(), ex=self._limits.key_ttl_s)
                     if job.lane:
                         turns = keys.polled_turns if job.polled else keys.turns

@@ -15,6 +15,7 @@ from typing import Final
 from broker.consumer import ClaimedJob, Consumer
 from broker.errors import BrokerUnavailable, LeaseLost
 from model_server.serving.batching import BatchShare
+from model_server.serving.bells import Bells
 from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.registration import RECONNECT_S, Registration
 
@@ -150,8 +151,9 @@ class QueueParts:
         self._model = model
         self._parts = [self.own]
         self._turn = 0
-        self._rung = ""
-        """The bell that ended the last wait."""
+        self._bells = Bells(model)
+        self._rung: set[str] = set()
+        """The bells that ended the last wait."""
         self._asked_all_at = float("-inf")
         self._lone: QueuePart | None = None
         """The part that has a job which must run alone, when nothing else is held."""
@@ -168,7 +170,7 @@ class QueueParts:
             shard, name = len(self._parts) - 1, f"{self._model}-{len(self._parts) - 1}"
             lease = own.lease.of_shard(shard)
             registration = Registration(own.model, lease, own.status, own.stopping, own.outage)
-            part = QueuePart(registration, self.own.consumer.of_shard(shard), name)
+            part = QueuePart(registration, self.own.consumer.of_shard(shard, lease.clock), name)
             part.is_uncertain = True  # not registered yet
             self._parts.append(part)
             if self.keeper_of is not None:
@@ -212,8 +214,11 @@ class QueueParts:
             self.own.registration.stopping.wait(min(timeout_s, RECONNECT_S))
             return True
         waiter = next((part for part in parts if part.consumer.is_for_others), parts[0])
-        others = [part.consumer.bell for part in parts if part is not waiter]
-        self._rung = waiter.consumer.wait(timeout_s, others=others) or ""
+        if waiter.consumer.is_spread and not waiter.consumer.is_for_others:
+            self._rung = self._bells.wait([part.consumer for part in parts], timeout_s)
+        else:
+            others = [part.consumer.bell for part in parts if part is not waiter]
+            self._rung = set(filter(None, [waiter.consumer.wait(timeout_s, others=others)]))
         return bool(self._rung)
 
     def find_forgotten(self) -> bool:
@@ -252,6 +257,7 @@ class QueueParts:
 
     def close(self) -> None:
         """End the threads."""
+        self._bells.close()
         for part in self._parts:
             part.close()
 
@@ -259,7 +265,8 @@ class QueueParts:
         return [part for part in self._parts if part.is_open]
 
     def _claim_in_turn(self, most: int) -> list[ClaimedPart]:
-        parts = self._in_turn()
+        hinted, self._rung = self._rung, set()
+        parts = self._in_turn(hinted)
         if self._lone is not None:
             if any(part.held for part in parts):
                 return []
@@ -270,7 +277,7 @@ class QueueParts:
         for number, part in enumerate(parts):
             if number and not asks_all:
                 if number == 1:
-                    rung = self._ringing(parts[1:])
+                    rung = hinted | self._ringing(parts[1:])
                 if part.consumer.bell not in rung:
                     continue
             others_held = claimed or any(other.held for other in parts if other is not part)
@@ -284,11 +291,10 @@ class QueueParts:
             self._asked_all_at = now
         return claimed
 
-    def _in_turn(self) -> list[QueuePart]:
-        """The open parts: first the one whose bell rang, or that whose turn it is."""
+    def _in_turn(self, hinted: set[str]) -> list[QueuePart]:
+        """The open parts: first one whose bell rang, or that whose turn it is."""
         parts = self._open()
-        rung, self._rung = self._rung, ""
-        first = next((at for at, part in enumerate(parts) if part.consumer.bell == rung), None)
+        first = next((at for at, part in enumerate(parts) if part.consumer.bell in hinted), None)
         if first is None and parts:
             self._turn = first = (self._turn + 1) % len(parts)
         return parts[first:] + parts[:first] if parts else []

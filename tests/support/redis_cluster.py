@@ -65,8 +65,11 @@ class ClusterNode(RedisServer):
 class RedisCluster(RedisServer):
     """All nodes together, with the interface of one server."""
 
-    def __init__(self, var: Path, *, faketime: Path | None = None, replicas: int = 0) -> None:
-        folders = [var / str(number) for number in range(PRIMARIES * (1 + replicas))]
+    def __init__(
+        self, var: Path, *, faketime: Path | None = None, primaries: int = PRIMARIES, replicas: int = 0
+    ) -> None:
+        self._primaries = primaries
+        folders = [var / str(number) for number in range(primaries * (1 + replicas))]
         for folder in folders:
             folder.mkdir()
         self.nodes = [ClusterNode(folder, faketime=faketime) for folder in folders]
@@ -149,8 +152,9 @@ class RedisCluster(RedisServer):
         first, *others = self.nodes
         for number, node in enumerate(self.nodes):
             node.call("CLUSTER SET-CONFIG-EPOCH", number + 1)
-        for number, node in enumerate(self.nodes[:PRIMARIES]):
-            slots = range(SLOTS * number // PRIMARIES, SLOTS * (number + 1) // PRIMARIES)
+        primaries = self._primaries
+        for number, node in enumerate(self.nodes[:primaries]):
+            slots = range(SLOTS * number // primaries, SLOTS * (number + 1) // primaries)
             node.call("CLUSTER ADDSLOTS", *slots)
         for node in others:
             node.call("CLUSTER MEET", "127.0.0.1", first.port, first.bus_port)
@@ -158,8 +162,8 @@ class RedisCluster(RedisServer):
             lambda: all(_info(node)["cluster_known_nodes"] == str(len(self.nodes)) for node in self.nodes),
             within_s=30,
         )
-        for number, node in enumerate(self.nodes[PRIMARIES:]):
-            primary = self.nodes[number % PRIMARIES].id
+        for number, node in enumerate(self.nodes[primaries:]):
+            primary = self.nodes[number % primaries].id
             eventually(partial(_replicates, node, primary), within_s=30)
         self._is_made = True
 
@@ -230,9 +234,11 @@ def running_stepping(library: Path, key: str) -> contextlib.AbstractContextManag
     return running_redis(faketime=library)
 
 
-def running_cluster(*, replicas: int = 0) -> contextlib.AbstractContextManager[RedisCluster]:
+def running_cluster(
+    *, primaries: int = PRIMARIES, replicas: int = 0
+) -> contextlib.AbstractContextManager[RedisCluster]:
     """A context: a cluster in a folder of its own, both gone afterwards."""
-    return _running(partial(RedisCluster, replicas=replicas))
+    return _running(partial(RedisCluster, primaries=primaries, replicas=replicas))
 
 
 @contextlib.contextmanager
