@@ -116,8 +116,13 @@ class ModelChooser:
             )
         ]
 
-    def unknown(self, name: str, models: Mapping[str, ModelView]) -> UnknownModel:
-        """The refusal of a name that is no model's; it names those that are served or expected."""
+    def unknown(self, name: str, models: Mapping[str, ModelView]) -> UnknownModel | BrokerUnavailable:
+        """The refusal of a name that is no model's; it names those that are served or expected.
+
+        A model whose node of a cluster is away is not unknown.
+        """
+        if name in self._registry.away:
+            return self._registry.away[name]
         served = (known for known, view in models.items() if view.own_state is not None)
         known = ", ".join(sorted(each for each in {*served, *self._expected} if access.may_ask(each)))
         return UnknownModel(f"Unknown model {name[:60]!r}. Available: {known}.")

@@ -27,6 +27,7 @@ from tests.support.channels import publish, subscribers
 from tests.support.fakes import CARD, MODEL, READY, consumer, job, lease, producer
 from tests.support.redis_cluster import RedisCluster, running_cluster
 from tests.support.waiting import eventually
+from web.model_choice import ModelChooser, ModelNames
 
 pytestmark = pytest.mark.slow
 
@@ -177,6 +178,9 @@ def test_a_node_that_dies_takes_only_its_models_and_its_replica_brings_them_back
         eventually(lambda: _is_copied(cluster, lost.queue))
         home.stop(kill=True)
         assert set(registry.models(fresh=True)) - {MODEL} == {other}
+        chooser = ModelChooser(registry, clock_of(client), ModelNames((other,), other), request_timeout_s=10)
+        with pytest.raises(BrokerUnavailable, match="Redis can't list its models"):
+            chooser.named(MODEL)  # it is not unknown
         with pytest.raises(BrokerUnavailable):
             into.enqueue(MODEL, job())
 
