@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import tests.support.network
 from tests.support import ROOT
 from tests.support.network import CLIENTS, Network
 from tests.support.waiting import eventually
@@ -97,6 +98,31 @@ def test_packets_are_held_back(network: Network) -> None:
     began = time.monotonic()
     assert len(_sent(network, 1, wait_s=20)) == 1
     assert time.monotonic() - began >= 0.2
+
+
+def test_of_many_delays_the_last_one_holds(network: Network) -> None:
+    for _ in range(100):
+        network.delay(5)
+    network.delay(0)
+    eventually(lambda: bool(_sent(network, 1)))
+
+
+def test_what_another_test_removes_at_the_same_time_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = f"bw-{_ended_pid()}-0-left"
+    subprocess.run(["ip", "netns", "add", left], check=True)
+
+    def removed_meanwhile(namespace: str) -> list[int]:
+        subprocess.run(["ip", "netns", "delete", namespace], check=True)
+        return []
+
+    monkeypatch.setattr(tests.support.network, "_pids", removed_meanwhile)
+    with Network(["next"]):
+        assert not Path("/run/netns", left).exists()
+
+
+def _ended_pid() -> int:
+    with subprocess.Popen(["true"]) as process:
+        return process.pid
 
 
 def test_the_network_of_a_killed_test_is_removed_by_the_next() -> None:

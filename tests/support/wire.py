@@ -36,15 +36,17 @@ def main(ends: list[int]) -> None:
     on_their_way: collections.deque[tuple[float, int, bytes]] = collections.deque()
     other = {ends[0]: ends[1], ends[1]: ends[0]}
     delay_s = 0.0
+    stdin = sys.stdin.fileno()
     while True:
         wait_s = max(0.0, on_their_way[0][0] - time.monotonic()) if on_their_way else None
-        readable, _, _ = select.select([*ends, sys.stdin], [], [], wait_s)
+        readable, _, _ = select.select([*ends, stdin], [], [], wait_s)
         now = time.monotonic()
-        if sys.stdin in readable:
-            line = sys.stdin.readline()
-            if not line:
+        if stdin in readable:
+            # Not `readline`: what it has read beyond a line no `select` shows.
+            lines = os.read(stdin, _FRAME_BYTES).splitlines()
+            if not lines:
                 return
-            delay_s = float(line)
+            delay_s = float(lines[-1])
         for end in ends:
             if end in readable:
                 on_their_way.append((now + delay_s, other[end], os.read(end, _FRAME_BYTES)))
