@@ -33,6 +33,8 @@ class InputCost(msgspec.Struct, frozen=True):
 
     input: str
     """Pixels and channels: `224x224x3`."""
+    submit_ms: float
+    """The web tier's Python before the job is in the queue: receive, parse, encode, send."""
     enqueue_us: float
     """Redis' one thread, a picture: the MULTI of a job, its bell and its message."""
     claim_us: float
@@ -51,12 +53,10 @@ class InputCost(msgspec.Struct, frozen=True):
 
 
 class WebCost(msgspec.Struct, frozen=True):
-    """Of the web tier beside decoding, whatever the picture."""
+    """Of the web tier, whatever the picture and the input."""
 
-    submit_ms: float
-    """Python's part before the job is in the queue: receive, parse, encode, send."""
     reply_ms: float
-    """And after its result has come."""
+    """Python's part after the result has come."""
     refusal_ms: float
     """A picture that is refused, decoding included where that was done."""
 
@@ -128,7 +128,7 @@ class Costs:
 
         return cls(
             decode_s=decode[picture] / 1e3,
-            submit_s=file.web.submit_ms / 1e3,
+            submit_s=between("submit_ms") / 1e3,
             reply_s=file.web.reply_ms / 1e3,
             refusal_s=file.web.refusal_ms / 1e3,
             ask_s=file.ask_us / 1e6,

@@ -88,15 +88,26 @@ def run(seconds: float, out: Path) -> int:
                     web_s[each] = _picture_cpu(service, uploads[each], seconds).web_s
                 service.change_speed(_SLOWLY)
                 large[shape] = _picture_cpu(service, base, seconds)
-        decode_s = _decode_s(base)
-        python_s = small[_BASE_INPUT].web_s - decode_s
+        python = {shape: max(0.0, small[shape].web_s - _decode_s(base, shape)) for shape in INPUTS}
+        python_s, decode_s = python[_BASE_INPUT], small[_BASE_INPUT].web_s - python[_BASE_INPUT]
+        reply_s = _REPLY_SHARE * python_s
         pictures = [DecodeCost(_BASE_PICTURE, _kilobytes(base), _ms(decode_s))]
         for each, spent_s in web_s.items():
             pictures.append(DecodeCost(each, _kilobytes(uploads[each]), _ms(spent_s - python_s)))
         refusal_s = _refusal_s(base, seconds, accepted_s=small[_BASE_INPUT].web_s)
     rest_s, wait_s = _rest_of_redis(in_redis[_LEAST_INPUT], small[_LEAST_INPUT], large[_LEAST_INPUT])
-    inputs = [_input_cost(each, in_redis[each], small[each], large[each], rest_s) for each in INPUTS]
-    web = WebCost(_ms((1 - _REPLY_SHARE) * python_s), _ms(_REPLY_SHARE * python_s), _ms(refusal_s))
+    inputs = [
+        _input_cost(
+            each,
+            in_redis[each],
+            small[each],
+            large[each],
+            rest_s=rest_s,
+            submit_s=max(0.0, python[each] - reply_s),
+        )
+        for each in INPUTS
+    ]
+    web = WebCost(_ms(reply_s), _ms(refusal_s))
     file = CostFile(
         processor, cores, when, _us(in_redis[_BASE_INPUT].ask_s), _us(wait_s), web, pictures, inputs
     )
@@ -164,8 +175,8 @@ def _refusal_s(upload: Path, seconds: float, *, accepted_s: float) -> float:
     return max(0.0, spent.web_s - (len(load.requests) - refused) * accepted_s) / max(1, refused)
 
 
-def _decode_s(upload: Path) -> float:
-    height, width, channels = _BASE_INPUT
+def _decode_s(upload: Path, shape: tuple[int, int, int]) -> float:
+    height, width, channels = shape
     spec = InputSpec(width=width, height=height, channels=channels, fit=Fit.STRETCH)
     picture = next(upload.iterdir()).read_bytes()
     spent = []
@@ -269,7 +280,13 @@ def _rest_of_redis(in_redis: RedisCpu, small: PictureCpu, large: PictureCpu) -> 
 
 
 def _input_cost(
-    shape: tuple[int, int, int], in_redis: RedisCpu, small: PictureCpu, large: PictureCpu, rest_s: float
+    shape: tuple[int, int, int],
+    in_redis: RedisCpu,
+    small: PictureCpu,
+    large: PictureCpu,
+    *,
+    rest_s: float,
+    submit_s: float,
 ) -> InputCost:
     claim, claim_job = split(in_redis.claims_s)
     complete, complete_job = split(in_redis.completions_s)
@@ -279,6 +296,7 @@ def _input_cost(
     job_s = max(0.0, large.model_server_s - call_s / large.batch)
     return InputCost(
         "x".join(map(str, shape)),
+        _ms(submit_s),
         _us(in_redis.enqueue_s + rest_s),
         _us(claim),
         _us(claim_job),

@@ -15,6 +15,7 @@ from benchmarks.simulation.parts import Window
 from benchmarks.simulation.service import Fleet, ServiceSimulation, SimulatedRun
 from loadtest.cli.units import shown
 
+BASE_INPUT: Final = (224, 224, 3)
 WEB_CORES: Final = 8
 """Of a web host."""
 
@@ -69,10 +70,9 @@ def simulated(sizing: Sizing, network: NetworkSpeed, costs: Costs) -> SimulatedR
 
 def capacities(file: CostFile, batch: int) -> str:
     """What one core of each part carries, as a table of Markdown."""
-    lines = ["| upload | web CPU ms a picture | pictures/s of a core |", "|---|---:|---:|"]
-    python_ms = file.web.submit_ms + file.web.reply_ms
+    lines = ["| upload, to 224x224x3 | web CPU ms a picture | pictures/s of a core |", "|---|---:|---:|"]
     for picture in file.pictures:
-        web_ms = python_ms + picture.decode_ms
+        web_ms = Costs.of(file, picture=picture.picture, input_shape=BASE_INPUT).web_s * 1e3
         lines.append(
             f"| {picture.picture}, {picture.upload_kb:.0f} KB | {shown(web_ms)} | {shown(1000 / web_ms)} |"
         )
