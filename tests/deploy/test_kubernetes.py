@@ -206,6 +206,7 @@ def test_nobody_connects_who_need_not(overlay: str) -> None:
     for name, place in by_name.items():
         if name != "redis":
             assert may_connect(overlay, place, redis, 6379)
+            assert may_connect(overlay, place, redis, 26379) is not own_redis  # Sentinels
         assert not may_connect(overlay, place, Place({"k": "v"}, namespace="default"), 443)
         assert not may_connect(overlay, place, Place(address="10.9.9.9"), 443)
         downloads = name.startswith("model-server")

@@ -206,6 +206,15 @@ def test_the_web_tier_believes_nginx_where_a_client_is(service: WebHosts, tmp_pa
     assert "203.0.113.9" not in line
 
 
+def test_a_client_of_http_1_0_need_name_no_host(service: WebHosts, tmp_path: Path) -> None:
+    (host,) = service.web_hosts(1)
+    with in_front(tmp_path, [host]) as nginx:
+        where = urlsplit(nginx.url)
+        with socket.create_connection((where.hostname or "", where.port or 0), timeout=30) as client:
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert client.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+
+
 def test_without_a_web_host_nginx_is_alive_and_says_in_json_that_it_is_alone(tmp_path: Path) -> None:
     with nginx_before(tmp_path / "nginx", [9]) as nginx:
         assert ask(nginx.url, "GET", "/nginx-healthz") == (200, b'{"status":"ok"}\n')
