@@ -1,0 +1,49 @@
+"""A thread for each bell: it wakes the worker, and takes no token from others while that is busy."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from broker.clock import RedisClock
+from broker.consumer import Consumer
+from broker.keys import Keys
+from model_server.serving.bells import Bells
+from tests.support.fakes import MODEL, consumer
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def bells() -> Iterator[Bells]:
+    made = Bells(MODEL)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def consumers(client: redis.Redis, keys: Keys) -> list[Consumer]:
+    own = consumer(client, keys)
+    return [own, own.of_shard(0, RedisClock()), own.of_shard(1, RedisClock())]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_each_bell_wakes_the_worker(
+    client: redis.Redis, bells: Bells, consumers: list[Consumer], number: int
+) -> None:
+    bell = consumers[number].bell
+    client.rpush(bell, "1")
+    assert bells.wait(consumers, 20) == {bell}
+    assert client.llen(bell) == 0
+    assert bells.wait(consumers, 0.01) == set()
+
+
+def test_a_token_that_comes_while_the_worker_is_busy_is_handed_on(
+    client: redis.Redis, bells: Bells, consumers: list[Consumer]
+) -> None:
+    assert bells.wait(consumers, 0.05) == set()  # its threads block for up to a second more
+    bell = consumers[1].bell
+    client.rpush(bell, "1")
+    eventually(lambda: client.info("clients")["blocked_clients"] == 0)
+    eventually(lambda: client.llen(bell) == 1)
+    assert client.ttl(bell) > 0
+    assert bells.wait(consumers, 20) == {bell}
