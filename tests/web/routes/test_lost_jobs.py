@@ -11,8 +11,10 @@ import pytest
 import redis
 from prometheus_client import REGISTRY
 
+from broker.clock import RedisClock
 from broker.keys import Keys
 from broker.lost_jobs import LOOK_S
+from broker.replies import Waiter
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service
@@ -135,6 +137,28 @@ def test_a_request_whose_job_stands_in_no_list_enqueues_it_again(
     assert (answer.status_code, answer.get_json()["predictions"][0]["label"]) == (200, "bright")
     assert len([line for line in caplog.messages if "has forgotten job" in line]) == 1
     assert len(service.engine.batches) == 1
+
+
+def test_a_waiting_job_is_looked_for_by_the_clock_of_its_model(
+    service: Service, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster's nodes that of the model may be an hour ahead of that of what is no model's."""
+    jobs, clock = service.app.extensions["jobs"], RedisClock(by_model=True)
+    seconds, _ = client.time()
+    clock.of(MODEL).sync(seconds + 3600.0, sent=clock.monotonic(), received=clock.monotonic())
+    monkeypatch.setattr(jobs, "_clock", clock)
+    waiters, expect = list[Waiter](), jobs.replies.expect
+
+    def noted(model: str, job_id: str) -> Waiter:
+        waiters.append(expect(model, job_id))
+        return waiters[-1]
+
+    monkeypatch.setattr(jobs.replies, "expect", noted)
+    service.start_worker()
+    assert service.client.post("/predict", data=form(png(0))).status_code in (200, 504)
+    (waiter,) = waiters
+    assert waiter.queued is not None
+    assert 3500 < waiter.queued.there_at - seconds < 3700
 
 
 @pytest.mark.slow
