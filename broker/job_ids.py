@@ -27,6 +27,7 @@ from typing import Final, cast
 import redis
 
 from broker.clock import RedisClock
+from broker.cluster import is_cluster
 from broker.connection import translated
 from broker.errors import BrokerUnavailable
 from broker.keys import SHARD_MASK, Keys, shard_bits
@@ -122,8 +123,9 @@ class JobIds:
                     self._redis.set(self._key, own, nx=True)
                     stored = cast("bytes | None", self._redis.get(self._key))
         except BrokerUnavailable as error:
-            # Full, or without the right to it: ids are made all the same, and are known to this process.
-            if not error.is_refusal:
+            # Full, without the right to it, or on a node of a cluster that is away while models of others are
+            # asked: ids are made all the same, and are known to this process.
+            if not (error.is_refusal or is_cluster(self._redis)):
                 raise
         current = stored if stored and len(stored) >= _SECRET_BYTES // 2 else own
         former = tuple(each for each in self._secrets if each != current)

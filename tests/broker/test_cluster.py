@@ -10,9 +10,13 @@ from redis.crc import key_slot
 from redis.exceptions import TryAgainError
 
 from broker import cluster
+from broker.clock import clock_of
 from broker.cluster import ClusterClient, slot_of
 from broker.connection import connect, translated
 from broker.errors import BrokerUnavailable
+from broker.job_ids import CHECK_S, JobIds
+from broker.keys import Keys
+from tests.support.fakes import FakeClock
 from tests.support.redis_cluster import ClusterNode, RedisCluster, migrate, running_cluster
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.waiting import eventually
@@ -246,6 +250,22 @@ def test_a_dead_node_costs_its_own_keys_alone(nodes: RedisCluster, client: redis
     assert [key for key, reply in zip(KEYS, replies, strict=True) if reply != b"x"] == gone
     dead.start()
     eventually(lambda: _answers(client, KEYS[0]), within_s=20)
+
+
+def test_ids_are_made_while_the_node_of_their_secret_is_away(nodes: RedisCluster) -> None:
+    """A model whose node lives is served."""
+    keys, clock = Keys("bw:"), FakeClock()
+    with connect(nodes.url, timeout_s=1) as client:
+        ids = JobIds(client, keys, clock_of(client), monotonic=clock)
+        before = ids.make("tiny", is_polled=True)
+        nodes.owner_of(keys.id_secret).stop(kill=True)
+        clock.now += CHECK_S
+        made = ids.make("tiny", is_polled=True)
+        assert ids.made_at(before, "tiny")
+        nodes.start()
+        clock.now += CHECK_S
+        assert ids.made_at(made, "tiny")
+        assert JobIds(client, keys, clock_of(client)).made_at(made, "tiny")
 
 
 def _answers(client: redis.Redis, key: str) -> bool:
