@@ -214,8 +214,11 @@ class Pipeline:
     def _complete_shares(self, batch: Batch, outcomes: list[CompletedJob], trace: BatchTrace | None) -> None:
         """Have the thread of each part complete its share of the batch; the first writes the whole trace."""
         first = 0
-        for share in batch.shares if outcomes else ():
+        for share in batch.shares:
             part, own = self.parts.part(share.part), outcomes[first : first + share.jobs]
+            if not outcomes:
+                part.add(-share.jobs)  # others run them
+                continue
             written = None if trace is None or first else partial(trace.write, outcomes)
             part.complete(partial(self.complete, share.worker, own, written, part=part))
             first += share.jobs

@@ -266,11 +266,12 @@ class QueueParts:
 
     def _claim_in_turn(self, most: int) -> list[ClaimedPart]:
         hinted, self._rung = self._rung, set()
-        parts = self._in_turn(hinted)
-        if self._lone is not None:
-            if any(part.held for part in parts):
-                return []
-            parts, self._lone = [self._lone, *(part for part in parts if part is not self._lone)], None
+        parts, lone = self._in_turn(hinted), self._lone
+        if lone in parts and any(part.held for part in parts):
+            return []
+        self._lone = None
+        if lone in parts:
+            parts = [lone, *(part for part in parts if part is not lone)]
         now = time.monotonic()
         asks_all = now - self._asked_all_at >= _ROUND_S
         claimed: list[ClaimedPart] = []

@@ -23,6 +23,7 @@ from broker.producer import Limits, PendingJob, Producer, RequestName
 from broker.registry import Registry
 from broker.shards import ShardMap
 from broker.webhooks import WebhookStore
+from model_server.serving.batching import Batch
 from model_server.serving.worker import Worker
 from tests.conformance.test_dead_letters import box
 from tests.support import fakes
@@ -211,6 +212,41 @@ def test_one_that_waits_to_run_alone_is_not_kept_waiting_by_full_shards(
     for _ in range(10):
         fakes.step(worker)
     assert isinstance(web.producer.poll(MODEL, marked.id), Result)
+
+
+def test_a_part_that_is_being_put_right_is_not_claimed_from_for_a_job_that_runs_alone(
+    client: redis.Redis, worker: Worker, web: Web, parts: list[ModelKeys]
+) -> None:
+    (marked,) = web.enqueue(1, shard=2)
+    client.hset(parts[3].attempts, marked.id, "1")
+    (other,) = web.enqueue(1, shard=0)
+    lone = worker.pipeline.parts.part(3)
+    worker.pipeline.parts._lone, lone.is_uncertain = lone, True
+    assert _claimed(worker) == [other.id]
+
+
+def test_a_batch_that_was_taken_away_before_it_ran_is_not_held_for_ever(
+    client: redis.Redis, worker: Worker, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [each for shard in range(2) for each in web.enqueue(1, shard=shard)]
+    pipeline, claim = worker.pipeline, worker.pipeline.claim
+
+    def claim_and_pause() -> Batch | None:
+        """As if the process had stood still until a peer reaped it."""
+        batch = claim()
+        for part in pipeline.parts._parts:
+            lost, (seconds, _) = part.worker, client.time()
+            client.zadd(part.registration.lease._keys.workers, {lost: -seconds})
+            part.registration.ensure(lost=lost)
+        return batch
+
+    with monkeypatch.context() as pause:
+        pause.setattr(pipeline, "claim", claim_and_pause)
+        fakes.step(worker)
+    recovered = [part.registration.lease.recover_lost() for part in pipeline.parts._parts]
+    assert sum(sum(each.values()) for each in recovered) == 2  # each runs alone now
+    eventually(lambda: fakes.step(worker) + fakes.step(worker) == 0)
+    assert all(isinstance(web.producer.poll(MODEL, each.id), Result) for each in jobs)
 
 
 def test_claims_of_a_lost_worker_go_back_in_every_shard(
