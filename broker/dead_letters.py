@@ -14,6 +14,7 @@ import redis
 from msgspec.structs import replace
 
 from broker import codec
+from broker.clock import clock_of
 from broker.cluster import redis_time
 from broker.connection import translated
 from broker.consumer import DEAD_TTL_S
@@ -57,8 +58,10 @@ class DeadLetters:
         self._redis = client
         self._model = model
         self._keys = keys.of(model)
+        self._all_keys = keys
         self._shards = shards or ShardMap()
-        self._producer = Producer(client, keys, limits, shards=self._shards)
+        self._clock = clock_of(client)
+        self._producer = Producer(client, keys, limits, clock=self._clock, shards=self._shards)
 
     def entries(self) -> list[DeadLetter]:
         """Every entry, the oldest first."""
@@ -132,8 +135,14 @@ class DeadLetters:
             pipe.execute()
 
     def _now(self) -> float:
+        """The time by which the job is judged. The clock of ids is read as well: this host's may be wrong."""
+        its_own = self._clock.of(self._model)
         with translated("tell the time"):
-            return redis_time(self._redis, self._keys.dead)
+            for clock in {self._clock, its_own}:
+                sent = clock.monotonic()
+                now = redis_time(self._redis, clock.key(self._all_keys))
+                clock.sync(now, sent=sent, received=clock.monotonic())
+        return its_own.now()
 
 
 def _parts(entry: bytes) -> tuple[str, bytes]:

@@ -26,6 +26,7 @@ from tests.support.fakes import (
     is_pending,
     job,
     lease,
+    producer,
 )
 from tests.support.redis_server import client_of
 from tests.support.waiting import eventually
@@ -93,6 +94,19 @@ def test_a_job_goes_back_under_a_fresh_id_as_one_that_is_polled(client: redis.Re
     assert client.get(keys.of(MODEL).result(fresh_id)) == pending
     assert client.llen(keys.of(MODEL).bell) == 1
     assert box(client, keys).entries() == []
+
+
+def test_a_job_goes_back_by_redis_clock_on_a_host_whose_own_is_wrong(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,), (seconds, _), host = bury(client, keys, job()), client.time(), time.time
+    with monkeypatch.context() as wrong:
+        wrong.setattr(time, "time", lambda: host() + 3600)
+        fresh_id = box(client, keys).requeue(old.id, timeout_s=TIMEOUT_S, pace=Pace())
+    made_at = producer(client, keys).ids.made_at(fresh_id, MODEL)
+    assert made_at is not None
+    assert abs(made_at - seconds) < 60
+    assert abs(float(client.get(keys.of(MODEL).asked) or 0) - seconds) < 60
 
 
 def test_where_pictures_are_dropped_a_dead_letter_says_why_it_can_t_be_queued_again(
