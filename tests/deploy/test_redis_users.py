@@ -4,6 +4,7 @@ That their rights suffice is proved by the tests of the contract and of real pro
 user.
 """
 
+import hashlib
 import os
 import subprocess
 
@@ -186,6 +187,20 @@ def test_what_can_t_be_made_into_users_is_refused(environment: dict[str, str], s
     made = _make(environment)
     assert (made.returncode, made.stdout) == (2, "")
     assert said in made.stderr
+
+
+def test_users_of_replicas_sentinels_and_people_are_made_where_they_have_a_password() -> None:
+    passwords = {f"{user.upper()}_PASSWORD": user for user in USERS}
+    peers = {"REPLICA_PASSWORD": "r", "SENTINEL_PASSWORD": "s", "ADMIN_PASSWORD": "a"}
+    without, made = _make(passwords), _make(passwords | peers)
+    assert made.returncode == without.returncode == 0
+    assert made.stdout.startswith(without.stdout)
+    added = made.stdout[len(without.stdout) :].splitlines()
+    assert [line.split()[1] for line in added] == ["replica", "sentinel", "admin"]
+    assert all(
+        f"#{hashlib.sha256(word.encode()).hexdigest()} " in line
+        for word, line in zip("rsa", added, strict=True)
+    )
 
 
 def _make(environment: dict[str, str], *options: str) -> "subprocess.CompletedProcess[str]":

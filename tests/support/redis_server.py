@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -147,11 +147,12 @@ def is_redis_6() -> bool:
 USERS: Final = ("web", "model_server", "operator")
 
 
-def acl_file(*, is_old: bool, prefix: str = "bw:") -> str:
-    """The users of the project as Redis reads them, and a default user who may do all."""
+def acl_file(*, is_old: bool, prefix: str = "bw:", peers: Sequence[str] = ()) -> str:
+    """The users of the project as Redis reads them, those for `peers`, and a default user with all rights."""
     made = subprocess.run(
         [ROOT / "deploy" / "redis" / "make-users", *(["--redis-6.2"] if is_old else [])],
-        env={**os.environ, "KEY_PREFIX": prefix} | {f"{user.upper()}_PASSWORD": user for user in USERS},
+        env={**os.environ, "KEY_PREFIX": prefix}
+        | {f"{user.upper()}_PASSWORD": user for user in (*USERS, *peers)},
         capture_output=True,
         text=True,
         check=True,

@@ -27,7 +27,7 @@ DOWN_AFTER_MS: Final = 1000
 FAILOVER_TIMEOUT_MS: Final = 1000
 
 _ADMIN: Final = "user tests on >tests ~* &* +@all\n"
-_PEERS: Final = "".join(f"user {peer} on >{peer} ~* &* +@all\n" for peer in ("sentinel", "replica"))
+_PEERS: Final = ("sentinel", "replica")
 
 
 class Node:
@@ -42,9 +42,11 @@ class Node:
         self._offset = folder / "offset"
         folder.mkdir()
         users = folder / "users.acl"
-        users.write_text(acl_file(is_old=is_redis_6()).replace("user default on nopass", "user default off"))
+        users.write_text(
+            acl_file(is_old=is_redis_6(), peers=_PEERS).replace("user default on nopass", "user default off")
+        )
         with users.open("a") as file:
-            file.write(_ADMIN + _PEERS)
+            file.write(_ADMIN)
         self._config = folder / "redis.conf"
         self._config.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\naclfile {users}\n"
@@ -205,17 +207,17 @@ class SentinelService:
     def cut_off(self, node: Node) -> None:
         """No Sentinel and no replica reaches it any more; clients do."""
         with node.client() as client:
-            for peer in ("sentinel", "replica"):
+            for peer in _PEERS:
                 client.acl_setuser(peer, enabled=False)
             for each in client.client_list():
-                if each["user"] in ("sentinel", "replica"):
+                if each["user"] in _PEERS:
                     with contextlib.suppress(redis.ResponseError):  # gone already
                         client.client_kill_filter(_id=each["id"])
 
     def rejoin(self, node: Node) -> None:
         """Let them reach it again, as a replica. A Sentinel would see to that, after 8 s."""
         with node.client() as client:
-            for peer in ("sentinel", "replica"):
+            for peer in _PEERS:
                 client.acl_setuser(peer, enabled=True)
             client.replicaof("127.0.0.1", self.primary().port)
         self.await_replica(node)
