@@ -35,19 +35,23 @@ class NetworkSpeed:
             return cls((1, 2), (fixed + each, fixed + 2 * each), spread)
         found_entries = [_ENTRY.fullmatch(part) for part in text.split(",")]
         entries = [(int(entry[1]), float(entry[2])) for entry in found_entries if entry]
-        sizes = [size for size, _ in entries]
+        sizes, calls_ms = [size for size, _ in entries], [ms for _, ms in entries]
         if len(entries) != len(found_entries) or sizes != sorted(set(sizes)) or not sizes or sizes[0] < 1:
             raise ValueError(
                 f"{text!r} is not a network's speed: write milliseconds of a call of n pictures as 40+10n, "
                 "or as a table by n, 1:50,8:120,32:360"
             )
-        return cls(tuple(sizes), tuple(ms for _, ms in entries), spread)
+        if len(sizes) == 1:
+            raise ValueError(
+                f"{text!r} says how long a call of one size takes, and nothing of others: add a second size, "
+                f"or write 0+{calls_ms[0] / sizes[0]:g}n where each picture takes as long, "
+                f"{calls_ms[0]:g} where every call does"
+            )
+        return cls(tuple(sizes), tuple(calls_ms), spread)
 
     def mean_s(self, pictures: int) -> float:
         """Seconds of a call of so many pictures, on average."""
         sizes, calls = self.sizes, self.calls_ms
-        if len(sizes) == 1:
-            return calls[0] / 1000
         right = min(max(bisect_left(sizes, pictures), 1), len(sizes) - 1)
         slope = (calls[right] - calls[right - 1]) / (sizes[right] - sizes[right - 1])
         return max(0.0, calls[right] + slope * (pictures - sizes[right])) / 1000

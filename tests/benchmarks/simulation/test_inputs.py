@@ -48,7 +48,6 @@ def test_times_are_read_from_a_file(tmp_path: Path) -> None:
         ("25", 32, 0.025),
         ("1:10,9:50", 5, 0.03),
         ("1:10,9:50", 17, 0.09),
-        ("4:7", 9, 0.007),
     ],
 )
 def test_a_speed_is_a_line_or_a_table(text: str, pictures: int, mean_s: float) -> None:
@@ -83,6 +82,10 @@ def test_the_bundled_costs_are_whole_and_between_sizes_there_is_a_line() -> None
     ("arguments", "says"),
     [
         (["run", "--call", "fast"], "write milliseconds of a call"),
+        (
+            ["run", "--call", "8:40"],
+            "add a second size, or write 0+5n where each picture takes as long, 40 where",
+        ),
         (["run", "--input", "224"], "write 224x224x3"),
         (["run", "--set", "PORT=1"], "not a setting that a simulation heeds"),
         (["run", "--set", "BATCH_SIZE=0"], "BATCH_SIZE"),
