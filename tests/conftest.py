@@ -13,9 +13,16 @@ from xdist.scheduler import LoadScopeScheduling
 from broker.connection import connect
 from broker.keys import Keys
 from settings import Settings, weights
-from tests.support import ROOT, keras_fork, real_data
+from tests.support import ROOT, keras_fork, leftovers, real_data
 from tests.support.redis_cluster import running_any, running_stepping
 from tests.support.redis_server import RedisServer, faketime_library
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Remove what runs that were killed have left, once a run: pytest-xdist's processes belong to one."""
+    if not hasattr(config, "workerinput"):
+        leftovers.remove()
+        leftovers.mark()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

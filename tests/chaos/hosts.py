@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Final
 import httpx
 
 from tests.chaos.stack import LEASE_S, ChaosStack
-from tests.support import ROOT, http
+from tests.support import ROOT, http, leftovers
 from tests.support.network import CLIENTS, Network
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
@@ -62,7 +61,7 @@ class HostRedis(RedisServer):
 @contextlib.contextmanager
 def redis_on(network: Network) -> Iterator[HostRedis]:
     """A context: a server on that network's host for it, in a folder of its own, both gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="bw-"))
+    folder = leftovers.folder()
     server = HostRedis(folder, network)
     try:
         server.start()

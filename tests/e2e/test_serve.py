@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import psutil
 import pytest
 
 from deploy.serve.programs import redis_command
-from tests.support import ROOT, http
+from tests.support import ROOT, http, leftovers
 from tests.support.pictures import drawn_digit
 from tests.support.private_files import modes
 from tests.support.redis_server import RedisServer
@@ -107,8 +106,7 @@ class Serving:
 @pytest.fixture
 def project() -> Iterator[Path]:
     """A copy of the project with its own var/; networks that another test converted are there already."""
-    # Not tmp_path: a Unix socket's path has 107 bytes at most.
-    folder = Path(tempfile.mkdtemp(prefix="bw-"))
+    folder = leftovers.folder()
     _copy(folder)
     engines = ROOT / "var" / "engines"
     engines.mkdir(parents=True, exist_ok=True)

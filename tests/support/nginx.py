@@ -12,7 +12,7 @@ from typing import Final
 import psutil
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, leftovers
 from tests.support.stack import free_port
 from tests.support.waiting import eventually
 
@@ -40,6 +40,7 @@ class Nginx:
             before, after = text.split(f" {directive} ", 1)
             text = f"{before} {directive} {value};{after.split(';', 1)[1]}"
         folder.mkdir()
+        self._run_in = leftovers.folder()
         (folder / "nginx.conf").write_text(text, "utf-8")
         self._command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
         if os.geteuid() == 0:  # its processes would be nobody's, who may not enter a test's folder
@@ -58,7 +59,7 @@ class Nginx:
 
     def start(self) -> None:
         """Start it; it listens when this returns."""
-        subprocess.run(self._command, check=True, timeout=20)
+        subprocess.run(self._command, check=True, timeout=20, cwd=self._run_in)
 
     def reload(self) -> None:
         """Have it read its files again; its old processes have answered what they had when this returns."""
@@ -71,6 +72,7 @@ class Nginx:
         pid = self._pid()
         subprocess.run([*self._command, "-s", "stop"], check=True, timeout=20)
         eventually(lambda: not Path(f"/proc/{pid}").exists())
+        self._run_in.rmdir()
 
     def log(self) -> str:
         """The log of its errors."""

@@ -7,7 +7,6 @@ program, too.
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
@@ -18,6 +17,7 @@ import redis
 from redis.crc import key_slot
 
 from broker.connection import connect
+from tests.support import leftovers
 from tests.support.redis_server import RedisServer, is_redis_6, running_redis
 from tests.support.stack import free_port
 from tests.support.waiting import eventually
@@ -243,7 +243,7 @@ def running_cluster(
 
 @contextlib.contextmanager
 def _running(make: Callable[[Path], _ClusterT]) -> Iterator[_ClusterT]:
-    folder = Path(tempfile.mkdtemp(prefix="bw-"))
+    folder = leftovers.folder()
     cluster = make(folder)
     try:
         cluster.start()

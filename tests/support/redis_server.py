@@ -12,7 +12,6 @@ import os
 import resource
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import redis
 from broker import cluster
 from broker.connection import connect
 from deploy.serve.programs import redis_binary, redis_command, redis_url
-from tests.support import ROOT
+from tests.support import ROOT, leftovers
 
 
 class RedisServer:
@@ -201,8 +200,7 @@ def faketime_library() -> Path | str:
 @contextlib.contextmanager
 def running_redis(*, faketime: Path | None = None) -> Iterator[RedisServer]:
     """A context: a server in a folder of its own, both gone afterwards."""
-    # Not tmp_path: a Unix socket's path has 107 bytes at most.
-    folder = Path(tempfile.mkdtemp(prefix="bw-"))
+    folder = leftovers.folder()
     server = RedisServer(folder, faketime=faketime)
     try:
         server.start()

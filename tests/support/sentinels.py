@@ -8,7 +8,6 @@ reach it.
 import contextlib
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 import redis
 
 from broker.connection import connect
+from tests.support import leftovers
 from tests.support.redis_server import acl_file, as_user, clock_environment, is_redis_6, server_program
 from tests.support.stack import free_port
 from tests.support.waiting import eventually
@@ -245,7 +245,7 @@ def running_sentinels(
     *, replicas: int = 1, faketime: Path | None = None, password: str = "", offsets_s: tuple[float, ...] = ()
 ) -> Iterator[SentinelService]:
     """A context: a primary, its replicas and three Sentinels; `offsets_s` are the servers' clocks'."""
-    folder = Path(tempfile.mkdtemp(prefix="bw-"))
+    folder = leftovers.folder()
     service = SentinelService(folder, replicas=replicas, faketime=faketime, password=password)
     try:
         for node, offset_s in zip(service.nodes, offsets_s, strict=False):
