@@ -14,7 +14,7 @@ import redis
 
 from broker import codec, contract
 from broker.clock import RedisClock, share_steps
-from broker.cluster import is_cluster
+from broker.cluster import is_cluster, node_of
 from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
@@ -196,9 +196,9 @@ class Lease:
         return next((lapses - now for worker, lapses in soonest if str(worker, "ascii") != self.worker), None)
 
     def server_uptime_s(self) -> int:
-        """Seconds since the Redis process started: a young one has not heard from every live peer yet."""
+        """Seconds since the model's Redis process started: a young one has not heard every live peer yet."""
         with translated("tell its uptime"):
-            return int(self._redis.info("server")["uptime_in_seconds"])
+            return int(node_of(self._redis, self._keys.workers).info("server")["uptime_in_seconds"])
 
     def _agree(self) -> None:
         """Write the contract's version where none is; refuse to join those who keep another."""

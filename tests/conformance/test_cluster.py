@@ -15,7 +15,7 @@ from redis.crc import key_slot
 
 from broker import codec
 from broker.clock import clock_of
-from broker.cluster import node_of
+from broker.cluster import node_of, nodes
 from broker.connection import connect
 from broker.consumer import CompletedJob
 from broker.errors import BrokerUnavailable, LeaseLost
@@ -195,6 +195,19 @@ def test_a_node_that_dies_takes_only_its_models_and_its_replica_brings_them_back
         assert cluster.owner_of(lost.queue) is not home
         assert [each.id for each in consumer(client, keys).claim(worker.worker, 4)] == [before.id]
         assert node_of(client, lost.queue).llen(lost.claims(worker.worker)) == 1
+
+
+def test_how_young_redis_is_is_told_of_the_model_s_own_node(cluster: RedisCluster, keys: Keys) -> None:
+    with connect(cluster.url, timeout_s=2) as before:
+        first = nodes(before)[0]
+        name = next(each for each in "abcdefgh" if node_of(before, keys.of(each).workers) is not first)
+    home = cluster.owner_of(keys.of(name).workers)
+    home.stop()
+    cluster.start()
+    with connect(cluster.url, timeout_s=2) as client:
+        uptime_s = lease(client, keys, card=replace(CARD, model=name)).server_uptime_s()
+        # Else a worker there would be reaped before it could renew its lease.
+        assert uptime_s < nodes(client)[0].info("server")["uptime_in_seconds"]
 
 
 def _is_copied(cluster: RedisCluster, key: str) -> bool:
