@@ -3,6 +3,7 @@
 Every accepted job is answered once, and those who wait hear of it.
 """
 
+import signal
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import redis
+from msgspec import structs
 from redis.crc import key_slot
 
 from broker import codec
@@ -24,7 +26,7 @@ from broker.messages import Result
 from broker.registry import Registry
 from broker.replies import Replies
 from tests.support.channels import publish, subscribers
-from tests.support.fakes import CARD, MODEL, READY, consumer, job, lease, producer
+from tests.support.fakes import CARD, LIMITS, MODEL, READY, consumer, job, lease, producer
 from tests.support.redis_cluster import RedisCluster, running_cluster
 from tests.support.waiting import eventually
 from web.model_choice import ModelChooser, ModelNames
@@ -208,6 +210,42 @@ def test_how_young_redis_is_is_told_of_the_model_s_own_node(cluster: RedisCluste
         uptime_s = lease(client, keys, card=replace(CARD, model=name)).server_uptime_s()
         # Else a worker there would be reaped before it could renew its lease.
         assert uptime_s < nodes(client)[0].info("server")["uptime_in_seconds"]
+
+
+def test_a_polled_job_is_accepted_once_a_replica_of_its_own_node_has_it(keys: Keys) -> None:
+    with running_cluster(primaries=2, replicas=1) as cluster, connect(cluster.url, timeout_s=2) as client:
+        own = keys.of(MODEL)
+        home = cluster.owner_of(own.queue)
+        other = next(name for name in "abcdefgh" if cluster.owner_of(keys.of(name).queue) is not home)
+        replica = cluster.nodes[2 + cluster.nodes.index(home)]
+        into = producer(client, keys, replace(LIMITS, replicas=1))
+        kept, lost, elsewhere = (structs.replace(job(), polled=True) for _ in range(3))
+        into.enqueue(MODEL, kept)
+        slot = key_slot(own.queue.encode())
+        assert own.result(kept.id) in replica.call("CLUSTER GETKEYSINSLOT", slot, 100)
+        assert replica.process is not None
+        replica.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(BrokerUnavailable, match=r"0 of 1 \(REDIS_REPLICAS\) had it"):
+                into.enqueue(MODEL, lost)
+            assert not client.exists(own.result(lost.id))
+            into.enqueue(other, elsewhere)  # its node's replica is well
+        finally:
+            replica.process.send_signal(signal.SIGCONT)
+
+        def is_accepted() -> bool:
+            try:
+                return into.enqueue(MODEL, lost) == lost.id
+            except BrokerUnavailable:
+                return False
+
+        eventually(is_accepted)
+        # Where the slot has moved to, that node's replica counts.
+        moved = structs.replace(job(), polled=True)
+        target = cluster.move(own.queue)
+        into.enqueue(MODEL, moved)
+        replica = cluster.nodes[2 + cluster.nodes.index(target)]
+        assert own.result(moved.id) in replica.call("CLUSTER GETKEYSINSLOT", slot, 100)
 
 
 def _is_copied(cluster: RedisCluster, key: str) -> bool:
