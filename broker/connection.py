@@ -171,9 +171,10 @@ def server_pid(client: redis.Redis) -> int:
 
 
 def check_server(client: redis.Redis) -> list[str]:
-    """Ask the server what it is. Returns warnings for people; raises BrokerUnavailable if it is too old.
+    """Ask the server, or a cluster's nodes, what it is. Returns warnings for people.
 
-    A managed Redis may forbid CONFIG: then there is nothing to warn of.
+    Raises BrokerUnavailable if it is too old. A managed Redis may forbid CONFIG: then there is nothing to
+    warn of.
     """
     with translated("tell its version"):
         version = str(client.info("server")["redis_version"])
@@ -181,14 +182,17 @@ def check_server(client: redis.Redis) -> list[str]:
         raise BrokerUnavailable(f"Redis {version} is too old: Batchwire needs 6.2 or newer (or Valkey).")
     try:
         # One name a call: Redis 6.2 takes no more.
-        reply = client.config_get("appendonly") | client.config_get("maxmemory-policy")
+        replies = [
+            (*node.config_get("appendonly").items(), *node.config_get("maxmemory-policy").items())
+            for node in cluster.nodes(client)
+        ]
     except redis.RedisError:
         return []
-    settings = {_text(name): _text(value) for name, value in reply.items()}
+    settings = {(_text(name), _text(value)) for reply in replies for name, value in reply}
     warnings = []
-    if settings.get("appendonly") == "no":
+    if ("appendonly", "no") in settings:
         warnings.append("appendonly is off: a restart of Redis loses accepted jobs; set appendonly yes")
-    if settings.get("maxmemory-policy", "noeviction") != "noeviction":
+    if any(name == "maxmemory-policy" and value != "noeviction" for name, value in settings):
         warnings.append("maxmemory-policy is not noeviction: under pressure Redis drops accepted jobs")
     return warnings
 

@@ -12,7 +12,7 @@ from redis.exceptions import TryAgainError
 from broker import cluster
 from broker.clock import clock_of
 from broker.cluster import ClusterClient, slot_of
-from broker.connection import connect, translated
+from broker.connection import check_server, connect, translated
 from broker.errors import BrokerUnavailable
 from broker.job_ids import CHECK_S, JobIds
 from broker.keys import Keys
@@ -75,6 +75,19 @@ def test_a_command_belongs_to_the_slot_of_its_first_key(command: tuple[str, ...]
 def test_a_command_that_no_node_is_named_for_is_a_bug(client: redis.Redis) -> None:
     with pytest.raises(ValueError, match="name the node"):
         client.lastsave()
+
+
+def test_each_node_s_durability_is_looked_at(client: redis.Redis) -> None:
+    last = cluster.nodes(client)[-1]
+    assert check_server(client) == []
+    last.config_set("appendonly", "no")
+    last.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        warnings = check_server(client)
+    finally:
+        last.config_set("appendonly", "yes")
+        last.config_set("maxmemory-policy", "noeviction")
+    assert [warning.split()[0] for warning in warnings] == ["appendonly", "maxmemory-policy"]
 
 
 def test_each_command_reaches_the_node_of_its_key(nodes: RedisCluster, client: redis.Redis) -> None:
