@@ -14,19 +14,13 @@ from broker.connection import connect
 from broker.keys import Keys
 from broker.lost_jobs import QueuedJob
 from broker.messages import Result
-from broker.replies import Replies, Waiter
+from broker.replies import Replies
 from tests.support.channels import publish, subscribers
 from tests.support.fakes import MODEL, enqueue, job
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 NEVER_S = 1000.0
-
-
-def _accepted(replies: Replies, job_id: str) -> Waiter:
-    waiter = replies.expect(MODEL, job_id)
-    waiter.is_enqueued = True
-    return waiter
 
 
 def _result(job_id: str) -> Result:
@@ -64,8 +58,9 @@ def test_a_lost_message_is_made_good_by_the_key(
     client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
 ) -> None:
     replies = make(0.2)
-    waiter = _accepted(replies, "a")
+    waiter = replies.expect(MODEL, "a")
     client.set(keys.of(MODEL).result("a"), codec.encode(_result("a")))
+    waiter.is_enqueued = True  # not before: a look at the key would find none
     assert waiter.wait(20) == _result("a")
 
 
@@ -105,9 +100,11 @@ def test_a_pending_key_wakes_nobody(
     client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
 ) -> None:
     replies = make(0.05)
-    waiter = _accepted(replies, "a")
+    waiter = replies.expect(MODEL, "a")
     client.set(keys.of(MODEL).result("a"), b"pending q 1.000 2.000")
+    waiter.is_enqueued = True
     assert waiter.wait(0.5) is None
+    assert not waiter.take_forgotten()
 
 
 def test_who_left_gets_nothing(client: redis.Redis, keys: Keys, make: Callable[[float], Replies]) -> None:
@@ -138,10 +135,10 @@ def test_a_result_that_can_t_be_read_ends_its_wait(
     replies = make(0.1 if is_lost else 4.0)
     job_id = str(uuid.uuid4())
     waiter = replies.expect(MODEL, job_id)
-    waiter.is_enqueued = is_lost
     unreadable = codec.encode(_result(job_id)).replace(b'"v1"', b"null")
     if is_lost:
         client.set(keys.of(MODEL).result(job_id), unreadable)
+        waiter.is_enqueued = True
     else:
         client.publish(keys.results_channel("web-1"), unreadable)
     result = waiter.wait(20)
@@ -157,9 +154,10 @@ def test_after_a_restart_of_redis_all_that_wait_are_looked_up_and_both_ends_of_i
     replies.start()
     try:
         assert replies.is_subscribed(20)
-        waiter = _accepted(replies, "a")
+        waiter = replies.expect(MODEL, "a")
         with connect(own_redis.url, timeout_s=5) as client:
             client.set(keys.of(MODEL).result("a"), codec.encode(_result("a")))
+        waiter.is_enqueued = True
         own_redis.stop(kill=True)
         eventually(lambda: not replies.is_subscribed())
         own_redis.start()
@@ -177,7 +175,8 @@ def test_a_job_that_redis_has_forgotten_wakes_its_waiter(
     client: redis.Redis, keys: Keys, make: Callable[[float], Replies]
 ) -> None:
     replies = make(0.05)
-    waiter = _accepted(replies, "a")
+    waiter = replies.expect(MODEL, "a")
+    waiter.is_enqueued = True
     eventually(waiter.take_forgotten)
     client.set(keys.of(MODEL).result("a"), b"pending q 1.000 2.000")
     assert waiter.wait(0.5) is None
@@ -194,10 +193,11 @@ def test_a_job_whose_list_is_gone_wakes_its_waiter(
 ) -> None:
     replies = make(0.05)
     lost, there = job(), structs.replace(job(now=time.time() + 60), lane="ann@100")
-    waiters = [_accepted(replies, each.id) for each in (lost, there)]
+    waiters = [replies.expect(MODEL, each.id) for each in (lost, there)]
     for each, waiter in zip((lost, there), waiters, strict=True):
         enqueue(client, keys, each)
         waiter.queued, waiter.look_s = QueuedJob(each.id, each.lane, False, each.accepted_at), 0.2
+        waiter.is_enqueued = True
     eventually(lambda: waiters[1].look_s > 0.2)
     assert not any(waiter.take_forgotten() for waiter in waiters)
     client.delete(keys.of(MODEL).queue)
