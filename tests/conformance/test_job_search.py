@@ -25,7 +25,7 @@ from tests.support.fakes import (
     lease,
     producer,
 )
-from tests.support.redis_server import client_of
+from tests.support.redis_server import calls, client_of
 
 KINDS = pytest.mark.parametrize(
     ("polled", "lane"), [(False, ""), (True, ""), (True, "ann@100"), (False, "b@1")]
@@ -142,7 +142,7 @@ def test_a_poller_s_job_is_looked_for_less_and_less_often(client: redis.Redis, k
     enqueue(client, keys, structs.replace(_job(polled=True), id=job_id))
 
     def looks() -> int:
-        return int(client.info("commandstats").get("cmdstat_lindex", {}).get("calls", 0))
+        return calls(client, "lindex")
 
     looked, began = [], clock.now
     for _ in range(100):

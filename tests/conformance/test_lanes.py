@@ -31,7 +31,7 @@ from tests.support.fakes import (
     lease,
     producer,
 )
-from tests.support.redis_server import RedisServer, client_of
+from tests.support.redis_server import RedisServer, calls, client_of
 
 ANN, BOB, CID = "ann@100", "bob@300", "cid@100"
 
@@ -318,24 +318,18 @@ def test_a_lane_is_measured_once_in_a_moment_while_there_is_much_room(
 
     def asked() -> int:
         """How many scripts Redis has run for one more admission."""
-        before = _scripts(client)
+        before = calls(client, "evalsha")
         assert _admitted(into, ANN)
-        return _scripts(client) - before
+        return calls(client, "evalsha") - before
 
     assert [asked(), asked()] == [1, 0]
     now += 1.1 * LENGTH_VALID_S
     assert asked() == 1
     # Another's push tells nothing of the lanes, so nobody's jobs are measured each time.
     into.enqueue(MODEL, job())
-    before = client.info("commandstats")["cmdstat_llen"]["calls"]
+    before = calls(client, "llen")
     assert _admitted(into, "")
-    assert client.info("commandstats")["cmdstat_llen"]["calls"] > before
-
-
-def _scripts(client: redis.Redis) -> int:
-    """Scripts that were run; a server that does not know one yet fails its first call (NOSCRIPT)."""
-    calls = client.info("commandstats").get("cmdstat_evalsha", {})
-    return int(calls.get("calls", 0)) - int(calls.get("failed_calls", 0))
+    assert calls(client, "llen") > before
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from broker.messages import Fit, InputSpec, Pace, Result
 from broker.outage import Outage
 from broker.producer import PendingJob, Producer
 from tests.support.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, SPEC, enqueue, job, producer, result
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, calls
 
 
 def test_accepting_makes_pending_queue_and_bell(client: redis.Redis, keys: Keys) -> None:
@@ -77,7 +77,7 @@ def test_asks_for_the_length_only_where_the_last_job_did_not_tell_of_much_room(
 
     def asked() -> int:
         """How often Redis was asked for the lengths of the two lists, so far."""
-        return int(client.info("commandstats").get("cmdstat_llen", {}).get("calls", 0)) // 2
+        return calls(client, "llen") // 2
 
     def admitted(*, rate: float = 0.0) -> int:
         """How often Redis was asked for this job."""

@@ -13,7 +13,6 @@ from msgspec import structs
 
 from broker.admission import LENGTH_VALID_S
 from broker.clock import RedisClock
-from broker.cluster import nodes
 from broker.consumer import CompletedJob
 from broker.errors import IdempotencyKeyReused, LeaseLost, Overloaded
 from broker.keys import Keys, ModelKeys, shard_of
@@ -28,7 +27,7 @@ from model_server.serving.worker import Worker
 from tests.conformance.test_dead_letters import box
 from tests.support import fakes
 from tests.support.fakes import KEY_TTL_S, LIMITS, MODEL, RESULT_TTL_S, FakeEngine, in_shard, job
-from tests.support.redis_server import client_of
+from tests.support.redis_server import calls, client_of
 from tests.support.waiting import eventually
 
 SHARDS = 3
@@ -171,8 +170,7 @@ def test_an_empty_shard_is_not_asked_unless_its_bell_rang(
     client.config_resetstat()
     worker.pipeline.parts._asked_all_at = time.monotonic()  # all are asked once a second
     assert len(_claimed(worker)) == 1
-    told = [node.info("commandstats").get("cmdstat_evalsha", {"calls": 0}) for node in nodes(client)]
-    assert sum(each["calls"] for each in told) == 1
+    assert calls(client, "evalsha") == 1
 
 
 def test_an_idle_worker_wakes_for_any_shard(worker: Worker, web: Web) -> None:
@@ -343,7 +341,7 @@ def test_what_was_just_pushed_to_one_shard_tells_of_all(client: redis.Redis, web
     web.enqueue(2, shard=1)
     client.config_resetstat()
     web.producer.admit(MODEL, size=1000, timeout_s=60, pace=Pace())
-    assert "cmdstat_llen" not in client.info("commandstats")
+    assert calls(client, "llen") == 0
     with pytest.raises(Overloaded, match="2 pictures wait"):  # 3 x 2 are expected, at 1 a second: it is asked
         web.producer.admit(MODEL, size=1000, timeout_s=0.5, pace=Pace(rate=1.0))
 

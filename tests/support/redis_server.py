@@ -186,6 +186,17 @@ def client_of(client: redis.Redis, user: str) -> redis.Redis:
     return of_users[user]
 
 
+def calls(client: redis.Redis, command: str) -> int:
+    """How often a command was run, on all nodes of a cluster together.
+
+    Failed calls do not count: a server that does not know a script yet fails its first (NOSCRIPT).
+    """
+    statistics = [
+        node.info("commandstats").get(f"cmdstat_{command}", {"calls": 0}) for node in cluster.nodes(client)
+    ]
+    return sum(int(each["calls"]) - int(each.get("failed_calls", 0)) for each in statistics)
+
+
 def faketime_library() -> Path | str:
     """The library that steps a server's clock, of Debian's package faketime; else why it can't be."""
     library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
