@@ -1,5 +1,6 @@
 """Fixtures for all tests: a private Redis of our own, and an environment without the user's settings."""
 
+import contextlib
 import dataclasses
 import functools
 from collections import Counter
@@ -14,7 +15,7 @@ from broker.connection import connect
 from broker.keys import Keys
 from settings import Settings, weights
 from tests.support import ROOT, keras_fork, leftovers, real_data
-from tests.support.redis_cluster import running_any, running_stepping
+from tests.support.redis_cluster import Lender, running_any, running_stepping
 from tests.support.redis_server import RedisServer, faketime_library
 
 
@@ -74,20 +75,33 @@ def _keras_ends() -> Iterator[None]:
     keras_fork.close()
 
 
+@pytest.fixture(scope="session")
+def _own_redis() -> Iterator[Lender]:
+    with contextlib.closing(Lender(running_any)) as lender:
+        yield lender
+
+
 @pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
+def own_redis(_own_redis: Lender) -> Iterator[RedisServer]:
     """A server for this test alone, to be killed and restarted."""
-    with running_any() as server:
+    with _own_redis.lent() as server:
         yield server
 
 
-@pytest.fixture
-def stepping_redis() -> Iterator[RedisServer]:
-    """A server for this test alone, whose clock can be stepped."""
+@pytest.fixture(scope="session")
+def _stepping_redis() -> Iterator[Lender]:
     library = faketime_library()
     if isinstance(library, str):
         pytest.skip(library)
-    with running_stepping(library, Keys("bw:").of("tiny").workers) as server:
+    key = Keys("bw:").of("tiny").workers
+    with contextlib.closing(Lender(lambda: running_stepping(library, key))) as lender:
+        yield lender
+
+
+@pytest.fixture
+def stepping_redis(_stepping_redis: Lender) -> Iterator[RedisServer]:
+    """A server for this test alone, whose clock can be stepped."""
+    with _stepping_redis.lent() as server:
         yield server
 
 

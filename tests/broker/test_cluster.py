@@ -173,7 +173,7 @@ def _half_moved(nodes: RedisCluster, there: str) -> tuple[int, ClusterNode, Clus
     source = nodes.owner(slot)
     target = next(node for node in nodes.primaries() if node is not source)
     nodes.open_move(slot, source, target)
-    migrate(source, target, [there.encode()])
+    migrate(source, target, [there])
     return slot, source, target
 
 
@@ -206,7 +206,7 @@ def test_while_a_slot_moves_one_key_is_found_and_two_wait_for_the_end(
 
     def finish() -> None:
         time.sleep(cluster.PATIENCE_S / 5)
-        migrate(move[1], move[2], [here.encode()])
+        migrate(move[1], move[2], [here])
         nodes.close_move(*move)
 
     thread = threading.Thread(target=finish)
@@ -238,7 +238,7 @@ def test_a_watched_transaction_waits_for_a_torn_slot_no_longer_than_others(
 
     with pytest.raises(TryAgainError):
         add()
-    migrate(move[1], move[2], [here.encode()])
+    migrate(move[1], move[2], [here])
     nodes.close_move(*move)
     add()
     assert (client.get(here), client.get(there)) == (b"2", b"3")

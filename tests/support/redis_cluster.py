@@ -61,6 +61,23 @@ class ClusterNode(RedisServer):
         """What the cluster calls it."""
         return str(self.call("CLUSTER MYID"), "ascii")
 
+    def restore(self, pid: int, options: dict[str, str]) -> bool:
+        """Empty it, and set what a test has changed; return whether it is the process that it was."""
+        if self.process is None or self.process.poll() is not None or self.pid != pid:
+            return False
+        self.free_disk()
+        for name, value in self.options().items():
+            if value != options[name]:
+                self.call("CONFIG SET", name, options[name])
+        for command in ("CLIENT UNPAUSE", "FLUSHALL", "SCRIPT FLUSH"):
+            self.call(command)
+        return True
+
+    def options(self) -> dict[str, str]:
+        """Its whole configuration."""
+        options: dict[str, str] = self.call("CONFIG GET", "*")
+        return options
+
 
 class RedisCluster(RedisServer):
     """All nodes together, with the interface of one server."""
@@ -68,6 +85,7 @@ class RedisCluster(RedisServer):
     def __init__(
         self, var: Path, *, faketime: Path | None = None, primaries: int = PRIMARIES, replicas: int = 0
     ) -> None:
+        self.folder = var
         self._primaries = primaries
         folders = [var / str(number) for number in range(primaries * (1 + replicas))]
         for folder in folders:
@@ -142,6 +160,10 @@ class RedisCluster(RedisServer):
         for node in (target, source, *(each for each in self.primaries() if each not in (source, target))):
             node.call("CLUSTER SETSLOT", slot, "NODE", target.id)
 
+    def restore(self, pids: Sequence[int], options: Sequence[dict[str, str]]) -> bool:
+        """Have all nodes be as they were; return whether they are."""
+        return all(map(ClusterNode.restore, self.nodes, pids, options))
+
     def primaries(self) -> list[ClusterNode]:
         """The nodes that have slots."""
         first = next(node for node in self.nodes if node.process is not None)
@@ -182,7 +204,7 @@ HOUR_S = 3600.0
 _ClusterT = TypeVar("_ClusterT", bound=RedisCluster)
 
 
-def migrate(source: ClusterNode, target: ClusterNode, keys: Sequence[bytes]) -> None:
+def migrate(source: ClusterNode, target: ClusterNode, keys: Sequence[str]) -> None:
     """Move keys from one node to another, within a slot that moves."""
     source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "REPLACE", "KEYS", *keys)
 
@@ -220,6 +242,45 @@ class ApartCluster(RedisCluster):
         """Move the key's slot to the node whose clock is so much before or after this machine's."""
         if self.owner_of(self._key) is not self._at[offset_s]:
             self.move(self._key, to=self._at[offset_s])
+
+    def restore(self, pids: Sequence[int], options: Sequence[dict[str, str]]) -> bool:
+        """The same, with the key's slot where the clock is this machine's."""
+        if not super().restore(pids, options):
+            return False
+        self.step_clock(0.0)
+        return True
+
+
+class Lender:
+    """Servers for one test each. A cluster, which takes 3 s to start, goes from one test to the next.
+
+    But one whose processes a test has ended, or left in a state that can't be mended, is replaced.
+    """
+
+    def __init__(self, running: Callable[[], contextlib.AbstractContextManager[RedisServer]]) -> None:
+        self._running = running
+        self._cluster: RedisCluster | None = None
+        self._until_end = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[RedisServer]:
+        """A context: a server that no other test has meanwhile."""
+        server = self._cluster or self._until_end.enter_context(self._running())
+        self._cluster = None
+        nodes = server.nodes if isinstance(server, RedisCluster) else []
+        pids, options = [node.pid for node in nodes], [node.options() for node in nodes]
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(redis.RedisError):
+                if isinstance(server, RedisCluster) and server.restore(pids, options):
+                    self._cluster = server
+            if self._cluster is None:
+                self._until_end.close()
+
+    def close(self) -> None:
+        """End what is left."""
+        self._until_end.close()
 
 
 def running_any() -> contextlib.AbstractContextManager[RedisServer]:
