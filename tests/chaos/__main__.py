@@ -12,10 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.chaos import campaign, fail_over, memory, overload, uploads
+from tests.chaos import campaign, fail_over, memory, overload, slots, uploads
 from tests.chaos.campaign import Account
 from tests.chaos.fail_over import FAIL_OVERS
 from tests.chaos.hosts import PARTITIONS
+from tests.chaos.slots import SLOTS
 from tests.chaos.stack import FAULTS
 from tests.support.network import missing
 from tests.support.redis_server import running_redis
@@ -40,7 +41,7 @@ def faults(console: Console, options: argparse.Namespace) -> bool:
     console.print(HEAD)
     console.print("|---" * HEAD.count(" | ") + "|---|")
     sound = True
-    for name in (*FAULTS, *PARTITIONS, *FAIL_OVERS):
+    for name in (*FAULTS, *PARTITIONS, *FAIL_OVERS, *SLOTS):
         if options.only not in name:
             continue
         if name in PARTITIONS and (reason := missing()):
@@ -67,6 +68,8 @@ def _struck(name: str, folder: Path, options: argparse.Namespace) -> tuple[Accou
         return fail_over.run(
             name, strikes=how_often, rate=rate, seed=seed, folder=folder, replicas=options.replicas
         )
+    if name in SLOTS:
+        return slots.run(name, strikes=how_often, rate=rate, seed=seed, folder=folder), Counter()
     if strike := PARTITIONS.get(name):
         account = campaign.run_on_hosts(name, strike, strikes=how_often, rate=rate, seed=seed, folder=folder)
         return account, Counter()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import campaign, fail_over, memory, overload
+from tests.chaos import campaign, fail_over, memory, overload, slots
 from tests.chaos.stack import FAULTS, ChaosStack
 from tests.support.redis_server import RedisServer
 
@@ -56,6 +56,18 @@ def test_a_fail_over_loses_nothing_that_a_waiting_request_was_promised(fault: st
     # A replica that is well lags by milliseconds, and one that was cut off by what came since.
     assert polled.keys() <= {"kept", "job_lost", "refused"}
     assert polled["kept"] > 0
+
+
+@pytest.mark.parametrize("fault", slots.SLOTS)
+def test_slots_that_move_lose_and_repeat_nothing(fault: str, tmp_path: Path) -> None:
+    account = slots.run(fault, strikes=STRIKES, rate=40, seed=1, folder=tmp_path)
+    assert account.wrong == []
+    assert account.lost == {}
+    assert account.cut == 0
+    assert account.keys_left == set()
+    assert account.right + account.refused == account.requests
+    assert account.slowest_s < campaign.REQUEST_TIMEOUT_S
+    assert account.most_executions <= 1 + STRIKES
 
 
 @pytest.mark.alone
