@@ -172,7 +172,7 @@ def _like_opencv(pixels: Pixels, x: Axis, y: Axis, kernel: Resample) -> Pixels:
             )
             return pixels.take(at_y, 0).take(at_x, 1)
         case Resample.AREA if x.scale >= 1 and y.scale >= 1:
-            return _rounded(_averaged(pixels, _coverage(x), _coverage(y)))
+            return _rounded(_cv_averaged(pixels, x, y))
         case Resample.AREA:
             return _cv_linear(pixels, _cv_grown_taps(x), _cv_grown_taps(y))
         case Resample.BICUBIC:
@@ -234,7 +234,7 @@ def _cv_cubic_taps(axis: Axis) -> tuple[Indices, Floats]:
     return _inside(below + np.arange(-1, 3)[:, None], axis.size), weights
 
 
-def _coverage(axis: Axis) -> tuple[Indices, Floats]:
+def _coverage(axis: Axis) -> tuple[Indices, NDArray[np.float64]]:
     """For each new pixel the pixels that it covers, and how much of each; those it does not reach have 0."""
     begin = axis.start + np.arange(axis.count) * axis.scale
     end = np.minimum(begin + axis.scale, axis.size)
@@ -242,23 +242,45 @@ def _coverage(axis: Axis) -> tuple[Indices, Floats]:
     stop = np.maximum(np.ceil(end - _LEAST), first + 1)
     edges = first + np.arange(int((stop - first).max()) + 1)[:, None]
     covered = np.diff(np.clip(edges, begin, end), axis=0) * (edges[:-1] < stop)
-    return _inside(edges[:-1], axis.size), covered.astype(np.float32)
+    return _inside(edges[:-1], axis.size), covered
 
 
-def _averaged(pixels: Pixels, x: tuple[Indices, Floats], y: tuple[Indices, Floats]) -> Floats:
+def _averaged(
+    pixels: Pixels, x: tuple[Indices, NDArray[np.float64]], y: tuple[Indices, NDArray[np.float64]]
+) -> Floats:
     """The mean of the pixels under each new one, by the areas that it covers of them.
 
     The sum of whole pixels is exact before it is scaled, as in both libraries: of six pixels one mean in six
     ends in .5. A product of matrices would round as the processor's BLAS does.
     """
     rows = np.zeros((y[0].shape[1], *pixels.shape[1:]), np.float32)
-    for at, covered in zip(*y, strict=True):
+    for at, covered in zip(y[0], y[1].astype(np.float32), strict=True):
         rows += pixels.take(at, 0) * covered[:, None, None]
     total = np.zeros((rows.shape[0], x[0].shape[1], rows.shape[2]), np.float32)
-    for at, covered in zip(*x, strict=True):
+    for at, covered in zip(x[0], x[1].astype(np.float32), strict=True):
         total += rows.take(at, 1) * covered[:, None]
-    areas = np.outer(y[1].sum(axis=0), x[1].sum(axis=0))
+    areas = np.outer(y[1].sum(axis=0), x[1].sum(axis=0)).astype(np.float32)
     return np.asarray(total * (1 / areas)[:, :, None], np.float32)
+
+
+def _cv_averaged(pixels: Pixels, x: Axis, y: Axis) -> Floats:
+    """The same as OpenCV adds it up: along the rows first, with shares of float32; whole pixels as above."""
+    if x.scale.is_integer() and y.scale.is_integer():
+        return _averaged(pixels, _coverage(x), _coverage(y))
+    (columns, of_columns), (rows, of_rows) = _shares(x), _shares(y)
+    narrow = np.zeros((pixels.shape[0], x.count, pixels.shape[2]), np.float32)
+    for at, share in zip(columns, of_columns, strict=True):
+        narrow += pixels.take(at, 1) * share[:, None]
+    total = np.zeros((y.count, *narrow.shape[1:]), np.float32)
+    for at, share in zip(rows, of_rows, strict=True):
+        total += narrow.take(at, 0) * share[:, None, None]
+    return total
+
+
+def _shares(axis: Axis) -> tuple[Indices, Floats]:
+    indices, covered = _coverage(axis)
+    width = np.minimum(axis.scale, axis.size - axis.start - np.arange(axis.count) * axis.scale)
+    return indices, (covered / width).astype(np.float32)
 
 
 def _inside(indices: NDArray[np.floating], size: int) -> Indices:
