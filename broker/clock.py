@@ -107,6 +107,10 @@ class RedisClock:
         """Redis' time now, right to about half the shortest round trip."""
         return self.monotonic() + self._offset_s
 
+    def latest(self) -> float:
+        """The latest of Redis' times that may have been written by now: before a step back it was ahead."""
+        return max((self.now(), *(step.before for step in self._steps)))
+
     def sync(self, redis_now: float, *, sent: float, received: float) -> None:
         """Learn that Redis said `redis_now` at some moment between `sent` and `received` (monotonic).
 

@@ -51,7 +51,7 @@ class QueuedJob:
     lane: str
     is_polled: bool
     there_at: float
-    """Redis' time at which it was in its list, or had left it: not before it was enqueued."""
+    """No job that was written before this one has a later time (`RedisClock.latest`)."""
 
 
 class JobSearch:
@@ -79,7 +79,7 @@ class _Sighting:
     """What this process knows of a pending job that is polled."""
 
     first_at: float
-    """Redis' time at which it was first asked about."""
+    """The latest of Redis' times when it was first asked about."""
     began_at: float
     """The same, monotonic."""
     last_at: float
@@ -132,7 +132,7 @@ class LostJobs:
             seen = self._seen.pop((model, job_id), None)
             if seen is None:
                 # Whoever asks has its id, so it had been enqueued.
-                seen = _Sighting(self._clock.of(model).now(), asked_at, asked_at, asked_at + LOOK_S)
+                seen = _Sighting(self._clock.of(model).latest(), asked_at, asked_at, asked_at + LOOK_S)
             self._seen[model, job_id] = seen
             seen.last_at = asked_at
             if len(self._seen) > MOST_SEEN:

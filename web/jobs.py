@@ -548,7 +548,7 @@ class JobClient:
 
     def _note_queued(self, waiter: Waiter, job: Job) -> None:
         """The job of this waiter was enqueued just now."""
-        waiter.queued = QueuedJob(job.id, job.lane, job.polled, self._clock.of(waiter.model).now())
+        waiter.queued = QueuedJob(job.id, job.lane, job.polled, self._clock.of(waiter.model).latest())
         waiter.is_enqueued = True
 
     def _failure(self, model: str) -> str:

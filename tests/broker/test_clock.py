@@ -121,3 +121,13 @@ def test_one_step_noticed_by_two_processes_is_one(later_s: float) -> None:
     both = [*shared, *two.clock.merge([])]
     one.clock.merge(both)
     assert one.clock.shift_s(10_000) == pytest.approx(3600, abs=0.01)
+
+
+def test_after_a_step_back_times_from_before_it_are_the_latest() -> None:
+    its = _Steps()
+    its.look(10)
+    assert its.clock.latest() == its.clock.now()
+    its.look(1, -3600)
+    assert abs(its.clock.latest() - 10_011) < 0.01
+    its.look(1, 7200)
+    assert its.clock.latest() == its.clock.now() > 13_000
