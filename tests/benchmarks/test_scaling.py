@@ -44,7 +44,7 @@ def test_it_goes_down_to_what_the_last_two_minutes_wanted() -> None:
 @pytest.mark.slow
 def test_a_day_with_real_processes_loses_nothing() -> None:
     day = scaling.run(day_s=6, peak=60, speed=100)
-    assert day.outcomes["right"] == day.outcomes.total() > 100, day.report()
+    assert day.outcomes["right"] == day.outcomes.total() > 50, day.report()
     assert day.servers[0][1] == day.servers[-1][1] == 0, day.report()
     assert day.started >= 1
     assert set(day.exits) <= {0, -signal.SIGTERM}  # that of one which had not begun

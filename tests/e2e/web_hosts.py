@@ -62,7 +62,8 @@ class Host:
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """A context: nothing of it runs, and its kernel still takes connections."""
-        self._signal(signal.SIGSTOP)
+        stopped = self._signal(signal.SIGSTOP)
+        eventually(lambda: all(process.status() == psutil.STATUS_STOPPED for process in stopped))
         try:
             yield
         finally:
@@ -73,11 +74,12 @@ class Host:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(timeout=60) == 0
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> list[psutil.Process]:
         master = psutil.Process(self.process.pid)
-        children = master.children()
-        for process in (master, *children):  # the master first: it would replace the others
+        processes = [master, *master.children()]
+        for process in processes:  # the master first: it would replace the others
             process.send_signal(number)
+        return processes
 
 
 class WebHosts(Stack):
