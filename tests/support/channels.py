@@ -7,7 +7,7 @@ import redis
 from redis.client import PubSub
 
 from broker import channels
-from broker.cluster import node_of
+from broker.cluster import node_of, nodes
 from broker.keys import Keys
 
 
@@ -35,6 +35,6 @@ def subscribers(client: redis.Redis, keys: Keys, model: str, name: str) -> int:
     """How many listen."""
     told = channels.of_part(client, keys, keys.of(model))
     channel = told.prefix + name
-    node = node_of(client, channel)
-    sharded = told.command == "SPUBLISH"
-    return int((node.pubsub_shardnumsub(channel) if sharded else node.pubsub_numsub(channel))[0][1])
+    if told.command == "SPUBLISH":
+        return int(node_of(client, channel).pubsub_shardnumsub(channel)[0][1])
+    return sum(int(node.pubsub_numsub(channel)[0][1]) for node in nodes(client))
