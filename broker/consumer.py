@@ -237,28 +237,30 @@ class Consumer:
         have been done: call it again).
         """
         keys = self._keys
-        with translated("take results"):
-            told = channels.of_part(self._redis, self._all_keys, keys)
-        args: list[str | bytes | int] = [
-            worker,
-            keys.result_prefix,
-            self._result_ttl_s,
-            told.prefix,
-            DEAD_TTL_S,
-            DEAD_LIMIT,
-            self._dead_pictures,
-            told.command,
-        ]
+        jobs: list[str | bytes] = []
         for outcome in outcomes:
-            args += [
+            jobs += [
                 outcome.id.encode("latin-1"),
                 outcome.reply_to or "",
                 codec.encode_text(outcome.dead_reason) if outcome.dead_reason else "",
                 codec.encode(outcome.result) if outcome.result else "",
             ]
         with translated("take results", self._redis, self._keys.types):
+            told = channels.of_part(self._redis, self._all_keys, keys)
             names = [keys.workers, keys.claims(worker), keys.attempts, keys.dead]
-            status = self._complete_script(keys=[*names, keys.webhooks, keys.undelivered], args=args)
+            dead = (DEAD_TTL_S, DEAD_LIMIT, self._dead_pictures)
+            status = self._complete_script(
+                keys=[*names, keys.webhooks, keys.undelivered],
+                args=[
+                    worker,
+                    keys.result_prefix,
+                    self._result_ttl_s,
+                    told.prefix,
+                    *dead,
+                    told.command,
+                    *jobs,
+                ],
+            )
         if status == b"lease":
             raise LeaseLost(f"worker {worker} has no live lease")
         if status == b"letters":

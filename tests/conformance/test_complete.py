@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 import redis
+from prometheus_client import REGISTRY
 
 from broker import codec
 from broker.consumer import DEAD_LIMIT, DEAD_TTL_S, CompletedJob
@@ -51,6 +52,17 @@ def test_writes_publishes_and_trims(client: redis.Redis, keys: Keys) -> None:
     left = client.lrange(keys.of(MODEL).claims(worker), 0, -1)
     assert len(left) == 1
     assert ids[2] in str(left[0])
+
+
+def test_a_completion_is_one_operation_on_redis(client: redis.Redis, keys: Keys) -> None:
+    def counted() -> float:
+        labels = {"operation": "take results"}
+        return REGISTRY.get_sample_value("batchwire_redis_operation_duration_seconds_count", labels) or 0.0
+
+    worker, ids = _claimed(client, keys, 2)
+    before = counted()
+    assert consumer(client, keys).complete(worker, _outcomes(ids)) is True
+    assert counted() == before + 1
 
 
 def test_a_cancelled_job_gets_no_key_and_no_message(client: redis.Redis, keys: Keys) -> None:
