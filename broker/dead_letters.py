@@ -113,10 +113,9 @@ class DeadLetters:
         """Each entry with the key that has it, of all shards, also where no worker lives."""
         with translated("list the dead letters", self._redis, self._keys.types):
             served = int(self._redis.get(self._keys.shards) or 1)
-            parts = [self._keys, *map(self._keys.of_shard, range(served if served > 1 else 0))]
             return [
                 (part.dead, entry)
-                for part in parts
+                for part in self._keys.parts(served)
                 for entry in cast("list[bytes]", self._redis.lrange(part.dead, 0, -1))
             ]
 

@@ -149,6 +149,13 @@ class ModelKeys:
         """The keys of one shard of this model's queue; None: the model's own."""
         return _model_keys(self.prefix, self.model, shard)
 
+    def parts(self, served: int) -> "tuple[ModelKeys, ...]":
+        """The keys of everything that may have jobs: the model's own, and those of so many shards.
+
+        One shard is none: it is the model's own.
+        """
+        return (self, *map(self.of_shard, range(served))) if served > 1 else (self,)
+
 
 def shard_of(job_id: str) -> int | None:
     """Which shard of its model's queue a job stands in, by its id alone; None: the model's own keys.

@@ -36,6 +36,4 @@ class ShardMap:
 
     def parts(self, keys: Keys, model: str) -> tuple[ModelKeys, ...]:
         """The keys of everything that may have jobs of a model: its own, and those of its shards."""
-        own = keys.of(model)
-        served = self._shards.get(model, (1, 1))[1]
-        return (own, *map(own.of_shard, range(served))) if served > 1 else (own,)
+        return keys.of(model).parts(self._shards.get(model, (1, 1))[1])
