@@ -249,11 +249,8 @@ class Producer:
 
     def note_refused(self, model: str) -> None:
         """A picture came for a model that has no worker, and can't be queued: an autoscaler is to know."""
-        if not self._is_noted(model):
-            keys = self._keys.of(model)
-            # The refusal says all that its client can use.
-            with contextlib.suppress(BrokerUnavailable), self._reported(model), translated("note a request"):
-                self._redis.set(keys.asked, self._clock.of(model).now(), ex=self._limits.key_ttl_s)
+        with contextlib.suppress(BrokerUnavailable):  # the refusal says all that its client can use
+            self._note_asked(self._keys.of(model))
 
     def _is_noted(self, model: str) -> bool:
         """Whether it was noted a moment ago that this model is asked; if not, the caller does it now."""
