@@ -20,7 +20,7 @@ from broker.connection import translated
 from broker.errors import LeaseLost
 from broker.keys import Keys
 from broker.lanes import WAITING_FOR_EACH_POLLED, LaneReader
-from broker.lease import BELL_TOKENS
+from broker.lease import ring
 from broker.messages import Result
 from broker.scripts import lua
 
@@ -137,11 +137,9 @@ class Consumer:
 
     def ring(self) -> None:
         """Hand on a token that came too late for this worker."""
-        keys = self._keys
-        with translated("ring", self._redis, keys.types), self._redis.pipeline(transaction=False) as pipe:
-            pipe.rpush(keys.bell, "1")
-            pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
-            pipe.expire(keys.bell, self._key_ttl_s)
+        types = self._keys.types
+        with translated("ring", self._redis, types), self._redis.pipeline(transaction=False) as pipe:
+            ring(pipe, self._keys, ttl_s=self._key_ttl_s)
             pipe.execute()
 
     def wait(self, timeout_s: float, *, others: Sequence[str] = ()) -> str | None:

@@ -11,13 +11,14 @@ from dataclasses import replace
 from typing import Final, Self, cast
 
 import redis
+from redis.client import Pipeline
 
 from broker import codec, contract
 from broker.clock import RedisClock, share_steps
 from broker.cluster import is_cluster, node_of
 from broker.connection import translated
 from broker.errors import LeaseLost
-from broker.keys import Keys
+from broker.keys import Keys, ModelKeys
 from broker.messages import MOST_SHARDS, Card, Label, State, WorkerState
 from broker.scripts import lua
 
@@ -30,6 +31,13 @@ that a stopped process could be in and still matter."""
 
 SHARDS_TTL_S: Final = 8 * 24 * 3600
 """How long shards are served that no setting names any more: longer than a dead letter in them is kept."""
+
+
+def ring(pipe: Pipeline, keys: ModelKeys, *, ttl_s: int) -> None:
+    """Add three commands, which wake a worker that sleeps."""
+    pipe.rpush(keys.bell, "1")
+    pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
+    pipe.expire(keys.bell, ttl_s)
 
 
 class Lease:

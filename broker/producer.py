@@ -26,7 +26,7 @@ from broker.history import HistoryStore
 from broker.job_ids import JobIds
 from broker.keys import Keys, ModelKeys, shard_of
 from broker.lanes import HEADS, LaneReader, QueueLengths, ask, of_lists, together
-from broker.lease import BELL_TOKENS
+from broker.lease import ring
 from broker.lost_jobs import LostJobs
 from broker.messages import Job, Pace, Result, Webhook
 from broker.outage import Outage
@@ -542,9 +542,7 @@ class Producer:
                         pipe.expire(turns, self._limits.key_ttl_s)
                     pipe.rpush(queue, payload)
                     pipe.expire(queue, self._limits.key_ttl_s)
-                    pipe.rpush(keys.bell, "1")
-                    pipe.ltrim(keys.bell, -BELL_TOKENS, -1)
-                    pipe.expire(keys.bell, self._limits.key_ttl_s)
+                    ring(pipe, keys, ttl_s=self._limits.key_ttl_s)
                     length = int(pipe.execute()[-5])
         if self._refusals is not None:
             self._refusals.succeeded(model, who=self)
