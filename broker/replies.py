@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 
@@ -183,19 +184,28 @@ class Replies:
 
     def _run(self) -> None:
         """Listen; in a cluster with sharded channels on each primary, by a thread for each."""
-        while not self._stopping.is_set():
+
+        def listen() -> None:
+            if not has_sharded_channels(self._redis):
+                self._listen(self._redis)
+            else:
+                self._keep_listeners()
+
+        self._keep(listen, lambda: True)
+
+    def _keep(self, listen: Callable[[], None], is_wanted: Callable[[], bool]) -> None:
+        """Have this thread listen, and again where that has failed, until it is not wanted any more."""
+        while not self._stopping.is_set() and is_wanted():
             try:
                 with translated("be subscribed to", waits=True):
-                    if not has_sharded_channels(self._redis):
-                        self._listen(self._redis)
-                    else:
-                        self._keep_listeners()
+                    listen()
             except BrokerUnavailable as error:
                 self._subscribed.clear()
                 self._outage.failed(error)
+                doubt_map(self._redis)
                 self._stopping.wait(_RECONNECT_S)
             except Exception:  # noqa: BLE001 - a thread that dies quietly would leave requests to their deadlines
-                _LOG.exception("the replies thread failed; it goes on. This is a bug")
+                _LOG.exception("a replies thread failed; it goes on. This is a bug")
                 self._stopping.wait(_RECONNECT_S)
 
     def _keep_listeners(self) -> None:
@@ -207,7 +217,10 @@ class Replies:
                 for node in self._primaries:
                     if node not in threads or not threads[node].is_alive():
                         threads[node] = threading.Thread(
-                            target=self._run_listener, args=(node,), name="replies-node", daemon=True
+                            target=self._keep,
+                            args=(partial(self._listen, node), partial(self._is_primary, node)),
+                            name="replies-node",
+                            daemon=True,
                         )
                         threads[node].start()
                 self._stopping.wait(_LISTEN_S)
@@ -216,33 +229,19 @@ class Replies:
             for thread in threads.values():
                 thread.join()
 
-    def _run_listener(self, node: redis.Redis) -> None:
-        """Listen on one primary, until it is none any more."""
-        while not self._stopping.is_set() and node in self._primaries:
-            try:
-                with translated("be subscribed to", waits=True):
-                    self._listen(node)
-            except BrokerUnavailable as error:
-                self._subscribed.clear()
-                self._listening.discard(node)
-                self._outage.failed(error)
-                doubt_map(self._redis)
-                self._stopping.wait(_RECONNECT_S)
-            except Exception:  # noqa: BLE001 - as in `_run`
-                _LOG.exception("a replies thread failed; it goes on. This is a bug")
-                self._stopping.wait(_RECONNECT_S)
+    def _is_primary(self, node: redis.Redis) -> bool:
+        return node in self._primaries
 
     def _listen(self, node: redis.Redis) -> None:
         """Subscribe on a node, or on the one Redis, and hand over what comes; raise when that ends."""
         is_one = node is self._redis
-        self._listening.discard(node)
         self._subscribed.clear()
-        with node.pubsub() as pubsub, self._changes() as changed:  # type: ignore[no-untyped-call]
+        with node.pubsub() as pubsub, self._changes(node) as changed:  # type: ignore[no-untyped-call]
             pubsub.subscribe(self._channel)
             reread_at = 0.0
             heard_at = self._monotonic()
             subscriptions = Subscriptions(pubsub, is_sharded=not is_one)
-            while not self._stopping.is_set() and (is_one or node in self._primaries):
+            while not self._stopping.is_set() and (is_one or self._is_primary(node)):
                 if changed.is_set():
                     changed.clear()
                     subscriptions.want(self._wanted(node))
@@ -290,8 +289,11 @@ class Replies:
                 self._deliver(message["data"])
 
     @contextlib.contextmanager
-    def _changes(self) -> Iterator[threading.Event]:
-        """A flag that is set where the subscribing threads should see what is waited for: set at first."""
+    def _changes(self, node: redis.Redis) -> Iterator[threading.Event]:
+        """A flag that is set where the thread of a node should see what is waited for: set at first.
+
+        Afterwards no subscription stands there.
+        """
         flag = threading.Event()
         flag.set()
         self._flags.append(flag)
@@ -299,6 +301,7 @@ class Replies:
             yield flag
         finally:
             self._flags.remove(flag)
+            self._listening.discard(node)
 
     def _tell_change(self) -> None:
         for flag in list(self._flags):
