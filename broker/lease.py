@@ -76,6 +76,11 @@ class Lease:
         self._announce_script = client.register_script(lua("announce"))
         self._recover_script = client.register_script(lua("home", "recover"))
 
+    @property
+    def is_of_shard(self) -> bool:
+        """Whether only peers in one shard of the queue hear of it."""
+        return self._keys.shard is not None
+
     def of_shard(self, shard: int) -> Self:
         """A lease for one shard of the queue, under an id of its own, not yet registered.
 
@@ -93,7 +98,7 @@ class Lease:
 
         Raises BrokerUnavailable where another release, with another contract, uses these keys.
         """
-        if self._keys.shard is None:
+        if not self.is_of_shard:
             self._agree()
         worker = str(uuid.uuid4())
         _, now = self._run_lease(worker, "register")
@@ -117,7 +122,7 @@ class Lease:
         """
         state = replace(state, input=self.card.input.tag, since=self._since)
         state = replace(state, heartbeat=round(self.clock.now(), 3))
-        if self._keys.shard is not None:
+        if self.is_of_shard:
             with translated("take this worker's state", self._redis, self._keys.types):
                 self._announce_script(keys=self._announced(), args=(self.worker, "", "", *self._said(state)))
             return

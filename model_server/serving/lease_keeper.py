@@ -106,7 +106,7 @@ class LeaseKeeper(threading.Thread):
         except LeaseLost:
             metrics.lease_lost(self._model)
             self._registration.ensure(lost=worker)
-        if self._status.state.state is WorkerState.READY and not self._registration.is_of_shard:
+        if self._status.state.state is WorkerState.READY and not self._registration.lease.is_of_shard:
             health_file.beat(self._model, lease_s=self._lease_s)
 
     def _recover(self, now: float) -> bool:

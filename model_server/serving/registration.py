@@ -33,8 +33,6 @@ class Registration:
         self.stopping = stopping
         self.outage = outage
         self._registering = threading.Lock()
-        self.is_of_shard = not status.is_of(lease)
-        """Only peers in one shard of the queue hear of it."""
 
     def ensure(self, *, lost: str = "") -> None:
         """Renew the lease `lost` (empty: the first), or take one under a new id if it was reaped.
@@ -58,7 +56,7 @@ class Registration:
 
     def announce(self) -> None:
         """Publish the status. Raises BrokerUnavailable."""
-        if self.is_of_shard:
+        if self.lease.is_of_shard:
             self.lease.announce(self.status.state)
         else:
             self.status.announce()

@@ -58,10 +58,6 @@ class WorkerStatus:
             return replace(self._state, state=WorkerState.DRAINING, reason="")
         return self._state
 
-    def is_of(self, lease: Lease) -> bool:
-        """Whether it is this lease's that it publishes."""
-        return lease is self._lease
-
     def publish(self, state: State) -> None:
         """Change the state and publish it; if Redis is away the keeper's next renewal does."""
         with self._changing:
