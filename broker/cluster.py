@@ -22,10 +22,14 @@ from redis.commands.core import Script
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
 
+from broker import addresses
+from broker.addresses import Address
 from broker.scripts import lua
 
 SCHEMES: Final = {"cluster": "redis", "clusters": "rediss"}
 """Of REDIS_URL -> of each node's."""
+
+_PORT: Final = 6379
 
 PATIENCE_S: Final = 0.5
 """For so long a command follows a slot that moves: one with a few thousand keys takes some 10 ms."""
@@ -63,8 +67,6 @@ _TIME: Final = lua("time")
 _TIME_DIGEST: Final = hashlib.sha1(_TIME.encode(), usedforsecurity=False).hexdigest()
 
 _ReplyT = TypeVar("_ReplyT")
-
-Address = tuple[str, int]
 
 
 def nodes(client: redis.Redis) -> list[redis.Redis]:
@@ -131,8 +133,8 @@ def connect(url: str, one: Callable[[str], redis.Redis]) -> redis.Redis:
     def node(place: str) -> redis.Redis:
         return one(urlunsplit((SCHEMES[parts.scheme], f"{user}{at}{place}", "", parts.query, "")))
 
-    first = {_address(place): node(place) for place in places.split(",")}
-    return ClusterClient(first, lambda address: node(_place(address)))
+    first = {addresses.read(each, port=_PORT, what="HOST:PORT"): node(each) for each in places.split(",")}
+    return ClusterClient(first, lambda address: node(str(address)))
 
 
 @dataclass(slots=True)
@@ -250,7 +252,7 @@ class ClusterClient(redis.Redis):
         """Where a command of this slot goes instead, and whether by ASKING; None: nowhere."""
         if isinstance(error, AskError):
             host = error.host or node.connection_pool.connection_kwargs["host"]
-            address = host, error.port
+            address = Address(host, error.port)
             if isinstance(error, MovedError):
                 self._map.owners[slot] = address
                 self._map.is_right = False
@@ -318,7 +320,7 @@ class ClusterClient(redis.Redis):
             owners = {}
             for first, last, primary, *_ in ranges:
                 host = primary[0].decode() if primary[0] else address[0]
-                owners.update(dict.fromkeys(range(first, last + 1), (host, int(primary[1]))))
+                owners.update(dict.fromkeys(range(first, last + 1), Address(host, int(primary[1]))))
             self._map = SlotMap(owners, time.monotonic(), is_right=bool(owners))
             return
         if failure is not None and not self._map.owners:
@@ -510,15 +512,3 @@ def _joined(replies: list[Any]) -> Any:  # noqa: ANN401 - as different as the co
     if isinstance(replies[0], int) and not isinstance(replies[0], bool):
         return sum(replies)
     return replies[0]
-
-
-def _address(place: str) -> Address:
-    parts = urlsplit(f"//{place}")
-    if not parts.hostname:
-        raise ValueError(f"{place!r} is not HOST:PORT")
-    return parts.hostname, parts.port or 6379
-
-
-def _place(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

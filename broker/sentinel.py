@@ -10,9 +10,9 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from weakref import WeakSet, WeakValueDictionary
 
@@ -21,9 +21,10 @@ from redis.backoff import NoBackoff
 from redis.connection import SSLConnection, parse_url
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, SentinelManagedConnection
-from redis.utils import SENTINEL
+from redis.utils import SENTINEL, str_if_bytes
 
-from broker import tls
+from broker import addresses, tls
+from broker.addresses import Address
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,18 +46,7 @@ _SILENT_S: Final = 10.0
 
 _PORT: Final = 26379
 
-_HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:,/\s]+))(?::(?P<port>\d{1,5}))?")
 _SERVICE: Final = re.compile(r"/(?P<name>[^/]+)(?:/(?P<db>\d*))?")
-
-
-class Address(NamedTuple):
-    """Where a server listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class NoPrimary(MasterNotFoundError):
@@ -182,7 +172,7 @@ def _asked(sentinel: redis.Redis, service_name: str) -> _Opinion | None:
         return None
     if isinstance(state, redis.RedisError):
         raise state
-    primary = Address(_text(place[0]), int(place[1]))
+    primary = Address(str_if_bytes(place[0]), int(place[1]))
     is_same = primary == (state["ip"], int(state["port"]))
     return _Opinion(int(state["config-epoch"]), primary, is_same and (state["is_sdown"] or state["is_odown"]))
 
@@ -198,10 +188,6 @@ def _problem(address: Address, error: redis.RedisError) -> str:
 def _sentence(error: Exception) -> str:
     text = str(error)
     return text[0].upper() + text[1:]
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 class _Connection(SentinelManagedConnection):
@@ -304,22 +290,13 @@ def pool(url: str, options: Mapping[str, Any]) -> SentinelPool:
     for_tls = {name: value for name, value in of_redis.items() if name.startswith("ssl_")} if has_tls else {}
     finder = _FINDERS.get(url)
     if finder is None:
-        addresses = _addresses(hosts)
-        sentinels = {each: _sentinel(each, of_sentinels, for_tls, has_tls=has_tls) for each in addresses}
+        places = [
+            addresses.read(each, port=_PORT, what="the HOST:PORT of a Sentinel") for each in hosts.split(",")
+        ]
+        sentinels = {each: _sentinel(each, of_sentinels, for_tls, has_tls=has_tls) for each in places}
         finder = _FINDERS[url] = PrimaryFinder(unquote(service["name"]), sentinels)
     connection_class = _TlsConnection if has_tls else _Connection
     return SentinelPool(finder, {**of_redis, **options, "connection_class": connection_class})
-
-
-def _addresses(hosts: str) -> Sequence[Address]:
-    addresses = []
-    for host in hosts.split(","):
-        match = _HOST.fullmatch(host)
-        port = int(match["port"] or _PORT) if match is not None else 0
-        if match is None or not 0 < port < 65536:
-            raise ValueError(f"{host!r} is not the HOST:PORT of a Sentinel")
-        addresses.append(Address(match["ipv6"] or match["name"], port))
-    return addresses
 
 
 def _sentinel(

@@ -10,6 +10,7 @@ from redis.crc import key_slot
 from redis.exceptions import TryAgainError
 
 from broker import cluster
+from broker.addresses import Address
 from broker.clock import clock_of
 from broker.cluster import ClusterClient, slot_of
 from broker.connection import check_server, connect, translated
@@ -325,7 +326,8 @@ def _refusal(client: redis.Redis, key: str) -> str:
 
 
 def _cluster_of(server: RedisServer) -> redis.Redis:
-    return ClusterClient({("localhost", 0): connect(server.url, timeout_s=1)}, lambda _: pytest.fail("asked"))
+    first = {Address("localhost", 0): connect(server.url, timeout_s=1)}
+    return ClusterClient(first, lambda _: pytest.fail("asked"))
 
 
 def test_a_new_node_of_the_cluster_is_found(nodes: RedisCluster) -> None:

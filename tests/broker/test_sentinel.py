@@ -3,9 +3,10 @@
 import pytest
 import redis
 
+from broker.addresses import Address
 from broker.connection import CONNECTIONS, connect, translated
 from broker.errors import BrokerUnavailable
-from broker.sentinel import LOOK_S, Address, NoPrimary, PrimaryFinder, SentinelPool
+from broker.sentinel import LOOK_S, NoPrimary, PrimaryFinder, SentinelPool
 from tests.support.sentinels import NAME
 from tests.support.stack import free_port
 

@@ -9,13 +9,14 @@ import pytest
 import redis
 from msgspec.structs import replace
 
+from broker.addresses import Address
 from broker.connection import check_server, connect, translated
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.messages import Webhook
 from broker.producer import Producer, RequestName
 from broker.replies import Replies
-from broker.sentinel import LOOK_S, Address, PrimaryFinder, SentinelPool
+from broker.sentinel import LOOK_S, PrimaryFinder, SentinelPool
 from tests.support.fakes import LIMITS, MODEL, job
 from tests.support.redis_server import as_user
 from tests.support.sentinels import NAME, SentinelService, running_sentinels
