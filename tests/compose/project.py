@@ -86,7 +86,11 @@ def copy_of_the_project(folder: Path) -> Path:
 
 
 class Load:
-    """Counts every answer that clients get, by what was right or wrong with it."""
+    """Counts every answer that clients get, by what was right or wrong with it.
+
+    Its clients do as they are told: refused for a queue that is full, they come again after Retry-After. How
+    much one model server can do while its fellow is gone depends on the machine.
+    """
 
     def __init__(self, url: str) -> None:
         self.answers: Counter[str] = Counter()
@@ -99,9 +103,10 @@ class Load:
         model = "resnet50" if number % 5 == 0 else "digits"
         answer = "right"
         try:
-            response = client.post(
-                f"{self._url}/predict", params={"model": model}, files={"image": DIGITS[label]}
-            )
+            while (response := self._ask(client, model, label)).status_code == 503:
+                if response.json()["error"]["code"] != "overloaded":
+                    break
+                time.sleep(float(response.headers["Retry-After"]))
             if response.status_code != 200:
                 answer = f"{response.status_code} {response.text[:300]}"
             elif model == "digits" and (said := response.json()["predictions"][0]["label"]) != label:
@@ -110,6 +115,9 @@ class Load:
             answer = repr(error)
         with self._counting:
             self.answers[answer] += 1
+
+    def _ask(self, client: httpx.Client, model: str, label: str) -> httpx.Response:
+        return client.post(f"{self._url}/predict", params={"model": model}, files={"image": DIGITS[label]})
 
     @contextmanager
     def running(self, clients: int) -> Iterator[None]:

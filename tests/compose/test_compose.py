@@ -163,15 +163,17 @@ def test_a_crashed_program_is_started_again(stack: Stack) -> None:
 @pytest.mark.parametrize("end", [("kill", "-s", "KILL"), ("stop",)], ids=["killed", "stopped"])
 def test_a_model_server_that_goes_under_load_costs_no_request(stack: Stack, end: tuple[str, ...]) -> None:
     load = stack.load()
-    with load.running(clients=8):
-        eventually(lambda: load.answers["right"] > 20)
-        run("docker", *end, stack.containers("model_server")[0])
-        before = load.answers["right"]
-        # Past the lease (3 s), so that what it held has been run by the other one.
-        gone = time.monotonic()
-        eventually(lambda: time.monotonic() > gone + 6 and load.answers["right"] > before + 50)
+    try:
+        with load.running(clients=8):
+            eventually(lambda: load.answers["right"] > 20)
+            run("docker", *end, stack.containers("model_server")[0])
+            before = load.answers["right"]
+            # Past the lease (3 s), so that what it held has been run by the other one.
+            gone = time.monotonic()
+            eventually(lambda: time.monotonic() > gone + 6 and load.answers["right"] > before + 50)
+    finally:
+        stack.up("--no-build")
     assert set(load.answers) == {"right"}
-    stack.up("--no-build")
 
 
 def test_a_queued_job_outlives_the_container_of_redis(stack: Stack) -> None:

@@ -390,8 +390,10 @@ def test_a_port_in_use_and_a_second_start_are_said_so(project: Path) -> None:
 @pytest.mark.parametrize("variable", ["PORT", "GRPC_PORT"])
 def test_metrics_on_the_port_of_another_are_refused(project: Path, variable: str) -> None:
     first = free_port()
-    ports = {variable: str(first + 1), "METRICS_PORT": str(first), "MODEL_SERVERS": "2"}
-    serving = Serving(project, MODELS="digits", **ports)
+    ports = {"PORT": first + 100, "GRPC_PORT": first + 101, "METRICS_PORT": first} | {variable: first + 1}
+    serving = Serving(
+        project, MODELS="digits", MODEL_SERVERS="2", **{name: str(port) for name, port in ports.items()}
+    )
     assert serving.process.wait(timeout=60) == 1
     serving.end()
     assert f"{variable}={first + 1} is one of the ports from {first} to" in serving.said
