@@ -75,25 +75,26 @@ _CALLED: Final = {
 }
 
 
-def connect(url: str, *, timeout_s: float) -> redis.Redis:
+def connect(url: str, *, timeout_s: float, blocking: int = 0) -> redis.Redis:
     """A client for `url`; nothing is sent yet. Commands fail with BrokerUnavailable inside `translated`.
 
     `timeout_s` bounds each reply (and half of it, at most a second, connecting): a Redis behind a dead
     link must not hold a request for minutes. Nothing is retried: a completion that is sent twice would
     be judged twice, and the caller alone knows how to ask what became of the first. Nor does the kernel
     send a command again that its caller has given up.
-    Threads share CONNECTIONS connections and wait for one as they do for a reply.
+    Threads share CONNECTIONS connections and wait for one as they do for a reply; `blocking` more are for
+    commands that block beside them, such as those that wait for the bell of each shard of a cluster.
     Raises ValueError when the URL is not one of Redis, or has a parameter that nobody knows.
     """
     if urlsplit(url).scheme in cluster.SCHEMES:
-        return cluster.connect(url, lambda node_url: _server(node_url, timeout_s))
-    return _server(url, timeout_s)
+        return cluster.connect(url, lambda node_url: _server(node_url, timeout_s, blocking))
+    return _server(url, timeout_s, blocking)
 
 
-def _server(url: str, timeout_s: float) -> redis.Redis:
+def _server(url: str, timeout_s: float, blocking: int) -> redis.Redis:
     """A client for one server, or for the primary of Sentinels."""
     options = {
-        "max_connections": CONNECTIONS,
+        "max_connections": CONNECTIONS + blocking,
         "timeout": timeout_s,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(1.0, timeout_s / 2),

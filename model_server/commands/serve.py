@@ -22,7 +22,7 @@ from broker.consumer import Consumer
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
-from broker.messages import Card
+from broker.messages import MOST_SHARDS, Card
 from broker.outage import Outage
 from model_server import engines
 from model_server.catalogue.folder_watch import Watch
@@ -273,7 +273,7 @@ def _worker(
         clock=clock,
     )
     consumer = Consumer(
-        connect(settings.redis_url, timeout_s=IDLE_S + settings.lease_s),
+        connect(settings.redis_url, timeout_s=IDLE_S + settings.lease_s, blocking=MOST_SHARDS + 1),
         keys,
         spec.name,
         key_ttl_s=settings.key_ttl_s,

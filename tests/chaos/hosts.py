@@ -6,7 +6,6 @@ fault strikes once, in another direction each time, and returns when all is well
 
 import contextlib
 import itertools
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -68,7 +67,7 @@ def redis_on(network: Network) -> Iterator[HostRedis]:
         yield server
     finally:
         server.stop(kill=True)
-        shutil.rmtree(folder)
+        leftovers.discard(folder)
 
 
 class HostsStack(ChaosStack):

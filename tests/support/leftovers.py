@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,17 @@ def folder() -> Path:
     Redis and nginx overwrite what /proc shows of their variables: what runs in such a folder is known by it.
     """
     return Path(tempfile.mkdtemp(prefix=f"bw-{os.getpid()}-"))
+
+
+def discard(path: Path) -> None:
+    """Remove a folder whose server was killed: its child may still write to it, the rewrite of a file."""
+    for _ in range(_SWEEPS):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not empty
+            shutil.rmtree(path)
+        if not path.exists():
+            return
+        time.sleep(0.1)
+    shutil.rmtree(path)
 
 
 def mark() -> None:

@@ -6,7 +6,6 @@ program, too.
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
@@ -311,4 +310,4 @@ def _running(make: Callable[[Path], _ClusterT]) -> Iterator[_ClusterT]:
         yield cluster
     finally:
         cluster.stop(kill=True)
-        shutil.rmtree(folder)
+        leftovers.discard(folder)

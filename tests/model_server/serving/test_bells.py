@@ -6,8 +6,11 @@ import pytest
 import redis
 
 from broker.clock import RedisClock
+from broker.cluster import nodes
+from broker.connection import connect
 from broker.consumer import Consumer
 from broker.keys import Keys
+from broker.messages import MOST_SHARDS
 from model_server.serving.bells import Bells
 from tests.support.fakes import MODEL, consumer
 from tests.support.waiting import eventually
@@ -47,3 +50,18 @@ def test_a_token_that_comes_while_the_worker_is_busy_is_handed_on(
     eventually(lambda: client.llen(bell) == 1)
     assert client.ttl(bell) > 0
     assert bells.wait(consumers, 20) == {bell}
+
+
+def test_the_most_shards_block_beside_other_commands(
+    redis_url: str, client: redis.Redis, keys: Keys, bells: Bells
+) -> None:
+    with connect(redis_url, timeout_s=5, blocking=MOST_SHARDS + 1) as shared:
+        own = consumer(shared, keys)
+        parts = [own, *(own.of_shard(number, RedisClock()) for number in range(MOST_SHARDS))]
+        bells.wait(parts, 0.01)
+
+        def blocked() -> int:
+            bells.wait(parts, 0.01)
+            return sum(node.info("clients")["blocked_clients"] for node in nodes(client))
+
+        eventually(lambda: blocked() == len(parts))
