@@ -5,9 +5,10 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Three processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
+# Four processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
+# Of three, beside the importers' and the containers' suites, a fifth of the cores' time was left.
 CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
-SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
+SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 2 )))
 # `.ci/run` has one: other suites run beside it.
 IMPORTERS := 2
 PLAIN := not browser and not compose and not importers and not network and not protocols and not stores
@@ -40,7 +41,7 @@ check: $(VENV)/.dev ## Lint and the fast tests: about a minute
 	@$(MAKE) --no-print-directory --jobs=2 lint fast
 
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist worksteal -m "$(PLAIN) and not slow and not alone"
+	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal -m "$(PLAIN) and not slow and not alone"
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
@@ -88,7 +89,7 @@ test-network: $(VENV)/.dev ## Hosts of their own on a network that is cut, slow 
 	$(BIN)/python -m pytest -m network tests/network
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m browser tests/browser
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m browser tests/browser
 
 screenshot: $(VENV)/.dev ## docs/page.png, of the real page (SCREENS=FOLDER: every page, width, scheme and language)
 	$(BIN)/python -m tests.browser.screens $(SCREENS)

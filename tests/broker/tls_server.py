@@ -45,7 +45,7 @@ class TlsServer:
     def call(self, *command: str | int) -> Any:  # noqa: ANN401 - whatever Redis replies
         """Send one command."""
         with redis.Redis.from_url(self.url(), protocol=2) as client:
-            return client.execute_command(*command)  # type: ignore[no-untyped-call]
+            return client.execute_command(*command)
 
     def answers(self) -> bool:
         """Whether it does."""

@@ -107,8 +107,7 @@ def test_it_fits_a_phone(visit: Visit, digits: Stack) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_an_operation_can_be_read(visit: Visit, digits: Stack, width: int, scheme: str) -> None:
     page = _opened(visit, digits, "predictions-predict", width=width, color_scheme=scheme)
     cells = page.locator("table.headers tbody td")

@@ -170,7 +170,7 @@ def _weights(models: Path, name: str) -> bytes:
 def test_the_same_seed_gives_the_same_network_and_another_does_not(
     base: Path, folder: Path, tmp_path: Path
 ) -> None:
-    options = ("--weights", str(base), "--normalise", "tf", "--epochs", "3", "--fine-tune", "2")
+    options = ("--weights", str(base), "--normalise", "tf", "--epochs", "1", "--fine-tune", "1")
     # The second in a process of its own: its sets have another order.
     for name, seed, anew in (("a", "5", False), ("b", "5", True), ("c", "6", False)):
         done = _retrain(folder, tmp_path, name, *options, "--seed", seed, "--frozen-graph", anew=anew)
