@@ -91,8 +91,6 @@ def _read_as(raw_mode: str, png: bytes) -> Image.Image:
 def as_people_see(image: Image.Image) -> Image.Image:
     """The image in mode L or RGB, in sRGB, its transparency laid on white paper."""
     profile = image.info.get("icc_profile")
-    if image.mode in ("L", "RGB") and not profile and "transparency" not in image.info:
-        return image  # the usual upload
     is_grey = image.mode in ("L", "LA", "La")
     image = _plain_mode(image)
     if profile and is_grey and image.mode == "RGBA":

@@ -164,7 +164,13 @@ def decode_near(upload: bytes, *, max_pixels: int, needed: Size, dct: Dct = Dct.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels decide
-            image, whole = _pixels(upload, max_pixels=max_pixels, needed=needed, dct=dct)
+            if upload.startswith(jpeg_segments.SIGNATURE):
+                jpeg, exif = jpeg_segments.without_extras(upload)
+                image, whole = _by_pillow(jpeg, max_pixels=max_pixels, needed=needed, dct=dct)
+                if exif:
+                    image.info["exif"] = exif
+            else:
+                image, whole = _other_format(upload, max_pixels=max_pixels, needed=needed)
             return _upright(image, whole)
     except UnidentifiedImageError:
         raise _unidentified(upload) from None
@@ -178,14 +184,8 @@ def decode_near(upload: bytes, *, max_pixels: int, needed: Size, dct: Dct = Dct.
         ) from None
 
 
-def _pixels(upload: bytes, *, max_pixels: int, needed: Size, dct: Dct) -> tuple[Image.Image, tuple[int, int]]:
-    """The decoded picture as it is stored, and the (width, height) of the whole."""
-    if upload.startswith(jpeg_segments.SIGNATURE):
-        jpeg, exif = jpeg_segments.without_extras(upload)
-        picture = _by_pillow(jpeg, max_pixels=max_pixels, needed=needed, dct=dct)
-        if exif:
-            picture[0].info["exif"] = exif
-        return picture
+def _other_format(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Image, tuple[int, int]]:
+    """What is no JPEG, decoded as it is stored, and the (width, height) of the whole."""
     if confined.is_for(upload):
         return _confined(upload, max_pixels=max_pixels, needed=needed)
     if upload.startswith(ico.SIGNATURES) and (icon := ico.largest(upload)) is not None:
@@ -203,7 +203,7 @@ def _pixels(upload: bytes, *, max_pixels: int, needed: Size, dct: Dct) -> tuple[
     if other and other.has_runs:
         return _by_bmp(upload, other, max_pixels)
     try:
-        return _by_pillow(upload, max_pixels=max_pixels, needed=needed, dct=dct)
+        return _by_pillow(upload, max_pixels=max_pixels, needed=needed)
     except _DAMAGE:
         if other is None:
             raise
@@ -217,12 +217,16 @@ def _by_bmp(upload: bytes, header: bmp.Header, max_pixels: int) -> tuple[Image.I
 
 
 def _by_pillow(
-    upload: bytes, *, max_pixels: int, needed: Size, dct: Dct
+    upload: bytes, *, max_pixels: int, needed: Size, dct: Dct = Dct.ACCURATE
 ) -> tuple[Image.Image, tuple[int, int]]:
     image = Image.open(io.BytesIO(upload), formats=FORMATS)
     _check_size(image.size, max_pixels)
     width, height = whole = image.size
-    if image.format == "JPEG" and jpeg_scans.too_many(upload, pixels=width * height, max_pixels=max_pixels):
+    if (
+        image.format == "JPEG"
+        and upload.count(jpeg_scans.SCAN) > jpeg_scans.FEW
+        and jpeg_scans.too_many(upload, pixels=width * height, max_pixels=max_pixels)
+    ):
         raise InvalidImage("The JPEG has too many scans for its size; save it again.")
     if dct is Dct.FAST and image.format == "JPEG" and image.mode in _COLOUR_SPACES:
         return _by_fast_dct(upload, image), whole
@@ -270,7 +274,7 @@ def _too_large(size: tuple[int, int], max_pixels: int) -> ImageTooLarge:
 
 
 def _upright(image: Image.Image, whole: tuple[int, int]) -> DecodedPicture:
-    """Turn it as its EXIF orientation says."""
+    """Turn it as its EXIF orientation says, and show its colours as people see them."""
     width, height = whole
     sizes = ((-(-width // each), -(-height // each)) for each in range(1, max(whole)))
     factor = next((each for each, size in enumerate(sizes, 1) if size == image.size), 1)
@@ -280,8 +284,10 @@ def _upright(image: Image.Image, whole: tuple[int, int]) -> DecodedPicture:
         image = image.transpose(_TURNS[turned])
     if turned in _SIDEWAYS:
         whole = (height, width)
+    if image.mode not in ("L", "RGB") or "icc_profile" in image.info or "transparency" in image.info:
+        image = colours.as_people_see(image)
     return DecodedPicture(
-        colours.as_people_see(image),
+        image,
         whole,
         factor,
         image.width - whole[0] / factor if turned in _MIRRORED_X else 0.0,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from broker.messages import MEDIAN, Box, Decode, Fit, InputSpec, Library
 from pictures import fixed_point, geometry, ink, resample
-from pictures.decode import MAX_SIDE, WHOLE, Dct, DecodedPicture, InvalidImage, Size, decode_near
+from pictures.decode import MAX_SIDE, Dct, DecodedPicture, InvalidImage, Size, decode_near
 from pictures.resample import Axis
 
 _INK_SIDE: Final = 560
@@ -53,8 +53,8 @@ def prepare(upload: bytes, spec: InputSpec, *, max_pixels: int) -> PreparedPictu
 
     Raises InvalidImage, ImageTooLarge or UnsupportedFormat, as decode.py says.
     """
-    needed = WHOLE if spec.decode is Decode.EXACT else Size(shortest=_needed_side(spec))
-    decoded = decode_near(upload, max_pixels=max_pixels, needed=needed, dct=_dct(spec))
+    shortest, dct = _needed(spec)
+    decoded = decode_near(upload, max_pixels=max_pixels, needed=Size(shortest), dct=dct)
     return PreparedPicture(_fitted(decoded, spec), decoded.whole)
 
 
@@ -70,8 +70,9 @@ def given(pixels: NDArray[np.uint8], spec: InputSpec) -> PreparedPicture:
             f"[{height}, {width}, {channels}] (height, width, channels). Send the encoded picture instead, "
             "and the service fits it."
         )
-    whole = pixels.astype(np.float32) if spec.keeps_fractions else pixels
-    return PreparedPicture(_shaped(whole, spec), (spec.width, spec.height))
+    if spec.keeps_fractions:
+        pixels = fixed_point.split(pixels.astype(np.float32))
+    return PreparedPicture(np.ascontiguousarray(pixels), (spec.width, spec.height))
 
 
 class PartCutter:
@@ -85,16 +86,14 @@ class PartCutter:
     ) -> None:
         self._upload = upload
         self._max_pixels = max_pixels
-        enlarged = max(_needed_side(part.spec) / min(part.box[2:]) for part in parts)
-        shortest = min(MAX_SIDE, math.ceil(min(original_size) * enlarged))
-        is_exact = any(part.spec.decode is Decode.EXACT for part in parts)
-        self._needed = WHOLE if is_exact else Size(shortest=shortest)
+        enlarged = max(_needed(part.spec)[0] / min(part.box[2:]) for part in parts)
+        self._needed = Size(shortest=min(MAX_SIDE, math.ceil(min(original_size) * enlarged)))
         self._decoded: dict[Dct, DecodedPicture] = {}
         """Nearly always all want the same."""
 
     def cut(self, part: Part) -> PreparedPicture:
         """One of the parts. Raises what `prepare` does."""
-        dct = _dct(part.spec)
+        _, dct = _needed(part.spec)
         if dct not in self._decoded:
             self._decoded[dct] = decode_near(
                 self._upload, max_pixels=self._max_pixels, needed=self._needed, dct=dct
@@ -117,16 +116,16 @@ def _cut(decoded: DecodedPicture, part: Part) -> PreparedPicture:
     return PreparedPicture(_fitted(of_part, part.spec), (width, height))
 
 
-def _needed_side(spec: InputSpec) -> int:
-    """The pixels of a picture's short side from which on a JPEG is large enough."""
+def _needed(spec: InputSpec) -> tuple[int, Dct]:
+    """How a JPEG is decoded: the pixels of its short side from which on it is large enough; its transform.
+
+    With MAX_SIDE it is decoded whole.
+    """
+    if spec.decode is Decode.EXACT:
+        return MAX_SIDE, Dct.FAST if spec.library is Library.TENSORFLOW else Dct.ACCURATE
     if spec.fit is Fit.INK:
-        return _INK_SIDE
-    return math.ceil(_SPARE * max(spec.width, spec.height, spec.resize))
-
-
-def _dct(spec: InputSpec) -> Dct:
-    is_fast = spec.decode is Decode.EXACT and spec.library is Library.TENSORFLOW
-    return Dct.FAST if is_fast else Dct.ACCURATE
+        return _INK_SIDE, Dct.ACCURATE
+    return math.ceil(_SPARE * max(spec.width, spec.height, spec.resize)), Dct.ACCURATE
 
 
 def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
@@ -138,22 +137,34 @@ def _fitted(decoded: DecodedPicture, spec: InputSpec) -> NDArray[np.uint8]:
     mode = "L" if spec.channels == 1 else "RGB"
     image = decoded.image if decoded.image.mode == mode else decoded.image.convert(mode)
     target = (spec.width, spec.height)
+    pixels: Image.Image | NDArray[Any] | None
     if spec.fit is Fit.INK:
-        drawing = ink.placed(image, target)
-        if drawing is None:  # a network would name something
+        pixels = ink.placed(image, target)
+        if pixels is None:  # a network would name something
             raise InvalidImage("Nothing is drawn on the picture: strokes must stand out from their paper.")
-        return _shaped(drawing, spec)
-    place = geometry.place(spec, decoded.whole)
-    if spec.fit is not Fit.PAD:
-        return _shaped(_sampled(decoded, image, place, (0, 0), target, spec), spec)
+    elif spec.fit is Fit.PAD:
+        pixels = _padded(decoded, image, spec)
+    else:
+        pixels = _sampled(decoded, image, geometry.place(spec, decoded.whole), (0, 0), target, spec)
+
+    shaped = np.asarray(pixels).reshape(spec.network_shape)
+    if spec.keeps_fractions:
+        return fixed_point.split(shaped)
+    return np.ascontiguousarray(shaped, np.uint8)
+
+
+def _padded(decoded: DecodedPicture, image: Image.Image, spec: InputSpec) -> NDArray[Any]:
+    """All of the picture, with the border's colour around."""
     inner = geometry.contained(spec, decoded.whole)
-    margins = geometry.margins(spec, inner)
-    picture = _sampled(decoded, image, place, margins, inner, spec)
-    colour = _border_colour(image) if spec.border == MEDIAN else (spec.border,) * spec.channels
+    left, top = geometry.margins(spec, inner)
+    picture = _sampled(decoded, image, geometry.place(spec, decoded.whole), (left, top), inner, spec)
+    colour = (spec.border,) * spec.channels
+    if spec.border == MEDIAN:
+        median = np.median(ink.border(np.asarray(image, dtype=np.uint8)), axis=0)
+        colour = tuple(int(value) for value in np.atleast_1d(median))
     padded = np.full(spec.network_shape, colour, picture.dtype)
-    left, top = margins
     padded[top : top + inner[1], left : left + inner[0]] = picture.reshape(inner[1], inner[0], spec.channels)
-    return _shaped(padded, spec)
+    return padded
 
 
 def _sampled(
@@ -193,16 +204,3 @@ def _sampled(
     if spec.keeps_fractions:
         return resample.with_fractions(image, x, y, spec.resample)
     return resample.resized(image, x, y, spec.resample, spec.library)
-
-
-def _shaped(pixels: Image.Image | NDArray[Any], spec: InputSpec) -> NDArray[np.uint8]:
-    """The array of a job. Pixels are float32 if fractions are kept, otherwise uint8."""
-    shaped = np.asarray(pixels).reshape(spec.network_shape)
-    if spec.keeps_fractions:
-        return fixed_point.split(shaped)
-    return np.ascontiguousarray(shaped, np.uint8)
-
-
-def _border_colour(image: Image.Image) -> tuple[int, ...]:
-    median = np.median(ink.border(np.asarray(image, dtype=np.uint8)), axis=0)
-    return tuple(int(value) for value in np.atleast_1d(median))

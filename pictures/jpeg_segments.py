@@ -6,7 +6,6 @@ before it for each of that kind: 10 MB of small ones held a core for 19 s.
 """
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 SIGNATURE: Final = b"\xff\xd8\xff"
@@ -46,38 +45,32 @@ def without_extras(jpeg: bytes) -> tuple[bytes, bytes]:
     """
     pieces: list[bytes] = []
     exif = b""
-    begin, end = 0, 2
-    for kind, start, stop in _segments(jpeg):
-        if start > end:
-            pieces.append(jpeg[begin:end])
-            begin = start
-        end = stop
-        if kind == _SCAN:
-            return b"".join((*pieces, jpeg[begin:])) if begin else jpeg, exif
-        if kind == _APP1 and not exif and jpeg.startswith(_EXIF, start + 4):
-            exif = jpeg[start + 4 : stop]
-        if kind >= _APP0 and not (kind in _NEEDED and jpeg.startswith(_NEEDED[kind], start + 4)):
-            pieces.append(jpeg[begin:start])
-            begin = stop
-    return b"".join((*pieces, jpeg[begin:end])), exif
-
-
-def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """Each segment's kind, begin and end, up to the first scan's or the picture's end."""
-    at, tables = 2, 0
+    begin, at, tables = 0, 2, 0
     for _ in range(_SEGMENTS):
         marker = _MARKER.search(jpeg, at)
         if marker is None:
-            return
+            break
         start, kind = marker.start(), marker[1][0]
         if kind not in _KNOWN:
             raise ValueError("a marker that no decoder takes")
+        if start > at:  # something stands between two segments
+            pieces.append(jpeg[begin:at])
+            begin = start
         at = start + 2
         if kind not in _LONE:
             at += max(2, int.from_bytes(jpeg[at : at + 2]))
+
         if kind in _TABLES and (tables := tables + at - start) > _TABLE_BYTES:
             raise ValueError("more tables than a JPEG can need")
-        yield kind, start, at
-        if kind in (_SCAN, _END):
-            return
-    raise ValueError("more segments than any encoder writes")
+        if kind == _SCAN:
+            return b"".join((*pieces, jpeg[begin:])) if begin else jpeg, exif
+        if kind == _END:
+            break
+        if kind == _APP1 and not exif and jpeg.startswith(_EXIF, start + 4):
+            exif = jpeg[start + 4 : at]
+        if kind >= _APP0 and not (kind in _NEEDED and jpeg.startswith(_NEEDED[kind], start + 4)):
+            pieces.append(jpeg[begin:start])
+            begin = at
+    else:
+        raise ValueError("more segments than any encoder writes")
+    return b"".join((*pieces, jpeg[begin:])), exif
