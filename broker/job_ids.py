@@ -75,14 +75,23 @@ class JobIds:
         self._checking = threading.Lock()
 
     def make(self, model: str, *, owner: str = "", is_polled: bool) -> str:
-        """A fresh id, for a job of that model and owner, in any shard of the model's queue."""
+        """A fresh id, for a job of that model and owner, in any shard of the model's queue.
+
+        Only the id of a job that is polled seals the two.
+        """
+        if self._monotonic() - self._checked_at >= CHECK_S:
+            # For any job: this look is also what finds, and tells, that Redis has lost everything.
+            self._look_for_secret()
+        drawn = secrets.randbits(_DRAWN_BITS) & ~SHARD_MASK
+        if model in self._shards.split:
+            drawn |= shard_bits(self._shards.pick(model))
         made_at = int(self._clock.now()) & 0xFFFFFFFF
-        drawn = secrets.randbits(_DRAWN_BITS) & ~SHARD_MASK | shard_bits(self._shards.pick(model))
-        # In any case: the look for the secret is also what finds, and tells, that Redis has lost everything.
-        seal = _seal(self._current()[0], model, owner, made_at, drawn)
-        if not is_polled:
+        if is_polled:
+            seal = _seal(self._secrets[0], model, owner, made_at, drawn)
+        else:
             seal = secrets.randbits(_SEAL_BITS)
-        return str(uuid.UUID(int=_joined(made_at, seal, drawn)))
+        high, low = seal >> 12, seal & 0xFFF
+        return str(uuid.UUID(int=made_at << 96 | high << 80 | 0x8 << 76 | low << 64 | 0b10 << 62 | drawn))
 
     def made_at(self, job_id: str, model: str, *, owner: str = "") -> float | None:
         """When the id of a polled job of that model and owner was made, in Redis' time; None: it was not."""
@@ -90,26 +99,24 @@ class JobIds:
             made_at, seal, drawn = _parts(uuid.UUID(job_id))
         except ValueError:
             return None
+        self._look_for_secret()
         given = seal.to_bytes(4)
         # All of them, and by digest: how long it takes is to tell nothing.
         is_known = [
             hmac.compare_digest(_seal(secret, model, owner, made_at, drawn).to_bytes(4), given)
-            for secret in self._current()
+            for secret in self._secrets
         ]
         return float(made_at) if any(is_known) else None
 
-    def _current(self) -> tuple[bytes, ...]:
-        """The secrets, looked up again where that was a while ago."""
-        if self._monotonic() - self._checked_at >= CHECK_S and self._checking.acquire(
-            blocking=not self._secrets
-        ):
+    def _look_for_secret(self) -> None:
+        """Look whether Redis still has the secret, where this was a while ago and no other thread does it."""
+        if self._checking.acquire(blocking=not self._secrets):
             try:
                 if self._monotonic() - self._checked_at >= CHECK_S:
                     self._check()
                     self._checked_at = self._monotonic()
             finally:
                 self._checking.release()
-        return self._secrets
 
     def _check(self) -> None:
         own = self._secrets[0] if self._secrets else secrets.token_bytes(_SECRET_BYTES)
@@ -145,15 +152,9 @@ def _seal(secret: bytes, model: str, owner: str, made_at: int, drawn: int) -> in
     return int.from_bytes(hmac.digest(secret, sealed.encode(), "sha256")[:4]) >> (32 - _SEAL_BITS)
 
 
-def _joined(made_at: int, seal: int, drawn: int) -> int:
-    high, low = seal >> 12, seal & 0xFFF
-    return made_at << 96 | high << 80 | 0x8 << 76 | low << 64 | 0b10 << 62 | drawn
-
-
 def _parts(job_id: uuid.UUID) -> tuple[int, int, int]:
     """When it was made, its seal and its random bits. Raises ValueError for a UUID of another kind."""
     value = job_id.int
-    parts = value >> 96, (value >> 80 & 0xFFFF) << 12 | value >> 64 & 0xFFF, value & ((1 << _DRAWN_BITS) - 1)
-    if _joined(*parts) != value:
+    if (value >> 76 & 0xF, value >> 62 & 0b11) != (0x8, 0b10):
         raise ValueError("not a UUID of version 8")
-    return parts
+    return value >> 96, (value >> 80 & 0xFFFF) << 12 | value >> 64 & 0xFFF, value & ((1 << _DRAWN_BITS) - 1)

@@ -15,16 +15,22 @@ class ShardMap:
     """The shards of all models. Safe to share between threads. A model that is not known has none."""
 
     def __init__(self) -> None:
-        self._shards: dict[str, tuple[int, int]] = {}
-        """Model -> over how many shards new jobs are spread, and how many may have jobs."""
+        self.split: dict[str, tuple[int, int]] = {}
+        """Model whose queue is split -> over how many shards new jobs are spread, and how many may have jobs.
+        For any other there is nothing to ask."""
 
     def note(self, cards: Iterable[Card]) -> None:
         """Remember what these cards say; of other models what theirs said last."""
-        self._shards |= {card.model: (card.shards, max(card.shards, card.shards_served)) for card in cards}
+        for card in cards:
+            served = max(card.shards, card.shards_served)
+            if served > 1:
+                self.split[card.model] = card.shards, served
+            else:
+                self.split.pop(card.model, None)
 
     def count(self, model: str) -> int:
         """Over how many shards new jobs of a model are spread; 1: they are under the model's own keys."""
-        return self._shards.get(model, (1, 1))[0]
+        return self.split.get(model, (1, 1))[0]
 
     def pick(self, model: str) -> int | None:
         """A shard for a new job, any of them; None: the model's own keys.
@@ -36,4 +42,4 @@ class ShardMap:
 
     def parts(self, keys: Keys, model: str) -> tuple[ModelKeys, ...]:
         """The keys of everything that may have jobs of a model: its own, and those of its shards."""
-        return keys.of(model).parts(self._shards.get(model, (1, 1))[1])
+        return keys.of(model).parts(self.split.get(model, (1, 1))[1])
