@@ -274,9 +274,9 @@ class Keys:
         """The keys of one API key's limits."""
         return ApiKeyKeys(self.prefix, name)
 
-    def of(self, model: str) -> ModelKeys:
-        """The keys of one model."""
-        return _model_keys(self.prefix, model, None)
+    def of(self, model: str, job_id: str = "") -> ModelKeys:
+        """The keys of one model; with a job's id those that it is under: its shard's, or the model's own."""
+        return _model_keys(self.prefix, model, shard_of(job_id) if job_id else None)
 
 
 # Bounded: a client may ask for a result of any model's name, and in any shard.

@@ -23,7 +23,7 @@ from redis.client import PubSub
 from redis.crc import key_slot
 
 from broker import codec
-from broker.cluster import doubt_map, has_sharded_channels, node_of, nodes
+from broker.cluster import doubt_map, has_sharded_channels, is_cluster, node_of, nodes
 from broker.connection import refusal_code, translated
 from broker.errors import BrokerUnavailable, InferenceFailed, MalformedMessage
 from broker.keys import Keys, ModelKeys
@@ -104,6 +104,7 @@ class Replies:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = client
+        self._is_cluster = is_cluster(client)
         self._keys = keys
         self._channel = keys.results_channel(frontend)
         self._search = JobSearch(client)
@@ -143,19 +144,18 @@ class Replies:
 
     def expect(self, model: str, job_id: str) -> Waiter:
         """Take a place in the table. Call it before the job is enqueued, and `forget` at the end."""
-        waiter = self._add(Waiter(model, job_id, self._monotonic()))
-        part = self._keys.of(model).of_job(job_id)
-        if part not in self._parts:
-            with self._lock:
-                self._parts.add(part)
-            if self._primaries:
-                self._tell_change()
-                self._wake_threads()
+        waiter = Waiter(model, job_id, self._monotonic())
+        with self._lock:
+            self._waiters[job_id] = [*self._waiters.get(job_id, ()), waiter]
+        if self._is_cluster:
+            self._hear_from(self._keys.of(model, job_id))
         return waiter
 
     def follow(self, model: str, job_id: str) -> Waiter:
         """The same for a job that is polled, whoever enqueued it. Look it up afterwards: it may be done."""
-        waiter = self._add(Waiter(model, job_id, self._monotonic(), is_enqueued=True, is_polled=True))
+        waiter = Waiter(model, job_id, self._monotonic(), is_enqueued=True, is_polled=True)
+        with self._lock:
+            self._waiters[job_id] = [*self._waiters.get(job_id, ()), waiter]
         self._tell_change()
         self._wake_threads()
         return waiter
@@ -173,10 +173,14 @@ class Replies:
         if waiter.is_polled:
             self._tell_change()
 
-    def _add(self, waiter: Waiter) -> Waiter:
-        with self._lock:
-            self._waiters[waiter.job_id] = [*self._waiters.get(waiter.job_id, ()), waiter]
-        return waiter
+    def _hear_from(self, part: ModelKeys) -> None:
+        """Subscribe to what comes from a part of a model's queue, once it is waited for, in a cluster."""
+        if part not in self._parts:
+            with self._lock:
+                self._parts.add(part)
+            if self._primaries:
+                self._tell_change()
+                self._wake_threads()
 
     def _wake_threads(self) -> None:
         with contextlib.suppress(redis.RedisError):  # a wake-up only: they look up by themselves soon
@@ -314,7 +318,7 @@ class Replies:
         """
         with self._lock:
             polled = [
-                (self._keys.of(waiters[0].model).of_job(job_id), job_id)
+                (self._keys.of(waiters[0].model, job_id), job_id)
                 for job_id, waiters in self._waiters.items()
                 if any(waiter.is_polled for waiter in waiters)
             ]
@@ -343,7 +347,7 @@ class Replies:
             all_waiters = self._waiters.values() if job_id is None else [self._waiters.get(job_id, [])]
             for waiter in chain.from_iterable(all_waiters):
                 if waiter.is_enqueued and waiter.since <= waiting_since:
-                    by_slot[self._keys.of(waiter.model).of_job(waiter.job_id)].append(waiter)
+                    by_slot[self._keys.of(waiter.model, waiter.job_id)].append(waiter)
         for keys, waiters in by_slot.items():
             if node is not self._redis and not self._is_at(node, keys):
                 continue
