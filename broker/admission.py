@@ -67,14 +67,17 @@ def judge(
 
     `lengths` are those of `lane`. Raises Overloaded.
     """
-    before, alike = lengths.before_one_more(polled=polled), lengths.polled if polled else lengths.waiting
-    wait_s = pace.wait_s(before) if pace.rate > 0 else before / _UNMEASURED_RATE
-    over_s = wait_s - _PATIENCE * timeout_s
-    waiting, is_shared = lengths.total, bool(lane or lengths.lanes)
+    waiting, alike = lengths.waiting + lengths.polled, lengths.polled if polled else lengths.waiting
+    is_shared = bool(lane or lengths.lanes)
     fits = waiting < room and (not polled or alike < max(1, math.floor(_POLLED_SHARE * room)))
     if is_shared:
         fits = fits and lengths.owned < _OWNER_SHARE * (room - waiting)
-    if fits and (over_s <= 0 or alike == 0):
+    if fits and alike == 0:
+        return
+    before = lengths.before_one_more(polled=polled)
+    wait_s = pace.wait_s(before) if pace.rate > 0 else before / _UNMEASURED_RATE
+    over_s = wait_s - _PATIENCE * timeout_s
+    if fits and over_s <= 0:
         return
     # A full queue has room for all again when it is empty; a slow one when the excess is worked off.
     in_the_way = waiting if polled and not is_shared else before

@@ -85,9 +85,27 @@ class LaneReader:
         One round trip; for whoever has none one more for each part in which others have lanes. Of several
         parts one that can't be asked counts as empty: jobs for the others are not to be refused for it.
         """
+        if lane or len(parts) > 1:
+            return self._together(parts, lane)
+        (keys,) = parts
+        with self._redis.pipeline(transaction=False) as pipe:
+            ask(pipe, keys)
+            waiting, polled, has_lanes = pipe.execute()
+        return self.shared(keys) if has_lanes else of_lists(waiting, polled)
+
+    def _together(self, parts: Sequence[ModelKeys], lane: str) -> QueueLengths:
+        """The same for a lane, or of several parts: in one round trip, with as many replies of each."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for keys in parts:
+                if lane:
+                    # Not `evalsha`: the pipelines of a cluster's client have none.
+                    command = ("EVALSHA", self._lengths_script.sha, len(_names(keys)), *_names(keys), lane)
+                    pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+                else:
+                    ask(pipe, keys)
+            replies = pipe.execute(raise_on_error=False)
         lengths: list[QueueLengths] = []
         failure = redis.RedisError("the queue has no part")
-        replies = self._asked(parts, lane)
         for number, keys in enumerate(parts):
             told = replies[len(replies) // len(parts) * number :][: len(replies) // len(parts)]
             try:
@@ -97,18 +115,6 @@ class LaneReader:
         if not lengths:
             raise failure
         return together(lengths)
-
-    def _asked(self, parts: Sequence[ModelKeys], lane: str) -> list[Any]:
-        """What Redis says of each part, in one round trip: as many replies of each."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for keys in parts:
-                if lane:
-                    # Not `evalsha`: the pipelines of a cluster's client have none.
-                    command = ("EVALSHA", self._lengths_script.sha, len(_names(keys)), *_names(keys), lane)
-                    pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-                else:
-                    ask(pipe, keys)
-            return pipe.execute(raise_on_error=False)
 
     def _read(self, keys: ModelKeys, replies: Sequence[Any], lane: str) -> QueueLengths:
         """What the replies about one part say. Raises what they are."""

@@ -46,6 +46,8 @@ last push tells nothing of the lanes."""
 _MOST_LANES: Final = 1024
 """Lanes whose lengths are remembered."""
 
+_NOTHING_TOLD: Final = (-math.inf, QueueLengths(0, 0))
+
 REPLICAS_WAIT_MS: Final = 500
 """Within the web tier's time-out for a reply. A replica that is well has a job in about a millisecond."""
 
@@ -126,13 +128,14 @@ class Producer:
         """The samples of the last hour."""
         self._keys = keys
         self._limits = limits
+        self.result_ttl_s = limits.result_ttl_s
+        """For so long after its deadline the result of a job is kept at most."""
         self._clock = clock or RedisClock()
         self._refusals = refusals
         self._monotonic = monotonic
-        self._lengths: dict[str, tuple[float, int]] = {}
-        """When a job whose client waits was last pushed to each queue from here, and how many there were."""
-        self._shares: dict[tuple[str, str], tuple[float, QueueLengths]] = {}
-        """When the queue of a model was last measured for a lane, and what it was."""
+        self._told: dict[tuple[str, str], tuple[float, QueueLengths]] = {}
+        """By model and lane, when and what Redis last told of the queue. Without a lane that is from the last
+        push of a job whose client waits, and counts no others."""
         self._lanes_at: dict[str, float] = {}
         """When a job with a lane last came here for a model."""
         self._lanes = LaneReader(client)
@@ -169,25 +172,26 @@ class Producer:
         Raises Overloaded.
         """
         room = min(self._limits.queue_jobs, self._limits.queue_bytes // size)
-        told = None if polled else self._told(model, lane, room)
-        if told and admission.is_in_time(told, pace, timeout_s=timeout_s):
-            return
-        lengths = self._measured(model, lane)
-        admission.judge(model, lengths, pace, room=room, timeout_s=timeout_s, polled=polled, lane=lane)
-
-    def _told(self, model: str, lane: str, room: int) -> QueueLengths | None:
-        """What the queue was a moment ago, where it had so much room that it needs no question."""
         now = self._monotonic()
-        if lane:
+        if lane and not polled:
             self._lanes_at[model] = now
-            told_at, lengths = self._shares.get((model, lane), (-math.inf, QueueLengths(room, 0)))
-        else:
-            told_at, length = self._lengths.get(model, (-math.inf, 0))
-            lengths = QueueLengths(length, room, 0, 0, length, room)
-            if now - self._lanes_at.get(model, -math.inf) < _LANES_S:
-                return None
-        length = lengths.total if lane else lengths.waiting
-        return lengths if admission.is_believed(length, age_s=now - told_at, room=room) else None
+            self._told.pop((model, ""), None)
+        told_at, told = self._told.get((model, lane), _NOTHING_TOLD)
+        if not polled and now - told_at < admission.LENGTH_VALID_S:
+            length = told.total if lane else told.waiting
+            is_believed = admission.is_believed(length, age_s=now - told_at, room=room)
+            if is_believed and admission.is_in_time(told, pace, timeout_s=timeout_s):
+                return
+
+        is_split = model in self._shards.split
+        parts = self._shards.parts(self._keys, model) if is_split else (self._keys.of(model),)
+        with self._reported(model), translated("measure a queue", self._redis, parts[-1].types):
+            lengths = self._lanes.lengths(parts, lane)
+        if lane:
+            if len(self._told) >= _MOST_LANES:
+                self._told.clear()
+            self._told[model, lane] = self._monotonic(), lengths
+        admission.judge(model, lengths, pace, room=room, timeout_s=timeout_s, polled=polled, lane=lane)
 
     def depths(self, models: Iterable[str]) -> dict[str, "QueueDepth"]:
         """What the queues of these models hold now, in one round trip, and two for each that has lanes."""
@@ -252,14 +256,6 @@ class Producer:
         with contextlib.suppress(BrokerUnavailable):  # the refusal says all that its client can use
             self._note_asked(self._keys.of(model))
 
-    def _is_noted(self, model: str) -> bool:
-        """Whether it was noted a moment ago that this model is asked; if not, the caller does it now."""
-        now = self._monotonic()
-        if now - self._noted_at.get(model, -math.inf) < _NOTE_S:
-            return True
-        self._noted_at[model] = now
-        return False
-
     def _with_lanes(self, keys: ModelKeys) -> tuple[QueueLengths, list[float]] | None:
         """How long a queue with lanes is, and when its heads were accepted; None where a key is misplaced."""
         with translated("measure a queue"), contextlib.suppress(redis.ResponseError):
@@ -287,7 +283,11 @@ class Producer:
         nothing is enqueued. A job for which no thread waits is cancelled and BrokerUnavailable raised, unless
         enough replicas have it in time. Raises IdempotencyKeyReused.
         """
-        job_id = self._push_once(model, job, codec.encode_job(job), name, webhook)
+        payload = codec.encode_job(job)
+        try:
+            job_id = self._push(model, job, payload, name, webhook)
+        except BrokerUnavailable as error:
+            job_id = self._push_again(error, model, job, payload, name, webhook)
         if job.polled and job.reply_to is None:
             self._await_replicas(model, job_id, is_own=job_id == job.id, has_webhook=webhook is not None)
         return job_id
@@ -342,7 +342,7 @@ class Producer:
 
     def finish(self, result: Result) -> None:
         """Write the result of a job that `begin` announced, unless it was cancelled."""
-        keys, ttl_ms = self._keys.of(result.model).of_job(result.id), self._limits.result_ttl_s * 1000
+        keys, ttl_ms = self._keys.of(result.model, result.id), self._limits.result_ttl_s * 1000
         with translated("take a result"):
             told = channels.of_part(self._redis, self._keys, keys)
             self._finish_script(
@@ -378,7 +378,7 @@ class Producer:
 
         Nothing of another's changes: a job's owner never does, so what was looked up still holds.
         """
-        keys = self._keys.of(model).of_job(job_id)
+        keys = self._keys.of(model, job_id)
         with translated("look up a job"), self._redis.pipeline(transaction=False) as pipe:
             pipe.get(keys.result(job_id))
             pipe.hget(keys.callbacks, job_id)
@@ -427,7 +427,7 @@ class Producer:
         accepted_at, deadline = pending
         left_s = deadline + clock.shift_s(accepted_at) - now
         state = PendingJob(left_s <= 0, left_s, codec.polled_lane(value))
-        return StoredJob(state, self.expires_at(now + left_s))
+        return StoredJob(state, now + left_s + self.result_ttl_s)
 
     def expires_at(self, deadline: float) -> float:
         """Until when the result of a job with this deadline is kept at most, in Redis' time."""
@@ -447,37 +447,30 @@ class Producer:
         if self._refusals is not None:
             self._refusals.succeeded(who=self)
 
-    def _measured(self, model: str, lane: str) -> QueueLengths:
-        parts = self._shards.parts(self._keys, model)
-        with self._reported(model), translated("measure a queue", self._redis, parts[-1].types):
-            lengths = self._lanes.lengths(parts, lane)
-        if lane:
-            if len(self._shares) >= _MOST_LANES:
-                self._shares.clear()
-            self._shares[model, lane] = self._monotonic(), lengths
-        return lengths
-
-    def _push_once(
-        self, model: str, job: Job, payload: bytes, name: RequestName | None, webhook: Webhook | None
+    def _push_again(
+        self,
+        error: BrokerUnavailable,
+        model: str,
+        job: Job,
+        payload: bytes,
+        name: RequestName | None,
+        webhook: Webhook | None,
     ) -> str:
-        """Enqueue it, though the reply may get lost."""
-        try:
-            return self._push(model, job, payload, name, webhook)
-        except BrokerUnavailable as error:
-            if error.is_refusal:
-                # A key of a wrong type fails inside the MULTI, whose other commands are done all the same.
-                with contextlib.suppress(BrokerUnavailable):
-                    self.cancel(model, job.id, has_webhook=webhook is not None)
-                raise
-            if name is not None and shard_of(job.id) is not None:
-                # Its key was there before it was queued. Without that it is not run, and its name is free.
+        """Enqueue it where only the reply got lost, and not the job; else raise `error`."""
+        if error.is_refusal:
+            # A key of a wrong type fails inside the MULTI, whose other commands are done all the same.
+            with contextlib.suppress(BrokerUnavailable):
                 self.cancel(model, job.id, has_webhook=webhook is not None)
-                raise
-            # The reply is lost, perhaps not the job: MULTI is whole or not at all, so its key tells. Were
-            # the first still on its way, two copies would run, and the client get one answer.
-            if not self.is_known(model, job.id):
-                return self._push(model, job, payload, name, webhook)
-            return job.id
+            raise error
+        if name is not None and shard_of(job.id) is not None:
+            # Its key was there before it was queued. Without that it is not run, and its name is free.
+            self.cancel(model, job.id, has_webhook=webhook is not None)
+            raise error
+        # MULTI is whole or not at all, so its key tells. Were the first still on its way, two copies would
+        # run, and the client get one answer.
+        if not self.is_known(model, job.id):
+            return self._push(model, job, payload, name, webhook)
+        return job.id
 
     def _await_replicas(self, model: str, job_id: str, *, is_own: bool, has_webhook: bool) -> None:
         """Return once so many replicas have the job as the settings want. Raises BrokerUnavailable."""
@@ -494,7 +487,7 @@ class Producer:
             raise
 
     def _count_replicas(self, model: str, job_id: str) -> None:
-        keys, wanted = self._keys.of(model).of_job(job_id), self._limits.replicas
+        keys, wanted = self._keys.of(model, job_id), self._limits.replicas
         with translated("copy a job to replicas"), self._redis.pipeline(transaction=False) as pipe:
             # WAIT is about what its own connection wrote. What comes after the job in the stream of changes
             # is with no replica that does not have the job; and it is asked of the server that has it.
@@ -515,14 +508,18 @@ class Producer:
         self, model: str, job: Job, payload: bytes, name: RequestName | None, webhook: Webhook | None
     ) -> str:
         """Enqueue it, unless `name` has a job already. Returns the id of the one that counts."""
-        own = self._keys.of(model)
-        keys, length = own.of_job(job.id), None
-        queue = keys.lane(job.lane, polled=job.polled)
+        keys, key_ttl_s = self._keys.of(model, job.id), self._limits.key_ttl_s
+        own = keys if keys.shard is None else self._keys.of(model)
+        queue = keys.polled if job.polled else keys.queue
+        if job.lane:
+            queue = keys.lane(job.lane, polled=job.polled)
         if keys is not own:
             if name and (job_before := self._name_first(model, job, name)):
                 return job_before
             name = None
             self._note_asked(own)
+        now, length = self._monotonic(), None
+        is_noted = now - self._noted_at.get(model, -math.inf) < _NOTE_S
         with self._reported(model), translated("take a job", self._redis, keys.types):
             while length is None:
                 # WatchError: another request has just taken the name.
@@ -533,27 +530,32 @@ class Producer:
                     # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
                     if webhook:
                         self.webhooks.add(pipe, model, job.id, webhook)
-                    pipe.set(keys.result(job.id), codec.encode_queued(job), ex=self._limits.key_ttl_s)
-                    if keys is own and not self._is_noted(model):
-                        pipe.set(own.asked, self._clock.of(model).now(), ex=self._limits.key_ttl_s)
+                    pipe.set(f"{keys.result_prefix}{job.id}", codec.encode_queued(job), ex=key_ttl_s)
+                    if not is_noted and keys is own:
+                        self._noted_at[model] = now
+                        pipe.set(own.asked, self._clock.of(model).now(), ex=key_ttl_s)
                     if job.lane:
                         turns = keys.polled_turns if job.polled else keys.turns
                         pipe.zadd(turns, {job.lane: 0}, nx=True)  # a claim says when its turn is
-                        pipe.expire(turns, self._limits.key_ttl_s)
+                        pipe.expire(turns, key_ttl_s)
                     pipe.rpush(queue, payload)
-                    pipe.expire(queue, self._limits.key_ttl_s)
-                    ring(pipe, keys, ttl_s=self._limits.key_ttl_s)
+                    pipe.expire(queue, key_ttl_s)
+                    ring(pipe, keys, ttl_s=key_ttl_s)
                     length = int(pipe.execute()[-5])
-        if self._refusals is not None:
+        if self._refusals is not None and self._refusals.is_failing:
             self._refusals.succeeded(model, who=self)
-        if not (job.polled or job.lane):
+        if not (job.polled or job.lane) and now - self._lanes_at.get(model, -math.inf) >= _LANES_S:
             # Of one shard: jobs are spread at random, so each has about as many.
-            self._lengths[model] = self._monotonic(), length * self._shards.count(model)
+            length *= self._shards.count(model) if model in self._shards.split else 1
+            told = QueueLengths(length, self._limits.queue_jobs, waiting_before=length)
+            self._told[model, ""] = self._monotonic(), told
         return job.id
 
     def _note_asked(self, keys: ModelKeys) -> None:
-        """Note that a model is asked, where the job's MULTI can't: the note is in another slot."""
-        if not self._is_noted(keys.model):
+        """Note that a model is asked, where no MULTI does: once in _NOTE_S."""
+        now = self._monotonic()
+        if now - self._noted_at.get(keys.model, -math.inf) >= _NOTE_S:
+            self._noted_at[keys.model] = now
             with self._reported(keys.model), translated("note a request", self._redis, keys.types):
                 self._redis.set(keys.asked, self._clock.of(keys.model).now(), ex=self._limits.key_ttl_s)
 
