@@ -429,10 +429,6 @@ class Producer:
         state = PendingJob(left_s <= 0, left_s, codec.polled_lane(value))
         return StoredJob(state, now + left_s + self.result_ttl_s)
 
-    def expires_at(self, deadline: float) -> float:
-        """Until when the result of a job with this deadline is kept at most, in Redis' time."""
-        return deadline + self._limits.result_ttl_s
-
     def age_s(self, model: str, stored: "StoredJob") -> float:
         """Seconds since the result of a job of this model came."""
         return self._limits.result_ttl_s - (stored.expires_at - self._clock.of(model).now())

@@ -82,6 +82,11 @@ class ModelView:
         return reasons[0][1] if reasons else ""
 
     @cached_property
+    def job_size(self) -> int:
+        """Bytes that a job for it takes in its queue, without a notice."""
+        return codec.job_size(self.card.input)
+
+    @cached_property
     def pace(self) -> Pace:
         """How fast the ready workers are, as they measured it."""
         ready = [state for state in self.states.values() if state.state is WorkerState.READY]

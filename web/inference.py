@@ -95,7 +95,12 @@ class Inference:
             metrics.pictures(error.code, count)
             raise
         for result in results:
-            metrics.pictures(_outcome(result))
+            outcome = "accepted"
+            if isinstance(result, ServiceError):
+                outcome = result.code
+            elif isinstance(result, Result):
+                outcome = result.error.code if result.error else "ok"
+            metrics.pictures(outcome)
         return results
 
     def _within_limits(
@@ -163,7 +168,9 @@ class Inference:
                     continue
                 if results and caller.is_gone():
                     raise ClientGone("The client closed the connection.")
-                options, name = caller.job(number)
+                options, name = caller.options, None
+                if caller.named or caller.job_ids:
+                    options, name = caller.job(number)
                 results.append(self._submitted(choice, picture, options, top=top, name=name))
             for number, job in enumerate(results):
                 if isinstance(job, SubmittedJob | FollowedJob) and not caller.options.polled:
@@ -300,15 +307,6 @@ class Inference:
             raise
         except ServiceError as error:
             return error.as_outcome()
-
-
-def _outcome(result: SubmittedResult) -> str:
-    """What became of a picture, as metrics have it."""
-    if isinstance(result, ServiceError):
-        return result.code
-    if isinstance(result, Result):
-        return result.error.code if result.error else "ok"
-    return "accepted"
 
 
 def _lost() -> Unavailable:

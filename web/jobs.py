@@ -18,7 +18,6 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from broker import codec
 from broker.admission import LENGTH_VALID_S
 from broker.clock import RedisClock
 from broker.errors import (
@@ -216,7 +215,7 @@ class JobClient:
 
         The process has a few threads more than places, so that health checks are answered under any load.
         """
-        owner, most = access.owner(), self._limits.requests
+        owner, most = access.owner() if self.api_keys is not None else "", self._limits.requests
         with self._sharing:
             # Not all for one owner: its flood would shut out the others.
             if owner and self._by_owner[owner] >= (half := of_one_owner(most)):
@@ -316,11 +315,12 @@ class JobClient:
             if name is not None and is_own and (before := self.named(model, name, owner=options.owner)):
                 return before
             self.admit(choice, options)
-            # Who has waited for a place is not to find out again, after 0.9 s, that Redis is away.
-            with self._decoder(options) as waited_s, self._known_away(tries=waited_s <= LENGTH_VALID_S):
+            with self._decoder(options) as waited_s:
                 if waited_s > LENGTH_VALID_S:
-                    # Hundreds may have waited here with it, each let in by a queue that had room for one.
-                    self.admit(choice, options)
+                    # Hundreds may have waited here with it, each let in by a queue that had room for one. And
+                    # none of them is to find out again, after 0.9 s, that Redis is away.
+                    with self._known_away():
+                        self.admit(choice, options)
                 began = time.monotonic()
                 with span.child("decode", {"batchwire.waited_s": waited_s}):
                     if isinstance(picture, bytes):
@@ -329,7 +329,11 @@ class JobClient:
                         prepared = fit.given(picture, spec)
                 STAGE.labels(model, "decode").observe(time.monotonic() - began)
                 # Within its place, too: threads that enqueued at once took the GIL from those that decode.
-                job = self._enqueue(choice, prepared, options, span, top=top, name=name)
+                try:
+                    job = self._enqueue(choice, prepared, options, span, top=top, name=name)
+                except BrokerUnavailable as error:
+                    self._note_away(error)
+                    raise
             if isinstance(job, SubmittedJob) and job.waiter is not None:
                 submission.pop_all()  # `wait` ends the span
             return job
@@ -367,7 +371,7 @@ class JobClient:
         """Refuse a picture that its model has no time for. Raises Overloaded, BrokerUnavailable."""
         wait_until = self.wait_until(options)
         card, left_s = choice.view.card, wait_until - time.monotonic()
-        size = codec.job_size(card.input) + len(choice.notice)
+        size = choice.view.job_size + len(choice.notice)
         if options.callback_url:
             self.producer.webhooks.admit(card.model)
         try:
@@ -398,9 +402,8 @@ class JobClient:
 
     def expires_at(self, model: str, options: JobOptions) -> float:
         """Until when the results of such jobs are kept at most, in Redis' time."""
-        return self.producer.expires_at(
-            self._clock.of(model).now() + self.wait_until(options) - time.monotonic()
-        )
+        deadline = self._clock.of(model).now() + self.wait_until(options) - time.monotonic()
+        return deadline + self.producer.result_ttl_s
 
     def _enqueue(
         self,
@@ -414,7 +417,9 @@ class JobClient:
     ) -> SubmittedJob | FollowedJob:
         model, wait_until = choice.view.card.model, self.wait_until(options)
         now, waits = self._clock.of(model).now(), options.waits or not options.polled
-        job_id = options.job_id or self.producer.ids.make(model, owner=options.owner, is_polled=not waits)
+        job_id = options.job_id or self.producer.ids.make(
+            model, owner="" if waits else options.owner, is_polled=not waits
+        )
         message = _message(model, job_id) if span.is_recorded else None
         with span.child(f"send {model}", message, kind=Kind.PRODUCER, at=now) as sending:
             job = Job(
@@ -433,25 +438,29 @@ class JobClient:
                 request_id=options.request_id,
                 scores=options.scores,
             )
+            webhook = _webhook(job, options) if options.callback_url else None
             # Before the job is enqueued: its result may come at once.
             waiter = self.replies.expect(model, job.id) if waits else None
             job_id = ""
             try:
-                job_id = self.producer.enqueue(model, job, name, _webhook(job, options))
+                job_id = self.producer.enqueue(model, job, name, webhook)
             finally:
                 if waiter is not None and job_id != job.id:
                     self.replies.forget(waiter)
-        if job_id != job.id:
-            if name is not None and name.is_shared:
-                return FollowedJob(model, job_id, math.inf)  # following it shows whether it has ended
-            return self.follower(model, job_id, owner=options.owner)
-        if waiter is not None:
-            self._note_queued(waiter, job)
+        if name is not None and job_id != job.id:
+            return self._named_before(model, job_id, name, options)
+        self._note_queued(waiter, job)
         if _LOG.isEnabledFor(logging.DEBUG):
             about = logs.about(job_id=job.id, model=model)
             _LOG.debug("job %s of %s is enqueued", job.id, model, extra=about)
-        expires_at, is_named = self.producer.expires_at(job.deadline), name is not None
+        expires_at, is_named = job.deadline + self.producer.result_ttl_s, name is not None
         return SubmittedJob(model, job, waiter, options.started_at, wait_until, expires_at, is_named, span)
+
+    def _named_before(self, model: str, job_id: str, name: RequestName, options: JobOptions) -> FollowedJob:
+        """The job that another request has just submitted by this name."""
+        if name.is_shared:
+            return FollowedJob(model, job_id, math.inf)  # following it shows whether it has ended
+        return self.follower(model, job_id, owner=options.owner)
 
     @contextlib.contextmanager
     def _decoder(self, options: JobOptions) -> Iterator[float]:
@@ -459,12 +468,14 @@ class JobClient:
 
         Raises Overloaded.
         """
-        began = time.monotonic()
+        began, owner = time.monotonic(), options.owner if options.lane else ""
+        if not owner and self.api_keys is not None:
+            owner = access.owner()
         # A pipeline that is polled decodes again long after its request came.
         since = began if options.waits else options.started_at
         # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
         timeout_s = since + self._limits.request_timeout_s - began
-        if not self._decoders.acquire(timeout_s=timeout_s, owner=options.owner or access.owner()):
+        if not self._decoders.acquire(timeout_s=timeout_s, owner=owner):
             raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
         try:
             yield time.monotonic() - began
@@ -520,19 +531,23 @@ class JobClient:
         raise DeadlinePassed(f"No answer came in {timeout_s:g} s.")
 
     @contextlib.contextmanager
-    def _known_away(self, *, tries: bool = False) -> Iterator[None]:
+    def _known_away(self) -> Iterator[None]:
         """Ask Redis, unless it was away a moment ago: each of 64 pictures would find that out again in 0.9 s.
 
-        `tries`: ask in any case. Raises BrokerUnavailable.
+        Raises BrokerUnavailable.
         """
-        if not tries and time.monotonic() < self._away_until:
+        if time.monotonic() < self._away_until:
             raise BrokerUnavailable("Redis does not answer.")
         try:
             yield
         except BrokerUnavailable as error:
-            if not error.is_refusal:
-                self._away_until = time.monotonic() + _AWAY_S
+            self._note_away(error)
             raise
+
+    def _note_away(self, error: BrokerUnavailable) -> None:
+        """Redis did not answer, unless it refused something."""
+        if not error.is_refusal:
+            self._away_until = time.monotonic() + _AWAY_S
 
     def _enqueue_again(self, submitted: SubmittedJob) -> None:
         """Put a job back that Redis forgot: it was killed before its last writes were on the disk."""
@@ -543,13 +558,13 @@ class JobClient:
         metrics.job_lost(model, "waiting")
         with contextlib.suppress(BrokerUnavailable):  # it is looked up again soon
             self.producer.enqueue(submitted.model, submitted.job)
-            if submitted.waiter is not None:
-                self._note_queued(submitted.waiter, submitted.job)
+            self._note_queued(submitted.waiter, submitted.job)
 
-    def _note_queued(self, waiter: Waiter, job: Job) -> None:
-        """The job of this waiter was enqueued just now."""
-        waiter.queued = QueuedJob(job.id, job.lane, job.polled, self._clock.of(waiter.model).latest())
-        waiter.is_enqueued = True
+    def _note_queued(self, waiter: Waiter | None, job: Job) -> None:
+        """The job was enqueued just now, and may be waited for here."""
+        if waiter is not None:
+            waiter.queued = QueuedJob(job.id, job.lane, job.polled, self._clock.of(waiter.model).latest())
+            waiter.is_enqueued = True
 
     def _failure(self, model: str) -> str:
         """Why every live worker of the model failed to load it; empty while one may still answer."""
@@ -664,10 +679,8 @@ def of_one_owner(places: int) -> int:
     return max(1, math.floor(_OWNER_SHARE * places))
 
 
-def _webhook(job: Job, options: JobOptions) -> Webhook | None:
-    """Where the end of the job is announced, if anywhere."""
-    if not options.callback_url:
-        return None
+def _webhook(job: Job, options: JobOptions) -> Webhook:
+    """Where the end of the job is announced."""
     times = job.accepted_at, job.deadline
     return Webhook(options.callback_url, *times, job.request_id, owner=job.owner or UNSET)
 

@@ -17,7 +17,6 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from broker import codec
 from broker.errors import BrokerUnavailable
 from broker.messages import WorkerState
 from broker.metrics import SECONDS
@@ -184,7 +183,7 @@ class QueueCollector(Collector):
             view = views[model]
             jobs.add_metric([model, "waiting"], depth.waiting)
             jobs.add_metric([model, "polled"], depth.polled)
-            size.add_metric([model], (depth.waiting + depth.polled) * codec.job_size(view.card.input))
+            size.add_metric([model], (depth.waiting + depth.polled) * view.job_size)
             age.add_metric([model], depth.oldest_s)
             lanes.add_metric([model], depth.lanes)
             if math.isfinite(depth.asked_s):

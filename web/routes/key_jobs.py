@@ -51,7 +51,9 @@ def jobs() -> Response:
 def _summary(client: JobClient, job: ListedJob) -> JobSummary:
     now = client.registry.now(job.model)
     is_pending = job.deadline is not None and job.deadline > now
-    expires_at = client.producer.expires_at(job.deadline) if job.deadline is not None else now + job.left_s
+    expires_at = now + job.left_s
+    if job.deadline is not None:
+        expires_at = job.deadline + client.producer.result_ttl_s
     return JobSummary(
         id=job.job_id,
         model=job.model,
