@@ -7,8 +7,8 @@ late and who gives way. Reads and closes nothing; worker.py does.
 import contextlib
 import socket
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import ClassVar, Final
+from collections.abc import Iterable
+from typing import Final
 
 from web.server.connection import Connection, Stage
 from web.server.refusals import JudgeHead
@@ -50,29 +50,12 @@ def crowd(idle: Iterable[Connection], others: Iterable[Connection], now: float) 
     return largest[: 1 + len(largest) // _AT_ONCE]
 
 
-class ConnectionSet:
+class ConnectionSet(dict[Connection, None]):
     """The connections of one stage, in the order in which they came."""
-
-    stage: ClassVar[Stage]
-
-    def __init__(self) -> None:
-        self._connections: dict[Connection, None] = {}
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(self._connections)
-
-    def __len__(self) -> int:
-        return len(self._connections)
-
-    def leave(self, conn: Connection) -> None:
-        """It is in this stage no longer."""
-        del self._connections[conn]
 
 
 class ArrivingConnections(ConnectionSet):
     """Requests that are not whole yet. Their bytes count until `done`, while a thread is at them as well."""
-
-    stage = Stage.ARRIVING
 
     def __init__(self, most_bytes: int, judge: JudgeHead = lambda _: None) -> None:
         super().__init__()
@@ -82,15 +65,18 @@ class ArrivingConnections(ConnectionSet):
         self.held_most = max(HELD_BYTES, 2 * most_bytes)
         self.held = 0
 
-    def begin(self, conn: Connection, now: float) -> None:
-        """The first bytes of its next request are here."""
-        self._connections[conn] = None
-        conn.stage = self.stage
-        conn.requests += 1
-        conn.arrival = Arrival(conn.cfg, conn.peer, number=conn.requests, at_most=self.most_bytes, now=now)
-
     def feed(self, conn: Connection, data: memoryview | bytes, now: float) -> bool:
-        """Add to its request; return whether that is whole, and so arrives no more. Raises ServiceError."""
+        """Add to its request, or begin its next; return whether that is whole, and so arrives no more.
+
+        Raises ServiceError.
+        """
+        if conn.stage is not Stage.ARRIVING:
+            self[conn] = None
+            conn.stage = Stage.ARRIVING
+            conn.requests += 1
+            conn.arrival = Arrival(
+                conn.cfg, conn.peer, number=conn.requests, at_most=self.most_bytes, now=now
+            )
         arrival = conn.arrival
         self.held -= arrival.held
         try:
@@ -99,7 +85,7 @@ class ArrivingConnections(ConnectionSet):
             self.held += arrival.held
             conn.client = arrival.client
         if whole:
-            del self._connections[conn]
+            del self[conn]
             conn.stage = Stage.WORKING
             return True
         if arrival.head.method and not arrival.is_judged:
@@ -113,7 +99,7 @@ class ArrivingConnections(ConnectionSet):
 
     def leave(self, conn: Connection) -> None:
         """Its request will never be whole."""
-        super().leave(conn)
+        del self[conn]
         self.done(conn)
 
     def done(self, conn: Connection) -> bytes:
@@ -141,8 +127,6 @@ class ArrivingConnections(ConnectionSet):
 class SendingConnections(ConnectionSet):
     """Answers that their clients have not read all of."""
 
-    stage = Stage.SENDING
-
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
         self.unsent_most = max(HELD_BYTES, 2 * most_bytes)
@@ -151,8 +135,8 @@ class SendingConnections(ConnectionSet):
     def begin(self, conn: Connection, now: float) -> None:
         """Its answer is whole; the kernel has not taken all of it."""
         conn.sock.begin(now)
-        self._connections[conn] = None
-        conn.stage = self.stage
+        self[conn] = None
+        conn.stage = Stage.SENDING
         self.unsent += conn.sock.left
 
     def go_on(self, conn: Connection, now: float) -> bool:
@@ -166,7 +150,7 @@ class SendingConnections(ConnectionSet):
 
     def leave(self, conn: Connection) -> None:
         """It is read, or given up."""
-        super().leave(conn)
+        del self[conn]
         self.unsent -= conn.sock.left
 
     def late(self, now: float) -> list[Connection]:
@@ -181,8 +165,6 @@ class SendingConnections(ConnectionSet):
 class LingeringConnections(ConnectionSet):
     """Answered connections that wait for their clients to close."""
 
-    stage = Stage.LINGERING
-
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
         self._most_discarded = 4 * most_bytes
@@ -192,14 +174,14 @@ class LingeringConnections(ConnectionSet):
         conn.sock.shutdown(socket.SHUT_WR)
         conn.timeout = now + LINGER_S
         conn.linger_until = now + LINGER_MOST_S
-        self._connections[conn] = None
-        conn.stage = self.stage
+        self[conn] = None
+        conn.stage = Stage.LINGERING
 
     def discard(self, conn: Connection, count: int, now: float) -> bool:
         """Its client has sent this many bytes after its answer; return whether it may go on."""
         conn.discarded += count
         conn.timeout = min(now + LINGER_S, conn.linger_until)
-        return bool(count) and conn.discarded <= self._most_discarded
+        return conn.discarded <= self._most_discarded
 
     def late(self, now: float) -> list[Connection]:
         """Those that have waited for long enough."""

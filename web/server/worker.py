@@ -270,14 +270,14 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             if not isinstance(error, BlockingIOError):
                 self._drop(conn)
             return
-        if conn.stage is Stage.LINGERING:
-            if not self.lingering.discard(conn, count, time.monotonic()):
+        if not count:
+            if conn.stage is Stage.ARRIVING:
+                self._refuse(conn, ClientError("The request was cut short."))
+            else:
                 self._drop(conn)
-        elif count:
+        elif conn.stage is not Stage.LINGERING:
             self._take(conn, self._scratch[:count])
-        elif conn.stage is Stage.ARRIVING:
-            self._refuse(conn, ClientError("The request was cut short."))
-        else:
+        elif not self.lingering.discard(conn, count, time.monotonic()):
             self._drop(conn)
 
     def _take(self, conn: Connection, data: memoryview | bytes) -> None:
@@ -285,7 +285,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         now = time.monotonic()
         if conn.stage is Stage.IDLE:
             self.keepalived_conns.remove(conn)
-            self.arriving.begin(conn, now)
         try:
             if self.arriving.feed(conn, data, now):
                 if (overloaded := type(self).turn_away(conn.arrival)) is None:
@@ -360,9 +359,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     def _leave(self, conn: Connection) -> None:
         """Out of whatever the loop keeps it for."""
-        if conn.stage is Stage.IDLE:
-            self.keepalived_conns.remove(conn)
-        for connections in (self.arriving, self.sending, self.lingering):
-            if conn.stage is connections.stage:
-                connections.leave(conn)
+        match conn.stage:
+            case Stage.IDLE:
+                self.keepalived_conns.remove(conn)
+            case Stage.ARRIVING:
+                self.arriving.leave(conn)
+            case Stage.SENDING:
+                self.sending.leave(conn)
+            case Stage.LINGERING:
+                del self.lingering[conn]
         conn.stage = Stage.WORKING

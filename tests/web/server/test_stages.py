@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 from gunicorn.config import Config
 
-from web.server.connection import Connection
+from web.server.connection import Connection, Stage
 from web.server.stages import (
     HELD_BYTES,
     ArrivingConnections,
@@ -42,6 +42,7 @@ class FakeConnection:
     peer: tuple[str, int] = ("127.0.0.1", 1)
     requests: int = 0
     discarded: int = 0
+    stage: Stage = Stage.IDLE
 
 
 def _sending(*left: int) -> tuple[SendingConnections, list[Connection]]:
@@ -63,7 +64,6 @@ def test_of_too_much_that_arrives_the_largest_gives_way_and_nobody_at_work() -> 
     arriving = ArrivingConnections(100)
     connections = [cast(Connection, FakeConnection()) for _ in range(3)]
     for each, size in zip(connections, (10, 25, 15), strict=True):
-        arriving.begin(each, 0.0)
         assert not arriving.feed(each, HEAD + b"x" * size, 0.0)
     assert (arriving.held, arriving.largest()) == (50, connections[1])
     assert arriving.feed(connections[1], b"x" * 1, 0.0)
@@ -90,6 +90,3 @@ def test_what_a_client_sends_after_its_answer_is_thrown_away_up_to_a_bound() -> 
     conn.linger_until = 0.5
     assert [lingering.discard(conn, count, 0.0) for count in (300, 100, 1)] == [True, True, False]
     assert conn.timeout == conn.linger_until  # not for ever, whatever it sends
-    closed = cast(Connection, FakeConnection())
-    lingering.begin(closed, 0.0)
-    assert not lingering.discard(closed, 0, 0.0)
