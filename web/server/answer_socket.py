@@ -5,6 +5,7 @@ the loop sends it as its client reads. Closes nothing; worker.py does, when a cl
 """
 
 import contextlib
+import math
 import socket
 from collections import deque
 from collections.abc import Iterable
@@ -22,27 +23,29 @@ SILENCE_S: Final = 5.0
 
 
 class AnswerSocket(socket.socket):
-    """A socket whose `sendall` returns at once: what can't be sent yet is kept in `left`."""
+    """A socket whose `sendall` returns at once: what can't be sent yet is kept."""
 
-    def __init__(self, accepted: socket.socket) -> None:
-        family, kind, protocol = accepted.family, accepted.type, accepted.proto
-        super().__init__(family, kind, protocol, fileno=accepted.detach())
-        self.deadline = float("inf")
-        """When its client must have read more, by the clock of `begin`."""
-        self.left = 0
-        """Bytes of the answer that are still here."""
-        self._parts: deque[memoryview] = deque()
-        self._by = float("inf")
+    left = 0
+    """Bytes of the answer that are still here."""
+
+    deadline = math.inf
+    """When its client must have read more, by the clock of `begin`."""
+
+    _by = math.inf
+    _parts: deque[memoryview]
+    """What is left. Most answers leave nothing, and so there is none before."""
 
     def sendall(self, data: bytes, flags: int = 0, /) -> None:  # type: ignore[override] # only bytes come
         """Send what the kernel takes; keep the rest, and all that comes after it. Raises OSError."""
         rest = memoryview(data)
-        if not self._parts:
+        if not self.left:
             with contextlib.suppress(BlockingIOError):
                 rest = rest[self.send(rest, flags | socket.MSG_DONTWAIT) :]
-        if rest:
-            self._parts.append(rest)
-            self.left += len(rest)
+            if not rest:
+                return
+            self._parts = deque()
+        self._parts.append(rest)
+        self.left += len(rest)
 
     def begin(self, now: float) -> None:
         """The answer is whole; its client is to read it from now on."""
@@ -51,7 +54,7 @@ class AnswerSocket(socket.socket):
 
     def go_on(self, now: float) -> None:
         """Send more, without waiting. Raises OSError."""
-        while self._parts:
+        while self.left:
             part = self._parts[0]
             try:
                 count = self.send(part, socket.MSG_DONTWAIT)

@@ -71,7 +71,10 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
         self.peer = self.client
         """Where the connection comes from; `client` is who sent its last request, through a proxy perhaps."""
         self.accepted_at = time.monotonic()
-        self.sock: AnswerSocket = AnswerSocket(self.sock)
+        accepted = self.sock
+        self.sock: AnswerSocket = AnswerSocket(
+            accepted.family, accepted.type, accepted.proto, fileno=accepted.detach()
+        )
         # The loop says at each call that it will not wait: switching the mode for each request would cost two
         # more calls that let go of Python's lock, and have to wait for it.
         self.sock.setblocking(True)
@@ -118,11 +121,6 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
         with contextlib.suppress(OSError):  # a client that is gone, or reads nothing, needs none
             self.sock.send(answer, socket.MSG_DONTWAIT)
         return request_id
-
-    def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - Gunicorn's way waits in the loop
-        """Close the socket, at once."""
-        self.stage = Stage.CLOSED
-        super().close()
 
 
 def _host(client: object) -> object:

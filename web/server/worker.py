@@ -7,6 +7,7 @@ request: request_reader.py says when one is whole, Gunicorn's parser what it mea
 proxy in front has those.
 """
 
+import contextlib
 import errno
 import math
 import os
@@ -94,7 +95,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._scratch = memoryview(bytearray(_READ_BYTES))
         self._next_sweep = 0.0
         self._neighbours = ConnectionBalance(self.age)
-        self._stop_by = float("inf")
+        self._stop_by = math.inf
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -201,13 +202,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     def murder_keepalived(self, force: bool = False) -> None:
         """Close connections that have been idle for long enough, but none on which a request has come."""
         now = time.monotonic()
-        while not force and self.keepalived_conns and self.keepalived_conns[0].timeout <= now:
+        while self.keepalived_conns and (force or self.keepalived_conns[0].timeout <= now):
             conn = self.keepalived_conns[0]
-            self._on_readable(conn)  # what came while this loop was busy counts
+            if not force:
+                self._on_readable(conn)  # what came while this loop was busy counts
             if conn.stage is Stage.IDLE:
                 self._drop(conn)
-        if force:
-            super().murder_keepalived(force)
 
     def murder_pending(self) -> None:
         """Refuse requests that are late and close connections that lingered, a few times a second."""
@@ -355,7 +355,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             self._leave(conn)
             conn.unwatch(self.poller)
             self.nr_conns -= 1
-            conn.close()
+            conn.stage = Stage.CLOSED
+            with contextlib.suppress(OSError):  # a reset that nobody has read
+                conn.sock.close()
 
     def _leave(self, conn: Connection) -> None:
         """Out of whatever the loop keeps it for."""

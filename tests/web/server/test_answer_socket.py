@@ -8,7 +8,7 @@ from web.server.answer_socket import AnswerSocket
 
 def test_what_is_kept_goes_first_and_all_arrives_in_order() -> None:
     ours, theirs = socket.socketpair()
-    with AnswerSocket(ours) as answering, theirs:
+    with AnswerSocket(ours.family, ours.type, fileno=ours.detach()) as answering, theirs:
         parts = [bytes([number]) * 700_000 for number in range(4)]
         answering.sendall(parts[0])
         assert answering.left > 0

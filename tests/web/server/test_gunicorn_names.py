@@ -37,7 +37,7 @@ OVERRIDDEN: dict[type, set[str]] = {
         "is_parent_alive",
         "_cap_keepalive",
     },
-    Connection: {"__init__", "close"},
+    Connection: {"__init__"},
 }
 
 
