@@ -41,7 +41,8 @@ class ConnectionBalance:
         self._mine = number % _SLOTS
         self._page = page
         self._clock = clock
-        self._leaves_until = 0.0
+        self.leaves_until = 0.0
+        """When it takes what it left to the others, if they have not; 0: it left none."""
         self._has_ended = False
 
     def tell(self, connections: int) -> None:
@@ -55,16 +56,16 @@ class ConnectionBalance:
         It does so for PATIENCE_S; what is there then it takes.
         """
         now = self._clock()
-        if now > self._leaves_until + PATIENCE_S:  # else it has just left one, and takes this
+        if now > self.leaves_until + PATIENCE_S:  # else it has just left one, and takes this
             others = [
                 count
                 for slot, (spoke, count) in enumerate(_ENTRY.iter_unpack(self._page[:]))
                 if slot != self._mine and spoke >= now - SILENT_S
             ]
             if others and connections > min(others) + SLACK:
-                self._leaves_until = now + PATIENCE_S
+                self.leaves_until = now + PATIENCE_S
                 return True
-        self._leaves_until = 0.0
+        self.leaves_until = 0.0
         return False
 
     def end(self) -> None:
@@ -74,4 +75,4 @@ class ConnectionBalance:
 
     def left_s(self) -> float:
         """For how long this process still leaves connections to the others."""
-        return max(0.0, self._leaves_until - self._clock())
+        return max(0.0, self.leaves_until - self._clock())

@@ -23,23 +23,21 @@ class HeldRefusals:
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=STORM)
-        self._held: deque[tuple[float, Connection, ServiceError]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._held)
+        self.waiting: deque[tuple[float, Connection, ServiceError]] = deque()
+        """Until when, whose, and what they are."""
 
     def hold(self, conn: Connection, error: ServiceError, now: float) -> bool:
         """Keep a refusal if there is a storm of them; return whether it is kept."""
         is_storm = len(self._recent) == STORM and now - self._recent[0] < STORM_S
         self._recent.append(now)
         if is_storm:
-            self._held.append((now + HOLD_S, conn, error))
+            self.waiting.append((now + HOLD_S, conn, error))
         return is_storm
 
     def due(self, now: float) -> list[tuple[Connection, ServiceError]]:
         """Take those that have been held for long enough."""
         due = []
-        while self._held and self._held[0][0] <= now:
-            _, conn, error = self._held.popleft()
+        while self.waiting and self.waiting[0][0] <= now:
+            _, conn, error = self.waiting.popleft()
             due.append((conn, error))
         return due

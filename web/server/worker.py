@@ -96,6 +96,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._next_sweep = 0.0
         self._neighbours = ConnectionBalance(self.age)
         self._stop_by = math.inf
+        self._lingering_most = self.worker_connections // _LINGERING
 
     def run(self) -> None:
         """Serve until stopped."""
@@ -129,7 +130,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
                 raise
             return
         self.nr_conns += 1
-        self._bound_connections()
+        if self.nr_conns >= self.worker_connections - self._lingering_most:
+            self._bound_connections()
         self._neighbours.tell(self.nr_conns)
         self._idle(Connection(self.cfg, client, address, listener.getsockname()))
 
@@ -195,9 +197,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         self._neighbours.tell(self.nr_conns)
         if self.nr_conns >= self.worker_connections:  # it accepts none: all were at work, but now one may go
             self._bound_connections()
-        has_bounds = self.arriving or self.sending or self.lingering or self.held
-        patience_s = self._neighbours.left_s() or (_SWEEP_S if has_bounds else timeout)
-        super().wait_for_and_dispatch_events(min(timeout, patience_s))
+        if self.arriving or self.sending or self.lingering or self.held.waiting:
+            timeout = min(timeout, _SWEEP_S)
+        if self._neighbours.leaves_until:
+            timeout = min(timeout, self._neighbours.left_s() or timeout)
+        super().wait_for_and_dispatch_events(timeout)
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Close connections that have been idle for long enough, but none on which a request has come."""
@@ -333,9 +337,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     def _bound_connections(self) -> None:
         """Make room where all places are taken, of which lingering connections have their own."""
-        lingering = self.worker_connections // _LINGERING
-        if self.nr_conns - min(len(self.lingering), lingering) >= self.worker_connections - lingering:
-            self._make_room(lingering)
+        most = self._lingering_most
+        if self.nr_conns - min(len(self.lingering), most) >= self.worker_connections - most:
+            self._make_room(most)
 
     def _make_room(self, lingering: int) -> None:
         """Close or refuse some of the largest crowd; then of the connections that linger so many may stay."""

@@ -503,7 +503,7 @@ def test_in_a_storm_refusals_are_held_without_a_thread(
     began = time.monotonic()
     gone.send(post(b"y"))
     patient.send(post(b"x"))
-    eventually(lambda: len(serving.worker.held) == 2)
+    eventually(lambda: len(serving.worker.held.waiting) == 2)
     gone.close()
     assert serving.answers()
     assert time.monotonic() - began < 0.5
@@ -520,7 +520,7 @@ def test_a_process_that_stops_holds_no_refusal(
     monkeypatch.setattr(holding, "HOLD_S", 60)
     client = _after_a_storm(serving)
     client.send(post(b"x"))
-    eventually(lambda: len(serving.worker.held) == 1)
+    eventually(lambda: len(serving.worker.held.waiting) == 1)
     serving.told_to_stop()
     status, _, fields = client.answer()
     assert (status, fields["Connection"]) == (503, "close")
