@@ -66,14 +66,11 @@ def _naming_keep_alive(app: Callable[..., Any], keepalive_s: int) -> Callable[..
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:  # noqa: ANN401 - WSGI's
         response = start_response.__self__  # type: ignore[attr-defined] # Gunicorn's Response
-
-        def start(*arguments: Any) -> Any:  # noqa: ANN401 - WSGI's
-            write = start_response(*arguments)
-            if not response.should_close():
-                response.headers.append(("Keep-Alive", f"timeout={named_s}"))
-            return write
-
-        return app(environ, start)
+        chunks = app(environ, start_response)
+        # Flask has started the response by now; its header section is sent with the first chunk.
+        if not response.should_close():
+            response.headers.append(("Keep-Alive", f"timeout={named_s}"))
+        return chunks
 
     return call
 
