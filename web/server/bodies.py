@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from gunicorn.http.body import CHUNK_EXT_RE, Body, ChunkedReader
 from gunicorn.http.errors import NoMoreData, ParseException
@@ -33,26 +33,6 @@ MAX_TRAILERS: Final = 8192
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})" + CHUNK_EXT_RE.pattern)
 
 
-class BodyCollector(Protocol):
-    """A body on its way in."""
-
-    @property
-    def received(self) -> int:
-        """Bytes taken so far."""
-
-    def feed(self, data: memoryview | bytes) -> bytes | None:
-        """Take what came: None while the body is not whole, else what came after it.
-
-        Raises ClientError where the bytes can be no body, UploadTooLarge.
-        """
-
-    def opened(self) -> io.BytesIO:
-        """The whole body as the app reads it. Raises ClientError."""
-
-    def mentions(self, word: bytes) -> bool:
-        """Whether it may hold these bytes."""
-
-
 @dataclass(slots=True)
 class SizedBody:
     """A body of so many bytes."""
@@ -60,22 +40,21 @@ class SizedBody:
     length: int
     received: int = 0
     """Bytes taken so far."""
-    _buffer: io.BytesIO = field(default_factory=io.BytesIO)
+    buffer: io.BytesIO = field(default_factory=io.BytesIO)
+    """Those bytes; once they are whole, as the app reads them."""
 
     def feed(self, data: memoryview | bytes) -> bytes | None:
-        """See BodyCollector."""
+        """Take what came: None while the body is not whole, else what came after it."""
         missing = self.length - self.received
-        self.received += self._buffer.write(data[:missing])
-        return bytes(data[missing:]) if self.received == self.length else None
-
-    def opened(self) -> io.BytesIO:
-        """See BodyCollector."""
-        self._buffer.seek(0)
-        return self._buffer
+        self.received += self.buffer.write(data[:missing])
+        if self.received < self.length:
+            return None
+        self.buffer.seek(0)
+        return bytes(data[missing:])
 
     def mentions(self, word: bytes) -> bool:
-        """See BodyCollector. 0.02 ms for 200 KB."""
-        return word in self._buffer.getvalue()
+        """Whether it holds these bytes. 0.02 ms for 200 KB."""
+        return word in self.buffer.getvalue()
 
 
 class ChunkedBody:
@@ -93,11 +72,14 @@ class ChunkedBody:
 
     @property
     def received(self) -> int:
-        """See BodyCollector."""
+        """Bytes taken so far, their framing included."""
         return len(self._raw)
 
     def feed(self, data: memoryview | bytes) -> bytes | None:
-        """See BodyCollector."""
+        """Take what came: None while the body is not whole, else what came after it.
+
+        Raises ClientError where the bytes can be no body, UploadTooLarge.
+        """
         self._raw += data
         while self._next():
             if self._next == self._end:
@@ -107,7 +89,7 @@ class ChunkedBody:
         return None
 
     def opened(self) -> io.BytesIO:
-        """See BodyCollector."""
+        """The whole body as the app reads it, without its framing. Raises ClientError."""
         unreader = SocketUnreader(_Source(self._raw))
         body = Body(ChunkedReader(self._request, unreader))
         try:
@@ -120,7 +102,7 @@ class ChunkedBody:
         return whole
 
     def mentions(self, _word: bytes) -> bool:
-        """See BodyCollector: a word may be in two chunks."""
+        """Whether it may hold these bytes: a word may be in two chunks."""
         return True
 
     def _size_line(self) -> bool:

@@ -4,7 +4,6 @@ Owns the bounds on a request's size and on its client's pace. Pure: no sockets, 
 is Gunicorn's parser's to say, which reads it once, as soon as it is whole; two readings could differ.
 """
 
-import io
 import logging
 import re
 from typing import Any, ClassVar, Final
@@ -15,7 +14,7 @@ from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 
 from broker.errors import ClientError
-from web.server.bodies import BodyCollector, ChunkedBody, SizedBody
+from web.server.bodies import ChunkedBody, SizedBody
 from web.server.proxies import TrustedProxies
 from web.server.refusals import HeaderTooLarge, RequestHead, UploadTimeout, UploadTooLarge, UriTooLong
 
@@ -74,7 +73,7 @@ class Arrival:
         self._head = bytearray()
         self._scanned = 0
         self._request: Any = None
-        self._body: BodyCollector = SizedBody(0)
+        self._body: SizedBody | ChunkedBody = SizedBody(0)
         self._body_began = 0.0
 
     def feed(self, data: memoryview | bytes, now: float) -> bool:
@@ -113,8 +112,8 @@ class Arrival:
 
     def opened(self) -> Any:  # noqa: ANN401 - Gunicorn has no types
         """The whole request as Gunicorn parsed it, its body ready to be read. Raises ClientError."""
-        body: io.BytesIO = self._body.opened()
-        self._request.body = body
+        body = self._body
+        self._request.body = body.opened() if isinstance(body, ChunkedBody) else body.buffer
         return self._request
 
     def mentions(self, word: bytes) -> bool:
