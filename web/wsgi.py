@@ -20,7 +20,8 @@ from web.server.worker import PatientWorker
 _settings = Settings.from_env()
 start.prepare(_settings, "batchwire-web")
 app = create_app(_settings)
-Arrival.proxies = TrustedProxies(_settings.trusted_proxies)
+if _settings.trusted_proxies:
+    Arrival.proxies = TrustedProxies(_settings.trusted_proxies)
 Connection.render_refusal = staticmethod(refusal_renderer(_settings))
 _jobs = app.extensions["jobs"]
 PatientWorker.turn_away = staticmethod(partial(turned_away, _jobs))

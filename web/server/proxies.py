@@ -19,9 +19,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class TrustedProxies:
-    """Addresses and networks of proxies, in the words of TRUSTED_PROXIES; by default there are none."""
+    """Addresses and networks of proxies, in the words of TRUSTED_PROXIES."""
 
-    def __init__(self, networks: Iterable[str] = ()) -> None:
+    def __init__(self, networks: Iterable[str]) -> None:
         self._networks = tuple(map(_network, networks))
 
     def client(self, peer: object, forwarded_for: Iterable[str]) -> object:
@@ -30,7 +30,7 @@ class TrustedProxies:
         Each proxy appends whom it took the request from, so the last entry that is no trusted proxy's is the
         client: all before it may be of its own making. An entry that is no address ends what is believed.
         """
-        if not self._networks or not isinstance(peer, tuple) or not self._trusts(_address(peer[0])):
+        if not isinstance(peer, tuple) or not self._trusts(_address(peer[0])):
             return peer
         client = peer
         for entry in reversed(",".join(forwarded_for).split(",")[-_MOST_ENTRIES:]):

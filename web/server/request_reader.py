@@ -45,8 +45,8 @@ _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 class Arrival:
     """A request that is on its way. `number`: which one of its connection it is."""
 
-    proxies: ClassVar[TrustedProxies] = TrustedProxies()
-    """Those in front; the settings hand them in before the first request (wsgi.py)."""
+    proxies: ClassVar[TrustedProxies | None] = None
+    """Those in front, if any; the settings hand them in before the first request (wsgi.py)."""
 
     def __init__(self, cfg: Any, peer: Any, *, number: int, at_most: int, now: float) -> None:  # noqa: ANN401
         self.deadline = now + HEAD_S
@@ -175,8 +175,9 @@ class Arrival:
             x_api_key=fields.get("X-API-KEY", ""),
             is_head=request.method == "HEAD",
         )
-        forwarded_for = [value for name, value in request.headers if name == "X-FORWARDED-FOR"]
-        self.client = self.proxies.client(self._peer, forwarded_for)
+        if self.proxies is not None:
+            forwarded_for = [value for name, value in request.headers if name == "X-FORWARDED-FOR"]
+            self.client = self.proxies.client(self._peer, forwarded_for)
         _require_one_reading(request)
         # Gunicorn would send it again.
         self.wants_continue, request._expected_100_continue = request._expected_100_continue, False
