@@ -6,7 +6,6 @@ took 0.42 ms for a picture of 100 KB, this one 0.02). Knows no field by name.
 
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,8 +43,8 @@ class Form:
 
 def read(body: bytes, boundary: str) -> Form:
     """Read a form. Raises ClientError (it is broken) or UploadTooLarge (it has too much in it)."""
-    form = Form()
-    text_bytes = 0
+    form, text_bytes = Form(), 0
+    segment, data = None, b""
     if body.startswith(f"--{boundary}\n".encode()) and body.isascii():
         body = body.replace(b"\n", b"\r\n")  # written in an editor, for `ab -p`
     try:
@@ -53,13 +52,18 @@ def read(body: bytes, boundary: str) -> Form:
         with multipart.PushMultipartParser(
             boundary, max_segment_count=MAX_PARTS, header_charset="latin-1"
         ) as parser:
-            for segment, data in _segments(parser, body):
-                name = segment.name.encode("latin-1", "replace").decode("utf-8", "replace")
-                if (file := _file(segment, name, data)) is not None:
-                    form.files.append((name, file))
-                elif segment.filename is None:
-                    text_bytes += len(data)
-                    form.texts.setdefault(name, data.decode("utf-8", "replace"))
+            for event in parser.parse(body):  # of each part its head, then its bytes if it has any, then None
+                if isinstance(event, multipart.MultipartSegment):
+                    segment, data = event, b""
+                elif event is not None:
+                    data += event
+                elif segment is not None:
+                    name = segment.name.encode("latin-1", "replace").decode("utf-8", "replace")
+                    if (file := _file(segment, name, data)) is not None:
+                        form.files.append((name, file))
+                    elif segment.filename is None:
+                        text_bytes += len(data)
+                        form.texts.setdefault(name, data.decode("utf-8", "replace"))
     except multipart.ParserLimitReached:
         raise UploadTooLarge(
             f"The form has more than {MAX_PARTS} fields, or a field whose header is too large."
@@ -73,20 +77,6 @@ def read(body: bytes, boundary: str) -> Form:
     if text_bytes > MAX_TEXT_BYTES:
         raise UploadTooLarge(f"The form has more than {MAX_TEXT_BYTES} bytes of text.")
     return form
-
-
-def _segments(
-    parser: multipart.PushMultipartParser, body: bytes
-) -> Iterator[tuple[multipart.MultipartSegment, bytes]]:
-    """Each part with its bytes: the parser tells of its head, then of its bytes if it has any, then None."""
-    segment, data = None, b""
-    for event in parser.parse(body):
-        if isinstance(event, multipart.MultipartSegment):
-            segment, data = event, b""
-        elif event is not None:
-            data += event
-        elif segment is not None:
-            yield segment, data
 
 
 def _file(segment: multipart.MultipartSegment, name: str, data: bytes) -> bytes | None:
