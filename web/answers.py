@@ -26,14 +26,16 @@ def of(
 
     One whose pixels or masks are none has failed, too.
     """
-    failure = result.error
+    failure, predictions = result.error, result.predictions
     if failure is None:
         try:
+            if any(each.mask is not None for each in predictions):
+                predictions = png.of_masks(predictions)
             return Answer(
                 success=True,
                 model=result.model,
                 id=result.id,
-                predictions=png.of_masks(result.predictions),
+                predictions=predictions,
                 values=UNSET if result.values is None else result.values,
                 embedding=UNSET if result.embedding is None else result.embedding,
                 image=UNSET if result.image is None else png.of_pixels(result.image),
