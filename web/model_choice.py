@@ -147,7 +147,7 @@ class ModelChooser:
         waits for a worker, if its card is known: it has the time to start one. So does each where model
         servers are scaled to zero.
         """
-        if not is_step:
+        if not is_step and access.KEY.get() is not None:
             access.require_model(name)
         models = self._registry.models()
         view = models.get(name)
@@ -160,9 +160,8 @@ class ModelChooser:
         # A pipeline whose step can't be asked says so in its answer.
         if view.own_state is WorkerState.FAILED:
             raise unavailable(view.reason)
-        silent_s = self._clock.of(name).now() - view.last_alive
-        waits = is_polled or self.scales_to_zero
-        if view.own_state is None and not waits and silent_s > self._request_timeout_s:
+        waits = view.own_state is not None or is_polled or self.scales_to_zero
+        if not waits and self._clock.of(name).now() - view.last_alive > self._request_timeout_s:
             raise self.silence(name, f"No model server has served {name} for {self._request_timeout_s:g} s.")
         return view
 
