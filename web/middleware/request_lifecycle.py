@@ -6,6 +6,7 @@ web/metrics.py the metrics. What only some installations want is in the other mo
 
 import logging
 import time
+import uuid
 from contextvars import ContextVar
 from typing import Final
 from urllib.parse import quote
@@ -33,7 +34,8 @@ def register(app: Flask) -> None:
 
     @app.before_request
     def begin() -> None:
-        request_ids.CURRENT.set(request_ids.chosen(request.headers.get(request_ids.HEADER, "")))
+        client_id = request.headers.get(request_ids.HEADER)
+        request_ids.CURRENT.set(request_ids.chosen(client_id) if client_id else str(uuid.uuid4()))
         BEGAN.set(time.perf_counter())
         question.CURRENT.set(question.NOTHING)
 
