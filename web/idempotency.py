@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from flask import Request
-
 from broker.errors import ClientError
 from broker.producer import RequestName
 from web.uploads.parameters import CALLBACK_URL
@@ -40,10 +38,8 @@ class IdempotentRequest:
         return RequestName(f"{owner} {name}" if owner else name, self.digest)
 
 
-def read(request: Request, upload: Upload) -> IdempotentRequest | None:
-    """The request's name, where its client gave it one. Raises ClientError."""
-    if (header := request.headers.get(HEADER)) is None:
-        return None
+def read(header: str, upload: Upload) -> IdempotentRequest:
+    """The request that its client has named so. Raises ClientError."""
     key = header.strip()
     if len(key) > 2 and key[0] == key[-1] == '"':  # the draft's own form: a string of structured fields
         key = key[1:-1]

@@ -30,7 +30,7 @@ from web.middleware import request_ids
 from web.responses import Answer, AnswerList, Each, PendingAnswer
 from web.server.request_reader import Arrival
 from web.uploads import preferences, reader
-from web.uploads.parameters import CALLBACK_URL, PRIORITY, timeout_s
+from web.uploads.parameters import CALLBACK_URL, PRIORITY, TIMEOUT, timeout_s
 from web.uploads.reader import Picture, Upload
 from web.webhooks.callback_hosts import CallbackHosts
 
@@ -60,17 +60,10 @@ def predict() -> Response:
         if callback_url := upload.parameters.get(CALLBACK_URL, ""):
             hosts: CallbackHosts = current_app.extensions["callback_hosts"]
             hosts.target(callback_url)  # refused now, not at the job's end
-        options = JobOptions(
-            started_at=started_at,
-            polled=wanted.polled,
-            traceparent=tracing.well_formed(request.headers.get("traceparent", "")),
-            span=tracing.CURRENT.get(),
-            request_id=request_ids.CURRENT.get(),
-            callback_url=callback_url,
-            timeout_s=timeout_s(upload.parameters),
-            lane=access.lane(access.KEY.get(), upload.parameters.get(PRIORITY, "")),
-        )
-        caller = Caller(options, is_client_gone, idempotency.read(request, upload))
+        options = _options(upload, started_at=started_at, polled=wanted.polled, callback_url=callback_url)
+        key = request.headers.get(idempotency.HEADER)
+        named = idempotency.read(key, upload) if key is not None else None
+        caller = Caller(options, is_client_gone, named)
         results: Sequence[PictureResult] = inference.run(upload, caller)
         if wanted.polled and (wanted.wait_s or caller.named):
             results = inference.awaited(results, caller, until=jobs.longest_wait_until(wanted.wait_s))
@@ -137,16 +130,33 @@ def outcomes(
     a ServiceError of the whole request.
     """
     inference: Inference = current_app.extensions["inference"]
-    options = JobOptions(
+    options = _options(upload, started_at=started_at, scores=scores, within_s=within_s)
+    return inference.outcomes(upload, Caller(options, is_client_gone))
+
+
+def _options(
+    upload: Upload,
+    *,
+    started_at: float,
+    polled: bool = False,
+    callback_url: str = "",
+    scores: bool = False,
+    within_s: float = math.inf,
+) -> JobOptions:
+    """What this thread's request asks of its jobs. Raises ClientError, Forbidden."""
+    parameters, key, trace = upload.parameters, access.KEY.get(), request.headers.get("traceparent")
+    has_lane = key is not None or PRIORITY in parameters
+    return JobOptions(
         started_at=started_at,
-        traceparent=tracing.well_formed(request.headers.get("traceparent", "")),
+        polled=polled,
+        traceparent=tracing.well_formed(trace) if trace else None,
         span=tracing.CURRENT.get(),
         request_id=request_ids.CURRENT.get(),
         scores=scores,
-        timeout_s=min(within_s, timeout_s(upload.parameters)),
-        lane=access.lane(access.KEY.get(), upload.parameters.get(PRIORITY, "")),
+        timeout_s=min(within_s, timeout_s(parameters)) if TIMEOUT in parameters else within_s,
+        callback_url=callback_url,
+        lane=access.lane(key, parameters.get(PRIORITY, "")) if has_lane else "",
     )
-    return inference.outcomes(upload, Caller(options, is_client_gone))
 
 
 def one(result: PictureResult, *, is_named: bool = False) -> Response:

@@ -33,7 +33,7 @@ class Preferences:
 
 def read(request: Request, upload: Upload) -> Preferences:
     """Read the preferences of a request. Raises ClientError where they can't all be had."""
-    prefers_async, wait_s = _preferred(request)
+    prefers_async, wait_s = _preferred(request) if "Prefer" in request.headers else (False, None)
     polled = prefers_async or CALLBACK_URL in upload.parameters
     accepted = request.accept_mimetypes
     # JSON comes first: it is the answer of a client that takes either.
