@@ -173,14 +173,6 @@ def upload() -> Response:
     return page
 
 
-@blueprint.after_request
-def vary(response: Response) -> Response:
-    """Tell caches that the answer of `/upload` depends on what the client takes."""
-    if request.endpoint == "tutorials.upload":
-        response.vary.add("Accept")
-    return response
-
-
 FAILURES: Final[dict[str, FailureShape]] = {
     "/infer": lambda message, _: InferFailure(message=message),
     "/upload": lambda message, status: UploadFailure(

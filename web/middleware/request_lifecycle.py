@@ -25,6 +25,9 @@ _LOG: Final = logging.getLogger(__name__)
 _DIALECTS: Final = frozenset(("open_inference", "tf_serving", "torchserve", "tutorials"))
 """Blueprints of web/dialects; an address of another is the service's own."""
 
+_BY_ACCEPT: Final = frozenset(("predict.predict", "tutorials.upload"))
+"""Endpoints whose answers depend on what the client accepts."""
+
 _PATH_MOST: Final = 200
 """Characters of a path in the log."""
 
@@ -45,6 +48,8 @@ def register(app: Flask) -> None:
         headers[request_ids.HEADER] = request_ids.CURRENT.get()
         headers["X-Content-Type-Options"] = "nosniff"
         headers.setdefault("Cache-Control", NO_STORE)
+        if request.endpoint in _BY_ACCEPT:
+            response.vary.add("Accept")
         if response.is_sequence and not response.calculate_content_length():
             del headers["Content-Type"]  # there is nothing to be of a type: OPTIONS
         route = request.url_rule.rule if request.url_rule else "none"

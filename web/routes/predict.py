@@ -113,14 +113,6 @@ def turned_away(
     return refusals.of(model or jobs.models.default, lane=lane) if lane is not None else None
 
 
-@blueprint.after_request
-def vary(response: Response) -> Response:
-    """Tell caches that the answer depends on what the client takes."""
-    if request.endpoint == "predict.predict":
-        response.vary.add("Accept")
-    return response
-
-
 def outcomes(
     upload: Upload, *, started_at: float, scores: bool = False, within_s: float = math.inf
 ) -> list[Result | ServiceError]:
