@@ -13,7 +13,7 @@ from flask import Flask, Response, g, request
 from web import access_log, question
 from web.access_log import Exchange
 from web.middleware import request_ids
-from web.middleware.request_lifecycle import BEGAN, dialect
+from web.middleware.request_lifecycle import BEGAN
 
 
 class _Counted:
@@ -70,6 +70,6 @@ def _exchange(response: Response) -> Exchange:
         seconds=0.0,
         request_id=request_ids.CURRENT.get(),
         client=request.remote_addr or "",
-        dialect=dialect(),
+        dialect=g.dialect,
         key=str(g.get("key_name", "")),
     )

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Final
 from urllib.parse import quote
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 
 from web import metrics, question
 from web.middleware import request_ids
@@ -41,6 +41,8 @@ def register(app: Flask) -> None:
         request_ids.CURRENT.set(request_ids.chosen(client_id) if client_id else str(uuid.uuid4()))
         BEGAN.set(time.perf_counter())
         question.CURRENT.set(question.NOTHING)
+        # Whose interface the request speaks: for the metrics, the access log and the traces.
+        g.dialect = request.blueprint if request.blueprint in _DIALECTS else "batchwire"
 
     @app.after_request
     def stamp(response: Response) -> Response:
@@ -53,7 +55,7 @@ def register(app: Flask) -> None:
         if response.is_sequence and not response.calculate_content_length():
             del headers["Content-Type"]  # there is nothing to be of a type: OPTIONS
         route = request.url_rule.rule if request.url_rule else "none"
-        metrics.answered(route, dialect(), code=status, seconds=time.perf_counter() - BEGAN.get())
+        metrics.answered(route, g.dialect, code=status, seconds=time.perf_counter() - BEGAN.get())
         # An overloaded service refuses by the thousand, and has no time to log each refusal.
         level = logging.INFO if status >= 500 and status != 503 else logging.DEBUG
         if _LOG.isEnabledFor(level):
@@ -64,8 +66,3 @@ def register(app: Flask) -> None:
     @app.teardown_request
     def end(_: BaseException | None) -> None:
         request_ids.CURRENT.set(request_ids.NONE)  # the thread goes on to another request
-
-
-def dialect() -> str:
-    """Whose interface this thread's request speaks."""
-    return request.blueprint if request.blueprint in _DIALECTS else "batchwire"

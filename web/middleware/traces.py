@@ -7,12 +7,11 @@ that it belongs to. Requests that the loop refuses (web/server) have none; healt
 from typing import Final
 from urllib.parse import quote
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 
 from telemetry import tracing
 from telemetry.tracing import NOT_RECORDED, Kind, Span
 from web.middleware import request_ids
-from web.middleware.request_lifecycle import dialect
 
 _WITHOUT: Final = frozenset(("/healthz", "/livez", "/readyz", "/metrics", "/scaling", "/favicon.ico"))
 _STATIC: Final = "/static/"
@@ -63,7 +62,7 @@ def register(app: Flask) -> None:
 
 
 def _tell(span: Span, response: Response) -> None:
-    span.set({"http.response.status_code": response.status_code, "batchwire.dialect": dialect()})
+    span.set({"http.response.status_code": response.status_code, "batchwire.dialect": g.dialect})
     if request.url_rule is not None:
         span.rename(f"{request.method} {request.url_rule.rule}")
         span.set({"http.route": request.url_rule.rule})
