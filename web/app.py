@@ -94,7 +94,7 @@ def _add_middleware(app: Flask, settings: Settings) -> None:
         access_lines.register(app)
     if tracing.is_on():
         traces.register(app)
-    errors.register(app, shape_of=failures.shape_of)
+    errors.register(app, shape_of=failures.shape_of, unknown_address=failures.unknown_address)
     cors.register(app, settings.cors_origins, more=_more_origins(settings))
     compression.register(app)
     if jobs.api_keys is not None:

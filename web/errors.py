@@ -138,6 +138,8 @@ FailureShape = Callable[[str, int], Struct]
 """The body of a failure from its message and its status, at an address that has a shape of its own."""
 ShapeOf = Callable[[str, str], FailureShape | None]
 """The shape of failures at an address, by method and path."""
+UnknownAddress = Callable[[str, str], ServiceError | None]
+"""The refusal of an address that no route has, by method and path; None: the usual one."""
 KeyNameOf = Callable[[RequestHead], str]
 """The name of a request's API key; empty where it has none that is known."""
 
@@ -257,7 +259,12 @@ def _addresses(routes: Map) -> list[str]:
     return [f"{' and '.join(sorted(methods[path]))} {path}" for path in sorted(methods)]
 
 
-def register(app: Flask, *, shape_of: ShapeOf = lambda _method, _path: None) -> None:
+def register(
+    app: Flask,
+    *,
+    shape_of: ShapeOf = lambda _method, _path: None,
+    unknown_address: UnknownAddress = lambda _method, _path: None,
+) -> None:
     """Give every error of `app` this shape, or that of its address."""
 
     def respond(code: str, message: str, status: int) -> Response:
@@ -280,6 +287,8 @@ def register(app: Flask, *, shape_of: ShapeOf = lambda _method, _path: None) -> 
             methods = ", ".join(sorted(error.valid_methods or ()))
             message = f"This address does not accept {request.method}. Accepted methods: {methods}."
         if status == 404:
+            if (refusal := unknown_address(request.method, request.path)) is not None:
+                return service_error(refusal)
             message = f"Nothing is at this address. Available: {', '.join(_addresses(app.url_map))}."
         if status == 413:
             limit_mb = app.config["MAX_CONTENT_LENGTH"] / (1024 * 1024)

@@ -1,4 +1,4 @@
-"""Which addresses have failures of a shape of their own, and that shape.
+"""Which addresses have failures of a shape or of words of their own, and those.
 
 Owns the choice by method and path, for the app's answers and for those of the loop, which knows no routes.
 The status, the headers and the words of a failure are the service's everywhere.
@@ -6,6 +6,7 @@ The status, the headers and the words of a failure are the service's everywhere.
 
 from msgspec import Struct
 
+from broker.errors import ClientError
 from web.dialects import torchserve, tutorials
 from web.errors import FailureShape
 
@@ -23,3 +24,10 @@ def shape_of(method: str, path: str) -> FailureShape | None:
     if method in ("POST", "PUT") and path.startswith("/predictions/"):
         return torchserve.failure
     return tutorials.FAILURES.get(path)
+
+
+def unknown_address(method: str, path: str) -> ClientError | None:
+    """The refusal of an address that no route has; None: as everywhere else."""
+    if path.startswith("/v1/"):  # in TensorFlow Serving's words
+        return ClientError(f"Malformed request: {method} {path[:200]}")
+    return None

@@ -11,7 +11,6 @@ import msgspec
 from flask import Blueprint, Response, current_app, request
 from flask.sansio.blueprints import BlueprintSetupState
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
-from werkzeug.exceptions import NotFound as NotFoundAddress
 from werkzeug.routing import BaseConverter
 
 from broker.errors import ClientError, UnknownModel
@@ -37,13 +36,6 @@ class ModelNameConverter(BaseConverter):
 @blueprint.record_once
 def _take_names(state: BlueprintSetupState) -> None:
     state.app.url_map.converters["model_name"] = ModelNameConverter
-
-
-@blueprint.before_app_request
-def malformed() -> None:
-    """Refuse any other address below `/v1` in TensorFlow Serving's words."""
-    if isinstance(request.routing_exception, NotFoundAddress) and request.path.startswith("/v1/"):
-        raise ClientError(f"Malformed request: {request.method} {request.path[:200]}")
 
 
 _B64: Final = "b64"
