@@ -85,6 +85,8 @@ class RedisClock:
         """Monotonic time at which the last step forward was noticed: leases lapsed in it."""
         self.has_news = False
         """It noticed a step that `share_steps` has not told yet."""
+        self.has_stepped = False
+        """A step is known: only then can `shift_s` be other than 0."""
         # Until the first sync the host's own clock is the best guess.
         self._offset_s = time.time() - monotonic()
         self._within_s = float("inf")
@@ -155,12 +157,13 @@ class RedisClock:
                 adopted.append(_Step(at, before, after, before))
             rest = [step for step in self._steps if not any(step.may_be(before) for before, _ in shared)]
             self._steps = (*adopted, *rest)[-_STEPS_REMEMBERED:]
+            self.has_stepped = bool(self._steps)
             self.has_news = False
         return [(step.before, step.after) for step in rest]
 
     def _add(self, step: _Step) -> None:
         self._steps = (*self._steps, step)[-_STEPS_REMEMBERED:]
-        self.has_news = True
+        self.has_news = self.has_stepped = True
         if step.after > step.before:
             self.stepped_ahead_at = step.at
         by_s = step.after - step.before

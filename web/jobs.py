@@ -563,7 +563,9 @@ class JobClient:
     def _note_queued(self, waiter: Waiter | None, job: Job) -> None:
         """The job was enqueued just now, and may be waited for here."""
         if waiter is not None:
-            waiter.queued = QueuedJob(job.id, job.lane, job.polled, self._clock.of(waiter.model).latest())
+            clock = self._clock.of(waiter.model)
+            there_at = clock.latest() if clock.has_stepped else clock.now()
+            waiter.queued = QueuedJob(job.id, job.lane, job.polled, there_at)
             waiter.is_enqueued = True
 
     def _failure(self, model: str) -> str:

@@ -56,6 +56,7 @@ def test_without_a_step_nothing_is_shifted() -> None:
     steps.look(1, step_s=0.3)  # drift
     assert steps.clock.shift_s(10_000) == 0
     assert not steps.clock.has_news
+    assert not steps.clock.has_stepped
 
 
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0, 10.0])
@@ -102,6 +103,8 @@ def test_a_process_that_begins_later_learns_of_a_step_and_passes_none_on(step_s:
     late.clock = RedisClock(monotonic=lambda: late.monotonic)
     late.look()
     assert late.clock.merge(shared) == []
+    assert old.clock.has_stepped
+    assert late.clock.has_stepped
     for clock in (old.clock, late.clock):
         assert clock.shift_s(10_000) == pytest.approx(step_s, abs=0.01)
         assert clock.shift_s(old.redis) == 0
