@@ -4,6 +4,7 @@ One stack for all. At the end no secret is in any log, nor in a dump of Redis.
 """
 
 import base64
+import contextlib
 import socket
 import subprocess
 import sys
@@ -65,13 +66,16 @@ class Service(Stack):
         return field
 
     def eventually_everywhere(self, field: dict[str, str], holds: Any, within_s: float = 20.0) -> None:  # noqa: ANN401
-        """Until so many fresh connections in a row, which the processes share, see it so."""
-        eventually(
-            lambda: all(
-                holds(http.get(f"{self.url}/v2", headers=field, timeout=20).status_code) for _ in range(12)
-            ),
-            within_s=within_s,
-        )
+        """Until so many connections see it so, all open: the processes share them evenly."""
+
+        def is_so() -> bool:
+            with contextlib.ExitStack() as connections:
+                clients = [connections.enter_context(http.client(timeout=20)) for _ in range(12)]
+                return all(
+                    holds(client.get(f"{self.url}/v2", headers=field).status_code) for client in clients
+                )
+
+        eventually(is_so, within_s=within_s)
 
     def rpc_code(self, field: dict[str, str]) -> str:
         """The status of a call with that field."""

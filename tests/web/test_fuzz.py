@@ -102,6 +102,7 @@ def test_a_picture_is_prepared_or_refused_and_nothing_else(upload: bytes, fit: F
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # 45 s where little else runs
 def test_thousands_of_broken_pictures_leave_nothing_behind() -> None:
     seeded = random.Random(7)
     spec = InputSpec(8, 6, 3, Fit.STRETCH)
