@@ -1,5 +1,6 @@
 """Ids of jobs on a real Redis: who knows them as issued, and what becomes of the secret that seals them."""
 
+import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,46 @@ def test_all_processes_agree_on_one_secret_that_stays(client: redis.Redis, keys:
     assert client.ttl(keys.id_secret) == -1
 
 
+def test_of_two_secrets_at_one_moment_the_first_stays(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web, other = client_of(client, "web"), b"s" * 32
+    get, seen = web.get, []
+
+    def get_late(key: str) -> object:
+        seen.append(get(key))
+        if len(seen) == 1:
+            client.set(keys.id_secret, other)  # another process, just after this one saw none
+        return seen[-1]
+
+    ids = _ids(client, keys)
+    monkeypatch.setattr(web, "get", get_late)
+    made = ids.make(MODEL, is_polled=True)
+    monkeypatch.undo()
+    assert (seen[0], client.get(keys.id_secret)) == (None, other)
+    assert _ids(client, keys).made_at(made, MODEL)
+
+
+def test_threads_that_begin_together_wait_for_the_secret(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web, asked = client_of(client, "web"), threading.Event()
+    get = web.get
+
+    def get_slowly(key: str) -> object:
+        asked.set()
+        time.sleep(0.1)  # the second thread comes meanwhile
+        return get(key)
+
+    monkeypatch.setattr(web, "get", get_slowly)
+    ids = _ids(client, keys)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ids.make, MODEL, is_polled=True)
+        assert asked.wait(5)
+        second = ids.make(MODEL, is_polled=True)
+        assert all(ids.made_at(each, MODEL) for each in (first.result(), second))
+
+
 def test_a_secret_that_redis_lost_is_put_back_and_said(
     client: redis.Redis, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -151,3 +192,17 @@ def test_without_redis_no_id_is_made_in_vain(own_redis: RedisServer, keys: Keys)
         with pytest.raises(BrokerUnavailable, match="no connection"):
             ids.make(MODEL, is_polled=True)
     client.close()
+
+
+def test_a_process_that_begins_while_redis_is_away_says_so_each_time(
+    own_redis: RedisServer, keys: Keys
+) -> None:
+    own_redis.stop(kill=True)
+    with connect(own_redis.url, timeout_s=0.9) as client:
+        ids = JobIds(client, keys, RedisClock(), monotonic=FakeClock())
+        if not is_cluster(client):
+            for _ in range(2):
+                with pytest.raises(BrokerUnavailable, match="no connection"):
+                    ids.make(MODEL, is_polled=True)
+        own_redis.start()
+        assert ids.made_at(ids.make(MODEL, is_polled=True), MODEL)

@@ -10,13 +10,14 @@ from msgspec import structs
 from broker.clock import RedisClock
 from broker.job_ids import JobIds
 from broker.keys import Keys
-from broker.lost_jobs import LOOK_S, Fate, JobSearch, QueuedJob
+from broker.lost_jobs import LOOK_S, Fate, JobSearch, LostJobs, QueuedJob
 from broker.messages import Job, Result
 from broker.shards import ShardMap
 from tests.support.fakes import (
     CARD,
     MODEL,
     READY,
+    RESULT_TTL_S,
     FakeClock,
     consumer,
     enqueue,
@@ -159,3 +160,17 @@ def test_a_poller_s_job_is_looked_for_less_and_less_often(client: redis.Redis, k
     assert is_pending(client, keys, job_id)
     its.cancel(MODEL, job_id)
     assert its.lost.fate(MODEL, job_id) is Fate.LOST
+
+
+def test_a_clock_that_goes_back_makes_no_waiting_job_a_missing_one(client: redis.Redis, keys: Keys) -> None:
+    its, clock = producer(client, keys), RedisClock()
+    ahead_s = 3600.0
+    for each in (ahead_s, 0.0):
+        now = time.monotonic()
+        clock.sync(time.time() + each, sent=now, received=now)
+    _, second = enqueue(
+        client, keys, *(_job(polled=True, later_s=each) for each in (ahead_s - LATER_S, ahead_s))
+    )
+    lost = LostJobs(client_of(client, "web"), keys, clock, its.ids, result_ttl_s=RESULT_TTL_S)
+    for asked_at in (0.0, LOOK_S):
+        assert not lost.is_missing(MODEL, second.id, asked_at=asked_at, lane="")

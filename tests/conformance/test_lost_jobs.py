@@ -1,5 +1,7 @@
 """What became of polled jobs that are no more, on a real Redis: deleted, expired or lost."""
 
+import time
+
 import pytest
 import redis
 from msgspec import UNSET, structs
@@ -113,6 +115,28 @@ def test_only_what_can_not_have_expired_is_lost(client: redis.Redis, keys: Keys)
     assert lost.fate(MODEL, seen) is Fate.EXPIRED
     monotonic.now -= 1
     assert lost.fate(MODEL, seen) is Fate.LOST
+
+
+def test_a_clock_that_steps_ahead_makes_no_loss_an_old_one(client: redis.Redis, keys: Keys) -> None:
+    its, clock = producer(client, keys), RedisClock()
+    lost = LostJobs(client_of(client, "web"), keys, clock, its.ids, result_ttl_s=RESULT_TTL_S)
+    job_id = _enqueued(its)
+    client.delete(keys.of(MODEL).result(job_id))
+    for ahead_s in (0, 3600):
+        now = time.monotonic()
+        clock.sync(time.time() + ahead_s, sent=now, received=now)
+    assert lost.fate(MODEL, job_id) is Fate.LOST
+
+
+def test_of_two_pollers_that_hear_at_once_one_is_the_first(
+    client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    its = producer(client, keys)
+    job_id = _enqueued(its)
+    client.delete(keys.of(MODEL).result(job_id))
+    assert its.ids.made_at(job_id, MODEL) is not None
+    monkeypatch.setattr(its.lost._redis, "get", lambda _: None)  # each looks before the other's note
+    assert [its.lost.fate(MODEL, job_id) for _ in range(2)] == [Fate.LOST, Fate.LOST_BEFORE]
 
 
 def test_pollers_are_remembered_up_to_a_bound(client: redis.Redis, keys: Keys) -> None:
