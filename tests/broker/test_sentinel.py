@@ -1,12 +1,16 @@
 """Redis behind Sentinels: its URL, whom several Sentinels make the primary, and what is said of it."""
 
+import socket
+
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from broker.addresses import Address
 from broker.connection import CONNECTIONS, connect, translated
 from broker.errors import BrokerUnavailable
-from broker.sentinel import LOOK_S, NoPrimary, PrimaryFinder, SentinelPool
+from broker.sentinel import LOOK_S, NoPrimary, PrimaryFinder, SentinelPool, _Connection
 from tests.support.sentinels import NAME
 from tests.support.stack import free_port
 
@@ -168,6 +172,24 @@ def test_sentinels_that_are_away_are_an_outage_in_words() -> None:
     assert not raised.value.is_refusal
 
 
+def test_a_connection_to_another_server_is_not_given_out_and_not_lost() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        first, second = (Address(*each.getsockname()) for each in (one, other))
+        its = finder(Peer(first))
+        options = {"max_connections": 1, "timeout": 0.1, "protocol": 2, "driver_info": None}
+        pool = SentinelPool(its, {**options, "retry": Retry(NoBackoff(), 0), "connection_class": _Connection})
+        for primary in (first, second):
+            its.known = primary  # as another thread hears of it
+            connection = pool.get_connection()
+            assert connection.address == primary
+            pool.release(connection)  # type: ignore[no-untyped-call]
+        its.known = Address("127.0.0.1", free_port())
+        for _ in range(2):
+            with pytest.raises(redis.ConnectionError, match="refused"):
+                pool.get_connection()
+        pool.disconnect()
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -175,6 +197,7 @@ def test_sentinels_that_are_away_are_an_outage_in_words() -> None:
         ("sentinel:///name", "and NAME the primary's"),
         ("sentinel://h:1/name/0/1", "and NAME the primary's"),
         ("sentinel://h:1,/name", "'' is not the HOST:PORT"),
+        ("sentinel://h:0/name", "'h:0' is not the HOST:PORT"),
         ("sentinel://h:65536/name", "'h:65536' is not the HOST:PORT"),
         ("sentinel://h:port/name", "'h:port' is not the HOST:PORT"),
         ("sentinel://h:1/name?sentinel_pasword=x", "'sentinel_pasword' of the URL is not known"),
