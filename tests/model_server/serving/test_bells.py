@@ -1,5 +1,6 @@
 """A thread for each bell: it wakes the worker, and takes no token from others while that is busy."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from broker.clock import RedisClock
 from broker.cluster import nodes
 from broker.connection import connect
 from broker.consumer import Consumer
+from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.messages import MOST_SHARDS
 from model_server.serving.bells import Bells
@@ -50,6 +52,29 @@ def test_a_token_that_comes_while_the_worker_is_busy_is_handed_on(
     eventually(lambda: client.llen(bell) == 1)
     assert client.ttl(bell) > 0
     assert bells.wait(consumers, 20) == {bell}
+
+
+def test_an_outage_of_its_node_silences_no_bell_for_good(
+    client: redis.Redis, bells: Bells, consumers: list[Consumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, failed = consumers[1], threading.Event()
+    ringing = one.ringing
+
+    def fail_once(timeout_s: float) -> bool:
+        if failed.is_set():
+            return ringing(timeout_s)
+        failed.set()
+        raise BrokerUnavailable("no connection")
+
+    monkeypatch.setattr(one, "ringing", fail_once)
+    client.rpush(one.bell, "1")
+    assert bells.wait(consumers, 10) == {one.bell}
+
+
+def test_its_threads_end_with_it(bells: Bells, consumers: list[Consumer]) -> None:
+    bells.wait(consumers, 0.01)
+    bells.close()
+    eventually(lambda: not any(thread.is_alive() for thread in bells._threads.values()))
 
 
 def test_the_most_shards_block_beside_other_commands(
