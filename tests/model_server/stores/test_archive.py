@@ -94,10 +94,10 @@ def _long_header() -> io.BytesIO:
     return io.BytesIO(gzip.compress(member.tobuf(tarfile.USTAR_FORMAT) + bytes(10240)))
 
 
-def _lying_size() -> io.BytesIO:
-    """A zip whose file is larger than its header says."""
+def _lying_size(told: int) -> io.BytesIO:
+    """A zip whose file has 5,000 bytes, and another number in its header."""
     packed = zipped({"cat/model.toml": b"t" * 5000}).getvalue()
-    return io.BytesIO(packed.replace((5000).to_bytes(4, "little"), (50).to_bytes(4, "little")))
+    return io.BytesIO(packed.replace((5000).to_bytes(4, "little"), told.to_bytes(4, "little")))
 
 
 @pytest.mark.slow
@@ -136,6 +136,7 @@ def test_what_is_refused_writes_nothing(packed: Callable[[], io.BytesIO], told: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_larger_than_its_header_says_is_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [50, 5001])
+def test_a_file_of_another_size_than_its_header_says_is_damaged(told: int, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="damaged"):
-        unpacked(_lying_size(), tmp_path)
+        unpacked(_lying_size(told), tmp_path)
