@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self, cast
+from typing import Final, Self, cast
 
 import redis
 
 from broker import channels, codec
+from broker.channels import ResultChannels
 from broker.clock import RedisClock
 from broker.cluster import is_cluster
 from broker.connection import translated
@@ -96,6 +97,8 @@ class Consumer:
         self._input_tag = input_tag
         self._clock = clock or RedisClock()
         self._dead_pictures = "keep" if keeps_dead_pictures else "drop"
+        self._channels: ResultChannels | None = None
+        """Where results are told; known from the first completion on."""
         self.is_for_others = False
         """All that the last claim found is left to other workers."""
         self.is_alone = False
@@ -116,6 +119,7 @@ class Consumer:
         other = copy.copy(self)
         other._keys = self._keys.of_shard(shard)
         other._clock = clock
+        other._channels = None
         other._since_polled = other.lanes = 0
         other.is_for_others = other.is_alone = False
         return other
@@ -184,9 +188,19 @@ class Consumer:
         none comes that must be alone. Raises LeaseLost, or BrokerUnavailable: then
         the claim may have happened, and the caller gives back what it holds before it claims again.
         """
-        keys = self._keys
-        with translated("hand out jobs", self._redis, self._keys.types):
-            fields = self._run_claim(worker, n, beside=beside)
+        keys, claims = self._keys, self._keys.claims(worker)
+        names = [keys.workers, keys.queue, claims, keys.attempts, keys.bell, keys.states]
+        shares = [self._since_polled, WAITING_FOR_EACH_POLLED]
+        with translated("hand out jobs", self._redis, keys.types):
+            sent = self._clock.monotonic()
+            status, now, self._since_polled, self.lanes, *fields = self._claim_script(
+                keys=[*names, keys.polled, keys.turns, keys.polled_turns],
+                args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag, *shares, int(beside)],
+            )
+            self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
+            self.is_for_others, self.is_alone = status == b"others", status == b"alone"
+            if status == b"lease":
+                raise LeaseLost(f"worker {worker} has no live lease")
             if not fields:
                 return []
             count = len(fields) // _FIELDS_PER_JOB
@@ -194,7 +208,7 @@ class Consumer:
                 payloads = fields[_FIELDS_PER_JOB:]
             else:
                 # The newest claims stand at the right end, behind what this worker may already hold.
-                payloads = cast("list[bytes]", self._redis.lrange(keys.claims(worker), -count, -1))
+                payloads = cast("list[bytes]", self._redis.lrange(claims, -count, -1))
         if len(payloads) != count:
             raise LeaseLost(f"the claims of worker {worker} were taken back while it read them")
         ids, attempts, pending = (
@@ -204,22 +218,6 @@ class Consumer:
             ClaimedJob(str(ids[i], "latin-1"), int(attempts[i]), bool(pending[i]), payloads[i])
             for i in range(count)
         ]
-
-    def _run_claim(self, worker: str, n: int, *, beside: bool) -> list[Any]:
-        """What claim.lua says of each job that it took. Raises LeaseLost."""
-        keys = self._keys
-        names = [keys.workers, keys.queue, keys.claims(worker), keys.attempts, keys.bell, keys.states]
-        shares = [self._since_polled, WAITING_FOR_EACH_POLLED]
-        sent = self._clock.monotonic()
-        status, now, self._since_polled, self.lanes, *fields = self._claim_script(
-            keys=[*names, keys.polled, keys.turns, keys.polled_turns],
-            args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag, *shares, int(beside)],
-        )
-        self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
-        self.is_for_others, self.is_alone = status == b"others", status == b"alone"
-        if status == b"lease":
-            raise LeaseLost(f"worker {worker} has no live lease")
-        return list(fields)
 
     def oldest(self) -> list[float]:
         """When the jobs at the heads of the queue's lists were accepted; 0.0: one does not tell."""
@@ -244,7 +242,9 @@ class Consumer:
                 codec.encode(outcome.result) if outcome.result else "",
             ]
         with translated("take results", self._redis, self._keys.types):
-            told = channels.of_part(self._redis, self._all_keys, keys)
+            if self._channels is None:
+                self._channels = channels.of_part(self._redis, self._all_keys, keys)
+            told = self._channels
             names = [keys.workers, keys.claims(worker), keys.attempts, keys.dead]
             dead = (DEAD_TTL_S, DEAD_LIMIT, self._dead_pictures)
             status = self._complete_script(
