@@ -29,11 +29,8 @@ class Device:
         self._owner: int | None = None
         """The thread that has it; None while it is free."""
         self._since = 0.0
-
-    @property
-    def waiting(self) -> int:
+        self.waiting = 0
         """How many threads wait for it."""
-        return len(self._waiters)
 
     def __enter__(self) -> None:
         me = threading.get_ident()
@@ -43,22 +40,26 @@ class Device:
                 return
             turn = threading.Event()
             self._waiters.append((me, turn))
+            self.waiting += 1
         while not turn.wait(self._patience_s):
             with self._mutex:
-                if time.monotonic() - self._since >= self._patience_s:
+                if self.waiting and time.monotonic() - self._since >= self._patience_s:
                     self._hand_on()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._mutex:
-            if self._owner == threading.get_ident():  # else it was handed on past this one
+            if self._owner != threading.get_ident():
+                return  # it was handed on past this one
+            if self.waiting:
                 self._hand_on()
+            else:
+                self._owner = None
 
     def _hand_on(self) -> None:
-        if not self._waiters:
-            self._owner = None
-            return
+        """Give it to the thread that has waited longest."""
         self._owner, turn = self._waiters.popleft()
+        self.waiting -= 1
         self._since = time.monotonic()
         turn.set()
