@@ -62,7 +62,7 @@ def completed(
         engine=spec.engine,
         precision=spec.precision,
         best_index=spec.indices.get((best.class_id, best.label)) if best else None,
-        owner=(job.owner if job else entry.owner) or UNSET,
+        owner=(job.owner if job and job.lane else entry.owner) or UNSET,
     )
     is_poison = entry.is_poison or isinstance(error, HookFailed)  # in postprocess, too
     reason = error.detail if error is not None and is_poison else ""
