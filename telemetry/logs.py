@@ -7,12 +7,11 @@ The formatter is our own: python-json-logger would leave the time, the names of 
 `about` and the escapes to us, which is all there is to it.
 """
 
-import contextlib
 import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
@@ -36,7 +35,8 @@ _LOG: Final = logging.getLogger("telemetry")
 
 Field = str | int | float | Sequence[str]
 
-_subject: Final[ContextVar[Mapping[str, Field | None] | None]] = ContextVar("log_subject", default=None)
+SUBJECT: Final[ContextVar[Mapping[str, Field | None] | None]] = ContextVar("log_subject", default=None)
+"""What this thread works on, as the fields of `about`: all lines of the thread have them, as JSON."""
 
 
 def about(**fields: Field | None) -> dict[str, dict[str, Field]]:
@@ -45,16 +45,6 @@ def about(**fields: Field | None) -> dict[str, dict[str, Field]]:
     Empty values are left out. A line about several jobs has lists (request_ids, job_ids).
     """
     return {_FIELDS: {name: value for name, value in fields.items() if value or value == 0}}
-
-
-@contextlib.contextmanager
-def within(**fields: Field | None) -> Iterator[None]:
-    """A context: lines of this thread belong to that, whoever writes them, as JSON."""
-    token = _subject.set(fields)
-    try:
-        yield
-    finally:
-        _subject.reset(token)
 
 
 def set_up(level: str, form: str, text: str, *filters: logging.Filter) -> None:
@@ -105,7 +95,7 @@ class JsonFormatter(logging.Formatter):
         for name in ("request_id", "trace_id"):
             if (value := getattr(record, name, NONE)) not in (NONE, ""):
                 line[name] = value
-        line.update(about(**(_subject.get() or {}))[_FIELDS])
+        line.update(about(**(SUBJECT.get() or {}))[_FIELDS])
         fields: Mapping[str, Field] = getattr(record, _FIELDS, {})
         line.update(fields)
         if record.exc_info and record.exc_info[0] is not None:

@@ -157,15 +157,7 @@ class _Path:
         return self._consumer.claim(self._worker, _BATCH)
 
     def _form(self, claimed: list[ClaimedJob]) -> batching.Batch:
-        return batching.form(
-            claimed,
-            self._spec.input,
-            worker=self._worker,
-            began=0.0,
-            now=self._clock.now(),
-            max_attempts=3,
-            only_places=False,
-        )
+        return batching.form(claimed, self._spec, began=0.0, now=self._clock.now(), max_attempts=3)
 
     def _outcomes(self, batch: batching.Batch) -> list[CompletedJob]:
         timings = Timings(batch=1.0, model=1.0)

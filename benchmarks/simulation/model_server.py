@@ -18,7 +18,7 @@ from broker.messages import State, WorkerState
 from model_server.serving.batching import wait_left_s
 from model_server.serving.call_times import CallTimes
 from model_server.serving.pipeline import LEAD_MARGIN, LOOK_S, SMOOTHING, WorkerLimits
-from model_server.serving.status import averaged
+from model_server.serving.status import BatchAverages
 from model_server.serving.worker import IDLE_S
 
 
@@ -70,7 +70,7 @@ class SimulatedModelServer:
         self._costs = kind.costs
         self._chance = chance
         self._times = CallTimes()
-        self._state = State(WorkerState.READY, "1")
+        self._averages = BatchAverages()
         self._ahead: simpy.Process | None = None
         self._completing: simpy.Process | None = None
         self._claim_s = self._picture_s = self._ran_at = 0.0
@@ -79,7 +79,7 @@ class SimulatedModelServer:
         self.device_s = 0.0
         """Seconds within the window in which the network ran."""
         self.calls: list[SimulatedCall] = []
-        self.published = self._state
+        self.published = State(WorkerState.READY, "1")
         """What the web tier may know of its pace."""
         env.process(self._serve())
         env.process(self._keep(kind.lease_s / 3))
@@ -87,7 +87,10 @@ class SimulatedModelServer:
     def _keep(self, every_s: float) -> Steps[None]:
         while True:
             yield self._env.timeout(every_s)
-            self.published = self._state
+            self._publish()
+
+    def _publish(self) -> None:
+        self.published = self._averages.of(self.published)
 
     def _serve(self) -> Steps[None]:
         while True:
@@ -167,10 +170,10 @@ class SimulatedModelServer:
         self._picture_s += (SMOOTHING if self._picture_s else 1.0) * (share_s - self._picture_s)
         self._times.add(pictures, ran_at - began)
         busy_s = ran_at - max(claim.began, self._ran_at)
-        is_first = not self._state.rate
-        self._state = averaged(self._state, pictures, max(busy_s, 1e-9), waited_s=claim.waited_s)
+        is_first = not self._averages.rate
+        self._averages.add(pictures, max(busy_s, 1e-9), waited_s=claim.waited_s)
         if is_first:
-            self.published = self._state
+            self._publish()
         self._ran_at = ran_at
 
     def _settle(self) -> Steps[None]:

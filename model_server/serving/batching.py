@@ -4,9 +4,10 @@ Owns pure functions only: no Redis, no clock, no engine. What is past its deadli
 or unreadable never reaches the network.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from msgspec.structs import replace
@@ -16,9 +17,13 @@ from broker import codec
 from broker.consumer import ClaimedJob
 from broker.errors import DeadlinePassed, InferenceFailed, MalformedMessage, ServiceError, first_line
 from broker.messages import InputSpec, Job, owner_of
+from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import Outputs
 from model_server.hooks.own_code import HookFailed, HookLost, HookRestarting
+from model_server.serving.queue_parts import BatchShare
 from pictures import refit
+
+_LATE: Final = "The picture waited for a model server until its deadline."
 
 
 @dataclass(slots=True)
@@ -29,6 +34,8 @@ class BatchEntry:
     attempts: int
     job: Job | None = None
     """None: dropped, or it could not be read."""
+    late_at: float = math.inf
+    """Monotonic time of the job's deadline: no step of Redis' clock since the claim makes it late."""
     prepared: NDArray[Any] | None = None
     """What the network takes, if the model's own code makes it from the picture."""
     outputs: Outputs = ()
@@ -46,22 +53,10 @@ class BatchEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchShare:
-    """The jobs of a batch that come from one part of the queue: they stand together, in claim order."""
-
-    part: int
-    worker: str
-    """The id under which they were claimed."""
-    jobs: int
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """Every job of one claim, in claim order, decoded: it waits for the device."""
 
     entries: list[BatchEntry]
-    worker: str
-    """The id under which it was claimed."""
     claimed_at: float
     """Redis' time."""
     began: float
@@ -70,8 +65,10 @@ class Batch:
     """Seconds that its pictures were in the queue, on average."""
     runs_alone: bool
     """A job that a lost worker had may be what killed it: it must not take others along."""
+    may_have_spans: bool = False
+    """A job has a traceparent, or was dropped undecoded and may have one."""
     offset_s: float = 0.0
-    """Redis' time less the monotonic when it was claimed: no step of Redis' clock since makes a job late."""
+    """Redis' time less the monotonic when it was claimed."""
     shares: tuple[BatchShare, ...] = ()
     """Where its jobs come from, in their order."""
 
@@ -87,49 +84,48 @@ def wait_left_s(waiting: int, size: int, *, seen: float, now: float, wait_s: flo
     return max(0.0, seen + wait_s - now)
 
 
-def _unshifted(_: float) -> float:
-    return 0.0
-
-
 def form(
     claimed: Sequence[ClaimedJob],
-    spec: InputSpec,
+    spec: ModelSpec,
     *,
-    worker: str,
     began: float,
     now: float,
     max_attempts: int,
-    only_places: bool,
-    shift_s: Callable[[float], float] = _unshifted,
+    offset_s: float = 0.0,
+    shift_s: Callable[[float], float] | None = None,
+    shares: tuple[BatchShare, ...] = (),
 ) -> Batch:
     """Decode a claim and judge each job of it. `now` is Redis' time in seconds, `began` monotonic.
 
-    `shift_s` is RedisClock's.
-    `only_places`: a picture for another input is taken only if places in it stay the same when it is scaled.
+    `shift_s` is RedisClock's; None: that clock has not stepped. For `offset_s` and `shares` see Batch.
+    A picture for another input is taken only if the task finds no places in it, or scaling leaves them as
+    they are.
     """
-    entries = [
-        _judge(claim, spec, now=now, max_attempts=max_attempts, only_places=only_places, shift_s=shift_s)
-        for claim in claimed
-    ]
-    waited = [now - entry.job.accepted_at for entry in entries if entry.job]
+    entries = [_judge(claim, spec, now=now, max_attempts=max_attempts, shift_s=shift_s) for claim in claimed]
+    waited: list[float] = []
+    for entry in entries:
+        if entry.job is not None:
+            entry.late_at = entry.job.deadline - offset_s
+            waited.append(now - entry.job.accepted_at)
     return Batch(
         entries,
-        worker,
         claimed_at=now,
         began=began,
         waited_s=max(0.0, sum(waited) / len(waited)) if waited else 0.0,
         runs_alone=any(entry.attempts for entry in entries),
+        may_have_spans=any(entry.payload or (entry.job and entry.job.traceparent) for entry in entries),
+        offset_s=offset_s,
+        shares=shares,
     )
 
 
 def _judge(
     claim: ClaimedJob,
-    spec: InputSpec,
+    spec: ModelSpec,
     *,
     now: float,
     max_attempts: int,
-    only_places: bool,
-    shift_s: Callable[[float], float],
+    shift_s: Callable[[float], float] | None,
 ) -> BatchEntry:
     entry = BatchEntry(claim.id, claim.attempts)
     if not claim.pending:
@@ -137,7 +133,7 @@ def _judge(
         return entry
     try:
         job = codec.decode_job(claim.payload)
-        if by_s := shift_s(job.accepted_at):
+        if shift_s is not None and (by_s := shift_s(job.accepted_at)):
             job = replace(job, accepted_at=job.accepted_at + by_s, deadline=job.deadline + by_s)
         entry.job = job
     except MalformedMessage as error:
@@ -154,12 +150,12 @@ def _judge(
         )
         entry.is_poison = True
     elif job.deadline <= now:
-        entry.error = DeadlinePassed("The picture waited for a model server until its deadline.")
-    elif job.input not in ("", spec.tag):
-        _refit(entry, job, spec, only_places=only_places)
-    elif job.image.shape != spec.shape:
+        entry.error = DeadlinePassed(_LATE)
+    elif job.input not in ("", spec.input.tag):
+        _refit(entry, job, spec.input, only_places=spec.task.has_places)
+    elif job.image.shape != spec.input.shape:
         entry.error = InferenceFailed(
-            f"The job's picture is {job.image.shape}; this model takes {spec.shape}."
+            f"The job's picture is {job.image.shape}; this model takes {spec.input.shape}."
         )
         entry.is_poison = True
     return entry
@@ -180,14 +176,6 @@ def _long_ago() -> float:
     return 0.0
 
 
-def _is_late(entry: BatchEntry, now: Callable[[], float]) -> bool:
-    """Whether the picture's deadline has passed, which is then its error."""
-    if entry.job is None or entry.job.deadline > now():
-        return False
-    entry.error = DeadlinePassed("The picture waited for a model server until its deadline.")
-    return True
-
-
 def prepare(
     entries: Sequence[BatchEntry],
     preprocess: Callable[[NDArray[np.uint8]], NDArray[Any]],
@@ -196,10 +184,13 @@ def prepare(
 ) -> None:
     """Let the model's own code prepare each picture; one on which it fails gets its error.
 
-    `now` is Redis' time: what has waited past its deadline, behind pictures that hang, is not prepared.
+    `now` is monotonic: what has waited past its deadline, behind pictures that hang, is not prepared.
     """
     for entry in entries:
-        if entry.job is None or entry.error is not None or _is_late(entry, now):
+        if entry.job is None or entry.error is not None:
+            continue
+        if entry.late_at <= now():
+            entry.error = DeadlinePassed(_LATE)
             continue
         try:
             entry.prepared = preprocess(entry.job.image)
@@ -217,41 +208,39 @@ def run(
 
     So the bad job stands alone at last: n jobs with one bad cost at most 2 log2(n) + 1 calls more. Where the
     model's own process was lost, one by one: each further failure costs its time limit and a restart. What is
-    past its deadline by `now`, Redis' time, is not run: a batch may have waited for the device since it was
-    claimed (with a network of 100 ms a picture and three times its load, 18 of 20 pictures were run for
-    nobody). Each entry gets its outputs or an error. Returns how many pictures there were.
+    past its deadline by `now`, which is monotonic, is not run: a batch may have waited for the device since
+    it was claimed (with a network of 100 ms a picture and three times its load, 18 of 20 pictures were run
+    for nobody). Each entry gets its outputs or an error. Returns how many pictures there were.
     """
-    entries = [
-        entry
-        for entry in entries
-        if entry.job is not None and entry.error is None and not _is_late(entry, now)
-    ]
-    if not entries:
+    moment, live, pictures = now(), list[BatchEntry](), list[NDArray[Any]]()
+    for entry in entries:
+        if entry.job is None or entry.error is not None:
+            continue
+        if entry.late_at <= moment:
+            entry.error = DeadlinePassed(_LATE)
+            continue
+        live.append(entry)
+        pictures.append(entry.job.image if entry.prepared is None else entry.prepared)
+    if not live:
         return 0
-    pictures = np.stack(
-        [
-            entry.job.image if entry.prepared is None else entry.prepared
-            for entry in entries
-            if entry.job is not None
-        ]
-    )
+    batch = np.stack(pictures)
     try:
-        outputs = predict(pictures)
+        outputs = predict(batch)
         for output in outputs:
-            if output.shape[:1] != (len(entries),):
-                raise ValueError(f"the network gave {output.shape} for {len(entries)} pictures")
+            if output.shape[:1] != (len(live),):
+                raise ValueError(f"the network gave {output.shape} for {len(live)} pictures")
     except Exception as error:  # noqa: BLE001 - whatever a network raises costs only the job at fault
-        if len(entries) == 1:
-            _fail(entries[0], error)
+        if len(live) == 1:
+            _fail(live[0], error)
             return 1
         if isinstance(error, HookLost):
-            return sum(run([entry], predict, now=now) for entry in entries)
-        middle = len(entries) // 2
-        return run(entries[:middle], predict, now=now) + run(entries[middle:], predict, now=now)
-    for row, entry in enumerate(entries):
+            return sum(run([entry], predict, now=now) for entry in live)
+        middle = len(live) // 2
+        return run(live[:middle], predict, now=now) + run(live[middle:], predict, now=now)
+    for row, entry in enumerate(live):
         entry.outputs = tuple(output[row] for output in outputs)
-        entry.batch_size = len(entries)
-    return len(entries)
+        entry.batch_size = len(live)
+    return len(live)
 
 
 def _fail(entry: BatchEntry, error: Exception) -> None:

@@ -9,9 +9,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from typing import Any, Final
@@ -29,7 +28,7 @@ from model_server.serving import batching, metrics, results, traces
 from model_server.serving.batching import Batch
 from model_server.serving.call_times import CallTimes
 from model_server.serving.device import Device
-from model_server.serving.queue_parts import QueuePart, QueueParts
+from model_server.serving.queue_parts import BatchShare, QueueParts
 from model_server.serving.registration import RECONNECT_S, Registration
 from model_server.serving.traces import BatchTrace
 from telemetry import logs, tracing
@@ -68,8 +67,8 @@ class Pipeline:
     """One claimed batch ahead, one on the device, one being completed; never more.
 
     `step` raises the ServiceError of a claim; `run` and `complete` raise only for bugs. Batches are completed
-    in the order of their claims. `step`, `give_back` and `settle` are one thread's. `engine` must be set
-    before the first step.
+    in the order of their claims. `step` and `give_back` are one thread's. `engine` must be set before the
+    first step.
     """
 
     def __init__(
@@ -116,23 +115,43 @@ class Pipeline:
         """Run one batch, if there is one. Returns its size; 0: everything claimed is completed by now."""
         ahead, self._ahead = self._ahead, None
         was_asked, batch = ahead.result() if ahead is not None else (False, None)
-        self.parts.mend(but=batch.shares if batch is not None else ())
+        if self.parts.shards > 1:
+            self.parts.mend(but=batch.shares if batch is not None else ())
         if was_asked and batch is None:
             # An idle worker does not queue for the device: a sibling's call would only delay the next job.
-            self.settle()
+            self.parts.settle()
             return 0
         if not was_asked and self.limits.batch_wait_s:
             self._let_fill()
+        outcomes: list[CompletedJob] = []
         with self.device:
             # The device first: a batch claimed while a sibling's runs would wait where others can't take it.
             if not was_asked:
                 batch = self.claim()
-            outcomes = self._run_and_claim(batch) if batch is not None else []
-        self.settle()
+            if batch is not None:
+                self._is_free.clear()
+                self._sibling_is_next = False
+                if not batch.runs_alone:
+                    ends_at = time.monotonic() + len(batch.entries) * self.picture_s
+                    self._ahead = self._claimer.submit(self._claim_ahead, ends_at)
+                try:
+                    outcomes = self.run(batch)
+                finally:
+                    self._sibling_is_next = self.device.waiting > 0
+                    self._is_free.set()
+        self.parts.settle()
         if batch is None:
             return 0
-        trace = traces.of(batch, self.spec, began=self._began, ran_at=self._ran_at) if outcomes else None
-        self._complete_shares(batch, outcomes, trace)
+        trace = None
+        if batch.may_have_spans and outcomes:
+            trace = traces.of(batch, self.spec, outcomes, began=self._began, ran_at=self._ran_at)
+        for share in batch.shares:
+            own, outcomes = outcomes[: share.jobs], outcomes[share.jobs :]
+            if not own:
+                share.part.add(-share.jobs)  # others run them
+                continue
+            share.part.complete(partial(self.complete, share, own, trace))
+            trace = None  # the first writes all of it
         return len(batch.entries)
 
     def claim(self) -> Batch | None:
@@ -160,134 +179,97 @@ class Pipeline:
         moment, now = time.monotonic(), self._clock.now()
         batch = batching.form(
             claimed,
-            self.spec.input,
-            worker=taken[0].worker,
+            self.spec,
             began=began,
             now=now,
-            shift_s=self._clock.shift_s,
             max_attempts=self.limits.max_attempts,
-            only_places=self.spec.task.has_places,
+            offset_s=now - moment,
+            shift_s=self._clock.shift_s if self._clock.has_stepped else None,
+            shares=tuple(BatchShare(each.part, each.worker, len(each.jobs)) for each in taken),
         )
         self._claim_s += SMOOTHING * (time.monotonic() - began - self._claim_s)
-        return replace(batch, offset_s=now - moment, shares=self.parts.shares(taken))
+        return batch
 
     def run(self, batch: Batch) -> list[CompletedJob]:
         """Run the network; what became of each job, in claim order.
 
         Nothing where the batch was taken from this worker before it began: then others run it.
         """
-        if not self.parts.is_live(batch.shares):
+        if all(share.part.lease.worker != share.worker for share in batch.shares):
             return []
-        hooked = self._hooked
-
-        def now() -> float:
-            return time.monotonic() + batch.offset_s
-
-        began = time.monotonic()
-        if hooked is not None and hooked.prepares:
-            batching.prepare(batch.entries, hooked.prepare, now=now)
-        pictures = batching.run(batch.entries, self._predict, now=now)
-        ran_at = time.monotonic()
-        timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
-        if pictures:
-            share_s = (ran_at - began) / pictures
-            self.picture_s += (SMOOTHING if self.picture_s else 1.0) * (share_s - self.picture_s)
-            self._times.add(pictures, ran_at - began)
-            busy_s = ran_at - max(batch.began, self._ran_at)
-            self._status.measure(pictures, busy_s, waited_s=batch.waited_s)
-            metrics.ran(self.spec.name, pictures, call_s=ran_at - began, formed_s=began - batch.began)
-        self._began, self._ran_at = began, ran_at
-        return [
-            results.completed(
-                entry,
-                self.spec,
-                version=self._version,
-                notice=self._notice,
-                claimed_at=batch.claimed_at,
-                timings=timings,
-                names=self.engine.outputs.served if self.engine is not None else (),
-                read=None if hooked is None else hooked.read,
-            )
-            for entry in batch.entries
-        ]
-
-    def _complete_shares(self, batch: Batch, outcomes: list[CompletedJob], trace: BatchTrace | None) -> None:
-        """Have the thread of each part complete its share of the batch; the first writes the whole trace."""
-        first = 0
-        for share in batch.shares:
-            part, own = self.parts.part(share.part), outcomes[first : first + share.jobs]
-            if not outcomes:
-                part.add(-share.jobs)  # others run them
-                continue
-            written = None if trace is None or first else partial(trace.write, outcomes)
-            part.complete(partial(self.complete, share.worker, own, written, part=part))
-            first += share.jobs
+        hooked = self.engine if isinstance(self.engine, HookedEngine) else None
+        jobs = [entry.job for entry in batch.entries if entry.job is not None]
+        about = {
+            "model": self.spec.name,
+            "job_ids": [entry.id for entry in batch.entries],
+            "request_ids": [job.request_id for job in jobs if job.request_id],
+        }
+        before = logs.SUBJECT.set(about)  # for what an engine or a model's own code logs meanwhile
+        try:
+            began = time.monotonic()
+            if hooked is not None and hooked.prepares:
+                batching.prepare(batch.entries, hooked.prepare, now=time.monotonic)
+            pictures = batching.run(batch.entries, self._predict, now=time.monotonic)
+            ran_at = time.monotonic()
+            if pictures:
+                self._measure(batch, pictures, began=began, ran_at=ran_at)
+            self._began, self._ran_at = began, ran_at
+            timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
+            names = self.engine.outputs.served if self.engine is not None else ()
+            return [
+                results.completed(
+                    entry,
+                    self.spec,
+                    version=self._version,
+                    notice=self._notice,
+                    claimed_at=batch.claimed_at,
+                    timings=timings,
+                    names=names,
+                    read=None if hooked is None else hooked.read,
+                )
+                for entry in batch.entries
+            ]
+        finally:
+            logs.SUBJECT.reset(before)
 
     def complete(
-        self,
-        worker: str,
-        outcomes: list[CompletedJob],
-        trace: Callable[..., None] | None = None,
-        *,
-        part: QueuePart | None = None,
+        self, share: BatchShare, outcomes: list[CompletedJob], trace: BatchTrace | None = None
     ) -> None:
-        """Write the results and take the claims away, through an outage; not without the lease."""
-        began = time.monotonic()
-        part = part or self.parts.own
-        left = self._complete(part, worker, outcomes)
-        part.add(-len(outcomes))
-        part.is_stuck = False
-        if trace is not None:
-            trace(began=began, is_left=left is None)
-        for dead in left or ():
-            if dead.dead_reason:
-                _LOG.warning(
-                    "%s: job %s is a dead letter: %s (request %s)",
-                    *(self.spec.name, dead.id, dead.dead_reason, dead.request_id or "unknown"),
-                    extra=logs.about(
-                        job_id=dead.id,
-                        request_id=dead.request_id,
-                        model=self.spec.name,
-                        trace_id=tracing.trace_id(dead.traceparent),
-                    ),
-                )
-
-    def _complete(
-        self, part: QueuePart, worker: str, outcomes: list[CompletedJob]
-    ) -> list[CompletedJob] | None:
-        """Those that this worker has completed now; None: all were left to others."""
-        registration = part.registration
-        while outcomes:
+        """Write a part's results and take its claims away, through an outage; not without the lease."""
+        began, part, registration = time.monotonic(), share.part, share.part.registration
+        completed: list[CompletedJob] | None = outcomes
+        while completed:
             try:
-                if not part.consumer.complete(worker, outcomes):
+                if not part.consumer.complete(share.worker, outcomes):
                     # Done already, its reply was lost; or a killed Redis forgot its last writes and the
                     # claims begin with an older batch. Giving back what is there puts both right.
-                    _LOG.warning(
-                        "%s: the claims do not begin with this batch",
-                        self.spec.name,
-                        extra=self._about(outcomes),
-                    )
+                    self._warn(outcomes, "the claims do not begin with this batch")
                     part.is_uncertain = True
-                    outcomes = []
-                registration.outage.succeeded(self.spec.name)
-                metrics.ended(self.spec.name, outcomes)
+                    completed = []
+                if registration.outage.is_failing:
+                    registration.outage.succeeded(self.spec.name)
                 break
             except LeaseLost:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.
-                registration.ensure(lost=worker)
-                if part.worker != worker:
-                    _LOG.warning(
-                        "%s: a batch of %d was left to others",
-                        *(self.spec.name, len(outcomes)),
-                        extra=self._about(outcomes),
-                    )
-                    return None
+                registration.ensure(lost=share.worker)
+                if part.lease.worker != share.worker:
+                    self._warn(outcomes, f"a batch of {len(outcomes)} was left to others")
+                    completed = None
             except BrokerUnavailable as error:
                 # While it drains as well: the process ends at its drain's deadline, whoever still waits here.
                 registration.outage.failed(error, self.spec.name)
                 part.stuck()
                 time.sleep(RECONNECT_S)
-        return outcomes
+        if part.held:
+            part.add(-share.jobs)
+        part.is_stuck = False
+        if trace is not None:
+            trace.write(began=began, is_left=completed is None)
+        if completed:
+            metrics.ended(self.spec.name, completed)
+            for job in completed:
+                if job.dead_reason:
+                    self._tell_dead(job)
 
     def give_back(self) -> None:
         """Return what is claimed and not begun to the queue. Raises ServiceError."""
@@ -295,36 +277,48 @@ class Pipeline:
         self._lease.give_back()
         self.parts.own.is_uncertain = False
 
-    @property
-    def claims_uncertain(self) -> bool:
-        """Whether what is claimed must be given back before the next claim. With shards they see to it."""
-        return self.parts.own.is_uncertain and not self.parts.has_shards
-
-    def settle(self) -> None:
-        """Wait until the last batch is completed."""
-        self.parts.settle()
-
     def close(self) -> None:
         """Empty it, and end its threads. What was claimed ahead is left claimed."""
         self._empty()
         self._claimer.shutdown()
         self.parts.leave()
         self.parts.close()
-        if self._hooked is not None:
-            self._hooked.close()
+        if isinstance(self.engine, HookedEngine):
+            self.engine.close()
 
-    def _about(self, outcomes: list[CompletedJob]) -> dict[str, dict[str, logs.Field]]:
-        """What a line about a batch names."""
-        return logs.about(
+    def _measure(self, batch: Batch, pictures: int, *, began: float, ran_at: float) -> None:
+        """Learn from a call of the network how long the next may take, and what to publish of the pace."""
+        call_s, busy_s = ran_at - began, ran_at - max(batch.began, self._ran_at)
+        self.picture_s += (SMOOTHING if self.picture_s else 1.0) * (call_s / pictures - self.picture_s)
+        self._times.add(pictures, call_s)
+        averages = self._status.averages
+        is_first = not averages.rate
+        averages.add(pictures, busy_s, waited_s=batch.waited_s)
+        if is_first:
+            # Until frontends know the pace, they let in more than can be answered.
+            self._status.try_announce()
+        metrics.ran(self.spec.name, pictures, call_s=call_s, formed_s=began - batch.began)
+
+    def _tell_dead(self, job: CompletedJob) -> None:
+        _LOG.warning(
+            "%s: job %s is a dead letter: %s (request %s)",
+            *(self.spec.name, job.id, job.dead_reason, job.request_id or "unknown"),
+            extra=logs.about(
+                job_id=job.id,
+                request_id=job.request_id,
+                model=self.spec.name,
+                trace_id=tracing.trace_id(job.traceparent),
+            ),
+        )
+
+    def _warn(self, outcomes: list[CompletedJob], message: str) -> None:
+        """Log what happened to a batch, whose jobs and requests the line names."""
+        about = logs.about(
             model=self.spec.name,
             job_ids=[each.id for each in outcomes],
             request_ids=[each.request_id for each in outcomes if each.request_id],
         )
-
-    @property
-    def _hooked(self) -> HookedEngine | None:
-        """The engine, if the model has code of its own."""
-        return self.engine if isinstance(self.engine, HookedEngine) else None
+        _LOG.warning("%s: %s", self.spec.name, message, extra=about)
 
     def _empty(self) -> None:
         """Wait until nothing is on its way, and forget what was claimed ahead."""
@@ -332,30 +326,10 @@ class Pipeline:
         if ahead is not None:
             with contextlib.suppress(ServiceError):  # whatever it claimed is given back
                 ahead.result()
-        self.settle()
-
-    def _run_and_claim(self, batch: Batch) -> list[CompletedJob]:
-        """Run a batch; begin to claim the next when the call is about to end, or has ended."""
-        began = time.monotonic()
-        self._is_free.clear()
-        self._sibling_is_next = False
-        if not batch.runs_alone:
-            self._ahead = self._claimer.submit(self._claim_ahead, began + len(batch.entries) * self.picture_s)
-        jobs = [entry.job for entry in batch.entries if entry.job is not None]
-        ids = [entry.id for entry in batch.entries]
-        try:
-            # What an engine or a model's own code logs meanwhile is about these.
-            with logs.within(
-                model=self.spec.name,
-                job_ids=ids,
-                request_ids=[job.request_id for job in jobs if job.request_id],
-            ):
-                return self.run(batch)
-        finally:
-            self._sibling_is_next = self.device.waiting > 0
-            self._is_free.set()
+        self.parts.settle()
 
     def _claim_ahead(self, ends_at: float) -> tuple[bool, Batch | None]:
+        """Claim the next batch when the running call is about to end, or has ended."""
         self._is_free.wait(max(0.0, ends_at - LEAD_MARGIN * self._claim_s - time.monotonic()))
         if self.limits.batch_wait_s:
             self._let_fill()
@@ -381,7 +355,7 @@ class Pipeline:
     def _predict(self, pictures: NDArray[Any]) -> Outputs:
         if self.engine is None:
             raise RuntimeError("a batch before the engine was loaded. This is a bug")
-        if self._hooked is not None and self._hooked.limits_itself:
+        if isinstance(self.engine, HookedEngine) and self.engine.limits_itself:
             return self.engine.predict(pictures)  # a restart may take longer than a call of a network may
         self._status.call_began = time.monotonic()
         try:

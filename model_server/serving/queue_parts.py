@@ -7,14 +7,13 @@ others go on; without, whatever fails is worker.py's to handle. What becomes of 
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
 
 from broker.consumer import ClaimedJob, Consumer
 from broker.errors import BrokerUnavailable, LeaseLost
-from model_server.serving.batching import BatchShare
 from model_server.serving.bells import Bells
 from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.registration import RECONNECT_S, Registration
@@ -28,60 +27,44 @@ class QueuePart:
 
     def __init__(self, registration: Registration, consumer: Consumer, name: str) -> None:
         self.registration = registration
+        self.lease = registration.lease
+        """Its `worker` is the id under which this worker is registered in this part; empty: not yet."""
         self.consumer = consumer
         self.keeper: LeaseKeeper | None = None
         self.is_uncertain = False
         """A claim or a completion was not confirmed: what is claimed must be given back before the next."""
         self.is_stuck = False
         """A completion can't be written, and is tried again."""
-        self._held = 0
+        self.held = 0
+        """Jobs that were claimed and are not completed. Only counted with shards."""
+        self.completing: Future[None] | None = None
+        """The last batch's completion, until somebody has waited for it."""
+        self.news = threading.Event()
+        """Set when that has ended, or got stuck."""
         self._counting = threading.Lock()
         self._completer = ThreadPoolExecutor(1, f"completer-{name}")
-        self._completing: Future[None] | None = None
         self._is_mending = False
-        self._news = threading.Event()
-        """Set when the completion has ended, or got stuck."""
-
-    @property
-    def worker(self) -> str:
-        """The id under which this worker is registered in this part; empty: not yet."""
-        return self.registration.lease.worker
 
     @property
     def is_open(self) -> bool:
         """Whether jobs may be claimed from it."""
         return not (self.is_uncertain or self.is_stuck)
 
-    @property
-    def held(self) -> int:
-        """Jobs that were claimed and are not completed."""
-        return self._held
-
     def add(self, jobs: int) -> None:
         """Count jobs that were claimed, or, where negative, completed."""
         with self._counting:
-            self._held = max(0, self._held + jobs)
+            self.held = max(0, self.held + jobs)
 
     def complete(self, task: Callable[[], None]) -> None:
         """Have its thread complete a batch, after those before it."""
-        self._news.clear()
-        self._completing = self._completer.submit(task)
-        self._completing.add_done_callback(lambda _: self._news.set())
+        self.news.clear()
+        self.completing = self._completer.submit(task)
+        self.completing.add_done_callback(lambda _: self.news.set())
 
     def stuck(self) -> None:
         """Redis did not take a completion: whoever waits for that does something else meanwhile."""
         self.is_stuck = True
-        self._news.set()
-
-    def settle(self, *, whole: bool) -> None:
-        """Wait until its last batch is completed; unless `whole`, no longer than until it is stuck."""
-        completing, self._completing = self._completing, None
-        if completing is None:
-            return
-        if not whole:
-            self._news.wait()
-        if whole or completing.done():
-            completing.result()
+        self.news.set()
 
     def mend(self) -> None:
         """Have its thread register, or give back what is claimed; then it is open. Nothing of it may run."""
@@ -90,7 +73,7 @@ class QueuePart:
             self._completer.submit(self._mend)
 
     def _mend(self) -> None:
-        registration, lease = self.registration, self.registration.lease
+        registration, lease = self.registration, self.lease
         try:
             while not registration.stopping.is_set():
                 worker = lease.worker
@@ -107,7 +90,7 @@ class QueuePart:
                     registration.stopping.wait(RECONNECT_S)
                     continue
                 registration.outage.succeeded(registration.model)
-                self.add(-self._held)
+                self.add(-self.held)
                 self.is_uncertain = False
                 return
         finally:
@@ -118,7 +101,7 @@ class QueuePart:
         return self._completer.submit(self._leave)
 
     def _leave(self) -> None:
-        if self.worker:
+        if self.lease.worker:
             self.registration.leave()
         if self.keeper is not None:
             self.keeper.close()
@@ -138,18 +121,31 @@ class ClaimedPart:
     jobs: list[ClaimedJob]
 
 
+@dataclass(frozen=True, slots=True)
+class BatchShare:
+    """The jobs of a batch that come from one part of the queue: they stand together, in claim order."""
+
+    part: QueuePart
+    worker: str
+    """The id under which they were claimed."""
+    jobs: int
+
+
 class QueueParts:
     """All parts of a model's queue. Claims and waits are one thread's at a time."""
 
     def __init__(self, registration: Registration, consumer: Consumer, model: str) -> None:
         self.own = QueuePart(registration, consumer, model)
         """What is under the model's own keys: all of a queue without shards."""
+        self.shards = 1
+        """Shards that are served; 1: the queue has none, and `own` is all of it."""
         self.keeper_of: Callable[[Registration], LeaseKeeper] | None = None
         """Makes the thread that keeps a shard's lease; without it there is none."""
         self.lanes = 0
         """Lanes that had turns at the last claim, for each kind of job."""
+        self.parts = [self.own]
+        """`own`, then the shards."""
         self._model = model
-        self._parts = [self.own]
         self._turn = 0
         self._bells = Bells(model)
         self._rung: set[str] = set()
@@ -158,34 +154,26 @@ class QueueParts:
         self._lone: QueuePart | None = None
         """The part that has a job which must run alone, when nothing else is held."""
 
-    @property
-    def has_shards(self) -> bool:
-        """Whether there are more parts than one."""
-        return len(self._parts) > 1
-
     def grow(self) -> None:
-        """Join the shards that are not served yet, as many as the lease has heard of."""
-        own, served = self.own.registration, self.own.registration.lease.shards_served
-        while served > 1 and len(self._parts) <= served:
-            shard, name = len(self._parts) - 1, f"{self._model}-{len(self._parts) - 1}"
+        """Join the shards that are not served yet, as many as the lease has heard of, where it has of any."""
+        own, served = self.own.registration, self.own.lease.shards_served
+        while served > 1 and len(self.parts) <= served:
+            shard, name = len(self.parts) - 1, f"{self._model}-{len(self.parts) - 1}"
             lease = own.lease.of_shard(shard)
             registration = Registration(own.model, lease, own.status, own.stopping, own.outage)
             part = QueuePart(registration, self.own.consumer.of_shard(shard, lease.clock), name)
             part.is_uncertain = True  # not registered yet
-            self._parts.append(part)
+            self.parts.append(part)
+            self.shards = served
             if self.keeper_of is not None:
                 part.keeper = self.keeper_of(registration)
                 part.keeper.start()
             part.mend()
 
-    def part(self, number: int) -> QueuePart:
-        """The part that a BatchShare names."""
-        return self._parts[number]
-
     def claim(self, most: int) -> list[ClaimedPart]:
         """Claim up to so many jobs, of several parts in turn. Without shards it raises ServiceError."""
-        if not self.has_shards:
-            own, worker = self.own, self.own.worker
+        if self.shards == 1:
+            own, worker = self.own, self.own.lease.worker
             jobs = own.consumer.claim(worker, most)
             self.lanes = own.consumer.lanes
             return [ClaimedPart(own, worker, jobs)] if jobs else []
@@ -195,19 +183,9 @@ class QueueParts:
             each.part.add(len(each.jobs))
         return claimed
 
-    def shares(self, claimed: Iterable[ClaimedPart]) -> tuple[BatchShare, ...]:
-        """Which jobs of a batch that is made of these come from where."""
-        return tuple(
-            BatchShare(self._parts.index(each.part), each.worker, len(each.jobs)) for each in claimed
-        )
-
-    def is_live(self, shares: Sequence[BatchShare]) -> bool:
-        """Whether any of them is still this worker's."""
-        return any(self._parts[share.part].worker == share.worker for share in shares)
-
     def wait(self, timeout_s: float) -> bool:
         """Sleep until a bell rings; return whether there may be work. Raises BrokerUnavailable."""
-        if not self.has_shards:
+        if self.shards == 1:
             return self.own.consumer.wait(timeout_s) is not None
         parts = self._open()
         if not parts:
@@ -226,7 +204,7 @@ class QueueParts:
 
         Ask it while nothing is in hand. Raises BrokerUnavailable.
         """
-        forgotten = [part for part in self._open() if not part.held and part.consumer.held(part.worker)]
+        forgotten = [part for part in self._open() if not part.held and part.consumer.held(part.lease.worker)]
         for part in forgotten:
             part.is_uncertain = True
         return bool(forgotten)
@@ -241,28 +219,35 @@ class QueueParts:
 
     def settle(self) -> None:
         """Wait until the last batch is completed; not for a shard that Redis does not answer for."""
-        for part in self._parts:
-            part.settle(whole=not self.has_shards)
+        for part in self.parts:
+            completing, part.completing = part.completing, None
+            if completing is None:
+                continue
+            if self.shards > 1:
+                part.news.wait()
+                if not completing.done():
+                    continue
+            completing.result()
 
     def mend(self, *, but: Sequence[BatchShare] = ()) -> None:
-        """Put right what failed with shards; but those of which jobs are in hand."""
-        in_hand = {share.part for share in but}
-        for number, part in enumerate(self._parts):
-            if self.has_shards and part.is_uncertain and number not in in_hand:
+        """Put right what failed, in each part of which no job is in hand. Only with shards."""
+        in_hand = [share.part for share in but]
+        for part in self.parts:
+            if part.is_uncertain and part not in in_hand:
                 part.mend()
 
     def leave(self) -> None:
         """Leave all shards, side by side: one that does not answer takes a second or two."""
-        wait([part.leave() for part in self._parts[1:]])
+        wait([part.leave() for part in self.parts[1:]])
 
     def close(self) -> None:
         """End the threads."""
         self._bells.close()
-        for part in self._parts:
+        for part in self.parts:
             part.close()
 
     def _open(self) -> list[QueuePart]:
-        return [part for part in self._parts if part.is_open]
+        return [part for part in self.parts if part.is_open]
 
     def _claim_in_turn(self, most: int) -> list[ClaimedPart]:
         hinted, self._rung = self._rung, set()
@@ -309,7 +294,7 @@ class QueueParts:
             return set(bells)  # which of them is away, its claim tells
 
     def _claim(self, part: QueuePart, most: int, *, beside: bool) -> ClaimedPart | None:
-        worker = part.worker
+        worker = part.lease.worker
         try:
             jobs = part.consumer.claim(worker, most, beside=beside)
         except (LeaseLost, BrokerUnavailable):

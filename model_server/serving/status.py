@@ -6,7 +6,7 @@ again.
 
 import logging
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.errors import BrokerUnavailable
@@ -20,20 +20,36 @@ _SMOOTHING: Final = 0.2
 """Weight of the newest batch in the moving averages: about the last ten batches count."""
 
 
-def averaged(state: State, pictures: int, seconds: float, *, waited_s: float) -> State:
-    """A state with one batch more in its averages; the first is what they begin with."""
-    rate, latency_ms, waiting_ms = pictures / seconds, seconds * 1000, waited_s * 1000
-    if state.rate:
-        rate = state.rate + _SMOOTHING * (rate - state.rate)
-        latency_ms = state.latency_ms + _SMOOTHING * (latency_ms - state.latency_ms)
-        waiting_ms = state.waiting_ms + _SMOOTHING * (waiting_ms - state.waiting_ms)
-    return replace(
-        state,
-        rate=round(rate, 3),
-        latency_ms=round(latency_ms, 3),
-        waiting_ms=round(waiting_ms, 3),
-        pictures=state.pictures + pictures,
-    )
+@dataclass(slots=True)
+class BatchAverages:
+    """Moving averages of a worker's batches, which begin with the first. One thread adds, any may read."""
+
+    rate: float = 0.0
+    """Pictures a second while busy; 0 until measured, as what follows."""
+    latency_ms: float = 0.0
+    """Milliseconds a batch takes."""
+    waiting_ms: float = 0.0
+    """Milliseconds a picture waits in the queue."""
+    pictures: int = 0
+    """How many went through the network."""
+
+    def add(self, pictures: int, seconds: float, *, waited_s: float) -> None:
+        """A batch of so many pictures took so long; they had waited so long."""
+        weight = _SMOOTHING if self.rate else 1.0
+        self.rate += weight * (pictures / seconds - self.rate)
+        self.latency_ms += weight * (seconds * 1000 - self.latency_ms)
+        self.waiting_ms += weight * (waited_s * 1000 - self.waiting_ms)
+        self.pictures += pictures
+
+    def of(self, state: State) -> State:
+        """The state with these averages."""
+        return replace(
+            state,
+            rate=round(self.rate, 3),
+            latency_ms=round(self.latency_ms, 3),
+            waiting_ms=round(self.waiting_ms, 3),
+            pictures=self.pictures,
+        )
 
 
 class WorkerStatus:
@@ -44,6 +60,8 @@ class WorkerStatus:
         """Monotonic time at which the running call of the network began; None between calls."""
         self.is_hung = False
         """Its call takes so long that nobody waits for it any more."""
+        self.averages = BatchAverages()
+        """Published with each renewal."""
         self._lease = lease
         self._name = name
         self._stopping = stopping
@@ -54,16 +72,17 @@ class WorkerStatus:
     @property
     def state(self) -> State:
         """What this worker says of itself now. One that drains has no say in what becomes of the folder."""
-        if self._stopping.is_set() and self._state.state is WorkerState.READY:
-            return replace(self._state, state=WorkerState.DRAINING, reason="")
-        return self._state
+        state = self._state
+        if self._stopping.is_set() and state.state is WorkerState.READY:
+            state = replace(state, state=WorkerState.DRAINING, reason="")
+        return self.averages.of(state)
 
     def publish(self, state: State) -> None:
         """Change the state and publish it; if Redis is away the keeper's next renewal does."""
         with self._changing:
             self._state = state
         metrics.state(self._name, state.state)
-        self._try_announce()
+        self.try_announce()
 
     def set_reason(self, reason: str) -> None:
         """Change the reason beside the state that it has; empty: none."""
@@ -71,9 +90,10 @@ class WorkerStatus:
             if self._state.reason == reason:
                 return
             self._state = replace(self._state, reason=reason)
-        self._try_announce()
+        self.try_announce()
 
-    def _try_announce(self) -> None:
+    def try_announce(self) -> None:
+        """Publish the state as it is now; if Redis is away the keeper's next renewal does."""
         try:
             self.announce()
         except BrokerUnavailable as error:
@@ -83,14 +103,3 @@ class WorkerStatus:
         """Publish the state as it is now. Several threads call it: the later one must not be overtaken."""
         with self._announcing:
             self._lease.announce(self.state)
-
-    def measure(self, pictures: int, seconds: float, *, waited_s: float) -> None:
-        """Add a batch, whose pictures waited so long, to the averages; the next renewal publishes them.
-
-        The first is published at once.
-        """
-        with self._changing:
-            is_first = not self._state.rate
-            self._state = averaged(self._state, pictures, seconds, waited_s=waited_s)
-        if is_first:
-            self._try_announce()  # until frontends know the pace, they let in more than can be answered

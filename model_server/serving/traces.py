@@ -35,20 +35,21 @@ class BatchTrace:
 
     batch: Batch
     spec: ModelSpec
+    outcomes: Sequence[CompletedJob]
     began: float
     ran_at: float
     """Monotonic, as `began`: the call of the network."""
     sent: Sequence[tuple[int, str, float]]
     """Each traced job's place in the batch, its parent, and when it was accepted."""
 
-    def write(self, outcomes: Sequence[CompletedJob], *, began: float, is_left: bool) -> None:
+    def write(self, *, began: float, is_left: bool) -> None:
         """Write the spans; `began` is the completion. `is_left`: others run the batch, its lease was lost."""
         try:
-            self._write(outcomes, began + self.batch.offset_s, is_left=is_left)
+            self._write(began + self.batch.offset_s, is_left=is_left)
         except Exception:  # noqa: BLE001 - a batch that is completed must not seem to have failed
             _LOG.exception("the spans of a batch were not written. This is a bug")
 
-    def _write(self, outcomes: Sequence[CompletedJob], completion_at: float, *, is_left: bool) -> None:
+    def _write(self, completion_at: float, *, is_left: bool) -> None:
         batch, model = self.batch, self.spec.name
         now, offset_s = time.monotonic() + batch.offset_s, batch.offset_s
         # Processes' notions of Redis' time differ by half a round trip: no job is claimed before it came.
@@ -60,7 +61,7 @@ class BatchTrace:
             "messaging.operation.name": "process",
             "messaging.destination.name": model,
             "messaging.batch.message_count": len(batch.entries),
-            "messaging.client.id": batch.worker,
+            "messaging.client.id": batch.shares[0].worker,
             "batchwire.model_version": self.spec.version,
         }
         whole = tracing.begin(
@@ -79,7 +80,7 @@ class BatchTrace:
             if is_left:
                 span.fail("lease_lost", "The lease lapsed: others run the job.")
             else:
-                _tell(span, batch.entries[place], outcomes[place])
+                _tell(span, batch.entries[place], self.outcomes[place])
             span.end(at=now)
         whole.end(at=now)
 
@@ -101,8 +102,13 @@ class BatchTrace:
         return tracing.begin(f"process {model}", parent, attributes, kind=Kind.CONSUMER, at=claimed_at)
 
 
-def of(batch: Batch, spec: ModelSpec, *, began: float, ran_at: float) -> BatchTrace | None:
-    """What there is to write of a batch; None where tracing is off, or no job of it is of a sampled trace."""
+def of(
+    batch: Batch, spec: ModelSpec, outcomes: Sequence[CompletedJob], *, began: float, ran_at: float
+) -> BatchTrace | None:
+    """What there is to write of a batch that ran.
+
+    None where tracing is off, or no job of it is of a sampled trace.
+    """
     if not tracing.is_on():
         return None
     sent = []
@@ -116,7 +122,7 @@ def of(batch: Batch, spec: ModelSpec, *, began: float, ran_at: float) -> BatchTr
         if parent and tracing.is_sampled(parent):
             # A job may say what it likes: a time that no span can have would cost all spans beside it.
             sent.append((place, parent, min(max(accepted_at, 0.0), batch.claimed_at + _APART_S)))
-    return BatchTrace(batch, spec, began, ran_at, sent) if sent else None
+    return BatchTrace(batch, spec, outcomes, began, ran_at, sent) if sent else None
 
 
 def _tell(span: Span, entry: BatchEntry, outcome: CompletedJob) -> None:

@@ -106,24 +106,26 @@ class Worker:
 
         Returns the number of jobs in the batch.
         """
-        worker = self.lease.worker
+        worker, parts = self.lease.worker, self.pipeline.parts
         try:
-            self.pipeline.parts.grow()
-            if self.pipeline.claims_uncertain:
+            if self.lease.shards_served > parts.shards:
+                parts.grow()
+            if parts.own.is_uncertain and parts.shards == 1:  # shards see to it themselves
                 self.pipeline.give_back()
             jobs = self.pipeline.step()
-            if not jobs and not self.pipeline.parts.wait(IDLE_S) and self.pipeline.parts.find_forgotten():
+            if not jobs and not parts.wait(IDLE_S) and parts.find_forgotten():
                 # It has nothing in hand: Redis forgot that it completed these, in a fail-over or a crash.
                 _LOG.warning("%s: Redis has forgotten completed jobs: they run again", self.spec.name)
         except LeaseLost:
             self.registration.ensure(lost=worker)
             return 0
         except BrokerUnavailable as error:
-            self.pipeline.parts.own.is_uncertain = True
+            parts.own.is_uncertain = True
             self.outage.failed(error, self.spec.name)
             self.stopping.wait(RECONNECT_S)
             return 0
-        self.outage.succeeded(self.spec.name)
+        if self.outage.is_failing:
+            self.outage.succeeded(self.spec.name)
         return jobs
 
     def leave(self) -> None:

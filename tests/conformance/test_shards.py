@@ -79,7 +79,7 @@ def _join(worker: Worker) -> None:
     worker.lease.announce(fakes.READY)
     parts = worker.pipeline.parts
     parts.grow()
-    eventually(lambda: all(part.is_open for part in parts._parts))
+    eventually(lambda: all(part.is_open for part in parts.parts))
 
 
 @pytest.fixture
@@ -195,8 +195,9 @@ def test_a_recovered_job_runs_with_nothing_of_another_shard(
         if taken := worker.pipeline.claim():
             batches.append([entry.id for entry in taken.entries])
             outcomes = [CompletedJob(each) for each in batches[-1]]
-            worker.pipeline._complete_shares(taken, outcomes, None)
-            worker.pipeline.settle()
+            for share in taken.shares:
+                own, outcomes = outcomes[: share.jobs], outcomes[share.jobs :]
+                worker.pipeline.complete(share, own)
     assert [marked.id] in batches
     assert sum(map(len, batches)) == 3
 
@@ -218,7 +219,7 @@ def test_a_part_that_is_being_put_right_is_not_claimed_from_for_a_job_that_runs_
     (marked,) = web.enqueue(1, shard=2)
     client.hset(parts[3].attempts, marked.id, "1")
     (other,) = web.enqueue(1, shard=0)
-    lone = worker.pipeline.parts.part(3)
+    lone = worker.pipeline.parts.parts[3]
     worker.pipeline.parts._lone, lone.is_uncertain = lone, True
     assert _claimed(worker) == [other.id]
 
@@ -232,8 +233,8 @@ def test_a_batch_that_was_taken_away_before_it_ran_is_not_held_for_ever(
     def claim_and_pause() -> Batch | None:
         """As if the process had stood still until a peer reaped it."""
         batch = claim()
-        for part in pipeline.parts._parts:
-            lost, (seconds, _) = part.worker, client.time()
+        for part in pipeline.parts.parts:
+            lost, (seconds, _) = part.lease.worker, client.time()
             client.zadd(part.registration.lease._keys.workers, {lost: -seconds})
             part.registration.ensure(lost=lost)
         return batch
@@ -241,7 +242,7 @@ def test_a_batch_that_was_taken_away_before_it_ran_is_not_held_for_ever(
     with monkeypatch.context() as pause:
         pause.setattr(pipeline, "claim", claim_and_pause)
         fakes.step(worker)
-    recovered = [part.registration.lease.recover_lost() for part in pipeline.parts._parts]
+    recovered = [part.registration.lease.recover_lost() for part in pipeline.parts.parts]
     assert sum(sum(each.values()) for each in recovered) == 2  # each runs alone now
     eventually(lambda: fakes.step(worker) + fakes.step(worker) == 0)
     assert all(isinstance(web.producer.poll(MODEL, each.id), Result) for each in jobs)
@@ -255,9 +256,9 @@ def test_claims_of_a_lost_worker_go_back_in_every_shard(
         web.enqueue(1, shard=shard)
     assert len(_claimed(worker)) == SHARDS
     seconds, _ = client.time()
-    for part in worker.pipeline.parts._parts:
-        client.zadd(part.registration.lease._keys.workers, {part.worker: seconds - 1})
-    recovered = [part.registration.lease.recover_lost() for part in peer.pipeline.parts._parts]
+    for part in worker.pipeline.parts.parts:
+        client.zadd(part.registration.lease._keys.workers, {part.lease.worker: seconds - 1})
+    recovered = [part.registration.lease.recover_lost() for part in peer.pipeline.parts.parts]
     assert sum(sum(each.values()) for each in recovered) == SHARDS
     assert _left(client, parts) == 0
     assert _run_all(peer) == SHARDS
@@ -267,16 +268,16 @@ def test_claims_of_a_lost_worker_go_back_in_every_shard(
 def test_a_lease_that_is_lost_in_one_shard_is_lost_there_alone(
     client: redis.Redis, worker: Worker, web: Web, parts: list[ModelKeys]
 ) -> None:
-    lost = worker.pipeline.parts.part(2)
-    client.zadd(parts[2].workers, {lost.worker: -1.0})
-    before = [part.worker for part in worker.pipeline.parts._parts]
+    lost = worker.pipeline.parts.parts[2]
+    client.zadd(parts[2].workers, {lost.lease.worker: -1.0})
+    before = [part.lease.worker for part in worker.pipeline.parts.parts]
     jobs = [each for shard in range(SHARDS) for each in web.enqueue(1, shard=shard)]
     done = 0
     deadline = time.monotonic() + 20
     while done < SHARDS and time.monotonic() < deadline:
         done += fakes.step(worker)
     assert all(isinstance(web.producer.poll(MODEL, each.id), Result) for each in jobs)
-    after = [part.worker for part in worker.pipeline.parts._parts]
+    after = [part.lease.worker for part in worker.pipeline.parts.parts]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, True, False, True]
 
 

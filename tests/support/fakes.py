@@ -200,7 +200,7 @@ def unregistered_worker(
 def step(worker: Worker) -> int:
     """One batch, and until it is completed. Returns its size."""
     jobs = worker.step()
-    worker.pipeline.settle()
+    worker.pipeline.parts.settle()
     return jobs
 
 

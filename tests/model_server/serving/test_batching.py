@@ -1,6 +1,8 @@
 """Forming a batch, and finding the job that spoils one. No Redis, no clock, no engine."""
 
 import dataclasses
+import math
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -17,8 +19,10 @@ from model_server.engines import Outputs
 from model_server.hooks.own_code import HookLost
 from model_server.serving import batching
 from model_server.serving.batching import Batch, BatchEntry
+from model_server.tasks import TASKS
 from pictures import refit
 from tests.support.fakes import SPEC, FakeEngine, job
+from tests.support.fakes import spec as model_spec
 
 NOW = 1000.0
 
@@ -27,10 +31,9 @@ def _claimed(made: Job, *, attempts: int = 0, pending: bool = True) -> ClaimedJo
     return ClaimedJob(made.id, attempts, pending, codec.encode_job(made))
 
 
-def _form(*claimed: ClaimedJob, only_places: bool = False) -> Batch:
-    return batching.form(
-        claimed, SPEC, worker="w", began=0.0, now=NOW, max_attempts=3, only_places=only_places
-    )
+def _form(*claimed: ClaimedJob, task: str = "classification") -> Batch:
+    spec = dataclasses.replace(model_spec(Path()), task=TASKS[task])
+    return batching.form(claimed, spec, began=0.0, now=NOW, max_attempts=3)
 
 
 def _runnable(batch: Batch) -> list[BatchEntry]:
@@ -189,7 +192,7 @@ def test_where_places_matter_only_what_keeps_them_is_scaled(
     tag: str, shape: tuple[int, int, int], keeps: bool
 ) -> None:
     claimed = _claimed(msgspec.structs.replace(job(now=NOW, shape=shape), input=tag))
-    (entry,) = _form(claimed, only_places=True).entries
+    (entry,) = _form(claimed, task="detection").entries
     assert (entry.error is None) is keeps
     assert not entry.is_poison
 
@@ -228,3 +231,12 @@ def test_what_became_late_while_its_batch_waited_for_the_device_is_not_run() -> 
     assert [type(entry.error) for entry in batch.entries] == [type(None), DeadlinePassed, type(None)]
     late = _form(_claimed(made[1]))
     assert batching.run(late.entries, predict, now=lambda: NOW + 10) == 0
+
+
+def test_deadlines_are_kept_on_the_monotonic_clock() -> None:
+    spec = model_spec(Path())
+    claimed = [_claimed(job(now=NOW, deadline_in_s=60)), _claimed(_at_now(), pending=False)]
+    batch = batching.form(claimed, spec, began=0.0, now=NOW, max_attempts=3, offset_s=NOW - 7)
+    assert [entry.late_at for entry in batch.entries] == [67, math.inf]
+    assert batching.run(batch.entries, FakeEngine().predict, now=lambda: 66.9) == 1
+    assert batching.run(batch.entries, FakeEngine().predict, now=lambda: 67.0) == 0

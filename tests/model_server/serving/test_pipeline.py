@@ -12,11 +12,12 @@ from broker.consumer import CompletedJob, Consumer
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.serving.batching import Batch, BatchEntry, BatchShare
+from model_server.serving.batching import Batch, BatchEntry
 from model_server.serving.device import Device
 from model_server.serving.pipeline import Pipeline, WorkerLimits
-from model_server.serving.queue_parts import QueuePart
+from model_server.serving.queue_parts import BatchShare
 from model_server.serving.registration import Registration
+from model_server.serving.traces import BatchTrace
 from tests.support import fakes
 from tests.support.waiting import eventually
 
@@ -57,12 +58,11 @@ class Steps(Pipeline):
         entries = [BatchEntry(str(number), attempts=0) for number in numbers]
         return Batch(
             entries,
-            "w",
             claimed_at=0.0,
             began=0.0,
             waited_s=0.0,
             runs_alone=13 in numbers,
-            shares=(BatchShare(0, "w", len(entries)),),
+            shares=(BatchShare(self.parts.own, "w", len(entries)),),
         )
 
     def run(self, batch: Batch) -> list[CompletedJob]:
@@ -73,15 +73,10 @@ class Steps(Pipeline):
         return outcomes
 
     def complete(
-        self,
-        worker: str,
-        outcomes: list[CompletedJob],
-        trace: Callable[..., None] | None = None,
-        *,
-        part: QueuePart | None = None,
+        self, share: BatchShare, outcomes: list[CompletedJob], trace: BatchTrace | None = None
     ) -> None:
-        assert part is self.parts.own
-        assert worker == "w"
+        assert share.part is self.parts.own
+        assert share.worker == "w"
         assert trace is None  # nothing is traced
         assert self.may_complete.wait(WAIT_S)
         self.log.append(f"completed {_numbers(outcomes)}")
@@ -154,7 +149,7 @@ def test_the_next_runs_while_the_last_is_completed(steps_of: MakeSteps) -> None:
     assert running.is_alive()
     steps.may_complete.set()
     running.join(WAIT_S)
-    steps.settle()
+    steps.parts.settle()
     assert steps.log == ["run [1]", "run [2]", "completed [1]", "completed [2]"]
 
 
@@ -170,7 +165,7 @@ def test_an_error_of_the_claim_ahead_comes_with_the_next_step(steps_of: MakeStep
     assert steps.step() == 1
     with pytest.raises(BrokerUnavailable):
         steps.step()
-    steps.settle()
+    steps.parts.settle()
     assert steps.log == ["run [1]", "completed [1]"]
     assert steps.step() == 1
 

@@ -44,7 +44,7 @@ def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_thr
 
     monkeypatch.setattr(Consumer, "complete", complete_at_last)
     with ThreadPoolExecutor(1) as own, ThreadPoolExecutor(1) as keepers, ThreadPoolExecutor(1) as completer:
-        completion = completer.submit(worker.pipeline.complete, batch.worker, outcomes)
+        completion = completer.submit(worker.pipeline.complete, batch.shares[0], outcomes)
         with monkeypatch.context() as patch:
             patch.setattr(Consumer, "claim", away)
             patch.setattr(Lease, "renew", away)

@@ -76,7 +76,7 @@ def test_a_claim_whose_reply_was_lost_is_given_back_and_claimed_again(
     jobs = enqueue(client, keys, job(), job())
     assert step(worker) == 0
     assert step(worker) == 2
-    assert not worker.pipeline.claims_uncertain  # given back once, and not before every step
+    assert not worker.pipeline.parts.own.is_uncertain  # given back once, and not before every step
     assert [result(client, keys, each.id).attempts for each in jobs] == [0, 0]
 
 
@@ -171,7 +171,7 @@ def test_a_completion_is_tried_again_while_it_drains(
     assert batch is not None
     outcomes = worker.pipeline.run(batch)
     worker.stopping.set()
-    worker.pipeline.complete(batch.worker, outcomes)
+    worker.pipeline.complete(batch.shares[0], outcomes)
     assert result(client, keys, only.id).error is None
 
 
