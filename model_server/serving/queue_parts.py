@@ -37,13 +37,12 @@ class QueuePart:
         """A completion can't be written, and is tried again."""
         self.held = 0
         """Jobs that were claimed and are not completed. Only counted with shards."""
-        self.completing: Future[None] | None = None
-        """The last batch's completion, until somebody has waited for it."""
-        self.news = threading.Event()
-        """Set when that has ended, or got stuck."""
         self._counting = threading.Lock()
         self._completer = ThreadPoolExecutor(1, f"completer-{name}")
+        self._completing: Future[None] | None = None
         self._is_mending = False
+        self._news = threading.Event()
+        """Set when the completion has ended, or got stuck."""
 
     @property
     def is_open(self) -> bool:
@@ -57,14 +56,24 @@ class QueuePart:
 
     def complete(self, task: Callable[[], None]) -> None:
         """Have its thread complete a batch, after those before it."""
-        self.news.clear()
-        self.completing = self._completer.submit(task)
-        self.completing.add_done_callback(lambda _: self.news.set())
+        self._news.clear()
+        self._completing = self._completer.submit(task)
+        self._completing.add_done_callback(lambda _: self._news.set())
 
     def stuck(self) -> None:
         """Redis did not take a completion: whoever waits for that does something else meanwhile."""
         self.is_stuck = True
-        self.news.set()
+        self._news.set()
+
+    def settle(self, *, whole: bool) -> None:
+        """Wait until its last batch is completed; unless `whole`, no longer than until it is stuck."""
+        completing, self._completing = self._completing, None
+        if completing is None:
+            return
+        if not whole:
+            self._news.wait()
+        if whole or completing.done():
+            completing.result()
 
     def mend(self) -> None:
         """Have its thread register, or give back what is claimed; then it is open. Nothing of it may run."""
@@ -220,14 +229,7 @@ class QueueParts:
     def settle(self) -> None:
         """Wait until the last batch is completed; not for a shard that Redis does not answer for."""
         for part in self.parts:
-            completing, part.completing = part.completing, None
-            if completing is None:
-                continue
-            if self.shards > 1:
-                part.news.wait()
-                if not completing.done():
-                    continue
-            completing.result()
+            part.settle(whole=self.shards == 1)
 
     def mend(self, *, but: Sequence[BatchShare] = ()) -> None:
         """Put right what failed, in each part of which no job is in hand. Only with shards."""
