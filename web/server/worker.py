@@ -263,7 +263,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             # Only now: most clients wait for their answer, and so most requests need no call to the selector.
             conn.unwatch(self.poller)
             return
-        if conn.stage is Stage.CLOSED:  # by what was woken before it
+        if conn.stage in (Stage.SENDING, Stage.CLOSED):  # by what was woken before it
             return
         try:
             count = conn.sock.recv_into(self._scratch, 0, socket.MSG_DONTWAIT)

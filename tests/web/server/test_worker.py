@@ -194,7 +194,8 @@ def test_what_was_woken_for_a_closed_connection_does_nothing(serving: Serving) -
     ours, theirs = socket.socketpair()
     with theirs:
         connection = Connection(serving.worker.cfg, ours, None, None)
-        connection.close()
+        serving.worker.nr_conns += 1
+        serving.worker._drop(connection)
         serving.worker._on_readable(connection, ours)
     assert serving.worker.nr_conns == 0
 
@@ -227,6 +228,32 @@ def test_a_client_that_reads_late_gets_all_of_its_answer_and_the_next_one(servin
     assert reader.raw() == (200, b"x" * MUCH)
     assert reader.answer()[0] == 200
     assert serving.worker.sending.unsent == 0
+
+
+def test_what_comes_as_an_answer_ends_that_is_not_read_yet_waits_for_it(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = serving.client()
+    reader.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    begin, sweep, given = serving.worker.enqueue_req, serving.worker.murder_pending, list[Connection]()
+    turns = iter(range(2))
+
+    def after_each_turn() -> None:
+        sweep()
+        if given and next(turns, None) == 1:
+            begin(given[0])
+            eventually(lambda: not serving.worker.method_queue._queue.empty())
+            reader.send(GET)  # the next turn is woken for the end of the answer, and after that for this
+
+    with monkeypatch.context() as patch:
+        patch.setattr(serving.worker, "enqueue_req", given.append)
+        patch.setattr(serving.worker, "murder_pending", after_each_turn)
+        reader.send(GET.replace(b"/echo", b"/much"))
+        eventually(lambda: len(serving.worker.sending) == 1)
+    assert reader.raw() == (200, b"x" * MUCH)
+    assert reader.answer()[0] == 200
+    eventually(lambda: len(serving.worker.keepalived_conns) == 1)
+    assert (len(serving.worker.sending), serving.worker.sending.unsent) == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["SILENCE_S", "GRACE_S"])
