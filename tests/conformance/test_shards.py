@@ -23,6 +23,7 @@ from broker.registry import Registry
 from broker.shards import ShardMap
 from broker.webhooks import WebhookStore
 from model_server.serving.batching import Batch
+from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.worker import Worker
 from tests.conformance.test_dead_letters import box
 from tests.support import fakes
@@ -127,6 +128,26 @@ def test_a_worker_is_registered_in_each_shard_under_an_id_of_its_own(
     assert [client.zcount(part.workers, 0, "+inf") for part in parts] == [0] * (1 + SHARDS)
 
 
+def test_the_lease_of_each_shard_is_kept_until_the_worker_leaves(
+    client: redis.Redis, keys: Keys, tmp_path: Path, parts: list[ModelKeys]
+) -> None:
+    made = fakes.worker(client, keys, FakeEngine(), tmp_path, shards=SHARDS)
+    its = made.pipeline.parts
+    its.keeper_of = lambda registration: LeaseKeeper(
+        registration, lease_s=0.3, model_call_max_s=60, on_hung=lambda: None
+    )
+    _join(made)
+
+    def ends() -> list[float]:
+        return [float(client.zrange(part.workers, 0, -1, withscores=True)[0][1]) for part in parts[1:]]
+
+    before = ends()
+    eventually(lambda: all(now > then for now, then in zip(ends(), before, strict=True)))
+    keepers = [its.parts[1 + shard].keeper for shard in range(SHARDS)]
+    made.leave()
+    assert [keeper is not None and keeper.is_alive() for keeper in keepers] == [False] * SHARDS
+
+
 def test_every_job_is_run_once_whichever_shard_it_is_in(
     client: redis.Redis, worker: Worker, web: Web, parts: list[ModelKeys]
 ) -> None:
@@ -171,6 +192,17 @@ def test_an_empty_shard_is_not_asked_unless_its_bell_rang(
     worker.pipeline.parts._asked_all_at = time.monotonic()  # all are asked once a second
     assert len(_claimed(worker)) == 1
     assert calls(client, "evalsha") == 1
+
+
+def test_a_lost_bell_costs_a_second_at_most(
+    client: redis.Redis, worker: Worker, web: Web, parts: list[ModelKeys]
+) -> None:
+    assert _claimed(worker) == []
+    jobs = [each.id for shard in range(SHARDS) for each in web.enqueue(1, shard=shard)]
+    for part in parts:
+        client.delete(part.bell)
+    worker.pipeline.parts._asked_all_at -= 1.0
+    assert sorted(_claimed(worker)) == sorted(jobs)
 
 
 def test_an_idle_worker_wakes_for_any_shard(worker: Worker, web: Web) -> None:
@@ -246,6 +278,40 @@ def test_a_batch_that_was_taken_away_before_it_ran_is_not_held_for_ever(
     assert sum(sum(each.values()) for each in recovered) == 2  # each runs alone now
     eventually(lambda: fakes.step(worker) + fakes.step(worker) == 0)
     assert all(isinstance(web.producer.poll(MODEL, each.id), Result) for each in jobs)
+
+
+def test_what_a_part_has_given_back_holds_up_no_job_that_runs_alone(
+    client: redis.Redis, worker: Worker, web: Web, parts: list[ModelKeys]
+) -> None:
+    jobs = web.enqueue(2, shard=0)
+    assert len(_claimed(worker)) == 2
+    its = worker.pipeline.parts
+    its.parts[1].is_uncertain = True  # as after a claim whose reply was lost
+    its.mend()
+    eventually(lambda: its.parts[1].is_open)
+    jobs += web.enqueue(1, shard=2)
+    client.hset(parts[3].attempts, jobs[-1].id, "1")
+    for _ in range(10):
+        fakes.step(worker)
+    assert all(isinstance(web.producer.poll(MODEL, each.id), Result) for each in jobs)
+
+
+def test_what_is_in_hand_is_not_given_back(
+    client: redis.Redis, worker: Worker, web: Web, parts: list[ModelKeys]
+) -> None:
+    web.enqueue(2, shard=0)
+    its = worker.pipeline.parts
+    batch = worker.pipeline.claim()
+    assert batch is not None
+    part = its.parts[1]
+    part.is_uncertain = True
+    its.mend(but=batch.shares)
+    part.complete(lambda: None)  # after whatever its thread was given before
+    part.settle(whole=True)
+    assert (part.is_open, _left(client, parts)) == (False, 2)
+    its.mend()
+    eventually(lambda: part.is_open)
+    assert _left(client, parts) == 0
 
 
 def test_claims_of_a_lost_worker_go_back_in_every_shard(
