@@ -28,13 +28,14 @@ class _Handler(BaseHTTPRequestHandler):
         is_look = "Range" in self.headers  # of one byte
         status = 304 if unchanged else 206 if is_look else 200
         content = server.content[:1] if is_look else server.content
+        has_body = not unchanged and server.status == 200
         self.send_response(status if server.status == 200 else server.status)
         if server.location:
             self.send_header("Location", server.location)
         self.send_header("ETag", stamp)
-        self.send_header("Content-Length", "0" if unchanged else str(len(content)))
+        self.send_header("Content-Length", str(len(content) if has_body else 0))
         self.end_headers()
-        if unchanged or server.status != 200:
+        if not has_body:
             return
         if is_look:
             self.wfile.write(content)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -100,6 +101,15 @@ def _lying_size(told: int) -> io.BytesIO:
     return io.BytesIO(packed.replace((5000).to_bytes(4, "little"), told.to_bytes(4, "little")))
 
 
+def _long_directory() -> io.BytesIO:
+    """A zip whose table of contents has 46 bytes, and in the record for large zips, which counts, 32 MB."""
+    large = struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, 2**25, 4)
+    leads_there = struct.pack("<4sLQL", b"PK\6\7", 0, 4, 1)
+    return io.BytesIO(
+        b"PK\3\4" + large + leads_there + struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 1, 1, 46, 4, 0)
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("packed", "told"),
@@ -124,6 +134,7 @@ def _lying_size(told: int) -> io.BytesIO:
         (lambda: zipped(GOOD | {f"dog/{number}": b"" for number in range(10_000)}), "more than 10,000 files"),
         (lambda: tarred(GOOD | {f"dog/{number}": b"" for number in range(10_000)}), "more than 10,000 files"),
         (lambda: zipped({f"{number:0250}": b"" for number in range(60_000)}), "more than 10,000 files"),
+        (_long_directory, "more than 10,000 files"),
         (_long_header, "header that is too long"),
         (lambda: io.BytesIO(b"<html>not found</html>"), "neither a .zip nor"),
         (lambda: io.BytesIO(b"PK\3\4" + bytes(100)), "damaged"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from model_server.catalogue.model_spec import CatalogueError
+from model_server.stores import model_store
 from model_server.stores.model_store import ModelStore, StoreOptions
 from tests.e2e.told_server import write
 from tests.support import ROOT, http_server
@@ -121,6 +122,21 @@ def test_without_a_copy_the_reason_is_told_and_has_no_address(follow: Follow, se
     eventually(lambda: _has(store))
 
 
+def test_a_model_without_a_copy_is_looked_for_more_often(
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_store, "_RETRY_S", 0.1)
+    server.status = 503
+    store = ModelStore(StoreOptions(server.url, tmp_path / "cache", look_s=600, most_mb=1), [MODEL])
+    store.start()
+    try:
+        eventually(store.is_ready)
+        server.status = 200
+        eventually(lambda: _has(store))
+    finally:
+        store.stop()
+
+
 def test_with_a_copy_a_start_needs_no_store(follow: Follow, server: ArchiveServer) -> None:
     first = follow()
     eventually(lambda: _has(first))
@@ -164,6 +180,16 @@ def test_what_did_not_come_whole_or_may_not_come_is_not_served(
     }
     assert words[cause] in store.reason(MODEL)
     assert _versions(tmp_path) == []
+
+
+def test_a_login_goes_to_its_own_server_alone(follow: Follow, server: ArchiveServer, folder: Path) -> None:
+    with http_server.running(ArchiveServer(zipped(folder))) as other:
+        server.status, server.location = 302, other.url
+        store = follow(server.url.replace("//", "//ann:secret@"))
+        eventually(lambda: _has(store))
+        store.stop()
+        assert {login for _, login in server.asked} == {"Basic YW5uOnNlY3JldA=="}
+        assert {login for _, login in other.asked} == {""}
 
 
 def test_https_is_verified(
