@@ -1,5 +1,6 @@
 """A Redis Cluster as one client, on a real one: where commands go, and what follows a slot that moves."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 from redis.crc import key_slot
-from redis.exceptions import TryAgainError
+from redis.exceptions import MovedError, TryAgainError
 
 from broker import cluster
 from broker.addresses import Address
@@ -301,6 +302,41 @@ def test_a_command_that_was_lost_is_not_sent_again(client: redis.Redis) -> None:
     with pytest.raises(redis.TimeoutError):
         client.follow(0, lose)
     assert sent == 1
+
+
+def test_nodes_that_do_not_agree_who_has_a_slot_are_not_followed_for_ever(
+    nodes: RedisCluster, client: redis.Redis
+) -> None:
+    assert isinstance(client, ClusterClient)
+    sent = itertools.count()
+
+    def send(_node: redis.Redis, _asking: bool) -> None:
+        number = next(sent)
+        if number == 100:
+            pytest.fail("it goes on and on")
+        raise MovedError(f"0 127.0.0.1:{nodes.nodes[number % 2].port}")
+
+    with pytest.raises(TryAgainError, match="do not agree"):
+        client.follow(0, send)
+
+
+def test_a_node_that_names_a_port_alone_means_its_own_host(nodes: RedisCluster, client: redis.Redis) -> None:
+    assert isinstance(client, ClusterClient)
+    to, sent = nodes.nodes[1].port, itertools.count()
+
+    def send(node: redis.Redis, _asking: bool) -> redis.Redis:
+        if next(sent) == 0:
+            raise MovedError(f"0 :{to}")
+        return node
+
+    place = client.follow(0, send).connection_pool.connection_kwargs
+    assert (place["host"], place["port"]) == ("127.0.0.1", to)
+
+
+def test_one_node_of_the_url_that_answers_is_enough(nodes: RedisCluster) -> None:
+    for _ in range(8):  # they are asked in any order
+        with connect(f"cluster://127.0.0.1:1,127.0.0.1:{nodes.nodes[0].port}", timeout_s=1) as client:
+            assert client.ping()
 
 
 def test_a_cluster_of_which_no_node_answers_is_said_so() -> None:
