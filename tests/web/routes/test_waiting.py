@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from broker.admission import LENGTH_VALID_S
 from broker.errors import BrokerUnavailable, Overloaded
 from broker.keys import Keys
-from broker.messages import Result
+from broker.messages import Job, Result
 from broker.producer import Producer
 from pictures import fit
 from pictures.fit import PreparedPicture
@@ -113,6 +113,22 @@ def test_when_the_client_has_gone_none_of_its_pictures_is_waited_for(
     monkeypatch.setattr("web.routes.predict.is_client_gone", gone)
     service.client.post("/predict", data=form(*[png(0)] * 3))
     assert looks == [False, False, True]
+    assert client.keys(keys.of(MODEL).result("*")) == []
+
+
+def test_when_the_client_has_gone_the_rest_of_its_pictures_is_not_submitted(
+    service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueued, enqueue = [], Producer.enqueue
+
+    def counted(self: Producer, model: str, job: Job, *more: Any) -> str:  # noqa: ANN401 - as they come
+        enqueued.append(job.id)
+        return enqueue(self, model, job, *more)
+
+    monkeypatch.setattr(Producer, "enqueue", counted)
+    monkeypatch.setattr("web.routes.predict.is_client_gone", lambda: True)
+    service.client.post("/predict", data=form(*[png(0)] * 3))
+    assert len(enqueued) == 1
     assert client.keys(keys.of(MODEL).result("*")) == []
 
 
