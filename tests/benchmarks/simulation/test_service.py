@@ -63,6 +63,27 @@ def test_a_network_that_is_too_slow_for_the_deadline_gives_504() -> None:
     assert [each.latency_s for each in simulation.answers] == [pytest.approx(0.5, abs=0.01)] * 2
 
 
+def _overloaded(*, decode_s: float, cores: int, queue_limit: int) -> list[PictureFate]:
+    """What becomes of twice as many pictures as the network can do."""
+    settings = Settings(batch_size=8, request_timeout_s=1, queue_limit=queue_limit, web_workers=1)
+    costs, fleet = replace(COSTS, decode_s=decode_s), Fleet(settings=settings, web_cores=cores)
+    simulation = ServiceSimulation(fleet, NetworkSpeed.read("60+10n"), costs, window=Window(1, 8))
+    simulation.run(list(Curve("poisson", 120.0, 10.0).times(seed=1)))
+    return [each.fate for each in simulation.answers]
+
+
+def test_who_would_be_late_at_the_pace_that_is_measured_is_refused() -> None:
+    fates = _overloaded(decode_s=0.001, cores=4, queue_limit=10_000)
+    assert fates.count(PictureFate.LATE) < 0.15 * len(fates)
+    assert fates.count(PictureFate.REFUSED) > 0.3 * len(fates)
+
+
+def test_who_waited_for_a_decoder_is_judged_again() -> None:
+    fates = _overloaded(decode_s=0.02, cores=1, queue_limit=20)
+    assert fates.count(PictureFate.LATE) < 0.15 * len(fates)
+    assert fates.count(PictureFate.REFUSED) > 0.3 * len(fates)
+
+
 def test_little_s_law_holds() -> None:
     duration_s = 20.0
     times = list(Curve("poisson", 80.0, duration_s).times(seed=2))
