@@ -73,4 +73,5 @@ def without_extras(jpeg: bytes) -> tuple[bytes, bytes]:
             begin = at
     else:
         raise ValueError("more segments than any encoder writes")
-    return b"".join((*pieces, jpeg[begin:])), exif
+    # No scan has come. Pillow would read on behind the picture's end: nothing there was looked at.
+    return b"".join((*pieces, jpeg[begin:at])), exif

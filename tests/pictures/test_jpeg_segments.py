@@ -88,6 +88,7 @@ def test_a_phone_s_second_picture_stays_behind_the_first() -> None:
         _segment(0xDB, bytes(65) * 1000) * 150,
         b"\xff\xd0" * 2_000_000,
         _segment(0xF0, bytes(65_000)) * 150,
+        b"\xff\xd9" + _segment(0xFE, b"") * 5_000_000,  # Pillow reads on behind the end
     ],
 )
 def test_what_no_encoder_writes_is_refused_at_once(segments: bytes) -> None:
@@ -112,6 +113,13 @@ def test_some_thousand_segments_are_the_most(count: int) -> None:
     else:
         with pytest.raises(InvalidImage):
             decode(upload, max_pixels=MANY)
+
+
+@pytest.mark.parametrize("looked_at", [b"", b"\xff\xd9", _segment(0xDB, bytes(65)), _segment(0xFE, b"x")])
+@pytest.mark.parametrize("rest", [b"", b"\0rest", b"\xff"])
+def test_of_one_without_a_scan_nothing_is_kept_that_was_not_looked_at(looked_at: bytes, rest: bytes) -> None:
+    kept = b"" if looked_at.startswith(b"\xff\xfe") else looked_at
+    assert jpeg_segments.without_extras(b"\xff\xd8" + looked_at + rest) == (b"\xff\xd8" + kept, b"")
 
 
 @pytest.mark.parametrize("cut", [3, 20, 200])
