@@ -77,6 +77,13 @@ def test_two_that_wait_have_one_job(service: Service, client: redis.Redis, keys:
     assert _waiters(service) == 0
 
 
+@pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
+def test_a_repeat_waits_for_a_polled_job_no_longer_than_for_its_own(service: Service) -> None:
+    assert _polled(service).status_code == 202
+    late = _post(service)
+    assert (late.status_code, late.get_json()["error"]["code"]) == (504, "deadline_passed")
+
+
 def test_of_two_that_decode_at_once_one_is_enqueued(
     service: Service, client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
