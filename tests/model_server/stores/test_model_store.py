@@ -137,6 +137,15 @@ def test_a_model_without_a_copy_is_looked_for_more_often(
         store.stop()
 
 
+def test_it_is_ready_once_every_model_has_a_version(server: ArchiveServer, tmp_path: Path) -> None:
+    options = StoreOptions(server.url, tmp_path / "cache", look_s=600, most_mb=1)
+    store = ModelStore(options, [MODEL, "other"])  # not started: nothing was looked at
+    store.link(MODEL).mkdir()
+    assert not store.is_ready()
+    store.link("other").mkdir()
+    assert store.is_ready()
+
+
 def test_with_a_copy_a_start_needs_no_store(follow: Follow, server: ArchiveServer) -> None:
     first = follow()
     eventually(lambda: _has(first))
