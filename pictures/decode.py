@@ -185,7 +185,7 @@ def decode_near(upload: bytes, *, max_pixels: int, needed: Size, dct: Dct = Dct.
 
 
 def _other_format(upload: bytes, *, max_pixels: int, needed: Size) -> tuple[Image.Image, tuple[int, int]]:
-    """What is no JPEG, decoded as it is stored, and the (width, height) of the whole."""
+    """An upload that is not a JPEG, decoded as it is stored, and the (width, height) of the whole."""
     if confined.is_for(upload):
         return _confined(upload, max_pixels=max_pixels, needed=needed)
     if upload.startswith(ico.SIGNATURES) and (icon := ico.largest(upload)) is not None:

@@ -1,7 +1,8 @@
 """What happens to every request, whatever it asks: it has an id, it is counted and timed.
 
-Owns when a request begins and ends, and the header fields that all answers have. request_ids.py has the ids,
-web/metrics.py the metrics. What only some installations want is in the other modules of this package.
+Owns when a request begins and ends, whose interface it speaks, the header fields that all answers have, and
+which answers depend on what the client accepts. request_ids.py has the ids, web/metrics.py the metrics. What
+only some installations want is in the other modules of this package.
 """
 
 import logging
