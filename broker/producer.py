@@ -46,7 +46,7 @@ last push tells nothing of the lanes."""
 _MOST_LANES: Final = 1024
 """Lanes whose lengths are remembered."""
 
-_NOTHING_TOLD: Final = (-math.inf, QueueLengths(0, 0))
+_NO_LENGTHS: Final = (-math.inf, QueueLengths(0, 0))
 
 REPLICAS_WAIT_MS: Final = 500
 """Within the web tier's time-out for a reply. A replica that is well has a job in about a millisecond."""
@@ -133,7 +133,7 @@ class Producer:
         self._clock = clock or RedisClock()
         self._refusals = refusals
         self._monotonic = monotonic
-        self._told: dict[tuple[str, str], tuple[float, QueueLengths]] = {}
+        self._last_lengths: dict[tuple[str, str], tuple[float, QueueLengths]] = {}
         """By model and lane, when and what Redis last told of the queue. Without a lane that is from the last
         push of a job whose client waits, and counts no others."""
         self._lanes_at: dict[str, float] = {}
@@ -175,8 +175,8 @@ class Producer:
         now = self._monotonic()
         if lane and not polled:
             self._lanes_at[model] = now
-            self._told.pop((model, ""), None)
-        told_at, told = self._told.get((model, lane), _NOTHING_TOLD)
+            self._last_lengths.pop((model, ""), None)
+        told_at, told = self._last_lengths.get((model, lane), _NO_LENGTHS)
         if not polled and now - told_at < admission.LENGTH_VALID_S:
             length = told.total if lane else told.waiting
             is_believed = admission.is_believed(length, age_s=now - told_at, room=room)
@@ -188,9 +188,9 @@ class Producer:
         with self._reported(model), translated("measure a queue", self._redis, parts[-1].types):
             lengths = self._lanes.lengths(parts, lane)
         if lane:
-            if len(self._told) >= _MOST_LANES:
-                self._told.clear()
-            self._told[model, lane] = self._monotonic(), lengths
+            if len(self._last_lengths) >= _MOST_LANES:
+                self._last_lengths.clear()
+            self._last_lengths[model, lane] = self._monotonic(), lengths
         admission.judge(model, lengths, pace, room=room, timeout_s=timeout_s, polled=polled, lane=lane)
 
     def depths(self, models: Iterable[str]) -> dict[str, "QueueDepth"]:
@@ -526,7 +526,7 @@ class Producer:
                     # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
                     if webhook:
                         self.webhooks.add(pipe, model, job.id, webhook)
-                    pipe.set(f"{keys.result_prefix}{job.id}", codec.encode_queued(job), ex=key_ttl_s)
+                    pipe.set(keys.result(job.id), codec.encode_queued(job), ex=key_ttl_s)
                     if not is_noted and keys is own:
                         self._noted_at[model] = now
                         pipe.set(own.asked, self._clock.of(model).now(), ex=key_ttl_s)
@@ -544,7 +544,7 @@ class Producer:
             # Of one shard: jobs are spread at random, so each has about as many.
             length *= self._shards.count(model) if model in self._shards.split else 1
             told = QueueLengths(length, self._limits.queue_jobs, waiting_before=length)
-            self._told[model, ""] = self._monotonic(), told
+            self._last_lengths[model, ""] = self._monotonic(), told
         return job.id
 
     def _note_asked(self, keys: ModelKeys) -> None:
