@@ -5,10 +5,10 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Four processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
-# Of three, beside the importers' and the containers' suites, a fifth of the cores' time was left.
+# Three processes of pytest-xdist on two cores: tests wait for some of their time, of processes and of the clock.
+# Four took as long, and each test longer.
 CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
-SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 2 )))
+SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
 # `.ci/run` has one: other suites run beside it.
 IMPORTERS := 2
 PLAIN := not browser and not compose and not importers and not network and not protocols and not stores

@@ -108,7 +108,11 @@ class Stack:
     def start_web(self) -> subprocess.Popen[bytes]:
         """Start Gunicorn and wait until it answers."""
         process = self.start("gunicorn", "-c", "web/gunicorn.conf.py", log="web")
-        eventually(lambda: self.answers("/healthz"), within_s=START_S)
+        try:
+            eventually(lambda: self.answers("/healthz"), within_s=START_S)
+        except AssertionError as error:
+            log = (self.folder / "web.log").read_text()[-3000:]
+            raise AssertionError(f"the web tier does not answer (exit {process.poll()}): {log}") from error
         return process
 
     def start_grpc(self) -> subprocess.Popen[bytes]:
