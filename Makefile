@@ -41,7 +41,7 @@ check: $(VENV)/.dev ## Lint and the fast tests: about a minute
 	@$(MAKE) --no-print-directory --jobs=2 lint fast
 
 fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal -m "$(PLAIN) and not slow and not alone"
+	$(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) --dist worksteal -m "$(PLAIN) and not slow and not alone"
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
