@@ -22,9 +22,6 @@ PENDING: Final = b"pending"
 """What a result key begins with until it has the job's result. A letter follows for where the job is: q means
 among those that are waited for, p among those that are polled, c claimed."""
 
-_PENDING_FORM: Final = PENDING + b" %s %.3f %.3f"
-"""With where the job is, when it was accepted, and its deadline. Its owner or its lane may follow."""
-
 ID_START: Final = len('{"id":"')
 """Where a job's id begins in its JSON (0-based); the Lua scripts read 36 characters from here."""
 ID_LENGTH: Final = 36
@@ -74,14 +71,17 @@ def encode_pending(accepted_at: float, deadline: float, owner: str = "") -> byte
 
     Of a job that no queue holds: it is claimed from the first.
     """
-    value = _PENDING_FORM % (b"c", accepted_at, deadline)
-    return b"%s %s" % (value, owner.encode("ascii")) if owner else value
+    return _pending(b"c", accepted_at, deadline, owner)
 
 
 def encode_queued(job: Job) -> bytes:
     """The same for a job in a queue, with its lane. Claims and recoveries change its letter."""
-    value = _PENDING_FORM % (b"p" if job.polled else b"q", job.accepted_at, job.deadline)
-    return b"%s %s" % (value, job.lane.encode("ascii")) if job.lane else value
+    return _pending(b"p" if job.polled else b"q", job.accepted_at, job.deadline, job.lane)
+
+
+def _pending(letter: bytes, accepted_at: float, deadline: float, whose: str) -> bytes:
+    value = b"%s %s %.3f %.3f" % (PENDING, letter, accepted_at, deadline)
+    return b"%s %s" % (value, whose.encode("ascii")) if whose else value
 
 
 def decode_pending(value: bytes) -> tuple[float, float] | None:

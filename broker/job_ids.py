@@ -79,9 +79,8 @@ class JobIds:
 
         Only the id of a job that is polled seals the two.
         """
-        if self._monotonic() - self._checked_at >= CHECK_S:
-            # For any job: this look is also what finds, and tells, that Redis has lost everything.
-            self._look_for_secret()
+        # For any job: this look is also what finds, and tells, that Redis has lost everything.
+        self._look_for_secret()
         drawn = secrets.randbits(_DRAWN_BITS) & ~SHARD_MASK
         if model in self._shards.split:
             drawn |= shard_bits(self._shards.pick(model))
@@ -110,6 +109,8 @@ class JobIds:
 
     def _look_for_secret(self) -> None:
         """Look whether Redis still has the secret, where this was a while ago and no other thread does it."""
+        if self._monotonic() - self._checked_at < CHECK_S:
+            return
         if self._checking.acquire(blocking=not self._secrets):
             try:
                 if self._monotonic() - self._checked_at >= CHECK_S:

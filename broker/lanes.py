@@ -90,8 +90,7 @@ class LaneReader:
         (keys,) = parts
         with self._redis.pipeline(transaction=False) as pipe:
             ask(pipe, keys)
-            waiting, polled, has_lanes = pipe.execute()
-        return self.shared(keys) if has_lanes else of_lists(waiting, polled)
+            return self._read(keys, pipe.execute(), lane)
 
     def _together(self, parts: Sequence[ModelKeys], lane: str) -> QueueLengths:
         """The same for a lane, or of several parts: in one round trip, with as many replies of each."""

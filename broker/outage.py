@@ -49,8 +49,7 @@ class Outage:
         self._lock = threading.Lock()
         self._troubles: dict[str | None, _Trouble] = {}
         """Of the model that Redis refuses something; None: Redis can't be reached."""
-        self.is_failing = False
-        """Somebody failed, and has not succeeded since."""
+        self._is_failing = False
 
     def failed(self, error: BrokerUnavailable, model: str = "", *, who: Hashable = None) -> None:
         """`who`, by default this thread, could not do something for `model`."""
@@ -61,17 +60,17 @@ class Outage:
                 self._failed(model, f"{model}: {error.detail}" if model else error.detail, who)
             else:
                 self._failed(None, error.detail, who)
-            self.is_failing = True
+            self._is_failing = True
 
     def succeeded(self, model: str = "", *, who: Hashable = None) -> None:
         """It could. Costs nothing while there is no trouble."""
-        if not self.is_failing:
+        if not self._is_failing:
             return
         who = threading.current_thread() if who is None else who
         with self._lock:
             for trouble in (None, model):
                 self._succeeded(trouble, who)
-            self.is_failing = any(trouble.failing for trouble in self._troubles.values())
+            self._is_failing = any(trouble.failing for trouble in self._troubles.values())
 
     def _failed(self, of: str | None, message: str, who: Hashable) -> None:
         now = self._monotonic()

@@ -538,11 +538,11 @@ class Producer:
                     pipe.expire(queue, key_ttl_s)
                     ring(pipe, keys, ttl_s=key_ttl_s)
                     length = int(pipe.execute()[-5])
-        if self._refusals is not None and self._refusals.is_failing:
+        if self._refusals is not None:
             self._refusals.succeeded(model, who=self)
         if not (job.polled or job.lane) and now - self._lanes_at.get(model, -math.inf) >= _LANES_S:
             # Of one shard: jobs are spread at random, so each has about as many.
-            length *= self._shards.count(model) if model in self._shards.split else 1
+            length *= self._shards.count(model)
             told = QueueLengths(length, self._limits.queue_jobs, waiting_before=length)
             self._last_lengths[model, ""] = self._monotonic(), told
         return job.id

@@ -168,9 +168,7 @@ class Inference:
                     continue
                 if results and caller.is_gone():
                     raise ClientGone("The client closed the connection.")
-                options, name = caller.options, None
-                if caller.named or caller.job_ids:
-                    options, name = caller.job(number)
+                options, name = caller.job(number)
                 results.append(self._submitted(choice, picture, options, top=top, name=name))
             for number, job in enumerate(results):
                 if isinstance(job, SubmittedJob | FollowedJob) and not caller.options.polled:

@@ -246,8 +246,7 @@ class Pipeline:
                     self._warn(outcomes, "the claims do not begin with this batch")
                     part.is_uncertain = True
                     completed = []
-                if registration.outage.is_failing:
-                    registration.outage.succeeded(self.spec.name)
+                registration.outage.succeeded(self.spec.name)
                 break
             except LeaseLost:
                 # Lapsed but not reaped: the claims are still this worker's, and so is the batch.

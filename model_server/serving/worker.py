@@ -124,8 +124,7 @@ class Worker:
             self.outage.failed(error, self.spec.name)
             self.stopping.wait(RECONNECT_S)
             return 0
-        if self.outage.is_failing:
-            self.outage.succeeded(self.spec.name)
+        self.outage.succeeded(self.spec.name)
         return jobs
 
     def leave(self) -> None:

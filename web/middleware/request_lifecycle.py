@@ -7,7 +7,6 @@ only some installations want is in the other modules of this package.
 
 import logging
 import time
-import uuid
 from contextvars import ContextVar
 from typing import Final
 from urllib.parse import quote
@@ -38,8 +37,7 @@ def register(app: Flask) -> None:
 
     @app.before_request
     def begin() -> None:
-        client_id = request.headers.get(request_ids.HEADER)
-        request_ids.CURRENT.set(request_ids.chosen(client_id) if client_id else str(uuid.uuid4()))
+        request_ids.CURRENT.set(request_ids.chosen(request.headers.get(request_ids.HEADER, "")))
         BEGAN.set(time.perf_counter())
         question.CURRENT.set(question.NOTHING)
         # Whose interface the request speaks: for the metrics, the access log and the traces.
