@@ -140,7 +140,7 @@ class LostJobs:
             if lane is None or asked_at < seen.look_at:
                 return False
             seen.look_at = 2 * asked_at - seen.began_at
-        keys = self._keys.of(model).of_job(job_id)
+        keys = self._keys.of(model, job_id)
         with translated("look for a job", self._redis, keys.types):
             return bool(self._search.missing(keys, [QueuedJob(job_id, lane, True, seen.first_at)]))
 

@@ -110,7 +110,7 @@ class WebhookStore:
 
     def add(self, pipe: "Pipeline", model: str, job_id: str, webhook: Webhook) -> None:
         """Add the commands to a MULTI that give the job that it accepts a webhook."""
-        keys = self._keys.of(model).of_job(job_id)
+        keys = self._keys.of(model, job_id)
         pipe.zadd(keys.webhooks, {job_id: webhook.deadline + GRACE_S})
         pipe.hset(keys.callbacks, job_id, cast("str", codec.encode(webhook)))
         for key in _all(keys):
@@ -143,7 +143,7 @@ class WebhookStore:
 
     def take(self, due: DueWebhook, *, lease_s: float) -> TakenWebhook | None:
         """Take it for so many seconds, unless another process was quicker."""
-        keys = self._keys.of(due.model).of_job(due.job_id)
+        keys = self._keys.of(due.model, due.job_id)
         with translated("hand out a webhook", self._redis, keys.types):
             reply = self._take_script(keys=_all(keys), args=[due.job_id, lease_s, self._key_ttl_s])
         if not reply:
@@ -159,7 +159,7 @@ class WebhookStore:
         """Let others have their turn before these, which nobody has taken. One that was taken stays so."""
         with translated("put webhooks off"):
             for (model, key), group in groupby(
-                webhooks, lambda due: (due.model, self._keys.of(due.model).of_job(due.job_id).webhooks)
+                webhooks, lambda due: (due.model, self._keys.of(due.model, due.job_id).webhooks)
             ):
                 now = self._clock.of(model).now()
                 scores = {due.job_id: now + by_s() for due in group}
@@ -183,7 +183,7 @@ class WebhookStore:
 
     def expire(self, model: str, failure: Result) -> None:
         """The deadline of this failure's job has passed: its webhook is due now, and its job is cancelled."""
-        keys = self._keys.of(model).of_job(failure.id)
+        keys = self._keys.of(model, failure.id)
         with translated("end a job", self._redis, keys.types):
             self._expire_script(
                 keys=[keys.result(failure.id), keys.webhooks, keys.undelivered, keys.trace(failure.id)],
@@ -215,7 +215,7 @@ class WebhookStore:
         return due
 
     def _settle(self, model: str, job_id: str, in_s: str, callback: bytes) -> bool:
-        keys = self._keys.of(model).of_job(job_id)
+        keys = self._keys.of(model, job_id)
         with translated("settle a webhook", self._redis, keys.types):
             return bool(self._settle_script(keys=_all(keys), args=[job_id, in_s, callback, self._key_ttl_s]))
 
