@@ -66,22 +66,24 @@ class TlsFleet:
 def running_tls(folder: Path) -> Iterator[TlsServer]:
     """A context: the server, which asks each client for a certificate of `ca`. Skips where it can't be."""
     with _servers(folder) as start:
-        yield start("--appendonly", "yes", "--save", "")
+        yield start("appendonly yes", 'save ""')
 
 
 @contextlib.contextmanager
 def running_tls_sentinel(folder: Path) -> Iterator[TlsFleet]:
     """A context: a primary, its replica and a Sentinel, whose word is enough for a fail-over."""
     with _servers(folder) as start:
-        options = ("--save", "", "--tls-replication", "yes", "--replica-announce-ip", "localhost")
-        primary = start(*options, "--repl-diskless-sync-delay", "0")
-        replica = start(*options, "--replicaof", "localhost", str(primary.port))
+        options = ('save ""', "tls-replication yes", "replica-announce-ip localhost")
+        primary = start(*options, "repl-diskless-sync-delay 0")
+        replica = start(*options, f"replicaof localhost {primary.port}")
         eventually(lambda: replica.call("INFO", "replication").get("master_link_status") == "up")
         sentinel = start(
-            *("--sentinel", "resolve-hostnames", "yes", "--sentinel", "announce-hostnames", "yes"),
-            *("--sentinel", "monitor", _PRIMARY, "localhost", str(primary.port), "1"),
-            *("--sentinel", "down-after-milliseconds", _PRIMARY, "1000"),
-            *("--sentinel", "failover-timeout", _PRIMARY, "1000", "--tls-replication", "yes"),
+            "tls-replication yes",
+            "sentinel resolve-hostnames yes",
+            "sentinel announce-hostnames yes",
+            f"sentinel monitor {_PRIMARY} localhost {primary.port} 1",
+            f"sentinel down-after-milliseconds {_PRIMARY} 1000",
+            f"sentinel failover-timeout {_PRIMARY} 1000",
             program=SENTINEL,
         )
         eventually(lambda: len(sentinel.call("SENTINEL", "REPLICAS", _PRIMARY)) == 1, within_s=20)
@@ -95,14 +97,12 @@ def running_tls_cluster(folder: Path) -> Iterator[TlsFleet]:
     with _servers(folder) as start:
         nodes = [
             start(
-                *("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--tls-cluster", "yes"),
-                *(
-                    "--cluster-announce-hostname",
-                    "localhost",
-                    "--cluster-preferred-endpoint-type",
-                    "hostname",
-                ),
-                *("--save", ""),
+                "cluster-enabled yes",
+                f"cluster-port {free_port()}",
+                "tls-cluster yes",
+                "cluster-announce-hostname localhost",
+                "cluster-preferred-endpoint-type hostname",
+                'save ""',
             )
             for _ in range(3)
         ]
@@ -125,14 +125,14 @@ def _knows_all(node: TlsServer, nodes: Sequence[TlsServer]) -> bool:
 
 @contextlib.contextmanager
 def _servers(certificates: Path) -> Iterator[Callable[..., TlsServer]]:
-    """A context: starts servers with these options beside those of TLS; all have ended afterwards."""
+    """A context: starts servers with these lines in their configuration; all have ended afterwards."""
     if not SERVER.exists() or not SENTINEL.exists():
         pytest.skip("Debian's redis-server and redis-sentinel, which speak TLS, are not installed")
     _certificates(certificates)
     (certificates / "users.acl").write_text(acl_file(is_old=False))
     processes: list[subprocess.Popen[bytes]] = []
 
-    def start(*options: str, program: Path = SERVER) -> TlsServer:
+    def start(*lines: str, program: Path = SERVER) -> TlsServer:
         folder = certificates / f"server-{len(processes)}"
         folder.mkdir()
         port = free_port()
@@ -142,7 +142,7 @@ def _servers(certificates: Path) -> Iterator[Callable[..., TlsServer]]:
             f"tls-cert-file {certificates}/server.crt\ntls-key-file {certificates}/server.key\n"
             f"tls-ca-cert-file {certificates}/ca.crt\n"
             + (f"aclfile {certificates}/users.acl\n" if program == SERVER else "")
-            + _lines(options)
+            + "".join(f"{line}\n" for line in lines)
         )
         process = subprocess.Popen([program, configuration], stdout=subprocess.DEVNULL)
         processes.append(process)
@@ -156,12 +156,6 @@ def _servers(certificates: Path) -> Iterator[Callable[..., TlsServer]]:
         for process in processes:
             process.kill()
             process.wait(timeout=20)
-
-
-def _lines(options: Sequence[str]) -> str:
-    """Options of a command line, as the file of a configuration has them."""
-    joined = " ".join(option or '""' for option in options)
-    return joined.removeprefix("--").replace(" --", "\n") + "\n"
 
 
 def _query(certificates: Path, *, ca: str = "ca", client: str = "client") -> dict[str, str]:
