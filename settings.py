@@ -310,8 +310,8 @@ class Settings:
     `onnxruntime` runs ONNX files."""
     precision: str = _one_of("auto", "auto", "fp32", "bf16", "fp16", "int8")
     """The precision that a network computes in. `auto`: int8 if an imported network was quantised (fp32 on
-    CPUs without VNNI), fp32 for a task whose numbers are the answer, bf16 on a CPU that supports it, fp16 on
-    a GPU, else fp32."""
+    CPUs without VNNI), fp32 for a task whose numbers are the answer, bf16 on a CPU that is faster in it (it
+    is measured at the start: with AMX it is), fp16 on a GPU, else fp32."""
     keras_backend: str = _one_of("tensorflow", "tensorflow", "jax")
     """What runs a Keras network that OpenVINO does not run; Keras reads the same variable. `jax` has to be
     installed first (`pip install jax`)."""

@@ -48,8 +48,7 @@ def _openvino(network: str) -> Predict:
     import openvino  # noqa: PLC0415 - the null engine does without
 
     core = openvino.Core()
-    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    properties = {"INFERENCE_PRECISION_HINT": "bf16" if has_bf16 else "f32", "NUM_STREAMS": 1}
+    properties = {"INFERENCE_PRECISION_HINT": os.environ["BENCH_PRECISION"], "NUM_STREAMS": 1}
     compiled: Any = core.compile_model(network, "CPU", properties)
     request = compiled.create_infer_request()
 

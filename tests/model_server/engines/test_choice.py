@@ -15,10 +15,11 @@ from tests.model_server.engines import tiny
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A CPU with bf16, OpenVINO installed, no GPU."""
+    """A CPU that is faster in bf16, OpenVINO installed, no GPU."""
     monkeypatch.setattr(choice, "has_gpu", lambda _: False)
     monkeypatch.setattr(choice, "_is_installed", lambda _: True)
     monkeypatch.setattr(runtime, "capabilities", lambda: frozenset({"FP32", "BF16", "INT8"}))
+    monkeypatch.setattr(runtime, "gains_from_bf16", lambda: True)
     return monkeypatch
 
 
@@ -42,10 +43,15 @@ def test_on_a_cpu(
     assert choose(engine, precision, keras_backend=backend) == chosen
 
 
-def test_a_cpu_without_bf16_computes_in_fp32(machine: pytest.MonkeyPatch) -> None:
-    machine.setattr(runtime, "capabilities", lambda: frozenset({"FP32", "INT8"}))
+def test_a_cpu_that_is_slower_in_bf16_computes_in_fp32(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(runtime, "gains_from_bf16", lambda: False)
     assert choose("auto", "auto", keras_backend="tensorflow") == EngineChoice("openvino", "fp32")
     assert choose("openvino", "bf16", keras_backend="tensorflow") == EngineChoice("openvino", "bf16")
+    assert not runtime.lacks("bf16")
+
+
+def test_a_cpu_without_bf16_lacks_it(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(runtime, "capabilities", lambda: frozenset({"FP32", "INT8"}))
     assert "does not compute in bf16 (it has FP32, INT8)" in runtime.lacks("bf16")
     assert runtime.lacks("int8") == runtime.lacks("fp32") == ""
 

@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,57 @@ def test_it_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = runtime.saturates_int8()
     monkeypatch.setattr(runtime, "compile_for_cpu", lambda *_: sys.exit("compiled again"))
     assert runtime.saturates_int8() is first
+
+
+@pytest.fixture
+def two_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[float]]]:
+    """A CPU that has bf16, and whose runs take what a test says, in each precision."""
+    times: dict[str, list[float]] = {}
+    monkeypatch.setattr(runtime, "capabilities", lambda: frozenset({"FP32", "BF16"}))
+    monkeypatch.setattr(runtime, "_piece_of_a_network", lambda precision: times[precision].pop)
+    monkeypatch.setattr(runtime, "_cpu_s", lambda run: run())
+    runtime.gains_from_bf16.cache_clear()
+    yield times
+    runtime.gains_from_bf16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "gains"), [(2.5, 1.0, True), (1.3, 1.0, True), (1.1, 1.0, False), (0.6, 1.0, False)]
+)
+def test_bf16_has_to_be_a_fifth_faster(
+    two_pieces: dict[str, list[float]], fp32: float, bf16: float, *, gains: bool
+) -> None:
+    two_pieces |= {"fp32": [fp32] * 10, "bf16": [bf16] * 10}
+    assert runtime.gains_from_bf16() is gains
+
+
+def test_a_core_that_others_use_slows_some_runs_and_not_the_least(two_pieces: dict[str, list[float]]) -> None:
+    two_pieces |= {"fp32": [9.0] * 9 + [1.0], "bf16": [*[1.1] * 9, 1.1]}
+    assert runtime.gains_from_bf16() is False
+
+
+def test_where_there_is_no_bf16_nothing_is_computed(
+    two_pieces: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "capabilities", lambda: frozenset({"FP32"}))
+    assert runtime.gains_from_bf16() is False
+    assert not two_pieces
+
+
+def test_a_piece_is_computed_in_the_precision_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    compile_for_cpu = runtime.compile_for_cpu
+
+    def keep(model: Any, precision: str, **properties: object) -> Any:  # noqa: ANN401
+        compiled.append(compile_for_cpu(model, precision, **properties))
+        return compiled[-1]
+
+    monkeypatch.setattr(runtime, "compile_for_cpu", keep)
+    for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):
+        if runtime.lacks(precision):
+            continue
+        assert runtime._cpu_s(runtime._piece_of_a_network(precision)) > 0
+        assert compiled[-1].get_property("INFERENCE_PRECISION_HINT").to_string() == hint
 
 
 @pytest.mark.parametrize(
