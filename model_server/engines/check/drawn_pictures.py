@@ -7,6 +7,7 @@ power-law sizes that hide each other, which have the edges, the flat parts and t
 photographs.
 """
 
+import math
 from itertools import pairwise
 from typing import Final
 
@@ -70,7 +71,6 @@ def _digit(digit: int, spec: InputSpec) -> NDArray[np.uint8]:
 
 def _leaves(chance: np.random.Generator, spec: InputSpec) -> NDArray[np.uint8]:
     """An image of shaded, grainy discs, the later ones in front."""
-    y, x = np.mgrid[: spec.height, : spec.width].astype(np.float32)
     light = chance.uniform(-1, 1, 2)
     picture = np.broadcast_to(_colour(chance, spec.channels), spec.network_shape).astype(np.float32)
     side = max(spec.height, spec.width)
@@ -79,14 +79,27 @@ def _leaves(chance: np.random.Generator, spec: InputSpec) -> NDArray[np.uint8]:
     radii = side / np.sqrt(share / _LEAST_RADIUS**2 + (1 - share) / _MOST_RADIUS**2)
     for radius in np.sort(radii)[::-1] if chance.uniform() < 0.5 else radii:
         centre_x, centre_y = chance.uniform(0, spec.width), chance.uniform(0, spec.height)
-        dx, dy = (x - centre_x) / radius, (y - centre_y) / radius
+        # Around the disc alone: most are small, and whole pictures of 320 x 320 took three seconds.
+        rows, columns = _span(centre_y, radius, spec.height), _span(centre_x, radius, spec.width)
+        part = picture[rows, columns]
+        dx, dy = _offsets(columns, centre_x) / radius, _offsets(rows, centre_y)[:, None] / radius
         inside = dx * dx + dy * dy < 1
         shade = 40 * (dx * light[0] + dy * light[1])[inside][:, None]
-        picture[inside] = _colour(chance, spec.channels) + shade
+        part[inside] = _colour(chance, spec.channels) + shade
     picture += chance.normal(0, 4, picture.shape)  # a sensor's grain
     if spec.keeps_fractions:
         return fixed_point.split(picture)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def _span(centre: float, radius: float, side: int) -> slice:
+    """The pixels of a row or a column, `side` long, that a disc may cover."""
+    return slice(max(0, math.floor(centre - radius)), min(side, math.ceil(centre + radius) + 1))
+
+
+def _offsets(span: slice, centre: float) -> NDArray[np.float32]:
+    """How far each pixel of a span is from the centre."""
+    return np.arange(span.start, span.stop, dtype=np.float32) - np.float32(centre)
 
 
 def _colour(chance: np.random.Generator, channels: int) -> NDArray[np.float64]:
