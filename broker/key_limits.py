@@ -166,8 +166,8 @@ class KeyLimitStore:
         with translated("look up a job"), self._redis.pipeline(transaction=False) as pipe:
             for member in members:
                 model, job_id = _parts(member)
-                pipe.getrange(self._keys.of(model).result(job_id), 0, _BEGINNING - 1)
-                pipe.pttl(self._keys.of(model).result(job_id))
+                pipe.getrange(self._keys.result(model, job_id), 0, _BEGINNING - 1)
+                pipe.pttl(self._keys.result(model, job_id))
             replies = pipe.execute()
         return [
             (value, max(0, left_ms) / 1000)

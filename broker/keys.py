@@ -133,17 +133,12 @@ class ModelKeys:
         return f"{self._labels_prefix}{version}"
 
     def result(self, job_id: str) -> str:
-        """String: `pending`, then the result. Beside its job, in whichever shard that is."""
-        return f"{self.of_job(job_id).result_prefix}{job_id}"
+        """String: `pending`, then the result, of a job that is under these keys."""
+        return f"{self.result_prefix}{job_id}"
 
     def trace(self, job_id: str) -> str:
-        """String: why a polled job has no result key: `deleted` or `lost`."""
-        return f"{self.of_job(job_id)._trace_prefix}{job_id}"
-
-    def of_job(self, job_id: str) -> "ModelKeys":
-        """The keys that this job is under: those of its shard, or the model's own."""
-        shard = shard_of(job_id)
-        return self if shard == self.shard else self.of_shard(shard)
+        """String: why a polled job that was under these keys has no result key: `deleted` or `lost`."""
+        return f"{self._trace_prefix}{job_id}"
 
     def of_shard(self, shard: int | None) -> "ModelKeys":
         """The keys of one shard of this model's queue; None: the model's own."""
@@ -277,6 +272,10 @@ class Keys:
     def of(self, model: str, job_id: str = "") -> ModelKeys:
         """The keys of one model; with a job's id those that it is under: its shard's, or the model's own."""
         return _model_keys(self.prefix, model, shard_of(job_id) if job_id else None)
+
+    def result(self, model: str, job_id: str) -> str:
+        """String: `pending`, then the job's result. Beside its job, in whichever shard that is."""
+        return self.of(model, job_id).result(job_id)
 
 
 # Bounded: a client may ask for a result of any model's name, and in any shard.

@@ -115,7 +115,7 @@ class LostJobs:
 
     def remove(self, model: str, job_id: str) -> bytes | None:
         """Take away what is stored of a polled job, which is not lost by that; None: nothing was."""
-        keys = self._keys.of(model)
+        keys = self._keys.of(model, job_id)
         with translated("end a job"):
             held = self._remove_script(
                 keys=[keys.result(job_id), keys.trace(job_id)], args=[_DELETED, self._result_ttl_s]
@@ -149,7 +149,7 @@ class LostJobs:
         issued_at = self._ids.made_at(job_id, model, owner=owner)
         if issued_at is None:
             return Fate.UNKNOWN
-        key = self._keys.of(model).trace(job_id)
+        key = self._keys.of(model, job_id).trace(job_id)
         with translated("look up a job"):
             trace = self._redis.get(key)
         if trace is not None:

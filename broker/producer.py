@@ -301,12 +301,12 @@ class Producer:
         # The webhook first: one without its job would say that the deadline passed.
         was_announced = has_webhook and self.webhooks.end(model, job_id)
         with self._reported(model), translated("cancel a job"):
-            return bool(self._redis.delete(self._keys.of(model).result(job_id))) or was_announced
+            return bool(self._redis.delete(self._keys.result(model, job_id))) or was_announced
 
     def is_known(self, model: str, job_id: str) -> bool:
         """Whether the job is pending or has its result: not once it was cancelled."""
         with self._reported(model), translated("look up a job"):
-            return bool(self._redis.exists(self._keys.of(model).result(job_id)))
+            return bool(self._redis.exists(self._keys.result(model, job_id)))
 
     def begin(
         self,
@@ -330,7 +330,7 @@ class Producer:
                 with self._redis.pipeline(transaction=True) as pipe, contextlib.suppress(redis.WatchError):
                     begun = self._take_name(pipe, model, name, job_id, time_s) if name else None
                     if begun is None:
-                        pipe.set(self._keys.of(model).result(job_id), value, ex=self._limits.key_ttl_s)
+                        pipe.set(self._keys.result(model, job_id), value, ex=self._limits.key_ttl_s)
                         if callback_url:
                             times = now, now + time_s
                             webhook = Webhook(callback_url, *times, request_id, owner=owner or UNSET)
@@ -359,7 +359,7 @@ class Producer:
             if is_polled:
                 value = self.lost.remove(model, job_id)
             else:
-                value = cast("bytes | None", self._redis.getdel(self._keys.of(model).result(job_id)))
+                value = cast("bytes | None", self._redis.getdel(self._keys.result(model, job_id)))
         with self._reported(model):
             if value is None or codec.decode_pending(_bytes(value)) is not None:
                 return None
@@ -398,7 +398,7 @@ class Producer:
 
     def look_up(self, model: str, job_id: str, *, owner: str = "") -> "StoredJob | None":
         """The same, and when it expires. A job that is not `owner`'s is as if it did not exist."""
-        key, clock = self._keys.of(model).result(job_id), self._clock.of(model)
+        key, clock = self._keys.result(model, job_id), self._clock.of(model)
         # A shard of a cluster may be on a node with another clock than the model's.
         asks_time = shard_of(job_id) is None or clock.model == ""
         # No MULTI: a full Redis refuses it.
@@ -563,14 +563,14 @@ class Producer:
         is pending before it is named, and whoever finds the name finds its job. Should this process end here,
         both are gone in _NAMING_S.
         """
-        keys, time_s = self._keys.of(model), job.deadline - job.accepted_at
+        key, time_s = self._keys.result(model, job.id), job.deadline - job.accepted_at
         pending = codec.encode_pending(job.accepted_at, job.deadline, job.owner)  # in no list yet
-        with self._reported(model), translated("take a name", self._redis, keys.types):
-            self._redis.set(keys.result(job.id), pending, ex=_NAMING_S)
+        with self._reported(model), translated("take a name", self._redis, self._keys.of(model).types):
+            self._redis.set(key, pending, ex=_NAMING_S)
             while True:
                 with self._redis.pipeline(transaction=True) as pipe, contextlib.suppress(redis.WatchError):
                     if job_before := self._take_name(pipe, model, name, job.id, time_s):
-                        self._redis.delete(keys.result(job.id))
+                        self._redis.delete(key)
                         return job_before
                     pipe.execute()
                     return None
@@ -583,12 +583,11 @@ class Producer:
         The name is watched: the MULTI fails with WatchError where another request takes it meanwhile. A job
         without a result key has ended, and its name is free. Raises IdempotencyKeyReused.
         """
-        keys = self._keys.of(model)
-        key = keys.request(name.name)
+        key = self._keys.of(model).request(name.name)
         pipe.watch(key)  # type: ignore[no-untyped-call]
         digest, _, job_before = _bytes(pipe.get(key) or b"").decode().partition(" ")
         # Perhaps in another slot than the name, so not by the pipeline.
-        if job_before and self._redis.exists(keys.result(job_before)):
+        if job_before and self._redis.exists(self._keys.result(model, job_before)):
             if digest != name.digest:
                 raise IdempotencyKeyReused(
                     "This Idempotency-Key belongs to a request with another picture or other parameters, "

@@ -89,7 +89,7 @@ class ResultCache:
                         *(self.ttl_s, self._most_bytes, keys.cached_prefix, _NAME_S, told.command),
                     ],
                 )
-                part = keys.of_job(result.id)
+                part = self._keys.of(model, result.id)
                 if part is not keys and told.command == "SPUBLISH":  # where the job's pollers listen
                     told = channels.of_part(self._redis, self._keys, part)
                     self._redis.spublish(told.prefix + result.id, value)

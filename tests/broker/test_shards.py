@@ -30,15 +30,15 @@ def test_an_id_says_its_shard_and_keeps_its_last_48_bits(shard: int | None) -> N
 )
 def test_any_other_id_is_of_the_model_s_own_keys(job_id: str) -> None:
     assert shard_of(job_id) is None
-    assert KEYS.of(MODEL).of_job(job_id) is KEYS.of(MODEL)
+    assert KEYS.of(MODEL, job_id) is KEYS.of(MODEL)
 
 
 def test_a_shard_has_a_tag_of_its_own() -> None:
     job_id = in_shard(str(uuid.uuid4()), 2)
     own = KEYS.of(MODEL)
-    assert own.of_job(job_id).queue == "bw:{tiny:2}:queue"
-    assert own.result(job_id) == f"bw:{{tiny:2}}:result:{job_id}"
-    assert own.of_shard(0).of_job(job_id) == own.of_shard(2)
+    assert KEYS.of(MODEL, job_id).queue == "bw:{tiny:2}:queue"
+    assert KEYS.result(MODEL, job_id) == f"bw:{{tiny:2}}:result:{job_id}"
+    assert KEYS.of(MODEL, job_id) == own.of_shard(2)
     assert own.of_shard(1).of_shard(None) is own
 
 

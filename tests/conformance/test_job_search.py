@@ -41,7 +41,7 @@ def _job(*, polled: bool = False, lane: str = "", later_s: float = 0.0) -> Job:
 
 def _missing(client: redis.Redis, keys: Keys, *jobs: Job) -> set[str]:
     """Of jobs in one part of the queue."""
-    part = keys.of(MODEL).of_job(jobs[0].id)
+    part = keys.of(MODEL, jobs[0].id)
     queued = [QueuedJob(each.id, each.lane, each.polled, each.accepted_at) for each in jobs]
     return JobSearch(client_of(client, "web")).missing(part, queued)
 
@@ -97,7 +97,7 @@ def test_a_job_is_looked_for_in_its_own_shard(client: redis.Redis, keys: Keys) -
     sharded = JobIds(client_of(client, "web"), keys, RedisClock(), shards=shards)
     job_id = sharded.make(MODEL, is_polled=True)
     (only,) = enqueue(client, keys, structs.replace(_job(polled=True), id=job_id))
-    part = keys.of(MODEL).of_job(job_id)
+    part = keys.of(MODEL, job_id)
     assert part != keys.of(MODEL)
     assert _missing(client, keys, only) == set()
     client.delete(part.polled)

@@ -159,7 +159,7 @@ def test_transactions_outlive_a_restart_with_these_users(own_redis: RedisServer,
         own_redis.stop(kill=True)
         own_redis.start()
         assert web.llen(keys.of(MODEL).queue) == 1
-        assert web.exists(keys.of(MODEL).result(accepted.id))
+        assert web.exists(keys.result(MODEL, accepted.id))
     with connect(open_url, timeout_s=5) as nobody:
         for command in ("PING", "INFO", "KEYS *"):
             with pytest.raises(redis.AuthenticationError):

@@ -220,7 +220,7 @@ def result(client: redis.Redis, keys: Keys, job_id: str) -> Result:
 
 def is_pending(client: redis.Redis, keys: Keys, job_id: str) -> bool:
     """Whether a job of the tiny model was accepted and has no result yet."""
-    value = client.get(keys.of(MODEL).result(job_id))
+    value = client.get(keys.result(MODEL, job_id))
     return isinstance(value, bytes) and codec.decode_pending(value) is not None
 
 
