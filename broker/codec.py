@@ -19,8 +19,14 @@ from broker.keys import LANE
 from broker.messages import Card, InputSpec, Job, Label, Result, State, Webhook
 
 PENDING: Final = b"pending"
-"""What a result key begins with until it has the job's result. A letter follows for where the job is: q means
-among those that are waited for, p among those that are polled, c claimed."""
+"""What a result key begins with until it has the job's result. A letter follows for where the job is."""
+
+QUEUED: Final = b"q"
+"""Among those that are waited for."""
+POLLED: Final = b"p"
+"""Among those that are polled."""
+CLAIMED: Final = b"c"
+"""By a worker; or no queue holds it."""
 
 ID_START: Final = len('{"id":"')
 """Where a job's id begins in its JSON (0-based); the Lua scripts read 36 characters from here."""
@@ -66,21 +72,12 @@ def job_size(spec: InputSpec) -> int:
     return 4 * math.ceil(math.prod(spec.shape) / 3) + _JOB_REST
 
 
-def encode_pending(accepted_at: float, deadline: float, owner: str = "") -> bytes:
-    """The value of a job's key until its result comes: when it was accepted, its deadline, whose it is.
+def encode_pending(accepted_at: float, deadline: float, whose: str = "", *, where: bytes = CLAIMED) -> bytes:
+    """The value of a job's key until its result comes: where it is, when it was accepted, its deadline.
 
-    Of a job that no queue holds: it is claimed from the first.
+    And `whose` it is: its lane in a queue, else its owner. Claims and recoveries change where it is.
     """
-    return _pending(b"c", accepted_at, deadline, owner)
-
-
-def encode_queued(job: Job) -> bytes:
-    """The same for a job in a queue, with its lane. Claims and recoveries change its letter."""
-    return _pending(b"p" if job.polled else b"q", job.accepted_at, job.deadline, job.lane)
-
-
-def _pending(letter: bytes, accepted_at: float, deadline: float, whose: str) -> bytes:
-    value = b"%s %s %.3f %.3f" % (PENDING, letter, accepted_at, deadline)
+    value = b"%s %s %.3f %.3f" % (PENDING, where, accepted_at, deadline)
     return b"%s %s" % (value, whose.encode("ascii")) if whose else value
 
 
@@ -101,7 +98,7 @@ def polled_lane(value: bytes) -> str | None:
     """The lane of a job that its key says to stand among those that are polled; None: it does not."""
     words = value.split() if value.startswith(PENDING) else []
     lane = str(b"".join(words[4:]), "latin-1")
-    return lane if words[1:2] == [b"p"] and (not lane or LANE.fullmatch(lane)) else None
+    return lane if words[1:2] == [POLLED] and (not lane or LANE.fullmatch(lane)) else None
 
 
 def owner_of(value: bytes) -> str:

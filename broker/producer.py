@@ -506,7 +506,8 @@ class Producer:
         """Enqueue it, unless `name` has a job already. Returns the id of the one that counts."""
         keys, key_ttl_s = self._keys.of(model, job.id), self._limits.key_ttl_s
         own = keys if keys.shard is None else self._keys.of(model)
-        queue = keys.polled if job.polled else keys.queue
+        queue, where = (keys.polled, codec.POLLED) if job.polled else (keys.queue, codec.QUEUED)
+        pending = codec.encode_pending(job.accepted_at, job.deadline, job.lane, where=where)
         if job.lane:
             queue = keys.lane(job.lane, polled=job.polled)
         if keys is not own:
@@ -526,7 +527,7 @@ class Producer:
                     # Not until its deadline alone: Redis' clock may step, and the key must outlive that.
                     if webhook:
                         self.webhooks.add(pipe, model, job.id, webhook)
-                    pipe.set(keys.result(job.id), codec.encode_queued(job), ex=key_ttl_s)
+                    pipe.set(keys.result(job.id), pending, ex=key_ttl_s)
                     if not is_noted and keys is own:
                         self._noted_at[model] = now
                         pipe.set(own.asked, self._clock.of(model).now(), ex=key_ttl_s)

@@ -90,7 +90,7 @@ def test_a_job_goes_back_under_a_fresh_id_as_one_that_is_polled(client: redis.Re
     kept = ("original_size", "top", "traceparent")
     assert [getattr(again, name) for name in kept] == [getattr(old, name) for name in kept]
     assert is_pending(client, keys, fresh_id)
-    pending = codec.encode_queued(again)
+    pending = codec.encode_pending(again.accepted_at, again.deadline, where=codec.POLLED)
     assert client.get(keys.of(MODEL).result(fresh_id)) == pending
     assert client.llen(keys.of(MODEL).bell) == 1
     assert box(client, keys).entries() == []

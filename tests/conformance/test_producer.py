@@ -23,7 +23,8 @@ from tests.support.redis_server import RedisServer, calls
 
 def test_accepting_makes_pending_queue_and_bell(client: redis.Redis, keys: Keys) -> None:
     (only,) = enqueue(client, keys, job(deadline_in_s=10))
-    assert client.get(keys.of(MODEL).result(only.id)) == codec.encode_queued(only)
+    pending = codec.encode_pending(only.accepted_at, only.deadline, where=codec.QUEUED)
+    assert client.get(keys.of(MODEL).result(only.id)) == pending
     (queued,) = client.lrange(keys.of(MODEL).queue, 0, -1)
     assert isinstance(queued, bytes)
     assert codec.decode_job(queued).id == only.id
