@@ -542,8 +542,8 @@ class Producer:
         if self._refusals is not None:
             self._refusals.succeeded(model, who=self)
         if not (job.polled or job.lane) and now - self._lanes_at.get(model, -math.inf) >= _LANES_S:
-            # Of one shard: jobs are spread at random, so each has about as many.
-            length *= self._shards.count(model)
+            if keys is not own:  # of one shard: jobs are spread at random, so each has about as many
+                length *= self._shards.count(model)
             told = QueueLengths(length, self._limits.queue_jobs, waiting_before=length)
             self._last_lengths[model, ""] = self._monotonic(), told
         return job.id
