@@ -14,10 +14,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from telemetry.otlp import Recorder
@@ -47,7 +48,7 @@ class Kind(Enum):
     CONSUMER = "consumer"
 
 
-class Span:
+class Span(AbstractContextManager["Span", None]):
     """A span that nobody records, as all are while tracing is off."""
 
     __slots__ = ()
@@ -85,9 +86,6 @@ class Span:
 
     def end(self, error: BaseException | None = None, *, at: float | None = None) -> None:
         """It is over, because of an error or without one. A second end changes nothing."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
