@@ -43,8 +43,8 @@ def register(app: Flask) -> None:
         # Whose interface the request speaks: for the metrics, the access log and the traces.
         g.dialect = request.blueprint if request.blueprint in _DIALECTS else "batchwire"
 
-    @app.after_request
-    def stamp(response: Response) -> Response:
+    @app.after_request  # the first to be registered is the last to run
+    def end(response: Response) -> Response:
         headers, status = response.headers, response.status_code
         headers[request_ids.HEADER] = request_ids.CURRENT.get()
         headers["X-Content-Type-Options"] = "nosniff"
@@ -60,8 +60,5 @@ def register(app: Flask) -> None:
         if _LOG.isEnabledFor(level):
             path = quote(request.path)[:_PATH_MOST]  # it may hold line feeds
             _LOG.log(level, "%s %s: %d", request.method, path, status)
-        return response
-
-    @app.teardown_request
-    def end(_: BaseException | None) -> None:
         request_ids.CURRENT.set(request_ids.NONE)  # the thread goes on to another request
+        return response
