@@ -100,6 +100,7 @@ class ArrivingConnections(ConnectionSet):
     def leave(self, conn: Connection) -> None:
         """Its request will never be whole."""
         del self[conn]
+        conn.stage = Stage.WORKING
         self.done(conn)
 
     def done(self, conn: Connection) -> bytes:
@@ -151,6 +152,7 @@ class SendingConnections(ConnectionSet):
     def leave(self, conn: Connection) -> None:
         """It is read, or given up."""
         del self[conn]
+        conn.stage = Stage.WORKING
         self.unsent -= conn.sock.left
 
     def late(self, now: float) -> list[Connection]:

@@ -173,7 +173,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
             return
         try:
             if self.sending.go_on(conn, time.monotonic()):
-                self._leave(conn)
+                self.sending.leave(conn)
                 conn.unwatch(self.poller)
                 self._answered(conn)
         except OSError:
@@ -300,7 +300,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
     def _refuse(self, conn: Connection, error: ServiceError) -> None:
         """Answer a request that still arrives."""
         request_id = conn.refuse(error)
-        self._leave(conn)
+        self.arriving.leave(conn)
         about = logs.about(request_id=request_id)
         self.log.debug("Request %s of %s was refused: %s", request_id, conn.client, error.code, extra=about)
         self._linger(conn)
@@ -352,17 +352,9 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     def _drop(self, conn: Connection) -> None:
         """Close a connection, whatever it does."""
-        if conn.stage is not Stage.CLOSED:
-            self._leave(conn)
-            conn.unwatch(self.poller)
-            self.nr_conns -= 1
-            conn.stage = Stage.CLOSED
-            with contextlib.suppress(OSError):  # a reset that nobody has read
-                conn.sock.close()
-
-    def _leave(self, conn: Connection) -> None:
-        """Out of whatever the loop keeps it for."""
         match conn.stage:
+            case Stage.CLOSED:
+                return
             case Stage.IDLE:
                 self.keepalived_conns.remove(conn)
             case Stage.ARRIVING:
@@ -371,4 +363,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
                 self.sending.leave(conn)
             case Stage.LINGERING:
                 del self.lingering[conn]
-        conn.stage = Stage.WORKING
+        conn.unwatch(self.poller)
+        self.nr_conns -= 1
+        conn.stage = Stage.CLOSED
+        with contextlib.suppress(OSError):  # a reset that nobody has read
+            conn.sock.close()
