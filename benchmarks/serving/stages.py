@@ -161,10 +161,9 @@ class _Path:
 
     def _outcomes(self, batch: batching.Batch) -> list[CompletedJob]:
         timings = Timings(batch=1.0, model=1.0)
+        model = batch_results.ServedModel(self._spec, "1")
         return [
-            batch_results.completed(
-                entry, self._spec, version="1", notice="", claimed_at=batch.claimed_at, timings=timings
-            )
+            batch_results.completed(entry, model, claimed_at=batch.claimed_at, timings=timings)
             for entry in batch.entries
         ]
 

@@ -30,6 +30,7 @@ from model_server.serving.call_times import CallTimes
 from model_server.serving.device import Device
 from model_server.serving.queue_parts import BatchShare, QueueParts
 from model_server.serving.registration import RECONNECT_S, Registration
+from model_server.serving.results import ServedModel
 from model_server.serving.traces import BatchTrace
 from telemetry import logs, tracing
 
@@ -216,17 +217,10 @@ class Pipeline:
             self._began, self._ran_at = began, ran_at
             timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
             names = self.engine.outputs.served if self.engine is not None else ()
+            read = None if hooked is None else hooked.read
+            model = ServedModel(self.spec, self._version, self._notice, names, read)
             return [
-                results.completed(
-                    entry,
-                    self.spec,
-                    version=self._version,
-                    notice=self._notice,
-                    claimed_at=batch.claimed_at,
-                    timings=timings,
-                    names=names,
-                    read=None if hooked is None else hooked.read,
-                )
+                results.completed(entry, model, claimed_at=batch.claimed_at, timings=timings)
                 for entry in batch.entries
             ]
         finally:

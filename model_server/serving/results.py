@@ -4,6 +4,7 @@ Owns the making of results from outputs and errors. Knows no Redis, no clock and
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from msgspec import UNSET
 
@@ -20,32 +21,37 @@ Read = Callable[[Outputs, ModelSpec, ReadOptions], TaskResult]
 """Reads a picture's outputs. Raises ServiceError."""
 
 
-def completed(
-    entry: BatchEntry,
-    spec: ModelSpec,
-    *,
-    version: str,
-    notice: str,
-    claimed_at: float,
-    timings: Timings,
-    names: tuple[str, ...] = (),
-    read: Read | None = None,
-) -> CompletedJob:
-    """Return what became of one job of a batch.
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the results of a model's jobs have in common."""
 
-    `claimed_at` is Redis' time, `notice` the model's own, `names` those of its outputs. `read` reads them in
-    place of the task, for a model with its own code.
-    """
-    job = entry.job
-    if job is None and entry.error is None:
+    spec: ModelSpec
+    version: str
+    notice: str = ""
+    """What each of its answers must say."""
+    names: tuple[str, ...] = ()
+    """Those of the network's outputs."""
+    read: Read | None = None
+    """Reads outputs in place of the task, for a model with its own code."""
+
+
+def completed(entry: BatchEntry, model: ServedModel, *, claimed_at: float, timings: Timings) -> CompletedJob:
+    """Return what became of one job of a batch. `claimed_at` is Redis' time."""
+    job, spec, error, answer = entry.job, model.spec, entry.error, TaskResult()
+    if job is None and error is None:
         return CompletedJob(entry.id)
-    answer, error = _answer(entry, spec, names, read or spec.task.read)
+    if job is not None and error is None:
+        options = ReadOptions(job.original_size, job.top, model.names)
+        try:
+            answer = (model.read or spec.task.read)(entry.outputs, spec, options)
+        except ServiceError as failure:
+            error = failure
     best = answer.predictions[0] if answer.predictions else None
     waiting_ms = max(0.0, claimed_at - job.accepted_at) * 1000 if job else 0.0
     result = Result(
         id=entry.id,
         model=spec.name,
-        model_version=version,
+        model_version=model.version,
         predictions=answer.predictions,
         values=answer.values,
         embedding=answer.embedding,
@@ -55,7 +61,7 @@ def completed(
         skeleton=answer.skeleton,
         scores=spec.task.scores(entry.outputs) if job and job.scores and not error else None,
         error=Failure(error.code, error.message) if error else None,
-        notice="; ".join(filter(None, (job.notice if job else "", entry.notice, notice))),
+        notice="; ".join(filter(None, (job.notice if job else "", entry.notice, model.notice))),
         timings_ms=Timings(round(waiting_ms, 3), round(timings.batch, 3), round(timings.model, 3)),
         batch_size=entry.batch_size,
         attempts=entry.attempts,
@@ -69,15 +75,3 @@ def completed(
     if job is None:
         return CompletedJob(entry.id, result, dead_reason=reason)
     return CompletedJob(entry.id, result, job.reply_to, reason, job.request_id, job.traceparent)
-
-
-def _answer(
-    entry: BatchEntry, spec: ModelSpec, names: tuple[str, ...], read: Read
-) -> tuple[TaskResult, ServiceError | None]:
-    """What the outputs say, or why there is no answer."""
-    if entry.job is None or entry.error is not None:
-        return TaskResult(), entry.error
-    try:
-        return read(entry.outputs, spec, ReadOptions(entry.job.original_size, entry.job.top, names)), None
-    except ServiceError as error:
-        return TaskResult(), error

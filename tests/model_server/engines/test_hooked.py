@@ -119,16 +119,8 @@ def _entry(value: int) -> BatchEntry:
 
 
 def _completed(spec: ModelSpec, engine: HookedEngine, entry: BatchEntry) -> Any:  # noqa: ANN401
-    done = results.completed(
-        entry,
-        spec,
-        version="v",
-        notice="",
-        claimed_at=0,
-        timings=Timings(),
-        names=engine.outputs.served,
-        read=engine.read,
-    )
+    model = results.ServedModel(spec, "v", names=engine.outputs.served, read=engine.read)
+    done = results.completed(entry, model, claimed_at=0, timings=Timings())
     assert done.result is not None
     return done.result
 
