@@ -138,7 +138,7 @@ class CachedInference(Inference):
 
     def _begun(self, question: _Question, options: JobOptions) -> _OwnRun | _SharedRun | FoundResult:
         """A job of its own, unless another request is faster. Raises as JobClient.submit does."""
-        left_s = self.jobs.wait_until(options) - time.monotonic()
+        left_s = options.wait_until - time.monotonic()
         with self._alone(question.digest, timeout_s=left_s) as is_first:
             if not is_first and (found := self._found(question)):
                 return found
@@ -192,7 +192,7 @@ class CachedInference(Inference):
 
         That run is not shared: a picture that fails is not waited for twice. Raises as JobClient.submit does.
         """
-        until, question, stored = self.jobs.wait_until(caller.options), run.question, None
+        until, question, stored = caller.options.wait_until, run.question, None
         with contextlib.suppress(MalformedMessage, DeadlinePassed):  # the run's own deadline, not this one
             stored = self._looked_at(run, caller, until=until)
         if stored is not None and self._is_answer(stored, question.card):

@@ -119,7 +119,7 @@ class Inference:
         refused for now (503): its client sends it again.
         """
         count, polled = len(upload.pictures), caller.options.polled
-        left_s = self.jobs.wait_until(caller.options) - time.monotonic()
+        left_s = caller.options.wait_until - time.monotonic()
         try:
             taken = limiter.take(key, choice.view.card.model, count, polled=polled, time_s=max(0.0, left_s))
         except Overloaded as refusal:
@@ -208,7 +208,7 @@ class Inference:
         try:
             if isinstance(job, SubmittedJob):
                 return self.jobs.wait(job, is_client_gone=caller.is_gone)
-            until = self.jobs.wait_until(caller.options)
+            until = caller.options.wait_until
             stored = self._looked_at(job, caller, until=until)
             if stored is None:
                 return _lost()

@@ -94,7 +94,9 @@ class JobOptions:
     """What a request asks of the jobs of all its pictures."""
 
     started_at: float
-    """Monotonic time at which the request came; the deadlines of its jobs count from there."""
+    """Monotonic time at which the request came."""
+    wait_until: float
+    """Monotonic time at which the client stops waiting: the deadline of its jobs."""
     polled: bool = False
     """The client does not wait: the jobs have longer."""
     waits: bool = False
@@ -108,8 +110,6 @@ class JobOptions:
     request_id: str = ""
     scores: bool = False
     """Each result has the probability of every label, too."""
-    timeout_s: float = math.inf
-    """The client waits no longer than this."""
     callback_url: str = ""
     """Where the end of each job is announced; empty: nowhere."""
     job_id: str = ""
@@ -199,7 +199,7 @@ class JobClient:
         self.models = ModelChooser(
             registry, clock, names, request_timeout_s=limits.request_timeout_s, missed=producer.note_refused
         )
-        self._limits = limits
+        self.limits = limits
         self.refusals = RecentRefusals()
         self._away_until = -math.inf
         self._sharing = threading.Lock()
@@ -215,7 +215,7 @@ class JobClient:
 
         The process has a few threads more than places, so that health checks are answered under any load.
         """
-        owner, most = access.owner() if self.api_keys is not None else "", self._limits.requests
+        owner, most = access.owner() if self.api_keys is not None else "", self.limits.requests
         with self._sharing:
             # Not all for one owner: its flood would shut out the others.
             if owner and self._by_owner[owner] >= (half := of_one_owner(most)):
@@ -239,7 +239,7 @@ class JobClient:
         of the same service gave 8 answers in 20 s where it had given 26 in 3.
         """
         with self._sharing:
-            most = self._limits.requests
+            most = self.limits.requests
             if len(self.registry.models()) > 1:
                 most = max(1, math.floor(_SHARE * most))
             if self._by_model[model] >= most:
@@ -263,12 +263,12 @@ class JobClient:
         Up to MAX_PIXELS_TOGETHER pictures never do. Judged by what their headers say. One that does not tell
         counts as MAX_PIXELS; one that is too large alone is not counted, for it is refused.
         """
-        left = most = MAX_PIXELS_TOGETHER * self._limits.max_pixels
+        left = most = MAX_PIXELS_TOGETHER * self.limits.max_pixels
         bounded: list[_Picture | ImageTooLarge] = []
         for picture in pictures:
             size = declared_size.of(picture) if isinstance(picture, bytes) else (0, 0)
-            pixels = math.prod(size) if size is not None else self._limits.max_pixels
-            if left < pixels <= self._limits.max_pixels:
+            pixels = math.prod(size) if size is not None else self.limits.max_pixels
+            if left < pixels <= self.limits.max_pixels:
                 bounded.append(
                     ImageTooLarge(
                         f"The pictures of a request may have {most} pixels together, and those before this "
@@ -277,7 +277,7 @@ class JobClient:
                 )
             else:
                 bounded.append(picture)
-                left -= pixels if pixels <= self._limits.max_pixels else 0
+                left -= pixels if pixels <= self.limits.max_pixels else 0
         return bounded
 
     def submit(
@@ -305,7 +305,7 @@ class JobClient:
         model, spec = choice.view.card.model, choice.view.card.input
         with contextlib.ExitStack() as submission:
             span = submission.enter_context(options.span.child(options.picture, {"batchwire.model": model}))
-            if time.monotonic() >= self.wait_until(options):
+            if time.monotonic() >= options.wait_until:
                 # One request of 64 pictures, 50 megapixels each in 10 KB, kept a core for 51 s, for nobody.
                 raise DeadlinePassed(
                     "No time was left for this picture: send fewer at once, or allow more time."
@@ -324,7 +324,7 @@ class JobClient:
                 began = time.monotonic()
                 with span.child("decode", {"batchwire.waited_s": waited_s}):
                     if isinstance(picture, bytes):
-                        prepared = fit.prepare(picture, spec, max_pixels=self._limits.max_pixels)
+                        prepared = fit.prepare(picture, spec, max_pixels=self.limits.max_pixels)
                     else:
                         prepared = fit.given(picture, spec)
                 STAGE.labels(model, "decode").observe(time.monotonic() - began)
@@ -359,18 +359,11 @@ class JobClient:
         Raises Overloaded.
         """
         with self._decoder(options):
-            yield PartCutter(picture, parts, original_size=original_size, max_pixels=self._limits.max_pixels)
-
-    def wait_until(self, options: JobOptions) -> float:
-        """The monotonic time at which the client of such jobs stops waiting."""
-        limits = self._limits
-        most_s = limits.async_timeout_s if options.polled else limits.request_timeout_s
-        return options.started_at + min(most_s, options.timeout_s)
+            yield PartCutter(picture, parts, original_size=original_size, max_pixels=self.limits.max_pixels)
 
     def admit(self, choice: ModelChoice, options: JobOptions) -> None:
         """Refuse a picture that its model has no time for. Raises Overloaded, BrokerUnavailable."""
-        wait_until = self.wait_until(options)
-        card, left_s = choice.view.card, wait_until - time.monotonic()
+        card, left_s = choice.view.card, options.wait_until - time.monotonic()
         size = choice.view.job_size + len(choice.notice)
         if options.callback_url:
             self.producer.webhooks.admit(card.model)
@@ -402,7 +395,7 @@ class JobClient:
 
     def expires_at(self, model: str, options: JobOptions) -> float:
         """Until when the results of such jobs are kept at most, in Redis' time."""
-        deadline = self._clock.of(model).now() + self.wait_until(options) - time.monotonic()
+        deadline = self._clock.of(model).now() + options.wait_until - time.monotonic()
         return deadline + self.producer.result_ttl_s
 
     def _enqueue(
@@ -415,7 +408,7 @@ class JobClient:
         top: int,
         name: RequestName | None = None,
     ) -> SubmittedJob | FollowedJob:
-        model, wait_until = choice.view.card.model, self.wait_until(options)
+        model, wait_until = choice.view.card.model, options.wait_until
         now, waits = self._clock.of(model).now(), options.waits or not options.polled
         job_id = options.job_id or self.producer.ids.make(
             model, owner="" if waits else options.owner, is_polled=not waits
@@ -474,7 +467,7 @@ class JobClient:
         # A pipeline that is polled decodes again long after its request came.
         since = began if options.waits else options.started_at
         # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
-        timeout_s = since + self._limits.request_timeout_s - began
+        timeout_s = since + self.limits.request_timeout_s - began
         if not self._decoders.acquire(timeout_s=timeout_s, owner=owner):
             raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
         try:
@@ -484,8 +477,8 @@ class JobClient:
 
     def draw(self, upload: bytes, result: Result | TaskResult, *, started_at: float) -> bytes:
         """The picture with its result drawn on it, as PNG. Raises ClientError, or Overloaded."""
-        with self._decoder(JobOptions(started_at)):
-            return annotate.annotated(upload, result, max_pixels=self._limits.max_pixels)
+        with self._decoder(JobOptions(started_at, started_at + self.limits.request_timeout_s)):
+            return annotate.annotated(upload, result, max_pixels=self.limits.max_pixels)
 
     def wait(self, submitted: SubmittedJob, *, is_client_gone: Callable[[], bool]) -> Result:
         """Sleep until the result comes. Raises DeadlinePassed, ModelUnavailable, ClientGone, and cancels."""
@@ -664,7 +657,7 @@ class JobClient:
 
     def longest_wait_until(self, wait_s: float) -> float:
         """The monotonic time until which a poller may wait that asks for so many seconds."""
-        return time.monotonic() + min(wait_s, self._limits.request_timeout_s)
+        return time.monotonic() + min(wait_s, self.limits.request_timeout_s)
 
     @staticmethod
     def _sleep(waiter: Waiter, until: float, is_client_gone: Callable[[], bool]) -> None:

@@ -147,7 +147,7 @@ class _Run:
         self._size = (0, 0)
         """(width, height) of the picture; known once a job is submitted."""
         self._timings = Timings()
-        self._deadline = jobs.wait_until(options)
+        self._deadline = options.wait_until
         self._away: tuple[float, BrokerUnavailable] | None = None
         """When Redis was away, and what it said."""
 

@@ -97,7 +97,7 @@ class PolledPipelines:
                 raise _too_many(most, " of this API key")
             self._running[job.id] = job, thread
         try:
-            left_s = self._jobs.wait_until(options) - time.monotonic()
+            left_s = options.wait_until - time.monotonic()
             job_id = self._jobs.producer.begin(
                 job.model,
                 job.id,
@@ -155,7 +155,7 @@ class PolledPipelines:
                 about = logs.about(job_id=job.id, model=job.model)
                 _LOG.exception("pipeline job %s of %s failed; this is a bug", job.id, job.model, extra=about)
                 result = job.failed(ServiceError("The service failed on this request; its log says why."))
-            self._write(result, until=self._jobs.wait_until(options))
+            self._write(result, until=options.wait_until)
         finally:
             self._end(job)
 

@@ -1,6 +1,7 @@
 """The response cache: what is asked again is not run again, whichever web process is asked."""
 
 import base64
+import math
 import threading
 import time
 from collections import Counter
@@ -347,7 +348,7 @@ def _digest(
 ) -> str:
     view = ModelView(replace(fakes.CARD, **card), {}, queue_length=0, last_alive=0.0)
     choice = ModelChoice(view, view, notice)
-    return digest_of(choice, picture, JobOptions(0.0, scores=scores), top=top)
+    return digest_of(choice, picture, JobOptions(0.0, math.inf, scores=scores), top=top)
 
 
 def test_whatever_changes_an_answer_changes_the_digest() -> None:

@@ -24,7 +24,7 @@ UPLOAD = Upload([png(255)], {}, [])
 
 def _caller(owner: str, *, polled: bool = False, key: str = "") -> Caller:
     lane = f"{owner}@100" if owner else ""
-    options = JobOptions(time.monotonic(), polled=polled, lane=lane)
+    options = JobOptions(time.monotonic(), time.monotonic() + 15, polled=polled, lane=lane)
     return Caller(options, lambda: False, IdempotentRequest(key, "digest") if key else None)
 
 

@@ -1,6 +1,7 @@
 """Pipelines over a real Redis: a finder of boxes, and a model that tells dark from bright."""
 
 import io
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -389,7 +390,7 @@ def test_a_client_that_has_gone_leaves_nothing_in_the_queues(city: City) -> None
     city.pipeline(FIND)
     held = threading.Event()
     city.engines["finder"].on_batch = lambda _: held.wait(20)
-    options = JobOptions(started_at=time.monotonic())
+    options = _options(city)
     try:
         with pytest.raises(ClientGone):
             run(city.jobs, city.jobs.models.choose("city"), [PHOTO] * 3, options, is_client_gone=lambda: True)
@@ -421,7 +422,7 @@ def test_a_polled_pipeline_is_its_owner_s_from_the_first_step_to_the_end(city: C
     held = threading.Event()
     city.engines["finder"].on_batch = lambda _: held.wait(20)
     polled: PolledPipelines = city.client.application.extensions["polled_pipelines"]
-    options = JobOptions(time.monotonic(), polled=True, lane="ann@100")
+    options = _options(city, polled=True, lane="ann@100")
     job = polled.start(city.jobs.models.choose("city"), PHOTO, options)
     assert city.jobs.poll("city", job.id) is None
     assert isinstance(getattr(city.jobs.poll("city", job.id, owner="ann"), "state", None), PendingJob)
@@ -551,7 +552,7 @@ def test_one_owner_s_polled_pipelines_leave_places_to_others(city: City) -> None
     choice = city.jobs.models.choose("city")
 
     def start(owner: str) -> None:
-        polled.start(choice, PHOTO, JobOptions(time.monotonic(), polled=True, lane=f"{owner}@100"))
+        polled.start(choice, PHOTO, _options(city, polled=True, lane=f"{owner}@100"))
 
     start("ann")
     start("ann")
@@ -655,8 +656,14 @@ def test_points_of_a_step_are_drawn_with_its_lines(city: City) -> None:
     assert drawable.skeleton.lines == ((0, 1),)
 
 
+def _options(city: City, *, within_s: float = math.inf, **fields: Any) -> JobOptions:  # noqa: ANN401
+    now, limits = time.monotonic(), city.jobs.limits
+    most_s = limits.async_timeout_s if fields.get("polled") else limits.request_timeout_s
+    return JobOptions(now, now + min(most_s, within_s), **fields)
+
+
 def _result(city: City, picture: bytes = PHOTO, **fields: Any) -> Result:  # noqa: ANN401 - of JobOptions
-    options = JobOptions(started_at=time.monotonic(), **fields)
+    options = _options(city, **fields)
     choice = city.jobs.models.choose("city")
     (result,) = run(city.jobs, choice, [picture], options, is_client_gone=lambda: False)
     assert isinstance(result, Result)
@@ -667,7 +674,7 @@ def test_what_a_choice_says_stands_in_the_answer(city: City) -> None:
     city.finder()
     city.pipeline(FIND)
     choice = replace(city.jobs.models.choose("city"), notice="Another answers.")
-    options = JobOptions(started_at=time.monotonic())
+    options = _options(city)
     (result,) = run(city.jobs, choice, [PHOTO], options, is_client_gone=lambda: False)
     assert isinstance(result, Result)
     assert result.notice == "Another answers."
@@ -685,7 +692,7 @@ def test_past_the_deadline_nothing_is_cut_or_asked(city: City, monkeypatch: pyte
 
     monkeypatch.setattr(PartCutter, "cut", slowly)
     began = time.monotonic()
-    options = JobOptions(started_at=began - city.jobs._limits.request_timeout_s + 1)
+    options = _options(city, within_s=1)
     (result,) = run(
         city.jobs, city.jobs.models.choose("city"), [PHOTO], options, is_client_gone=lambda: False
     )
@@ -762,7 +769,7 @@ def test_at_the_deadline_only_the_first_asks_a_redis_that_is_away(
     city.finder()
     city.engines["finder"].on_batch = lambda _: time.sleep(2)
     choice = city.jobs.models.choose("finder")
-    options = JobOptions(started_at=time.monotonic() - city.jobs._limits.request_timeout_s + 0.5)
+    options = _options(city, within_s=0.5)
     submitted = [city.jobs.submit(choice, PHOTO, options, top=1) for _ in range(4)]
     for each in submitted[:3]:
         with pytest.raises(BrokerUnavailable):
@@ -813,7 +820,7 @@ def test_a_client_that_goes_while_it_is_asked_ends_it(city: City) -> None:
         looks.append(len(looks) >= 2)
         return looks[-1]
 
-    options = JobOptions(started_at=time.monotonic())
+    options = _options(city)
     with pytest.raises(ClientGone):
         run(city.jobs, city.jobs.models.choose("city"), [PHOTO], options, is_client_gone=gone)
     assert len(looks) == 3

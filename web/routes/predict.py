@@ -60,7 +60,7 @@ def predict() -> Response:
         if callback_url := upload.parameters.get(CALLBACK_URL, ""):
             hosts: CallbackHosts = current_app.extensions["callback_hosts"]
             hosts.target(callback_url)  # refused now, not at the job's end
-        options = _options(upload, started_at=started_at, polled=wanted.polled, callback_url=callback_url)
+        options = _options(jobs, upload, started_at, polled=wanted.polled, callback_url=callback_url)
         key = request.headers.get(idempotency.HEADER)
         named = idempotency.read(key, upload) if key is not None else None
         caller = Caller(options, is_client_gone, named)
@@ -122,14 +122,15 @@ def outcomes(
     a ServiceError of the whole request.
     """
     inference: Inference = current_app.extensions["inference"]
-    options = _options(upload, started_at=started_at, scores=scores, within_s=within_s)
+    options = _options(inference.jobs, upload, started_at, scores=scores, within_s=within_s)
     return inference.outcomes(upload, Caller(options, is_client_gone))
 
 
 def _options(
+    jobs: JobClient,
     upload: Upload,
-    *,
     started_at: float,
+    *,
     polled: bool = False,
     callback_url: str = "",
     scores: bool = False,
@@ -138,14 +139,16 @@ def _options(
     """What this thread's request asks of its jobs. Raises ClientError, Forbidden."""
     parameters, key, trace = upload.parameters, access.KEY.get(), request.headers.get("traceparent")
     has_lane = key is not None or PRIORITY in parameters
+    most_s = jobs.limits.async_timeout_s if polled else jobs.limits.request_timeout_s
+    asked_s = timeout_s(parameters) if TIMEOUT in parameters else math.inf
     return JobOptions(
         started_at=started_at,
+        wait_until=started_at + min(most_s, within_s, asked_s),
         polled=polled,
         traceparent=tracing.well_formed(trace) if trace else None,
         span=tracing.CURRENT.get(),
         request_id=request_ids.CURRENT.get(),
         scores=scores,
-        timeout_s=min(within_s, timeout_s(parameters)) if TIMEOUT in parameters else within_s,
         callback_url=callback_url,
         lane=access.lane(key, parameters.get(PRIORITY, "")) if has_lane else "",
     )

@@ -71,19 +71,22 @@ class Call:
     traceparent: str | None
     started_at: float
     """Monotonic time at which its message was here."""
+    most_s: float
+    """For so long its client may wait."""
 
     def caller(self, upload: Upload, *, timeout_s: float = math.inf) -> Caller:
         """Whose pictures they are; `timeout_s`: the message says so, and the call may have less.
 
         Raises ClientError, Forbidden.
         """
+        left_s = min(self.most_s, timeout_s, self.context.time_remaining())
         options = JobOptions(
             started_at=self.started_at,
+            wait_until=self.started_at + left_s,
             traceparent=self.traceparent,
             span=tracing.CURRENT.get(),
             request_id=self.request_id,
             scores=True,
-            timeout_s=min(timeout_s, self.context.time_remaining()),
             lane=access.lane(access.KEY.get(), upload.parameters.get(PRIORITY, "")),
         )
         return Caller(options, self.is_gone)
@@ -132,7 +135,7 @@ class Calls:
         To gRPC it is one that takes a stream, which looks the same on the wire: so the message is not read
         before there is memory for it, and a call whose message does not come can be cancelled.
         """
-        name = kind.__name__.removesuffix("Request")
+        name, most_s = kind.__name__.removesuffix("Request"), self._jobs.limits.request_timeout_s
 
         def handle(messages: Iterator[bytes], context: Any) -> bytes:  # noqa: ANN401 - gRPC has no types
             began, code = time.perf_counter(), "OK"
@@ -148,7 +151,7 @@ class Calls:
                     # Without a name: the method drops its message, which may be large, before it waits.
                     reply = answer(
                         _parsed(kind, self._read(messages, context, place)),
-                        Call(context, request_id, trace, started_at=time.monotonic()),
+                        Call(context, request_id, trace, time.monotonic(), most_s),
                     ).SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is becomes a status
                 failure = _known(error)

@@ -172,7 +172,7 @@ class _Arrival:
 def test_one_key_has_half_of_a_process_s_places(service: Service, add: Add) -> None:
     ann, ben = add("ann"), add("ben")
     jobs: JobClient = service.app.extensions["jobs"]
-    jobs._limits = replace(jobs._limits, requests=4)
+    jobs.limits = replace(jobs.limits, requests=4)
     with contextlib.ExitStack() as held:
         access.carry(ApiKey(name="ann", secrets=(), created_at=0))
         held.enter_context(jobs.slot())

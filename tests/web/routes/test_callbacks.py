@@ -142,7 +142,7 @@ def test_a_deadline_without_a_worker_is_announced_though_a_poller_was_told(
     service: Service, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = service.app.extensions["jobs"]
-    monkeypatch.setattr(jobs, "_limits", dataclasses.replace(jobs._limits, async_timeout_s=0.3))
+    monkeypatch.setattr(jobs, "limits", dataclasses.replace(jobs.limits, async_timeout_s=0.3))
     polled, left = _post(service, url=receiver.url), _post(service, url=receiver.url)
     told: list[int] = []
 

@@ -199,7 +199,7 @@ def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
 def test_a_result_that_came_before_the_deadline_is_given_after_it(service: Service) -> None:
     jobs: JobClient = service.app.extensions["jobs"]
     choice = jobs.models.choose(MODEL)  # the first asks Redis, which takes its time on a busy machine
-    options = JobOptions(started_at=time.monotonic() - 19.5)
+    options = JobOptions(time.monotonic(), time.monotonic() + 0.5)
     submitted = jobs.submit(choice, png(0), options, top=1)
     assert submitted.waiter is not None
     result = Result(id=submitted.job.id, model=MODEL, model_version="v1")
