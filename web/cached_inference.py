@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from broker.errors import ClientError, DeadlinePassed, MalformedMessage, ServiceError
 from broker.messages import Card, Result
-from broker.producer import RequestName, StoredJob
+from broker.producer import StoredJob
 from broker.result_cache import ResultCache, shared_name
 from web import metrics
 from web.inference import Caller, Inference, Polled, SubmittedResult
@@ -107,16 +107,11 @@ class CachedInference(Inference):
         return results
 
     def _submitted(
-        self,
-        choice: ModelChoice,
-        picture: Picture,
-        options: JobOptions,
-        *,
-        top: int,
-        name: RequestName | None,
+        self, choice: ModelChoice, picture: Picture, caller: Caller, number: int, *, top: int
     ) -> SubmittedResult:
-        if name is not None or options.polled or isinstance(picture, ClientError):
-            return super()._submitted(choice, picture, options, top=top, name=name)
+        options = caller.options
+        if caller.named is not None or options.polled or isinstance(picture, ClientError):
+            return super()._submitted(choice, picture, caller, number, top=top)
         question = _Question(choice, picture, top, digest_of(choice, picture, options, top=top))
         try:
             if found := self._found(question):

@@ -24,7 +24,7 @@ from broker.errors import (
     Unavailable,
 )
 from broker.messages import Result
-from broker.producer import PendingJob, RequestName, StoredJob
+from broker.producer import PendingJob, StoredJob
 from web import answers, metrics, pipelines, question
 from web.idempotency import IdempotentRequest
 from web.jobs import MAX_PIXELS_TOGETHER, ClientGone, FollowedJob, JobClient, JobOptions, SubmittedJob
@@ -53,15 +53,6 @@ class Caller:
     named: IdempotentRequest | None = None
     job_ids: tuple[str, ...] = ()
     """What the pictures' jobs shall be called; empty: as it comes."""
-
-    def job(self, number: int) -> tuple[JobOptions, RequestName | None]:
-        """What is asked of the job of one of its pictures, and its name, if the client names them."""
-        options, name = self.options, None
-        if self.job_ids and options.polled:  # any other needs no id that is known beforehand
-            options = replace(options, job_id=self.job_ids[number])
-        if self.named:
-            name = self.named.picture(number, owner=options.owner)
-        return options, name
 
 
 class Inference:
@@ -159,7 +150,7 @@ class Inference:
         self, choice: ModelChoice, upload: Upload, caller: Caller, *, top: int
     ) -> list[SubmittedResult]:
         if choice.view.card.steps:
-            return self._by_steps(choice, upload, caller)
+            return self._by_steps(choice, upload, caller, top=top)
         results: list[SubmittedResult] = []
         try:
             for number, picture in enumerate(upload.pictures):
@@ -168,8 +159,7 @@ class Inference:
                     continue
                 if results and caller.is_gone():
                     raise ClientGone("The client closed the connection.")
-                options, name = caller.job(number)
-                results.append(self._submitted(choice, picture, options, top=top, name=name))
+                results.append(self._submitted(choice, picture, caller, number, top=top))
             for number, job in enumerate(results):
                 if isinstance(job, SubmittedJob | FollowedJob) and not caller.options.polled:
                     ended = self._ended(job, caller)
@@ -185,18 +175,22 @@ class Inference:
         return results
 
     def _submitted(
-        self,
-        choice: ModelChoice,
-        picture: Picture,
-        options: JobOptions,
-        *,
-        top: int,
-        name: RequestName | None,
+        self, choice: ModelChoice, picture: Picture, caller: Caller, number: int, *, top: int
     ) -> SubmittedResult:
-        """One picture's job, or why there is none. Raises what is the fault of the whole request."""
+        """The job of a request's picture of that number, or why there is none.
+
+        Raises what is the fault of the whole request.
+        """
+        options, name = caller.options, None
+        if caller.job_ids and options.polled:  # any other needs no id that is known beforehand
+            options = replace(options, job_id=caller.job_ids[number])
+        if caller.named:
+            name = caller.named.picture(number, owner=options.owner)
         try:
             if isinstance(picture, ClientError):
                 raise picture
+            if choice.view.card.steps and isinstance(picture, bytes):
+                return self.polled_pipelines.start(choice, picture, options, name)
             return self.jobs.submit_once(choice, picture, options, top=top, name=name)
         except IdempotencyKeyReused:
             raise
@@ -220,7 +214,9 @@ class Inference:
         except ServiceError as error:
             return error.as_outcome()
 
-    def _by_steps(self, choice: ModelChoice, upload: Upload, caller: Caller) -> list[SubmittedResult]:
+    def _by_steps(
+        self, choice: ModelChoice, upload: Upload, caller: Caller, *, top: int
+    ) -> list[SubmittedResult]:
         options = caller.options
         pictures = [
             ClientError(f"{choice.view.card.model} is a pipeline: it takes encoded pictures, and no pixels.")
@@ -237,21 +233,10 @@ class Inference:
             elif results and isinstance(results[-1], BrokerUnavailable):
                 results.append(results[-1])  # each would find that out again, 0.9 s later
             else:
-                results.append(self._started(choice, picture, *caller.job(number)))
+                results.append(self._submitted(choice, picture, caller, number, top=top))
         if options.polled:
             return results
         return [self._ended(each, caller) if isinstance(each, Polled) else each for each in results]
-
-    def _started(
-        self, choice: ModelChoice, picture: bytes, options: JobOptions, name: RequestName | None
-    ) -> SubmittedResult:
-        """One picture on its way through a pipeline, or why not. Raises what is the fault of the request."""
-        try:
-            return self.polled_pipelines.start(choice, picture, options, name)
-        except IdempotencyKeyReused:
-            raise
-        except ServiceError as error:
-            return error.as_outcome()
 
     def awaited(
         self, results: Sequence[PictureResult], caller: Caller, *, until: float
