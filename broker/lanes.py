@@ -6,7 +6,8 @@ a Redis that holds writes back (CLIENT PAUSE) still tells their lengths, but run
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from itertools import islice
+from typing import Final, cast
 
 import redis
 from redis.client import Pipeline
@@ -17,6 +18,9 @@ from broker.scripts import lua
 HEADS: Final = 64
 """Lanes of a kind whose first jobs are looked at for the age of the queue, those whose turn comes last: Redis
 copies each job, 0.02 ms of one of 200 KB."""
+
+_ASKED: Final = 3
+"""Replies to the commands of `ask`, of which the last says whether there are lanes."""
 
 WAITING_FOR_EACH_POLLED: Final = 3
 """While both wait a worker takes so many jobs whose clients wait, then one whose client polls."""
@@ -59,8 +63,6 @@ def together(parts: Sequence[QueueLengths]) -> QueueLengths:
     So before one more job of a lane go as many of each other part as of its own. A lane that several have
     counts as one, or nearly: those of the part that has most.
     """
-    if len(parts) == 1:
-        return parts[0]
     return QueueLengths(
         sum(part.waiting for part in parts),
         sum(part.polled for part in parts),
@@ -85,15 +87,6 @@ class LaneReader:
         One round trip; for whoever has none one more for each part in which others have lanes. Of several
         parts one that can't be asked counts as empty: jobs for the others are not to be refused for it.
         """
-        if lane or len(parts) > 1:
-            return self._together(parts, lane)
-        (keys,) = parts
-        with self._redis.pipeline(transaction=False) as pipe:
-            ask(pipe, keys)
-            return self._read(keys, pipe.execute(), lane)
-
-    def _together(self, parts: Sequence[ModelKeys], lane: str) -> QueueLengths:
-        """The same for a lane, or of several parts: in one round trip, with as many replies of each."""
         with self._redis.pipeline(transaction=False) as pipe:
             for keys in parts:
                 if lane:
@@ -102,30 +95,26 @@ class LaneReader:
                     pipe.execute_command(*command)  # type: ignore[no-untyped-call]
                 else:
                     ask(pipe, keys)
-            replies = pipe.execute(raise_on_error=False)
+            replies = iter(pipe.execute(raise_on_error=False))
         lengths: list[QueueLengths] = []
         failure = redis.RedisError("the queue has no part")
-        for number, keys in enumerate(parts):
-            told = replies[len(replies) // len(parts) * number :][: len(replies) // len(parts)]
+        for keys in parts:
+            told = list(islice(replies, 1 if lane else _ASKED))
+            failed = next((reply for reply in told if isinstance(reply, redis.RedisError)), None)
             try:
-                lengths.append(self._read(keys, told, lane))
+                if failed is not None and not isinstance(failed, redis.exceptions.NoScriptError):
+                    failure = failed
+                elif lane and failed is None:
+                    lengths.append(QueueLengths(*told[0]))
+                elif lane or told[-1]:  # the script was not loaded yet; there are lanes
+                    lengths.append(self.shared(keys, lane))
+                else:
+                    lengths.append(of_lists(*told[:-1]))
             except redis.RedisError as error:
                 failure = error
         if not lengths:
             raise failure
-        return together(lengths)
-
-    def _read(self, keys: ModelKeys, replies: Sequence[Any], lane: str) -> QueueLengths:
-        """What the replies about one part say. Raises what they are."""
-        if lane and isinstance(replies[0], redis.exceptions.NoScriptError):
-            return self.shared(keys, lane)
-        for reply in replies:
-            if isinstance(reply, redis.RedisError):
-                raise reply
-        if lane:
-            return QueueLengths(*replies[0])
-        waiting, polled, has_lanes = replies
-        return self.shared(keys) if has_lanes else of_lists(waiting, polled)
+        return together(lengths) if len(lengths) > 1 else lengths[0]
 
     def shared(self, keys: ModelKeys, lane: str = "") -> QueueLengths:
         """The same, of a queue that has lanes."""
