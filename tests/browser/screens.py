@@ -35,7 +35,7 @@ PHOTOGRAPHS: Final = sorted(PHOTOS.glob("*.[jb][pm][gp]"))
 def main(folder: Path | None) -> None:
     """Make the pictures."""
     if BINARY is None:
-        sys.exit("Debian's chromium is not installed: apt install chromium fonts-noto-cjk")
+        sys.exit("Debian's chromium is not installed: apt install chromium-headless-shell fonts-noto-cjk")
     with tempfile.TemporaryDirectory() as scratch, running_redis() as redis, launched() as browser:
         stack = digits_stack(Path(scratch), redis, LEASE_S="10")  # nobody lapses because the machine is busy
         if folder is not None and PHOTOGRAPHS:
