@@ -1,5 +1,6 @@
 """A real Chromium, and real services for it: digits beside a model that failed."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
 from tests.browser import chromium as debian
-from tests.browser.pages import Visit, digits_stack, has_started, start
-from tests.support.redis_server import RedisServer, running_redis
+from tests.browser.pages import Visit, has_started
+from tests.browser.sharing import shared_digits
+from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack, web_up
 
 
@@ -75,11 +77,11 @@ def stack(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The service that most tests share; none of them harms it."""
-    with running_redis() as redis:
-        made = digits_stack(tmp_path_factory.mktemp("digits"), redis, MAX_UPLOAD_MB="1", MAX_PIXELS="400000")
-        try:
-            start(made)
-            yield made
-        finally:
-            made.stop()
+    """The service that most tests share, in all processes of pytest-xdist; none of them harms it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the run's
+    folder /= "digits"
+    folder.mkdir(exist_ok=True)
+    with shared_digits(folder) as service:
+        yield service
