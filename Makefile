@@ -86,7 +86,7 @@ test-stores: $(VENV)/.dev var/stores/.installed ## Stores of models: S3, Google'
 	$(BIN)/python -m pytest -m stores tests/stores
 
 test-network: $(VENV)/.dev ## Hosts of their own on a network that is cut, slow or lossy (Linux, root: iproute2, nftables)
-	$(BIN)/python -m pytest -m network tests/network
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m network tests/network
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium-headless-shell, or chromium)
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m browser tests/browser

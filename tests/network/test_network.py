@@ -131,9 +131,9 @@ def test_the_network_of_a_killed_test_is_removed_by_the_next() -> None:
         assert killed.stdout is not None
         try:
             (left,) = map(int, killed.stdout.readline().strip("[]\n").split(","))
+            assert Path(f"/proc/{left}").exists()  # and from then on any test's network may end it
         finally:
             killed.kill()
-    assert Path(f"/proc/{left}").exists()
     with Network(["next"]):
         names = [each.name for each in Path("/run/netns").iterdir()]
     assert not [name for name in names if name.startswith(f"bw-{killed.pid}-")]

@@ -183,7 +183,8 @@ def _wire(on_host: list[str], on_switch: list[str], port: str) -> subprocess.Pop
 def _free_subnet() -> int:
     """A third byte of the addresses that no network of another test has now."""
     used = subprocess.run(["ip", "route"], capture_output=True, text=True, check=True).stdout
-    return next(at for at in range(os.getpid() % 200, 256) if f"{_BENCHMARKS}.{at}." not in used)
+    first = os.getpid() * 37 % 200  # those of pytest-xdist follow each other, and may look at the same time
+    return next(at for at in range(first, 256) if f"{_BENCHMARKS}.{at}." not in used)
 
 
 def _namespaces(prefix: str) -> Iterator[str]:
