@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import gc
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import redis
@@ -18,12 +20,29 @@ from tests.support import ROOT, keras_fork, leftovers, real_data
 from tests.support.redis_cluster import Lender, running_any, running_stepping
 from tests.support.redis_server import RedisServer, faketime_library
 
+# As it is imported, jsonschema would build 38 parsers, in two seconds, for IRIs, which no schema here has.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment] # the documented way to block an import
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Remove what runs that were killed have left, once a run: pytest-xdist's processes belong to one."""
     if not hasattr(config, "workerinput"):
         leftovers.remove()
         leftovers.mark()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the collector of garbage from what is collected here: all of it lives until the end.
+
+    It would go through a million objects again and again, a second of each process, to free none of them.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
