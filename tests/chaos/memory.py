@@ -34,7 +34,7 @@ class Account:
 
 def run(*, requests: int, folder: Path, redis: RedisServer) -> Account:
     """Send so many requests, from 32 clients."""
-    labels = numbers.write_pictures(folder / "pictures")
+    labels = numbers.write_pictures(folder / "pictures", range(min(requests, numbers.COUNT)))
     stack = ChaosStack(folder, redis, seed=1, batch_s=0.0)
     try:
         stack.begin()

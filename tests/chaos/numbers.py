@@ -4,13 +4,13 @@ A picture's left half and right half have one of 128 shades each, which spell a 
 the pictures, the labels and the catalogue of the model that reads them; numbers_server.py is its server.
 """
 
-import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 MODEL: Final = "numbers"
 LEVELS: Final = 128
@@ -35,12 +35,18 @@ normalise = "none"
 
 
 def picture(number: int) -> bytes:
-    """The picture of a number, as PNG."""
-    pixels = np.empty((24, 32), np.uint8)
-    pixels[:, :16] = number // LEVELS * 2
-    pixels[:, 16:] = number % LEVELS * 2
-    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
-    return buffer.getvalue()
+    """The picture of a number, as PNG: 32x24, grey."""
+    # Without Pillow: a campaign begins with all of them, which took 2.3 s of a core and takes 0.6 s.
+    row = bytes([0, *[number // LEVELS * 2] * 16, *[number % LEVELS * 2] * 16])  # 0: no filter
+    return _BEGIN + _chunk(b"IDAT", zlib.compress(row * 24, 1)) + _END
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+_BEGIN: Final = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 24, 8, 0, 0, 0, 0))
+_END: Final = _chunk(b"IEND", b"")
 
 
 def read(batch: NDArray[np.uint8]) -> NDArray[np.int64]:
