@@ -4,6 +4,8 @@ Owns that estimate. Pure: no clock and no queue.
 """
 
 import math
+import statistics
+from collections import deque
 from typing import Final
 
 FIRST: Final = 8
@@ -21,19 +23,33 @@ _TRIED: Final = 1.25
 _LEAST_SLOPE: Final = 0.05
 """A picture adds at least this share of the mean time for each: noise must not make a network look free."""
 
+_EFFICIENT: Final = 0.8
+"""This share of the most pictures a second is as good as all of it, while others wait for a call."""
 
-_EFFICIENT: Final = 0.95
-"""This share of the most pictures a second is as good as all of it."""
+_COMPARED: Final = 7
+"""Pairs of calls whose median counts: on busy cores one call takes three times as long as the next."""
+
+_ALIKE: Final = 8
+_ALIKE_S: Final = 5.0
+"""After so many calls of one size, and so many seconds of them, one of another size is compared with them."""
 
 
 class CallTimes:
-    """A line through the last calls: what a call costs at all, and what each picture adds."""
+    """A line through the last calls: what a call costs at all, and what each picture adds.
+
+    What is efficient is judged by calls that follow one another, one with at least twice as many pictures as
+    the other: whatever makes both slow says nothing, and calls of one size take back nothing.
+    """
 
     def __init__(self) -> None:
-        self._line = (0.0, 0.0)
-        """Seconds of a call and of each picture in it, as calls of different sizes last told."""
         self._calls = 0.0
         self._pictures = self._seconds = self._squares = self._products = 0.0
+        self._last = (0, 0.0)
+        """Pictures and seconds of the last call."""
+        self._fixed: deque[float] = deque(maxlen=_COMPARED)
+        """By pairs of calls: which share of a call with one picture any call costs."""
+        self._alike, self._alike_s = 0, 0.0
+        """Calls since the last such pair, and their seconds."""
 
     def add(self, pictures: int, seconds: float) -> None:
         """A call with so many pictures took so long."""
@@ -42,6 +58,12 @@ class CallTimes:
         self._seconds = _KEPT * self._seconds + seconds
         self._squares = _KEPT * self._squares + pictures * pictures
         self._products = _KEPT * self._products + pictures * seconds
+        small, large = sorted([self._last, (pictures, seconds)])
+        self._last = pictures, seconds
+        self._alike, self._alike_s = self._alike + 1, self._alike_s + seconds
+        if small[0] and large[0] >= 2 * small[0]:
+            self._fixed.append(_fixed_share(small, large))
+            self._alike, self._alike_s = 0, 0.0
 
     def most(self, at_most: int, *, within_s: float) -> int:
         """How many pictures a call may have to take no longer, from 1 to `at_most`.
@@ -59,18 +81,34 @@ class CallTimes:
             return int(min(at_most, max(within_s / each, tried)))
         each = max(_LEAST_SLOPE * each, (self._products / self._calls - pictures * seconds) / spread)
         fixed = max(0.0, seconds - each * pictures)
-        self._line = fixed, each
         if fixed >= within_s or fixed + each * at_most <= within_s:
             return at_most
         return int(max(1, (within_s - fixed) / each))
 
     def efficient(self, at_most: int) -> int:
-        """The fewest pictures of a call, up to `at_most`, that give nearly as many a second as so many would.
+        """How few pictures of a call, up to `at_most`, give nearly as many a second as so many would.
 
-        Until calls of different sizes tell: `at_most`. `most` must have been asked since.
+        A power of two, which engines that compile for each size run without padding, or `at_most`. Now and
+        then it is half or twice that: so it finds out, and notices when that changes.
         """
-        fixed, each = self._line
-        if not each:
+        if not self._last[0]:
             return at_most
-        best = _EFFICIENT * at_most / (fixed + each * at_most)
-        return min(at_most, max(1, math.ceil(best * fixed / (1 - best * each))))
+        size = self._last[0] if not self._fixed else _efficient(statistics.median(self._fixed), at_most)
+        if not self._fixed or (self._alike >= _ALIKE and self._alike_s >= _ALIKE_S):
+            size = size // 2 if size > 1 else 2
+        return min(size, at_most)
+
+
+def _fixed_share(small: tuple[int, float], large: tuple[int, float]) -> float:
+    """What any call costs, as a share of one with one picture, by two calls: pictures and seconds of each."""
+    each = max(0.0, (large[1] - small[1]) / (large[0] - small[0]))
+    fixed = max(0.0, small[1] - each * small[0])
+    return fixed / (fixed + each) if fixed else 0.0
+
+
+def _efficient(fixed: float, at_most: int) -> int:
+    """The least power of two, or `at_most`, that is efficient, by that share."""
+    each = 1.0 - fixed
+    # n / (fixed + each n) is to be _EFFICIENT of at_most / (fixed + each at_most).
+    least = _EFFICIENT * at_most * fixed / (fixed + (1 - _EFFICIENT) * each * at_most)
+    return min(at_most, 1 << max(0, math.ceil(math.log2(max(1.0, least)))))
