@@ -142,7 +142,7 @@ def lanes_us(client: redis.Redis, script: str, count: int) -> dict[int, float]:
 
 def main() -> int:
     """Run the program."""
-    parts = ("take", "lanes", "claim")
+    parts = ("take", "lanes", "owners", "claim")
     scripts = {"with": lua("others", *parts), "without": _WITHOUT + lua(*parts)}
     with running_redis() as server, connect(server.url, timeout_s=60) as client:
         for side in (28, 224):

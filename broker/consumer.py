@@ -105,10 +105,10 @@ class Consumer:
         """The last claim left a job that runs alone, because its worker had others."""
         self._since_polled = 0
         """Jobs of waiting clients that it has taken since the last one of a client that polls."""
-        self.lanes = 0
-        """Lanes that had turns at the last claim, for each kind of job."""
+        self.owners = 0
+        """Owners that had turns at the last claim, of whom some are counted; 0: nobody has a lane."""
         self._lane_reader = LaneReader(client)
-        self._claim_script = client.register_script(lua("others", "take", "lanes", "claim"))
+        self._claim_script = client.register_script(lua("others", "take", "lanes", "owners", "claim"))
         self._complete_script = client.register_script(lua("webhook_due", "complete"))
 
     def of_shard(self, shard: int, clock: RedisClock) -> Self:
@@ -120,7 +120,7 @@ class Consumer:
         other._keys = self._keys.of_shard(shard)
         other._clock = clock
         other._channels = None
-        other._since_polled = other.lanes = 0
+        other._since_polled = other.owners = 0
         other.is_for_others = other.is_alone = False
         return other
 
@@ -179,23 +179,27 @@ class Consumer:
         with translated("measure a queue", self._redis, self._keys.types):
             return self._lane_reader.lengths((self._keys,)).total
 
-    def claim(self, worker: str, n: int, *, beside: bool = False) -> list[ClaimedJob]:
+    def claim(
+        self, worker: str, n: int, *, shared: int | None = None, beside: bool = False
+    ) -> list[ClaimedJob]:
         """Move up to `n` jobs from the queue to this worker's claims and read them, in order.
 
         Of four one is of a client that polls, while others wait; all, while none does. Lanes have turns.
         A job that was recovered before comes alone; one whose picture was prepared for another input is left
         to a live worker that takes it, if there is one. `beside`: the worker has jobs of other shards, so
-        none comes that must be alone. Raises LeaseLost, or BrokerUnavailable: then
+        none comes that must be alone. `shared`: as many, and no more than `n`, while several owners have
+        turns. Raises LeaseLost, or BrokerUnavailable: then
         the claim may have happened, and the caller gives back what it holds before it claims again.
         """
         keys, claims = self._keys, self._keys.claims(worker)
         names = [keys.workers, keys.queue, claims, keys.attempts, keys.bell, keys.states]
         shares = [self._since_polled, WAITING_FOR_EACH_POLLED]
+        limits = [int(beside), n if shared is None else min(n, shared)]
         with translated("hand out jobs", self._redis, keys.types):
             sent = self._clock.monotonic()
-            status, now, self._since_polled, self.lanes, *fields = self._claim_script(
+            status, now, self._since_polled, self.owners, *fields = self._claim_script(
                 keys=[*names, keys.polled, keys.turns, keys.polled_turns],
-                args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag, *shares, int(beside)],
+                args=[worker, n, keys.result_prefix, self._key_ttl_s, self._input_tag, *shares, *limits],
             )
             self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
             self.is_for_others, self.is_alone = status == b"others", status == b"alone"

@@ -486,7 +486,7 @@ def test_every_module_says_what_it_owns() -> None:
 def test_every_script_names_its_keys_its_arguments_and_its_reply() -> None:
     scripts = sorted((ROOT / "broker" / "lua").glob("*.lua"))
     names = ["announce", "claim", "complete", "finish", "heads", "home", "keep", "key_return", "key_take"]
-    names += ["lanes", "lease", "lengths", "missing", "others", "recover", "remove", "take", "time"]
+    names += ["lanes", "lease", "lengths", "missing", "others", "owners", "recover", "remove", "take", "time"]
     names += ["webhook_due", "webhook_expire", "webhook_settle", "webhook_take"]
     assert [script.stem for script in scripts] == names
     for script in scripts:

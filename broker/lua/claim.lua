@@ -1,10 +1,10 @@
--- Move up to n jobs from the queue to the claims of one worker that has a live lease (after others.lua, take.lua and lanes.lua).
+-- Move up to n jobs from the queue to the claims of one worker that has a live lease (after four other parts).
 -- KEYS  1 workers   2 queue   3 claims of this worker   4 attempts   5 bell   6 states   7 polled   8, 9 their turns
--- ARGV  1 worker    2 n       3 prefix of result keys   4 TTL of keys in seconds   5 its input's tag, or ''
+-- ARGV  1 worker    2 n, while several owners have turns ARGV 9   3 prefix of result keys   4 TTL of keys in seconds   5 its input's tag, or ''
 --       6 how many jobs of `queue` it has taken since its last one of `polled`   7 after how many one of these is due   8 1 if it has jobs of other shards, or 0
--- Returns {'lease', Redis' time, ARGV 6, 0} if the lease is not live; {'others', time, ARGV 6, how many lanes have turns} if
+-- Returns {'lease', Redis' time, ARGV 6, 0} if the lease is not live; {'others', time, ARGV 6, how many owners have turns} if
 --   all that it might take is left to others, {'alone', the same} if to itself once it holds nothing; else {'ok', time, ARGV 6 of
---   its next claim, lanes, for each job, in claim order: id, attempts, 1 if its result key is `pending` or else 0; of one job itself}.
+--   its next claim, owners, for each job, in claim order: id, attempts, 1 if its result key is `pending` or else 0; of one job itself}.
 -- A key of a wrong type stops it before it has moved a job. A job with attempts is taken alone, while this worker holds
 --   nothing else; one that others take is left to them, with what stands behind it in its list, if anybody waits for it.
 local time_text, since = string.format('%.6f', now), tonumber(ARGV[6])
@@ -14,10 +14,10 @@ redis.call('HLEN', KEYS[4])
 for _, list in ipairs({KEYS[2], KEYS[5], KEYS[7]}) do redis.call('LLEN', list) end
 
 local both, is_left = {opened(KEYS[2], KEYS[8]), opened(KEYS[7], KEYS[9])}, false
-local reply, taken, last = {'ok', time_text, since, lanes_of(both[1]) + lanes_of(both[2])}, 0, nil
-local held = redis.call('LLEN', KEYS[3]) + ARGV[8]
+local reply, taken, last = {'ok', time_text, since, owners_of(both)}, 0, nil
+local held, n = redis.call('LLEN', KEYS[3]) + ARGV[8], tonumber(reply[4] > 1 and ARGV[9] or ARGV[2])
 local waiting, polled = unpack(both)
-while taken < tonumber(ARGV[2]) and (waiting or polled) do
+while taken < n and (waiting or polled) do
   local kind = polled and (since >= tonumber(ARGV[7]) or not waiting) and polled or waiting
   local list, lane, score = next_list(kind)
   local job, id, attempts, pending = take(list, held + taken > 0)

@@ -1,18 +1,46 @@
 """The device that the models of one process share: one network runs at a time.
 
-Owns the order in which they get it, and how long one may keep it from the others. Knows nothing of models,
-jobs or threads' names.
+Owns the order in which they get it, how long one may keep it from the others, and whether several clients
+with keys share it. Knows nothing of models, jobs or threads' names.
 """
 
 import collections
+import math
 import threading
 import time
+from collections.abc import Collection
 from types import TracebackType
 from typing import Final
 
 PATIENCE_S: Final = 1.0
 """Nobody waits longer for the call of one other: then it runs beside it. Two at once cost each other time,
 but a network that takes a minute, or hangs, would hold up every other model of its process."""
+
+SHARED_S: Final = 60.0
+"""For so long it counts as shared after the job of another owner: one whose next picture is still to come has
+none in the queue when the batch is claimed for which that picture will wait."""
+
+
+class RecentOwners:
+    """Whether several owners had jobs here lately. Safe to use from any thread: at worst it learns late."""
+
+    def __init__(self) -> None:
+        self._last, self._last_at = "", -math.inf
+        """Whose job came last, and when."""
+        self._until = -math.inf
+
+    def add(self, owners: Collection[str], now: float, *, beside: bool = False) -> None:
+        """Jobs of these owners came, '' is nobody; `beside`: others have turns. `now` is monotonic."""
+        if beside or len(owners) > 1:
+            self._until = now + SHARED_S
+        for owner in owners:
+            if owner != self._last:
+                self._until = max(self._until, self._last_at + SHARED_S)
+            self._last, self._last_at = owner, now
+
+    def several(self, now: float) -> bool:
+        """Whether they did, at this monotonic time."""
+        return now < self._until
 
 
 class Device:
@@ -29,6 +57,8 @@ class Device:
         self._owner: int | None = None
         """The thread that has it; None while it is free."""
         self._since = 0.0
+        self.owners = RecentOwners()
+        """Whose jobs run on it: of one model they wait for those of another, too."""
         self.waiting = 0
         """How many threads wait for it."""
 

@@ -43,10 +43,6 @@ LEAD_MARGIN: Final = 1.5
 """A claim begins so many times before the device is free as it took last: late it costs idle time of the
 device, early only that a job waits here and not in the queue."""
 
-_SHARED_S: Final = 60.0
-"""For so long after several lanes had jobs batches are no larger than is efficient: an owner whose next
-picture is still to come has none in the queue when the batch is claimed for which that picture will wait."""
-
 LOOK_S: Final = 0.002
 """Between looks at a queue that fills up; Redis 6.2's BLPOP can't wait so briefly (0.003 s: up to 150 ms)."""
 
@@ -88,8 +84,6 @@ class Pipeline:
         self.picture_s = 0.0
         """A picture's share of a call, a moving average."""
         self._times = CallTimes()
-        self._shared_until = 0.0
-        """Monotonic time until which more than one lane is expected to have jobs."""
         self.spec = spec
         """The model, with the engine that its results name."""
         self._version = spec.version
@@ -162,19 +156,19 @@ class Pipeline:
         began = time.monotonic()
         most = self._times.most(self.limits.batch_size, within_s=self.limits.call_s)
         # An owner's single picture waits for the batches of those with many.
-        fair = self._times.efficient(most) if began < self._shared_until else most
-        taken = self.parts.claim(fair)
-        if self.parts.lanes > 1:
-            self._shared_until = began + _SHARED_S
+        fair = self._times.efficient(most)
+        is_shared = self.device.owners.several(began)
+        taken = self.parts.claim(fair if is_shared else most, shared=fair)
         if not taken:
             return None
+        is_shared |= self.parts.owners > 1
         claimed = [job for each in taken for job in each.jobs]
         metrics.claimed(
             self.spec.name,
             len(claimed),
-            most=fair,
+            most=fair if is_shared else most,
             batch_size=self.limits.batch_size,
-            is_shared=fair < most,
+            is_shared=is_shared and fair < most,
             is_recovered=any(job.attempts for job in claimed),
         )
         moment, now = time.monotonic(), self._clock.now()
@@ -188,6 +182,8 @@ class Pipeline:
             shift_s=self._clock.shift_s if self._clock.has_stepped else None,
             shares=tuple(BatchShare(each.part, each.worker, len(each.jobs)) for each in taken),
         )
+        owners = {entry.job.owner for entry in batch.entries if entry.job is not None}
+        self.device.owners.add(owners, began, beside=self.parts.owners > 1)
         self._claim_s += SMOOTHING * (time.monotonic() - began - self._claim_s)
         return batch
 
@@ -333,10 +329,12 @@ class Pipeline:
     def _let_fill(self) -> None:
         """Let a batch fill up in the queue, where others can still take it, for BATCH_WAIT_MS at most."""
         seen = time.monotonic()
+        is_shared = self.device.owners.several(seen)
+        size = self._times.efficient(self.limits.batch_size) if is_shared else self.limits.batch_size
         while not self._registration.stopping.is_set():
             left_s = batching.wait_left_s(
                 self.parts.waiting(),
-                self.limits.batch_size,
+                size,
                 seen=seen,
                 now=time.monotonic(),
                 wait_s=self.limits.batch_wait_s,

@@ -150,8 +150,8 @@ class QueueParts:
         """Shards that are served; 1: the queue has none, and `own` is all of it."""
         self.keeper_of: Callable[[Registration], LeaseKeeper] | None = None
         """Makes the thread that keeps a shard's lease; without it there is none."""
-        self.lanes = 0
-        """Lanes that had turns at the last claim, for each kind of job."""
+        self.owners = 0
+        """Owners that had turns at the last claim, of whom some are counted; 0: nobody has a lane."""
         self.parts = [self.own]
         """`own`, then the shards."""
         self._model = model
@@ -179,15 +179,18 @@ class QueueParts:
                 part.keeper.start()
             part.mend()
 
-    def claim(self, most: int) -> list[ClaimedPart]:
-        """Claim up to so many jobs, of several parts in turn. Without shards it raises ServiceError."""
+    def claim(self, most: int, *, shared: int) -> list[ClaimedPart]:
+        """Claim up to so many jobs, of several parts in turn; `shared` where several owners have turns.
+
+        Without shards it raises ServiceError.
+        """
         if self.shards == 1:
             own, worker = self.own, self.own.lease.worker
-            jobs = own.consumer.claim(worker, most)
-            self.lanes = own.consumer.lanes
+            jobs = own.consumer.claim(worker, most, shared=shared)
+            self.owners = own.consumer.owners
             return [ClaimedPart(own, worker, jobs)] if jobs else []
-        claimed = self._claim_in_turn(most)
-        self.lanes = max((part.consumer.lanes for part in self._open()), default=0)
+        claimed = self._claim_in_turn(most, shared)
+        self.owners = max((part.consumer.owners for part in self._open()), default=0)
         for each in claimed:
             each.part.add(len(each.jobs))
         return claimed
@@ -251,7 +254,7 @@ class QueueParts:
     def _open(self) -> list[QueuePart]:
         return [part for part in self.parts if part.is_open]
 
-    def _claim_in_turn(self, most: int) -> list[ClaimedPart]:
+    def _claim_in_turn(self, most: int, shared: int) -> list[ClaimedPart]:
         hinted, self._rung = self._rung, set()
         parts, lone = self._in_turn(hinted), self._lone
         if lone in parts and any(part.held for part in parts):
@@ -269,10 +272,12 @@ class QueueParts:
                 if part.consumer.bell not in rung:
                     continue
             others_held = claimed or any(other.held for other in parts if other is not part)
-            jobs = self._claim(part, most, beside=bool(others_held))
+            jobs = self._claim(part, most, shared=max(0, shared), beside=bool(others_held))
             if jobs:
                 claimed.append(jobs)
-                most -= len(jobs.jobs)
+                most, shared = most - len(jobs.jobs), shared - len(jobs.jobs)
+                if part.consumer.owners > 1:
+                    most = min(most, shared)
                 if most <= 0 or any(job.attempts for job in jobs.jobs):
                     return claimed
         if asks_all:
@@ -295,10 +300,10 @@ class QueueParts:
         except BrokerUnavailable:
             return set(bells)  # which of them is away, its claim tells
 
-    def _claim(self, part: QueuePart, most: int, *, beside: bool) -> ClaimedPart | None:
+    def _claim(self, part: QueuePart, most: int, *, shared: int, beside: bool) -> ClaimedPart | None:
         worker = part.lease.worker
         try:
-            jobs = part.consumer.claim(worker, most, beside=beside)
+            jobs = part.consumer.claim(worker, most, shared=shared, beside=beside)
         except (LeaseLost, BrokerUnavailable):
             part.is_uncertain = True  # its own thread tells why, when it has seen that for itself
             return None

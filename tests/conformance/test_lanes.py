@@ -76,7 +76,7 @@ def test_those_of_nobody_need_no_turns_once_they_are_alone(client: redis.Redis, 
     taker, worker = _worker(client, keys)
     assert Counter(_claimed(taker, worker, 4, ids)) == {"ann": 1, "nobody": 3}
     assert not client.exists(keys.of(MODEL).turns)
-    assert (_claimed(taker, worker, 4, ids), taker.lanes) == (["nobody"] * 4, 0)
+    assert (_claimed(taker, worker, 4, ids), taker.owners) == (["nobody"] * 4, 0)
 
 
 def test_each_lane_stays_in_order(client: redis.Redis, keys: Keys) -> None:
@@ -92,6 +92,39 @@ def test_a_light_lane_is_next_whatever_the_others_have(client: redis.Redis, keys
     assert len(_claimed(taker, worker, 20, ids)) == 20
     ids |= _fill(client, keys, cid=1)
     assert "cid" in _claimed(taker, worker, 3, ids)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "polled", "owners"),
+    [
+        ([""], [""], 0),
+        ([ANN], [], 1),
+        (["ann@25", "ann@100", "ann@400"], [ANN], 1),
+        ([ANN, CID], [], 2),
+        ([ANN, ""], [], 2),
+        ([ANN], [CID], 2),
+        ([""], [ANN], 2),
+        (["ann@25", "ann@100", "ann@400", CID], [], 2),
+    ],
+    ids=str,
+)
+def test_where_several_owners_have_turns_a_claim_takes_fewer(
+    client: redis.Redis, keys: Keys, lanes: list[str], polled: list[str], owners: int
+) -> None:
+    for lane in lanes:
+        enqueue(client, keys, *_jobs(lane, 3))
+    for lane in polled:
+        enqueue(client, keys, *_jobs(lane, 3, polled=True))
+    taker, worker = _worker(client, keys)
+    assert len(taker.claim(worker, 3, shared=2)) == (2 if owners > 1 else 3)
+    assert taker.owners == owners
+
+
+def test_a_claim_takes_no_more_for_being_shared(client: redis.Redis, keys: Keys) -> None:
+    _fill(client, keys, ann=4, cid=4)
+    taker, worker = _worker(client, keys)
+    assert len(taker.claim(worker, 2, shared=4)) == 2
+    assert len(taker.claim(worker, 4)) == 4
 
 
 def test_nobody_saves_turns_up_by_idling(client: redis.Redis, keys: Keys) -> None:

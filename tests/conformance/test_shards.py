@@ -98,9 +98,8 @@ def web(client: redis.Redis, keys: Keys, worker: Worker) -> Web:
 
 
 def _claimed(worker: Worker) -> list[str]:
-    return [
-        job.id for each in worker.pipeline.parts.claim(worker.pipeline.limits.batch_size) for job in each.jobs
-    ]
+    most = worker.pipeline.limits.batch_size
+    return [job.id for each in worker.pipeline.parts.claim(most, shared=most) for job in each.jobs]
 
 
 def _run_all(worker: Worker) -> int:
@@ -441,6 +440,18 @@ def test_an_owner_s_share_of_each_shard_is_his_share_of_all(
         web.producer.admit(MODEL, size=1000, timeout_s=1.5, pace=Pace(rate=100.0), lane="ann@100")
 
 
+def test_where_one_shard_has_several_owners_a_claim_takes_fewer_of_all(web: Web, worker: Worker) -> None:
+    parts = worker.pipeline.parts
+    for shard in range(SHARDS):
+        web.enqueue(6, shard=shard, lane="ann@100")
+    assert sum(len(each.jobs) for each in parts.claim(4, shared=2)) == 4
+    for shard in range(SHARDS):
+        web.enqueue(1, shard=shard, lane="bob@100")
+    for _ in range(2 * SHARDS):
+        assert sum(len(each.jobs) for each in parts.claim(4, shared=2)) == 2
+        assert parts.owners == 2
+
+
 def test_a_name_finds_its_job_in_whichever_shard(
     client: redis.Redis, keys: Keys, web: Web, worker: Worker
 ) -> None:
@@ -482,7 +493,7 @@ def test_dead_letters_of_all_shards_are_listed_and_queued_again(
     client: redis.Redis, keys: Keys, web: Web, worker: Worker
 ) -> None:
     jobs = [web.enqueue(1, shard=shard)[0] for shard in (0, 2)]
-    taken = worker.pipeline.parts.claim(4)
+    taken = worker.pipeline.parts.claim(4, shared=4)
     for each in taken:
         outcomes = [CompletedJob(claimed.id, dead_reason="bad") for claimed in each.jobs]
         each.part.consumer.complete(each.worker, outcomes)
@@ -496,6 +507,6 @@ def test_dead_letters_of_all_shards_are_listed_and_queued_again(
 
 def test_another_worker_s_claims_can_t_be_completed(web: Web, worker: Worker) -> None:
     web.enqueue(1, shard=1)
-    (taken,) = worker.pipeline.parts.claim(4)
+    (taken,) = worker.pipeline.parts.claim(4, shared=4)
     with pytest.raises(LeaseLost):
         taken.part.consumer.complete(worker.lease.worker, [CompletedJob(taken.jobs[0].id)])

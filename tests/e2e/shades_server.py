@@ -1,9 +1,10 @@
-"""`python -m tests.e2e.shades_server LOG [DELAY_S [mended] [held]]`: a model server whose network misbehaves.
+"""`python -m tests.e2e.shades_server LOG [DELAY_S[+EACH_S] [FLAG ...]]`: a network that misbehaves.
 
-Everything but the network is the product's own process. Each shade that the network sees is appended to
-LOG, so that a test can count executions. A picture of shade ABORT kills the process, one of shade RAISE
-makes the network raise; each call takes DELAY_S. A mended one bears every shade; a held one
-loads until there is a file LOG.go.
+Everything else is the model server's own. Each shade that the network sees is appended to
+LOG, so that a test can count executions, and each call's number of pictures to LOG.calls. A picture of shade
+ABORT kills the process, one of shade RAISE makes the network raise; each call takes DELAY_S, and with
+`DELAY_S+EACH_S` so much more a picture. A `mended` one bears every shade; a `held` one loads until there is a
+file LOG.go; a `forgetful` one remembers for a second only that several owners had jobs.
 """
 
 import os
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from model_server import engines
 from model_server.commands import serve as server
 from model_server.engines import OutputNames
+from model_server.serving import device
 
 RAISE = 254
 ABORT = 255
@@ -29,16 +31,20 @@ class Shades:
     precision = "fp32"
     outputs = OutputNames()
 
-    def __init__(self, log: Path, delay_s: float, *, mended: bool) -> None:
+    def __init__(self, log: Path, delay_s: float, each_s: float, *, mended: bool) -> None:
         self._log = log
+        self._calls = log.with_suffix(".calls")
         self._delay_s = delay_s
+        self._each_s = each_s
         self._mended = mended
 
     def predict(self, batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
         shades = batch[:, 0, 0, 0]
         with self._log.open("a") as log:
             log.write("".join(f"{shade}\n" for shade in shades))
-        time.sleep(self._delay_s)
+        with self._calls.open("a") as calls:
+            calls.write(f"{len(shades)}\n")
+        time.sleep(self._delay_s + self._each_s * len(shades))
         if ABORT in shades and not self._mended:
             os.abort()
         if RAISE in shades and not self._mended:
@@ -47,8 +53,11 @@ class Shades:
 
 
 if __name__ == "__main__":
-    delay_s = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
-    network = Shades(Path(sys.argv[1]), delay_s, mended="mended" in sys.argv[3:])
+    delay_s, _, each_s = (sys.argv[2] if len(sys.argv) > 2 else "0").partition("+")
+    network = Shades(Path(sys.argv[1]), float(delay_s), float(each_s or 0), mended="mended" in sys.argv[3:])
+
+    if "forgetful" in sys.argv[3:]:
+        device.SHARED_S = 1.0  # type: ignore[misc]
 
     def load(*_: object, **__: object) -> Shades:
         while "held" in sys.argv[3:] and not Path(sys.argv[1]).with_suffix(".go").exists():

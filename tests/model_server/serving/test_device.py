@@ -1,8 +1,8 @@
-"""The device: one at a time, in the order of asking."""
+"""The device: one at a time, in the order of asking; and whether several owners' jobs run on it."""
 
 import threading
 
-from model_server.serving.device import Device
+from model_server.serving.device import SHARED_S, Device, RecentOwners
 from tests.support.waiting import eventually
 
 
@@ -100,3 +100,39 @@ def test_it_is_handed_on_past_an_owner_that_keeps_it_too_long() -> None:
         assert "late" not in order
     late.join(20)
     assert order == ["first", "second", "hung one", "late"]
+
+
+def test_one_owner_alone_shares_with_nobody() -> None:
+    for owner in ("", "ann"):
+        owners = RecentOwners()
+        for now in range(5):
+            owners.add({owner}, now)
+            assert not owners.several(now)
+        assert not owners.several(2 * SHARED_S)
+
+
+def test_owners_share_for_a_while_after_the_last_job_of_the_second() -> None:
+    """Whichever goes on; one of them may be nobody."""
+    for heavy, light in (("ann", "bob"), ("", "bob"), ("ann", "")):
+        owners = RecentOwners()
+        owners.add({heavy}, 0.0)
+        owners.add({light}, 10.0)
+        for now in range(11, 11 + round(SHARED_S)):
+            owners.add({heavy}, now)
+            assert owners.several(now) == (now < 10 + SHARED_S)
+
+
+def test_owners_that_never_meet_do_not_share() -> None:
+    owners = RecentOwners()
+    owners.add({"ann"}, 0.0)
+    owners.add({"bob"}, SHARED_S + 1)
+    assert not owners.several(SHARED_S + 1)
+
+
+def test_owners_of_one_batch_share_and_so_do_those_beside_it() -> None:
+    for batch, beside in (({"ann", "bob"}, False), ({"ann"}, True)):
+        owners = RecentOwners()
+        owners.add(batch, 5.0, beside=beside)
+        assert owners.several(5.0)
+        owners.add({"ann"}, 6 + SHARED_S)
+        assert not owners.several(6 + SHARED_S)

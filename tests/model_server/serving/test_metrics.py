@@ -1,6 +1,7 @@
 """What a model server counts: batches, how jobs end, lost workers; each by what was done on a real Redis."""
 
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from broker.lease import Lease
 from broker.messages import State, WorkerState
 from model_server.engines import Engine
 from model_server.serving import metrics
+from model_server.serving.batching import Batch
 from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.worker import Worker, load_or_reason
 from tests.support import fakes
@@ -64,16 +66,34 @@ def test_where_owners_share_a_model_batches_are_no_larger_than_is_efficient(
     client: redis.Redis, keys: Keys, worker: Worker
 ) -> None:
     pipeline = worker.pipeline
+
+    def claimed(reason: str) -> list[str]:
+        """Whose jobs the next batch has, which is not larger for that reason."""
+        batches: list[Batch | None] = []
+        assert _moved(lambda: batches.append(pipeline.claim()), "batches_total", reason=reason) == 1
+        (batch,) = batches
+        assert batch is not None
+        return [entry.job.owner for entry in batch.entries if entry.job is not None]
+
     for pictures in (1, 4, 1, 4):  # it costs by the picture
         pipeline._times.add(pictures, 0.1 * pictures)
-    fakes.enqueue(client, keys, *(fakes.job() for _ in range(8)))
-    assert [_moved(pipeline.claim, "batches_total", reason="full") for _ in range(2)] == [1, 1]
     fakes.enqueue(client, keys, *(structs.replace(fakes.job(), lane="ann@100") for _ in range(12)))
-    assert [_moved(pipeline.claim, "batches_total", reason="full") for _ in range(2)] == [1, 1]
+    assert [claimed("full") for _ in range(2)] == [["ann"] * 4] * 2
     fakes.enqueue(client, keys, structs.replace(fakes.job(), lane="bob@100"))
-    # That there are several it learns by a claim, and remembers it.
-    assert [_moved(pipeline.claim, "batches_total", reason=each) for each in ("full", "lanes")] == [1, 1]
+    assert sorted(claimed("lanes") + claimed("lanes")) == ["ann", "bob"]
+    assert [claimed("lanes") for _ in range(3)] == [["ann"]] * 3  # for bob's next
     assert pipeline.parts.waiting() == 0
+
+
+def test_owners_of_other_models_of_a_process_make_batches_small_as_well(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    pipeline = worker.pipeline
+    for pictures in (1, 4, 1, 4):
+        pipeline._times.add(pictures, 0.1 * pictures)
+    pipeline.device.owners.add({"bob"}, time.monotonic())
+    fakes.enqueue(client, keys, *(structs.replace(fakes.job(), lane="ann@100") for _ in range(5)))
+    assert [_moved(pipeline.claim, "batches_total", reason=each) for each in ("full", "lanes")] == [1, 1]
 
 
 def test_a_recovered_job_comes_alone_and_is_told_so(

@@ -39,7 +39,7 @@ def test_an_outage_is_over_once_the_worker_its_keeper_and_its_completion_are_thr
             raise BrokerUnavailable("Redis is away.")
         return complete(self, *args)  # type: ignore[arg-type]
 
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise BrokerUnavailable("Redis is away.")
 
     monkeypatch.setattr(Consumer, "complete", complete_at_last)
@@ -76,7 +76,7 @@ def test_whoever_failed_is_waited_for(
     keeper = LeaseKeeper(worker.registration, lease_s=30, model_call_max_s=60, on_hung=lambda: None)
     who: dict[str, Callable[[], object]] = {"step": worker.step, "tick": lambda: keeper.tick(0.0)}
 
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise BrokerUnavailable("Redis is away.")
 
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:

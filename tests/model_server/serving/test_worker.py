@@ -192,6 +192,20 @@ def test_a_batch_that_does_not_fill_up_is_cut_in_time(
     assert time.monotonic() - began >= 0.2
 
 
+def test_while_owners_share_a_batch_waits_for_no_more_than_is_efficient(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    pipeline = worker.pipeline
+    pipeline.limits = replace(pipeline.limits, batch_wait_s=15)
+    for pictures in (1, 4):  # it costs by the picture
+        pipeline._times.add(pictures, 0.1 * pictures)
+    pipeline.device.owners.add({"ann", "bob"}, time.monotonic())
+    began = time.monotonic()
+    enqueue(client, keys, job())
+    assert worker.step() == 1
+    assert time.monotonic() - began < 10
+
+
 @pytest.mark.parametrize("wait_s", [0.001, 0.003])
 def test_a_short_wait_is_not_left_to_redis(
     client: redis.Redis, keys: Keys, worker: Worker, wait_s: float

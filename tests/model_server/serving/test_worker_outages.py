@@ -65,8 +65,8 @@ def test_a_claim_whose_reply_was_lost_is_given_back_and_claimed_again(
 ) -> None:
     claim, calls = Consumer.claim, []
 
-    def lose_the_first_reply(self: Consumer, *args: object) -> object:
-        claimed = claim(self, *args)  # type: ignore[arg-type]
+    def lose_the_first_reply(self: Consumer, *args: object, **options: object) -> object:
+        claimed = claim(self, *args, **options)  # type: ignore[arg-type]
         calls.append(claimed)
         if len(calls) == 1:
             raise BrokerUnavailable("the reply is lost")
