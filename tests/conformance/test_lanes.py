@@ -68,7 +68,8 @@ def test_two_backlogged_lanes_share_by_their_weights_in_any_window(
     order = [name for _ in range(96 // n) for name in _claimed(taker, worker, n, ids)]
     for begin in range(len(order) - 8):
         assert 1 <= Counter(order[begin : begin + 8])["ann"] <= 3
-    assert Counter(order[:96]) == {"ann": 24, "bob": 72}
+    # Whose first job comes before another's next pays for it from there on: a turn at most.
+    assert abs(order[:96].count("ann") - 24) <= 1
 
 
 def test_those_of_nobody_need_no_turns_once_they_are_alone(client: redis.Redis, keys: Keys) -> None:
@@ -86,12 +87,15 @@ def test_each_lane_stays_in_order(client: redis.Redis, keys: Keys) -> None:
     assert {name: [each for each in claimed if each in lane] for name, lane in ids.items()} == ids
 
 
-def test_a_light_lane_is_next_whatever_the_others_have(client: redis.Redis, keys: Keys) -> None:
+@pytest.mark.parametrize("n", [2, 20])
+def test_a_light_lane_is_next_whatever_the_others_have(client: redis.Redis, keys: Keys, n: int) -> None:
     ids = _fill(client, keys, ann=60, nobody=60)
     taker, worker = _worker(client, keys)
-    assert len(_claimed(taker, worker, 20, ids)) == 20
-    ids |= _fill(client, keys, cid=1)
-    assert "cid" in _claimed(taker, worker, 3, ids)
+    for _ in range(3):
+        assert len(_claimed(taker, worker, n, ids)) == n
+        ids["cid"] = [each.id for each in enqueue(client, keys, *_jobs(CID, 1))]
+        assert _claimed(taker, worker, 1, ids) == ["cid"]
+        _claimed(taker, worker, 6, ids)  # its lane is forgotten
 
 
 @pytest.mark.parametrize(
