@@ -318,6 +318,9 @@ def _logits(network: Any, photos: Any) -> Any:  # noqa: ANN401
     return torch.logit(output[:, 4 : 4 + network.model[-1].nc].amax(1).double())
 
 
+LRASPP_SIDE: Final = 160
+
+
 def lraspp(folder: Path) -> None:
     """Torchvision's LRASPP with MobileNetV3 as ONNX, and its classes of the pixels of FOLDER/photos.
 
@@ -342,7 +345,10 @@ def lraspp(folder: Path) -> None:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1
     images = [Image.open(path).convert("RGB") for path in paths]
-    pixels = [np.asarray(image.resize((320, 320), Image.Resampling.BILINEAR), np.float32) for image in images]
+    pixels = [
+        np.asarray(image.resize((LRASPP_SIDE, LRASPP_SIDE), Image.Resampling.BILINEAR), np.float32)
+        for image in images
+    ]
     rows = ((np.stack(pixels) / 255 - MEAN) / STD).astype(np.float32).transpose(0, 3, 1, 2)
     photos = torch.from_numpy(np.ascontiguousarray(rows))
     with torch.no_grad():

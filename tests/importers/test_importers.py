@@ -127,15 +127,18 @@ def _answers(stack: Stack, paths: list[Path], *, top: int) -> list[dict[str, flo
     ]
 
 
-def _scenes(folder: Path) -> None:
-    """Photos, where they are at hand, and drawn ones; as PNG, which everybody decodes alike."""
+def _scenes(folder: Path, only: tuple[str, ...] = ()) -> None:
+    """Photos, where they are at hand, and drawn ones, or `only` these; as PNG, which all decode alike."""
     folder.mkdir(parents=True)
     chance = np.random.default_rng(6)
     for number, size in enumerate([(640, 360), (300, 500), (256, 256), (1000, 270)]):
         rough = chance.integers(0, 256, (6, 9, 3), dtype=np.uint8)
-        Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC).save(folder / f"drawn{number}.png")
+        if not only or f"drawn{number}" in only:
+            picture = Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC)
+            picture.save(folder / f"drawn{number}.png", compress_level=1)
     for path in sorted(PHOTOS.glob("*.[jb][pm][gp]"))[:5]:
-        Image.open(path).convert("RGB").save(folder / f"{path.stem}.png")
+        if not only or path.stem in only:
+            Image.open(path).convert("RGB").save(folder / f"{path.stem}.png", compress_level=1)
 
 
 def test_densenet121_of_pytorch_is_served_as_pytorch_answers(
