@@ -1,4 +1,4 @@
-"""The bundled model as served: a quarter of MNIST's test set, each answer matched to its picture."""
+"""The bundled model as served: a tenth of MNIST's test set, each answer matched to its picture."""
 
 import io
 import json
@@ -15,8 +15,8 @@ from PIL import Image
 
 from tests.support import ROOT, http
 from tests.support.real_data import MNIST, needs
-from tests.support.redis_server import RedisServer
-from tests.support.stack import Stack
+from tests.support.redis_server import running_redis
+from tests.support.stack import Stack, web_up
 from tests.support.waiting import eventually
 
 pytestmark = [
@@ -33,18 +33,16 @@ def mnist() -> tuple[NDArray[np.uint8], list[str]]:
         return data["x_test"], [str(label) for label in data["y_test"]]
 
 
-@pytest.fixture
-def digits(own_redis: RedisServer, tmp_path: Path) -> Iterator[Stack]:
-    """The real model server, with digits, behind the real web tier."""
-    stack = Stack(tmp_path, own_redis.url)
-    stack.environment |= {"MODELS": "digits", "MODELS_DIR": str(ROOT / "models"), "REQUEST_TIMEOUT_S": "60"}
-    try:
-        stack.start_web()
-        stack.start("model_server", log="model_server")
-        eventually(lambda: stack.answers("/readyz?model=digits"), within_s=60)
-        yield stack
-    finally:
-        stack.stop()
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The real model server, with digits, behind the real web tier; started once for this module."""
+    with running_redis() as redis:
+        stack = Stack(tmp_path_factory.mktemp("digits"), redis.url, "digits")
+        stack.environment |= {"MODELS_DIR": str(ROOT / "models"), "REQUEST_TIMEOUT_S": "60"}
+        with web_up(stack):
+            stack.start("model_server", log="model_server")
+            eventually(lambda: stack.answers("/readyz?model=digits"), within_s=90)
+            yield stack
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
@@ -74,10 +72,8 @@ def test_two_hundred_digits_at_concurrency_32_each_answer_its_own(
     assert max(map(int, found["batch_sizes"])) > 1
 
 
-def test_a_quarter_of_the_test_set_as_served(
-    digits: Stack, mnist: tuple[NDArray[np.uint8], list[str]]
-) -> None:
-    pictures, labels = mnist[0][::4], mnist[1][::4]
+def test_a_tenth_of_the_test_set_as_served(digits: Stack, mnist: tuple[NDArray[np.uint8], list[str]]) -> None:
+    pictures, labels = mnist[0][::10], mnist[1][::10]
     with http.client(timeout=120) as client:
 
         def ask(start: int) -> list[str]:
@@ -88,10 +84,10 @@ def test_a_quarter_of_the_test_set_as_served(
             return [each["predictions"][0]["label"] for each in answer["results"]]
 
         with ThreadPoolExecutor(4) as pool:
-            answers = [label for labels_ in pool.map(ask, range(0, 2_500, 50)) for label in labels_]
+            answers = [label for labels_ in pool.map(ask, range(0, 1_000, 50)) for label in labels_]
     right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
-    print(f"{right} of 2500 right")  # noqa: T201 - the figure, for `pytest -s`
-    assert right >= 2480
+    print(f"{right} of 1000 right")  # noqa: T201 - the figure, for `pytest -s`
+    assert right >= 992
 
 
 def test_the_same_digits_in_dark_ink_on_white_paper_at_any_size(

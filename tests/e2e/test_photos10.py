@@ -58,6 +58,7 @@ def _answers(stack: Stack, uploads: list[bytes]) -> list[list[dict[str, Any]]]:
             files = [("image", (f"{number}.jpg", upload)) for number, upload in some]
             answer = client.post(f"{stack.url}/predict", files=files).json()
             results = answer.get("results", [answer])
+            assert not (failed := [each for each in results if "predictions" not in each]), failed
             return [each["predictions"] for each in results]
 
         with ThreadPoolExecutor(4) as pool:
