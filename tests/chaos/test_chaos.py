@@ -11,6 +11,8 @@ from tests.support.redis_server import RedisServer
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 STRIKES = 2
+RATE = 25
+"""Requests a second: two or three pictures are in the networks at any moment; more wait after a strike."""
 
 OUTAGES = {
     ChaosStack.redis_killed,
@@ -26,7 +28,9 @@ refuses nobody."""
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis: RedisServer) -> None:
     strike = FAULTS[fault]
-    account = campaign.run(fault, strike, strikes=STRIKES, rate=40, seed=1, folder=tmp_path, redis=own_redis)
+    account = campaign.run(
+        fault, strike, strikes=STRIKES, rate=RATE, seed=1, folder=tmp_path, redis=own_redis
+    )
     assert account.wrong == []
     assert account.lost == {}
     assert account.keys_left == set()
@@ -34,7 +38,7 @@ def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis
     assert account.right + account.refused + account.cut == account.requests
     assert (account.refused > 0) <= (strike in OUTAGES)
     # A killed web worker takes its own connections with it: at most what it held at those moments.
-    assert account.cut <= (STRIKES * 40 if strike is ChaosStack.web_worker_killed else 0)
+    assert account.cut <= (STRIKES * RATE if strike is ChaosStack.web_worker_killed else 0)
     assert account.most_executions <= 1 + STRIKES
     assert account.slowest_s < campaign.REQUEST_TIMEOUT_S
     if strike is ChaosStack.model_servers_rolled:
@@ -47,7 +51,7 @@ def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis
 # The one that loses writes; tests/e2e/test_fail_over.py has the others.
 @pytest.mark.parametrize("fault", ["Redis fails over to a replica that is 1.5 s behind"])
 def test_a_fail_over_loses_nothing_that_a_waiting_request_was_promised(fault: str, tmp_path: Path) -> None:
-    account, polled = fail_over.run(fault, strikes=1, rate=40, seed=1, folder=tmp_path)
+    account, polled = fail_over.run(fault, strikes=1, rate=RATE, seed=1, folder=tmp_path)
     assert account.wrong == []
     assert account.lost == {}
     assert account.cut == 0
@@ -61,7 +65,7 @@ def test_a_fail_over_loses_nothing_that_a_waiting_request_was_promised(fault: st
 
 @pytest.mark.parametrize("fault", slots.SLOTS)
 def test_slots_that_move_lose_and_repeat_nothing(fault: str, tmp_path: Path) -> None:
-    account = slots.run(fault, strikes=STRIKES, rate=40, seed=1, folder=tmp_path)
+    account = slots.run(fault, strikes=STRIKES, rate=RATE, seed=1, folder=tmp_path)
     assert account.wrong == []
     assert account.lost == {}
     assert account.cut == 0
