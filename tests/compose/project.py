@@ -147,7 +147,8 @@ class Stack:
         self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
-        self._command = [*command, "-p", f"bwtest{uuid.uuid4().hex[:8]}"]
+        self._project = f"bwtest{uuid.uuid4().hex[:8]}"
+        self._command = [*command, "-p", self._project]
         ours = {field.name.upper() for field in dataclasses.fields(Settings)}
         self.environment = {name: value for name, value in os.environ.items() if name not in ours} | {
             "PORT": str(self.port),
@@ -170,7 +171,10 @@ class Stack:
 
     def containers(self, service: str = "") -> list[str]:
         """The ids of the containers, of one service or of all."""
-        return self.compose("ps", "-q", *([service] if service else [])).split()
+        # Compose itself takes a second of a core for it.
+        labels = {"project": self._project, "oneoff": "False"} | ({"service": service} if service else {})
+        filters = [f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()]
+        return run("docker", "ps", "--all", "--quiet", "--no-trunc", *filters).split()
 
     def get(self, path: str) -> httpx.Response:
         """One GET."""
