@@ -65,7 +65,10 @@ def test_a_folder_of_one_s_own_is_served_without_a_build_and_its_change_too(stac
 
 
 def test_the_weights_of_any_model_reach_its_container(stack: Stack) -> None:
-    shutil.copytree(stack.folder / "models" / "resnet50", stack.folder / "models" / "my-net")
+    own = stack.folder / "models" / "my-net"
+    shutil.copytree(stack.folder / "models" / "resnet50", own)
+    toml = (own / "model.toml").read_text("utf-8")
+    (own / "model.toml").write_text(toml.replace('"ResNet50"', '"MobileNet"'), "utf-8")  # converted sooner
     with (stack.folder / "deploy" / "weights.env").open("a") as file:
         file.write("MY_NET_WEIGHTS=random\n")
     stack.environment["MODELS"] = "my-net"
