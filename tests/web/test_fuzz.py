@@ -102,8 +102,8 @@ def test_a_picture_is_prepared_or_refused_and_nothing_else(upload: bytes, fit: F
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # 45 s where little else runs
-def test_thousands_of_broken_pictures_leave_nothing_behind() -> None:
+@pytest.mark.timeout(300)  # 26 s of a core
+def test_many_broken_pictures_leave_nothing_behind() -> None:
     seeded = random.Random(7)
     spec = InputSpec(8, 6, 3, Fit.STRETCH)
 
@@ -118,8 +118,8 @@ def test_thousands_of_broken_pictures_leave_nothing_behind() -> None:
         return int(psutil.Process().memory_info().rss)
 
     warm = run(500)
-    # Ten kilobytes lost with each would be 20 MB; a decoded picture that stays is one, its file another.
-    assert run(2000) - warm < 10_000_000
+    # Ten kilobytes lost with each would be 10 MB; a decoded picture that stays is one, its file another.
+    assert run(1000) - warm < 5_000_000  # it is 0.2 MB
 
 
 _FORM: Final = (
