@@ -259,9 +259,10 @@ def test_a_model_of_that_name_is_left_alone(
 
 @pytest.mark.slow
 def test_a_keras_file_says_its_size_and_its_last_layer(
-    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.undo()
+    request.getfixturevalue("converts_in_forks")  # only now: what it patches would be undone
     monkeypatch.setenv("MODELS_DIR", str(models))
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
     shutil.copy(PROJECT / "models" / "digits" / "digits.keras", tmp_path)

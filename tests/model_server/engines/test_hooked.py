@@ -240,6 +240,7 @@ def test_another_preprocess_is_another_network_and_one_that_does_not_fit_is_refu
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("converts_in_forks")
 def test_a_keras_network_takes_what_preprocess_makes(tmp_path: Path) -> None:
     pictures = drawn_pictures.draw(read_model(ROOT / "models", "digits").input)
     options = EngineOptions(4, tmp_path / "cache")
