@@ -12,6 +12,8 @@ from collections.abc import Collection
 from types import TracebackType
 from typing import Final
 
+from broker.messages import owner_of
+
 PATIENCE_S: Final = 1.0
 """Nobody waits longer for the call of one other: then it runs beside it. Two at once cost each other time,
 but a network that takes a minute, or hangs, would hold up every other model of its process."""
@@ -29,8 +31,9 @@ class RecentOwners:
         """Whose job came last, and when."""
         self._until = -math.inf
 
-    def add(self, owners: Collection[str], now: float, *, beside: bool = False) -> None:
-        """Jobs of these owners came, '' is nobody; `beside`: others have turns. `now` is monotonic."""
+    def add(self, lanes: Collection[str], now: float, *, beside: bool = False) -> None:
+        """Jobs of these lanes came, '' is nobody's; `beside`: other owners have turns. `now` is monotonic."""
+        owners = {lane and owner_of(lane) for lane in lanes}
         if beside or len(owners) > 1:
             self._until = now + SHARED_S
         for owner in owners:

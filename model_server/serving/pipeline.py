@@ -182,8 +182,8 @@ class Pipeline:
             shift_s=self._clock.shift_s if self._clock.has_stepped else None,
             shares=tuple(BatchShare(each.part, each.worker, len(each.jobs)) for each in taken),
         )
-        owners = {entry.job.owner for entry in batch.entries if entry.job is not None}
-        self.device.owners.add(owners, began, beside=self.parts.owners > 1)
+        lanes = {entry.job.lane for entry in batch.entries if entry.job is not None}
+        self.device.owners.add(lanes, began, beside=self.parts.owners > 1)
         self._claim_s += SMOOTHING * (time.monotonic() - began - self._claim_s)
         return batch
 
