@@ -2,7 +2,8 @@
 -- KEYS  2 queue   7 polled   8 turns   9 polled_turns
 -- ARGV  none
 -- Returns nothing itself. `owners_of` returns 0 where nobody has a lane; it looks at the four lanes of each kind whose turns
---   come first, for an owner has three, a priority each. Nobody is one as well, while another has a lane.
+--   come first, for an owner has three, a priority each; an emptied one does not count. Nobody is one as well, while another
+--   has a lane.
 local function owners_of(kinds)
   local seen, owners = {}, 0
   if not (kinds[1].has_lanes or kinds[2].has_lanes) then return owners end
@@ -11,7 +12,8 @@ local function owners_of(kinds)
     if not kind.has_lanes and redis.call('LLEN', kind.list) > 0 then lanes = {''} end
     for _, lane in ipairs(lanes) do
       local owner = string.match(lane, '^[^@]*')
-      if not seen[owner] then seen[owner], owners = true, owners + 1 end
+      local has_jobs = redis.call('LLEN', lane == '' and kind.list or kind.list .. ':' .. lane) > 0
+      if has_jobs and not seen[owner] then seen[owner], owners = true, owners + 1 end
     end
   end
   return owners

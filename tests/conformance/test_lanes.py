@@ -124,6 +124,14 @@ def test_where_several_owners_have_turns_a_claim_takes_fewer(
     assert taker.owners == owners
 
 
+def test_an_owner_whose_jobs_have_gone_is_none(client: redis.Redis, keys: Keys) -> None:
+    _fill(client, keys, ann=2, cid=1)
+    taker, worker = _worker(client, keys)
+    assert len(taker.claim(worker, 2, shared=2)) == 2  # one of each
+    assert (len(taker.claim(worker, 1, shared=1)), taker.owners) == (1, 1)
+    assert client.zcard(keys.of(MODEL).turns) == 2  # until its turn comes
+
+
 def test_a_claim_takes_no_more_for_being_shared(client: redis.Redis, keys: Keys) -> None:
     _fill(client, keys, ann=4, cid=4)
     taker, worker = _worker(client, keys)

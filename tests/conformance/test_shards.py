@@ -446,7 +446,7 @@ def test_where_one_shard_has_several_owners_a_claim_takes_fewer_of_all(web: Web,
         web.enqueue(6, shard=shard, lane="ann@100")
     assert sum(len(each.jobs) for each in parts.claim(4, shared=2)) == 4
     for shard in range(SHARDS):
-        web.enqueue(1, shard=shard, lane="bob@100")
+        web.enqueue(6, shard=shard, lane="bob@100")
     for _ in range(2 * SHARDS):
         assert sum(len(each.jobs) for each in parts.claim(4, shared=2)) == 2
         assert parts.owners == 2
