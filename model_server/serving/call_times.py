@@ -23,8 +23,11 @@ _TRIED: Final = 1.25
 _LEAST_SLOPE: Final = 0.05
 """A picture adds at least this share of the mean time for each: noise must not make a network look free."""
 
-_EFFICIENT: Final = 0.8
+_EFFICIENT: Final = 0.75
 """This share of the most pictures a second is as good as all of it, while others wait for a call."""
+
+_BESIDE_S: Final = 0.002
+"""What a batch costs besides its call: it is claimed, formed and completed."""
 
 _COMPARED: Final = 7
 """Pairs of calls whose median counts: on busy cores one call takes three times as long as the next."""
@@ -47,7 +50,7 @@ class CallTimes:
         self._last = (0, 0.0)
         """Pictures and seconds of the last call."""
         self._fixed: deque[float] = deque(maxlen=_COMPARED)
-        """By pairs of calls: which share of a call with one picture any call costs."""
+        """By pairs of calls: which share of a batch of one picture any batch costs."""
         self._alike, self._alike_s = 0, 0.0
         """Calls since the last such pair, and their seconds."""
 
@@ -89,21 +92,23 @@ class CallTimes:
         """How few pictures of a call, up to `at_most`, give nearly as many a second as so many would.
 
         A power of two, which engines that compile for each size run without padding, or `at_most`. Now and
-        then it is half or twice that: so it finds out, and notices when that changes.
+        then it is half of the last call's, or two after one: so it finds out, and notices when that changes.
         """
-        if not self._last[0]:
+        last, _ = self._last
+        if not last:
             return at_most
-        size = self._last[0] if not self._fixed else _efficient(statistics.median(self._fixed), at_most)
-        if not self._fixed or (self._alike >= _ALIKE and self._alike_s >= _ALIKE_S):
-            size = size // 2 if size > 1 else 2
+        size = last if not self._fixed else _efficient(statistics.median(self._fixed), at_most)
+        looks = not self._fixed or (self._alike >= _ALIKE and self._alike_s >= _ALIKE_S)
+        if looks and last < 2 * size and size < 2 * last:  # else a call of that size is one to compare with
+            size = last // 2 if last > 1 else 2
         return min(size, at_most)
 
 
 def _fixed_share(small: tuple[int, float], large: tuple[int, float]) -> float:
-    """What any call costs, as a share of one with one picture, by two calls: pictures and seconds of each."""
+    """What any batch costs, as a share of one of one picture, by two calls: pictures and seconds of each."""
     each = max(0.0, (large[1] - small[1]) / (large[0] - small[0]))
-    fixed = max(0.0, small[1] - each * small[0])
-    return fixed / (fixed + each) if fixed else 0.0
+    fixed = max(0.0, small[1] - each * small[0]) + _BESIDE_S
+    return fixed / (fixed + each)
 
 
 def _efficient(fixed: float, at_most: int) -> int:

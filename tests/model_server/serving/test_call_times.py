@@ -100,6 +100,43 @@ def test_the_fewest_that_give_nearly_as_many_a_second(
     assert size / (2 if noise else 1) <= statistics.median(settled) <= size * (2 if noise else 1)
 
 
+@pytest.mark.parametrize(
+    ("before", "fixed_s", "each_s", "right"),
+    [
+        ((20,) * 10, 0.5, 0.0, 32),
+        ((31,) * 10, 0.5, 0.0, 32),
+        ((3,) * 10, 0.04, 0.04, 4),
+        ((5,) * 10, 0.0, 0.04, 1),
+    ],
+)
+def test_a_queue_that_was_short_does_not_keep_batches_small(
+    before: tuple[int, ...], fixed_s: float, each_s: float, right: int
+) -> None:
+    """Batches of what was there, none of the size that is efficient; then a flood."""
+    times = CallTimes()
+    _shared(times, fixed_s, each_s)
+    for pictures in before:
+        times.add(pictures, fixed_s + each_s * pictures)
+    assert statistics.median(_shared(times, fixed_s, each_s)) == right
+
+
+def test_looking_leaves_no_queue_behind() -> None:
+    """Forty pictures a second come to a network of 64, in batches of what has come."""
+    times, waiting = CallTimes(), 0
+    for _ in range(400):
+        waiting += 20
+        taken = min(waiting, times.efficient(32))
+        waiting -= taken
+        times.add(taken, 0.5)
+    assert waiting <= 20
+
+
+def test_a_batch_costs_something_besides_its_call() -> None:
+    """A call of 0.7 ms for one picture is not all: by calls alone two would be enough."""
+    times = CallTimes()
+    assert statistics.median(_shared(times, 0.0002, 0.0005, calls=20_000)) >= 8
+
+
 def test_what_slows_all_calls_alike_changes_nothing() -> None:
     times = CallTimes()
     _shared(times, 0.0, 0.04)
