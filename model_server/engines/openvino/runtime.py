@@ -43,6 +43,8 @@ __all__ = [
     "save_model",
 ]
 
+_LOG: Final = logging.getLogger(__name__)
+
 VERSION: Final[str] = openvino.__version__
 
 HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -188,7 +190,11 @@ def gains_from_bf16() -> bool:
     """
     if "BF16" not in capabilities():
         return False
-    pieces = {precision: _piece_of_a_network(precision) for precision in ("fp32", "bf16")}
+    try:
+        pieces = {precision: _piece_of_a_network(precision) for precision in ("fp32", "bf16")}
+    except RuntimeError as error:
+        _LOG.warning("OpenVINO lists BF16 and can't run a piece of a network in it: %s", error)
+        return False
     least = dict.fromkeys(pieces, float("inf"))
     for _ in range(_RUNS):  # in turn: a busy machine slows both
         for precision, run in pieces.items():

@@ -113,7 +113,7 @@ def test_bf16_has_to_be_a_fifth_faster(
 
 
 def test_a_core_that_others_use_slows_some_runs_and_not_the_least(two_pieces: dict[str, list[float]]) -> None:
-    two_pieces |= {"fp32": [9.0] * 9 + [1.0], "bf16": [*[1.1] * 9, 1.1]}
+    two_pieces |= {"fp32": [9.0] * 9 + [1.0], "bf16": [1.1] * 10}
     assert runtime.gains_from_bf16() is False
 
 
