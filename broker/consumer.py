@@ -106,7 +106,7 @@ class Consumer:
         self._since_polled = 0
         """Jobs of waiting clients that it has taken since the last one of a client that polls."""
         self.owners = 0
-        """Owners that had turns at the last claim, of whom some are counted; 0: nobody has a lane."""
+        """Owners with jobs at the last claim, of the lanes that come first; 0: nobody has a lane."""
         self._lane_reader = LaneReader(client)
         self._claim_script = client.register_script(lua("others", "take", "lanes", "owners", "claim"))
         self._complete_script = client.register_script(lua("webhook_due", "complete"))
@@ -187,9 +187,10 @@ class Consumer:
         Of four one is of a client that polls, while others wait; all, while none does. Lanes have turns.
         A job that was recovered before comes alone; one whose picture was prepared for another input is left
         to a live worker that takes it, if there is one. `beside`: the worker has jobs of other shards, so
-        none comes that must be alone. `shared`: as many, and no more than `n`, while several owners have
-        turns. Raises LeaseLost, or BrokerUnavailable: then
-        the claim may have happened, and the caller gives back what it holds before it claims again.
+        none comes that must be alone. `shared`: the bound instead of `n`, if it is smaller, while
+        several owners have jobs.
+        Raises LeaseLost, or BrokerUnavailable: then the claim may have happened, and the caller gives back
+        what it holds before it claims again.
         """
         keys, claims = self._keys, self._keys.claims(worker)
         names = [keys.workers, keys.queue, claims, keys.attempts, keys.bell, keys.states]

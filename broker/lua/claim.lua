@@ -1,4 +1,4 @@
--- Move up to n jobs from the queue to the claims of one worker that has a live lease (after four other parts).
+-- Move up to n jobs from the queue to the claims of one worker that has a live lease (after others.lua, take.lua, lanes.lua and owners.lua).
 -- KEYS  1 workers   2 queue   3 claims of this worker   4 attempts   5 bell   6 states   7 polled   8, 9 their turns
 -- ARGV  1 worker    2 n, while several owners have turns ARGV 9   3 prefix of result keys   4 TTL of keys in seconds   5 its input's tag, or ''
 --       6 how many jobs of `queue` it has taken since its last one of `polled`   7 after how many one of these is due   8 1 if it has jobs of other shards, or 0

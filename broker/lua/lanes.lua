@@ -2,7 +2,7 @@
 -- KEYS  2 queue   7 polled   8 turns   9 polled_turns
 -- ARGV  none
 -- Returns nothing itself. Start-time fair queueing (Goyal, Vin and Cheng 1996): a lane's score is the virtual time of its
---   next job, which 100 / weight follows. New ones, from 0 to 0.5 as they came, are next, and charged from the least of the
+--   next job, which 100 / weight follows. New ones, from 0 to 0.5, are next, those of one claim by name, and charged from the least of the
 --   others'; an emptied one is forgotten at its turn. '' is nobody's, of weight 100, listed beside others alone.
 local function opened(list, turns)
   local kind = {list = list, turns = turns, left = 0, has_lanes = redis.call('ZCARD', turns) > 0}

@@ -151,7 +151,7 @@ class QueueParts:
         self.keeper_of: Callable[[Registration], LeaseKeeper] | None = None
         """Makes the thread that keeps a shard's lease; without it there is none."""
         self.owners = 0
-        """Owners that had turns at the last claim, of whom some are counted; 0: nobody has a lane."""
+        """Owners with jobs at the last claim, of the lanes that come first; 0: nobody has a lane."""
         self.parts = [self.own]
         """`own`, then the shards."""
         self._model = model
