@@ -3,6 +3,7 @@
 Everything but the network is the product's own process.
 """
 
+import os
 import sys
 
 import numpy as np
@@ -18,7 +19,7 @@ class Shared:
     """The network of engine.py, as Batchwire's engines are."""
 
     name = "openvino"
-    precision = "bf16"
+    precision = {"f32": "fp32"}.get(os.environ["BENCH_PRECISION"], "bf16")
     outputs = OutputNames()
 
     def __init__(self) -> None:
