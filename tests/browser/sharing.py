@@ -23,6 +23,9 @@ def shared_digits(folder: Path) -> Iterator[Stack]:
     place = folder / "digits.url"
     with (folder / "starting").open("ab") as starting, (folder / "using").open("ab") as using:
         fcntl.flock(starting, fcntl.LOCK_EX)
+        with contextlib.suppress(BlockingIOError):  # somebody uses it
+            fcntl.flock(using, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            place.unlink(missing_ok=True)  # whoever started it was killed
         fcntl.flock(using, fcntl.LOCK_SH)  # waits until a service that ends has ended
         if place.exists():
             fcntl.flock(starting, fcntl.LOCK_UN)

@@ -7,7 +7,7 @@ from tests.browser.pages import SEVEN, Visit
 from tests.support.stack import Stack
 from tests.test_docs import CLIENTS, told
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180, func_only=True)]
 
 BLOCKS = told("js", CLIENTS)
 

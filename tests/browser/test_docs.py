@@ -70,6 +70,7 @@ def test_its_console_stays_empty(visit: Visit, digits: Stack) -> None:
 @pytest.mark.parametrize(
     ("width", "scheme", "locale", "title", "back"),
     [
+        (390, "light", "en", "API", "Try it"),
         (390, "dark", "zh-CN", "接口", "试一试"),
         (1280, "light", "zh-CN", "接口", "试一试"),
         (1280, "dark", "en", "API", "Try it"),
