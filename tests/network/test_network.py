@@ -125,7 +125,7 @@ def _ended_pid() -> int:
         return process.pid
 
 
-def test_the_network_of_a_killed_test_is_removed_by_the_next() -> None:
+def test_the_network_of_a_killed_test_is_removed_by_another() -> None:
     command = [sys.executable, "-c", LEFT_BEHIND]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None
