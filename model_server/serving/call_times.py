@@ -52,12 +52,10 @@ class CallTimes:
     def __init__(self) -> None:
         self._calls = 0.0
         self._pictures = self._seconds = self._squares = self._products = 0.0
-        self._last = (0, 0.0)
-        """Pictures and seconds of the last call."""
         self._fixed: deque[float] = deque(maxlen=_COMPARED)
         """By pairs of calls: which share of a batch of one picture any batch costs."""
         self._alike: deque[tuple[int, float]] = deque(maxlen=_ALIKE)
-        """The last of the calls since such a pair, the pair's second among them: pictures and seconds."""
+        """The last calls since such a pair, the pair's second among them: pictures and seconds."""
         self._alike_s = 0.0
         """The seconds of all of those."""
 
@@ -68,13 +66,13 @@ class CallTimes:
         self._seconds = _KEPT * self._seconds + seconds
         self._squares = _KEPT * self._squares + pictures * pictures
         self._products = _KEPT * self._products + pictures * seconds
-        small, large = sorted([self._last[0], pictures])
-        if small and large >= 2 * small:
-            self._compare(pictures, seconds)
-            self._alike.clear()
-            self._alike_s = 0.0
-        self._last = pictures, seconds
-        self._alike.append(self._last)
+        if self._alike:
+            small, large = sorted([self._alike[-1][0], pictures])
+            if large >= 2 * small:
+                self._compare(pictures, seconds)
+                self._alike.clear()
+                self._alike_s = 0.0
+        self._alike.append((pictures, seconds))
         self._alike_s += seconds
 
     def _compare(self, pictures: int, seconds: float) -> None:
@@ -110,9 +108,9 @@ class CallTimes:
         A power of two, which engines that compile for each size run without padding, or `at_most`. Now and
         then it is half of the last call's, or two after one: so it finds out, and notices when that changes.
         """
-        last, _ = self._last
-        if not last:
+        if not self._alike:
             return at_most
+        last, _ = self._alike[-1]
         size = last if not self._fixed else _efficient(statistics.median(self._fixed), at_most)
         looks = len(self._fixed) < _KNOWN or (len(self._alike) == _ALIKE and self._alike_s >= _ALIKE_S)
         if looks and last < 2 * size and size < 2 * last:  # else a call of that size is one to compare with
