@@ -13,11 +13,12 @@ local function opened(list, turns)
   for at, lane in ipairs(redis.call('ZRANGEBYSCORE', turns, '-inf', 0)) do redis.call('ZADD', turns, math.min(last + at / 1000000, 0.5), lane) end
   return kind
 end
+local function list_of(kind, lane) return lane == '' and kind.list or kind.list .. ':' .. lane end
 -- The list whose turn it is, its lane and virtual time; without lanes the one list; nil where none is left.
 local function next_list(kind)
   if not kind.has_lanes then return kind.list end
   local lane, score = unpack(redis.call('ZRANGE', kind.turns, kind.left, kind.left, 'WITHSCORES'))
-  return lane and (lane == '' and kind.list or kind.list .. ':' .. lane), lane, score
+  return lane and list_of(kind, lane), lane, score
 end
 local function charge(kind, lane, score)
   local weight = tonumber(string.match(lane, '@(%d+)$') or 100)
@@ -27,14 +28,13 @@ end
 local function passes(kind, lane, why)
   if not lane then return false end
   if why ~= 'empty' then kind.left = kind.left + 1 else redis.call('ZREM', kind.turns, lane) end
-  local is_alone = redis.call('ZCARD', kind.turns) == 1 and redis.call('ZSCORE', kind.turns, '')
-  kind.has_lanes = not (is_alone and redis.call('DEL', kind.turns))
+  kind.has_lanes = not (redis.call('ZCARD', kind.turns) == 1 and redis.call('ZSCORE', kind.turns, '') and redis.call('DEL', kind.turns))
   return kind.left <= 8
 end
 local function is_empty(kind)
   if redis.call('LLEN', kind.list) > 0 then return false end
   for i = 0, redis.call('ZCARD', kind.turns) - 1 do
-    if redis.call('LLEN', kind.list .. ':' .. redis.call('ZRANGE', kind.turns, i, i)[1]) > 0 then return false end
+    if redis.call('LLEN', list_of(kind, redis.call('ZRANGE', kind.turns, i, i)[1])) > 0 then return false end
   end
   return true
 end

@@ -12,8 +12,7 @@ local function owners_of(kinds)
     if not kind.has_lanes and redis.call('LLEN', kind.list) > 0 then lanes = {''} end
     for _, lane in ipairs(lanes) do
       local owner = string.match(lane, '^[^@]*')
-      local has_jobs = redis.call('LLEN', lane == '' and kind.list or kind.list .. ':' .. lane) > 0
-      if has_jobs and not seen[owner] then seen[owner], owners = true, owners + 1 end
+      if not seen[owner] and redis.call('LLEN', list_of(kind, lane)) > 0 then seen[owner], owners = true, owners + 1 end
     end
   end
   return owners
