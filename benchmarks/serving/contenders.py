@@ -13,7 +13,7 @@ from typing import Final
 
 from benchmarks.programs import ROOT
 from deploy.serve.programs import redis_binary, redis_command
-from model_server.engines.openvino import runtime
+from model_server.engines.choice import choose
 
 PACKAGE: Final = ROOT / "benchmarks" / "serving"
 ENGINE: Final = "engine"
@@ -81,7 +81,7 @@ def common(place: Place, wait_ms: float = 0) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
         "BENCH_ENGINE": place.engine,
-        "BENCH_PRECISION": "bf16" if runtime.gains_from_bf16() else "f32",
+        "BENCH_PRECISION": choose("openvino", "auto", keras_backend="tensorflow").precision,
         "BENCH_NETWORK": str(place.network),
         "BENCH_PORT": str(place.port),
         "BENCH_WAIT_MS": str(wait_ms),

@@ -48,7 +48,8 @@ def _openvino(network: str) -> Predict:
     import openvino  # noqa: PLC0415 - the null engine does without
 
     core = openvino.Core()
-    properties = {"INFERENCE_PRECISION_HINT": os.environ["BENCH_PRECISION"], "NUM_STREAMS": 1}
+    hint = {"fp32": "f32", "bf16": "bf16"}[os.environ["BENCH_PRECISION"]]
+    properties = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}
     compiled: Any = core.compile_model(network, "CPU", properties)
     request = compiled.create_infer_request()
 

@@ -19,7 +19,7 @@ class Shared:
     """The network of engine.py, as Batchwire's engines are."""
 
     name = "openvino"
-    precision = {"f32": "fp32"}.get(os.environ["BENCH_PRECISION"], "bf16")
+    precision = os.environ["BENCH_PRECISION"]
     outputs = OutputNames()
 
     def __init__(self) -> None:
