@@ -14,7 +14,7 @@ redis.call('ZREM', KEYS[1], '') -- removes nothing; after a write that needs no 
 
 local count = (#ARGV - 8) / 4
 local first = redis.call('LINDEX', KEYS[2], 0) or ''
-local last = redis.call('LINDEX', KEYS[2], count - 1) or ''
+local last = count == 1 and first or redis.call('LINDEX', KEYS[2], count - 1) or ''
 if string.sub(first, 8, 43) ~= ARGV[9] or string.sub(last, 8, 43) ~= ARGV[#ARGV - 3] then return 'claims' end
 
 local reply = 'ok'

@@ -109,7 +109,7 @@ class Pipeline:
     def step(self) -> int:
         """Run one batch, if there is one. Returns its size; 0: everything claimed is completed by now."""
         ahead, self._ahead = self._ahead, None
-        was_asked, batch = ahead.result() if ahead is not None else (False, None)
+        was_asked, batch = ahead.result() if ahead is not None else (self.parts.is_emptied, None)
         if self.parts.shards > 1:
             self.parts.mend(but=batch.shares if batch is not None else ())
         if was_asked and batch is None:
@@ -119,6 +119,7 @@ class Pipeline:
         if not was_asked and self.limits.batch_wait_s:
             self._let_fill()
         outcomes: list[CompletedJob] = []
+        is_brief = False
         with self.device:
             # The device first: a batch claimed while a sibling's runs would wait where others can't take it.
             if not was_asked:
@@ -126,9 +127,11 @@ class Pipeline:
             if batch is not None:
                 self._is_free.clear()
                 self._sibling_is_next = False
-                if not batch.runs_alone:
-                    ends_at = time.monotonic() + len(batch.entries) * self.picture_s
-                    self._ahead = self._claimer.submit(self._claim_ahead, ends_at)
+                call_s = len(batch.entries) * self.picture_s
+                # A call that ends before a claim does hides little of it, and less than other threads cost.
+                is_brief = 0 < call_s < self._claim_s and self.parts.shards == 1
+                if not (batch.runs_alone or is_brief):
+                    self._ahead = self._claimer.submit(self._claim_ahead, time.monotonic() + call_s)
                 try:
                     outcomes = self.run(batch)
                 finally:
@@ -145,7 +148,7 @@ class Pipeline:
             if not own:
                 share.part.add(-share.jobs)  # others run them
                 continue
-            share.part.complete(partial(self.complete, share, own, trace))
+            share.part.complete(partial(self.complete, share, own, trace), at_once=is_brief)
             trace = None  # the first writes all of it
         return len(batch.entries)
 
@@ -264,7 +267,7 @@ class Pipeline:
         """Return what is claimed and not begun to the queue. Raises ServiceError."""
         self._empty()
         self._lease.give_back()
-        self.parts.own.is_uncertain = False
+        self.parts.own.is_uncertain = self.parts.is_emptied = False
 
     def close(self) -> None:
         """Empty it, and end its threads. What was claimed ahead is left claimed."""

@@ -54,8 +54,11 @@ class QueuePart:
         with self._counting:
             self.held = max(0, self.held + jobs)
 
-    def complete(self, task: Callable[[], None]) -> None:
-        """Have its thread complete a batch, after those before it."""
+    def complete(self, task: Callable[[], None], *, at_once: bool = False) -> None:
+        """Have its thread complete a batch, after those before it; `at_once`: there are none, do it here."""
+        if at_once:
+            task()
+            return
         self._news.clear()
         self._completing = self._completer.submit(task)
         self._completing.add_done_callback(lambda _: self._news.set())
@@ -152,6 +155,8 @@ class QueueParts:
         """Makes the thread that keeps a shard's lease; without it there is none."""
         self.owners = 0
         """Owners with jobs at the last claim, of the lanes that come first; 0: nobody has a lane."""
+        self.is_emptied = False
+        """The last claim took all that the queue had: the bell rings for what comes. Unknown with shards."""
         self.parts = [self.own]
         """`own`, then the shards."""
         self._model = model
@@ -188,6 +193,8 @@ class QueueParts:
             own, worker = self.own, self.own.lease.worker
             jobs = own.consumer.claim(worker, most, shared=shared)
             self.owners = own.consumer.owners
+            bound = min(most, shared) if self.owners > 1 else most
+            self.is_emptied = 0 < len(jobs) < bound and not any(job.attempts for job in jobs)
             return [ClaimedPart(own, worker, jobs)] if jobs else []
         claimed = self._claim_in_turn(most, shared)
         self.owners = max((part.consumer.owners for part in self._open()), default=0)
@@ -197,6 +204,7 @@ class QueueParts:
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until a bell rings; return whether there may be work. Raises BrokerUnavailable."""
+        self.is_emptied = False
         if self.shards == 1:
             return self.own.consumer.wait(timeout_s) is not None
         parts = self._open()

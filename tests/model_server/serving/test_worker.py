@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from broker import codec
 from broker.clock import RedisClock
+from broker.consumer import ClaimedJob, Consumer
 from broker.errors import ModelUnavailable
 from broker.keys import Keys
 from broker.messages import Result, State, WorkerState
@@ -163,6 +164,54 @@ def test_an_idle_worker_is_woken_by_the_bell(
     assert client.llen(keys.of(MODEL).bell) == 0
     step(worker)
     assert result(client, keys, only.id).error is None
+
+
+def _run_one(client: redis.Redis, keys: Keys, worker: Worker) -> None:
+    (only,) = enqueue(client, keys, job())
+    eventually(lambda: step(worker) == 1)
+    assert result(client, keys, only.id).error is None
+
+
+def test_a_call_that_ends_before_a_claim_does_is_completed_without_another_thread(
+    client: redis.Redis, keys: Keys, worker: Worker, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete, is_own = Consumer.complete, []
+
+    def noted(self: Consumer, *args: object) -> bool:
+        is_own.append(threading.current_thread() is threading.main_thread())
+        return complete(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Consumer, "complete", noted)
+    for _ in range(2):
+        _run_one(client, keys, worker)
+    engine.on_batch = lambda _: time.sleep(0.3)
+    for _ in range(2):
+        _run_one(client, keys, worker)
+    # What a call takes is known after the first, and after the first slow one.
+    assert is_own == [False, True, True, False]
+
+
+def test_a_queue_that_a_claim_emptied_is_asked_again_once_its_bell_rings(
+    client: redis.Redis, keys: Keys, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, found = Consumer.claim, list[int]()
+
+    def counted(self: Consumer, *args: object, **options: object) -> list[ClaimedJob]:
+        jobs = claim(self, *args, **options)  # type: ignore[arg-type]
+        found.append(len(jobs))
+        return jobs
+
+    _run_one(client, keys, worker)
+    monkeypatch.setattr(Consumer, "claim", counted)
+    monkeypatch.setattr("model_server.serving.worker.IDLE_S", 0.01)
+    for _ in range(3):
+        _run_one(client, keys, worker)
+        assert step(worker) == 0
+    assert found == [1, 1, 1]
+    enqueue(client, keys, *(job() for _ in range(4)))
+    assert step(worker) == 4  # all that a claim may take: there may be more
+    assert [step(worker), step(worker)] == [0, 0]
+    assert found == [1, 1, 1, 4, 0, 0]
 
 
 def test_a_batch_may_wait_to_fill_up(client: redis.Redis, keys: Keys, worker: Worker) -> None:
