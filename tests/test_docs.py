@@ -189,6 +189,7 @@ def _defined(path: str) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_the_life_of_a_request_names_functions_that_are_there() -> None:
     life = ARCHITECTURE[ARCHITECTURE.index("## The life of a request") : ARCHITECTURE.index("```mermaid")]
     assert re.findall(r"^(\d+)\. ", life, re.MULTILINE) == [str(number) for number in range(1, 11)]
@@ -276,11 +277,13 @@ def _copied(folder: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", RECIPE_TESTS)
 def test_the_recipes_fit_the_code(title: str, tmp_path: Path) -> None:
     _apply(_recipe(title), _copied(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_recipe_for_a_task_fits_after_another_task_was_added_by_it(tmp_path: Path) -> None:
     recipe, copy = _recipe("Recipe: add a task"), _copied(tmp_path)
     _apply(recipe.replace("open_set", "ordered").replace("OpenSet", "Ordered"), copy)
@@ -461,6 +464,7 @@ def test_the_commands_of_the_tutorials_print_what_their_page_says(serving: Servi
                 os.kill(int(path.read_text()), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_the_weights_of_paddle_0_11_are_read_as_the_page_says(tmp_path: Path) -> None:
     """From an archive as its Parameters.to_tar writes it."""
     with tarfile.open(tmp_path / "param.tar", "w") as archive:

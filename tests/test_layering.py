@@ -281,6 +281,7 @@ def _files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_imports_point_one_way(package: str) -> None:
     files = _files(package)
@@ -320,6 +321,7 @@ def test_each_room_imports_only_what_it_may(room: str) -> None:
     assert breaches == set()
 
 
+@pytest.mark.slow
 def test_opentelemetry_has_one_place() -> None:
     importers = {
         str(path.relative_to(ROOT))
@@ -342,6 +344,7 @@ def test_dialects_are_registered_and_described_and_nothing_else_needs_them() -> 
     }
 
 
+@pytest.mark.slow
 def test_each_door_has_its_own_transport() -> None:
     transports = {"flask", "gunicorn", "werkzeug", "grpc", "grpc_health"}
     importers = {
@@ -375,6 +378,7 @@ def test_of_pictures_a_serving_process_imports_what_needs_no_pillow() -> None:
     assert importers == WITH_PILLOW
 
 
+@pytest.mark.slow
 def test_only_a_task_s_own_file_asks_which_task_it_is() -> None:
     # Elsewhere a question that depends on the task is one of task.py's, so that a new task answers it too.
     asked = re.compile(
@@ -402,6 +406,7 @@ def test_each_runtime_has_one_place(runtime: str) -> None:
     assert importers == RUNTIMES[runtime]
 
 
+@pytest.mark.slow
 def test_only_entry_points_read_settings() -> None:
     readers = {
         str(path.relative_to(ROOT))
@@ -505,6 +510,7 @@ def test_nothing_imports_a_conftest() -> None:
     assert importers == set()
 
 
+@pytest.mark.slow
 def test_nothing_looks_beside_the_repository() -> None:
     # Data that is not in it is in the folder that TEST_DATA names: tests/README.md.
     beside = {
@@ -516,6 +522,7 @@ def test_nothing_looks_beside_the_repository() -> None:
     assert beside == set()
 
 
+@pytest.mark.slow
 def test_programs_within_strings_import_what_there_is() -> None:
     # Tests run such programs in processes of their own; no type checker reads them.
     packages = "|".join([*FORBIDDEN, "training", "tests"])
@@ -536,6 +543,7 @@ def _is_there(module: str, name: str) -> bool:
     return bool(defines) or (place / name).with_suffix(".py").is_file() or (place / name).is_dir()
 
 
+@pytest.mark.slow
 def test_each_public_class_has_a_name_of_its_own() -> None:
     places: dict[str, list[str]] = {}
     # A peer is a program of its own, on somebody else's server; a client has the service's own nouns.

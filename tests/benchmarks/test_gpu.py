@@ -28,6 +28,7 @@ def asked(device: str = "cpu", **others: Any) -> argparse.Namespace:  # noqa: AN
     return argparse.Namespace(device=device, **(usual | others))
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

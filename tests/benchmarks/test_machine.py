@@ -9,6 +9,7 @@ import pytest
 from benchmarks.serving import machine
 
 
+@pytest.mark.slow
 def test_what_a_program_of_ours_takes_is_not_others() -> None:
     burn = "import time; end = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
     others = machine.Others()

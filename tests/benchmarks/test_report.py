@@ -95,6 +95,7 @@ def test_a_run_that_was_cut_short_still_has_its_report(found: dict[str, Any]) ->
     assert "2026-11-21" in report.markdown(found | empty)
 
 
+@pytest.mark.slow
 def test_the_plot_is_drawn(found: dict[str, Any], tmp_path: Path) -> None:
     report.plot(found, tmp_path / "x.svg")
     assert "Batchwire" in (tmp_path / "x.svg").read_text()

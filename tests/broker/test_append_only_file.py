@@ -47,6 +47,7 @@ def _answer(client: redis.Redis, keys: Keys, sent: Sent, *, dead_reason: str = "
     assert taker.complete(worker, [outcome])
 
 
+@pytest.mark.slow
 def test_an_answered_picture_is_in_no_file_after_it_and_one_that_waits_is(
     own_redis: RedisServer, keys: Keys
 ) -> None:
@@ -89,6 +90,7 @@ def test_one_that_runs_already_is_waited_for_and_done_again(own_redis: RedisServ
         assert files_with(own_redis.folder, sent.pixels) == []
 
 
+@pytest.mark.slow
 def test_a_failure_is_said(own_redis: RedisServer) -> None:
     redis_process = psutil.Process(own_redis.pid)
     with connect(own_redis.url, timeout_s=5) as client, ThreadPoolExecutor(1) as pool:

@@ -47,6 +47,7 @@ def test_what_is_wrong_is_said_at_once(server: TlsServer, what: str) -> None:
     assert time.monotonic() - began < 10  # not the time-out of 30 s
 
 
+@pytest.mark.slow
 def test_the_subscription_says_it_once_and_without_a_traceback(
     server: TlsServer, caplog: pytest.LogCaptureFixture
 ) -> None:

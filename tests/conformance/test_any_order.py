@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -78,6 +79,7 @@ class Play:
         return [each for name in lists for each in _listed(self.client, name)]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=_STEPS)
 def test_any_order_of_steps_loses_and_repeats_no_job(

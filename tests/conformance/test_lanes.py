@@ -59,6 +59,7 @@ def _claimed(taker: Consumer, worker: str, n: int, ids: dict[str, list[str]]) ->
     return [names[each.id] for each in taker.claim(worker, n)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 32])
 def test_two_backlogged_lanes_share_by_their_weights_in_any_window(
     client: redis.Redis, keys: Keys, n: int

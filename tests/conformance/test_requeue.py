@@ -70,6 +70,7 @@ def test_a_redis_that_goes_between_queue_and_removal_does_not_hide_the_new_id(
     assert [each.id for each in box(client, keys).entries()] == [dead.id]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both_have_read", [False, True])
 def test_two_operators_at_once_never_lose_a_job(
     client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch, both_have_read: bool
@@ -100,6 +101,7 @@ def test_two_operators_at_once_never_lose_a_job(
             client.delete(keys.of(MODEL).polled)
 
 
+@pytest.mark.slow
 def test_what_was_pushed_out_of_dead_meanwhile_is_queued_all_the_same(
     client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -422,6 +422,7 @@ def test_that_a_model_is_asked_is_noted_under_its_own_keys(
     assert [client.exists(part.asked) for part in parts] == [1, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_an_owner_s_share_of_each_shard_is_his_share_of_all(
     client: redis.Redis, keys: Keys, worker: Worker
 ) -> None:

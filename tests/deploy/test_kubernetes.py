@@ -63,6 +63,7 @@ def _validate(text: str) -> None:
     assert list(unknown_fields(schema, manifest)) == []
 
 
+@pytest.mark.slow
 def test_a_field_that_no_schema_knows_would_be_found(overlay: str) -> None:
     for manifest in of_kind(overlay, *OURS):
         _, schema = schema_of(manifest["kind"])

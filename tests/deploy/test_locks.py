@@ -51,6 +51,7 @@ def _needed(requirement: Requirement, environment: dict[str, str], extras: Colle
     return any(requirement.marker.evaluate({**environment, "extra": extra}) for extra in (*extras, ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_has_the_tested_versions_and_hashes(lock: str) -> None:
     tested = {
@@ -68,6 +69,7 @@ def test_a_lock_has_the_tested_versions_and_hashes(lock: str) -> None:
         assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", entry)) >= 1, entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_is_whole_on_every_platform(lock: str) -> None:
     """What its requirements name, and what that needs by its own word, for each Python and machine."""

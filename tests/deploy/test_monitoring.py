@@ -25,12 +25,14 @@ def _promtool(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_the_alerts_fire_when_they_should_and_only_then() -> None:
     _promtool("check", "config", "prometheus.yml")
     _promtool("test", "rules", "alerts_test.yml")
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_a_rule_that_is_wrong_would_be_found(tmp_path: Path) -> None:
     for name in ("alerts.yml", "alerts_test.yml"):

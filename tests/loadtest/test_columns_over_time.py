@@ -89,6 +89,7 @@ def test_slices_show_the_warm_up_and_where_requests_failed() -> None:
     assert found.queue == [(0.5, 3)]
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(st.lists(st.floats(0.000001, 100), min_size=1, max_size=50))
 def test_the_histogram_holds_every_right_answer_once(latencies: list[float]) -> None:

@@ -42,6 +42,7 @@ def _extent(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "class_id", "written"),
     [
@@ -81,6 +82,7 @@ def test_a_class_has_one_colour_and_the_label_can_be_read_on_it() -> None:
         assert np.ptp(light) > 60, name
 
 
+@pytest.mark.slow
 def test_a_label_has_room_at_the_edges_and_beside_others() -> None:
     boxes = [(0, 0, 200, 200), (0, 0, 210, 205), (700, 500, 100, 100), (790, 0, 10, 600)]
     names = ("dog", "cat", "person", "car")

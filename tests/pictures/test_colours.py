@@ -62,6 +62,7 @@ def test_pillow_s_own_colour_keys() -> None:
     assert _pixels(encoded(Image.new("I;16", (1, 1), 0), transparency=0)) == [WHITE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "expected"), [(0xFA00, 5), (0, 255)])
 def test_a_16_bit_tiff_in_which_white_is_zero(value: int, expected: int) -> None:
     tags = [(256, 1), (257, 1), (258, 16), (259, 1), (262, 0), (273, 8), (277, 1), (278, 1), (279, 2)]
@@ -139,6 +140,7 @@ ADOBE_RGB = _profile(563 / 256, ((0.6484, 0.3309), (0.2302, 0.7016), (0.1559, 0.
 DISPLAY_P3 = _profile(2.2, ((0.682, 0.3193), (0.2846, 0.6746), (0.1559, 0.0661)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("profile", "stored", "expected"),
     [
@@ -188,6 +190,7 @@ def _cmyk_profile() -> bytes:
     return (head.ljust(128, b"\0") + struct.pack(">I", 1) + entry + table).ljust(size, b"\0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inks", "grey"),
     [((0, 0, 0, 0), 255), ((255, 255, 255, 255), 0), ((255, 255, 0, 0), 119), ((0, 0, 255, 255), 119)],
@@ -250,6 +253,7 @@ def test_a_profile_that_moves_colours_a_little_is_used() -> None:
     assert 127 <= _pixels(upload)[0][0] <= 134  # 255 * srgb((120 / 255) ** 2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "profile",
     [b"no profile", PROPHOTO[:200], PROPHOTO.replace(b"RGB ", b"CMYK", 1), PROPHOTO + b"\0" * (4 << 20)],

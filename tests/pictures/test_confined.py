@@ -33,6 +33,7 @@ _SEEDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", decoder_process.FORMATS)
 def test_it_is_decoded_as_others_are(kind: str) -> None:
     decoded = decode(_SEEDS[kind], max_pixels=MANY)
@@ -40,6 +41,7 @@ def test_it_is_decoded_as_others_are(kind: str) -> None:
     assert np.abs(np.asarray(decoded)[20, 20].astype(int) - RED).max() <= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", decoder_process.FORMATS)
 def test_it_is_decoded_as_small_as_is_needed_and_known_whole(kind: str) -> None:
     upload = encoded(Image.new("RGB", (640, 320), RED), kind)
@@ -49,6 +51,7 @@ def test_it_is_decoded_as_small_as_is_needed_and_known_whole(kind: str) -> None:
     assert (decoded.image.size, decoded.whole, decoded.factor) == ((320, 160), (640, 320), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", decoder_process.FORMATS)
 def test_it_is_turned_upright_once(kind: str) -> None:
     stored = Image.new("RGB", (64, 32), "black")
@@ -65,18 +68,21 @@ def test_it_is_turned_upright_once(kind: str) -> None:
     assert prepared.pixels[48].mean() < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", decoder_process.FORMATS)
 def test_transparency_is_laid_on_white(kind: str) -> None:
     decoded = decode(encoded(Image.new("RGBA", (32, 32), (0, 0, 0, 0)), kind), max_pixels=MANY)
     assert np.asarray(decoded).min() > 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", decoder_process.FORMATS)
 def test_the_bound_on_pixels_is_judged_from_the_header(kind: str) -> None:
     with pytest.raises(ImageTooLarge, match="64 x 48 pixels; at most 3071"):
         decode(_SEEDS[kind], max_pixels=64 * 48 - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*decoder_process.FORMATS, "TIFF"])
 def test_the_bound_on_a_side_is_judged_from_the_header(kind: str) -> None:
     upload = _SEEDS.get(kind) or encoded(Image.new("RGB", (64, 48)), kind)

@@ -185,6 +185,7 @@ def _tiff(width: int, height: int, compression: int, data: bytes = b"\x00" * 8) 
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + b"\0\0\0\0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", [2, 3, 4])
 def test_fax_codings_are_refused(compression: int) -> None:
     with pytest.raises(UnsupportedFormat, match="send it as PNG"):

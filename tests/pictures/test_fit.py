@@ -97,6 +97,7 @@ def test_a_picture_that_fits_is_left_as_it_is() -> None:
     assert np.array_equal(fit(Image.fromarray(pixels), _spec(Fit.STRETCH)), pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "decoded"),
     [
@@ -114,6 +115,7 @@ def test_a_jpeg_larger_than_the_model_needs_is_decoded_smaller(
     assert (found.image.size, found.whole, found.factor) == (decoded, size, size[0] // decoded[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_", [Fit.STRETCH, Fit.CROP, Fit.PAD])
 def test_decoded_smaller_it_is_the_same_picture(fit_: Fit) -> None:
     spec = _spec(fit_, width=96, height=80)
@@ -154,6 +156,7 @@ def test_a_part_is_fitted_as_a_picture_of_its_own(how: Fit, library: Library) ->
     assert np.array_equal(part.pixels, alone.pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_a_part_of_a_jpeg_is_cut_from_one_decoded_smaller(
     orientation: int, monkeypatch: pytest.MonkeyPatch
@@ -192,6 +195,7 @@ def test_parts_of_any_size_and_place_come_in_their_order() -> None:
         assert (part.pixels.shape, part.original_size) == (asked.spec.shape, asked.box[2:])
 
 
+@pytest.mark.slow
 def test_the_smallest_part_decides_how_large_a_jpeg_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = _spied(monkeypatch)
     photo = _scene((1600, 1600))

@@ -97,6 +97,7 @@ def test_a_broken_icon_is_refused(upload: bytes) -> None:
         decode(upload, max_pixels=MANY)
 
 
+@pytest.mark.slow
 @given(data=st.data(), form=st.sampled_from(["png", "bmp"]))
 def test_a_damaged_icon_is_answered_or_refused(data: st.DataObject, form: str) -> None:
     icon = bytearray(_icon(16, 8, form=form))

@@ -65,6 +65,7 @@ def test_a_picture_is_turned_by_it(kind: str) -> None:
     assert decode(upload, max_pixels=100).size == (6, 8)
 
 
+@pytest.mark.slow
 def test_millions_of_fractions_are_not_read() -> None:
     """They took Pillow 17 s."""
     count = 2_400_000

@@ -55,6 +55,7 @@ def test_a_usual_picture_is_not_copied() -> None:
     assert png_chunks.without_extras(with_time) is with_time
 
 
+@pytest.mark.slow
 def test_text_by_the_thousand_is_passed_over() -> None:
     words = PngInfo()
     for _ in range(100):
@@ -82,6 +83,7 @@ def test_of_many_colour_profiles_the_first_alone_is_looked_at() -> None:
     assert png_chunks.without_extras(upload) == PLAIN[:33] + chunk + PLAIN[33:]
 
 
+@pytest.mark.slow
 def test_a_picture_of_nothing_but_chunks_is_refused() -> None:
     upload = PLAIN[:33] + (struct.pack(">I", 0) + b"teXt" + bytes(4)) * 100_001 + PLAIN[33:]
     with pytest.raises(InvalidImage):

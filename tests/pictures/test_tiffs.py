@@ -51,6 +51,7 @@ def _greys(upload: bytes) -> list[int]:
     return [int(value) for value in np.asarray(decode(upload, max_pixels=2).convert("L"))[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(("photometric", "expected"), [(BLACK_IS_ZERO, [5, 255]), (WHITE_IS_ZERO, [250, 0])])
 def test_grey_of_16_bits(order: str, photometric: int, expected: list[int]) -> None:
@@ -69,6 +70,7 @@ def test_grey_of_32_bits_has_no_sign(photometric: int, expected: list[int]) -> N
     assert _greys(_two_pixels("<", [32], photometric, struct.pack("<2I", 0, 2**32 - 1))) == expected
 
 
+@pytest.mark.slow
 def test_grey_of_32_bits_with_a_sign() -> None:
     upload = _two_pixels("<", [32], BLACK_IS_ZERO, struct.pack("<2i", -1, 2**31 - 1), form=SIGNED)
     assert _greys(upload) == [0, 255]
@@ -84,6 +86,7 @@ def test_real_grey(order: str, photometric: int, expected: list[int]) -> None:
 NOTHING, PREMULTIPLIED, ALPHA = 0, 1, 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(
     ("photometric", "extra", "data", "expected"),
@@ -98,12 +101,14 @@ def test_grey_with_alpha(order: str, photometric: int, extra: int, data: bytes, 
     assert _greys(_two_pixels(order, [8, 8], photometric, data, extra=extra)) == expected
 
 
+@pytest.mark.slow
 def test_a_palette() -> None:
     stored = Image.new("P", (2, 1), 1)
     stored.putpalette([9, 9, 9, 200, 0, 100])
     assert np.asarray(decode(encoded(stored, "TIFF"), max_pixels=2))[0].tolist() == [[200, 0, 100]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd"])
 def test_every_coding_without_loss(coding: str) -> None:
     pixels = np.random.default_rng(2).integers(0, 255, (30, 20, 3), dtype=np.uint8)
@@ -152,6 +157,7 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scans", [6, 60])
 def test_the_scans_of_jpegs_in_it_are_bounded(scans: int) -> None:
     """5 KB of 160 strips, all of them one JPEG of 80 scans, took 9 s."""

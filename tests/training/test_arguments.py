@@ -38,6 +38,7 @@ def test_the_page_names_every_option_and_no_other() -> None:
     assert named == {option for option in known if option.startswith("--")} - {"--help"}
 
 
+@pytest.mark.slow
 def test_the_options_need_no_tensorflow() -> None:
     code = "import sys, training.arguments; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

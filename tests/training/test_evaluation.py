@@ -82,6 +82,7 @@ def test_a_network_that_has_learnt_something_is_not(rows: tuple[list[int], ...])
     assert _verdict(*rows).warning() == ""
 
 
+@pytest.mark.slow
 def test_the_report_and_the_picture_are_written(tmp_path: Path) -> None:
     found = evaluation.judge(("cat", "dog", "frog"), LABELS, OUTPUTS)
     evaluation.write_report(tmp_path / "report.json", found, {"base": "a network"})

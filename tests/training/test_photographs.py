@@ -25,6 +25,7 @@ def _pictures(count: int) -> NDArray[np.uint8]:
     return np.stack(pictures).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_a_photograph_is_a_large_jpeg_that_looks_like_its_picture() -> None:
     rng = np.random.default_rng(1)
     likeness, sides = [], []

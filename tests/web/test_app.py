@@ -31,6 +31,7 @@ def answers() -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_nobody_keeps_an_answer_or_an_error(answers: dict[str, str]) -> None:
     assert len(answers) > 100
     assert [which for which, said in answers.items() if said != "no-store"] == []

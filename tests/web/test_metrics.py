@@ -60,6 +60,7 @@ def _post(service: Service, *pictures: bytes, **options: object) -> None:
     service.client.post("/predict", data={"image": files}, **options)
 
 
+@pytest.mark.slow
 def test_a_request_is_counted_by_its_route_its_model_and_its_status(running: Service) -> None:
     moved = _moved(running, lambda: _post(running, png(1), png(2), b"no picture"))
     request = {"route": "/predict", "dialect": "batchwire"}
@@ -69,6 +70,7 @@ def test_a_request_is_counted_by_its_route_its_model_and_its_status(running: Ser
     assert moved[_of("pictures_total", model=MODEL, outcome="invalid_image")] == 1
 
 
+@pytest.mark.slow
 def test_the_stages_of_both_tiers_are_measured(running: Service) -> None:
     stages = ("decode", "queue", "batch", "model", "reply")
 
@@ -91,12 +93,14 @@ def test_one_that_is_polled_is_accepted(running: Service) -> None:
     assert moved[_of("http_requests_total", **labels)] == 1
 
 
+@pytest.mark.slow
 def test_pictures_of_a_request_that_fails_as_a_whole_count_too(running: Service) -> None:
     _post(running, png(1))
     moved = _moved(running, lambda: _post(running, png(1), png(2), query_string={"model": "never-heard-of"}))
     assert moved[_of("pictures_total", model="", outcome="unknown_model")] == 2
 
 
+@pytest.mark.slow
 def test_dialects_are_told_apart(running: Service) -> None:
     moved = _moved(running, lambda: running.client.put(f"/predictions/{MODEL}", data=png(1)))
     (request,) = [
@@ -107,6 +111,7 @@ def test_dialects_are_told_apart(running: Service) -> None:
     assert (request["dialect"], request["model"], request["code"]) == ("torchserve", MODEL, "200")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/nothing/here", "/predict?model=no-such-model"])
 def test_no_client_can_make_up_a_label(running: Service, path: str) -> None:
     before = _read(running)
@@ -115,6 +120,7 @@ def test_no_client_can_make_up_a_label(running: Service, path: str) -> None:
     assert not [label for label in new if "nothing" in label[1] or "no-such" in label[1]]
 
 
+@pytest.mark.slow
 def test_a_request_after_another_has_not_its_model(running: Service) -> None:
     _post(running, png(1))
     moved = _moved(running, lambda: running.client.get("/healthz"))
@@ -122,6 +128,7 @@ def test_a_request_after_another_has_not_its_model(running: Service) -> None:
     assert moved[_of("http_requests_total", **labels)] == 1
 
 
+@pytest.mark.slow
 def test_the_queue_is_told_as_it_is(service: Service, client: redis.Redis, keys: Keys) -> None:
     service.start_worker()
     eventually(service.worker.ready.is_set)
@@ -201,6 +208,7 @@ def test_without_redis_it_says_so_and_tells_the_rest() -> None:
     assert "batchwire_queue_jobs" not in text
 
 
+@pytest.mark.slow
 def test_the_page_on_metrics_has_all_of_both_tiers_with_their_labels(running: Service) -> None:
     _post(running, png(1))
     text = running.client.get("/metrics").get_data(as_text=True)

@@ -440,6 +440,7 @@ def test_a_polled_pipeline_that_fails_says_so(city: City) -> None:
     assert city.client.get(address).get_json()["error"]["code"] == "invalid_image"
 
 
+@pytest.mark.slow
 def test_a_polled_pipeline_may_be_waited_for(city: City) -> None:
     city.finder()
     city.pipeline(FIND)
@@ -453,6 +454,7 @@ def test_a_polled_pipeline_may_be_waited_for(city: City) -> None:
     assert city.ask(Prefer="respond-async, wait=15").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_announced_once_and_its_steps_are_not(city: City) -> None:
     city.finder()
     city.teller()
@@ -526,6 +528,7 @@ def test_at_its_end_a_process_tells_those_who_poll(city: City) -> None:
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, "unavailable")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"WEB_THREADS": "9", "WEB_WORKERS": "1"}])
 def test_a_process_has_so_many_pipelines_at_once(city: City) -> None:
     city.finder()
@@ -721,6 +724,7 @@ def test_what_is_refused_is_not_cut(city: City, monkeypatch: pytest.MonkeyPatch)
     assert {each["steps"]["shade"]["error"]["code"] for each in objects} == {"overloaded"}
 
 
+@pytest.mark.slow
 def test_a_picture_has_so_many_parts_at_most(city: City) -> None:
     rows = np.zeros((7, 80), np.float32)
     rows[:4] = np.array([[4, 4, 1, 1]], np.float32).T
@@ -854,6 +858,7 @@ def test_a_pipeline_that_loads_does_not_show_its_steps_state(city: City) -> None
     assert view.state is WorkerState.LOADING
 
 
+@pytest.mark.slow
 def test_polled_pipelines_give_their_places_back(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
     city.finder()
     city.pipeline(FIND)
@@ -874,6 +879,7 @@ def test_polled_pipelines_give_their_places_back(city: City, monkeypatch: pytest
     assert city.ask(Prefer="respond-async").status_code == 202
 
 
+@pytest.mark.slow
 def test_a_polled_result_is_written_once_redis_is_back(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
     city.finder()
     city.pipeline(FIND)

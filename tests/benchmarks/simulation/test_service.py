@@ -42,6 +42,7 @@ def _run(
     return simulation
 
 
+@pytest.mark.slow
 def test_every_picture_has_one_answer_in_any_overload() -> None:
     settings = Settings(batch_size=8, request_timeout_s=2, queue_limit=50, web_workers=2)
     times = list(Curve("poisson", 300.0, 6.0).times(seed=1))
@@ -72,18 +73,21 @@ def _overloaded(*, decode_s: float, cores: int, queue_limit: int) -> list[Pictur
     return [each.fate for each in simulation.answers]
 
 
+@pytest.mark.slow
 def test_who_would_be_late_at_the_pace_that_is_measured_is_refused() -> None:
     fates = _overloaded(decode_s=0.001, cores=4, queue_limit=10_000)
     assert fates.count(PictureFate.LATE) < 0.15 * len(fates)
     assert fates.count(PictureFate.REFUSED) > 0.3 * len(fates)
 
 
+@pytest.mark.slow
 def test_who_waited_for_a_decoder_is_judged_again() -> None:
     fates = _overloaded(decode_s=0.02, cores=1, queue_limit=20)
     assert fates.count(PictureFate.LATE) < 0.15 * len(fates)
     assert fates.count(PictureFate.REFUSED) > 0.3 * len(fates)
 
 
+@pytest.mark.slow
 def test_little_s_law_holds() -> None:
     duration_s = 20.0
     times = list(Curve("poisson", 80.0, duration_s).times(seed=2))
@@ -94,6 +98,7 @@ def test_little_s_law_holds() -> None:
     assert simulation.in_flight.mean == pytest.approx(per_s * mean_s, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_seed_says_all() -> None:
     fleet = Fleet(settings=Settings(batch_size=8), model_servers=2)
 
@@ -107,6 +112,7 @@ def test_a_seed_says_all() -> None:
     assert once(1) != once(2)
 
 
+@pytest.mark.slow
 def test_the_busiest_part_is_the_one_that_has_the_least() -> None:
     times = list(Curve("constant", 100.0, 5.0).times(0))
     fleet = Fleet(settings=Settings(batch_size=8), web_cores=1, model_servers=4)
@@ -118,6 +124,7 @@ def test_the_busiest_part_is_the_one_that_has_the_least() -> None:
     assert parts["networks"].saturates_at_per_s == pytest.approx(4 * 8 / 0.010)
 
 
+@pytest.mark.slow
 def test_a_second_redis_halves_the_work_of_the_first() -> None:
     times = list(Curve("constant", 200.0, 3.0).times(0))
     uses = []
@@ -129,6 +136,7 @@ def test_a_second_redis_halves_the_work_of_the_first() -> None:
     assert uses[1] / uses[0] == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_on_one_host_all_parts_share_its_cores() -> None:
     times = list(Curve("constant", 100.0, 4.0).times(0))
     busy = {}

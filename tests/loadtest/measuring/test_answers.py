@@ -239,6 +239,7 @@ ODD: st.SearchStrategy[object] = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(
     st.binary(max_size=20)

@@ -43,6 +43,7 @@ def test_the_limit_is_found(limit: float) -> None:
         assert len(found.tried) <= 40
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.floats(1, 10_000), st.floats(1, 10_000), st.sampled_from([0.01, 0.05, 0.2, 1.0]))
 def test_the_limit_is_found_as_finely_as_asked(limit: float, first: float, within: float) -> None:

@@ -40,6 +40,7 @@ def test_floating_point_does_not_move_a_rank(percent: float, number: int, rank: 
     assert Slo({percent: 1.0}).allowed_late(number) == (1.0, number - rank)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(1, 1000))
 def test_a_percentile_is_the_least_that_enough_do_not_exceed(values: list[int], permille: int) -> None:
@@ -159,6 +160,7 @@ def test_how_many_may_be_late(objective: str, expected: tuple[float, int]) -> No
     assert parse(objective).allowed_late(1000) == expected
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None)
 @given(st.integers(1, 300), st.floats(0.1, 99.9), st.data())
 def test_one_more_than_may_be_late_is_a_miss(planned: int, percent: float, data: st.DataObject) -> None:

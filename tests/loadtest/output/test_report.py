@@ -10,6 +10,7 @@ from tests.loadtest.page import HOSTILE, SWEEP, Page, page, sweep
 from tests.loadtest.reports import UNDRAWN, empty, failing, latencies, point, report
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_network_and_runs_nothing() -> None:
     text = sweep()
     found = Page(text)
@@ -56,6 +57,7 @@ def test_the_table_holds_every_point() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_objectives_failures_and_warnings_stand_out() -> None:
     missed = failing(
         misses=["p99 is 400 ms, not 200 ms", "9 of 1492 requests failed"], interrupted=3, **UNDRAWN
@@ -177,6 +179,7 @@ def test_little_or_odd_figures_are_no_trouble(report_: RunReport) -> None:
     assert "nan" not in Page(render(report_)).text
 
 
+@pytest.mark.slow
 def test_what_has_no_right_answer_says_so() -> None:
     found = page(empty())
     assert found.lines == ["Nothing measured: no answer was right"]
@@ -185,6 +188,7 @@ def test_what_has_no_right_answer_says_so() -> None:
     assert page(ALL_FAILED).lines == ["Failed: 3 of 3 requests"]
 
 
+@pytest.mark.slow
 def test_many_points_are_folded_away() -> None:
     few = page(*[empty()] * (FOLDED_FROM - 1))
     many = page(*[empty()] * FOLDED_FROM)

@@ -28,6 +28,7 @@ def schedule(
     return list(share_of(due_times(load, seed=1), share, shares, requests=requests, duration_s=duration_s))
 
 
+@pytest.mark.slow
 def test_fixed_arrivals_are_even_and_do_not_drift() -> None:
     assert list(islice(due_times(FIXED, 0), 4)) == [0, 0.05, 0.1, 0.15]
     assert next(islice(due_times(FIXED, 0), 1_000_000, None)) == 50_000
@@ -80,6 +81,7 @@ def test_poisson_arrivals_end_with_the_duration() -> None:
     assert times == list(takewhile(lambda due: due < 3.0, due_times(POISSON, 1)))
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None)
 @given(st.booleans(), st.integers(1, 9), st.none() | st.integers(1, 50), st.floats(0.01, 4))
 def test_shares_partition_the_schedule(

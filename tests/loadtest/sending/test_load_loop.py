@@ -40,6 +40,7 @@ def test_a_share_sends_only_its_own_numbers() -> None:
     assert [record.number for record in records] == [2, 5, 8, 11]
 
 
+@pytest.mark.slow
 def test_closed_loop_ends_by_time() -> None:
     done, records = drive(answer, lambda client: client.run(begin(clients=2, duration_s=0.5)))
     assert records
@@ -47,6 +48,7 @@ def test_closed_loop_ends_by_time() -> None:
     assert all(record.outcome == OK for record in records)
 
 
+@pytest.mark.slow
 def test_no_more_requests_at_once_than_connections() -> None:
     here, most, lock = [0], [0], threading.Lock()
     three = threading.Barrier(3, timeout=20)  # each of the first three is answered when all are there

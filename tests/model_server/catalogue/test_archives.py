@@ -25,6 +25,7 @@ def _archive(path: Path, megabytes: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_unread(tmp_path: Path) -> None:
     path = _archive(tmp_path / "bomb.keras", 90)
     said = r"unpacks to 90 MB, \d\d\d times its size"

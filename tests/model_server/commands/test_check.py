@@ -24,6 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "net"
 
 
+@pytest.mark.slow
 def test_a_sound_folder_is_told_with_its_predictions(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +59,7 @@ def test_more_predictions_than_there_are_labels_are_refused(
     assert capsys.readouterr().err == "--top is 4; net gives at most 3.\n"
 
 
+@pytest.mark.slow
 def test_without_a_picture_a_drawn_one_is_tried(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main([str(folder)]) == DONE
     told = capsys.readouterr().out

@@ -58,6 +58,7 @@ def test_a_part_is_a_rounding_and_the_operations_behind_it(tmp_path: Path) -> No
     assert [part.operations for part in parts] == [("layer 0",), ("layer 1",), ("layer 2",)]
 
 
+@pytest.mark.slow
 def test_what_spoils_the_answers_costs_most_though_another_part_spoils_them_too(tmp_path: Path) -> None:
     int8 = _saved(_layers(0, 2), tmp_path / "int8.xml")
     until = time.monotonic() + 60

@@ -68,6 +68,7 @@ def run(
     return run
 
 
+@pytest.mark.slow
 def test_it_tells_what_int8_costs_and_precision_int8_serves_it(
     run: Callable[..., Said], spec: ModelSpec, tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ def test_it_tells_what_int8_costs_and_precision_int8_serves_it(
     assert entry.manifest()["in_float"] == []
 
 
+@pytest.mark.slow
 def test_pictures_without_labels_tell_agreement_alone(run: Callable[..., Said], tmp_path: Path) -> None:
     said = run("--pictures", str(fill(tmp_path / "p", ("a", "b", "c"))))
     assert said.status == 0
@@ -98,6 +100,7 @@ def test_pictures_without_labels_tell_agreement_alone(run: Callable[..., Said], 
     assert "accuracy" not in said.out
 
 
+@pytest.mark.slow
 def test_it_says_how_many_files_could_not_be_read(run: Callable[..., Said], tmp_path: Path) -> None:
     folder = fill(tmp_path / "p")
     (folder / "dark" / "broken.jpg").write_bytes(b"no picture")
@@ -110,6 +113,7 @@ def _entry(spec: ModelSpec, tmp_path: Path) -> dict[str, Any] | None:
     return None if entry is None else entry.manifest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("saturates", "options", "processor"),
     [(True, (), "avx2"), (False, (), "vnni"), (False, ("--any-processor",), "avx2")],
@@ -134,6 +138,7 @@ def test_the_record_names_the_processors_that_it_was_made_for(
     assert f"s {place}. Written to" in said.out
 
 
+@pytest.mark.slow
 def test_too_little_agreement_writes_nothing(
     run: Callable[..., Said], spec: ModelSpec, tmp_path: Path
 ) -> None:
@@ -147,6 +152,7 @@ def test_too_little_agreement_writes_nothing(
     assert _entry(spec, tmp_path) is not None
 
 
+@pytest.mark.slow
 def test_where_the_pictures_have_labels_the_accuracy_lost_decides(
     run: Callable[..., Said], spec: ModelSpec, tmp_path: Path
 ) -> None:
@@ -184,6 +190,7 @@ def test_what_costs_most_stays_in_float_and_as_little_as_does(
     assert record["agreement"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_search_ends_in_time_and_without_what_helps(run: Callable[..., Said], tmp_path: Path) -> None:
     folder = str(fill(tmp_path / "p"))
     said = run("--pictures", folder, "--minutes", "0", wrong=30.0, needed=1)

@@ -48,6 +48,7 @@ def _run(folder: Path, example: str, labels: list[str], picture: NDArray[np.uint
         engine.close()
 
 
+@pytest.mark.slow
 def test_the_network_of_load_names_the_nearest_colour(tmp_path: Path) -> None:
     green = np.full((64, 64, 3), (20, 230, 10), np.uint8)
     answer = _run(tmp_path / "colours", "load", ["red", "green", "blue"], green)
@@ -55,6 +56,7 @@ def test_the_network_of_load_names_the_nearest_colour(tmp_path: Path) -> None:
     assert answer.predictions[0].probability > 0.9
 
 
+@pytest.mark.slow
 def test_the_network_gets_the_logarithm_that_preprocess_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +86,7 @@ def test_the_network_gets_the_logarithm_that_preprocess_makes(
     assert answer.predictions[0].probability == pytest.approx(right, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_postprocess_answers_with_a_prediction_and_a_verdict(tmp_path: Path) -> None:
     bright = np.full((64, 64, 3), 250, np.uint8)
     answer = _run(tmp_path / "lights", "postprocess", ["dark", "light"], bright)

@@ -118,6 +118,7 @@ def test_the_network_runs_once_and_each_gets_its_own_row() -> None:
     assert {entry.batch_size for entry in batch.entries} == {3}
 
 
+@pytest.mark.slow
 @given(count=st.integers(1, 40), bad=st.sets(st.integers(0, 39), max_size=4))
 def test_only_the_bad_jobs_fail_and_each_stands_alone(count: int, bad: set[int]) -> None:
     bad = {each for each in bad if each < count}

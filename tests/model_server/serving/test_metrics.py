@@ -62,6 +62,7 @@ def test_a_slow_network_gets_smaller_batches() -> None:
     assert _moved(claim, "batches_total", reason="call_time") == 1
 
 
+@pytest.mark.slow
 def test_where_owners_share_a_model_batches_are_no_larger_than_is_efficient(
     client: redis.Redis, keys: Keys, worker: Worker
 ) -> None:

@@ -13,6 +13,7 @@ from tests.support import fakes
 from tests.support.waiting import eventually
 
 
+@pytest.mark.slow
 def test_a_model_whose_worker_can_t_be_made_fails_alone_and_is_taken_up_once_it_can(
     client: redis.Redis, keys: Keys, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_worker_that_failed_tells_no_paths_either(client: redis.Redis, keys: K
     made.end(client, keys)
 
 
+@pytest.mark.slow
 def test_while_a_mended_folder_is_loaded_the_old_reason_is_no_longer_told(
     client: redis.Redis, keys: Keys, tmp_path: Path
 ) -> None:
@@ -112,6 +114,7 @@ def test_while_a_mended_folder_is_loaded_the_old_reason_is_no_longer_told(
     made.end(client, keys)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_still_broken_fails_again_and_can_be_mended(
     client: redis.Redis, keys: Keys, tmp_path: Path
 ) -> None:

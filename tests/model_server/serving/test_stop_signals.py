@@ -20,6 +20,7 @@ print("alive", signals.wait(0), flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_one_is_waited_for_and_more_do_no_harm(which: signal.Signals) -> None:
     with subprocess.Popen(

@@ -42,6 +42,7 @@ def test_what_changes_while_it_is_loaded_is_never_served(model: Model) -> None:
     assert model.version == fakes.spec(model.folder).version
 
 
+@pytest.mark.slow
 def test_the_first_version_too_is_just_what_was_read(client: redis.Redis, keys: Keys, tmp_path: Path) -> None:
     def change_once(model: Model) -> None:
         if model.loads == 1:

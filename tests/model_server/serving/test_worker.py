@@ -388,6 +388,7 @@ def test_a_slow_network_gets_smaller_batches(client: redis.Redis, keys: Keys, tm
     worker.leave()
 
 
+@pytest.mark.slow
 def test_a_fast_network_s_batches_are_soon_full(client: redis.Redis, keys: Keys, tmp_path: Path) -> None:
     engine = FakeEngine()
     worker = fakes.worker(client, keys, engine, tmp_path)

@@ -62,6 +62,7 @@ def _versions(tmp_path: Path) -> list[Path]:
     return list(tmp_path.glob("cache/stores/*/versions/*"))
 
 
+@pytest.mark.slow
 def test_a_model_is_brought_here_and_a_change_is_taken_up(
     follow: Follow, server: ArchiveServer, folder: Path, tmp_path: Path
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_login_goes_to_its_own_server_alone(follow: Follow, server: ArchiveSer
         assert {login for _, login in other.asked} == {""}
 
 
+@pytest.mark.slow
 def test_https_is_verified(
     follow: Follow, server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +244,7 @@ threading.Event().wait()
 """
 
 
+@pytest.mark.slow
 def test_half_a_download_of_a_killed_process_is_never_served(
     follow: Follow, server: ArchiveServer, tmp_path: Path
 ) -> None:

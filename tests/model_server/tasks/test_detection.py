@@ -105,6 +105,7 @@ def test_of_boxes_that_overlap_only_the_best_of_a_class_is_told() -> None:
     assert len(_told(*rows, told=Detection(nms_iou=0.95))) == 4
 
 
+@pytest.mark.slow
 def test_suppression_is_the_plain_greedy_algorithm() -> None:
     chance = np.random.default_rng(11)
     corners = chance.uniform(0, 60, (400, 2)).repeat(2, axis=0).reshape(400, 4)

@@ -233,6 +233,7 @@ def test_a_refusal_is_another_request_s_too_and_stays_as_it_is(
     assert response.headers["Retry-After"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "blob",
     [struct.pack("<I", 9) + b"short", b"\1\0", struct.pack("<I", 1) + b"a" + struct.pack("<I", 0)],

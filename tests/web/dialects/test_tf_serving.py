@@ -154,6 +154,7 @@ def test_what_is_no_json_is_refused(running: Service, body: bytes) -> None:
     assert (response.status_code, list(response.get_json())) == (400, ["error"])
 
 
+@pytest.mark.slow
 def test_a_body_costs_no_more_than_its_bytes(running: Service) -> None:
     """Sixty strings, one of them long, became an array of 2 GB; 20 MB of arrays took 10 s."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -358,6 +359,7 @@ def test_several_labels_have_all_their_probabilities(running: Service) -> None:
     assert [label for label, _ in classes] == ["grey", "dark"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"task": TASKS["regression"], "labels": (Label("0", "age"), Label("1", "height"))}]
 )

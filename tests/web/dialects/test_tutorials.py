@@ -196,6 +196,7 @@ def test_upload_has_a_form(service: Service) -> None:
     assert "<script" not in text
 
 
+@pytest.mark.slow
 def test_upload_answers_a_page_with_the_annotated_picture(running: Service) -> None:
     response = running.client.post("/upload", data=form(png(255), field="file"))
     text = response.get_data(as_text=True)
@@ -242,6 +243,7 @@ def test_a_failure_of_upload_is_json_for_programs_and_a_page_for_browsers(
     assert ("Retry-After" in page.headers) is (status == 503) is ("Retry-After" in response.headers)
 
 
+@pytest.mark.slow
 def test_several_pictures_are_shown_each_failing_alone(running: Service) -> None:
     many = form(b"no picture", *[png(255)] * (tutorials.DRAWN_MOST + 1))
     response = running.client.post("/upload", data=many, headers=BROWSER)
@@ -274,6 +276,7 @@ def test_the_form_of_the_page_leads_there(running: Service) -> None:
     assert '<input type="hidden" name="model" value="tiny">' in response.get_data(as_text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a" * 400_000, "Tiny", '"><script>'])
 def test_what_can_t_be_a_model_is_not_put_into_the_page(running: Service, name: str) -> None:
     page = running.client.post("/upload", data={**form(png(0)), "model": name}, headers=BROWSER)

@@ -70,6 +70,7 @@ def _statuses(app: Flask, headers: dict[str, str]) -> dict[tuple[str, str], int]
     }
 
 
+@pytest.mark.slow
 def test_every_route_is_closed_unless_it_says_otherwise(service: Service, add: Add) -> None:
     service.app.add_url_rule("/new", "new", str)
     key = add("ann")
@@ -89,6 +90,7 @@ def test_every_route_is_closed_unless_it_says_otherwise(service: Service, add: A
     assert service.client.get("/nowhere", headers={"X-API-Key": key}).status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_every_method_of_grpc_is_closed_unless_it_says_otherwise(
     server: RpcServer, rpc: RpcClient, add: Add
@@ -131,6 +133,7 @@ def test_a_refusal_has_the_shape_of_its_dialect(
     assert answer.headers.getlist("WWW-Authenticate") == ['Bearer realm="Batchwire"']
 
 
+@pytest.mark.slow
 def test_browsers_ask_for_the_key_of_a_page_and_send_it_with_what_the_page_asks(
     service: Service, add: Add
 ) -> None:
@@ -176,6 +179,7 @@ def test_a_key_stands_in_a_header_alone(service: Service, add: Add) -> None:
         assert service.client.get(address).status_code == 401
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_a_key_sees_and_asks_the_models_that_it_may(service: Service, rpc: RpcClient, add: Add) -> None:
     http, mine, others = service.client, {"X-API-Key": add("ann", models=(MODEL,))}, {}
@@ -226,6 +230,7 @@ def test_a_key_sees_the_last_hour_of_its_models_alone(service: Service, add: Add
         assert {*sample["models"]} == seen
 
 
+@pytest.mark.slow
 def test_metrics_are_a_right_of_their_own(service: Service, add: Add) -> None:
     both, scraper = add("ann", may=("predict", "metrics")), add("prometheus", may=("metrics",))
     statuses = {

@@ -67,6 +67,7 @@ def test_pictures_are_counted_and_refused_with_what_is_left(service: Service, ad
     assert "RateLimit" not in service.client.get("/models", headers=ann).headers
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_every_dialect_counts_and_refuses_in_its_own_shape(
     service: Service, rpc: RpcClient, add: Add

@@ -26,6 +26,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
         yield collector
 
 
+@pytest.mark.slow
 def test_one_trace_from_the_client_to_the_reply(running: Service, collector: Collector) -> None:
     answer = running.client.post(
         "/predict?model=tiny&token=hidden", data=png(0), content_type="image/png", headers=HEAD
@@ -61,6 +62,7 @@ def test_one_trace_from_the_client_to_the_reply(running: Service, collector: Col
     assert collector.headers[0]["x-key"] == "hidden"
 
 
+@pytest.mark.slow
 def test_each_picture_of_a_request_has_its_child_and_a_bad_one_says_so(
     running: Service, collector: Collector
 ) -> None:

@@ -41,6 +41,7 @@ def described(running: Service) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_it_is_sound(described: dict[str, Any]) -> None:
     assert described["openapi"] == "3.1.0"
     OpenAPIV31SpecValidator(described).validate()
@@ -92,6 +93,7 @@ def test_every_error_that_a_client_can_get_is_described(described: dict[str, Any
     assert all(f"`{code}`" in described["info"]["description"] for code in OF_NO_OPERATION)
 
 
+@pytest.mark.slow
 def test_where_keys_are_asked_for_every_closed_operation_says_so(service: Service) -> None:
     made = openapi_document.document(service.app.url_map, root="", top_max=None, has_keys=True)
     document = json.loads(json.dumps(made))
@@ -131,6 +133,7 @@ def _valid(document: dict[str, Any], response: Any) -> bool:  # noqa: ANN401 - W
     return bool(validator.is_valid(response.get_json()))
 
 
+@pytest.mark.slow
 def test_what_is_answered_is_what_is_described(running: Service, described: dict[str, Any]) -> None:
     client = running.client
     polled = client.post(
@@ -194,6 +197,7 @@ def test_a_worker_is_shown_with_all_that_it_says_of_itself() -> None:
     assert {each.name for each in dataclasses.fields(WorkerSummary)} == {"id", *said}
 
 
+@pytest.mark.slow
 def test_it_names_the_path_that_a_proxy_gave_the_service(service: Service) -> None:
     document = service.client.get("/openapi.json", environ_overrides={"SCRIPT_NAME": "/images"}).get_json()
     assert document["servers"] == [{"url": "/images"}]

@@ -189,6 +189,7 @@ def test_when_none_has_lived_for_a_while_it_is_said_at_once(service: Service) ->
     )
 
 
+@pytest.mark.slow
 def test_without_redis_it_is_alive_says_why_and_recovers(own_redis: RedisServer) -> None:
     app = create_app(Settings.from_env({"REDIS_URL": own_redis.url, "MODELS": MODEL}))
     http = app.test_client()

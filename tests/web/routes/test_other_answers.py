@@ -82,6 +82,7 @@ def test_raw_outputs_come_by_number_where_their_file_names_none(running: Service
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"task": TASKS["raw"], "labels": ()}])
 def test_what_a_model_s_own_code_says_is_the_result_in_json_and_on_the_page(
     running: Service, monkeypatch: pytest.MonkeyPatch
@@ -100,6 +101,7 @@ def test_what_a_model_s_own_code_says_is_the_result_in_json_and_on_the_page(
     assert json.loads(html.unescape(shown[1])) == result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["regression", "embedding", "image", "raw"])
 @pytest.mark.parametrize("changes", [{}])
 def test_what_is_not_finite_costs_its_own_picture(running: Service, task: str) -> None:
@@ -121,6 +123,7 @@ _HALVES = np.repeat(np.array([[0, 1]], np.float32), 8, axis=1).repeat(8, axis=0)
 """Class 0 on the left, class 1 on the right: 8 x 16."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rle", "png"])
 @pytest.mark.parametrize("changes", [{"task": TASKS["segmentation"], "top": 3}])
 def test_masks_are_run_lengths_or_pngs(running: Service, kind: Literal["rle", "png"]) -> None:
@@ -140,6 +143,7 @@ def test_masks_are_run_lengths_or_pngs(running: Service, kind: Literal["rle", "p
     assert np.array_equal(mask, right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rle", "png"])
 @pytest.mark.parametrize("changes", [{"task": TASKS["segmentation"], "top": 3}])
 def test_masks_are_drawn_whatever_their_form(running: Service, kind: Literal["rle", "png"]) -> None:
@@ -152,6 +156,7 @@ def test_masks_are_drawn_whatever_their_form(running: Service, kind: Literal["rl
     assert pixels[300:, 250:].max(axis=2).min() > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"task": TASKS["keypoints"], "options": Keypoints(names=("a", "b"), skeleton=((0, 1),)), "top": 3}],

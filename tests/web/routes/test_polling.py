@@ -62,6 +62,7 @@ def test_a_polled_job_that_nobody_runs_ends_at_its_deadline(service: Service) ->
     assert seen[-1] == (504, "deadline_passed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "address",
     [

@@ -27,6 +27,7 @@ from web.uploads.parameters import MAX_PICTURES
 EMPTY_FILE = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n\r\n--b--\r\n'
 
 
+@pytest.mark.slow
 def test_a_picture_is_answered(running: Service) -> None:
     response = running.client.post("/predict", data=form(png(255)))
     assert response.status_code == 200

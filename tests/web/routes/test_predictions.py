@@ -215,6 +215,7 @@ def test_there_must_be_a_job_to_cancel(service: Service, path: str, code: str) -
     assert (response.status_code, response.get_json()["error"]["code"]) == (404, code)
 
 
+@pytest.mark.slow
 def test_answers_say_until_when_a_result_is_kept(service: Service, client: redis.Redis, keys: Keys) -> None:
     accepted = _accepted(service)
     address = accepted.headers["Location"]

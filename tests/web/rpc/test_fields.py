@@ -49,6 +49,7 @@ def test_too_many_are_refused_wherever_they_are(message: Any) -> None:  # noqa: 
         fields.require_few(data + b"\x2a\x00", message.DESCRIPTOR)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for _, kind, _answer in METHODS.values():

@@ -231,6 +231,7 @@ def test_bytes_that_are_no_message(rpc: RpcClient) -> None:
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_many_clients_get_their_own_answers(rpc: RpcClient) -> None:
     wrong: list[object] = []

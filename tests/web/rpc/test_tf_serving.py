@@ -49,6 +49,7 @@ def _values(tensor: tf.TensorProto) -> np.ndarray[Any, Any]:
     return np.frombuffer(tensor.tensor_content, kind).reshape(shape)
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_predict(running: Service, version: str, rpc: RpcClient) -> None:
     running.engine.network = lambda batch: (np.tile(np.array([0.1, 0.7, 0.2], np.float32), (len(batch), 1)),)
     plain = running.client.post("/predict?top=3", data=form(png(0))).get_json()["predictions"]

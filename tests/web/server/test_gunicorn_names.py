@@ -77,6 +77,7 @@ def _attributes_of(name: str, tree: ast.AST) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_", BASES)
 def test_every_attribute_that_is_gunicorn_s_is_there(class_: type) -> None:
     own = _own(class_)
@@ -122,6 +123,7 @@ def test_every_setting_of_the_configuration_is_gunicorn_s() -> None:
     assert names - {setting.name for setting in KNOWN_SETTINGS} == set()
 
 
+@pytest.mark.slow
 def test_a_certificate_is_refused_before_anything_listens(tmp_path: Path) -> None:
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).write_text("")

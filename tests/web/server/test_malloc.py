@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.support import ROOT
 
 PROGRAM = """
@@ -28,5 +30,6 @@ def _left_mb(call: str) -> float:
     return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
+@pytest.mark.slow
 def test_large_blocks_go_back() -> None:
     assert _left_mb("malloc.give_back_large_blocks()") < 30

@@ -61,6 +61,7 @@ def test_the_app_sees_a_client_s_address_from_a_trusted_proxy_alone(
         assert client.answer()[1]["client"] == seen  # of each request on a connection its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connections", [32])
 def test_behind_a_proxy_a_flood_takes_its_places_from_itself_too(
     serving: Serving, monkeypatch: pytest.MonkeyPatch

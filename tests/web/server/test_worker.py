@@ -168,6 +168,7 @@ def test_a_client_that_reads_nothing_before_it_has_sent_everything_gets_its_413(
     assert (status, body["error"]["code"]) == (413, "too_large")  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_clients_of_every_slow_kind_hold_no_thread(serving: Serving) -> None:
     for _ in range(20 * THREADS):
         serving.client().send(HALF)
@@ -208,6 +209,7 @@ def much(serving: Serving, *, buffer: int = 4096) -> Client:
     return reader
 
 
+@pytest.mark.slow
 def test_clients_that_read_slowly_hold_no_thread(serving: Serving) -> None:
     readers = [much(serving) for _ in range(10 * THREADS)]
     eventually(lambda: len(serving.worker.sending) == len(readers))

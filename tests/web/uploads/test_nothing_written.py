@@ -25,6 +25,7 @@ def _note(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_note)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
 @pytest.mark.parametrize("way", ["form", "body"])
 def test_no_upload_is_written_to_a_file(running: Service, kind: str, way: str) -> None:

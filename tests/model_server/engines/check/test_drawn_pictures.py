@@ -21,6 +21,7 @@ def test_they_have_the_model_s_shape_and_differ(spec: InputSpec) -> None:
     assert (drawn == drawn_pictures.draw(spec)).all()
 
 
+@pytest.mark.slow
 def test_photos_have_edges_and_flat_parts_and_colours_that_go_together() -> None:
     drawn = drawn_pictures.draw(PHOTO).astype(np.float64)
     steps = np.abs(np.diff(drawn, axis=2))

@@ -103,6 +103,7 @@ def _shares(weights: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-(rows @ weights.astype(np.float64)))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", ['boxes = "boxes"\nscores = "scores"\n', "boxes = 2\nscores = 0\n"])
 def test_outputs_are_taken_by_name_or_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
@@ -125,6 +126,7 @@ def test_outputs_are_taken_by_name_or_place(
     assert found[0].box[:2] == pytest.approx((left * 1000, top * 1000), abs=0.6)
 
 
+@pytest.mark.slow
 def test_an_export_of_ultralytics_is_one_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toml = TOML.replace('format = "cxcywh"', 'layout = "ultralytics"')
     spec, engine = _engine(tmp_path, monkeypatch, _ultralytics(), toml)

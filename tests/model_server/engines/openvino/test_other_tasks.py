@@ -91,6 +91,7 @@ RIGHT: dict[str, NDArray[np.floating[Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", RIGHT)
 def test_the_output_that_fits_the_task_is_served(folder: Path, task: str) -> None:
     _, engine = _engine(folder, _toml(task))
@@ -99,6 +100,7 @@ def test_the_output_that_fits_the_task_is_served(folder: Path, task: str) -> Non
     assert engine.outputs.available == ("vector (20,)", "quantities (2,)", "negative (3, 12, 12)")
 
 
+@pytest.mark.slow
 def test_raw_outputs_have_the_names_of_their_file(folder: Path) -> None:
     spec, engine = _engine(folder, _toml("raw"))
     outputs = engine.predict(PICTURES[:1])
@@ -113,6 +115,7 @@ def test_raw_outputs_have_the_names_of_their_file(folder: Path) -> None:
     np.testing.assert_allclose(answer["quantities"].data, RIGHT["regression"][0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_output_is_named(folder: Path) -> None:
     _, engine = _engine(folder, _toml("raw", '[output]\nname = "quantities"\n'))
     assert engine.outputs.served == ("quantities",)
@@ -120,12 +123,14 @@ def test_one_output_is_named(folder: Path) -> None:
     np.testing.assert_allclose(output, RIGHT["regression"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_label_s_probability_is_its_own(folder: Path) -> None:
     _, engine = _engine(folder, _toml("multi_label", '[output]\nactivation = "sigmoid"\n'))
     (output,) = engine.predict(PICTURES)
     np.testing.assert_allclose(output, 1 / (1 + np.exp(-RIGHT["regression"])), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_16_bits_are_near_enough(folder: Path) -> None:
     precision = "fp32" if runtime.lacks("bf16") else "bf16"
     for task, right in RIGHT.items():
@@ -134,6 +139,7 @@ def test_16_bits_are_near_enough(folder: Path) -> None:
         assert np.sqrt(np.mean((output - right) ** 2)) < 0.03 * np.sqrt(np.mean(right**2))
 
 
+@pytest.mark.slow
 def test_another_network_s_numbers_are_refused(folder: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"no output 'x'\. Available: 0: vector"):
         _engine(folder, _toml("embedding", '[output]\nname = "x"\n'))
