@@ -66,6 +66,7 @@ def test_an_answered_picture_is_in_no_file_after_it_and_one_that_waits_is(
         client.delete(keys.of(MODEL).dead)
         rewrite(client, within_s=20)
         assert files_with(own_redis.folder, waits.pixels) == []
+        own_redis.until_written()
         own_redis.stop(kill=True)
         own_redis.start()
         assert client.get(keys.of(MODEL).result(answered.job.id))

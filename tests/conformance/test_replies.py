@@ -158,6 +158,7 @@ def test_after_a_restart_of_redis_all_that_wait_are_looked_up_and_both_ends_of_i
         with connect(own_redis.url, timeout_s=5) as client:
             client.set(keys.of(MODEL).result("a"), codec.encode(_result("a")))
         waiter.is_enqueued = True
+        own_redis.until_written()
         own_redis.stop(kill=True)
         eventually(lambda: not replies.is_subscribed())
         own_redis.start()

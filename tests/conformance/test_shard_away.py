@@ -51,6 +51,7 @@ def test_a_node_that_is_away_stops_its_own_shard_alone(tmp_path: Path, keys: Key
         assert len(others) == SHARDS - 1
         kept = _ids(web, gone, 3)
         if how == "killed":
+            nodes[gone].until_written()
             nodes[gone].stop(kill=True)
         else:
             os.kill(nodes[gone].pid, signal.SIGSTOP)

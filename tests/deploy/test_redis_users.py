@@ -156,6 +156,7 @@ def test_transactions_outlive_a_restart_with_these_users(own_redis: RedisServer,
     with connect(own_redis.url, timeout_s=5) as web:
         accepted = job()
         Producer(web, keys, LIMITS).enqueue(MODEL, accepted)
+        own_redis.until_written()
         own_redis.stop(kill=True)
         own_redis.start()
         assert web.llen(keys.of(MODEL).queue) == 1

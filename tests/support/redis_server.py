@@ -23,6 +23,7 @@ from broker import cluster
 from broker.connection import connect
 from deploy.serve.programs import redis_binary, redis_command, redis_url
 from tests.support import ROOT, leftovers
+from tests.support.waiting import eventually
 
 
 class RedisServer:
@@ -77,6 +78,15 @@ class RedisServer:
         fresh = self._offset.with_suffix(".new")
         fresh.write_text(f"{offset_s:+g}\n")
         fresh.replace(self._offset)
+
+    def until_written(self) -> None:
+        """Return once its append-only file has all that it accepted.
+
+        While a sync of the file is slow Redis holds writes back, for two seconds at most; killed then, it
+        forgets them.
+        """
+        with connect(self.url, timeout_s=5) as client:
+            eventually(lambda: client.info("persistence")["aof_buffer_length"] == 0)
 
     def fill_disk(self) -> None:
         """Leave its append-only file no room, until `free_disk`."""
