@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         entry, report = quantise(spec, Store(Path(settings.cache_dir)), calibration, held_out, limits)
     except (SettingError, CatalogueError, PictureFolderError) as error:
-        return complain(f"{error}.", IMPOSSIBLE)
+        return complain(f"{str(error).removesuffix('.')}.", IMPOSSIBLE)
     except ModelUnavailable as error:
         return complain(error.message, IMPOSSIBLE)
     except ModuleNotFoundError as error:
