@@ -11,13 +11,13 @@ CORES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 8 ? n : 8 )))
 SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
 # `.ci/run` has one: other suites run beside it.
 IMPORTERS := 2
-PLAIN := not browser and not compose and not importers and not network and not protocols and not stores
+PLAIN := not browser and not compose and not importers and not network and not optional and not protocols and not stores
 
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
-fast test-together test-alone test-protocols test-importers test-stores test-network test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
+fast test-together test-alone test-optional test-protocols test-importers test-stores test-network test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve preflight install lint check fast format lock audit test test-together test-alone test-redis test-cluster test-importers test-protocols test-stores test-network test-compose test-browser screenshot chaos bench clean
+.PHONY: help serve preflight install lint check fast format lock audit test test-together test-alone test-redis test-cluster test-importers test-optional test-protocols test-stores test-network test-compose test-browser screenshot chaos bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -79,8 +79,11 @@ test-cluster: $(VENV)/.dev ## The contract on a Redis Cluster of three nodes; TE
 test-compose: $(VENV)/.dev ## The images and docker-compose.yml on a real Docker engine
 	$(BIN)/python -m pytest -m compose tests/compose
 
-test-importers: $(VENV)/.dev var/importers/.installed ## Networks of PyTorch and PaddlePaddle, and ONNX Runtime, against those (installs 1.9 GB, once)
+test-importers: $(VENV)/.dev var/importers/.installed var/optional/.installed ## Networks of PyTorch and PaddlePaddle, and ONNX Runtime, against those (installs 1.9 GB, once)
 	$(BIN)/python -m pytest -n $(IMPORTERS) --dist loadscope -m importers tests/importers
+
+test-optional: $(VENV)/.dev var/optional/.installed ## INT8 networks by NNCF, and the engine JAX (installs 600 MB, once)
+	var/optional/bin/python -m pytest -m optional tests/model_server
 
 test-protocols: $(VENV)/.dev var/protocols/.installed ## Clients of other servers, perf_analyzer and k6, unmodified (installs 620 MB, once)
 	$(BIN)/python -m pytest -m protocols tests/protocols
@@ -121,6 +124,13 @@ var/importers/.installed: tests/importers/requirements.txt tests/importers/requi
 	$(BIN)/python -m venv --clear --without-pip var/importers
 	@$(BIN)/python -m pip --python var/importers/bin/python install --quiet --disable-pip-version-check -r $<
 	@$(BIN)/python -m pip --python var/importers/bin/python install --quiet --disable-pip-version-check --no-deps -r tests/importers/requirements-alone.txt
+	@touch $@
+
+# What its users install beside the product, and the product's own packages.
+var/optional/.installed: tests/requirements-optional.txt model_server/requirements-quantise.txt constraints.txt | $(VENV)/.dev
+	$(BIN)/python -m venv --clear --without-pip var/optional
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(var/optional/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/product.pth"
+	@$(BIN)/python -m pip --python var/optional/bin/python install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 var/protocols/.installed: tests/protocols/requirements.txt tests/protocols/requirements-alone.txt | $(VENV)/bin/python

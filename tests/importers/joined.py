@@ -33,12 +33,12 @@ sys.meta_path.insert(0, _BeforeTorchvision())
 """
 
 
-def environment(folder: Path) -> Path:
-    """Make the environment in `folder`; return its Python."""
+def environment(folder: Path, *others: Path) -> Path:
+    """Make the environment in `folder`; return its Python. It has the packages of `others`, Pythons, too."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
-    of_torch, own = (_packages(each) for each in (PYTHON, python))
-    (own / "both.pth").write_text(f"{sysconfig.get_path('purelib')}\n{of_torch}\n")
+    own, *packages = (_packages(each) for each in (python, PYTHON, *others))
+    (own / "both.pth").write_text("".join(f"{each}\n" for each in (sysconfig.get_path("purelib"), *packages)))
     fits = subprocess.run([str(PYTHON), "-c", "import torchvision"], capture_output=True, check=False)
     if fits.returncode:
         (own / "sitecustomize.py").write_text(_DECLARES)

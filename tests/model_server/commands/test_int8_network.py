@@ -1,6 +1,5 @@
-"""Networks in int8: what a part costs alone, Keras' GELU, and every source by NNCF itself, if installed."""
+"""Networks in int8: what a part costs alone, Keras' GELU, and every source by NNCF itself."""
 
-import importlib.util
 import shutil
 import time
 from pathlib import Path
@@ -119,11 +118,9 @@ def _onnx(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.optional
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("converts_in_forks")
-@pytest.mark.skipif(
-    importlib.util.find_spec("nncf") is None, reason="no nncf: model_server/requirements-quantise.txt"
-)
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("kind", ["keras", "saved_model", "frozen_graph", "tflite", "onnx"])
 def test_every_source_is_quantised(exports: Path, tmp_path: Path, kind: str, *, narrow: bool) -> None:

@@ -1,6 +1,5 @@
-"""The command that makes an int8 network: what it tells, refuses and writes; NNCF itself if installed."""
+"""The command that makes an int8 network: what it tells, refuses and writes; and NNCF itself."""
 
-import importlib.util
 import re
 import shlex
 import subprocess
@@ -223,6 +222,18 @@ def test_what_can_t_be_tried_is_said_so(
         assert refused.value.code == 2
 
 
+def test_a_broken_model_toml_is_said_in_whole_sentences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "model.toml").write_text('task = "classification"\n')
+    assert quantise.main(["net", "--pictures", "."]) == 2
+    said = capsys.readouterr().err
+    assert "Object missing required field" in said
+    assert said.endswith("every field.\n")
+
+
 def test_without_nncf_it_says_what_to_install(
     run: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,10 +267,9 @@ def test_it_is_a_command_of_the_model_server() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.optional
 @pytest.mark.timeout(300)
 def test_the_digits_stay_readable_in_int8(tmp_path: Path) -> None:
-    if importlib.util.find_spec("nncf") is None:
-        pytest.skip("nncf is not installed (model_server/requirements-quantise.txt)")
     from PIL import Image  # noqa: PLC0415
 
     from model_server.engines.check import drawn_pictures  # noqa: PLC0415

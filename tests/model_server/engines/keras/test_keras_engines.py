@@ -1,6 +1,5 @@
 """TensorFlow and JAX with the real ones, each in a process of its own: Keras has one backend a process."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -79,9 +78,8 @@ def test_tensorflow_as_on_a_gpu_compiles_each_bucket_in_mixed_precision(precisio
     assert told["buckets"] == [1, 2, 4, 6]
 
 
+@pytest.mark.optional
 def test_jax_compiles_each_bucket_once() -> None:
-    if importlib.util.find_spec("jax") is None:
-        pytest.skip("jax is not installed")
     for precision in ("fp32", "bf16"):
         told = _run(_JAX.format(precision=precision), by_jax=True)
         assert _right(told)
