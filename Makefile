@@ -13,6 +13,11 @@ SIDE_BY_SIDE := $(shell echo $$(( $(CORES) * 3 / 2 )))
 IMPORTERS := 2
 PLAIN := not browser and not compose and not importers and not network and not optional and not protocols and not stores
 
+# $(call packages,PYTHON,ARGUMENTS): install into that Python's environment, by pip. Where UV names uv (.ci/run), by that,
+# which takes a tenth of the time, but reads no pip.conf; pip is asked where it fails.
+UV ?=
+packages = $(if $(UV),$(UV) pip install --quiet --python $(1) $(2) ||) $(BIN)/python -m pip --python $(1) install --quiet --disable-pip-version-check $(2)
+
 # Every process of the tests loads the same modules: without .pyc files each compiles them again.
 fast test-together test-alone test-optional test-protocols test-importers test-stores test-network test-compose test-browser: export PYTHONDONTWRITEBYTECODE :=
 
@@ -117,34 +122,34 @@ $(VENV)/bin/python:
 $(VENV)/.serve: requirements.lock | $(VENV)/bin/python
 	@echo "Installing into $(VENV): about a minute and a half, once."
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)  # an interrupted one has none
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(call packages,$(BIN)/python,--require-hashes -r requirements.lock)
 	@touch $@
 
 var/importers/.installed: tests/importers/requirements.txt tests/importers/requirements-alone.txt | $(VENV)/bin/python
 	$(BIN)/python -m venv --clear --without-pip var/importers
-	@$(BIN)/python -m pip --python var/importers/bin/python install --quiet --disable-pip-version-check -r $<
-	@$(BIN)/python -m pip --python var/importers/bin/python install --quiet --disable-pip-version-check --no-deps -r tests/importers/requirements-alone.txt
+	@$(call packages,var/importers/bin/python,-r $<)
+	@$(call packages,var/importers/bin/python,--no-deps -r tests/importers/requirements-alone.txt)
 	@touch $@
 
 # What its users install beside the product, and the product's own packages.
 var/optional/.installed: tests/requirements-optional.txt model_server/requirements-quantise.txt constraints.txt | $(VENV)/.dev
 	$(BIN)/python -m venv --clear --without-pip var/optional
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(var/optional/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/product.pth"
-	@$(BIN)/python -m pip --python var/optional/bin/python install --quiet --disable-pip-version-check -r $<
+	@$(BIN)/python -m pip --python var/optional/bin/python install --quiet --disable-pip-version-check -r $<  # uv would not see those
 	@touch $@
 
 var/protocols/.installed: tests/protocols/requirements.txt tests/protocols/requirements-alone.txt | $(VENV)/bin/python
 	$(BIN)/python -m venv --clear --without-pip var/protocols
-	@$(BIN)/python -m pip --python var/protocols/bin/python install --quiet --disable-pip-version-check -r $<
-	@$(BIN)/python -m pip --python var/protocols/bin/python install --quiet --disable-pip-version-check --no-deps --target var/protocols/perf_analyzer -r tests/protocols/requirements-alone.txt
+	@$(call packages,var/protocols/bin/python,-r $<)
+	@$(call packages,var/protocols/bin/python,--no-deps --target var/protocols/perf_analyzer -r tests/protocols/requirements-alone.txt)
 	@touch $@
 
 var/stores/.installed: tests/stores/requirements.txt model_server/requirements-s3.txt | $(VENV)/bin/python
 	$(BIN)/python -m venv --clear --without-pip var/stores
-	@$(BIN)/python -m pip --python var/stores/bin/python install --quiet --disable-pip-version-check -r $<
+	@$(call packages,var/stores/bin/python,-r $<)
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt constraints.txt $(VENV)/.serve
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tf_keras tensorflow-serving-api
+	@$(call packages,$(BIN)/python,-r requirements-dev.txt)
+	@$(call packages,$(BIN)/python,--no-deps -c constraints.txt tf_keras tensorflow-serving-api)
 	@touch $@
