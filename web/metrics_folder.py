@@ -29,8 +29,9 @@ def make() -> None:
         return
     for other in PARENT.glob(f"{_PREFIX}*"):
         # Of a master that was killed.
-        if other.stat().st_uid == os.getuid() and not _is_alive(other.name.split("-")[2]):
-            shutil.rmtree(other, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another that starts at the same moment has removed it
+            if other.stat().st_uid == os.getuid() and not _is_alive(other.name.split("-")[2]):
+                shutil.rmtree(other, ignore_errors=True)
     os.environ[_VARIABLE] = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=PARENT)
 
 

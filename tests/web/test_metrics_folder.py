@@ -65,3 +65,13 @@ def test_those_of_killed_masters_are_removed_and_of_live_ones_not() -> None:
     other.rmdir()
     mine.rmdir()
     metrics_folder.remove()
+
+
+def test_one_that_another_start_removes_at_the_same_moment_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = metrics_folder.PARENT / f"batchwire-metrics-{_dead_pid()}-abc"
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([gone]))
+    metrics_folder.make()
+    assert Path(metrics_folder.path()).is_dir()
+    metrics_folder.remove()
