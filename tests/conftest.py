@@ -16,7 +16,7 @@ from xdist.scheduler import LoadScopeScheduling
 from broker.connection import connect
 from broker.keys import Keys
 from settings import Settings, weights
-from tests.support import ROOT, keras_fork, leftovers, real_data
+from tests.support import ROOT, keras_fork, leftovers, program_fork, real_data
 from tests.support.redis_cluster import Lender, running_any, running_stepping
 from tests.support.redis_server import RedisServer, faketime_library
 
@@ -95,9 +95,10 @@ def _no_user_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _keras_ends() -> Iterator[None]:
+def _forks_end() -> Iterator[None]:
     yield
     keras_fork.close()
+    program_fork.close()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ LEASE_S: Final = 3.0
 BATCH_S: Final = 0.1
 """What a call of the network takes, unless told otherwise."""
 
+SERVERS: Final = "model servers"
+
 _RESULT_TTL_S: Final = 5
 _CUT_S: Final = LEASE_S + 2
 
@@ -88,17 +90,16 @@ class ChaosStack(Stack):
         with connect(self._redis.url, timeout_s=5) as client:
             return keys_of_jobs(client)
 
-    def running(self) -> list[psutil.Process]:
-        """Every process of the service but Redis."""
+    def running(self) -> list[tuple[str, psutil.Process]]:
+        """Every process of the service but Redis, each with its kind."""
         web = psutil.Process(self.web.pid)
         servers = [psutil.Process(server.pid) for server in self._servers]
-        return [web, *web.children(), *servers]
+        return [("web", each) for each in (web, *web.children())] + [(SERVERS, each) for each in servers]
 
     def cpu_s(self) -> dict[str, float]:
         """Seconds of the processor so far, by kind of process."""
-        found = {"web": 0.0, "model servers": 0.0}
-        for process in self.running():
-            kind = "model servers" if "numbers_server" in " ".join(process.cmdline()) else "web"
+        found = {"web": 0.0, SERVERS: 0.0}
+        for kind, process in self.running():
             times = process.cpu_times()
             found[kind] += times.user + times.system
         return found

@@ -49,8 +49,7 @@ class Watch(threading.Thread):
         self.unhealthy += not self._stack.answers("/healthz")
         found: collections.defaultdict[str, float] = collections.defaultdict(float)
         found["Redis"] = self._redis.memory_info().rss / 2**20
-        for process in self._stack.running():
+        for kind, process in self._stack.running():
             with contextlib.suppress(psutil.NoSuchProcess):
-                kind = "model servers" if "numbers_server" in " ".join(process.cmdline()) else "web"
                 found[kind] += process.memory_info().rss / 2**20
         self.seen.append(dict(found))

@@ -192,19 +192,19 @@ def test_a_process_that_stops_ends_its_streams_in_a_request_s_time(
 ) -> None:
     stack = Stack(tmp_path, own_redis.url)
     stack.environment["REQUEST_TIMEOUT_S"] = "3"
-    with web_up(stack) as running, http.client(timeout=40) as client:
-        worker = running.start_model_server()
+    try:
+        master = stack.start_web()
+        worker = stack.start_model_server()
         worker.kill()
         worker.wait(20)
         address = stack.url + _accepted(stack, 7).headers["Location"].replace("?", "/events?")
-        with client.stream("GET", address) as response:
+        with http.client(timeout=40) as client, client.stream("GET", address) as response:
             names = _names(response)
             assert next(names) == "pending"
-            (master,) = (
-                each for each in psutil.Process().children() if "gunicorn" in " ".join(each.cmdline())
-            )
             began = time.monotonic()
             master.terminate()
             assert list(names) == []  # and no broken chunk, which httpx would raise for
         master.wait(20)
         assert time.monotonic() - began < 3 + 2 + 1
+    finally:
+        stack.stop()

@@ -20,7 +20,7 @@ from PIL import Image
 
 from broker.connection import connect
 from broker.keys import Keys
-from tests.support import ROOT, http
+from tests.support import ROOT, http, program_fork
 from tests.support.redis_server import RedisServer, as_user, running_redis
 from tests.support.waiting import eventually
 
@@ -93,15 +93,22 @@ class Stack:
         """Start a Python program of the project, as its tier's user of Redis."""
         user = "web" if command[0] in ("gunicorn", "web.rpc") else "model_server"
         redis_url = as_user(self.environment["REDIS_URL"], user)
+        environment = {**self.environment, "REDIS_URL": redis_url}
+        if command[0].startswith("tests."):
+            # A network of the tests' own: nothing has to be measured for its precision.
+            environment.setdefault("PRECISION", "fp32")
         with (self.folder / f"{log}.log").open("ab") as file:
-            process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", *command],
-                cwd=ROOT,
-                env={**self.environment, "REDIS_URL": redis_url},
-                stdout=file,
-                stderr=file,
-                stdin=subprocess.DEVNULL,
-            )
+            if self.prefix:
+                process = subprocess.Popen(
+                    [*self.prefix, sys.executable, "-m", *command],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=file,
+                    stderr=file,
+                    stdin=subprocess.DEVNULL,
+                )
+            else:
+                process = program_fork.start(command, cwd=ROOT, env=environment, output=file)
         self._processes.append(process)
         return process
 
