@@ -75,12 +75,15 @@ def run(
     seed: int,
     folder: Path,
     redis: RedisServer,
+    pictures: int = numbers.COUNT,
 ) -> Account:
     """Strike a stack of its own so often; see `strike_under_load`."""
     stack = ChaosStack(folder, redis, seed)
     try:
         stack.begin()
-        return strike_under_load(fault, strike, stack, strikes=strikes, rate=rate, seed=seed, folder=folder)
+        return strike_under_load(
+            fault, strike, stack, strikes=strikes, rate=rate, seed=seed, folder=folder, pictures=pictures
+        )
     finally:
         stack.stop()
 

@@ -161,7 +161,14 @@ FAIL_OVERS: Final[dict[str, Callable[[FailOverStack], None]]] = {
 
 
 def run(
-    fault: str, *, strikes: int, rate: float, seed: int, folder: Path, replicas: int = 0
+    fault: str,
+    *,
+    strikes: int,
+    rate: float,
+    seed: int,
+    folder: Path,
+    replicas: int = 0,
+    pictures: int = numbers.COUNT,
 ) -> tuple[Account, collections.Counter[str]]:
     """The account of the load, and what became of the polled jobs."""
     with running_sentinels() as service:
@@ -169,7 +176,14 @@ def run(
         try:
             stack.begin()
             account = campaign.strike_under_load(
-                fault, FAIL_OVERS[fault], stack, strikes=strikes, rate=rate, seed=seed, folder=folder
+                fault,
+                FAIL_OVERS[fault],
+                stack,
+                strikes=strikes,
+                rate=rate,
+                seed=seed,
+                folder=folder,
+                pictures=pictures,
             )
         finally:
             stack.stop()

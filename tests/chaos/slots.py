@@ -47,14 +47,23 @@ SLOTS: Final[dict[str, Callable[[ClusterStack], None]]] = {
 }
 
 
-def run(fault: str, *, strikes: int, rate: float, seed: int, folder: Path) -> Account:
+def run(
+    fault: str, *, strikes: int, rate: float, seed: int, folder: Path, pictures: int = numbers.COUNT
+) -> Account:
     """Strike a stack on a cluster of its own so often; see `campaign.strike_under_load`."""
     with running_cluster() as cluster:
         stack = ClusterStack(folder, cluster, seed)
         try:
             stack.begin()
             return campaign.strike_under_load(
-                fault, SLOTS[fault], stack, strikes=strikes, rate=rate, seed=seed, folder=folder
+                fault,
+                SLOTS[fault],
+                stack,
+                strikes=strikes,
+                rate=rate,
+                seed=seed,
+                folder=folder,
+                pictures=pictures,
             )
         finally:
             stack.stop()

@@ -14,6 +14,9 @@ STRIKES = 2
 RATE = 25
 """Requests a second: two or three pictures are in the networks at any moment; more wait after a strike."""
 
+PICTURES = 4096
+"""Enough for the 160 s that a campaign may take at that rate: each is sent once."""
+
 OUTAGES = {
     ChaosStack.redis_killed,
     ChaosStack.redis_restarted,
@@ -29,7 +32,14 @@ refuses nobody."""
 def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis: RedisServer) -> None:
     strike = FAULTS[fault]
     account = campaign.run(
-        fault, strike, strikes=STRIKES, rate=RATE, seed=1, folder=tmp_path, redis=own_redis
+        fault,
+        strike,
+        strikes=STRIKES,
+        rate=RATE,
+        seed=1,
+        folder=tmp_path,
+        redis=own_redis,
+        pictures=PICTURES,
     )
     assert account.wrong == []
     assert account.lost == {}
@@ -51,7 +61,7 @@ def test_nothing_that_was_accepted_is_lost(fault: str, tmp_path: Path, own_redis
 # The one that loses writes; tests/e2e/test_fail_over.py has the others.
 @pytest.mark.parametrize("fault", ["Redis fails over to a replica that is 1.5 s behind"])
 def test_a_fail_over_loses_nothing_that_a_waiting_request_was_promised(fault: str, tmp_path: Path) -> None:
-    account, polled = fail_over.run(fault, strikes=1, rate=RATE, seed=1, folder=tmp_path)
+    account, polled = fail_over.run(fault, strikes=1, rate=RATE, seed=1, folder=tmp_path, pictures=PICTURES)
     assert account.wrong == []
     assert account.lost == {}
     assert account.cut == 0
@@ -65,7 +75,7 @@ def test_a_fail_over_loses_nothing_that_a_waiting_request_was_promised(fault: st
 
 @pytest.mark.parametrize("fault", slots.SLOTS)
 def test_slots_that_move_lose_and_repeat_nothing(fault: str, tmp_path: Path) -> None:
-    account = slots.run(fault, strikes=STRIKES, rate=RATE, seed=1, folder=tmp_path)
+    account = slots.run(fault, strikes=STRIKES, rate=RATE, seed=1, folder=tmp_path, pictures=PICTURES)
     assert account.wrong == []
     assert account.lost == {}
     assert account.cut == 0
