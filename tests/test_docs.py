@@ -28,13 +28,11 @@ from loadtest.cli.arguments import parser
 from model_server.catalogue.model_spec import Source, read_model
 from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, Output
 from model_server.tasks import TASKS
-from tests.e2e.test_serve import PARTS, Serving, project
+from tests.e2e.test_serve import PARTS, SMALL, Serving, copied_project
 from tests.support import ROOT
 from tests.support.stack import free_port
 from tests.support.waiting import eventually
 from web.server.worker import PatientWorker
-
-__all__ = ["project"]
 
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
@@ -375,19 +373,25 @@ def test_every_make_target_that_a_page_names_is_there() -> None:
     assert targets - {"preflight", "help", "install", "format", "clean"} <= named
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def project() -> Iterator[Path]:
+    """A copy of the project, with what the documents' commands need."""
+    with copied_project() as folder:
+        for part in ("docs", "clients", "loadtest", "stress_test.py", "README.md"):
+            assert part not in PARTS
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, folder / part)
+            else:
+                shutil.copy(source, folder / part)
+        (folder / ".venv").symlink_to(ROOT / ".venv")
+        yield folder
+
+
+@pytest.fixture(scope="module")
 def serving(project: Path) -> Iterator[Serving]:
-    for part in ("docs", "clients", "loadtest", "stress_test.py", "README.md"):
-        assert part not in PARTS
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, project / part)
-        else:
-            shutil.copy(source, project / part)
-    (project / ".venv").symlink_to(ROOT / ".venv")
-    running = Serving(
-        project, MODELS="digits", INFER_CORS_ORIGINS="*", FILES_DIR=str(project / "docs")
-    )  # as docs/tutorials.md says
+    """`make serve` there, as docs/tutorials.md says: one for the commands of all pages."""
+    running = Serving(project, **SMALL, INFER_CORS_ORIGINS="*", FILES_DIR=str(project / "docs"))
     try:
         running.wait_ready()
         yield running

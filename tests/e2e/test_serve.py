@@ -108,8 +108,8 @@ class Serving:
         return status
 
 
-@pytest.fixture
-def project() -> Iterator[Path]:
+@contextlib.contextmanager
+def copied_project() -> Iterator[Path]:
     """A copy of the project with its own var/; networks that another test converted are there already."""
     folder = leftovers.folder()
     _copy(folder)
@@ -117,8 +117,17 @@ def project() -> Iterator[Path]:
     engines.mkdir(parents=True, exist_ok=True)
     (folder / "var").mkdir()
     (folder / "var" / "engines").symlink_to(engines)
-    yield folder
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def project() -> Iterator[Path]:
+    """A copy of the project for this test alone."""
+    with copied_project() as folder:
+        yield folder
 
 
 UNFINISHED = shutil.ignore_patterns("*.pyc.*")
