@@ -67,7 +67,10 @@ def train(digits: Digits, *, copies: int, epochs: int, seed: int, executor: Exec
     rate = keras.optimizers.schedules.CosineDecay(
         LEARNING_RATE / 10, steps, warmup_target=LEARNING_RATE, warmup_steps=max(1, steps // 20)
     )
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    optimizer = keras.optimizers.Adam(rate)
+    accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=[accuracy])
+    optimizer.build(model.trainable_variables)  # so TensorFlow traces the first step once, not twice
     model.fit(pictures, labels, batch_size=BATCH, epochs=epochs)
     return _without_optimizer(model)
 

@@ -62,10 +62,11 @@ def train(
     some = np.random.default_rng(seed).choice(len(pictures), min(5000, len(pictures)), replace=False)
     small_network.begin(model, np.asarray(as_input(pictures.pixels[some])))
     lots = _augmented(pictures, photographs, seed)
+    optimizer = _optimizer(lots.cardinality().numpy() * epochs)
+    accuracy = keras.metrics.CategoricalAccuracy("accuracy")
     # XLA, Keras's choice otherwise, has no convolution in bf16 for CPUs.
-    model.compile(
-        _optimizer(lots.cardinality().numpy() * epochs), _LOSS, metrics=["accuracy"], jit_compile=False
-    )
+    model.compile(optimizer, _LOSS, metrics=[accuracy], jit_compile=False)
+    optimizer.build(model.trainable_variables)  # so TensorFlow traces the first step once, not twice
     resume = keras.callbacks.BackupAndRestore(checkpoint, double_checkpoint=True)
     model.fit(lots, epochs=epochs, shuffle=False, callbacks=[resume])
     shutil.rmtree(checkpoint, ignore_errors=True)

@@ -184,7 +184,10 @@ def class_weights(labels: NDArray[np.int64], classes: int) -> dict[int, float]:
 
 
 def _compile(network: Any, rate: Any) -> None:  # noqa: ANN401
-    network.compile(keras.optimizers.Adam(rate), _LOSS, metrics=["accuracy"])
+    # With its variables made now, and not within the first step, TensorFlow traces that step once, not twice.
+    accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+    network.compile(keras.optimizers.Adam(rate), _LOSS, metrics=[accuracy])
+    network.optimizer.build(network.trainable_variables)
 
 
 def _warmed_up(peak: float, steps: int) -> Any:  # noqa: ANN401
