@@ -97,9 +97,9 @@ def assert_is_as_serving_needs(path: Path, answer: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """What one epoch over 300 drawn digits saved, and what it printed."""
+    """What one epoch over 100 drawn digits saved, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
-    train, test = small(300), small(20)
+    train, test = small(100), small(20)
     np.savez(
         folder / "drawn.npz",
         x_train=train.pictures,
@@ -115,7 +115,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_training_prints_progress_and_accuracy(trained: tuple[Path, str]) -> None:
     path, printed = trained
-    assert "5/5" in printed
+    assert "2/2" in printed
     assert "test accuracy: " in printed
     assert f"saved {path}" in printed
 
@@ -146,9 +146,9 @@ def test_bundled_network_names_drawn_digits(tmp_path: Path) -> None:
 @needs(MNIST)
 def test_bundled_network_is_right_on_mnist(tmp_path: Path) -> None:
     test = read_npz(MNIST)[1]
-    # Every fifth on paper: to draw one takes ten times as long as to name it.
-    black, paper = as_served(test.pictures), photographed(test.pictures[::5], seed=2)
+    # A part, by which it is wrong 5 and 1 times: to fit or draw one takes longer than to name it.
+    black, paper = as_served(test.pictures[::4]), photographed(test.pictures[::20], seed=2)
     classes = np.array(judged(BUNDLED, np.concatenate([black, paper]), tmp_path)["classes"])
     on_black, on_paper = np.split(classes, [len(black)])
-    assert (on_black == test.labels).mean() > 0.995
-    assert (on_paper == test.labels[::5]).mean() > 0.99
+    assert (on_black == test.labels[::4]).mean() > 0.996
+    assert (on_paper == test.labels[::20]).mean() > 0.99
