@@ -98,7 +98,7 @@ class Stack:
             # A network of the tests' own: nothing has to be measured for its precision.
             environment.setdefault("PRECISION", "fp32")
         with (self.folder / f"{log}.log").open("ab") as file:
-            if self.prefix:
+            if self.prefix or sys.platform != "linux":  # forks are adopted by what only Linux has
                 process = subprocess.Popen(
                     [*self.prefix, sys.executable, "-m", *command],
                     cwd=ROOT,
