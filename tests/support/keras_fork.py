@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from model_server.engines.keras.quiet_tensorflow import without_plots
 from tests.support import ROOT
 
 
@@ -90,7 +91,9 @@ def _serve() -> None:
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # as runtime.py has it
 
     import h5py  # noqa: F401, PLC0415
-    import keras  # noqa: F401, PLC0415
+
+    with without_plots():
+        import keras  # noqa: F401, PLC0415
     import numpy as np  # noqa: PLC0415
     import openvino  # noqa: F401, PLC0415
 

@@ -13,9 +13,13 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from model_server.engines.keras.quiet_tensorflow import without_plots
+
+with without_plots():
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines import EngineOptions, Outputs, batch_sizes

@@ -67,3 +67,25 @@ def test_without_grep_all_is_shown() -> None:
         0,
         f"before\n{_NOISE}E0000 something is wrong\nafter\n",
     )
+
+
+_HIDES = """
+import sys
+from model_server.engines.keras.quiet_tensorflow import without_plots
+try:
+    with without_plots():
+        import matplotlib.pyplot
+except ImportError as error:
+    print(type(error).__name__)
+import matplotlib
+with without_plots():
+    import matplotlib.ticker
+print(matplotlib.ticker.__name__)
+"""
+
+
+def test_matplotlib_is_hidden_meanwhile_and_only_from_those_that_have_not_loaded_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _HIDES], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["ModuleNotFoundError", "matplotlib.ticker"], done.stderr
