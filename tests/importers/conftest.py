@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from model_server.catalogue.model_spec import ModelSpec
+from model_server.engines.openvino import conversion, importing
 from tests.importers.exporting import Export, Exporter, ExportOnce, once
 
 
@@ -15,6 +17,16 @@ def one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
+
+
+@pytest.fixture
+def converts_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert in this process: a child process loads OpenVINO each time. Model servers have their own."""
+
+    def in_this_process(spec: ModelSpec, width: str, folder: Path) -> None:
+        importing.write(spec, folder, half=width == "half", in_int8=width == "int8")
+
+    monkeypatch.setattr(conversion, "_run_child", in_this_process)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ STD: Final = (0.229, 0.224, 0.225)
 
 
 def densenet(folder: Path) -> None:
-    """DenseNet121 of PyTorch as ONNX, and what PyTorch gives for FOLDER/photos; any number of pictures.
+    """A DenseNet of PyTorch as ONNX, and what PyTorch gives for FOLDER/photos; any number of pictures.
 
     Its weights are random, since PyTorch's own may not be had; its statistics and its last layer are fitted
     to the photos, so that they get different answers.
@@ -35,7 +35,7 @@ def densenet(folder: Path) -> None:
     paths = sorted((folder / "photos").iterdir())
     photos = torch.from_numpy(np.concatenate([_prepared(Image.open(path).convert("RGB")) for path in paths]))
     torch.manual_seed(4)
-    network = _densenet121()
+    network = _densenet((2, 2, 2, 2))
     with torch.no_grad():
         network(photos)
         network.eval()
@@ -47,7 +47,7 @@ def densenet(folder: Path) -> None:
     torch.onnx.export(
         network,
         (torch.zeros(2, 3, 224, 224),),
-        folder / "densenet121.onnx",
+        folder / "densenet.onnx",
         dynamic_shapes=({0: "batch"},),
         external_data=True,
     )
@@ -56,10 +56,11 @@ def densenet(folder: Path) -> None:
     np.save(folder / "densenet.npy", np.concatenate(rows))
 
 
-def _densenet121() -> Any:  # noqa: ANN401 - a torch.nn.Sequential
-    """Huang et al. 2017, table 1: the layers of torchvision's, without its package.
+def _densenet(blocks: tuple[int, ...]) -> Any:  # noqa: ANN401 - a torch.nn.Sequential
+    """Huang et al. 2017, table 1: the layers of torchvision's, without its package; `blocks` layers in each.
 
-    The builds of that for CPUs and for GPUs do not mix, and its weights are not needed here.
+    DenseNet121 has 6, 12, 24 and 16 layers, which take half a minute of a core to export and to convert.
+    The builds of torchvision for CPUs and for GPUs do not mix, and its weights are not needed here.
     """
     from torch import cat, nn
 
@@ -82,11 +83,11 @@ def _densenet121() -> Any:  # noqa: ANN401 - a torch.nn.Sequential
     layers = [nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), normal(64), nn.ReLU()]
     layers.append(nn.MaxPool2d(3, stride=2, padding=1))
     channels = 64
-    for block in (6, 12, 24, 16):
-        layers += [Dense(channels + 32 * number) for number in range(block)]
+    for number, block in enumerate(blocks, 1):
+        layers += [Dense(channels + 32 * before) for before in range(block)]
         channels += 32 * block
         layers += [normal(channels), nn.ReLU()]
-        if block != 16:
+        if number < len(blocks):
             layers += [nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2)]
             channels //= 2
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)]
@@ -358,8 +359,12 @@ def lraspp(folder: Path) -> None:
         # Each class is the best somewhere.
         network.network.classifier.high_classifier.bias.sub_(maps.mean((0, 2, 3)))
         maps = network(photos)
-        file, dynamic = folder / "lraspp.onnx", ({0: "batch"},)
-        torch.onnx.export(network, (photos[:2],), file, dynamic_shapes=dynamic, external_data=False)
+        # By tracing: the newer exporter takes six times as long, most of it for the hard-swishes.
+        torch.onnx.export(
+            network, (photos[:2],), folder / "lraspp.onnx", dynamo=False,
+            input_names=["picture"], output_names=["maps"],
+            dynamic_axes={"picture": {0: "batch"}, "maps": {0: "batch"}},
+        )  # fmt: skip
     classes = {}
     for path, image, each in zip(paths, images, maps, strict=True):
         shown = torch.nn.functional.interpolate(each[None], image.size[::-1], mode="bilinear")

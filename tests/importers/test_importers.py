@@ -35,6 +35,7 @@ from tests.support.waiting import eventually
 pytestmark = [
     pytest.mark.importers,
     pytest.mark.timeout(600),
+    pytest.mark.usefixtures("converts_here"),
     pytest.mark.skipif(not PYTHON.is_file(), reason="no var/importers: `make test-importers` makes it"),
 ]
 
@@ -43,7 +44,7 @@ labels = "labels.csv"
 top = 5
 [source]
 kind = "onnx"
-file = "densenet121.onnx"
+file = "densenet.onnx"
 [input]
 width = 224
 height = 224
@@ -141,14 +142,14 @@ def _scenes(folder: Path, only: tuple[str, ...] = ()) -> None:
             Image.open(path).convert("RGB").save(folder / f"{path.stem}.png", compress_level=1)
 
 
-def test_densenet121_of_pytorch_is_served_as_pytorch_answers(
+def test_a_densenet_of_pytorch_is_served_as_pytorch_answers(
     stack: Stack, tmp_path: Path, export: Export
 ) -> None:
     folder = tmp_path / "models" / "net"
     _scenes(tmp_path / "photos")
     export("densenet", tmp_path)
     folder.mkdir(parents=True)
-    for path in tmp_path.glob("densenet121.onnx*"):  # large weights lie beside it
+    for path in tmp_path.glob("densenet.onnx*"):  # large weights lie beside it
         path.rename(folder / path.name)
     (folder / "model.toml").write_text(DENSENET)
     shutil.copy(ROOT / "models" / "densenet121" / "labels.csv", folder)

@@ -28,6 +28,7 @@ from tests.importers.test_importers import _scenes
 pytestmark = [
     pytest.mark.importers,
     pytest.mark.timeout(600),
+    pytest.mark.usefixtures("converts_here"),
     pytest.mark.skipif(not PYTHON.is_file(), reason="no var/importers: `make test-importers` makes it"),
 ]
 
