@@ -73,8 +73,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return folder / name
 
     # Small pictures: the cells of a layer are computed alike; of 320 x 320 YOLOv3 takes three times as long.
-    add("yolov3-tiny", published.yolov3_tiny(), _pixels(128))
-    add("yolov3", published.yolov3(), _pixels(96), gain=0.8)
+    add("yolov3-tiny", published.narrowed(published.yolov3_tiny()), _pixels(128))
+    add("yolov3", published.narrowed(published.yolov3()), _pixels(96), gain=0.8)
     for name, text in (("scale_x_y", SCALED), ("new_coords", NEW)):
         add(name, NET.format(64) + text, _pixels(64), gain=3)
     for side in (32, 33):
@@ -152,7 +152,7 @@ print(json.dumps([[each.name, each.compute_dtype] for each in layers]))
 
 
 def test_heads_and_boxes_stay_in_float32_where_the_rest_computes_in_16_bits(tmp_path: Path) -> None:
-    published.write(tmp_path / "tiny", published.yolov3_tiny())
+    published.write(tmp_path / "tiny", published.narrowed(published.yolov3_tiny()))
     (tmp_path / "tiny" / "labels.txt").write_text("\n".join(f"class {number}" for number in range(80)))
     (tmp_path / "tiny" / "model.toml").write_text(
         'task = "detection"\nlabels = "labels.txt"\ntop = 5\n'

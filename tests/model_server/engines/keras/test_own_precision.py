@@ -34,7 +34,7 @@ def write(policy):
     adapted = layers.Normalization()
     adapted.adapt(pictures.astype(np.float32) / 127.5 - 1)
     stack = [keras.Input((32, 32, 3)), layers.Rescaling(1 / 127.5, -1), adapted]
-    for stride in (2, 1, 2):
+    for stride in (2, 2):
         stack += [layers.Conv2D(12, 3, strides=stride, kernel_initializer="he_normal"), layers.ReLU()]
         stack += [layers.BatchNormalization(), layers.SeparableConv2D(12, 3)]
     wide = keras.initializers.RandomNormal(stddev=20.0)
