@@ -14,10 +14,11 @@ from model_server.commands.terminal import DONE, IMPOSSIBLE, REFUSED
 from model_server.engines.openvino import conversion, importing
 from settings import PROJECT
 from tests.model_server.engines import onnx_file
+from tests.support import keras_fork
 
 pytestmark = pytest.mark.slow  # together they wait for seconds
 
-SIDE = 16
+SIDE = 8
 NUMBERS = 3 * SIDE * SIDE
 CHANCE = np.random.default_rng(5)
 
@@ -257,16 +258,19 @@ def test_a_model_of_that_name_is_left_alone(
     assert not list((models / "my-net").iterdir())
 
 
-@pytest.mark.slow
-def test_a_keras_file_says_its_size_and_its_last_layer(
-    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    monkeypatch.undo()
-    request.getfixturevalue("converts_in_forks")  # only now: what it patches would be undone
-    monkeypatch.setenv("MODELS_DIR", str(models))
-    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
-    shutil.copy(PROJECT / "models" / "digits" / "digits.keras", tmp_path)
-    assert new.main([str(tmp_path / "digits.keras")]) == DONE
+_NEW = """
+import sys
+from model_server.commands import new
+from model_server.engines.openvino import conversion
+conversion._run_child = lambda spec, width, folder: conversion._convert(spec, folder, half=width == "half")
+sys.exit(new.main(sys.argv[1:]))
+"""
+"""`new`, which loads TensorFlow for a file of Keras, and does what its child process would."""
+
+
+def test_a_keras_file_says_its_size_and_its_last_layer(models: Path) -> None:
+    done = keras_fork.run(["-c", _NEW, str(PROJECT / "models" / "digits" / "digits.keras")])
+    assert done.returncode == DONE, done
     spec = read_model(models, "digits")
     assert (spec.input.shape, spec.task.name, len(spec.labels)) == ((28, 28, 1), "classification", 10)
 
