@@ -83,6 +83,9 @@ class Inference:
                     limiter = jobs.api_keys.limiter
                     results = self._within_limits(limiter, key, choice, upload, caller, top=top)
         except ServiceError as error:
+            if question.CURRENT.get().pictures == asked_before:  # no model was chosen
+                asked = jobs.models.known(upload.parameters.get("model"))
+                question.CURRENT.set(Question(asked, asked_before + count))
             metrics.pictures(error.code, count)
             raise
         for result in results:

@@ -3,6 +3,7 @@
 Owns the choice and its refusals. Prepares no picture and enqueues nothing; jobs.py does.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -126,6 +127,14 @@ class ModelChooser:
         served = (known for known, view in models.items() if view.own_state is not None)
         known = ", ".join(sorted(each for each in {*served, *self._expected} if access.may_ask(each)))
         return UnknownModel(f"Unknown model {name[:60]!r}. Available: {known}.")
+
+    def known(self, name: str | None) -> str:
+        """The model for a request that names `name`, or none, whether it answers or not; empty: unknown."""
+        name = name or self.default
+        with contextlib.suppress(BrokerUnavailable):
+            if name in self._registry.models():
+                return name
+        return name if self.expects(name) else ""
 
     def require(self, name: str) -> None:
         """Raise UnknownModel where no model of that name was announced or is expected.
