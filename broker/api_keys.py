@@ -7,6 +7,7 @@ key_limits.py's. The hash has no TTL: a key lives until it is revoked.
 
 import contextlib
 import logging
+import math
 import re
 import secrets
 import threading
@@ -214,10 +215,12 @@ class KnownKeys:
         self._thread.start()
 
     def stop(self) -> None:
-        """Read no more by itself."""
+        """Read no more by itself, and tell the uses that were not told yet."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
+        with self._reading:
+            self._tell_used(math.inf)
 
     def find(self, secret_id: str) -> KnownSecret | None:
         """The secret with this id, if it is valid. Raises BrokerUnavailable where none was ever read.

@@ -49,11 +49,16 @@ proc_name = "batchwire-web"
 
 
 def worker_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
-    """Let pipelines that are polled end, and calls of webhooks, as long as Gunicorn lets this process."""
+    """Let pipelines that are polled end, and calls of webhooks, as long as Gunicorn lets this process.
+
+    And tell what was not told yet: which API keys were used, the last spans.
+    """
     if entry := sys.modules.get("web.wsgi"):  # it is loaded once the process has started
         entry.app.extensions["polled_pipelines"].stop(within_s=worker.left_s())
         if deliverer := entry.app.extensions.get("deliverer"):
             deliverer.stop(within_s=worker.left_s())
+        if (api_keys := entry.app.extensions["jobs"].api_keys) is not None:
+            api_keys.known.stop()
         tracing.stop(within_s=min(tracing.STOP_S, worker.left_s()))
 
 

@@ -165,6 +165,9 @@ def test_when_a_key_was_used_is_kept_once_a_minute(store: ApiKeyStore, known: Kn
     assert [*store.used_at()] == ["ann"]
     store.revoke("ann")
     assert store.used_at() == {}
+    known.note_use("ben")
+    known.stop()
+    assert [*store.used_at()] == ["ben"]
 
 
 def test_without_redis_the_last_snapshot_serves_and_without_a_snapshot_nobody(
