@@ -4,6 +4,7 @@ Those of var/importers come after the product's own, so that no version of those
 of another build than PyTorch there, for GPUs and for CPUs: then its operators are declared beforehand.
 """
 
+import functools
 import subprocess
 import sys
 import sysconfig
@@ -39,10 +40,16 @@ def environment(folder: Path, *others: Path) -> Path:
     python = folder / "bin" / "python"
     own, *packages = (_packages(each) for each in (python, PYTHON, *others))
     (own / "both.pth").write_text("".join(f"{each}\n" for each in (sysconfig.get_path("purelib"), *packages)))
-    fits = subprocess.run([str(PYTHON), "-c", "import torchvision"], capture_output=True, check=False)
-    if fits.returncode:
+    if not _torchvision_fits():
         (own / "sitecustomize.py").write_text(_DECLARES)
     return python
+
+
+@functools.cache
+def _torchvision_fits() -> bool:
+    """Whether it is of PyTorch's build. Loading both takes 3 s of CPU time."""
+    done = subprocess.run([str(PYTHON), "-c", "import torchvision"], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _packages(python: Path) -> Path:
