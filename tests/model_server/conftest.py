@@ -1,9 +1,7 @@
 """What the tests of the model server share: a worker on a real Redis, with a network that is none."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import redis
@@ -19,8 +17,7 @@ from tests.support.waiting import eventually
 @pytest.fixture
 def converts_in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each conversion is by a process that has loaded Keras already; test_conversion.py is about new ones."""
-    own = SimpleNamespace(run=keras_fork.run_conversion, PIPE=subprocess.PIPE)
-    monkeypatch.setattr("model_server.engines.openvino.conversion.subprocess", own)
+    monkeypatch.setattr("model_server.engines.openvino.conversion.subprocess", keras_fork.CONVERSIONS)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from model_server.engines.keras.quiet_tensorflow import without_plots
@@ -82,6 +82,10 @@ def run_conversion(command: Sequence[str], **_: object) -> subprocess.CompletedP
     done = run(command[1:])
     os.write(2, done.stderr.encode())
     return done
+
+
+CONVERSIONS = SimpleNamespace(run=run_conversion, PIPE=subprocess.PIPE)
+"""What stands for `subprocess` in conversion.py."""
 
 
 def _serve() -> None:

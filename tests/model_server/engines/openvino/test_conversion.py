@@ -16,6 +16,7 @@ from model_server.engines.openvino import conversion
 from model_server.engines.openvino.engine import OpenVINOEngine
 from model_server.engines.openvino.store import Store
 from settings import PROJECT
+from tests.support import keras_fork
 from tests.support.real_data import MNIST, needs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -25,9 +26,12 @@ DIGITS = read_model(PROJECT / "models", "digits")
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks of both widths: the first by a new process, the second in a fork of one with TensorFlow."""
     folder = tmp_path_factory.mktemp("cache")
-    for width in ("full", "half"):
-        conversion.converted(DIGITS, width, Store(folder))
+    conversion.converted(DIGITS, "full", Store(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "subprocess", keras_fork.CONVERSIONS)
+        conversion.converted(DIGITS, "half", Store(folder))
     return folder
 
 

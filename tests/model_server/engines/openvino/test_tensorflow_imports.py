@@ -84,28 +84,43 @@ from model_server import engines
 from model_server.catalogue.model_spec import read_model
 from model_server.engines import EngineOptions
 from model_server.engines.choice import choose_for
-from model_server.engines.openvino import runtime
+from model_server.engines.openvino import conversion, importing, runtime
 
-models, kind, precision, pictures, outputs = sys.argv[1:]
-spec = read_model(Path(models), kind)
-chosen = choose_for(spec, "auto", precision, keras_backend="tensorflow")
-engine = engines.load(spec, chosen, EngineOptions(32, Path(models) / "cache"))
-np.save(outputs, engine.predict(np.load(pictures))[0])
-print(engine.name, engine.precision, runtime.saturates_int8())
+conversion._run_child = lambda spec, width, folder: importing.write(
+    spec, folder, half=width == "half", in_int8=width == "int8"
+)
+models, pictures, *kinds = sys.argv[1:]
+for kind in kinds:
+    spec = read_model(Path(models), kind)
+    chosen = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
+    engine = engines.load(spec, chosen, EngineOptions(32, Path(models) / "cache"))
+    np.save(Path(models, kind), engine.predict(np.load(pictures))[0])
+    print(engine.name, engine.precision, runtime.saturates_int8())
 """
+KINDS = ("int8", "uint8")
 
 
-@pytest.mark.parametrize("kind", ["int8", "uint8"])
-@pytest.mark.parametrize("most", ["", "AVX2", "AVX512_CORE"])
+@pytest.fixture(scope="module", params=["", "AVX2", "AVX512_CORE"])
+def quantised_on(
+    request: pytest.FixtureRequest, exports: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, dict[str, str]]:
+    """A kind of processor, a folder with each quantised file's answers by it, and what served the file."""
+    models = tmp_path_factory.mktemp("models")
+    for kind in KINDS:
+        assert quantised.is_quantised(_spec(exports, models, kind))
+    said = run_on(request.param, "-c", SERVE, str(models), str(exports / "pictures.npy"), *KINDS)
+    return request.param, models, dict(zip(KINDS, said.splitlines(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_quantised_file_gives_what_tensorflow_lite_gives_on_each_kind_of_processor(
-    exports: Path, tmp_path: Path, most: str, kind: str
+    exports: Path, quantised_on: tuple[str, Path, dict[str, str]], kind: str
 ) -> None:
-    assert quantised.is_quantised(_spec(exports, tmp_path, kind))
-    paths = [str(exports / "pictures.npy"), str(tmp_path / "outputs.npy")]
-    engine, precision, saturates = run_on(most, "-c", SERVE, str(tmp_path), kind, "auto", *paths).split()
+    most, models, said = quantised_on
+    engine, precision, saturates = said[kind].split()
     assert (engine, precision) == ("openvino", "fp32" if saturates == "True" else "int8")
     assert saturates == "True" or not most
-    found, right = np.load(tmp_path / "outputs.npy"), np.load(exports / f"{kind}.npy")
+    found, right = np.load(models / f"{kind}.npy"), np.load(exports / f"{kind}.npy")
     # The integers of a layer may be rounded otherwise: steps of 1/256 of a probability, and what follows.
     assert np.abs(found - right).max() < 0.06
     assert (found.argmax(axis=1) == right.argmax(axis=1)).mean() >= 0.9
