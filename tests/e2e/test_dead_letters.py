@@ -2,13 +2,12 @@
 
 import signal
 import subprocess
-import sys
 
 import httpx
 import pytest
 
 from tests.e2e.shades_server import ABORT
-from tests.support import ROOT, http
+from tests.support import http, program_fork
 from tests.support.redis_server import as_user
 from tests.support.stack import MODEL, Stack, shade
 from tests.support.waiting import eventually
@@ -19,15 +18,8 @@ MAX_ATTEMPTS = 3
 
 
 def _command(stack: Stack, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "model_server", "dead-letters", *arguments],
-        cwd=ROOT,
-        env=stack.environment | {"REDIS_URL": as_user(stack.environment["REDIS_URL"], "operator")},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    environment = stack.environment | {"REDIS_URL": as_user(stack.environment["REDIS_URL"], "operator")}
+    done = program_fork.run(["model_server", "dead-letters", *arguments], env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

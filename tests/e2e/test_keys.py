@@ -7,7 +7,6 @@ import base64
 import contextlib
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import httpx
 import pytest
 
 from broker.connection import connect
-from tests.support import ROOT, http
+from tests.support import http, program_fork
 from tests.support.redis_server import as_user, running_redis
 from tests.support.stack import MODEL, Stack, shade
 from tests.support.waiting import eventually
@@ -45,15 +44,8 @@ class Service(Stack):
 
     def command(self, *arguments: str) -> str:
         """What `python -m web.keys` prints."""
-        done = subprocess.run(
-            [sys.executable, "-m", "web.keys", *arguments],
-            cwd=ROOT,
-            env={**self.environment, "REDIS_URL": as_user(self.redis_url, "operator")},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        environment = {**self.environment, "REDIS_URL": as_user(self.redis_url, "operator")}
+        done = program_fork.run(["web.keys", *arguments], env=environment)
         assert (done.returncode, done.stderr) == (0, "")
         if arguments[0] in ("add", "rotate"):
             self.secrets.append(done.stdout.strip())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.scripted import HttpRequest, Reply, Script, failed, good, listed, scripted
-from tests.support import ROOT
+from tests.support import ROOT, program_fork
 from tests.support.stack import free_port
 from tests.support.waiting import eventually
 
@@ -35,8 +35,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return program_fork.run(["clients", *map(str, arguments)])
 
 
 def lines(text: str) -> dict[str, dict[str, object]]:
