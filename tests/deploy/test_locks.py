@@ -96,7 +96,9 @@ def test_a_lock_is_whole_on_every_platform(lock: str) -> None:
 
 @pytest.mark.slow
 def test_the_bill_of_materials_lists_the_lock(tmp_path: Path) -> None:
-    lock = ROOT / "web" / "requirements.lock"  # the others take the tool ten times as long
+    entries = re.split(r"\n(?=[a-z])", (ROOT / "web" / "requirements.lock").read_text("utf-8"))[1:]
+    lock = tmp_path / "requirements.lock"  # with two hashes of each package: the tool is slow with many
+    lock.write_text("\n".join(" \\\n".join(entry.rstrip().split(" \\\n")[:3]) for entry in entries))
     audit.write_bill(lock, tmp_path / "sbom.json")
     components = json.loads((tmp_path / "sbom.json").read_text("utf-8"))["components"]
     assert {(each["name"], each["version"]) for each in components} == {
