@@ -56,7 +56,7 @@ class ConnectionBalance:
         It does so for PATIENCE_S; what is there then it takes.
         """
         now = self._clock()
-        if now > self.leaves_until + PATIENCE_S:  # else it has just left one, and takes this
+        if now > self.leaves_until + PATIENCE_S and not self._has_ended:  # else it left one just now
             others = [
                 count
                 for slot, (spoke, count) in enumerate(_ENTRY.iter_unpack(self._page[:]))

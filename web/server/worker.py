@@ -243,6 +243,20 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         super()._cap_keepalive(deadline)
         self._neighbours.end()
         self._stop_by = time.monotonic() + max(0.0, self.cfg.graceful_timeout - LINGER_S)
+        self._leave_port()
+
+    def _leave_port(self) -> None:
+        """Take the connections that wait to be accepted, and listen no more.
+
+        A client that comes later is refused at once, where no other process listens: left to wait it would be
+        reset as the last one ends, up to `graceful_timeout` seconds later.
+        """
+        for listener in self.sockets:
+            before = -1
+            while before < self.nr_conns < self.worker_connections:
+                before = self.nr_conns
+                self.accept(listener)
+            listener.close()
 
     def left_s(self) -> float:
         """For how long this process may go on, at its end; 0 if it ends for another reason than a stop."""

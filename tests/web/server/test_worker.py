@@ -554,3 +554,25 @@ def test_a_process_that_stops_holds_no_refusal(
     status, _, fields = client.answer()
     assert (status, fields["Connection"]) == (503, "close")
     assert turning_away
+
+
+def test_told_to_stop_it_takes_who_waits_to_be_accepted_and_refuses_who_comes_later(serving: Serving) -> None:
+    at_work = serving.client()
+    at_work.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+    waiting = [serving.client() for _ in range(300)]
+    for client in waiting:
+        client.send(GET)
+    serving.told_to_stop()
+
+    def is_refused() -> bool:
+        try:
+            socket.create_connection(serving.address, timeout=5).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    eventually(is_refused, within_s=10)
+    assert not serving.ended()
+    serving.release.set()
+    assert at_work.answer()[0] == 200
+    assert [client.answer()[0] for client in waiting] == [200] * len(waiting)
