@@ -286,6 +286,7 @@ def test_pixels_are_those_of_the_library_s_transforms(
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_golden_outputs_by_the_page_s_code_agree(
     tmp_path: Path,
+    export: Export,
     export_once: ExportOnce,
     library: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -299,12 +300,10 @@ def test_golden_outputs_by_the_page_s_code_agree(
     (folder / "model.toml").write_text(
         SMALL + test_golden.snippet(library, "toml") + '[output]\nactivation = "softmax"\n'
     )
-    # The builds of torchvision for CPUs and for GPUs do not mix; its transforms need none of its operators.
-    (folder / "exports.py").write_text(EXPORTS.read_text("utf-8"))
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
-    archive = test_golden.made(
-        folder, library, str(PYTHON), before="import exports\n\nexports.without_operators()\n"
-    )
+    test_golden.written(folder, library)
+    export("golden", folder)
+    archive = folder / "golden.npz"
     assert check.main([str(folder), "--golden", str(archive)]) == DONE, capsys.readouterr()
     assert "the same best class in 1.000" in capsys.readouterr().out
 

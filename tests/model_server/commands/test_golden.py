@@ -2,8 +2,6 @@
 
 import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,22 +96,22 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def made(mine: Path, title: str, python: str = sys.executable, *, before: str = "") -> Path:
-    """Run the page's code, after `before`; returns golden.npz."""
+def written(mine: Path, title: str) -> None:
+    """Write the page's code as golden.py, which makes golden.npz of `pictures`."""
     assert TAIL
-    (mine / "mine.py").write_text(before + snippet(title, "python"))
-    return _run(mine, TAIL[1], python)
-
-
-def _run(mine: Path, code: str, python: str = sys.executable) -> Path:
-    (mine / "golden.py").write_text(code)
+    (mine / "mine.py").write_text(snippet(title, "python"))
+    (mine / "golden.py").write_text(TAIL[1])
     (mine / "golden.npz").unlink(missing_ok=True)
-    if python == sys.executable:
-        done = keras_fork.run(["golden.py", "pictures"], cwd=mine)
-    else:
-        done = subprocess.run(
-            [python, "golden.py", "pictures"], cwd=mine, capture_output=True, text=True, check=False
-        )
+
+
+def _made(mine: Path, title: str) -> Path:
+    """Run the page's code; returns golden.npz."""
+    written(mine, title)
+    return _run(mine)
+
+
+def _run(mine: Path) -> Path:
+    done = keras_fork.run(["golden.py", "pictures"], cwd=mine)
     assert done.returncode == 0, done.stderr
     return mine / "golden.npz"
 
@@ -133,7 +131,7 @@ def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("title", RIGHT)
 def test_the_page_s_code_and_fields_agree(mine: Path, title: str, capsys: pytest.CaptureFixture[str]) -> None:
-    archive = made(mine, title)
+    archive = _made(mine, title)
     folder = write(mine, snippet(title, "toml"))
     arguments = [str(folder), "--golden", str(archive), "--within", str(RIGHT[title])]
     assert check.main(arguments) == DONE, capsys.readouterr()
@@ -149,7 +147,9 @@ def test_a_folder_of_keras_agrees_and_its_library_is_found(
 ) -> None:
     code = snippet(TF_IMAGE, "python", at=1)
     options = 'crop_to_aspect_ratio=True, interpolation="bicubic", shuffle=False'
-    archive = _run(mine, code.replace("shuffle=False", options))
+    (mine / "golden.py").write_text(code.replace("shuffle=False", options))
+    (mine / "golden.npz").unlink(missing_ok=True)
+    archive = _run(mine)
     fields = snippet(TF_IMAGE, "toml").replace("stretch", "crop") + 'resample = "bicubic"\n'
     arguments = [str(write(mine, fields)), "--golden", str(archive), "--within", "1e-4"]
     monkeypatch.setenv("ENGINE", "tensorflow")  # the page's code runs on OpenVINO above
@@ -170,7 +170,7 @@ def test_what_is_wrong_is_named(
     mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(golden, "_NORMALISE", ("unit",))  # two conversions each
-    archive = made(mine, "keras.utils.load_img")
+    archive = _made(mine, "keras.utils.load_img")
     folder = write(mine, 'fit = "stretch"\nnormalise = "tf"\norder = "bgr"\n')
     assert check.main([str(folder), "--golden", str(archive)]) == REFUSED
     said = capsys.readouterr()
