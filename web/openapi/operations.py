@@ -128,8 +128,8 @@ PREFER: Final = HeaderSpec(
 )
 IDEMPOTENCY_KEY: Final = HeaderSpec(
     HEADER,
-    "Names the request: the same again is the same job, while its result is kept. Another picture under the "
-    "same key of a model is refused (422).",
+    "Names the request: sent again, it is the same job as long as its result is kept. Another picture under "
+    "the same key of a model is refused (422).",
     {"type": "string", "pattern": r"^[\x21-\x7e]+$", "minLength": 1, "maxLength": MAX_LETTERS},
 )
 PREFER_WAIT: Final = HeaderSpec("Prefer", "`wait=N`, as in the query, which counts first.")
@@ -304,7 +304,8 @@ def _by_torchserve(id_: str, summary: str) -> Operation:
         id_,
         "protocols",
         summary,
-        description="A version of the model may follow: `/predictions/NAME/VERSION`.",
+        description="The address names a model: `/predictions/NAME`. A version of it may follow: "
+        "`/predictions/NAME/VERSION`.",
         path={"model": _NAME},
         query=TopQuery,
         headers=(TRACEPARENT, REQUEST_ID),
@@ -327,11 +328,12 @@ OPERATIONS: Final = {
         "predict",
         "predictions",
         "Predictions for one picture or several",
-        description="JPEG, PNG, WebP, GIF (first frame), BMP and TIFF: files in a form, the file itself as "
-        "the body, or base64 in JSON. Several files in a form, and a list in JSON, are answered by a list in "
-        "the order sent, each failing alone; its status is that of the first success, else of the first "
-        "failure. With `Accept: image/png` the answer is the picture with the predictions drawn on it (one "
-        "picture, not polled); failures stay JSON.",
+        description="JPEG, PNG, WebP, GIF (first frame), BMP, TIFF, AVIF, HEIC and icons (ICO, CUR): files "
+        "in a form, the file itself as the body, or base64 in JSON. Several files in a form, and a list in "
+        "JSON, are answered by a list in the order sent, each failing alone; its status is 200 (202 if they "
+        "are polled) if any succeeds, else the status of the first failure. With `Accept: image/png` the "
+        "answer is the picture with the predictions drawn on it (one picture, not polled); failures stay "
+        "JSON.",
         query=CallbackQuery,
         headers=(PREFER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID),
         example={"image": _STROKE},

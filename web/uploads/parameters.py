@@ -65,8 +65,9 @@ Timeout = Annotated[
     Meta(
         ge=_LEAST_TIMEOUT_S,
         le=_MOST_TIMEOUT_S,
-        description="After so many seconds the answer is of no use: 504, and no model server begins. It may "
-        "shorten REQUEST_TIMEOUT_S (ASYNC_TIMEOUT_S of a job that is polled), and never lengthens it.",
+        description="After so many seconds the answer is of no use: 504, and no model server begins to run "
+        "it. It may shorten REQUEST_TIMEOUT_S (ASYNC_TIMEOUT_S of a job that is polled), and never lengthens "
+        "it.",
     ),
 ]
 
