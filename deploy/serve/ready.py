@@ -84,9 +84,10 @@ def announcement(
     if cards[model]["state"] == "failed" and fallback in ready:
         lines.append(f"{model} failed to load, so {fallback} answers requests that name no model.")
     if ready:
-        picture = _SAMPLES.get(ready[0], "photo.jpg")
+        asked = next((name for name in ready if name in _SAMPLES), ready[0])
+        picture = _SAMPLES.get(asked, "photo.jpg")
         key = '-H "X-API-Key: KEY" ' if has_keys else ""
-        lines += ["Try it:", f"  curl -X POST {key}-F image=@{picture} '{url}/predict?model={ready[0]}'"]
+        lines += ["Try it:", f"  curl -X POST {key}-F image=@{picture} '{url}/predict?model={asked}'"]
         if has_keys:
             lines.append("  The key is what this prints: .venv/bin/python -m web.keys add NAME")
     return "\n".join([*lines, "Ctrl-C stops everything; the logs are in var/log."])

@@ -112,6 +112,12 @@ def test_the_announcement_names_what_failed_and_offers_what_works() -> None:
     assert "curl -X POST -F image=@docs/digit-7.png 'http://localhost:5000/predict?model=digits'" in said
 
 
+def test_the_announcement_prefers_a_model_with_a_picture_in_the_project() -> None:
+    cards = dict.fromkeys(("tiny", "digits"), CARDS["digits"])
+    said = ready.announcement("http://localhost:5000", cards, ("tiny", ""), seconds=1)
+    assert "-F image=@docs/digit-7.png 'http://localhost:5000/predict?model=digits'" in said
+
+
 def test_the_announcement_names_the_port_of_grpc() -> None:
     said = ready.announcement("http://localhost:5000", CARDS, ("digits", ""), seconds=1, grpc_port=8001)
     assert said.startswith("Batchwire is ready on http://localhost:5000 (gRPC: port 8001) after 1 s.\n")
