@@ -335,8 +335,10 @@ class Settings:
     """Into how many shards a model's queue is split, which a Redis Cluster spreads over its nodes. The web
     tier learns it from the model servers."""
     queue_limit: int = _whole(1024, 1, 1_000_000)
-    """The largest number of jobs in one model's queue; more are refused with 503. Jobs of clients that
-    poll may be three quarters of them."""
+    """The largest number of jobs in one model's queue; more are refused with 503, as is a job that would
+    wait for more than half of `REQUEST_TIMEOUT_S` (`ASYNC_TIMEOUT_S` if its client polls) at the model's
+    measured pace, or at 16 pictures/s while that is unknown. Jobs of clients that poll may be three
+    quarters of them."""
     queue_limit_mb: int = _whole(256, 1, 1_000_000)
     """The largest size of one model's queue, in megabytes (2^20 bytes)."""
     request_timeout_s: float = _number(10.0, 0.1, 3600)
