@@ -54,11 +54,16 @@ def test_a_404_lists_the_addresses_of_clients_a_new_one_among_them() -> None:
     assert not re.search("static|favicon", listed)
 
 
+TOO_LARGE = (
+    "A request may have up to 1 MB. Send a smaller picture, or fewer; the operator can raise MAX_UPLOAD_MB."
+)
+
+
 @pytest.mark.parametrize(
     ("path", "allowed", "content"),
     [
-        ("/infer", "*", {"code": -1, "message": "A request may have up to 1 MB."}),
-        ("/upload", None, {"error": 1001, "msg": "A request may have up to 1 MB."}),
+        ("/infer", "*", {"code": -1, "message": TOO_LARGE}),
+        ("/upload", None, {"error": 1001, "msg": TOO_LARGE}),
     ],
 )
 def test_a_refusal_before_the_app_has_the_shape_of_its_address(

@@ -97,7 +97,10 @@ def not_found(jobs: JobClient, model: str, job_id: str, *, owner: str = "") -> C
     if _can_be(model, job_id) and (why := jobs.why_gone(model, job_id, owner=owner)):
         return why
     jobs.models.require(model)
-    return NotFound(f"{model!r} has no prediction with this id (any more); ?model= names another.")
+    return NotFound(
+        f"{model!r} has no prediction with this id (any more). If another model has it, name that one: "
+        "?model=NAME."
+    )
 
 
 def _shown(model: str, job_id: str, stored: StoredJob) -> Response:

@@ -61,7 +61,11 @@ class UploadTooLarge(ClientError):
     @classmethod
     def than(cls, bytes_: int, how: str = "") -> Self:
         """The refusal of more than so many."""
-        return cls(f"A request may have up to {bytes_ / (1024 * 1024):g} MB{how and f', {how}'}.")
+        most = f"{bytes_ / (1024 * 1024):g} MB{how and f', {how}'}"
+        return cls(
+            f"A request may have up to {most}. Send a smaller picture, or fewer; the operator can raise "
+            "MAX_UPLOAD_MB."
+        )
 
 
 class UriTooLong(ClientError):

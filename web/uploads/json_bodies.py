@@ -148,4 +148,6 @@ def picture(text: str) -> bytes | ClientError:
     try:
         return pybase64.b64decode(data + "=" * (-len(data) % 4), validate=True)
     except ValueError:
-        return InvalidImage("The picture is not base64 (RFC 4648).")
+        return InvalidImage(
+            "The picture is not base64 (RFC 4648): send its bytes in base64, not a path or a URL."
+        )

@@ -128,6 +128,7 @@ def test_a_client_that_goes_gives_its_place_back(service: Service, monkeypatch: 
 def test_an_unknown_job_is_404_and_head_takes_no_place(service: Service) -> None:
     missing = _stream(service, "0190c0de-4c68-47e9-877e-25cf1868a37d")
     assert (missing.status_code, missing.get_json()["error"]["code"]) == (404, "not_found")
+    assert "If another model has it, name that one: ?model=NAME." in missing.get_json()["error"]["message"]
     taken = _places_taken(service)
     head = service.client.head(f"/predictions/{_accepted(service)}/events?model={MODEL}")
     assert (head.status_code, head.mimetype, head.data) == (200, "text/event-stream", b"")

@@ -36,7 +36,9 @@ def test_each_picture_of_a_list_fails_alone(running: Service) -> None:
     assert (response.status_code, answer["success"]) == (200, False)
     first, second, third = answer["results"]
     assert first["error"]["code"] == second["error"]["code"] == "invalid_image"
-    assert "not base64" in first["error"]["message"]
+    assert (
+        "not base64 (RFC 4648): send its bytes in base64, not a path or a URL." in first["error"]["message"]
+    )
     assert third["predictions"][0]["label"] == "bright"
 
 
