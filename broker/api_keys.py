@@ -72,6 +72,8 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     """Pictures a second; 0: no limit."""
     burst: int = 0
     """Pictures at once, after a pause."""
+    is_burst_given: bool = False
+    """Whether the operator chose it; else it is the default of the rate, and follows it."""
     jobs: int = 0
     """Jobs that have not ended, of all models together; 0: no limit."""
     weight: int = 100

@@ -139,13 +139,22 @@ class KeyCommand:
 def _checked(key: ApiKey, fields: dict[str, Any]) -> ApiKey:
     """The key with these fields, which fit together. Raises ClientError."""
     made = msgspec.structs.replace(key, **fields)
-    if made.rate and not made.burst:
-        made = msgspec.structs.replace(made, burst=max(1, round(made.rate)))
+    if "burst" in fields:
+        made = msgspec.structs.replace(made, is_burst_given=True)
+    # Also compared: a record may be older than the field that says whether its burst was given.
+    is_default = not key.is_burst_given and key.burst in (0, _default_burst(key.rate))
+    if made.rate and is_default and not made.is_burst_given:
+        made = msgspec.structs.replace(made, burst=_default_burst(made.rate))
     if not made.rate and "burst" in fields and made.burst:
         raise ClientError("--burst needs --rate: it is how many pictures may come at once after a pause.")
     if not made.rate:
-        made = msgspec.structs.replace(made, burst=0)
+        made = msgspec.structs.replace(made, burst=0, is_burst_given=False)
     return made
+
+
+def _default_burst(rate: float) -> int:
+    """The pictures of one second."""
+    return max(1, round(rate))
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:

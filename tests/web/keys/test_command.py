@@ -55,6 +55,25 @@ def test_a_key_from_its_beginning_to_its_end(
     assert client.keys("*ann*") == []
 
 
+def test_a_burst_by_default_follows_the_rate_and_a_given_one_stays(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cases: tuple[tuple[str, tuple[str, ...], str], ...] = (
+        ("low", (), "50/s burst 50"),
+        ("own", ("--burst", "7"), "50/s burst 7"),
+        ("one", ("--burst", "1"), "50/s burst 1 "),
+    )
+    for name, burst, told in cases:
+        assert _run("add", name, "--rate", "1", *burst) == 0
+        assert _run("change", name, "--rate", "50") == 0
+        assert told in capsys.readouterr().out
+    assert _run("change", "own", "--jobs", "3") == 0
+    assert "50/s burst 7" in capsys.readouterr().out
+    assert _run("change", "own", "--rate", "0") == 0
+    assert _run("change", "own", "--rate", "3") == 0
+    assert "3/s burst 3" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
