@@ -44,7 +44,10 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(arguments: list[str]) -> CommandOptions:
     """Read the command line; end the process where it is wrong, or asks for help."""
-    namespace = _parser().parse_args(arguments)
+    parser = _parser()
+    # Options may stand between files. Of what follows `--`, argparse of Python 3.11 then takes nothing.
+    is_mixed = "--" not in arguments
+    namespace = parser.parse_intermixed_args(arguments) if is_mixed else parser.parse_args(arguments)
     return CommandOptions(
         paths=tuple(namespace.paths),
         recursive=namespace.recursive,

@@ -71,7 +71,9 @@ class CheckLedger:
 def parse(arguments: list[str]) -> Options | Compare | CheckLedger:
     """Read the command line; exits with status 2 and a sentence on wrong usage."""
     parser = make_parser()
-    found = parser.parse_args(arguments)
+    # Options may stand between files. Of what follows `--`, argparse of Python 3.11 then takes nothing.
+    is_mixed = "--" not in arguments
+    found = parser.parse_intermixed_args(arguments) if is_mixed else parser.parse_args(arguments)
     if found.compare:
         before, after = found.compare
         return Compare(before, after, found.tolerance)

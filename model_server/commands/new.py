@@ -191,4 +191,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="what weights belong to: timm:resnet18, torchvision:resnet18",
     )
     parser.add_argument("--name", metavar="NAME", help="the model's name (that of the file)")
-    return parser.parse_args(arguments)
+    # Options may stand between files. Of what follows `--`, argparse of Python 3.11 then takes nothing.
+    is_mixed = "--" not in (arguments or ())
+    return parser.parse_intermixed_args(arguments) if is_mixed else parser.parse_args(arguments)

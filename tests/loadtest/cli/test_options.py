@@ -130,6 +130,13 @@ def test_the_objective_is_read() -> None:
     assert (slo.latencies_s, slo.errors) == ({99.0: 0.2}, 0.01)
 
 
+def test_options_may_stand_between_pictures() -> None:
+    mixed = options("a.jpg", "--rate", "20", "b.jpg")
+    assert [Path(path).name for path in mixed.traffic.paths] == ["a.jpg", "b.jpg"]
+    dashed = options("--rate", "20", "--", "-a.jpg")
+    assert [Path(path).name for path in dashed.traffic.paths] == ["-a.jpg"]
+
+
 def test_reading_takes_the_place_of_a_run() -> None:
     assert parse(["--compare", "a", "b"]) == Compare(Path("a"), Path("b"), 0.1)
     assert parse(["--compare", "a", "b", "--tolerance", "5%"]) == Compare(Path("a"), Path("b"), 0.05)

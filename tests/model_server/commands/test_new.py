@@ -200,6 +200,13 @@ def test_labels_come_with_the_network(tmp_path: Path, models: Path) -> None:
     assert [each.label for each in read_model(models, "my-net").labels] == ["cup", "plate"]
 
 
+def test_options_may_stand_between_the_files(tmp_path: Path, models: Path) -> None:
+    labels = tmp_path / "things.txt"
+    labels.write_text("cup\nplate\n")
+    assert new.main([str(_onnx(tmp_path, (2,))), "--name", "two", str(labels)]) == DONE
+    assert [each.label for each in read_model(models, "two").labels] == ["cup", "plate"]
+
+
 def test_weights_beside_the_network_come_with_it(tmp_path: Path, models: Path) -> None:
     path = _onnx(tmp_path, (2,))
     path.with_name("My Net.onnx.data").write_bytes(b"weights")
