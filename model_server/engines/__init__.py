@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the catalogue reads model.toml with the tasks, which import
     from model_server.engines.choice import EngineChoice
 
 _LOG = logging.getLogger(__name__)
+
+INSTALL_JAX: Final = ".venv/bin/python -m pip install jax"
 
 Outputs = tuple[NDArray[np.float32], ...]
 """The network's outputs, each float32 with the batch as its first axis."""
@@ -145,9 +147,10 @@ def _network(
 
                 return JaxEngine(spec, choice.precision, options)
     except ModuleNotFoundError as error:
+        cure = f" Install it: {INSTALL_JAX}" if error.name == "jax" else ""
         raise ModelUnavailable(
             f"{spec.name}: ENGINE={choice.engine} needs the Python package {error.name!r}, which is not "
-            "installed."
+            f"installed.{cure}"
         ) from error
     raise ValueError(f"unknown engine {choice.engine!r}")
 

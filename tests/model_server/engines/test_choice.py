@@ -1,12 +1,15 @@
-"""Which engine and precision `auto` means, without a GPU and with a made-up one."""
+"""Which engine and precision `auto` means, on a made-up machine, and what is said of a missing package."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from broker.errors import ModelUnavailable
+from model_server import engines
 from model_server.catalogue.model_toml import Onnx
-from model_server.engines import choice
+from model_server.engines import EngineOptions, choice
 from model_server.engines.choice import EngineChoice, choose
 from model_server.engines.openvino import runtime
 from model_server.tasks import TASKS
@@ -109,3 +112,12 @@ def test_a_gpu_needs_a_device_and_a_build_that_uses_it(tmp_path: Path) -> None:
         assert not choice.has_gpu("tensorflow", tmp_path)
         (tmp_path / "nvidia0").touch()
         assert choice.has_gpu("tensorflow", tmp_path)
+
+
+def test_the_command_that_installs_jax_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # the module names another before it misses JAX
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.delitem(sys.modules, "model_server.engines.keras.jax", raising=False)
+    with pytest.raises(ModelUnavailable, match="needs the Python package 'jax'") as refused:
+        engines.load(tiny.spec(tmp_path / "tiny"), EngineChoice("jax", "fp32"), EngineOptions(4, tmp_path))
+    assert refused.value.message.endswith("Install it: .venv/bin/python -m pip install jax")
