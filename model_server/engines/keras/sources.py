@@ -110,9 +110,10 @@ def _file(spec: ModelSpec, source: KerasFile, path: Path) -> Any:  # noqa: ANN40
             f"{spec.name}: Keras 3 can't load {path.name}, which Keras 2 wrote: {error}. {_EXPORT}{_EARLIER}"
         ) from error
     except Exception as error:  # h5py, zipfile and Keras each raise their own
+        hint = file_kinds.hint(path, source, within=spec.folder)
         raise ModelUnavailable(
-            f"{spec.name}: Keras can't load {path.name}: {_cause(error)}."
-            f"{file_kinds.hint(path, source, within=spec.folder) or _cure(path, error)}"
+            f"{spec.name}: Keras can't load {path.name}: {_cause(path, error, is_known=bool(hint))}."
+            f"{hint or _cure(path, error)}"
         ) from error
 
 
@@ -138,8 +139,20 @@ def _own_code(error: Exception) -> str:
     return ""
 
 
-def _cause(error: Exception) -> str:
-    """What Keras says is wrong, without the configuration and the calls around it."""
+def _has_no_network(error: Exception) -> bool:
+    return "No model config" in str(error)
+
+
+def _cause(path: Path, error: Exception, *, is_known: bool) -> str:
+    """What is wrong, as a clause; else what Keras says, without the configuration and the calls around it.
+
+    `is_known`: another sentence says what the file is.
+    """
+    if _has_no_network(error):
+        return "it has weights without a network"
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):  # Keras says "File not found"
+        why = "" if is_known else ": it was cut short, or it is a Git LFS pointer"
+        return f"a .keras file is a zip, but this is not{why}"
     last = str(error).rpartition("Exception encountered: ")[2]
     return _own_code(error) or _OF_OTHERS.split(first_line(ValueError(last)))[0].rstrip(".")
 
@@ -148,10 +161,8 @@ def _cure(path: Path, error: Exception) -> str:
     """A sentence, after a space, on what to do about a file that Keras refuses; empty if unknown."""
     if _own_code(error):
         return f" Code in a file is not run here. {_EXPORT}{_EARLIER if keras2_files.is_keras2(path) else ''}"
-    if "No model config" in str(error):
-        return ' It has weights without a network. Save both, with model.save("network.keras").'
-    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        return " A .keras file is a zip, but this is not: it was cut short, or it is a Git LFS pointer."
+    if _has_no_network(error):
+        return ' Save both, with model.save("network.keras").'
     if keras2_files.is_keras2(path):
         return f" Keras 2 wrote it. {_EXPORT}{_EARLIER}"
     return ""

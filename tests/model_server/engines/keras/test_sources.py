@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 from tests.support import ROOT, keras_fork
@@ -168,8 +169,23 @@ def test_a_keras_file_that_is_none_is_said_so(program: KerasProgram, tmp_path: P
     assert "no file 'digits.keras'" in str(program.build("digits", "", tmp_path)["error"])
     (folder / "digits.keras").write_bytes(b"PK no zip")
     error = str(program.build("digits", "", tmp_path)["error"])
-    assert "can't load digits.keras" in error
-    assert "cut short, or it is a Git LFS pointer" in error
+    assert error == (
+        "digits: Keras can't load digits.keras: a .keras file is a zip, but this is not: it was cut short, "
+        "or it is a Git LFS pointer."
+    )
+
+
+def test_weights_without_a_network_are_said_so(program: KerasProgram, tmp_path: Path) -> None:
+    folder = tmp_path / "grey"
+    folder.mkdir()
+    (folder / "model.toml").write_text(_GREY_TOML.replace("net.keras", "net.h5"))
+    (folder / "labels.txt").write_text("a\nb\nc\n")
+    with h5py.File(folder / "net.h5", "w") as file:
+        file.create_group("layers")
+    assert program.build("grey", "", tmp_path)["error"] == (
+        "grey: Keras can't load net.h5: it has weights without a network. Save both, with "
+        'model.save("network.keras").'
+    )
 
 
 _GREY_TOML = """task = "classification"
