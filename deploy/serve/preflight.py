@@ -32,12 +32,20 @@ def missing(settings: Settings) -> str:
     for name in settings.models:
         if name not in known:
             where = "the default of MODELS" if settings.models == Settings().models else "MODELS"
-            return f"Unknown model {name!r} in {where}. {available}"
+            return f"Unknown model {name!r} in {where}{_without_toml(folder, name)}. {available}"
     fallback = settings.fallback_model
     if fallback and fallback not in known:
         none = "FALLBACK_MODEL=none turns the fallback off."
-        return f"Unknown model {fallback!r} in FALLBACK_MODEL. {available} {none}"
+        why = _without_toml(folder, fallback)
+        return f"Unknown model {fallback!r} in FALLBACK_MODEL{why}. {available} {none}"
     return _wrong_weights(settings)
+
+
+def _without_toml(folder: Path, name: str) -> str:
+    """The end of a sentence about a model whose folder is there, but is not a model's yet."""
+    if not (folder / name).is_dir():
+        return ""
+    return f": {folder / name} has no model.toml (docs/models.md)"
 
 
 def _wrong_weights(settings: Settings) -> str:

@@ -52,6 +52,10 @@ def test_each_missing_file_is_reported_with_its_variable(models: Path) -> None:
     assert _missing(models, models=("dog",)) == f"Unknown model 'dog' in MODELS. {available}"
     default = _missing(models, models=Settings().models)
     assert default == f"Unknown model 'digits' in the default of MODELS. {available}"
+    (models / "empty").mkdir()
+    without = f": {models / 'empty'} has no model.toml (docs/models.md)"
+    assert _missing(models, models=("empty",)) == f"Unknown model 'empty' in MODELS{without}. {available}"
+    assert f"in FALLBACK_MODEL{without}. " in _missing(models, fallback="empty")
     message = _missing(models, fallback="dog")
     assert message.startswith(f"Unknown model 'dog' in FALLBACK_MODEL. {available} FALLBACK_MODEL=none")
     assert "RESNET50_WEIGHTS='/gone.h5' is not imagenet, random" in _missing(models, weights="/gone.h5")
