@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingError, CatalogueError) as error:
         return complain(str(error), IMPOSSIBLE)
     try:
-        _make(folder, source, options.files)
+        to_correct = _make(folder, source, options.files)
     except BaseException as error:  # half a folder is left by none, not by Ctrl-C either
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
@@ -55,18 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_line((folder / "model.toml").read_text("utf-8"))
     status = check.main([str(folder)])
     if status != DONE:
-        return complain(
-            f"Correct {folder / 'model.toml'}, then: python -m model_server check {folder}", REFUSED
-        )
+        return complain(f"Correct {to_correct}, then: python -m model_server check {folder}", REFUSED)
     return DONE
 
 
-def _make(folder: Path, source: Source, files: list[Path]) -> None:
-    """Copy the files and write model.toml. Raises ServiceError, CatalogueError or OSError."""
+def _make(folder: Path, source: Source, files: list[Path]) -> str:
+    """Copy the files and write model.toml; return what is to be corrected if the check refuses the model.
+
+    Raises ServiceError, CatalogueError or OSError.
+    """
     folder.mkdir(parents=True)
     for path in _with_weights(files):
         (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
-    _write(folder, _draft(folder, source, files), files)
+    given = _given_labels(files)
+    count = len(labels.read(given)) if given is not None else 0
+    draft = model_draft.draft(network_facts.read(folder, source), count)
+    _write(folder, draft, files)
+    if given is not None and draft.labels not in (0, count):
+        return f"{folder / given.name} (the network needs {draft.labels} labels, not {count})"
+    return str(folder / "model.toml")
 
 
 def _folder(options: argparse.Namespace, models_dir: Path) -> Path:
@@ -138,12 +145,6 @@ def _with_weights(files: list[Path]) -> list[Path]:
     if network.suffix in (".cfg", ".weights"):
         beside += [network.with_suffix(".cfg"), network.with_suffix(".weights")]
     return list(dict.fromkeys([*files, *(path for path in beside if path.is_file())]))
-
-
-def _draft(folder: Path, source: Source, files: list[Path]) -> ModelDraft:
-    given = _given_labels(files)
-    count = len(labels.read(given)) if given is not None else 0
-    return model_draft.draft(network_facts.read(folder, source), count)
 
 
 def _given_labels(files: list[Path]) -> Path | None:

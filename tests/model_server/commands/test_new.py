@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.commands import new
+from model_server.commands import check, new
 from model_server.commands.terminal import DONE, IMPOSSIBLE, REFUSED
 from model_server.engines.openvino import conversion, importing
 from settings import PROJECT
@@ -220,8 +220,21 @@ def test_a_folder_that_can_not_be_served_yet_stays_to_be_corrected(
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\n")
     assert new.main([str(_onnx(tmp_path, (7,))), str(labels)]) == REFUSED
-    assert capsys.readouterr().err.splitlines()[-1].startswith("Correct ")
-    assert (models / "my-net" / "model.toml").is_file()
+    folder = models / "my-net"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"Correct {folder / 'labels.txt'} (the network needs 7 labels, not 3), then: "
+        f"python -m model_server check {folder}"
+    )
+    assert (folder / "model.toml").is_file()
+
+
+def test_what_the_labels_do_not_explain_is_corrected_in_model_toml(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "main", lambda _: REFUSED)
+    assert new.main([str(_onnx(tmp_path, (7,)))]) == REFUSED
+    toml = models / "my-net" / "model.toml"
+    assert capsys.readouterr().err == (f"Correct {toml}, then: python -m model_server check {toml.parent}\n")
 
 
 @pytest.mark.parametrize(
