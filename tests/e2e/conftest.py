@@ -1,5 +1,6 @@
 """Fixtures of real processes: a web tier over a Redis, without a model server yet."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,13 @@ from tests.e2e import told_server
 from tests.support.nginx import running_nginx
 from tests.support.redis_server import RedisServer
 from tests.support.stack import SHADE, Stack, shade, web_up
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CACHE_DIR that this run's tests share, in all of its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "engines"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from PIL import Image
 
 from model_server.engines.openvino import runtime
 from pictures.annotate import colour
-from tests.support import http
+from tests.support import conversions, http
 from tests.support.real_data import PHOTOS, YOLO, needs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
@@ -60,7 +60,7 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 @pytest.fixture(params=["openvino fp32", "openvino bf16", "tensorflow fp32"])
-def served(request: pytest.FixtureRequest, own_redis: RedisServer, tmp_path: Path) -> Any:  # noqa: ANN401
+def served(request: pytest.FixtureRequest, own_redis: RedisServer, tmp_path: Path, engines: Path) -> Any:  # noqa: ANN401
     """A stack that serves Yolo-Fastest-xl on an engine."""
     engine, precision = request.param.split()
     if engine == "openvino" and runtime.lacks(precision):
@@ -73,10 +73,12 @@ def served(request: pytest.FixtureRequest, own_redis: RedisServer, tmp_path: Pat
     stack = Stack(tmp_path, own_redis.url, "yolo")
     stack.environment |= {
         "MODELS_DIR": str(folder.parent),
-        "CACHE_DIR": str(tmp_path / "cache"),
         "ENGINE": engine,
         "PRECISION": precision,
+        "BATCH_SIZE": "1",
     }
+    if engine == "openvino":
+        stack.environment |= conversions.convert(folder.parent, "yolo", engines, precision=precision)
     try:
         stack.start_web()
         stack.start("model_server", log="model_server")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from model_server.catalogue.model_spec import read_model
-from tests.support import ROOT, http
+from tests.support import ROOT, conversions, http
 from tests.support.real_data import CIFAR10, PHOTOS, needs
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.stack import Stack, shade
@@ -40,6 +40,7 @@ def photos10(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def _serving(server: RedisServer, folder: Path) -> Iterator[Stack]:
     stack = Stack(folder, server.url, "photos10")
     stack.environment |= {"MODELS_DIR": str(ROOT / "models"), "REQUEST_TIMEOUT_S": "60"}
+    stack.environment |= conversions.convert(ROOT / "models", "photos10")
     try:
         stack.start_web()
         stack.start("model_server", log="model_server")
@@ -79,12 +80,12 @@ def test_any_picture_gets_classes_and_probabilities(photos10: Stack) -> None:
 @pytest.mark.timeout(300)
 def test_nine_in_ten_test_pictures_are_named_rightly(photos10: Stack) -> None:
     with zipfile.ZipFile(CIFAR10) as archive:
-        # Every fourth: the figure of docs/training.md is that of all, and was measured once.
-        names = [f"test/{label}/{number:04}.jpg" for label in CLASSES for number in range(0, 1000, 4)]
+        # Every eighth, of which 91.3 % are: docs/training.md has the figure of all, which was measured once.
+        names = [f"test/{label}/{number:04}.jpg" for label in CLASSES for number in range(4, 1000, 8)]
         answers = _answers(photos10, [archive.read(name) for name in names])
     right = sum(answer[0]["label"] == name.split("/")[1] for answer, name in zip(answers, names, strict=True))
     print(f"{right} of {len(names)} right")  # noqa: T201 - the figure, for `pytest -s`
-    assert right >= 0.9 * len(names)
+    assert right >= 0.905 * len(names)
 
 
 @needs(CAT)

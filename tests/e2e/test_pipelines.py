@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.e2e.test_detection import TOML as DETECTOR
-from tests.support import ROOT, http
+from tests.support import ROOT, conversions, http
 from tests.support.real_data import PHOTOS, YOLO, needs
 from tests.support.redis_server import RedisServer
 from tests.support.stack import START_S, Stack
@@ -36,7 +36,9 @@ model = "photos10"
 
 
 @pytest.fixture
-def street(own_redis: RedisServer, tmp_path: Path) -> Iterator[tuple[Stack, subprocess.Popen[bytes]]]:
+def street(
+    own_redis: RedisServer, tmp_path: Path, engines: Path
+) -> Iterator[tuple[Stack, subprocess.Popen[bytes]]]:
     """A stack that serves the pipeline and, in the same process, the models of its steps; its web tier."""
     models = tmp_path / "models"
     shutil.copytree(ROOT / "models" / "photos10", models / "photos10")
@@ -45,7 +47,9 @@ def street(own_redis: RedisServer, tmp_path: Path) -> Iterator[tuple[Stack, subp
     (models / "street").mkdir()
     (models / "street" / "model.toml").write_text(PIPELINE)
     made = Stack(tmp_path, own_redis.url, "street")
-    made.environment |= {"MODELS_DIR": str(models), "MODELS": "street,yolo,photos10"}
+    made.environment |= {"MODELS_DIR": str(models), "MODELS": "street,yolo,photos10", "BATCH_SIZE": "2"}
+    for step in ("yolo", "photos10"):
+        made.environment |= conversions.convert(models, step, engines, precision="fp32")
     try:
         web = made.start_web()
         made.start("model_server", log="model_server")

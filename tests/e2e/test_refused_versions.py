@@ -8,7 +8,7 @@ import pytest
 from tests.e2e import versions
 from tests.e2e.told_server import write
 from tests.e2e.versions import MODEL
-from tests.support import ROOT, http
+from tests.support import ROOT, conversions, http
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
@@ -70,7 +70,7 @@ def test_a_real_network_is_taken_up_refused_when_it_is_cut_short_and_mended(told
     folder = versions.folder(told)
     shutil.rmtree(folder)
     shutil.copytree(ROOT / "models" / "digits", folder)
-    told.environment["CACHE_DIR"] = str(told.folder / "engines")
+    told.environment |= conversions.convert(folder.parent, MODEL, told.folder / "engines")
     told.start("model_server", log="model_server")
     eventually(lambda: told.answers(f"/readyz?model={MODEL}"), within_s=90)
     first, seven = versions.version(folder), (ROOT / "docs" / "digit-7.png").read_bytes()

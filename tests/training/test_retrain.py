@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from model_server.catalogue.model_spec import read_model
-from tests.support import ROOT, http, keras_fork
+from tests.support import ROOT, conversions, http, keras_fork
 from tests.support.redis_server import RedisServer
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -185,7 +185,8 @@ def test_it_is_served_and_names_pictures_that_it_never_saw(
     made: tuple[Path, subprocess.CompletedProcess[str]], own_redis: RedisServer, tmp_path: Path
 ) -> None:
     stack = Stack(tmp_path, own_redis.url, "places")
-    stack.environment |= {"MODELS_DIR": str(made[0]), "CACHE_DIR": str(tmp_path / "engines")}
+    stack.environment |= {"MODELS_DIR": str(made[0])}
+    stack.environment |= conversions.convert(made[0], "places", tmp_path / "engines", precision="fp32")
     try:
         stack.start_web()
         stack.start("model_server", log="model_server")
