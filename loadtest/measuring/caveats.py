@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from loadtest.cli import units
-from loadtest.measuring.figures import LEAVING, REST, Figures
+from loadtest.measuring.figures import LEAVING, REFUSED, REST, Figures
 
 LEAVING_SHARE: Final = 0.1
 """More of the mean latency than this arose in the load tester: its figures are in doubt."""
@@ -19,6 +19,8 @@ _LAG_SHARE: Final = 0.1
 _LAG_MS: Final = 5.0
 _BUSY: Final = 0.9
 _KEPT_UP: Final = 0.95
+
+_GIVE_A_KEY: Final = "--api-key VARIABLE (or @FILE) sends a key."
 
 
 def caveats(points: list[Figures]) -> list[str]:
@@ -34,8 +36,8 @@ def caveats(points: list[Figures]) -> list[str]:
 
 
 _ORDER: Final = (
-    "nothing", "limit", "busy", "behind", "given up", "interrupted", "connections", "late", "clock",
-    "unstable", "warm-up",
+    "refused", "nothing", "limit", "busy", "behind", "given up", "interrupted", "connections", "late",
+    "clock", "unstable", "warm-up",
 )  # fmt: skip
 
 
@@ -54,6 +56,10 @@ def is_tester_in_doubt(point: Figures) -> bool:
 def _of(point: Figures) -> Iterator[tuple[str, str]]:
     """Yield (kind, text) pairs for one point."""
     yield from _of_the_tester(point)
+    refusal = _refusal(point)
+    if refusal:
+        yield "refused", f"{refusal} {_GIVE_A_KEY}"
+        return
     if not point.requests:
         yield "nothing", "nothing was measured: the warm-up took all the time."
         return
@@ -78,6 +84,16 @@ def _of(point: Figures) -> Iterator[tuple[str, str]]:
         yield "unstable", "the load never became stable: the figures are of all of it."
     if point.warmup_failed:
         yield "warm-up", f"{point.warmup_failed} requests of the warm-up failed."
+
+
+def _refusal(point: Figures) -> str:
+    """A sentence where every request was refused for its key; else empty."""
+    if any(kind in point.given_up for kind in REFUSED):
+        return f"{point.given_up}: ended early."
+    if point.right or not point.errors or not all(kind.startswith(REFUSED) for kind in point.errors):
+        return ""
+    kind, errors = next(iter(point.errors.items()))
+    return f"every request was refused ({kind}: {errors.example})."
 
 
 def _of_the_tester(point: Figures) -> Iterator[tuple[str, str]]:

@@ -12,10 +12,14 @@ import numpy as np
 
 from loadtest.cli.options import Options
 from loadtest.measuring.columns import Columns
+from loadtest.measuring.figures import REFUSED
 from loadtest.measuring.slo import nearest_rank
 from loadtest.measuring.stability import WINDOWS, is_stable
 
 _ENOUGH_ALIKE: Final = 20
+
+_ENOUGH_REFUSED: Final = 5
+"""Requests that lack a key, or have one that may not ask, are refused one like the other."""
 
 _NO_LOAD: Final = (
     "http 400",
@@ -71,8 +75,10 @@ class Lookout:
         """
         if self._is_struck():
             return False
-        alike = self._columns.failed_alike() if len(self._columns) >= _ENOUGH_ALIKE else None
+        alike = self._columns.failed_alike()
         if alike is None or not alike[0].startswith(_NO_LOAD):
+            return False
+        if len(self._columns) < (_ENOUGH_REFUSED if alike[0].startswith(REFUSED) else _ENOUGH_ALIKE):
             return False
         self.given_up = (
             f"all of the first {len(self._columns)} requests failed in the same way ({alike[0]}: {alike[1]})"

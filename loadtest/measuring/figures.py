@@ -24,6 +24,10 @@ ALL: Final = "the network and the server"
 """What is left where a server tells its stages, and where it does not."""
 
 
+REFUSED: Final = ("http 401", "http 403")
+"""Kinds of failure of a request whose key is missing, or may not ask this."""
+
+
 class Errors(msgspec.Struct):
     """One kind of failed request."""
 

@@ -3,7 +3,7 @@
 import pytest
 
 from loadtest.measuring.caveats import caveats, is_own_limit
-from loadtest.measuring.figures import ALL, LEAVING, REST
+from loadtest.measuring.figures import ALL, LEAVING, REST, Errors
 from loadtest.sending.messages import Load
 from tests.loadtest.points import LATENCY, NONE, client, figures
 
@@ -46,6 +46,15 @@ SLOW = {LEAVING: 20.0, ALL: 4.0}
         ({"stable": False}, "never became stable"),
         ({"stable": True}, ""),
         ({"warmup_failed": 7}, "7 requests of the warm-up failed."),
+        (
+            {"per_s": 0.0, "right": 0, "errors": {"http 401 unauthorized": Errors(20, "no key")}},
+            "every request was refused (http 401 unauthorized: no key). --api-key VARIABLE (or @FILE) sends",
+        ),
+        (
+            {"per_s": 0.0, "right": 0, "requests": 0, "given_up": "all failed (http 403 forbidden: no)"},
+            "all failed (http 403 forbidden: no): ended early. --api-key VARIABLE",
+        ),
+        ({"right": 190, "errors": {"http 401 unauthorized": Errors(10, "revoked")}}, ""),
     ],
 )
 def test_each_caveat(changes: dict[str, object], said: str) -> None:

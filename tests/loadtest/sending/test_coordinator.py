@@ -96,6 +96,21 @@ def test_what_fails_alike_from_the_start_is_given_up(tmp_path: Path) -> None:
     assert len(server.seen) < 200
 
 
+def test_a_missing_key_ends_the_run_at_once_and_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {"success": False, "error": {"code": "unauthorized", "message": "no key"}, "status": 401}
+    with stub_server(lambda _: wrong) as server:
+        status, figures = run(server, tmp_path, "--rate", "20,30", "--duration", "5", requests=None)
+        assert len(server.seen) < 20
+        assert main(["--url", server.url, "--rate", "40", "--requests", "3"]) == 1
+    assert (status, len(figures["points"])) == (1, 1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "failed in the same way (http 401 unauthorized: no key): ended early. --api-key VARIABLE" in said
+    assert "every request was refused (http 401 unauthorized: no key). --api-key VARIABLE" in said
+    assert "did not keep up" not in said
+
+
 def test_refusals_of_a_server_under_load_are_not_given_up(tmp_path: Path) -> None:
     refusal = {"success": False, "error": {"code": "overloaded", "message": "full"}, "status": 503}
     with stub_server(lambda _: refusal) as server:
