@@ -40,6 +40,8 @@ DOWNLOAD_SILENCE_S: Final = 5.0
 """A download fails once its server has been silent for so long: without a network the service must report it
 within seconds, and Keras itself would wait for ever."""
 
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+
 _RANDOM_SEED: Final = 20180129
 """Fixed, so that all model servers with random weights give the same answers."""
 
@@ -151,6 +153,9 @@ def _cause(path: Path, error: Exception, *, is_known: bool) -> str:
     if _has_no_network(error):
         return "it has weights without a network"
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):  # Keras says "File not found"
+        with path.open("rb") as file:
+            if file.read(len(_HDF5)) == _HDF5:
+                return "a .keras file is a zip, but this is HDF5: name it .h5"
         why = "" if is_known else ": it was cut short, or it is a Git LFS pointer"
         return f"a .keras file is a zip, but this is not{why}"
     last = str(error).rpartition("Exception encountered: ")[2]

@@ -186,6 +186,9 @@ def test_weights_without_a_network_are_said_so(program: KerasProgram, tmp_path: 
         "grey: Keras can't load net.h5: it has weights without a network. Save both, with "
         'model.save("network.keras").'
     )
+    (folder / "net.h5").rename(folder / "net.keras")
+    (folder / "model.toml").write_text(_GREY_TOML)
+    assert "but this is HDF5: name it .h5" in str(program.build("grey", "", tmp_path)["error"])
 
 
 _GREY_TOML = """task = "classification"
