@@ -78,7 +78,7 @@ def announcement(
         if card["state"] == "ready":
             about = f"ready   ({card['engine']} {card['precision']}, weights: {card['weights']})"
         else:
-            about = f"FAILED  {card['reason']}"
+            about = f"FAILED  {card['reason'].removeprefix(f'{name}: ')}"
         lines.append(f"  {name:<{width}}  {about}")
     model, fallback = default
     if cards[model]["state"] == "failed" and fallback in ready:

@@ -118,6 +118,12 @@ def test_the_announcement_prefers_a_model_with_a_picture_in_the_project() -> Non
     assert "-F image=@docs/digit-7.png 'http://localhost:5000/predict?model=digits'" in said
 
 
+def test_a_failed_model_s_name_is_said_once() -> None:
+    card = CARDS["resnet50"] | {"reason": "mine: ENGINE=jax can't run net.onnx."}
+    said = ready.announcement("http://h", {"mine": card}, ("mine", ""), seconds=1)
+    assert "  mine  FAILED  ENGINE=jax can't run net.onnx.\n" in said
+
+
 def test_the_announcement_names_the_port_of_grpc() -> None:
     said = ready.announcement("http://localhost:5000", CARDS, ("digits", ""), seconds=1, grpc_port=8001)
     assert said.startswith("Batchwire is ready on http://localhost:5000 (gRPC: port 8001) after 1 s.\n")
