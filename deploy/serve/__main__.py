@@ -41,7 +41,8 @@ VAR: Final = PROJECT / "var"
 FALLBACK: Final = "photos10"
 """The model that answers when the default model can't be loaded (its weights can't be downloaded, say)."""
 
-_STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""SIGHUP: the terminal was closed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,13 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logs.set_up("info", logs.JSON, "")
         _check_files(settings)
         with _only_one(VAR) as lock:
-            _check_ports(settings)
-            _check_models(settings)
             embedded = not settings.redis_url
             if embedded:
                 settings = replace(settings, redis_url=programs.redis_url(VAR))
-                _check_no_redis_left_behind(settings)
-            else:
+                # Before the ports: what is left behind may have those, too.
+                _check_nothing_left_behind(settings)
+            _check_ports(settings)
+            _check_models(settings)
+            if not embedded:
                 _check_redis(settings)
             config = programs.write(settings, VAR, embedded_redis=embedded)
             return _supervise(settings, config, began, lock=lock)
@@ -123,16 +125,19 @@ def _end(left_behind: list[psutil.Process], within_s: float) -> None:
 
 
 class _StopSignals:
-    """Waits for SIGTERM and SIGINT. A handler that sets an Event can deadlock on the Event's own lock."""
+    """Waits for a signal of `_STOP`. A handler that sets an Event can deadlock on the Event's own lock."""
 
     def __init__(self) -> None:
         self._came = False
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        # Under nohup SIGHUP is ignored, and to wait for it would take it all the same.
+        is_under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._signals = _STOP - {signal.SIGHUP} if is_under_nohup else _STOP
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
 
     def came(self, *, within_s: float) -> bool:
         """Whether a signal has come; waits up to `within_s` for one."""
         if not self._came:
-            self._came = signal.sigtimedwait(_STOP, within_s) is not None
+            self._came = signal.sigtimedwait(self._signals, within_s) is not None
         return self._came
 
 
@@ -227,6 +232,11 @@ def _check_port(settings: Settings, variable: str, port: int) -> None:
         try:
             probe.bind((settings.bind, port))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+                raise CannotStart(
+                    f"BIND={settings.bind} is not an address of this machine. With BIND=127.0.0.1 this "
+                    "machine alone reaches the service, with BIND=0.0.0.0 others too."
+                ) from None
             problem = f"can't be opened ({error.strerror}). Change BIND"
             if error.errno == errno.EADDRINUSE:
                 problem = "is in use. Stop the program that uses it"
@@ -273,13 +283,24 @@ def _registry(settings: Settings) -> Registry:
     return Registry(client, Keys(settings.key_prefix), clock_of(client))
 
 
-def _check_no_redis_left_behind(settings: Settings) -> None:
+def _check_nothing_left_behind(settings: Settings) -> None:
     """Refuse to start beside a Redis of an earlier run: two on one append-only file would corrupt it."""
     with contextlib.suppress(BrokerUnavailable):
-        pid = server_pid(connect(settings.redis_url, timeout_s=3))
+        redis = server_pid(connect(settings.redis_url, timeout_s=3))
+        others = sorted(set(_processes_on(settings.redis_url)) - {redis})
+        them, which = ("it", "") if not others else ("them", ", and so are processes that use it")
         raise CannotStart(
-            f"a Redis from an earlier run is still running (process {pid}). Stop it, then start again."
+            f"a Redis from an earlier run is still running (process {redis}){which}. Stop {them}, then start "
+            f"again: kill {' '.join(map(str, [*others, redis]))}"
         )
+
+
+def _processes_on(redis_url: str) -> Iterator[int]:
+    """The ids of this user's processes that were started with this REDIS_URL."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get("REDIS_URL") == redis_url:
+                yield process.pid
 
 
 def _check_redis(settings: Settings) -> None:
@@ -297,8 +318,15 @@ def _say(text: str) -> None:
     if logs.is_json():
         _LOG.info("%s", text)
         return
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except OSError:
+        # The terminal was closed, or the pipe's reader has ended: no reason to end without stopping the rest.
+        # What is left in the buffer goes nowhere, or the interpreter would complain of it at its end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def write(settings: Settings, var: Path, *, embedded_redis: bool) -> Path:
     config = configparser.RawConfigParser()
     config["supervisord"] = {
         "nodaemon": "true",
+        # Its log alone: a line to a terminal that was closed would end it, and leave its programs running.
+        "silent": "true",
         "loglevel": "warn",
         "logfile": _escaped(logs / "supervisord.log"),
         "logfile_maxbytes": "5MB",

@@ -1,13 +1,17 @@
 """`make serve` as a user has it, in a copy of the project: ready line, answers, restarts, and a clean end."""
 
+import codecs
 import contextlib
+import fcntl
 import os
 import re
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +38,12 @@ SMALL = {"MODELS": "digits", "FALLBACK_MODEL": "none", "WEB_WORKERS": "1", "GRPC
 
 
 class Serving:
-    """One `python -m deploy.serve` and what it says."""
+    """One `python -m deploy.serve` and what it says, through a pipe."""
+
+    prefix: tuple[str, ...] = ()
+    """What starts it; it must become it, for the process is signalled."""
+    has_terminal = False
+    """Whether it is the first process on a terminal of its own instead."""
 
     def __init__(self, project: Path, **environment: str) -> None:
         self.port = free_port()
@@ -44,8 +53,9 @@ class Serving:
         home.mkdir(exist_ok=True)
         # Nobody listens at the proxy: no download succeeds, on a machine with a network too.
         proxy = "http://127.0.0.1:9"
+        self._output, its = os.openpty() if self.has_terminal else os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.serve"],
+            [*self.prefix, sys.executable, "-m", "deploy.serve"],
             cwd=project,
             env={
                 **os.environ,
@@ -58,18 +68,32 @@ class Serving:
                 **environment,
             },
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            stdout=its,
+            stderr=its,
+            start_new_session=self.has_terminal,
+            preexec_fn=_take_terminal if self.has_terminal else None,  # noqa: PLW1509 - it makes one call of the kernel
         )
+        os.close(its)
         self.said = ""
+        self._hung_up = threading.Event()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said += line
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        with contextlib.suppress(OSError):  # of a terminal on which no process is left
+            while not self._hung_up.is_set():
+                if select.select([self._output], [], [], 0.05)[0]:
+                    content = os.read(self._output, 65536)
+                    if not content:
+                        break
+                    self.said += decoder.decode(content)
+        os.close(self._output)
+
+    def hang_up(self) -> None:
+        """Close the terminal, or the reading end of the pipe."""
+        self._hung_up.set()
+        self._reader.join()
 
     def wait_ready(self) -> None:
         """Until the ready line with all that belongs to it."""
@@ -103,9 +127,23 @@ class Serving:
             self.process.send_signal(signum)
         status = self.process.wait(timeout=60)
         self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
         return status
+
+
+class ServingOnTerminal(Serving):
+    """The same with a terminal."""
+
+    has_terminal = True
+
+
+class ServingUnderNohup(Serving):
+    """The same, deaf to the end of the terminal."""
+
+    prefix = ("nohup",)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(1, termios.TIOCSCTTY, 0)
 
 
 @contextlib.contextmanager
@@ -244,6 +282,36 @@ def test_even_a_killed_parent_leaves_no_process_behind_nor_do_many_signals_at_on
     assert again.end() == 0
 
 
+@pytest.mark.parametrize("kind", [ServingOnTerminal, Serving])
+def test_whoever_reads_its_output_may_go_and_it_still_ends_in_order(
+    project: Path, kind: type[Serving]
+) -> None:
+    serving = kind(project, **SMALL)
+    serving.wait_ready()
+    eventually(lambda: len(serving.children()) >= 6)
+    children = serving.children()
+    try:
+        serving.hang_up()  # a terminal that is closed sends SIGHUP by itself
+        if not kind.has_terminal:  # `make serve | tee log`, which Ctrl-C ends as well
+            serving.process.send_signal(signal.SIGINT)
+        assert serving.process.wait(timeout=60) == 0
+        eventually(lambda: not any(_alive(pid) for pid in children), within_s=60)
+    finally:
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert "received SIGTERM" in (project / "var" / "log" / "supervisord.log").read_text()
+
+
+def test_under_nohup_it_outlives_its_terminal(project: Path) -> None:
+    serving = ServingUnderNohup(project, **SMALL)
+    eventually(lambda: "Starting Batchwire" in serving.said, within_s=60)
+    eventually(lambda: len(serving.children()) >= 3)
+    serving.process.send_signal(signal.SIGHUP)
+    serving.wait_ready()
+    assert serving.end() == 0
+
+
 def test_a_model_that_can_not_be_run_keeps_no_other_from_serving(project: Path) -> None:
     odd, few = project / "models" / "odd", project / "models" / "few"
     shutil.copytree(project / "models" / "digits", odd)
@@ -309,18 +377,29 @@ def test_who_wants_no_fallback_is_not_told_of_it(project: Path, fallback: str) -
     assert "photos10" not in serving.said
 
 
-def test_a_redis_left_behind_is_said_so(project: Path) -> None:
+def test_what_an_earlier_run_left_behind_is_said_so(project: Path) -> None:
     (project / "var" / "redis").mkdir(parents=True)
-    left = subprocess.Popen(redis_command(project / "var"), stdout=subprocess.DEVNULL)
+    environment = os.environ | {"REDIS_URL": f"unix://{project}/var/redis/redis.sock"}
+    left = [subprocess.Popen(redis_command(project / "var"), stdout=subprocess.DEVNULL, env=environment)]
     try:
         eventually((project / "var" / "redis" / "redis.sock").exists)
-        serving = Serving(project, **SMALL)
-        assert serving.process.wait(timeout=60) == 1
-        serving.end()
-        assert f"still running (process {left.pid})" in serving.said
+        alone = Serving(project, **SMALL)
+        assert alone.process.wait(timeout=60) == 1
+        alone.end()
+        assert f"still running (process {left[0].pid}). Stop it" in alone.said
+        rewriting = [sys.executable, "-m", "deploy.serve.rewriting"]
+        left.append(subprocess.Popen(rewriting, cwd=project, env=environment))
+        eventually(lambda: psutil.Process(left[1].pid).environ().get("REDIS_URL"))
+        # A port that it has is no other reason: what has it must be stopped.
+        with socket.create_server(("127.0.0.1", free_port())) as other:
+            both = Serving(project, **SMALL | {"PORT": str(other.getsockname()[1])})
+            assert both.process.wait(timeout=60) == 1
+        both.end()
+        assert f"kill {left[1].pid} {left[0].pid}" in both.said
     finally:
-        left.terminate()
-        left.wait(timeout=20)
+        for process in reversed(left):
+            process.terminate()
+            process.wait(timeout=20)
 
 
 def test_what_dies_is_started_again_and_a_queued_job_outlives_a_restart_of_everything(project: Path) -> None:
@@ -417,6 +496,15 @@ def test_a_port_in_use_is_said_so(project: Path) -> None:
         assert f"port {port} on 127.0.0.1 is in use" in second.said
         assert f"GRPC_PORT={port + 1} make serve, or serve without" in second.said
         assert "GRPC_PORT=0 make serve" in second.said
+
+
+@pytest.mark.parametrize("bind", ["192.0.2.1", "2001:db8::1", "nowhere.invalid"])
+def test_an_address_of_another_machine_is_said_so(project: Path, bind: str) -> None:
+    serving = Serving(project, **SMALL | {"BIND": bind})
+    assert serving.process.wait(timeout=60) == 1
+    serving.end()
+    assert f"BIND={bind} is not an address of this machine." in serving.said
+    assert "another port" not in serving.said
 
 
 @pytest.mark.parametrize("variable", ["PORT", "GRPC_PORT"])
