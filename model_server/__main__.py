@@ -17,7 +17,7 @@ _COMMANDS: Final = {
     "new": "make a model's folder from a network's file",
     "quantise": "make an int8 network of a model, calibrated on your pictures",
     "dead-letters": "list, requeue or drop the jobs that were set aside as poison",
-    "health": "exit with 0 if the model server on this machine serves and holds its leases",
+    "health": "exit with 0 if the model servers on this machine serve and hold their leases",
 }
 
 

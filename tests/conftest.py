@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -23,12 +25,22 @@ from tests.support.redis_server import RedisServer, faketime_library
 # As it is imported, jsonschema would build 38 parsers, in two seconds, for IRIs, which no schema here has.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment] # the documented way to block an import
 
+_HEALTH_DIR = "HEALTH_DIR"
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Remove what runs that were killed have left, once a run: pytest-xdist's processes belong to one."""
     if not hasattr(config, "workerinput"):
         leftovers.remove()
         leftovers.mark()
+        # The checkout's own is for what serves from it: a test's model servers may well be unwell.
+        os.environ[_HEALTH_DIR] = str(leftovers.folder())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the folder that all processes of the run shared."""
+    if not hasattr(config, "workerinput") and _HEALTH_DIR in os.environ:
+        shutil.rmtree(os.environ.pop(_HEALTH_DIR), ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -84,7 +96,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for field in dataclasses.fields(Settings):
-        monkeypatch.delenv(field.name.upper(), raising=False)
+        if field.name.upper() != _HEALTH_DIR:
+            monkeypatch.delenv(field.name.upper(), raising=False)
     for name in weights(Settings.from_env({})):
         monkeypatch.delenv(name)
 

@@ -31,6 +31,7 @@ from model_server.engines import Engine, EngineOptions
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.hooks import HookOptions
 from model_server.serving.device import Device
+from model_server.serving.health_file import HealthFiles
 from model_server.serving.lease_keeper import EXIT_HUNG, LeaseKeeper
 from model_server.serving.pipeline import WorkerLimits
 from model_server.serving.public_reasons import public
@@ -187,7 +188,7 @@ def _serve(
 
     if settings.metrics_port:
         metrics.serve(settings.metrics_port, ports=settings.metrics_ports, address=settings.bind)
-    device, outage = Device(), Outage()
+    device, outage, health = Device(), Outage(), HealthFiles(Path(settings.health_dir))
 
     def serving(found: FoundModel) -> VersionedModel:
         name = found.spec.name
@@ -195,7 +196,7 @@ def _serve(
         loaders = Loaders(
             read=read_folder if store is None else partial(store.read, name, weights(settings)),
             load=partial(load_engine, settings),
-            make_worker=partial(worker_threads, settings, device, outage, on_hung),
+            make_worker=partial(worker_threads, settings, device, outage, on_hung, health=health),
         )
         return VersionedModel(found.spec, found.watch, loaders, unread=found.unread)
 
@@ -218,6 +219,7 @@ def _serve(
         # A load can't be interrupted, and a batch can take a while: other workers do what is not done by
         # then, once the lease has lapsed.
         model.join(drained_by)
+    health.clear()
     return EXIT_HUNG if hung.is_set() else 0
 
 
@@ -228,6 +230,8 @@ def worker_threads(
     on_hung: Callable[[], None],
     spec: ModelSpec,
     load: Callable[[], Engine],
+    *,
+    health: HealthFiles | None = None,
 ) -> WorkerThreads:
     """A worker of this version, its lease keeper and its thread, none of them started."""
     try:
@@ -241,6 +245,7 @@ def worker_threads(
         lease_s=settings.lease_s,
         model_call_max_s=settings.model_call_max_s,
         on_hung=on_hung,
+        health=health,
     )
     worker.pipeline.parts.keeper_of = keeper_of
     keeper = keeper_of(worker.registration)

@@ -11,7 +11,8 @@ from typing import Final
 
 from broker.errors import BrokerUnavailable, LeaseLost
 from broker.messages import WorkerState
-from model_server.serving import health_file, metrics
+from model_server.serving import metrics
+from model_server.serving.health_file import HealthFiles
 from model_server.serving.registration import Registration
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +39,9 @@ class LeaseKeeper(threading.Thread):
         lease_s: float,
         model_call_max_s: float,
         on_hung: Callable[[], None],
+        health: HealthFiles | None = None,
     ) -> None:
+        """`health`: where each renewal of a worker that serves is written down."""
         super().__init__(name=f"keeper-{registration.model}", daemon=True)
         self._registration = registration
         self._model = registration.model
@@ -47,6 +50,7 @@ class LeaseKeeper(threading.Thread):
         self._lease_s = lease_s
         self._model_call_max_s = model_call_max_s
         self._on_hung = on_hung
+        self._health = health
         self._closed = threading.Event()
         self._reap_from: float | None = 0.0
         """Monotonic time from which peers may be reaped; None while Redis is away."""
@@ -106,8 +110,9 @@ class LeaseKeeper(threading.Thread):
         except LeaseLost:
             metrics.lease_lost(self._model)
             self._registration.ensure(lost=worker)
-        if self._status.state.state is WorkerState.READY and not self._registration.lease.is_of_shard:
-            health_file.beat(self._model, lease_s=self._lease_s)
+        is_served = self._status.state.state is WorkerState.READY and not self._lease.is_of_shard
+        if self._health is not None and is_served:
+            self._health.beat(self._model, lease_s=self._lease_s)
 
     def _recover(self, now: float) -> bool:
         """Reap lost peers, but never in the first LEASE_S after an outage, or after Redis' clock went ahead.

@@ -9,7 +9,7 @@ from settings import Settings
 from tests.compose.project import compose_command, run
 from tests.support import ROOT
 
-FIXED_INSIDE = {"BIND", "PORT", "REDIS_URL", "REDIS_PASSWORD_FILE", "CACHE_DIR"}
+FIXED_INSIDE = {"BIND", "PORT", "REDIS_URL", "REDIS_PASSWORD_FILE", "CACHE_DIR", "HEALTH_DIR"}
 NOT_FOR_CONTAINERS = {"MODEL_SERVERS", "MODELS_DIR", "FILES_DIR"}
 """--scale makes model servers; the catalogue is mounted, and pictures to classify are not."""
 OTHER_WEIGHTS = {"DENSENET121_WEIGHTS"}

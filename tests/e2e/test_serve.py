@@ -61,6 +61,7 @@ class Serving:
                 **os.environ,
                 "PORT": str(self.port),
                 "GRPC_PORT": str(self.grpc_port),
+                "HEALTH_DIR": str(project / "var" / "health"),
                 "HOME": str(home),
                 "HTTPS_PROXY": proxy,
                 "https_proxy": proxy,
@@ -251,6 +252,22 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_its_model_servers_are_well_until_they_end_whatever_an_earlier_run_left(project: Path) -> None:
+    health = project / "var" / "health"
+    health.mkdir()
+    (health / "mine").touch()
+    os.utime(health / "mine", (0, 0))
+    serving = Serving(project, **SMALL | {"MODEL_SERVERS": "2", "LEASE_S": "1"})
+    try:
+        serving.wait_ready()
+        asked = [sys.executable, "-m", "model_server", "health"]
+        eventually(lambda: subprocess.run(asked, check=False, cwd=project).returncode == 0)
+        eventually(lambda: [path.name.partition(".")[0] for path in health.iterdir()] == ["digits"] * 2)
+    finally:
+        assert serving.end() == 0
+    assert list(health.iterdir()) == []
 
 
 def test_ctrl_c_ends_it_before_it_is_ready_too(project: Path) -> None:
