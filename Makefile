@@ -100,7 +100,7 @@ test-network: $(VENV)/.dev ## Hosts of their own on a network that is cut, slow 
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m network tests/network
 
 test-browser: $(VENV)/.dev ## The pages in a real Chromium (Debian: apt install chromium-headless-shell, or chromium)
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m browser tests/browser
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m browser tests/browser
 
 screenshot: $(VENV)/.dev ## docs/page.png, of the real page (SCREENS=FOLDER: every page, width, scheme and language)
 	$(BIN)/python -m tests.browser.screens $(SCREENS)

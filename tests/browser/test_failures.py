@@ -174,7 +174,7 @@ def test_an_overloaded_service_says_when_to_come_back(visit: Visit, stack: Stack
     stack.environment["QUEUE_LIMIT"] = "1"
     stack.stop()
     stack.start_web()
-    stack.start_model_server(delay_s=1.5)
+    stack.start_model_server(delay_s=4)
     names = [tmp_path / f"{number}.png" for number in range(8)]
     for number, path in enumerate(names):
         path.write_bytes(shade(number))
