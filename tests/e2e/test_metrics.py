@@ -54,8 +54,7 @@ def test_a_killed_web_process_takes_no_count_along(stack: Stack) -> None:
         told.append(_answered(stack))
     assert killed
     assert told == sorted(told)
-    # How many are answered is not what it is about: on a busy machine leases of a second lapse.
-    assert told[-1] - told[0] == answered > PICTURES / 2
+    assert told[-1] - told[0] == answered >= PICTURES - 2
     eventually(lambda: len(_web_processes(stack)) == 3)  # another took its place
     assert _answered(stack) == told[-1]
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from PIL import Image
 
 from broker.connection import connect
 from broker.keys import Keys
+from broker.registry import SNAPSHOT_S
 from tests.support import ROOT, http, program_fork
 from tests.support.redis_server import RedisServer, as_user, running_redis
 from tests.support.waiting import eventually
@@ -135,13 +137,16 @@ class Stack:
         return process
 
     def start_model_server(self, *, delay_s: float = 0.0) -> subprocess.Popen[bytes]:
-        """Start a model server of shades and wait until one more worker is ready."""
+        """Start a model server of shades and wait until every web process knows one more ready worker."""
         before = self.ready_workers()
         process = self.start(
             "tests.e2e.shades_server", str(self.executions), str(delay_s), log="model_server"
         )
         # By id: one that was counted before may lapse meanwhile.
         eventually(lambda: bool(self.ready_workers() - before), within_s=START_S)
+        if self.environment["WEB_WORKERS"] != "1":
+            # One of them has said so. Another's snapshot may be older, and says that no model is announced.
+            time.sleep(2 * SNAPSHOT_S)
         return process
 
     def answers(self, path: str) -> bool:
