@@ -4,9 +4,7 @@ A server's own conversion loads TensorFlow for four seconds of a core; this one 
 already. Must not be used by a test of how a model server converts: that has an empty CACHE_DIR.
 """
 
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 from model_server.catalogue.model_spec import read_model
@@ -26,7 +24,6 @@ def convert(models: Path, name: str, cache: Path = CACHE, *, precision: str = "a
     """
     spec = read_model(models, name)
     precision = choose_for(spec, "openvino", precision, keras_backend="tensorflow").precision
-    forks = SimpleNamespace(run=keras_fork.run_conversion, PIPE=subprocess.PIPE)
-    with mock.patch.object(conversion, "subprocess", forks):
+    with mock.patch.object(conversion, "subprocess", keras_fork.CONVERSIONS):
         conversion.converted(spec, conversion.width_of(precision), Store(cache))
     return {"ENGINE": "openvino", "PRECISION": precision, "CACHE_DIR": str(cache)}
