@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         classes, pictures = read(options.data, "train")
         _, test = read(options.data, "test")
     except LabelledFolderError as error:
-        sys.exit(f"{str(error).removesuffix('.')}.")
+        sys.exit(f"{error}.")
     pictures, held_out = divided(pictures, options.seed)
     print(f"{len(pictures)} pictures to learn from, {len(held_out)} to choose by", flush=True)
     # Spawned, for a fork would take TensorFlow's threads' locks along.

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             steps.run(options, base, folder, classes, files)
     except (LabelledFolderError, BaseError, PublishError) as error:
-        sys.stderr.write(f"{str(error).removesuffix('.')}.\n")
+        sys.stderr.write(f"{error}.\n")
         return IMPOSSIBLE
     return DONE
 
