@@ -56,7 +56,8 @@ class ConnectionBalance:
         It does so for PATIENCE_S; what is there then it takes.
         """
         now = self._clock()
-        if now > self.leaves_until + PATIENCE_S and not self._has_ended:  # else it left one just now
+        # One that it has left just before it takes, and as it ends all that are there.
+        if now > self.leaves_until + PATIENCE_S and not self._has_ended:
             others = [
                 count
                 for slot, (spoke, count) in enumerate(_ENTRY.iter_unpack(self._page[:]))
