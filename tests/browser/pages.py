@@ -33,7 +33,11 @@ def holding(page: Page, address: str) -> list[Route]:
 
 
 def until(page: Page, condition: Callable[[], bool]) -> None:
-    """Wait for something that is told to the test and not to be seen in the page."""
+    """Wait for something that is told to the test and not to be seen in the page.
+
+    Playwright's `wait_for_function` asks from within the page, where the page's policy forbids it: it fails
+    unless the condition holds at once.
+    """
 
     def held() -> bool:
         page.evaluate("0")  # what was told meanwhile arrives with the answer

@@ -52,4 +52,4 @@ def test_a_picture_that_was_made_is_shown(visit: Visit, digits: Stack, tmp_path:
     page = show(visit, digits, tmp_path, {"image": base64.b64encode(made.getvalue()).decode()})
     image = page.get_by_alt_text("The picture that m made")
     expect(image).to_be_visible()
-    page.wait_for_function("document.querySelector('img.made').naturalWidth === 50")
+    expect(image).to_have_js_property("naturalWidth", 50)

@@ -180,7 +180,7 @@ def test_the_camera_is_switched_on_once_and_off_again(visit: Visit, digits: Stac
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
     states = "streams.map(stream => stream.getTracks().map(track => track.readyState)).flat()"
-    page.wait_for_function(f"{states}.join() === 'ended'")  # by an event that comes after it is hidden
+    until(page, lambda: page.evaluate(states) == ["ended"])  # by an event that comes after it is hidden
     button.click()
     expect(page.get_by_role("dialog")).to_be_visible()
     assert page.evaluate(states) == ["ended", "live"]
