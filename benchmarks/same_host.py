@@ -71,15 +71,19 @@ Decode = Callable[[bytes], Job]
 class _PlacedJob(Job, frozen=True, kw_only=True, omit_defaults=True):
     """A job whose JSON says where its pixels are."""
 
-    image: str  # type: ignore[assignment] # the one field that differs, in the same place
+    image: str  # type: ignore[assignment] # in the same place
+    shape: tuple[int, int, int]
 
 
 def _placed(job: Job, place: str) -> bytes:
-    return msgspec.json.encode(_PlacedJob(**(msgspec.structs.asdict(job) | {"image": place})))
+    fields = msgspec.structs.asdict(job) | {"image": place, "shape": job.image.shape}
+    return msgspec.json.encode(_PlacedJob(**fields))
 
 
 def _with_pixels(job: _PlacedJob, pixels: NDArray[np.uint8]) -> Job:
-    return Job(**(msgspec.structs.asdict(job) | {"image": pixels.reshape(job.shape)}))
+    fields = msgspec.structs.asdict(job) | {"image": pixels.reshape(job.shape)}
+    del fields["shape"]
+    return Job(**fields)
 
 
 def _by_files(folder: Path) -> tuple[Encode, Decode]:

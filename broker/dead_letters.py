@@ -168,7 +168,7 @@ def _letter(entry: bytes) -> DeadLetter:
         _id(payload),
         reason,
         len(payload),
-        shape=job.shape,
+        shape=job.image.shape if isinstance(job, Job) else job.shape,
         original_size=job.original_size,
         accepted_at=job.accepted_at,
         request_id=job.request_id,

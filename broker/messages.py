@@ -263,8 +263,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The tag of the InputSpec that the picture was prepared for; empty: any worker may run it."""
     image: NDArray[np.uint8]
     """uint8 of InputSpec.shape, already fitted; never normalised."""
-    shape: tuple[int, int, int] = (0, 0, 0)
-    """The image's, always: nobody needs to give it."""
     accepted_at: float = msgspec.field(name="accepted")
     deadline: float
     reply_to: str | None
@@ -279,11 +277,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the request that it came with, 128 characters at most: for the logs."""
     scores: bool = False
     """Its result has the probability of every label, too."""
-
-    def __post_init__(self) -> None:
-        """Take the shape from the image, in a copy with another image too."""
-        if isinstance(self.image, np.ndarray):
-            msgspec.structs.force_setattr(self, "shape", self.image.shape)
 
     @property
     def owner(self) -> str:

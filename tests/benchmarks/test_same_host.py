@@ -19,7 +19,7 @@ def test_pixels_come_back_by_shared_memory_and_are_not_in_the_job(tmp_path: Path
         assert len(payload) < len(codec.encode_job(job)) - 28 * 28
         assert payload[codec.ID_START :].startswith(job.id.encode())
         read = decode(payload)
-        assert (read.id, read.shape) == (job.id, job.shape)
+        assert (read.id, read.image.shape) == (job.id, job.image.shape)
         assert np.array_equal(read.image, job.image)
 
 

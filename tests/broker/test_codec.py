@@ -22,9 +22,9 @@ JOB = Job(
 )
 
 GOLDEN_JOB = (
-    b'{"id":"11111111-2222-4333-8444-555555555555","image":"AAECAwQF","shape":[1,2,3],'
+    b'{"id":"11111111-2222-4333-8444-555555555555","image":"AAECAwQF",'
     b'"accepted":1700000000.25,"deadline":1700000010.5,"reply_to":"web-1","original_size":[640,480],'
-    b'"top":5,"traceparent":null}'
+    b'"top":5,"traceparent":null,"shape":[1,2,3]}'
 )
 
 
@@ -55,8 +55,13 @@ def test_the_id_stands_where_the_scripts_read_it() -> None:
     assert GOLDEN_JOB[start : start + codec.ID_LENGTH].decode() == JOB.id
 
 
-def test_a_job_comes_back_whole() -> None:
-    decoded = codec.decode_job(GOLDEN_JOB)
+EARLIER_JOB = GOLDEN_JOB.replace(b',"shape":[1,2,3]', b"").replace(b',"acc', b',"shape":[1,2,3],"acc')
+"""As releases before wrote it, in another order."""
+
+
+@pytest.mark.parametrize("payload", [GOLDEN_JOB, EARLIER_JOB])
+def test_a_job_comes_back_whole(payload: bytes) -> None:
+    decoded = codec.decode_job(payload)
     assert np.array_equal(decoded.image, JOB.image)
     assert decoded.image.dtype == np.uint8
     for field in msgspec.structs.fields(Job):
@@ -80,6 +85,7 @@ def test_a_job_comes_back_whole() -> None:
         GOLDEN_JOB.replace(b'"AAECAwQF"', b"[1,2,3]"),
         GOLDEN_JOB.replace(b'"AAECAwQF"', b"12345678"),
         GOLDEN_JOB.replace(b'"AAECAwQF"', b"null"),
+        GOLDEN_JOB.replace(b',"shape":[1,2,3]', b""),
         GOLDEN_JOB.replace(b"[1,2,3]", b"[1,2]"),
         GOLDEN_JOB.replace(b"[1,2,3]", b"[-1,-2,3]"),
         GOLDEN_JOB.replace(b"1700000010.5", b'"soon"'),
@@ -90,9 +96,8 @@ def test_what_is_no_job_is_refused(payload: bytes) -> None:
         codec.decode_job(payload)
 
 
-def test_a_job_s_shape_is_its_image_s_in_a_copy_too() -> None:
+def test_an_image_keeps_its_shape_in_a_copy_of_a_job_too() -> None:
     taller = msgspec.structs.replace(JOB, image=np.zeros((4, 2, 3), np.uint8))
-    assert (JOB.shape, taller.shape) == ((1, 2, 3), (4, 2, 3))
     assert codec.decode_job(codec.encode_job(taller)).image.shape == (4, 2, 3)
 
 
