@@ -80,7 +80,8 @@ class JobIds:
         Only the id of a job that is polled seals the two.
         """
         # For any job: this look is also what finds, and tells, that Redis has lost everything.
-        self._look_for_secret()
+        if self._monotonic() - self._checked_at >= CHECK_S:
+            self._look_for_secret()
         drawn = secrets.randbits(_DRAWN_BITS) & ~SHARD_MASK
         if model in self._shards.split:
             drawn |= shard_bits(self._shards.pick(model))
@@ -98,7 +99,8 @@ class JobIds:
             made_at, seal, drawn = _parts(uuid.UUID(job_id))
         except ValueError:
             return None
-        self._look_for_secret()
+        if self._monotonic() - self._checked_at >= CHECK_S:
+            self._look_for_secret()
         given = seal.to_bytes(4)
         # All of them, and by digest: how long it takes is to tell nothing.
         is_known = [
@@ -108,9 +110,7 @@ class JobIds:
         return float(made_at) if any(is_known) else None
 
     def _look_for_secret(self) -> None:
-        """Look whether Redis still has the secret, where this was a while ago and no other thread does it."""
-        if self._monotonic() - self._checked_at < CHECK_S:
-            return
+        """Look whether Redis still has the secret, unless another thread does it."""
         if self._checking.acquire(blocking=not self._secrets):
             try:
                 if self._monotonic() - self._checked_at >= CHECK_S:
