@@ -7,6 +7,7 @@ Knows of a model the size, the channels and the fit that its card names, and not
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,9 @@ _INK_SIDE: Final = 560
 _SPARE: Final = 1.5
 """A JPEG is decoded with so many times the pixels a side that the model takes. Photos for 96 x 96: pixels off
 by 0.4 on average (1.2 without) and 8 at most (20), in 2.1 ms (1.8). Twice as many: 0.4 in 2.4 ms."""
+
+_INPUTS: Final = 256
+"""Inputs of models whose needs are remembered."""
 
 _CUT_MOST: Final = 4_000_000
 """Pixels that are made although most are cut off again: 20 ms. A thin picture would be gigapixels."""
@@ -116,6 +120,7 @@ def _cut(decoded: DecodedPicture, part: Part) -> PreparedPicture:
     return PreparedPicture(_fitted(of_part, part.spec), (width, height))
 
 
+@lru_cache(_INPUTS)
 def _needed(spec: InputSpec) -> tuple[int, Dct]:
     """How a JPEG is decoded: the pixels of its short side from which on it is large enough; its transform.
 
