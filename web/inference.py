@@ -70,12 +70,15 @@ class Inference:
         jobs, count, asked_before = self.jobs, len(upload.pictures), question.CURRENT.get().pictures
         try:
             choice = jobs.models.choose(upload.parameters.get("model"), is_polled=caller.options.polled)
-            model, key = choice.view.card.model, access.KEY.get()
+            card, key = choice.view.card, access.KEY.get()
+            model = card.model
             question.CURRENT.set(Question(model, asked_before + count))
             if count > MAX_PIXELS_TOGETHER:
                 upload = replace(upload, pictures=jobs.within_pixels(upload.pictures))
             # A request that asks for too many predictions is refused whole.
-            top = reader.top(upload, choice.view.card, asked=choice.asked.card)
+            top = card.top
+            if upload.tops:
+                top = reader.top(upload.tops, card, asked=choice.asked.card)
             with jobs.share(model):
                 if key is None or jobs.api_keys is None:
                     results = self._results(choice, upload, caller, top=top)
@@ -285,7 +288,10 @@ class Inference:
         """
         try:
             choice = self.jobs.models.choose(None)
-            top = reader.top(upload, choice.view.card, asked=choice.asked.card)
+            card = choice.view.card
+            top = card.top
+            if upload.tops:
+                top = reader.top(upload.tops, card, asked=choice.asked.card)
             if isinstance(picture, ClientError):
                 return picture
             return self._ended(self.jobs.submit(choice, picture, caller.options, top=top), caller)

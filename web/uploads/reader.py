@@ -4,6 +4,7 @@ Owns the names of form fields and content types. Decodes no picture, and waits f
 before its request gets here (worker.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -129,15 +130,15 @@ def _miscounted(form: Form, fields: tuple[str, ...], *, count: int) -> ClientErr
     )
 
 
-def top(upload: Upload, card: Card, *, asked: Card) -> int:
-    """How many predictions are asked for: of `asked` at most what it has, of `card` what it has.
+def top(tops: Sequence[str], card: Card, *, asked: Card) -> int:
+    """How many predictions an upload's `tops` ask for: of `asked` at most what it has, of `card` what it has.
 
     They differ where a fallback answers. Raises ClientError.
     """
-    if upload.tops and asked.steps:
+    if asked.steps:
         raise ClientError(f"{asked.model} is a pipeline: the steps in its model.toml say their own top.")
-    numbers = [_number(text, asked.top_max) for text in upload.tops]
-    return min(numbers[0] if numbers else card.top, card.top_max)
+    number, *_ = [_number(text, asked.top_max) for text in tops]
+    return min(number, card.top_max)
 
 
 def _number(text: str, top_max: int) -> int:
