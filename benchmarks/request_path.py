@@ -2,7 +2,7 @@
 
 Owns the measurement: Gunicorn's worker as this service runs it, over a socket, and a model server's worker
 with a fake network, both in this process, over a real Redis. Lease keepers are not started: they run with or
-without a picture. A loop's functions are counted, and marked where they run in an idle second too.
+without a picture. Functions are marked that run in an idle second too, and those of a new connection alone.
 Judges nothing.
 """
 
@@ -149,61 +149,86 @@ def running_service() -> Iterator[int]:
             replies.stop()
 
 
-def post(port: int, picture: bytes) -> int:
-    """Send one picture as a form, as a browser does; the answer's status."""
+@dataclass(slots=True)
+class PicturePath:
+    """The functions that a picture passes, and which of them another would not add."""
+
+    calls: dict[str, list[Function]]
+    """By tier, in call order, where the picture comes on a connection of its own."""
+    idle: set[Function]
+    """Those that run in an idle second."""
+    kept: set[Function]
+    """Those that run where the connection has been used before and stays."""
+
+
+def post(connection: http.client.HTTPConnection, picture: bytes) -> None:
+    """Send one picture as a form, as a browser does. Raises RuntimeError unless it is answered."""
     boundary = "path"
     head = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="picture.jpg"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
     )
     body = head.encode() + picture + f"\r\n--{boundary}--\r\n".encode()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     connection.request("POST", "/predict", body, headers)
     response = connection.getresponse()
     response.read()
-    connection.close()
-    return response.status
+    if response.status != http.client.OK:
+        raise RuntimeError(f"the service answered with {response.status}")
 
 
-def trace(picture: bytes) -> tuple[dict[str, list[Function]], set[Function]]:
-    """The functions of each tier on the path of the picture; and those that an idle second calls as well."""
+def trace(picture: bytes) -> PicturePath:
+    """Send the picture on a new connection and on one that is kept, and record both."""
     tracer = Tracer()
     tracer.install()
     try:
         with running_service() as port:
-            post(port, picture)  # what only a process' first request does is not what is usual
+            kept = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)
+            post(kept, picture)  # what only a process' first request does is not what is usual
             time.sleep(_AFTER_S)
             with tracer.recording() as idle:
                 time.sleep(_IDLE_S)
-            status = post(port, picture)  # the table of models is read once a second, so not by most requests
-            if status != http.client.OK:
-                raise RuntimeError(f"the service answered with {status}")
+            post(kept, picture)  # the table of models is read once a second, so not by most requests
             time.sleep(_AFTER_S)
-            with tracer.recording() as calls:
-                post(port, picture)
+            with tracer.recording() as of_kept:
+                post(kept, picture)
                 time.sleep(_AFTER_S)
+            with (
+                tracer.recording() as calls,
+                contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as new,
+            ):
+                post(new, picture)
+                new.close()
+                time.sleep(_AFTER_S)
+            kept.close()
     finally:
         threading.setprofile(None)
-    idle_functions = {function for functions in idle.values() for function in functions}
-    return {tier: list(functions) for tier, functions in calls.items()}, idle_functions
+    return PicturePath(
+        {tier: list(functions) for tier, functions in calls.items()}, _all(idle), _all(of_kept)
+    )
 
 
-def report(path: dict[str, list[Function]], idle: set[Function]) -> str:
+def _all(calls: dict[str, dict[Function, None]]) -> set[Function]:
+    return {function for functions in calls.values() for function in functions}
+
+
+def report(path: PicturePath) -> str:
     """The path as text: a line a function, in call order, then the counts."""
     lines = []
-    for tier, functions in path.items():
+    for tier, functions in path.calls.items():
         files = {function.file for function in functions}
         lines += ["", f"{tier}: {len(functions)} functions in {len(files)} files"]
-        lines += [
-            f"  {'~' if function in idle else ' '} {function.file}: {function.name}" for function in functions
-        ]
-    every = {function for functions in path.values() for function in functions}
+        for function in functions:
+            mark = "~" if function in path.idle else " " if function in path.kept else "+"
+            lines.append(f"  {mark} {function.file}: {function.name}")
+    every = {function for functions in path.calls.values() for function in functions}
     files = {function.file for function in every}
+    opened = every - path.kept - path.idle
     lines += [
         "",
-        f"{len(every)} functions in {len(files)} files; "
-        f"{len(every & idle)} of them (~) run in an idle second too",
+        f"{len(every)} functions in {len(files)} files: {len(every - opened - path.idle)} of the picture, "
+        f"{len(opened)} more (+) where its connection is opened and closed, "
+        f"{len(every & path.idle)} (~) that run in an idle second too",
     ]
     return "\n".join(lines).lstrip()
 
@@ -220,7 +245,7 @@ def main() -> int:
     parser.add_argument("picture", nargs="?", type=Path, help="a picture to send; without it one is drawn")
     options = parser.parse_args()
     picture = options.picture.read_bytes() if options.picture else _drawn_picture()
-    sys.stdout.write(report(*trace(picture)) + "\n")
+    sys.stdout.write(report(trace(picture)) + "\n")
     return 0
 
 
