@@ -103,6 +103,8 @@ class Consumer:
         """All that the last claim found is left to other workers."""
         self.is_alone = False
         """The last claim left a job that runs alone, because its worker had others."""
+        self.is_emptied = False
+        """The last claim took some jobs, and fewer than it might: the bell rings for what it left, or comes."""
         self._since_polled = 0
         """Jobs of waiting clients that it has taken since the last one of a client that polls."""
         self.owners = 0
@@ -121,7 +123,7 @@ class Consumer:
         other._clock = clock
         other._channels = None
         other._since_polled = other.owners = 0
-        other.is_for_others = other.is_alone = False
+        other.is_for_others = other.is_alone = other.is_emptied = False
         return other
 
     @property
@@ -204,6 +206,7 @@ class Consumer:
             )
             self._clock.sync(float(now), sent=sent, received=self._clock.monotonic())
             self.is_for_others, self.is_alone = status == b"others", status == b"alone"
+            self.is_emptied = False
             if status == b"lease":
                 raise LeaseLost(f"worker {worker} has no live lease")
             if not fields:
@@ -219,10 +222,13 @@ class Consumer:
         ids, attempts, pending = (
             fields[at : count * _FIELDS_PER_JOB : _FIELDS_PER_JOB] for at in range(_FIELDS_PER_JOB)
         )
-        return [
+        claimed = [
             ClaimedJob(str(ids[i], "latin-1"), int(attempts[i]), bool(pending[i]), payloads[i])
             for i in range(count)
         ]
+        bound = limits[-1] if self.owners > 1 else n
+        self.is_emptied = count < bound and not any(job.attempts for job in claimed)
+        return claimed
 
     def oldest(self) -> list[float]:
         """When the jobs at the heads of the queue's lists were accepted; 0.0: one does not tell."""

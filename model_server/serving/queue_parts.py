@@ -156,7 +156,7 @@ class QueueParts:
         self.owners = 0
         """Owners with jobs at the last claim, of the lanes that come first; 0: nobody has a lane."""
         self.is_emptied = False
-        """The last claim took all that the queue had: the bell rings for what comes. Unknown with shards."""
+        """The last claim emptied the queue, and no bell has ended a wait since. Unknown with shards."""
         self.parts = [self.own]
         """`own`, then the shards."""
         self._model = model
@@ -193,8 +193,7 @@ class QueueParts:
             own, worker = self.own, self.own.lease.worker
             jobs = own.consumer.claim(worker, most, shared=shared)
             self.owners = own.consumer.owners
-            bound = min(most, shared) if self.owners > 1 else most
-            self.is_emptied = 0 < len(jobs) < bound and not any(job.attempts for job in jobs)
+            self.is_emptied = own.consumer.is_emptied
             return [ClaimedPart(own, worker, jobs)] if jobs else []
         claimed = self._claim_in_turn(most, shared)
         self.owners = max((part.consumer.owners for part in self._open()), default=0)

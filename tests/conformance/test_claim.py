@@ -45,6 +45,18 @@ def test_an_empty_queue_gives_nothing(client: redis.Redis, keys: Keys) -> None:
     assert consumer(client, keys).claim(_register(client, keys), 3) == []
 
 
+def test_a_claim_that_gets_less_than_it_asked_for_has_emptied_the_queue(
+    client: redis.Redis, keys: Keys
+) -> None:
+    enqueue(client, keys, *(job() for _ in range(5)))
+    worker, taker = _register(client, keys), consumer(client, keys)
+    told = []
+    for most in (2, 4, 4):
+        taker.claim(worker, most)
+        told.append(taker.is_emptied)
+    assert told == [False, True, False]  # of an empty one nothing is said: no bell may ring for what it has
+
+
 def test_the_last_of_the_queue_silences_the_bell(client: redis.Redis, keys: Keys) -> None:
     """Its other tokens would only wake workers for nothing; while a job waits they must stay."""
     enqueue(client, keys, *(job() for _ in range(5)))
@@ -117,6 +129,7 @@ def test_a_recovered_job_comes_alone(client: redis.Redis, keys: Keys) -> None:
     client.hset(keys.of(MODEL).attempts, second.id, "1")
     worker, taker = _register(client, keys), consumer(client, keys)
     assert [each.id for each in taker.claim(worker, 3)] == [first.id]
+    assert (taker.is_emptied, taker.wait(5) is not None) == (True, True)
     # While something else is held, it is left in its place.
     assert taker.claim(worker, 3) == []
     assert client.llen(keys.of(MODEL).queue) == 2
@@ -125,6 +138,17 @@ def test_a_recovered_job_comes_alone(client: redis.Redis, keys: Keys) -> None:
     assert [(each.id, each.attempts) for each in alone] == [(second.id, 1)]
     assert client.llen(keys.of(MODEL).queue) == 1
     assert third.id in str(client.lindex(keys.of(MODEL).queue, 0))
+
+
+def test_a_job_that_comes_alone_says_nothing_of_the_queue(client: redis.Redis, keys: Keys) -> None:
+    lost, mine = _register(client, keys), _register(client, keys)
+    enqueue(client, keys, job(), job())
+    taker = consumer(client, keys)
+    taker.claim(lost, 1)
+    lapse(client, keys, lost)
+    lease(client, keys).recover_lost()
+    assert len(taker.claim(mine, 4)) == 1
+    assert not taker.is_emptied
 
 
 def test_a_job_that_comes_alone_needs_no_second_question(
