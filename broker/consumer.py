@@ -104,7 +104,7 @@ class Consumer:
         self.is_alone = False
         """The last claim left a job that runs alone, because its worker had others."""
         self.is_emptied = False
-        """The last claim took some jobs, and fewer than it might: the bell rings for what it left, or comes."""
+        """The last claim took jobs, and fewer than it might: the bell rings for what it left, or comes."""
         self._since_polled = 0
         """Jobs of waiting clients that it has taken since the last one of a client that polls."""
         self.owners = 0
