@@ -156,7 +156,7 @@ class QueueParts:
         self.owners = 0
         """Owners with jobs at the last claim, of the lanes that come first; 0: nobody has a lane."""
         self.is_emptied = False
-        """The last claim emptied the queue, and no bell has ended a wait since. Unknown with shards."""
+        """The last claim emptied the queue, and nothing has waited for a bell since. Unknown with shards."""
         self.parts = [self.own]
         """`own`, then the shards."""
         self._model = model
@@ -191,6 +191,7 @@ class QueueParts:
         """
         if self.shards == 1:
             own, worker = self.own, self.own.lease.worker
+            self.is_emptied = False  # also where the claim fails
             jobs = own.consumer.claim(worker, most, shared=shared)
             self.owners = own.consumer.owners
             self.is_emptied = own.consumer.is_emptied

@@ -1,4 +1,4 @@
-"""One part of a queue: how long its worker waits for a completion, and what becomes of one that fails."""
+"""The parts of a queue: what a claim tells of it, how long a completion is waited for, and one that fails."""
 
 import threading
 from collections.abc import Iterator
@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from broker.errors import LeaseLost
 from broker.keys import Keys
 from model_server.serving.queue_parts import QueuePart
+from model_server.serving.worker import Worker
 from tests.support import fakes
 from tests.support.fakes import FakeEngine
 
@@ -60,3 +62,17 @@ def test_a_completion_that_fails_is_raised_once(part: QueuePart, whole: bool) ->
     with pytest.raises(ZeroDivisionError):
         part.settle(whole=whole)
     part.settle(whole=whole)
+
+
+def test_a_claim_that_failed_tells_nothing_of_the_queue(
+    client: redis.Redis, keys: Keys, worker: Worker
+) -> None:
+    parts = worker.pipeline.parts
+    fakes.enqueue(client, keys, fakes.job())
+    parts.claim(4, shared=4)
+    told = [parts.is_emptied]
+    fakes.lapse(client, keys, worker.lease.worker)
+    with pytest.raises(LeaseLost):
+        parts.claim(4, shared=4)
+    assert [*told, parts.is_emptied] == [True, False]
+    worker.registration.ensure(lost=worker.lease.worker)
