@@ -226,6 +226,16 @@ def test_nothing_is_claimed_beside_what_runs_alone(steps_of: MakeSteps) -> None:
     assert steps.claimed == [[13], [2]]
 
 
+def test_with_shards_no_step_waits_for_a_completion_however_brief_its_call(steps_of: MakeSteps) -> None:
+    """It may be stuck, if the shard's node is away; the others go on."""
+    steps = steps_of([1])
+    steps.picture_s, steps._claim_s, steps.parts.shards = 0.001, 1.0, 2
+    steps.may_complete.clear()
+    assert steps.step() == 1
+    assert steps.log == ["run [1]"]
+    steps.may_complete.set()
+
+
 def test_giving_back_waits_for_what_is_being_completed(steps_of: MakeSteps) -> None:
     steps = steps_of([1])
     steps.may_complete.clear()
