@@ -24,10 +24,10 @@ from rich.table import Table
 from benchmarks.whole_decode import whole_decode
 from broker.errors import ModelUnavailable
 from broker.messages import InputSpec
-from model_server import engines
 from model_server.catalogue.model_spec import CatalogueError, read_model
-from model_server.engines import Engine, EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import choose_for
+from model_server.engines.engine import Engine, EngineOptions
 from pictures import fit
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -78,7 +78,7 @@ def main() -> int:
     try:
         spec = read_model(asked.models_dir, asked.model)
         choice = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
-        engine = engines.load(spec, choice, EngineOptions(2, asked.cache))
+        engine = loading.load(spec, choice, EngineOptions(2, asked.cache))
     except (CatalogueError, ModelUnavailable) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -15,10 +15,10 @@ import numpy as np
 import psutil
 
 from broker.errors import ModelUnavailable
-from model_server import engines
 from model_server.catalogue.model_spec import read_model
-from model_server.engines import Engine, EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import Engine, EngineOptions
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         _with_variables()
     options = EngineOptions(asked_run.batch_size, Path(asked_run.cache), provider=asked_run.provider)
     try:
-        loaded = engines.load(spec, EngineChoice(asked_run.engine, asked_run.precision), options)
+        loaded = loading.load(spec, EngineChoice(asked_run.engine, asked_run.precision), options)
     except ModelUnavailable as error:
         _say({"error": error.message})
         return 1

@@ -32,7 +32,7 @@ from benchmarks.programs import BenchmarkFailed
 from benchmarks.serving import pictures
 from broker import codec
 from broker.messages import Job
-from model_server.engines import OutputNames
+from model_server.engines.engine import OutputNames
 from tests.support.redis_server import RedisServer, as_user, running_redis
 from tests.support.stack import START_S, Stack
 from tests.support.waiting import eventually
@@ -262,10 +262,10 @@ def _serve(asked: argparse.Namespace) -> None:
         os.environ["REDIS_URL"] = as_user(asked.url, "web")  # Stack takes it for a model server
         sys.argv = ["gunicorn", "-c", "web/gunicorn.conf.py"]
         wsgiapp.run()
-    from model_server import engines  # noqa: PLC0415 - the web tier has no use for it
-    from model_server.commands import serve  # noqa: PLC0415
+    from model_server.commands import serve  # noqa: PLC0415 - the web tier has no use for it
+    from model_server.engines import loading  # noqa: PLC0415
 
-    vars(engines).update(load=lambda *_, **__: _Null())
+    vars(loading).update(load=lambda *_, **__: _Null())
     sys.argv = ["model_server"]
     sys.exit(serve.main())
 

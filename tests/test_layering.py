@@ -188,7 +188,8 @@ ROOMS: dict[str, set[str]] = {
     "model_server/tasks": {
         "broker",
         "model_server.catalogue",
-        "model_server.engines",
+        "model_server.engines.check",
+        "model_server.engines.engine",
         "model_server.tasks",
         "pictures.geometry",
         "pictures.rle",

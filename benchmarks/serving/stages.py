@@ -26,8 +26,8 @@ from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import Card, Job, Pace, Result, State, Timings, WorkerState
 from broker.producer import Limits, Producer
-from model_server import engines
 from model_server.catalogue.model_spec import read_model
+from model_server.engines.engine import Outputs
 from model_server.serving import batching
 from model_server.serving import results as batch_results
 from pictures import fit
@@ -175,5 +175,5 @@ class _Path:
         return predict.one(result).get_data()
 
 
-def _null(batch: NDArray[np.uint8]) -> engines.Outputs:
+def _null(batch: NDArray[np.uint8]) -> Outputs:
     return (np.full((len(batch), 1000), 0.001, np.float32),)

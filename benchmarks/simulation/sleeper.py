@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.simulation.network import NetworkSpeed
-from model_server import engines
 from model_server.commands import serve
-from model_server.engines import OutputNames, Outputs
+from model_server.engines import loading
+from model_server.engines.engine import OutputNames, Outputs
 
 CLASSES: Final = 5
 
@@ -43,5 +43,5 @@ class Sleeper:
 
 if __name__ == "__main__":
     network = Sleeper(NetworkSpeed.read(sys.argv[1]), Path(sys.argv[2]))
-    engines.load = lambda *_, **__: network
+    loading.load = lambda *_, **__: network
     sys.exit(serve.main())

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from broker.errors import ServiceError, first_line
 from broker.messages import TaskResult
-from model_server import engines
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec
 from model_server.catalogue.model_toml import Normalisation
 from model_server.catalogue.pipeline_toml import StepModels
 from model_server.commands import check_pipeline, golden
 from model_server.commands.golden import GoldenError
 from model_server.commands.terminal import DONE, REFUSED, complain, count, print_line, share
-from model_server.engines import Engine, EngineOptions, OutputNames, Outputs
+from model_server.engines import loading
 from model_server.engines.check import agreement, drawn_pictures
 from model_server.engines.choice import choose_for
+from model_server.engines.engine import Engine, EngineOptions, OutputNames, Outputs
 from model_server.engines.hooked import HookedEngine
 from model_server.hooks import HookOptions
 from model_server.tasks.task import ReadOptions
@@ -196,7 +196,7 @@ def _engine(spec: ModelSpec, settings: Settings) -> Engine:
         provider=settings.onnxruntime_provider,
         hooks=HookOptions(settings.hooks == "on", for_own_code()),
     )
-    return engines.load(spec, choice, options)
+    return loading.load(spec, choice, options)
 
 
 def _read(spec: ModelSpec, outputs: Outputs, options: ReadOptions, hooked: HookedEngine | None) -> TaskResult:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from broker.errors import ClientError, ModelUnavailable
 from broker.messages import KERNELS, Decode, Fit, InputSpec, Library
-from model_server import engines
 from model_server.catalogue.model_spec import KerasApplication, ModelSpec, Normalise, read_model
 from model_server.catalogue.model_toml import Order
-from model_server.engines import Engine, EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import Engine, EngineOptions
 from pictures import fit, fixed_point
 
 WITHIN: Final = 1e-3
@@ -223,10 +223,10 @@ class Trial:
         if key not in self._engines:
             try:
                 if key == own:
-                    self._engines[key] = engines.load(spec, self._choice, EngineOptions(1, self._cache))
+                    self._engines[key] = loading.load(spec, self._choice, EngineOptions(1, self._cache))
                 else:
                     options = EngineOptions(1, self._scratch / "cache")
-                    self._engines[key] = engines.load(_copy(spec, self._scratch), self._choice, options)
+                    self._engines[key] = loading.load(_copy(spec, self._scratch), self._choice, options)
             except ModelUnavailable:
                 if key == own:
                     raise

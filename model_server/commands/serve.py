@@ -24,11 +24,11 @@ from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import MOST_SHARDS, Card
 from broker.outage import Outage
-from model_server import engines
 from model_server.catalogue.folder_watch import Watch
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_spec, unread
-from model_server.engines import Engine, EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice, choose_for
+from model_server.engines.engine import Engine, EngineOptions
 from model_server.hooks import HookOptions
 from model_server.serving.device import Device
 from model_server.serving.health_file import HealthFiles
@@ -317,7 +317,7 @@ def load_engine(settings: Settings, spec: ModelSpec) -> Engine:
         provider=settings.onnxruntime_provider,
         hooks=_hook_options(settings),
     )
-    return engines.load(replace(spec, engine=choice.engine, precision=choice.precision), choice, options)
+    return loading.load(replace(spec, engine=choice.engine, precision=choice.precision), choice, options)
 
 
 def _hook_options(settings: Settings) -> HookOptions:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.engines import Outputs
+from model_server.engines.engine import Outputs
 
 
 def sizes(batch_size: int) -> tuple[int, ...]:

@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from broker.messages import Prediction, TaskResult
 from model_server.catalogue.model_toml import OwnNetwork
-from model_server.engines import Engine, EngineOptions, normalisation
+from model_server.engines import normalisation
 from model_server.engines.check import drawn_pictures
+from model_server.engines.engine import Engine, EngineOptions
 from model_server.engines.python import PythonNetwork
 from model_server.hooks.own_code import HookFailed, OwnCode
 from pictures import rle
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
     from model_server.tasks.task import ReadOptions
 
 _MOST_PREDICTIONS: Final = 1_000

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.errors import ModelUnavailable
-from model_server.engines import OutputNames
 from model_server.engines.check import agreement
+from model_server.engines.engine import OutputNames
 from model_server.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from model_server.hooks.own_code import HookFailed, OwnCode
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 PRECISION: Final = "own"
 """What a network computes in that only its own code knows."""

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Outputs, output_choice
+from model_server.engines import output_choice
 from model_server.engines.check import agreement
 from model_server.engines.check.agreement import Reference
 from model_server.engines.check.final_operation import Ending
+from model_server.engines.engine import Outputs
 from model_server.engines.output_choice import NetworkOutput, OutputChoice
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import InferenceFailed
-from model_server.engines import OutputNames, Outputs
+from model_server.engines.engine import OutputNames, Outputs
 
 NAME: Final = "steps"
 """Stands where other models have the name of their engine."""

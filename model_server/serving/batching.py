@@ -18,7 +18,7 @@ from broker.consumer import ClaimedJob
 from broker.errors import DeadlinePassed, InferenceFailed, MalformedMessage, ServiceError, first_line
 from broker.messages import InputSpec, Job, owner_of
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Outputs
+from model_server.engines.engine import Outputs
 from model_server.hooks.own_code import HookFailed, HookLost, HookRestarting
 from model_server.serving.queue_parts import BatchShare
 from pictures import refit

@@ -22,7 +22,7 @@ from broker.consumer import CompletedJob, Consumer
 from broker.errors import BrokerUnavailable, LeaseLost, ServiceError
 from broker.messages import Timings
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Engine, Outputs
+from model_server.engines.engine import Engine, Outputs
 from model_server.engines.hooked import HookedEngine
 from model_server.serving import batching, metrics, results, traces
 from model_server.serving.batching import Batch

@@ -12,7 +12,7 @@ from broker.consumer import CompletedJob
 from broker.errors import ServiceError
 from broker.messages import Failure, Result, TaskResult, Timings
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Outputs
+from model_server.engines.engine import Outputs
 from model_server.hooks.own_code import HookFailed
 from model_server.serving.batching import BatchEntry
 from model_server.tasks.task import ReadOptions

@@ -18,7 +18,7 @@ from broker.errors import ModelUnavailable, first_line
 from broker.messages import State, WorkerState
 from model_server.catalogue.folder_watch import Snapshot, Watch
 from model_server.catalogue.model_spec import CatalogueError, KerasFile, ModelSpec
-from model_server.engines import Engine
+from model_server.engines.engine import Engine
 from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.public_reasons import public
 from model_server.serving.worker import Worker, load_or_reason

@@ -19,7 +19,7 @@ from broker.lease import Lease
 from broker.messages import State, WorkerState
 from broker.outage import Outage
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Engine
+from model_server.engines.engine import Engine
 from model_server.serving import metrics
 from model_server.serving.device import Device
 from model_server.serving.draining import DrainingJobs

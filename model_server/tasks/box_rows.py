@@ -17,9 +17,9 @@ from model_server.engines.check import detection, plain_numbers
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
     from model_server.engines.check.detection import DetectionVerdict
     from model_server.engines.check.plain_numbers import NumbersVerdict
+    from model_server.engines.engine import Outputs
 
 _LAYOUT: Final = Detection(layout="ultralytics")
 

@@ -18,7 +18,7 @@ from model_server.tasks.task import ReadOptions, Task
 if TYPE_CHECKING:
     from broker.messages import Label
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 
 class ClassificationTask(Task):

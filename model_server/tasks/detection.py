@@ -35,7 +35,7 @@ from pictures.geometry import place
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
     from model_server.catalogue.model_toml import Input, ModelToml
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 MAX_CANDIDATES: Final = 2_048
 """How many of an image's best boxes are compared with each other. Only a threshold near 0 leaves more, and a

@@ -18,7 +18,7 @@ from model_server.tasks.task import ReadOptions, Task, table_of
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 _LEAST: Final = 8
 """Fewer numbers hardly describe a picture: `hint` does not suggest it."""

@@ -19,7 +19,7 @@ from model_server.tasks.task import ReadOptions, Task, table_of
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 LONGEST: Final = 4096
 """Pixels of a side, at most, as for inputs."""

@@ -22,7 +22,7 @@ from pictures.geometry import place
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
     from model_server.catalogue.model_toml import ModelToml
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 _USUAL_TOP: Final = 100
 

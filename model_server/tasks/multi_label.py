@@ -20,7 +20,7 @@ from model_server.tasks.task import ReadOptions, Task, table_of
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
     from model_server.catalogue.model_toml import ModelToml
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 TOLERANCES: Final = {"fp32": 0.001, "bf16": 0.1, "fp16": 0.1, "int8": 0.3}
 """The largest difference of a probability, by precision. Not a share of the largest, as for classes: all may

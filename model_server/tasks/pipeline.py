@@ -13,7 +13,7 @@ from model_server.tasks.task import ReadOptions, Task
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 
 class PipelineTask(Task):

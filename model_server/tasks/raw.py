@@ -15,7 +15,7 @@ from model_server.tasks.task import ReadOptions, Task
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 MOST_NUMBERS: Final = 250_000
 """Numbers in an answer, at most: 5 MB of JSON, which Redis keeps for RESULT_TTL_S."""

@@ -16,7 +16,7 @@ from model_server.tasks.task import ReadOptions, Task
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 _FEW: Final = 8
 """So many numbers at most look like quantities, more like a vector or classes."""

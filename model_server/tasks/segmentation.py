@@ -28,8 +28,8 @@ from pictures import rle
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
     from model_server.catalogue.model_toml import ModelToml
-    from model_server.engines import Outputs
     from model_server.engines.check.agreement import Verdict
+    from model_server.engines.engine import Outputs
 
 _USUAL_TOP: Final = 100
 

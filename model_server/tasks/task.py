@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from model_server.catalogue.detection_layout import Output
     from model_server.catalogue.model_spec import ModelSpec
     from model_server.catalogue.model_toml import ModelToml
-    from model_server.engines import Outputs
     from model_server.engines.check.agreement import Verdict
+    from model_server.engines.engine import Outputs
 
 
 _Table = TypeVar("_Table", bound=Struct)

@@ -13,9 +13,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server import engines
 from model_server.commands import serve as server
-from model_server.engines import OutputNames
+from model_server.engines import loading
+from model_server.engines.engine import OutputNames
 from tests.chaos import numbers
 
 _DATA = bytes(100_000)
@@ -48,5 +48,5 @@ class Numbers:
 
 if __name__ == "__main__":
     network = Numbers(sys.argv[1], *map(float, sys.argv[2:]))
-    engines.load = lambda *_, **__: network
+    loading.load = lambda *_, **__: network
     sys.exit(server.main())

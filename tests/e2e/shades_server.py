@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server import engines
 from model_server.commands import serve as server
-from model_server.engines import OutputNames
+from model_server.engines import loading
+from model_server.engines.engine import OutputNames
 from model_server.serving import device
 
 RAISE = 254
@@ -64,5 +64,5 @@ if __name__ == "__main__":
             time.sleep(0.05)
         return network
 
-    engines.load = load
+    loading.load = load
     sys.exit(server.main())

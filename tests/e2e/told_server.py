@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec
 from model_server.commands import serve as server
-from model_server.engines import OutputNames, Outputs
+from model_server.engines import loading
+from model_server.engines.engine import OutputNames, Outputs
 
 
 class Told:
@@ -67,5 +67,5 @@ def write(folder: Path, *, side: int = 8, fit: str = "stretch", **told: object) 
 
 
 if __name__ == "__main__":
-    engines.load = _load  # type: ignore[assignment]
+    loading.load = _load  # type: ignore[assignment]
     sys.exit(server.main())

@@ -15,12 +15,12 @@ from PIL import Image
 
 from broker.errors import ModelUnavailable
 from broker.messages import Decode, Fit, InputSpec, Resample
-from model_server import engines
 from model_server.catalogue.model_spec import read_model
 from model_server.commands import check
 from model_server.commands.terminal import DONE
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import EngineOptions
 from pictures import fit
 from tests.importers import joined
 from tests.importers.exporting import EXPORTS, Export, ExportOnce
@@ -175,7 +175,7 @@ def test_an_onnx_made_for_one_picture_gives_what_onnx_runtime_gives(tmp_path: Pa
     (folder / "model.toml").write_text(FIXED)
     (folder / "labels.txt").write_text("a\nb\nc\nd\ne\n")
     spec = read_model(tmp_path / "models", "net")
-    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    engine = loading.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
     np.testing.assert_allclose(engine.predict(pictures)[0], np.load(tmp_path / "fixed.npy"), atol=1e-5)
 
 
@@ -227,7 +227,7 @@ def test_the_advice_on_files_of_paddlepaddle_serves(tmp_path: Path, digits: Path
         assert _refusal(folder, wrong).count(advice.replace("KIND", kind)) == 1
         (folder / "model.toml").write_text(LENET.replace('"lenet"', right))
         spec = read_model(folder.parent, "net")
-        engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(4, tmp_path / "cache"))
+        engine = loading.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(4, tmp_path / "cache"))
         found = engine.predict(_digits()[0][:8])[0]
         np.testing.assert_allclose(found, np.load(digits / "paddle.npy")[:8], atol=1e-4)
     (folder / "lenet" / "inference.pdmodel").unlink()
@@ -254,7 +254,7 @@ def _refusal(folder: Path, toml: str) -> str:
     spec = read_model(folder.parent, folder.name)
     options = EngineOptions(4, folder.parent.parent / "cache")
     with pytest.raises(ModelUnavailable) as raised:
-        engines.load(spec, EngineChoice("openvino", "fp32"), options)
+        loading.load(spec, EngineChoice("openvino", "fp32"), options)
     return raised.value.message
 
 

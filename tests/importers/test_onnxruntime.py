@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from broker.errors import ModelUnavailable
-from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines import Engine, EngineOptions, Outputs, batch_sizes
+from model_server.engines import batch_sizes, loading
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import Engine, EngineOptions, Outputs
 from model_server.engines.onnxruntime import providers
 from model_server.tasks.task import ReadOptions
 from pictures import fixed_point
@@ -68,7 +68,7 @@ def load(tmp_path: Path) -> Load:
 
 def loaded(spec: ModelSpec, provider: str = "auto", threads: int = 0) -> Engine:
     options = EngineOptions(32, spec.folder.parent / "cache", threads=threads, provider=provider)
-    return engines.load(spec, CHOICE, options)
+    return loading.load(spec, CHOICE, options)
 
 
 def in_rows(batch: NDArray[Any]) -> NDArray[Any]:
@@ -393,12 +393,12 @@ def test_a_network_can_have_its_own_preprocessing(tmp_path: Path) -> None:
 
 SERVES = """import sys
 from pathlib import Path
-from model_server import engines
+from model_server.engines import loading
 from model_server.catalogue.model_spec import read_model
-from model_server.engines import EngineOptions
+from model_server.engines.engine import EngineOptions
 from model_server.engines.choice import EngineChoice
 spec = read_model(Path(sys.argv[1]), "net")
-engine = engines.load(spec, EngineChoice("onnxruntime", "fp32"), EngineOptions(8, Path(sys.argv[1], "cache")))
+engine = loading.load(spec, EngineChoice("onnxruntime", "fp32"), EngineOptions(8, Path(sys.argv[1], "cache")))
 print(engine.name, *(name in sys.modules for name in ("openvino", "tensorflow", "torch", "PIL")))
 """
 

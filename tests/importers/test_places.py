@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from broker.messages import Mask, Prediction
-from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.commands import new
 from model_server.commands.terminal import DONE
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import EngineOptions
 from model_server.tasks.task import ReadOptions
 from pictures import fit, rle
 from tests.importers.exporting import Export
@@ -71,7 +71,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, export: Export) -> Path:
 
 def _answers(spec: ModelSpec, folder: Path, cache: Path) -> Found:
     """What a model answers to each of the photos in the folder."""
-    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(2, cache))
+    engine = loading.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(2, cache))
     answers = []
     for path in sorted((folder / "photos").iterdir()):
         prepared = fit.prepare(path.read_bytes(), spec.input, max_pixels=50_000_000)

@@ -18,12 +18,12 @@ import pytest
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.commands import new
 from model_server.commands.terminal import DONE, IMPOSSIBLE
-from model_server.engines import Engine, EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice, choose_for
+from model_server.engines.engine import Engine, EngineOptions
 from model_server.engines.openvino import conversion, importing, runtime
 from model_server.engines.torch import sources
 from model_server.tasks.task import ReadOptions
@@ -97,7 +97,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def load(spec: ModelSpec, choice: EngineChoice = AUTO) -> Engine:
-    return engines.load(spec, choice, EngineOptions(8, spec.folder.parent / "cache"))
+    return loading.load(spec, choice, EngineOptions(8, spec.folder.parent / "cache"))
 
 
 def prepared(pictures: NDArray[np.uint8]) -> Any:  # noqa: ANN401
@@ -814,14 +814,14 @@ def test_a_child_that_dies_or_finds_no_room_leaves_nothing_in_the_store(
 
 SERVES = """import sys
 from pathlib import Path
-from model_server import engines
+from model_server.engines import loading
 from model_server.catalogue.model_spec import read_model
-from model_server.engines import EngineOptions
+from model_server.engines.engine import EngineOptions
 from model_server.engines.choice import EngineChoice
 spec = read_model(Path(sys.argv[1]), "net")
 options = EngineOptions(8, Path(sys.argv[1], "cache"))
 sys.executable = sys.argv[2]
-engine = engines.load(spec, EngineChoice("openvino", "fp32", "torch"), options)
+engine = loading.load(spec, EngineChoice("openvino", "fp32", "torch"), options)
 print(engine.name, "torch" in sys.modules)
 """
 

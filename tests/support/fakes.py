@@ -21,7 +21,7 @@ from broker.lease import Lease
 from broker.messages import Card, Fit, InputSpec, Job, Label, Result, State, WorkerState
 from broker.producer import Limits, Producer
 from model_server.catalogue.model_spec import KerasFile, ModelSpec
-from model_server.engines import Engine, OutputNames, Outputs
+from model_server.engines.engine import Engine, OutputNames, Outputs
 from model_server.serving.device import Device
 from model_server.serving.pipeline import WorkerLimits
 from model_server.serving.worker import Worker

@@ -25,7 +25,7 @@ from broker.producer import PendingJob
 from model_server.catalogue.detection_layout import Detection
 from model_server.catalogue.model_spec import Label, ModelSpec
 from model_server.catalogue.pipeline_toml import StepModels
-from model_server.engines import Outputs
+from model_server.engines.engine import Outputs
 from model_server.engines.steps import StepsEngine
 from model_server.serving.worker import Worker
 from model_server.tasks import TASKS

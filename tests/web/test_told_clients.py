@@ -27,7 +27,7 @@ from redis import Redis
 
 from broker.connection import connect
 from broker.keys import Keys
-from model_server.engines import Engine, Outputs
+from model_server.engines.engine import Engine, Outputs
 from model_server.serving.worker import Worker
 from settings import Settings
 from tests.support import fakes

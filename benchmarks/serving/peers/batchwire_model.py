@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.serving import engine
-from model_server import engines
 from model_server.commands import serve as server
-from model_server.engines import OutputNames
+from model_server.engines import loading
+from model_server.engines.engine import OutputNames
 
 
 class Shared:
@@ -32,5 +32,5 @@ class Shared:
 
 if __name__ == "__main__":
     network = Shared()
-    engines.load = lambda *_, **__: network
+    loading.load = lambda *_, **__: network
     sys.exit(server.main())

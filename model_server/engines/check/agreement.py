@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server.engines import OutputNames
+from model_server.engines.engine import OutputNames
 
 if TYPE_CHECKING:
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
     from model_server.engines.check.final_operation import Ending
+    from model_server.engines.engine import Outputs
 
 _LOG = logging.getLogger(__name__)
 

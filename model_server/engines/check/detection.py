@@ -17,7 +17,7 @@ from model_server.catalogue import detection_layout
 if TYPE_CHECKING:
     from model_server.catalogue.detection_layout import Detection
     from model_server.catalogue.model_spec import ModelSpec
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 
 @dataclass(frozen=True, slots=True)

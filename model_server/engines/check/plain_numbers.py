@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from model_server.engines import Outputs
+    from model_server.engines.engine import Outputs
 
 TOLERANCES: Final = {"fp32": 0.001, "bf16": 0.06, "fp16": 0.06, "int8": 0.3}
 """The largest share, by precision."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import EngineOptions, Outputs, batch_sizes
+from model_server.engines import batch_sizes
 from model_server.engines.check import agreement
+from model_server.engines.engine import EngineOptions, Outputs
 from model_server.engines.keras.network import KerasNetwork
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import KerasFile, ModelSpec
 from model_server.catalogue.model_toml import Normalisation
-from model_server.engines import Outputs, output_choice, served_outputs
+from model_server.engines import output_choice, served_outputs
 from model_server.engines.check import drawn_pictures, final_operation
 from model_server.engines.check.agreement import Reference
+from model_server.engines.engine import Outputs
 from model_server.engines.keras import own_preprocessing, sources
 from model_server.engines.output_choice import NetworkOutput
 from pictures import fixed_point

@@ -22,8 +22,9 @@ with without_plots():
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import EngineOptions, Outputs, batch_sizes
+from model_server.engines import batch_sizes
 from model_server.engines.check import agreement
+from model_server.engines.engine import EngineOptions, Outputs
 from model_server.engines.keras.network import KerasNetwork
 
 _CONFIGURING: Final = threading.Lock()

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import EngineOptions, Outputs, batch_sizes, choice, served_outputs
+from model_server.engines import batch_sizes, choice, served_outputs
 from model_server.engines.check import agreement, drawn_pictures
+from model_server.engines.engine import EngineOptions, Outputs
 from model_server.engines.onnxruntime import graph_facts, providers, runtime, source
 from model_server.engines.onnxruntime.network import OnnxNetwork
 from model_server.engines.onnxruntime.providers import ON_CPU

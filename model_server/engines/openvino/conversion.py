@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue.model_spec import KerasApplication, ModelSpec, read_model
-from model_server.engines import NotConvertible
 from model_server.engines.check import agreement
+from model_server.engines.engine import NotConvertible
 from model_server.engines.keras.quiet_tensorflow import quiet
 from model_server.engines.openvino import runtime
 from model_server.engines.openvino.store import Store, StoreEntry, network_ingredients, write_reference

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable, first_line
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import EngineOptions, Outputs
 from model_server.engines.check import agreement
+from model_server.engines.engine import EngineOptions, Outputs
 from model_server.engines.openvino import runtime
 from model_server.engines.openvino.conversion import converted, width_of
 from model_server.engines.openvino.quantised import is_quantised

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import NotConvertible, Outputs, normalisation, served_outputs
+from model_server.engines import normalisation, served_outputs
 from model_server.engines.check import drawn_pictures, final_operation
 from model_server.engines.check.agreement import Reference
+from model_server.engines.engine import NotConvertible, Outputs
 from model_server.engines.openvino import imported_graph, runtime
 from model_server.engines.openvino.engine import CompiledNetwork
 from model_server.engines.openvino.imported_graph import ImportedGraph

@@ -25,8 +25,8 @@ from broker.errors import ModelUnavailable
 from model_server.catalogue.folder_watch import every_file
 from model_server.catalogue.model_spec import Darknet, KerasApplication, KerasFile, ModelSpec
 from model_server.catalogue.model_toml import TorchNetwork
-from model_server.engines import OutputNames
 from model_server.engines.check.agreement import Reference
+from model_server.engines.engine import OutputNames
 
 _FORMAT: Final = 1
 """Increased when conversion itself changes, so that older entries are not used."""

@@ -10,9 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import NotConvertible, served_outputs
+from model_server.engines import served_outputs
 from model_server.engines.check import drawn_pictures, final_operation
 from model_server.engines.check.agreement import Reference
+from model_server.engines.engine import NotConvertible
 from model_server.engines.openvino import imported_graph, runtime
 from model_server.engines.openvino.imported_graph import ImportedGraph
 from model_server.engines.output_choice import OutputChoice

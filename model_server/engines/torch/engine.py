@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import EngineOptions, Outputs, served_outputs
+from model_server.engines import served_outputs
 from model_server.engines.check import agreement, drawn_pictures
+from model_server.engines.engine import EngineOptions, Outputs
 from model_server.engines.torch import sources
 
 _LOG = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model_server.catalogue.model_spec import read_model
 from model_server.commands import int8_network, quantise
 from model_server.commands.picture_folder import FolderPictures
-from model_server.engines import EngineOptions
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import runtime
 from model_server.engines.openvino.engine import OpenVINOEngine
 from model_server.engines.openvino.store import Store

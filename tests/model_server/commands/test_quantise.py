@@ -14,7 +14,7 @@ import pytest
 from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.commands import int8_network, quantise
 from model_server.commands.int8_network import QuantisedPart
-from model_server.engines import EngineOptions
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import conversion, runtime
 from model_server.engines.openvino.engine import FITS_16_BITS, PROCESSOR, OpenVINOEngine, int8_ingredients
 from model_server.engines.openvino.store import Store

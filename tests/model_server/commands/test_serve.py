@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from broker.outage import Outage
-from model_server import engines
 from model_server.commands import serve as server
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import EngineOptions
 from model_server.hooks import HookOptions
 from model_server.serving.device import Device
 from settings import Settings, for_own_code
@@ -43,7 +43,7 @@ def test_the_choice_reaches_the_card_the_answers_and_the_engine(
         "BATCH_SIZE": "5",
     }
     loaded: list[object] = []
-    monkeypatch.setattr(engines, "load", lambda *arguments: loaded.extend(arguments))
+    monkeypatch.setattr(loading, "load", lambda *arguments: loaded.extend(arguments))
     settings, spec = Settings.from_env(given), tiny.spec(tmp_path)
     monkeypatch.setattr(server, "_choice", lambda *_: CHOICE)
     load, outage = partial(server.load_engine, settings, spec), Outage()

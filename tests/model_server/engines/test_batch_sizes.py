@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model_server.engines import Outputs, batch_sizes
+from model_server.engines import batch_sizes
+from model_server.engines.engine import Outputs
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ModelUnavailable
-from model_server import engines
 from model_server.catalogue.model_toml import Onnx
-from model_server.engines import EngineOptions, choice
+from model_server.engines import choice, loading
 from model_server.engines.choice import EngineChoice, choose
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import runtime
 from model_server.tasks import TASKS
 from tests.model_server.engines import tiny
@@ -119,5 +119,5 @@ def test_the_command_that_installs_jax_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "jax", None)
     monkeypatch.delitem(sys.modules, "model_server.engines.keras.jax", raising=False)
     with pytest.raises(ModelUnavailable, match="needs the Python package 'jax'") as refused:
-        engines.load(tiny.spec(tmp_path / "tiny"), EngineChoice("jax", "fp32"), EngineOptions(4, tmp_path))
+        loading.load(tiny.spec(tmp_path / "tiny"), EngineChoice("jax", "fp32"), EngineOptions(4, tmp_path))
     assert refused.value.message.endswith("Install it: .venv/bin/python -m pip install jax")

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from broker.messages import Prediction, Timings
-from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.check import drawn_pictures
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import EngineOptions
 from model_server.engines.hooked import HookedEngine
 from model_server.engines.openvino import conversion, importing
 from model_server.engines.openvino.engine import OpenVINOEngine
@@ -104,7 +104,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         (folder / "hooks.py").write_text(code)
         spec = read_model(tmp_path, "net")
         options = EngineOptions(4, tmp_path / "cache")
-        engine = engines.load(spec, EngineChoice("openvino", "fp32"), options)
+        engine = loading.load(spec, EngineChoice("openvino", "fp32"), options)
         assert isinstance(engine, HookedEngine)
         made.append(engine)
         return spec, engine
@@ -252,7 +252,7 @@ def test_a_keras_network_takes_what_preprocess_makes(tmp_path: Path) -> None:
     (folder / "model.toml").write_text(toml.replace('normalise = "unit"', 'normalise = "none"'))
     (folder / "hooks.py").write_text("def preprocess(image): return image / 255\n")
     spec = read_model(tmp_path, "digits")
-    engine = engines.load(spec, EngineChoice("openvino", "fp32"), options)
+    engine = loading.load(spec, EngineChoice("openvino", "fp32"), options)
     assert isinstance(engine, HookedEngine)
     prepared = np.stack([engine.prepare(picture) for picture in pictures])
     np.testing.assert_allclose(engine.predict(prepared)[0], right[0], atol=1e-5)
@@ -260,7 +260,7 @@ def test_a_keras_network_takes_what_preprocess_makes(tmp_path: Path) -> None:
     with pytest.raises(
         ModelUnavailable, match=r"preprocess in hooks\.py does not run with ENGINE=tensorflow"
     ):
-        engines.load(spec, EngineChoice("tensorflow", "fp32"), options)
+        loading.load(spec, EngineChoice("tensorflow", "fp32"), options)
 
 
 def test_preprocess_gets_the_fractions_that_tensorflow_s_resizing_leaves(make: Make) -> None:

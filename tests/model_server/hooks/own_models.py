@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import EngineOptions
 from model_server.engines.hooked import HookedEngine
 from model_server.hooks import HookOptions
 
@@ -72,7 +72,7 @@ def load(
     """The engine of a folder. Raises ModelUnavailable."""
     spec = read(folder)
     options = EngineOptions(8, folder.parent / "cache", hooks=HookOptions(are_on, environment or {}))
-    engine = engines.load(spec, EngineChoice("python", "own"), options)
+    engine = loading.load(spec, EngineChoice("python", "own"), options)
     assert isinstance(engine, HookedEngine)
     return spec, engine
 

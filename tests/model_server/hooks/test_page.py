@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from broker.messages import TaskResult
-from model_server import engines
 from model_server.catalogue.hooks_file import HookLimits
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import choose_for
+from model_server.engines.engine import EngineOptions
 from model_server.engines.hooked import HookedEngine
 from model_server.engines.openvino import conversion, importing
 from model_server.tasks.task import ReadOptions
@@ -39,7 +39,7 @@ def _run(folder: Path, example: str, labels: list[str], picture: NDArray[np.uint
     (folder / "labels.txt").write_text("\n".join(labels))
     spec = read_model(folder.parent, folder.name)
     choice = choose_for(spec, "auto", "fp32", keras_backend="tensorflow")
-    engine = engines.load(spec, choice, EngineOptions(2, folder.parent / "cache"))
+    engine = loading.load(spec, choice, EngineOptions(2, folder.parent / "cache"))
     assert isinstance(engine, HookedEngine)
     try:
         outputs = tuple(output[0] for output in engine.predict(engine.prepare(picture)[None]))

@@ -15,7 +15,7 @@ from broker import codec
 from broker.consumer import ClaimedJob
 from broker.errors import DeadlinePassed
 from broker.messages import Job
-from model_server.engines import Outputs
+from model_server.engines.engine import Outputs
 from model_server.hooks.own_code import HookLost
 from model_server.serving import batching
 from model_server.serving.batching import Batch, BatchEntry

@@ -17,7 +17,7 @@ from broker.errors import ModelUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
 from broker.messages import State, WorkerState
-from model_server.engines import Engine
+from model_server.engines.engine import Engine
 from model_server.serving import metrics
 from model_server.serving.batching import Batch
 from model_server.serving.lease_keeper import LeaseKeeper

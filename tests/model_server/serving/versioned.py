@@ -13,7 +13,7 @@ from broker.keys import Keys
 from broker.registry import Registry
 from model_server.catalogue.folder_watch import QUIET_S, Watch
 from model_server.catalogue.model_spec import ModelSpec
-from model_server.engines import Engine
+from model_server.engines.engine import Engine
 from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.versioned_model import Loaders, VersionedModel, WorkerThreads
 from tests.support import fakes

@@ -10,9 +10,9 @@ import pytest
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import CatalogueError, ModelSpec, read_model
 from model_server.catalogue.model_toml import TaskName
-from model_server.engines import Outputs
 from model_server.engines.check import agreement
 from model_server.engines.check.agreement import Reference
+from model_server.engines.engine import Outputs
 from model_server.tasks import TASKS
 from model_server.tasks.classification import ClassificationTask
 from model_server.tasks.task import Task

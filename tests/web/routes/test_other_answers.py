@@ -14,7 +14,7 @@ from PIL import Image
 
 from broker.messages import Mask, TaskResult
 from model_server.catalogue.model_spec import Label
-from model_server.engines import Outputs
+from model_server.engines.engine import Outputs
 from model_server.tasks import TASKS
 from model_server.tasks.embedding import Embedding
 from model_server.tasks.image import ImageTable

@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 
 from broker.keys import Keys
 from broker.messages import Result, State, WorkerState
-from model_server.engines import Outputs
+from model_server.engines.engine import Outputs
 from model_server.tasks import TASKS
 from model_server.tasks.embedding import Embedding
 from tests.support import fakes

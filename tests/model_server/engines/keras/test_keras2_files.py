@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_server import engines
 from model_server.catalogue.model_spec import read_model
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import EngineOptions
 from model_server.engines.keras import keras2_files
 from settings import PROJECT
 from tests.model_server.engines.keras.keras2_toml import TOML
@@ -79,7 +79,7 @@ def test_the_export_that_a_refusal_advises_is_served(
     model = exports / f"{name}-saved"
     (model / "model.toml").write_text(TOML.format(source=f'kind = "saved_model"\nfolder = "{folder}"'))
     spec = read_model(exports, model.name)
-    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(8, tmp_path / "cache"))
+    engine = loading.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(8, tmp_path / "cache"))
     found = engine.predict(np.load(exports / "pictures.npy"))[0]
     np.testing.assert_allclose(found, np.load(exports / f"{name}.npy"), atol=1e-5)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import read_model
-from model_server.engines import EngineOptions
+from model_server.engines.engine import EngineOptions
 from model_server.engines.check import drawn_pictures
 spec = read_model(Path("models"), "digits")
 options = EngineOptions(batch_size=4, cache=Path("none"), threads=1)

@@ -18,7 +18,7 @@ import numpy as np
 from keras import layers
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import read_model
-from model_server.engines import EngineOptions
+from model_server.engines.engine import EngineOptions
 from model_server.engines.keras.network import KerasNetwork
 from model_server.engines.openvino import conversion
 from model_server.engines.openvino.engine import OpenVINOEngine

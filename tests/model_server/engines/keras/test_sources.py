@@ -18,9 +18,10 @@ import hashlib, json, sys
 from pathlib import Path
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import read_model
-from model_server import engines
+from model_server.engines import loading
 from model_server.engines.check import drawn_pictures
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import EngineOptions
 from model_server.engines.keras import sources
 import numpy as np
 
@@ -41,8 +42,8 @@ sources.build = build_and_digest
 def build(models, name, weights):
     spec = read_model(Path(models), name, weights=weights or None)
     try:
-        options = engines.EngineOptions(batch_size=2, cache=Path("none"))
-        engine = engines.load(spec, EngineChoice("tensorflow", "fp32"), options)
+        options = EngineOptions(batch_size=2, cache=Path("none"))
+        engine = loading.load(spec, EngineChoice("tensorflow", "fp32"), options)
     except ModelUnavailable as error:
         return {"error": error.message}
     rows = [engine.predict(np.full((n, *spec.input.shape), 9, np.uint8))[0] for n in (1, 3)]

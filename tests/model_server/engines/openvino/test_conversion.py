@@ -10,8 +10,8 @@ import pytest
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import read_model
-from model_server.engines import EngineOptions
 from model_server.engines.check import drawn_pictures
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import conversion
 from model_server.engines.openvino.engine import OpenVINOEngine
 from model_server.engines.openvino.store import Store
@@ -50,7 +50,8 @@ def test_the_second_start_loads_neither_tensorflow_nor_keras(cache: Path) -> Non
 import json, sys
 from pathlib import Path
 from model_server.catalogue.model_spec import read_model
-from model_server.engines import EngineOptions, load
+from model_server.engines.engine import EngineOptions
+from model_server.engines.loading import load
 from model_server.engines.choice import EngineChoice
 spec = read_model(Path("models"), "digits")
 load(spec, EngineChoice("openvino", "fp32"), EngineOptions(4, Path(sys.argv[1])))

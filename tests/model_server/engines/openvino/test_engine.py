@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from broker.errors import ModelUnavailable
-from model_server import engines
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import conversion, runtime
 from model_server.engines.openvino.engine import CHUNK, FITS_16_BITS, OpenVINOEngine, int8_ingredients
 from model_server.engines.openvino.store import Store
@@ -111,7 +111,7 @@ def test_int8_weights_of_8_bits_are_refused_where_sums_overflow(
 def test_int8_is_openvino_s_alone(tmp_path: Path) -> None:
     options = EngineOptions(4, tmp_path)
     with pytest.raises(ModelUnavailable, match="PRECISION=int8 needs ENGINE=openvino, not jax"):
-        engines.load(tiny.spec(tmp_path / "tiny"), EngineChoice("jax", "int8"), options)
+        loading.load(tiny.spec(tmp_path / "tiny"), EngineChoice("jax", "int8"), options)
 
 
 def test_the_number_of_threads_is_heeded(load: Load) -> None:

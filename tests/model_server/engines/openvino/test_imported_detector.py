@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines import EngineOptions
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import conversion, importing
 from model_server.engines.openvino.engine import OpenVINOEngine
 from model_server.tasks.task import ReadOptions

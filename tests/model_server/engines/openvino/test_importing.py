@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
-from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.check import agreement
 from model_server.engines.choice import EngineChoice, choose_for
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import conversion, importing, store
 from model_server.engines.openvino.engine import CHUNK, OpenVINOEngine
 from pictures import fixed_point
@@ -306,7 +306,7 @@ def test_it_takes_openvino_whatever_runs_the_others(tmp_path: Path, monkeypatch:
     assert choose_for(spec, "auto", "fp32", keras_backend="tensorflow") == EngineChoice("openvino", "fp32")
     chosen = choose_for(spec, "tensorflow", "fp32", keras_backend="tensorflow")
     with pytest.raises(ModelUnavailable, match=r"ENGINE=tensorflow runs only Keras networks.*ENGINE=auto"):
-        engines.load(spec, chosen, EngineOptions(4, tmp_path))
+        loading.load(spec, chosen, EngineOptions(4, tmp_path))
 
 
 def test_importing_needs_neither_tensorflow_nor_keras(

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines import EngineOptions
 from model_server.engines.check import agreement
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import conversion, imported_graph, importing
 from model_server.engines.openvino.engine import OpenVINOEngine
 from tests.model_server.engines import onnx_file

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from broker.errors import ModelUnavailable
-from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice, choose_for
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import imported_graph, quantised, runtime
 from tests.model_server.engines.openvino.processors import run_on
 from tests.support import keras_fork
@@ -69,7 +69,7 @@ def _spec(exports: Path, models: Path, kind: str) -> ModelSpec:
 @pytest.mark.parametrize("kind", ["keras", "saved_model", "frozen_graph", "tflite"])
 def test_the_engine_gives_what_tensorflow_gives(exports: Path, tmp_path: Path, kind: str) -> None:
     spec = _spec(exports, tmp_path, kind)
-    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    engine = loading.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
     found = engine.predict(np.load(exports / "pictures.npy"))[0]
     right = np.load(exports / f"{kind}.npy")
     assert np.ptp(right, axis=0).min() > 0.05  # the network tells the pictures apart
@@ -80,9 +80,9 @@ SERVE = """
 import sys
 from pathlib import Path
 import numpy as np
-from model_server import engines
+from model_server.engines import loading
 from model_server.catalogue.model_spec import read_model
-from model_server.engines import EngineOptions
+from model_server.engines.engine import EngineOptions
 from model_server.engines.choice import choose_for
 from model_server.engines.openvino import conversion, importing, runtime
 
@@ -93,7 +93,7 @@ models, pictures, *kinds = sys.argv[1:]
 for kind in kinds:
     spec = read_model(Path(models), kind)
     chosen = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
-    engine = engines.load(spec, chosen, EngineOptions(32, Path(models) / "cache"))
+    engine = loading.load(spec, chosen, EngineOptions(32, Path(models) / "cache"))
     np.save(Path(models, kind), engine.predict(np.load(pictures))[0])
     print(engine.name, engine.precision, runtime.saturates_int8())
 """
@@ -131,7 +131,7 @@ def test_a_file_calibrated_with_dim_pictures_clips_and_is_warned_of(
 ) -> None:
     spec = _normalised_spec(exports, tmp_path, "dim", '"unit"')
     chosen = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
-    engine = engines.load(spec, chosen, EngineOptions(32, tmp_path / "cache"))
+    engine = loading.load(spec, chosen, EngineOptions(32, tmp_path / "cache"))
     found = engine.predict(np.load(exports / "pictures.npy"))[0]
     assert np.abs(found - np.load(exports / "dim.npy")).max() < 0.06
     told = capfd.readouterr().err
@@ -145,7 +145,7 @@ def test_int8_by_name_is_refused_where_a_quantised_file_would_overflow(
     monkeypatch.setattr(runtime, "saturates_int8", lambda: True)
     spec = _spec(exports, tmp_path, "uint8")
     with pytest.raises(ModelUnavailable, match=r"no VNNI. PRECISION=auto runs uint8.tflite in fp32"):
-        engines.load(spec, EngineChoice("openvino", "int8"), EngineOptions(32, tmp_path / "cache"))
+        loading.load(spec, EngineChoice("openvino", "int8"), EngineOptions(32, tmp_path / "cache"))
 
 
 def test_only_what_is_quantised_is_taken_for_quantised(exports: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_keras_networks_take_the_same_normalisation_order_and_activation(
     logits = np.load(exports / f"{kind}.npy")
     assert bool(0 < logits.min() < logits.max() < 1) is (kind == "small")
     spec = _activated_spec(exports, tmp_path, kind, "sigmoid")
-    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    engine = loading.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
     pictures = np.load(exports / "pictures.npy")
     found = engine.predict(np.ascontiguousarray(pictures[..., ::-1]))[0]
     right = 1 / (1 + np.exp(-logits))
@@ -193,7 +193,7 @@ def test_an_activation_too_many_or_too_few_is_refused(
 ) -> None:
     spec = _activated_spec(exports, tmp_path, kind, activation)
     with pytest.raises(ModelUnavailable, match=words):
-        engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+        loading.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,6 @@ def test_a_graph_that_decodes_pictures_is_refused_with_an_export_that_is_served(
     ):
         imported_graph.read(_normalised_spec(exports, tmp_path, "decoding", '"none"'))
     spec = _normalised_spec(exports, tmp_path, "pixels", '"none"')
-    engine = engines.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
+    engine = loading.load(spec, EngineChoice("openvino", "fp32"), EngineOptions(32, tmp_path / "cache"))
     found = engine.predict(np.load(exports / "pictures.npy"))[0]
     assert np.ptp(found, axis=0).max() > 0.05

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ModelUnavailable
-from model_server import engines
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines import EngineOptions
+from model_server.engines import loading
 from model_server.engines.choice import EngineChoice, choose_for
+from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import conversion
 from model_server.engines.torch import sources
 from tests.support import ROOT
@@ -45,7 +45,7 @@ def test_the_command_that_installs_pytorch_is_named(tmp_path: Path) -> None:
         with pytest.raises(
             ModelUnavailable, match=r"needs the Python package 'torch'.*pip install -r"
         ) as refused:
-            engines.load(write(tmp_path, kind), EngineChoice("torch", "fp32"), EngineOptions(4, tmp_path))
+            loading.load(write(tmp_path, kind), EngineChoice("torch", "fp32"), EngineOptions(4, tmp_path))
         assert refused.value.message.endswith(f": {sources.INSTALL}")
     *_, requirements = sources.INSTALL.split()
     assert (ROOT / requirements).is_file()
@@ -62,10 +62,10 @@ def test_a_missing_or_another_file_is_refused_before_pytorch_is_missed(tmp_path:
     with pytest.raises(
         ModelUnavailable, match=r"net.pt is not a TorchScript file. It looks like a TensorFlow Lite"
     ):
-        engines.load(spec, EngineChoice("torch", "fp32"), EngineOptions(4, tmp_path))
+        loading.load(spec, EngineChoice("torch", "fp32"), EngineOptions(4, tmp_path))
     (spec.folder / "net.pt").unlink()
     with pytest.raises(ModelUnavailable, match=r"its folder has no file 'net.pt'"):
-        engines.load(spec, EngineChoice("torch", "fp32"), EngineOptions(4, tmp_path))
+        loading.load(spec, EngineChoice("torch", "fp32"), EngineOptions(4, tmp_path))
     (spec.folder / "net.pt").mkdir()
     with pytest.raises(ModelUnavailable, match=r"'net.pt' is a folder"):
         sources.find(spec)
@@ -96,9 +96,9 @@ def test_without_openvino_pytorch_runs_them(tmp_path: Path, monkeypatch: pytest.
 def test_engines_of_other_libraries_are_refused(tmp_path: Path) -> None:
     options = EngineOptions(4, tmp_path)
     with pytest.raises(ModelUnavailable, match=r"ENGINE=jax runs only Keras networks.*OpenVINO or PyTorch"):
-        engines.load(write(tmp_path, "torchscript"), EngineChoice("jax", "fp32"), options)
+        loading.load(write(tmp_path, "torchscript"), EngineChoice("jax", "fp32"), options)
     with pytest.raises(ModelUnavailable, match="ENGINE=torch runs only networks of PyTorch"):
-        engines.load(read_model(ROOT / "models", "digits"), EngineChoice("torch", "fp32"), options)
+        loading.load(read_model(ROOT / "models", "digits"), EngineChoice("torch", "fp32"), options)
 
 
 def test_the_pins_are_those_of_the_tests() -> None:
