@@ -5,6 +5,7 @@ One stack for all. At the end no secret is in any log, nor in a dump of Redis.
 
 import base64
 import contextlib
+import signal
 import socket
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import grpc
 import httpx
+import psutil
 import pytest
 
 from broker.connection import connect
@@ -34,6 +36,7 @@ class Service(Stack):
 
     secrets: list[str]
     redis_url: str
+    web: "subprocess.Popen[bytes]"
     model_server: "subprocess.Popen[bytes]"
 
     def start_shades(self) -> None:
@@ -69,6 +72,13 @@ class Service(Stack):
 
         eventually(is_so, within_s=within_s)
 
+    def reload(self) -> None:
+        """Have Gunicorn start web processes anew, and until the ones before have gone."""
+        before = psutil.Process(self.web.pid).children()
+        self.web.send_signal(signal.SIGHUP)
+        psutil.wait_procs(before, timeout=60)
+        assert not any(process.is_running() for process in before)
+
     def rpc_code(self, field: dict[str, str]) -> str:
         """The status of a call with that field."""
         metadata = [(name.lower(), value) for name, value in field.items()]
@@ -93,7 +103,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             "ACCESS_LOG": "on",
         }
         try:
-            made.start_web()
+            made.web = made.start_web()
             made.start_grpc()
             made.start_shades()
             eventually(lambda: made.answers(f"/readyz?model={MODEL}"), within_s=60)
@@ -223,6 +233,18 @@ def test_a_key_s_backlog_keeps_no_other_waiting(service: Service) -> None:
     eventually(lambda: len(service.executed()) == seen + len(sent), within_s=60)
     order = service.executed()[seen:]
     assert max(order.index(value) for value in (2, 3, 4)) < 4
+
+
+def test_a_process_that_stops_tells_which_keys_it_has_seen(service: Service) -> None:
+    service.reload()  # those tell it by themselves in a minute
+    service.add("seen")
+
+    def line() -> str:
+        return next(each for each in service.command("list").splitlines() if each.startswith("seen "))
+
+    assert "  used -  " in line()
+    service.reload()
+    assert "  used 2" in line()
 
 
 def test_no_secret_is_in_a_log_or_in_redis(service: Service) -> None:

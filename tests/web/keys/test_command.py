@@ -3,6 +3,7 @@
 import pytest
 import redis
 
+from broker.api_keys import ApiKey, ApiKeyStore
 from broker.keys import Keys
 from web.keys import secret
 from web.keys.command import main
@@ -72,6 +73,17 @@ def test_a_burst_by_default_follows_the_rate_and_a_given_one_stays(
     assert _run("change", "own", "--rate", "0") == 0
     assert _run("change", "own", "--rate", "3") == 0
     assert "3/s burst 3" in capsys.readouterr().out
+
+
+def test_a_record_from_before_bursts_were_told_apart_keeps_one_that_is_no_default(
+    client: redis.Redis, keys: Keys, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, burst, told in (("own", 7, "50/s burst 7"), ("low", 1, "50/s burst 50")):
+        _, stored = secret.fresh(0.0)
+        key = ApiKey(name=name, secrets=(stored,), created_at=0.0, rate=1.0, burst=burst)
+        ApiKeyStore(client, keys).add(key)
+        assert _run("change", name, "--rate", "50") == 0
+        assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

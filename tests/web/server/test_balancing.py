@@ -73,6 +73,15 @@ def test_one_that_is_silent_or_has_ended_does_not_count(
     assert not one.leave(10)
 
 
+def test_one_that_has_ended_leaves_none_of_those_that_are_there(
+    pair: tuple[ConnectionBalance, ConnectionBalance],
+) -> None:
+    one, other = pair
+    other.tell(0)
+    one.end()
+    assert not one.leave(10)
+
+
 def test_its_own_entry_is_none_of_the_others(pair: tuple[ConnectionBalance, ConnectionBalance]) -> None:
     one, _ = pair
     one.tell(0)
