@@ -35,8 +35,9 @@ from model_server.commands.terminal import (
 from model_server.engines.check import drawn_pictures
 from model_server.engines.check.agreement import Reference
 from model_server.engines.openvino import runtime, store
+from model_server.engines.openvino.compiled_network import CompiledNetwork
 from model_server.engines.openvino.conversion import converted
-from model_server.engines.openvino.engine import FITS_16_BITS, PROCESSOR, CompiledNetwork, int8_ingredients
+from model_server.engines.openvino.engine import FITS_16_BITS, PROCESSOR, int8_ingredients
 from model_server.engines.openvino.quantised import is_quantised
 from model_server.engines.openvino.store import Store, StoreEntry
 from settings import PROJECT, SettingError, Settings, weights

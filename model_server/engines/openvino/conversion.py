@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> int:
     prepared = _prepared(Path(folder) / _PREPARED)
     try:
         if spec.is_imported:
-            from model_server.engines.openvino import importing  # noqa: PLC0415 - it imports openvino.py, and that this
+            from model_server.engines.openvino import importing  # noqa: PLC0415 - only the child process loads it
 
             importing.write(
                 spec, Path(folder), half=width == "half", in_int8=width == "int8", prepared=prepared

@@ -3,7 +3,6 @@
 Owns serving a converted network. Converts nothing itself: conversion.py does, at the first start.
 """
 
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,15 +13,10 @@ from model_server.catalogue.model_spec import ModelSpec
 from model_server.engines.check import agreement
 from model_server.engines.engine import EngineOptions, Outputs
 from model_server.engines.openvino import runtime
+from model_server.engines.openvino.compiled_network import CHUNK, CompiledNetwork
 from model_server.engines.openvino.conversion import converted, width_of
 from model_server.engines.openvino.quantised import is_quantised
 from model_server.engines.openvino.store import INT8, Store, StoreEntry, network_ingredients
-
-CHUNK: Final = 8
-"""Images in one call of the runtime; a larger batch takes several calls. ResNet50 in bf16 on 2 cores, images
-a second in chunks of 1, 2, 4, 8, 16, 32: 55.7, 58.7, 60.8, 61.2, 58.9, 57.6 (a layer's output is still in the
-cache when the next layer reads it), and 150 MB less resident than with 32."""
-
 
 FITS_16_BITS: Final = "fits_16_bits"
 """Key of an int8 network's manifest: its weights are small enough for CPUs whose sums saturate."""
@@ -73,36 +67,6 @@ class OpenVINOEngine:
     def predict(self, batch: NDArray[np.uint8]) -> Outputs:
         """See Engine.predict."""
         return self._network.predict(batch)
-
-
-class CompiledNetwork:
-    """A network's file, compiled for this CPU. Raises OpenVINO's RuntimeError."""
-
-    def __init__(self, path: Path, precision: str, *, threads: int = 0) -> None:
-        properties: dict[str, object] = {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        model = runtime.core().read_model(path)
-        self._compiled = runtime.compile_for_cpu(model, precision, NUM_STREAMS=1, **properties)
-        self._request = self._compiled.create_infer_request()
-        batch = self._compiled.input(0).partial_shape[0]
-        self._chunk = CHUNK if batch.is_dynamic else batch.get_length()
-        """Images in one call: 1 for an imported network that is correct only for single images."""
-
-    def predict(self, batch: NDArray[np.uint8]) -> Outputs:
-        """Outputs of uint8 (N, height, width, channels), N at least 1."""
-        batch = np.ascontiguousarray(batch)
-        outputs: list[NDArray[np.float32]] = []
-        calls = -(-len(batch) // self._chunk)
-        # Even chunks: 9 images as 5 and 4, not as 8 and 1, which costs a tenth more for each image.
-        for rows in np.array_split(np.arange(len(batch)), calls):
-            chunk = slice(rows[0], rows[-1] + 1)
-            self._request.infer([batch[chunk]], share_inputs=True, share_outputs=True)
-            for number in range(len(self._compiled.outputs)):
-                # A copy, because the next call overwrites the request's own memory.
-                values = self._request.get_output_tensor(number).data
-                if number == len(outputs):
-                    outputs.append(np.empty((len(batch), *values.shape[1:]), np.float32))
-                outputs[number][chunk] = values
-        return tuple(outputs)
 
 
 def find(spec: ModelSpec, precision: str, store: Store, prepared: NDArray[Any] | None = None) -> StoreEntry:

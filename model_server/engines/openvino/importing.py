@@ -22,7 +22,7 @@ from model_server.engines.check import drawn_pictures, final_operation
 from model_server.engines.check.agreement import Reference
 from model_server.engines.engine import NotConvertible, Outputs
 from model_server.engines.openvino import imported_graph, runtime
-from model_server.engines.openvino.engine import CompiledNetwork
+from model_server.engines.openvino.compiled_network import CompiledNetwork
 from model_server.engines.openvino.imported_graph import ImportedGraph
 from model_server.engines.openvino.store import StoreEntry, write_reference
 from model_server.engines.output_choice import OutputChoice

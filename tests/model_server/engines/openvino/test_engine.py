@@ -13,7 +13,8 @@ from model_server.engines import loading
 from model_server.engines.choice import EngineChoice
 from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import conversion, runtime
-from model_server.engines.openvino.engine import CHUNK, FITS_16_BITS, OpenVINOEngine, int8_ingredients
+from model_server.engines.openvino.compiled_network import CHUNK
+from model_server.engines.openvino.engine import FITS_16_BITS, OpenVINOEngine, int8_ingredients
 from model_server.engines.openvino.store import Store
 from settings import PROJECT
 from tests.model_server.engines import tiny

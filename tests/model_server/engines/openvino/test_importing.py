@@ -18,7 +18,8 @@ from model_server.engines.check import agreement
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.engine import EngineOptions
 from model_server.engines.openvino import conversion, importing, store
-from model_server.engines.openvino.engine import CHUNK, OpenVINOEngine
+from model_server.engines.openvino.compiled_network import CHUNK
+from model_server.engines.openvino.engine import OpenVINOEngine
 from pictures import fixed_point
 from tests.model_server.engines import onnx_file
 
