@@ -2,9 +2,11 @@
 
 import ast
 import functools
+import graphlib
 import re
 import subprocess
 import sys
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
@@ -246,11 +248,16 @@ class _Source:
         self.imports: set[str] = set()
         self.imported: set[str] = set()
         """As `imports`, with the name that is imported: package.module of `from package import module`."""
+        self.for_types: set[str] = set()
+        """Those of `imported` that only a type checker follows."""
         self.public_classes: list[str] = []
         self.functions: dict[str, int] = {}
         """The lines of the longest function of a name."""
         for node in ast.walk(tree):
             self._add(node)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                names = [each for each in node.body if isinstance(each, ast.ImportFrom)]
+                self.for_types |= {f"{each.module}.{alias.name}" for each in names for alias in each.names}
 
     def _add(self, node: ast.AST) -> None:
         if isinstance(node, ast.Import):
@@ -296,10 +303,10 @@ def test_imports_point_one_way(package: str) -> None:
     assert breaches == set()
 
 
-def _project_imports(path: Path) -> set[str]:
+def _project_imports(path: Path, *, but: Set[str] = frozenset()) -> set[str]:
     """Modules of the project that a file imports, `from package import module` as package.module."""
     ours = {*FORBIDDEN, "settings", "training"}
-    names = {name for name in _source(path).imported if name.split(".")[0] in ours}
+    names = {name for name in _source(path).imported - but if name.split(".")[0] in ours}
     return {name if _is_module(name) else name.rpartition(".")[0] for name in names}
 
 
@@ -320,6 +327,17 @@ def test_each_room_imports_only_what_it_may(room: str) -> None:
         if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ROOMS[room])
     }
     assert breaches == set()
+
+
+@pytest.mark.slow
+def test_no_module_needs_itself() -> None:
+    """Nor one that a function imports: then neither of the two can be read without the other."""
+    graph = {}
+    for path in [path for package in FORBIDDEN for path in _files(package)]:
+        place = path.relative_to(ROOT).with_suffix("")
+        name = ".".join(place.parent.parts if place.name == "__init__" else place.parts)
+        graph[name] = _project_imports(path, but=_source(path).for_types) - {name}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.slow
