@@ -79,7 +79,7 @@ class Inference:
             top = card.top
             if upload.tops:
                 top = reader.top(upload.tops, card, asked=choice.asked.card)
-            with jobs.share(model):
+            with jobs.places.share(model):
                 if key is None or jobs.api_keys is None:
                     results = self._results(choice, upload, caller, top=top)
                 else:

@@ -7,9 +7,7 @@ Knows no HTTP: routes/predict.py turns requests into jobs and results into answe
 import contextlib
 import logging
 import math
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -47,21 +45,13 @@ from web.keys import access
 from web.keys.limits import ApiKeys
 from web.model_choice import ModelChoice, ModelChooser, ModelNames, unavailable
 from web.overload import RecentRefusals
+from web.request_places import RequestPlaces
 from web.server import capacity
 
 _LOG = logging.getLogger(__name__)
 
 _AWAY_S: Final = 1.0
 """For so long Redis is believed to be away, by those whose time is over."""
-
-_SHARE: Final = 0.75
-"""How many of the places one model may have, where there are others."""
-
-_OWNER_SHARE: Final = 0.5
-"""The same of one API key: less, so that it can't fill those of a model either."""
-
-_FULL_S: Final = 0.1
-"""For so long all places are believed to be taken, once they were."""
 
 MAX_PIXELS_TOGETHER: Final = 4
 """So many times MAX_PIXELS a request's pictures may have together: 64 WebPs of 50 megapixels, in 10 KB each,
@@ -202,60 +192,10 @@ class JobClient:
         self.limits = limits
         self.refusals = RecentRefusals()
         self._away_until = -math.inf
-        self._sharing = threading.Lock()
-        self._by_model: Counter[str] = Counter()
-        self._by_owner: Counter[str] = Counter()
-        """Requests in flight; all of them by owner, which is empty for those without an API key."""
+        self.places = RequestPlaces(limits.requests, registry, self.refusals, has_owners=api_keys is not None)
+        """Those of the requests in flight here."""
         # More at once would be no faster, and each may take a gigabyte (50 million pixels in 16 bits).
         self._decoders = FairSemaphore(capacity.usable_cores())
-
-    @contextlib.contextmanager
-    def slot(self) -> Iterator[None]:
-        """A place among the requests in flight. Raises Overloaded when all are taken, or the API key's half.
-
-        The process has a few threads more than places, so that health checks are answered under any load.
-        """
-        owner, most = access.owner() if self.api_keys is not None else "", self.limits.requests
-        with self._sharing:
-            # Not all for one owner: its flood would shut out the others.
-            if owner and self._by_owner[owner] >= (half := of_one_owner(most)):
-                raise self._full(f"{half} requests of this API key", lane=owner)
-            if self._by_owner.total() >= most:
-                raise self._full(f"{most} requests")
-            self._by_owner[owner] += 1
-        try:
-            yield
-        finally:
-            with self._sharing:
-                self._by_owner[owner] -= 1
-                if not self._by_owner[owner]:
-                    del self._by_owner[owner]
-
-    @contextlib.contextmanager
-    def share(self, model: str) -> Iterator[None]:
-        """One of the places that a model may have of all. Raises Overloaded when it has them already.
-
-        Beside others it may have three quarters: with 1,100 clients on a model whose call took 55 s, another
-        of the same service gave 8 answers in 20 s where it had given 26 in 3.
-        """
-        with self._sharing:
-            most = self.limits.requests
-            if len(self.registry.models()) > 1:
-                most = max(1, math.floor(_SHARE * most))
-            if self._by_model[model] >= most:
-                raise self._full(f"{most} requests for {model}", model)
-            self._by_model[model] += 1
-        try:
-            yield
-        finally:
-            with self._sharing:
-                self._by_model[model] -= 1
-
-    def _full(self, places: str, model: str = "", *, lane: str = "") -> Overloaded:
-        """The refusal of a request whose places are all taken; the loop repeats it for a moment."""
-        refusal = Overloaded(f"{places} are in flight here already; come back in 1 s.", valid_s=_FULL_S)
-        self.refusals.note(refusal, model, lane=lane)
-        return refusal
 
     def within_pixels(self, pictures: Sequence[_Picture]) -> list[_Picture | ImageTooLarge]:
         """A request's pictures; an ImageTooLarge for each that would make too many pixels together.
@@ -667,11 +607,6 @@ class JobClient:
                 return
             if is_client_gone():
                 raise ClientGone("The client closed the connection.")
-
-
-def of_one_owner(places: int) -> int:
-    """How many of so many places one API key may have."""
-    return max(1, math.floor(_OWNER_SHARE * places))
 
 
 def _webhook(job: Job, options: JobOptions) -> Webhook:

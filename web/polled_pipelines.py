@@ -18,9 +18,10 @@ from broker.messages import Failure, Result
 from broker.producer import RequestName
 from telemetry import logs, tracing
 from web import pipelines
-from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions, of_one_owner
+from web.jobs import ClientGone, FollowedJob, JobClient, JobOptions
 from web.middleware import request_ids
 from web.model_choice import ModelChoice
+from web.request_places import of_one_owner
 
 _LOG = logging.getLogger(__name__)
 

@@ -150,7 +150,7 @@ _Body = TypeVar("_Body", PredictRequest, ExamplesRequest)
 def predict(model: str, version: str = "", label: str = "") -> Response:
     """Every output for each picture: of rows as `predictions`, of a column as `outputs`."""
     jobs: JobClient = current_app.extensions["jobs"]
-    with jobs.slot():
+    with jobs.places.slot():
         started_at = time.monotonic()
         view = model_versions.serving(jobs, model, version=version, label=label)
         sent = _body(PredictRequest)
@@ -302,7 +302,7 @@ def _has_signature(card: Card, method: str) -> bool:
 def _of_examples(model: str, method: str, *, version: str, label: str) -> list[Result]:
     """The results of the request's examples, by a model that has this signature. Raises UnknownModel."""
     jobs: JobClient = current_app.extensions["jobs"]
-    with jobs.slot():
+    with jobs.places.slot():
         started_at = time.monotonic()
         view = model_versions.serving(jobs, model, version=version, label=label)
         refusal = UnknownModel(f"{model} has no signature for :{method}: use :predict.")

@@ -78,7 +78,7 @@ def failure(message: str, status: int) -> PredictionFailure:
 def predictions(model: str, version: str = "") -> Response:
     """What the model says of one picture, in the form of TorchServe's handler for such models."""
     jobs: JobClient = current_app.extensions["jobs"]
-    with jobs.slot():
+    with jobs.places.slot():
         started_at = time.monotonic()
         view = model_versions.serving(jobs, model, version=version)
         sent = reader.read(request, fields=FIELDS)

@@ -150,7 +150,7 @@ def upload() -> Response:
     shown: list[ShownPicture] = []
     sent = Upload([], {}, [])
     try:
-        with jobs.slot():
+        with jobs.places.slot():
             started_at = time.monotonic()
             sent = reader.read(request)
             results = predict.outcomes(sent, started_at=started_at)
@@ -185,7 +185,7 @@ FAILURES: Final[dict[str, FailureShape]] = {
 def _answered(read: Callable[[], Upload] = lambda: reader.read(request)) -> Result:
     """The result of the one picture that `read` gives. Raises the ServiceError that it ended in."""
     jobs: JobClient = current_app.extensions["jobs"]
-    with jobs.slot():
+    with jobs.places.slot():
         started_at = time.monotonic()
         sent = read()
         if len(sent.pictures) > 1:

@@ -47,8 +47,8 @@ def events(job_id: str) -> Response:
         if request.method == "HEAD":
             response = Response(iter(()), mimetype=MIMETYPE)
         elif isinstance(stored.state, PendingJob):
-            places.enter_context(jobs.slot())
-            places.enter_context(jobs.share(model))
+            places.enter_context(jobs.places.slot())
+            places.enter_context(jobs.places.share(model))
             # It is made when the request's context is gone: what it needs of that is read here.
             pending = predict.pending(model, job_id, expires_at=stored.expires_at)
             is_client_gone = partial(predict.has_client_gone, request.environ, has_begun=True)

@@ -53,7 +53,7 @@ def predict() -> Response:
     """
     inference: Inference = current_app.extensions["inference"]
     jobs = inference.jobs
-    with jobs.slot():
+    with jobs.places.slot():
         started_at = time.monotonic()
         upload = reader.read(request)
         wanted = preferences.read(request, upload)

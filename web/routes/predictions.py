@@ -32,7 +32,7 @@ def prediction(job_id: str) -> Response:
     model, stored = looked_up(jobs, job_id, owner=owner)
     if isinstance(stored.state, PendingJob) and wait_s:
         until = jobs.longest_wait_until(wait_s)
-        with jobs.slot(), jobs.share(model):
+        with jobs.places.slot(), jobs.places.share(model):
             is_gone = predict.is_client_gone
             awaited = jobs.follow(model, job_id, until=until, is_client_gone=is_gone, owner=owner)
         if awaited is None:

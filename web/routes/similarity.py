@@ -32,7 +32,7 @@ _TWO: Final = "curl -F image=@one.jpg -F image=@other.jpg http://HOST/similarity
 def similarity() -> Response:
     """The cosine of the two pictures' vectors."""
     jobs: JobClient = current_app.extensions["jobs"]
-    with jobs.slot():
+    with jobs.places.slot():
         started_at = time.monotonic()
         upload = reader.read(request)
         if len(upload.pictures) != 2:

@@ -225,7 +225,8 @@ class Calls:
     @contextlib.contextmanager
     def _place(self, *, asks_models: bool) -> Iterator[MessagePlace]:
         """A place for a call and its message. Raises Overloaded."""
-        with self._jobs.slot() if asks_models else contextlib.nullcontext(), self._memory.place() as place:
+        slot = self._jobs.places.slot() if asks_models else contextlib.nullcontext()
+        with slot, self._memory.place() as place:
             yield place
 
     def _read(self, messages: Iterator[bytes], context: Any, place: MessagePlace) -> bytes:  # noqa: ANN401 - gRPC has no types

@@ -6,7 +6,6 @@ import re
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -28,6 +27,7 @@ from web.keys.guard import Guard
 from web.keys.http_guard import LoopGuard
 from web.metrics import _LIMITED
 from web.overload import RecentRefusals
+from web.request_places import RequestPlaces
 from web.routes.predict import turned_away
 from web.server.refusals import RequestHead
 
@@ -173,11 +173,11 @@ class _Arrival:
 def test_one_key_has_half_of_a_process_s_places(service: Service, add: Add) -> None:
     ann, ben = add("ann"), add("ben")
     jobs: JobClient = service.app.extensions["jobs"]
-    jobs.limits = replace(jobs.limits, requests=4)
+    jobs.places = RequestPlaces(4, jobs.registry, jobs.refusals, has_owners=True)
     with contextlib.ExitStack() as held:
         access.carry(ApiKey(name="ann", secrets=(), created_at=0))
-        held.enter_context(jobs.slot())
-        held.enter_context(jobs.slot())
+        held.enter_context(jobs.places.slot())
+        held.enter_context(jobs.places.slot())
         access.carry(None)
         refused = service.client.post("/predict", data=form(b"no picture"), headers=ann)
         assert _code(refused) == (503, "overloaded")

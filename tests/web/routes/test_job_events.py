@@ -38,7 +38,7 @@ def _events(response: TestResponse) -> Iterator[Event]:
 
 def _places_taken(service: Service) -> int:
     jobs: JobClient = service.app.extensions["jobs"]
-    return jobs._by_owner.total()
+    return jobs.places.taken
 
 
 def test_a_job_is_pending_and_then_done(service: Service) -> None:
@@ -65,7 +65,9 @@ def test_a_job_that_has_ended_is_said_at_once_and_needs_no_place(
 ) -> None:
     job_id = _accepted(running)
     running.client.get(f"/predictions/{job_id}?model={MODEL}&wait=15")
-    monkeypatch.setattr(running.app.extensions["jobs"], "slot", lambda: pytest.fail("a place was taken"))
+    monkeypatch.setattr(
+        running.app.extensions["jobs"].places, "slot", lambda: pytest.fail("a place was taken")
+    )
     assert [name for name, _ in _events(_stream(running, job_id))] == ["done"]
 
 

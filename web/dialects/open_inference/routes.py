@@ -108,7 +108,7 @@ def load(model: str) -> Response:
 def ask(model: str, version: str = "") -> Response:
     """Ask a model of the pictures in a request's tensor."""
     jobs = _jobs()
-    with jobs.slot():
+    with jobs.places.slot():
         started_at = time.monotonic()
         view = models.named(jobs, model, version=version)
         asked, rest = tensors.read_request(reader.body(request), request.headers.get(tensors.HEADER))
