@@ -8,10 +8,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import redis
 from msgspec import UNSET
@@ -19,17 +18,18 @@ from redis.client import Pipeline
 
 from broker import admission, channels, codec
 from broker.clock import RedisClock, share_steps
-from broker.cluster import ask_time, nodes, time_of
+from broker.cluster import ask_time, time_of
 from broker.connection import translated
 from broker.errors import BrokerUnavailable, IdempotencyKeyReused, MalformedMessage
 from broker.history import HistoryStore
 from broker.job_ids import JobIds
 from broker.keys import Keys, ModelKeys, shard_of
-from broker.lanes import HEADS, LaneReader, QueueLengths, ask, of_lists, together
+from broker.lanes import LaneReader, QueueLengths
 from broker.lease import ring
 from broker.lost_jobs import LostJobs
 from broker.messages import Job, Pace, Result, Webhook
 from broker.outage import Outage
+from broker.queue_depths import QueueDepths
 from broker.scripts import lua
 from broker.shards import ShardMap
 from broker.webhooks import WebhookStore
@@ -80,30 +80,6 @@ class Limits:
     replicas: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class QueueDepth:
-    """What a model's queue holds: jobs of clients that wait, and that poll. And what else waits for it."""
-
-    waiting: int
-    polled: int
-    oldest_s: float
-    """The age of the oldest job; 0 where there is none."""
-    dead: int
-    webhooks: int
-    lanes: int
-    """Owners' lanes with jobs in them."""
-    asked_s: float
-    """Seconds since a picture last came for the model; infinity where that is not known any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class RedisMemory:
-    """Bytes that Redis uses, and may use; 0: it has no limit."""
-
-    used: int
-    limit: int
-
-
 class Producer:
     """Puts jobs into the queues of any model. Safe to share between threads.
 
@@ -131,6 +107,8 @@ class Producer:
         self.result_ttl_s = limits.result_ttl_s
         """For so long after its deadline the result of a job is kept at most."""
         self._clock = clock or RedisClock()
+        self.depths = QueueDepths(client, keys, self._clock, self._shards)
+        """What the queues hold, for metrics."""
         self._refusals = refusals
         self._monotonic = monotonic
         self._last_lengths: dict[tuple[str, str], tuple[float, QueueLengths]] = {}
@@ -193,86 +171,10 @@ class Producer:
             self._last_lengths[model, lane] = self._monotonic(), lengths
         admission.judge(model, lengths, pace, room=room, timeout_s=timeout_s, polled=polled, lane=lane)
 
-    def depths(self, models: Iterable[str]) -> dict[str, "QueueDepth"]:
-        """What the queues of these models hold now, in one round trip, and two for each that has lanes."""
-        asked = [(name, self._shards.parts(self._keys, name)) for name in models]
-        with translated("measure a queue"), self._redis.pipeline(transaction=False) as pipe:
-            for name, parts in asked:
-                pipe.get(self._keys.of(name).asked)
-                for keys in parts:
-                    ask(pipe, keys)
-                    pipe.lindex(keys.queue, 0)
-                    pipe.lindex(keys.polled, 0)
-                    pipe.llen(keys.dead)
-                    pipe.zcard(keys.webhooks)
-            # One key of a wrong type must not hide the others.
-            told = pipe.execute(False)
-            for reply in told:
-                if isinstance(reply, redis.ConnectionError | redis.TimeoutError):
-                    raise reply  # a node of a cluster is away: a sum without it would be taken for all
-            replies: Iterator[Any] = iter(
-                [0 if isinstance(reply, redis.ResponseError) else reply for reply in told]
-            )
-        return {name: self._depth(next(replies), parts, replies) for name, parts in asked}
-
-    def _depth(self, asked: bytes | None, parts: Sequence[ModelKeys], replies: Iterator[Any]) -> "QueueDepth":
-        """What these parts of a queue hold, of what Redis said of each."""
-        sums: list[QueueLengths] = []
-        accepted: list[float] = []
-        dead = webhooks = 0
-        for keys in parts:
-            waiting, polled, has_lanes, *heads, dead_here, webhooks_here = islice(replies, 7)
-            lengths, accepted_here = of_lists(waiting, polled), []
-            for job in filter(None, heads):
-                with contextlib.suppress(MalformedMessage):  # a worker drops it; it hides no other number
-                    accepted_here.append(codec.accepted_at(job))
-            if has_lanes:
-                lengths, accepted_here = self._with_lanes(keys) or (lengths, accepted_here)
-            sums.append(lengths)
-            accepted += accepted_here
-            dead, webhooks = dead + dead_here, webhooks + webhooks_here
-        lengths = together(sums)
-        model = parts[0].model
-        oldest_s = self._clock.of(model).now() - min(accepted) if accepted else 0.0
-        return QueueDepth(
-            lengths.waiting,
-            lengths.polled,
-            max(0.0, oldest_s),
-            dead,
-            webhooks,
-            lengths.lanes,
-            self._since_s(model, asked),
-        )
-
-    def _since_s(self, model: str, asked: bytes | None) -> float:
-        """How long ago a model was asked, of what its key holds."""
-        if not asked:
-            return math.inf
-        at, clock = float(asked), self._clock.of(model)
-        return max(0.0, clock.now() - at - clock.shift_s(at))
-
     def note_refused(self, model: str) -> None:
         """A picture came for a model that has no worker, and can't be queued: an autoscaler is to know."""
         with contextlib.suppress(BrokerUnavailable):  # the refusal says all that its client can use
             self._note_asked(self._keys.of(model))
-
-    def _with_lanes(self, keys: ModelKeys) -> tuple[QueueLengths, list[float]] | None:
-        """How long a queue with lanes is, and when its heads were accepted; None where a key is misplaced."""
-        with translated("measure a queue"), contextlib.suppress(redis.ResponseError):
-            return self._lanes.shared(keys), [each for each in self._lanes.accepted(keys, most=HEADS) if each]
-        return None
-
-    def memory(self) -> "RedisMemory | None":
-        """How full Redis is, of a cluster the fullest primary; None where it does not tell this user."""
-        try:
-            with translated("tell its memory"):
-                told = [node.info("memory") for node in nodes(self._redis)]
-        except BrokerUnavailable as error:
-            if error.is_refusal:
-                return None
-            raise
-        each = [RedisMemory(int(info["used_memory"]), int(info.get("maxmemory", 0))) for info in told]
-        return max(each, key=lambda memory: (memory.used / (memory.limit or math.inf), memory.used))
 
     def enqueue(
         self, model: str, job: Job, name: RequestName | None = None, webhook: Webhook | None = None

@@ -53,7 +53,7 @@ class Sampler:
         if not self._store.take_turn(self._jobs.replies.frontend):
             self._before = None
             return None
-        views, memory = self._jobs.registry.models(), self._jobs.producer.memory()
+        views, memory = self._jobs.registry.models(), self._jobs.producer.depths.memory()
         workers = {worker: state for view in views.values() for worker, state in view.states.items()}
         pictures = {worker: state.pictures for worker, state in workers.items()}
         look, before = _Look(self._jobs.registry.now(), metrics.totals(), pictures), self._before

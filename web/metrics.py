@@ -155,8 +155,8 @@ class QueueCollector(Collector):
         is_up = _Gauge("redis_up", "Whether Redis answered.")
         try:
             views = self._registry.models(fresh=True)
-            depths = self._producer.depths(views)
-            memory = self._producer.memory()
+            depths = self._producer.depths.of(views)
+            memory = self._producer.depths.memory()
         except BrokerUnavailable:
             is_up.add_metric([], 0)
             yield is_up

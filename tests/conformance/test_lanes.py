@@ -277,7 +277,7 @@ def test_every_measure_of_the_queue_counts_the_lanes(client: redis.Redis, keys: 
     assert Registry(client_of(client, "web"), keys, RedisClock()).models()[MODEL].queue_length == 5
     assert consumer(client, keys).waiting() == 5
     assert min(consumer(client, keys).oldest()) == early.accepted_at
-    depth = producer(client, keys).depths([MODEL])[MODEL]
+    depth = producer(client, keys).depths.of([MODEL])[MODEL]
     assert (depth.waiting, depth.polled, depth.lanes) == (4, 1, 2)
     assert 99 < depth.oldest_s < 110
 

@@ -402,7 +402,7 @@ def test_admission_and_depths_count_all_shards(client: redis.Redis, keys: Keys, 
     web.now += 2 * LENGTH_VALID_S
     with pytest.raises(Overloaded, match="10 pictures wait"):
         web.producer.admit(MODEL, size=1000, timeout_s=60, pace=Pace())
-    depth = web.producer.depths([MODEL])[MODEL]
+    depth = web.producer.depths.of([MODEL])[MODEL]
     assert (depth.waiting, depth.polled) == (9, 1)
     assert web.registry.models(fresh=True)[MODEL].queue_length == 10
     assert _run_all(worker) == 10
@@ -483,7 +483,7 @@ def test_a_webhook_is_due_in_the_shard_of_its_job(web: Web, worker: Worker) -> N
     asked = structs.replace(job(), id=in_shard(job().id, 1), polled=True)
     webhook = Webhook("http://hook.test", asked.accepted_at, asked.deadline)
     web.producer.enqueue(MODEL, asked, None, webhook)
-    assert web.producer.depths([MODEL])[MODEL].webhooks == 1
+    assert web.producer.depths.of([MODEL])[MODEL].webhooks == 1
     assert _run_all(worker) == 1
     web.webhooks.due(10)  # learns of the models
     (due,) = web.webhooks.due(10)
@@ -505,7 +505,7 @@ def test_dead_letters_of_all_shards_are_listed_and_queued_again(
         each.part.consumer.complete(each.worker, outcomes)
     letters = box(client, keys)
     assert sorted(letter.id for letter in letters.entries()) == sorted(each.id for each in jobs)
-    assert web.producer.depths([MODEL])[MODEL].dead == 2
+    assert web.producer.depths.of([MODEL])[MODEL].dead == 2
     letters.requeue(jobs[1].id, timeout_s=60, pace=Pace())
     letters.drop(jobs[0].id)
     assert letters.entries() == []

@@ -46,7 +46,7 @@ def scaling() -> Response:
     window = windows[0] if any(windows) else str(_WINDOW_S)
     if len(windows) > 1 or not _WHOLE.fullmatch(window) or not 1 <= int(window) <= _MOST_WINDOW_S:
         raise ClientError(f"window must be one whole number of seconds from 1 to {_MOST_WINDOW_S}.")
-    depths = jobs.producer.depths(
+    depths = jobs.producer.depths.of(
         named or filter(access.may_ask, sorted({*known, *jobs.models.expected}))
     ).values()
     return responses.respond(
