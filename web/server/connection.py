@@ -9,10 +9,10 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from gunicorn.workers.gthread import TConn
+from msgspec import structs
 
 from broker.errors import ServiceError
 from web.server.answer_socket import AnswerSocket
@@ -110,7 +110,7 @@ class Connection(TConn):  # type: ignore[misc] # Gunicorn has no types
         Unless it may be idle for `idle_s` then, the connection must be closed after it.
         """
         arrival = self.arrival
-        head = replace(
+        head = structs.replace(
             arrival.head,
             idle_s=idle_s,
             client=str(_host(arrival.client) or ""),
