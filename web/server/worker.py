@@ -9,6 +9,7 @@ proxy in front has those.
 
 import contextlib
 import errno
+import logging
 import math
 import os
 import selectors
@@ -315,8 +316,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         """Answer a request that still arrives."""
         request_id = conn.refuse(error)
         self.arriving.leave(conn)
-        about = logs.about(request_id=request_id)
-        self.log.debug("Request %s of %s was refused: %s", request_id, conn.client, error.code, extra=about)
+        self._note("refused", conn, request_id, error)
         self._linger(conn)
 
     def _turn_away(self, conn: Connection, error: ServiceError, now: float) -> None:
@@ -330,12 +330,16 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         # What came after it would be next; one that is refused as well would be refused within this call.
         conn.goes_on = bool(self.alive and self.cfg.keepalive and not arrival.rest and not arrival.closes())
         request_id = conn.refuse(error, idle_s=_named_s(self.cfg.keepalive) if conn.goes_on else 0)
-        about = logs.about(request_id=request_id)
-        self.log.debug(
-            "Request %s of %s was turned away: %s", request_id, conn.client, error.code, extra=about
-        )
+        self._note("turned away", conn, request_id, error)
         self.arriving.done(conn)
         self._answered(conn)
+
+    def _note(self, what: str, conn: Connection, request_id: str, error: ServiceError) -> None:
+        """Log a refusal, at debug: an overloaded service refuses by the thousand."""
+        if self.log.error_log.isEnabledFor(logging.DEBUG):
+            about = logs.about(request_id=request_id)
+            words = "Request %s of %s was %s: %s"
+            self.log.debug(words, request_id, conn.client, what, error.code, extra=about)
 
     def _linger(self, conn: Connection) -> None:
         """Close an answered connection once its client has: a reset before would take the answer away."""
