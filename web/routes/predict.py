@@ -87,11 +87,11 @@ def turned_away(
     left a slow network 3 of 42 s.
     """
     head, refusals = arrival.head, jobs.refusals
-    if guard is not None and (refusal := guard.refusal(head)) is not None:
+    key = guard.key(head) if guard is not None else None
+    if guard is not None and key is None and (refusal := guard.refusal(head)) is not None:
         return refusal
     if not refusals:
         return None
-    key = guard.key(head) if guard is not None else None
     asks_models = head.method in ("POST", "PUT") and ASKS_MODELS.fullmatch(head.path)
     if key is not None and asks_models and (limited := refusals.of_owner(key.name)) is not None:
         if isinstance(limited, errors.RateLimited | errors.TooManyJobs):
