@@ -28,6 +28,7 @@ from web.keys import access
 from web.keys.http_guard import LoopGuard
 from web.middleware import request_ids
 from web.responses import Answer, AnswerList, Each, PendingAnswer
+from web.server.answer_socket import AnswerSocket
 from web.server.request_reader import Arrival
 from web.uploads import preferences, reader
 from web.uploads.parameters import CALLBACK_URL, PRIORITY, TIMEOUT, timeout_s
@@ -233,6 +234,8 @@ def has_client_gone(environ: dict[str, Any], *, has_begun: bool = False) -> bool
     client = environ.get("gunicorn.socket")
     if not isinstance(client, socket.socket):  # a test client has none
         return False
+    if isinstance(client, AnswerSocket) and not client.has_input:
+        return False  # each request that waits asks four times a second: that costs no system call
     try:
         # The socket must have no time-out of Python's: with one, this would wait for it.
         if client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):

@@ -25,6 +25,9 @@ SILENCE_S: Final = 5.0
 class AnswerSocket(socket.socket):
     """A socket whose `sendall` returns at once: what can't be sent yet is kept."""
 
+    has_input = False
+    """While a thread is at a request: there are bytes to read, or the end. The loop sees it first."""
+
     left = 0
     """Bytes of the answer that are still here."""
 

@@ -269,6 +269,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         if not self.alive:
             conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
         conn.stage = Stage.IDLE
+        conn.sock.has_input = False
         self.keepalived_conns.append(conn)
         conn.watch(self.poller, partial(self._on_readable, conn))
 
@@ -277,6 +278,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         if conn.stage is Stage.WORKING:
             # Only now: most clients wait for their answer, and so most requests need no call to the selector.
             conn.unwatch(self.poller)
+            conn.sock.has_input = True
             return
         if conn.stage in (Stage.SENDING, Stage.CLOSED):  # by what was woken before it
             return

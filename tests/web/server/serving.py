@@ -11,6 +11,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from web import errors
+from web.server.answer_socket import AnswerSocket
 from web.server.connection import Connection
 from web.server.worker import PatientWorker
 
@@ -69,6 +70,8 @@ class Serving:
 
     def __init__(self, connections: int) -> None:
         self.release = threading.Event()
+        self.waiting: list[AnswerSocket] = []
+        """The sockets of requests of /wait."""
         Connection.render_refusal = staticmethod(errors.refusal_renderer(()))
         listener = socket.create_server(("127.0.0.1", 0), backlog=500)
         self.address = listener.getsockname()
@@ -100,6 +103,7 @@ class Serving:
 
         @app.get("/wait")
         def wait() -> dict[str, object]:
+            self.waiting.append(request.environ["gunicorn.socket"])
             assert self.release.wait(30)
             return {}
 

@@ -26,6 +26,21 @@ def test_requests_on_one_connection_are_answered_in_order_however_they_come(serv
     assert lengths == [0, 100_000, 3, 1, 0]
 
 
+def test_a_thread_sees_whether_its_client_has_sent_more_or_closed(serving: Serving) -> None:
+    clients = [serving.client() for _ in range(THREADS)]
+    for client in clients:
+        client.send(GET.replace(b"/echo", b"/wait"))
+    eventually(lambda: len(serving.waiting) == THREADS)
+    assert not any(each.has_input for each in serving.waiting)
+    kept = next(each for each in serving.waiting if each.getpeername() == clients[0].socket.getsockname())
+    clients[0].send(GET)
+    clients[1].close()
+    eventually(lambda: all(each.has_input for each in serving.waiting))
+    serving.release.set()
+    assert [clients[0].answer()[0] for _ in range(2)] == [200, 200]
+    eventually(lambda: not kept.has_input)
+
+
 @pytest.mark.parametrize(
     ("kept_s", "named_s"), [(1, 1), (2, 1), (30, 27), (50, 45), (120, 115), (3600, 3595)]
 )
