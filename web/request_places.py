@@ -90,7 +90,7 @@ class RequestPlaces:
             with self._sharing:
                 self._by_model[model] -= 1
 
-    def _full(self, places: str, model: str = "", *, lane: str = "") -> Overloaded:
+    def _full(self, places: str, model: str = "", *, lane: str | None = None) -> Overloaded:
         """The refusal of a request whose places are all taken; the loop repeats it for a moment."""
         refusal = Overloaded(f"{places} are in flight here already; come back in 1 s.", valid_s=_FULL_S)
         self._refusals.note(refusal, model, lane=lane)

@@ -1,9 +1,8 @@
 """What was just refused is refused again without a thread: for which requests, and for how long."""
 
-import dataclasses
-
 import pytest
 import redis
+from msgspec.structs import replace
 
 from broker.errors import Overloaded
 from broker.keys import Keys
@@ -12,6 +11,7 @@ from tests.support.pictures import form, png
 from tests.support.service import Service
 from web.jobs import JobClient
 from web.overload import RecentRefusals
+from web.request_places import RequestPlaces
 from web.routes.predict import turned_away
 from web.server.refusals import RequestHead
 
@@ -41,16 +41,16 @@ def jobs(service: Service) -> JobClient:
     ("head", "body", "is_refused"),
     [
         (REFUSED, b"", True),
-        (dataclasses.replace(REFUSED, query=""), b"", True),  # MODEL is the default
-        (dataclasses.replace(REFUSED, query="top=1"), b'name="top"', True),
-        (dataclasses.replace(REFUSED, query=f"model={MODEL}"), b'name="model"', True),
-        (dataclasses.replace(REFUSED, query=""), b'name="model"\r\n\r\nnever', False),
-        (dataclasses.replace(REFUSED, query="model=never"), b"", False),
+        (replace(REFUSED, query=""), b"", True),  # MODEL is the default
+        (replace(REFUSED, query="top=1"), b'name="top"', True),
+        (replace(REFUSED, query=f"model={MODEL}"), b'name="model"', True),
+        (replace(REFUSED, query=""), b'name="model"\r\n\r\nnever', False),
+        (replace(REFUSED, query="model=never"), b"", False),
         (REFUSED, b'name="callback_url"', False),  # polled, too
-        (dataclasses.replace(REFUSED, query=f"model={MODEL}&callback_url=x"), b"", False),
-        (dataclasses.replace(REFUSED, method="GET"), b"", False),
-        (dataclasses.replace(REFUSED, path="/upload"), b"", False),
-        (dataclasses.replace(REFUSED, has_preference=True), b"", False),  # polled jobs may wait longer
+        (replace(REFUSED, query=f"model={MODEL}&callback_url=x"), b"", False),
+        (replace(REFUSED, method="GET"), b"", False),
+        (replace(REFUSED, path="/upload"), b"", False),
+        (replace(REFUSED, has_preference=True), b"", False),  # polled jobs may wait longer
     ],
 )
 def test_only_what_would_surely_be_refused(
@@ -74,6 +74,23 @@ def test_a_refusal_is_believed_as_long_as_it_says() -> None:
     now = 5.31
     assert refusals.of("b") is None
     assert refusals.of("a") is None
+
+
+@pytest.mark.parametrize("lane", ["", "ann@100"])
+def test_that_all_places_are_taken_is_remembered_in_every_lane(service: Service, lane: str) -> None:
+    refusals = RecentRefusals(monotonic=lambda: 0.0)
+    places = RequestPlaces(1, service.app.extensions["jobs"].registry, refusals)
+    with places.slot(), pytest.raises(Overloaded, match="1 requests are in flight"), places.slot():
+        pass
+    assert refusals.of("whatever", lane=lane) is not None
+
+
+def test_that_a_model_s_places_are_taken_is_remembered_of_it_alone(service: Service) -> None:
+    refusals = RecentRefusals(monotonic=lambda: 0.0)
+    places = RequestPlaces(1, service.app.extensions["jobs"].registry, refusals)
+    with places.share(MODEL), pytest.raises(Overloaded, match=f"1 requests for {MODEL}"), places.share(MODEL):
+        pass
+    assert [refusals.of(model, lane="ann@100") is None for model in (MODEL, "other")] == [False, True]
 
 
 def test_a_refusal_of_one_lane_is_no_other_s() -> None:
