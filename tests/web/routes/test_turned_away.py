@@ -69,11 +69,38 @@ def test_a_refusal_is_believed_as_long_as_it_says() -> None:
     now = 5.1
     refusals.note(Overloaded("all", valid_s=0.2))
     assert [getattr(refusals.of(model), "message", "") for model in ("a", "b")] == ["all", "all"]
-    now = 5.25
+    now = 5.21
     assert getattr(refusals.of("b"), "message", "") == "all"
     now = 5.31
     assert refusals.of("b") is None
     assert refusals.of("a") is None
+
+
+def test_before_its_end_one_request_asks_again_for_all() -> None:
+    now = 5.0
+    refusals = RecentRefusals(monotonic=lambda: now)
+
+    def refused(count: int) -> list[bool]:
+        return [refusals.of("a", lane="ann@100") is not None for _ in range(count)]
+
+    refusals.note(Overloaded("first", valid_s=0.2), "a", lane="ann@100")
+    now = 5.15
+    assert refused(3) == [False, True, True]
+    refusals.note(Overloaded("again", valid_s=0.2), "a", lane="ann@100")
+    now = 5.26
+    assert refused(1) == [True]
+    now = 5.36
+    assert refused(2) == [False, False]
+
+
+def test_a_key_s_limits_are_asked_again_at_their_end() -> None:
+    now = 5.0
+    refusals = RecentRefusals(monotonic=lambda: now)
+    refusals.note(Overloaded("ann's", valid_s=0.2), lane="ann")
+    now = 5.19
+    assert refusals.of_owner("ann") is not None
+    now = 5.21
+    assert refusals.of_owner("ann") is None
 
 
 @pytest.mark.parametrize("lane", ["", "ann@100"])
