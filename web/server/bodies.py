@@ -27,6 +27,9 @@ MAX_CHUNKS: Final = 65_536
 MAX_CHUNK_LINE: Final = 256
 """Bytes of a line with a chunk's size and its extensions, which nobody uses."""
 
+MAX_HEADS: Final = 1000
+"""Parts of a form that are told from its files; three million empty ones would stop the loop for 1.6 s."""
+
 MAX_TRAILERS: Final = 8192
 """Bytes of the fields after a chunked body, which nobody uses either."""
 
@@ -52,9 +55,10 @@ class SizedBody:
         self.buffer.seek(0)
         return bytes(data[missing:])
 
-    def mentions(self, word: bytes) -> bool:
-        """Whether it holds these bytes. 0.02 ms for 200 KB."""
-        return word in self.buffer.getvalue()
+    def naming(self, boundary: bytes) -> bytes:
+        """What of it may name a field, as `part_heads` has it; all of it where there is no boundary."""
+        body = self.buffer.getvalue()
+        return part_heads(body, boundary) if boundary else body
 
 
 class ChunkedBody:
@@ -101,10 +105,6 @@ class ChunkedBody:
             raise ClientError("The body's chunks can't be read: they end twice.")
         return whole
 
-    def mentions(self, _word: bytes) -> bool:
-        """Whether it may hold these bytes: a word may be in two chunks."""
-        return True
-
     def _size_line(self) -> bool:
         end = self._raw.find(b"\r\n", self._at, self._at + MAX_CHUNK_LINE)
         if end < 0:
@@ -148,6 +148,22 @@ class ChunkedBody:
 
     def _end(self) -> bool:
         return False
+
+
+def part_heads(form: bytes, boundary: bytes) -> bytes:
+    """The form from each of its delimiters to the next empty line: never less than the heads of its parts.
+
+    All of it where it has more than MAX_HEADS.
+
+    A long delimiter is found fast, 0.015 ms for 100 KB; each short word that was looked for took 0.05.
+    """
+    delimiter, at, heads = b"--" + boundary, 0, []
+    while at >= 0 and (begin := form.find(delimiter, at)) >= 0:
+        at = form.find(b"\r\n\r\n", begin)
+        heads.append(form[begin:at] if at >= 0 else form[begin:])
+        if len(heads) > MAX_HEADS:
+            return form
+    return b"\n".join(heads)
 
 
 class _Source:

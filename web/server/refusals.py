@@ -31,6 +31,8 @@ class RequestHead(Struct, frozen=True):
     authorization: str = ""
     x_api_key: str = ""
     """As the client sent them: secrets."""
+    is_compressed: bool = False
+    """Its body is, or says so."""
     is_head: bool = False
     """The answer has no body."""
     idle_s: int = 0

@@ -58,6 +58,9 @@ class _ParserSettings:
 _parser_settings: Final = functools.lru_cache(maxsize=1)(_ParserSettings)
 """Those of a process, which do not change while it serves."""
 
+_FORM: Final = re.compile(r'multipart/form-data; ?boundary=("?)([A-Za-z0-9_.+-]{1,70})\1')
+"""A Content-Type that can be read in one way only, as most are."""
+
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
 
@@ -94,6 +97,10 @@ class Arrival:
         self._request: Any = None
         self._body: SizedBody | ChunkedBody = SizedBody(0)
         self._body_began = 0.0
+        self._boundary = b""
+        """The form's; empty where it is no form, or not surely."""
+        self._naming: bytes | None = None
+        """What of a whole body may name a field."""
 
     def feed(self, data: memoryview | bytes, now: float) -> bool:
         """Take what came; return whether the request is whole. Raises ClientError (bad_request and its kin).
@@ -136,8 +143,12 @@ class Arrival:
         return self._request
 
     def mentions(self, word: bytes) -> bool:
-        """Whether the body of a whole request may hold these bytes."""
-        return self._body.mentions(word)
+        """Whether the body of a whole request may name a field so. In chunks or compressed any body may."""
+        if isinstance(self._body, ChunkedBody) or self.head.is_compressed:
+            return True
+        if self._naming is None:
+            self._naming = self._body.naming(self._boundary)
+        return word in self._naming
 
     def closes(self) -> bool:
         """Whether a whole request asks to close its connection after the answer."""
@@ -146,6 +157,7 @@ class Arrival:
     def forget_body(self) -> None:
         """Let go of the body of a whole request, which nobody will read."""
         self._body = SizedBody(0)
+        self._naming = None
         self.held = len(self.rest)
 
     def _head_end(self) -> int:
@@ -193,7 +205,10 @@ class Arrival:
             authorization=fields.get("AUTHORIZATION", ""),
             x_api_key=fields.get("X-API-KEY", ""),
             is_head=request.method == "HEAD",
+            is_compressed="CONTENT-ENCODING" in fields,
         )
+        if (form := _FORM.fullmatch(fields.get("CONTENT-TYPE", ""))) is not None:
+            self._boundary = form[2].encode()
         if self.proxies is not None:
             forwarded_for = [value for name, value in request.headers if name == "X-FORWARDED-FOR"]
             self.client = self.proxies.client(self._peer, forwarded_for)

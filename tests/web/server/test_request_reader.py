@@ -167,6 +167,56 @@ def test_bytes_that_gunicorn_s_reader_leaves_are_refused_not_kept() -> None:
         body.opened()
 
 
+def _form(*parts: bytes, boundary: bytes = b"--x1") -> bytes:
+    return b"".join(b"--%b\r\n%b\r\n" % (boundary, part) for part in parts) + b"--%b--\r\n" % boundary
+
+
+_FILE = (
+    b'Content-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n\xff\xd8 priority \r\n\r\n model'
+)
+_TEXT = b'Content-Disposition: form-data; name="model"\r\n\r\ndigits'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "names"),
+    [
+        ("multipart/form-data; boundary=--x1", _form(_FILE), ()),
+        ('multipart/form-data;boundary="--x1"', _form(_FILE, _TEXT), ("model",)),
+        ("multipart/form-data; boundary=--x1", _form(_TEXT, _FILE), ("model",)),
+        ("multipart/form-data; boundary=--x1", _form(_TEXT).replace(b"\r\n", b"\n"), ("model",)),
+        ("multipart/form-data; boundary=--x1", b"--" * 400, ()),
+        # Perhaps read in another way: all of the body counts.
+        ("multipart/form-data; boundary=--x1; charset=x", _form(_FILE), ("model", "priority")),
+        ("Multipart/Form-Data; boundary=--x1", _form(_FILE), ("model", "priority")),
+        ("application/json", b'{"model": "digits"}', ("model",)),
+        ("application/x-www-form-urlencoded", b"priority=low", ("priority",)),
+        ("", b"model", ("model",)),
+    ],
+)
+def test_a_field_is_looked_for_where_one_can_be_named(kind: str, body: bytes, names: tuple[str, ...]) -> None:
+    coming = begin()
+    assert coming.feed(request(f"Content-Type: {kind}", f"Content-Length: {len(body)}", body=body), NOW)
+    words = ("model", "priority", "callback_url")
+    assert tuple(word for word in words if coming.mentions(word.encode())) == names
+    assert read(coming.opened()) == body
+    coming.forget_body()
+    assert not coming.mentions(b"model")
+
+
+def test_of_a_form_with_more_parts_than_any_has_all_counts() -> None:
+    form = b"--x\r\n\r\n" * bodies.MAX_HEADS
+    assert b"model" not in bodies.part_heads(form + b"model", b"x")
+    assert b"model" in bodies.part_heads(form + b"--x\r\n\r\nmodel", b"x")
+
+
+@pytest.mark.parametrize("field", ["Content-Encoding: gzip", "Transfer-Encoding: chunked"])
+def test_what_can_not_be_searched_may_name_any_field(field: str) -> None:
+    coming = begin()
+    body = b"3\r\nabc\r\n0\r\n\r\n" if "chunked" in field else b""
+    assert coming.feed(request(field, body=body), NOW)
+    assert coming.mentions(b"priority")
+
+
 def test_more_chunks_than_anybody_needs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "MAX_CHUNKS", 10)
     assert begin().feed(chunked(*[b"x"] * 9), NOW)
