@@ -44,6 +44,9 @@ FALLBACK: Final = "photos10"
 _STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """SIGHUP: the terminal was closed."""
 
+_BEGUN_S: Final = 5.0
+"""Supervisor starts its programs within a second of its own start, on a busy machine within two."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C or SIGTERM; return the exit status."""
@@ -105,6 +108,7 @@ def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> 
         signals.came(within_s=1.0)
     if supervisor.poll() is None:
         _say("Stopping: requests in flight are answered first ...")
+        _wait_until_begun(supervisor, programs.count(config))
         supervisor.terminate()
     status = supervisor.wait()
     if signals.came(within_s=0):
@@ -113,6 +117,21 @@ def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> 
     _say(f"supervisor exited unexpectedly (status {status}): stopping the processes that it left behind.")
     _end(programs_, settings.request_timeout_s + 4)
     return 1
+
+
+def _wait_until_begun(supervisor: "subprocess.Popen[bytes]", count: int) -> None:
+    """Return once all programs of supervisor run, or have had the time to.
+
+    Told to stop before, it starts them all the same, and stops them at once. But a signal to a process that
+    it has just forked is lost when that becomes the program: Ctrl-C then took 16 s.
+    """
+    until = time.monotonic() + _BEGUN_S
+    while supervisor.poll() is None and time.monotonic() < until:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            commands = [child.cmdline() for child in psutil.Process(supervisor.pid).children()]
+            if len(commands) >= count and not any("supervisor.supervisord" in each for each in commands):
+                return
+        time.sleep(0.02)
 
 
 def _end(left_behind: list[psutil.Process], within_s: float) -> None:

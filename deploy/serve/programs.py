@@ -120,6 +120,14 @@ def write(settings: Settings, var: Path, *, embedded_redis: bool) -> Path:
     return path
 
 
+def count(config: Path) -> int:
+    """How many processes supervisor starts by this configuration."""
+    parser = configparser.RawConfigParser()
+    parser.read(config, encoding="utf-8")
+    sections = (parser[name] for name in parser.sections() if name.startswith("program:"))
+    return sum(section.getint("numprocs", 1) for section in sections)
+
+
 def _redis(var: Path, logs: Path) -> dict[str, str]:
     section = _program(redis_command(var), logs / "redis.log", priority=1, stop_s=10)
     return {**section, "umask": "077"}

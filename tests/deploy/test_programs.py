@@ -42,6 +42,11 @@ def test_redis_starts_first_and_stops_last(tmp_path: Path) -> None:
     assert drain_s >= SETTINGS.request_timeout_s + 2
 
 
+@pytest.mark.parametrize(("embedded", "count"), [(True, 7), (False, 5)])
+def test_its_processes_are_counted(tmp_path: Path, embedded: bool, count: int) -> None:
+    assert programs.count(programs.write(SETTINGS, tmp_path, embedded_redis=embedded)) == count
+
+
 def test_grpc_is_a_program_unless_its_port_is_0(tmp_path: Path) -> None:
     config = _config(programs.write(SETTINGS, tmp_path, embedded_redis=True))
     assert config.get("program:grpc", "command").endswith('"-m" "web.rpc"')

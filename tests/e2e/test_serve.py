@@ -278,6 +278,14 @@ def test_ctrl_c_ends_it_before_it_is_ready_too(project: Path) -> None:
     assert not any(_alive(pid) for pid in children)
 
 
+def test_ctrl_c_right_after_the_start_is_lost_on_no_program(project: Path) -> None:
+    for _ in range(2):
+        serving = Serving(project, **SMALL)
+        eventually(lambda: "Starting Batchwire" in serving.said, within_s=60)  # noqa: B023 - it is called at once
+        assert serving.end(signal.SIGINT) == 0
+    assert "SIGKILL" not in (project / "var" / "log" / "supervisord.log").read_text()
+
+
 def test_even_a_killed_parent_leaves_no_process_behind_nor_do_many_signals_at_once(project: Path) -> None:
     for whom in ("launcher", "supervisor"):
         serving = Serving(project, **SMALL)
