@@ -20,7 +20,7 @@ _LAG_MS: Final = 5.0
 _BUSY: Final = 0.9
 _KEPT_UP: Final = 0.95
 
-_GIVE_A_KEY: Final = "--api-key VARIABLE (or @FILE) sends a key."
+_SENDS_A_KEY: Final = "--api-key VARIABLE (or @FILE) sends"
 
 
 def caveats(points: list[Figures]) -> list[str]:
@@ -58,7 +58,8 @@ def _of(point: Figures) -> Iterator[tuple[str, str]]:
     yield from _of_the_tester(point)
     refusal = _refusal(point)
     if refusal:
-        yield "refused", f"{refusal} {_GIVE_A_KEY}"
+        which = "another key" if "http 403" in refusal else "a key"  # 403: this one may not ask that
+        yield "refused", f"{refusal} {_SENDS_A_KEY} {which}."
         return
     if not point.requests:
         yield "nothing", "nothing was measured: the warm-up took all the time."

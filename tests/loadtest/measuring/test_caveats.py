@@ -48,11 +48,11 @@ SLOW = {LEAVING: 20.0, ALL: 4.0}
         ({"warmup_failed": 7}, "7 requests of the warm-up failed."),
         (
             {"per_s": 0.0, "right": 0, "errors": {"http 401 unauthorized": Errors(20, "no key")}},
-            "every request was refused (http 401 unauthorized: no key). --api-key VARIABLE (or @FILE) sends",
+            "request was refused (http 401 unauthorized: no key). --api-key VARIABLE (or @FILE) sends a key.",
         ),
         (
             {"per_s": 0.0, "right": 0, "requests": 0, "given_up": "all failed (http 403 forbidden: no)"},
-            "all failed (http 403 forbidden: no): ended early. --api-key VARIABLE",
+            "(http 403 forbidden: no): ended early. --api-key VARIABLE (or @FILE) sends another key.",
         ),
         ({"right": 190, "errors": {"http 401 unauthorized": Errors(10, "revoked")}}, ""),
     ],
