@@ -396,8 +396,8 @@ class Settings:
     model_servers: int = _whole(1, 1, 64)
     """How many model server processes `make serve` runs."""
     health_dir: str = _text(str(PROJECT / "var" / "health"))
-    """The directory in which model servers write that they hold their leases. For another one than the
-    default `.venv/bin/python -m model_server health` needs `--dir`."""
+    """The directory in which model servers write that they hold their leases. If you change it,
+    `.venv/bin/python -m model_server health` needs `--dir`."""
     metrics_port: int = _zero_or(0, 1, 65535)
     """The port on which a model server or the process of gRPC tells its metrics to Prometheus; several on one
     host take this one and those after it. 0: none. The web tier tells its own at `/metrics`."""

@@ -217,7 +217,7 @@ class KnownKeys:
         self._thread.start()
 
     def stop(self) -> None:
-        """Read no more by itself, and tell the uses that were not told yet."""
+        """Stop reading by itself, and record the uses since the last record."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()

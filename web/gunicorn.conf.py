@@ -51,7 +51,7 @@ proc_name = "batchwire-web"
 def worker_exit(_server: Any, worker: Any) -> None:  # noqa: ANN401 - Gunicorn has no types
     """Let pipelines that are polled end, and calls of webhooks, as long as Gunicorn lets this process.
 
-    And tell what was not told yet: which API keys were used, the last spans.
+    Then record which API keys were used, and send the last spans.
     """
     if entry := sys.modules.get("web.wsgi"):  # it is loaded once the process has started
         entry.app.extensions["polled_pipelines"].stop(within_s=worker.left_s())

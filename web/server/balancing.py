@@ -56,7 +56,7 @@ class ConnectionBalance:
         It does so for PATIENCE_S; what is there then it takes.
         """
         now = self._clock()
-        # One that it has left just before it takes, and as it ends all that are there.
+        # It takes one that it has just left to the others, and as it ends all that wait.
         if now > self.leaves_until + PATIENCE_S and not self._has_ended:
             others = [
                 count
