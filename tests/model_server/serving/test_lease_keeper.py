@@ -1,5 +1,6 @@
 """The keeper, tick by tick, on a real Redis: renewal, recovery, and the end of a hung process."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import redis
 from broker.errors import BrokerUnavailable
 from broker.keys import Keys
 from broker.lease import Lease
+from broker.messages import State, WorkerState
+from model_server.serving.health_file import HealthFiles, verdict
 from model_server.serving.lease_keeper import LeaseKeeper
 from model_server.serving.worker import Worker
 from tests.support import fakes
@@ -53,6 +56,27 @@ def test_a_tick_renews_and_announces(
     assert score is not None
     assert score > client.time()[0]
     assert client.exists(keys.of(MODEL).card)
+
+
+@pytest.mark.parametrize("is_of_shard", [False, True])
+def test_a_renewal_is_written_down_once_the_worker_serves(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_of_shard: bool
+) -> None:
+    """Not that of a shard: the check would go by whichever lease was renewed last."""
+    monkeypatch.setattr(Lease, "is_of_shard", is_of_shard)
+    folder = tmp_path / "health"
+    files = HealthFiles(folder)
+    keeper = LeaseKeeper(
+        worker.registration, lease_s=LEASE_S, model_call_max_s=60, on_hung=lambda: None, health=files
+    )
+    told = []
+    for state in (State(WorkerState.LOADING, "v1"), READY):
+        worker.status.publish(state)
+        keeper.tick(0.0)
+        told.append(verdict(folder, time.time()))
+    files.clear()
+    unserved = "no model is served yet"
+    assert told == [unserved, unserved if is_of_shard else ""]
 
 
 def test_a_reaped_worker_is_registered_anew(
