@@ -31,6 +31,7 @@ from broker.keys import Keys
 from broker.registry import Registry
 from deploy.serve import preflight, programs, ready
 from deploy.serve.programs import CannotStart
+from deploy.serve.stop_signals import STOP, StopSignals
 from settings import PROJECT, SettingError, Settings, is_given, masked, misspelt
 from telemetry import logs
 
@@ -40,9 +41,6 @@ VAR: Final = PROJECT / "var"
 
 FALLBACK: Final = "photos10"
 """The model that answers when the default model can't be loaded (its weights can't be downloaded, say)."""
-
-_STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-"""SIGHUP: the terminal was closed."""
 
 _BEGUN_S: Final = 5.0
 """Supervisor starts its programs within a second of its own start, on a busy machine within two."""
@@ -81,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> int:
-    signals = _StopSignals()
+    signals = StopSignals()
     _warn_without_fallback(settings)
     for variable, setting in misspelt().items():
         _say(f"{variable} is not a setting, and has no effect. Did you mean {setting}?")
@@ -143,29 +141,12 @@ def _end(left_behind: list[psutil.Process], within_s: float) -> None:
         process.kill()
 
 
-class _StopSignals:
-    """Waits for a signal of `_STOP`. A handler that sets an Event can deadlock on the Event's own lock."""
-
-    def __init__(self) -> None:
-        self._came = False
-        # Under nohup SIGHUP is ignored, and to wait for it would take it all the same.
-        is_under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        self._signals = _STOP - {signal.SIGHUP} if is_under_nohup else _STOP
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
-
-    def came(self, *, within_s: float) -> bool:
-        """Whether a signal has come; waits up to `within_s` for one."""
-        if not self._came:
-            self._came = signal.sigtimedwait(self._signals, within_s) is not None
-        return self._came
-
-
 def _in_child() -> None:
     """Unblock signals; leave no core dumps; ask for SIGTERM when the parent dies (prctl(2), Linux).
 
     A core dump of any of these processes would have pictures in it.
     """
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -338,8 +319,7 @@ def _say(text: str) -> None:
         _LOG.info("%s", text)
         return
     try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+        print(text, flush=True)  # noqa: T201 - unlike `write` it does not mind that there is no output (`>&-`)
     except OSError:
         # The terminal was closed, or the pipe's reader has ended: no reason to end without stopping the rest.
         # What is left in the buffer goes nowhere, or the interpreter would complain of it at its end.
