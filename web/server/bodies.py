@@ -117,8 +117,10 @@ class ChunkedBody:
         size = int(line[1], 16)
         self._size += size
         self._chunks += 1
-        if self._size > self._at_most or self._chunks > MAX_CHUNKS:
-            raise UploadTooLarge.than(self._at_most, f"in at most {MAX_CHUNKS} chunks")
+        if self._size > self._at_most:
+            raise UploadTooLarge.than(self._at_most)
+        if self._chunks > MAX_CHUNKS:
+            raise UploadTooLarge(f"A body may have up to {MAX_CHUNKS} chunks. Send fewer, and larger ones.")
         self._at = end + 2
         self._chunk_end = self._at + size
         self._next = self._data if size else self._trailers
