@@ -31,7 +31,7 @@ from broker.keys import Keys
 from broker.registry import Registry
 from deploy.serve import preflight, programs, ready
 from deploy.serve.programs import CannotStart
-from deploy.serve.stop_signals import STOP, StopSignals
+from deploy.serve.stop_request import STOP, StopRequest
 from settings import PROJECT, SettingError, Settings, is_given, masked, misspelt
 from telemetry import logs
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _supervise(settings: Settings, config: Path, began: float, *, lock: int) -> int:
-    signals = StopSignals()
+    signals = StopRequest()
     _warn_without_fallback(settings)
     for variable, setting in misspelt().items():
         _say(f"{variable} is not a setting, and has no effect. Did you mean {setting}?")

@@ -13,7 +13,7 @@ STOP: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """SIGHUP: the terminal was closed."""
 
 
-class StopSignals:
+class StopRequest:
     """Waits for a signal of `STOP`. A handler that sets an Event can deadlock on the Event's own lock."""
 
     def __init__(self) -> None:

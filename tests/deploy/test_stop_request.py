@@ -16,8 +16,8 @@ from tests.support.waiting import eventually
 WAITS = """
 import sys, time
 from pathlib import Path
-from deploy.serve.stop_signals import StopSignals
-signals, until = StopSignals(), time.monotonic() + 20
+from deploy.serve.stop_request import StopRequest
+signals, until = StopRequest(), time.monotonic() + 20
 Path(sys.argv[1]).write_text("began")
 while not (came := signals.came(within_s=0.05)) and time.monotonic() < until:
     pass
