@@ -68,7 +68,13 @@ class Waiter:
     def wait(self, timeout_s: float) -> Result | None:
         """Sleep until the result is there, `timeout_s` at most; None when it did not come."""
         self._woken.wait(max(0.0, timeout_s))
+        if self._result is None and not self._is_forgotten:
+            self._woken.clear()  # after `wake`; a result that came meanwhile is seen below
         return self._result
+
+    def wake(self) -> None:
+        """End its thread's `wait` without a result: there is something else to look at."""
+        self._woken.set()
 
     def put(self, result: Result) -> None:
         """Hand over the result and wake the waiter. A second one is ignored: the first was the answer."""

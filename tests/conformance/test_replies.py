@@ -14,7 +14,7 @@ from broker.connection import connect
 from broker.keys import Keys
 from broker.lost_jobs import QueuedJob
 from broker.messages import Result
-from broker.replies import Replies
+from broker.replies import Replies, Waiter
 from tests.support.channels import publish, subscribers
 from tests.support.fakes import MODEL, enqueue, job
 from tests.support.redis_server import RedisServer
@@ -253,3 +253,18 @@ def test_a_process_leaves_the_channel_with_its_last_poller(
     assert first.wait(0) is None
     replies.forget(second)
     eventually(lambda: subscribers(client, keys, MODEL, "a") == 0)
+
+
+def test_a_waiter_that_is_woken_without_a_result_sleeps_again() -> None:
+    waiter = Waiter("m", "job", 0.0)
+    waiter.wake()
+    assert waiter.wait(60) is None
+    began = time.monotonic()
+    assert waiter.wait(0.05) is None
+    assert time.monotonic() - began >= 0.05
+    waiter.mark_forgotten()
+    assert [waiter.wait(60), waiter.take_forgotten(), waiter.take_forgotten()] == [None, True, False]
+    result = Result(id="job", model="m", model_version="v1")
+    waiter.wake()
+    waiter.put(result)
+    assert waiter.wait(60) == result

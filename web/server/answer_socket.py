@@ -1,14 +1,16 @@
 """A client's socket that an answer never waits for, and the answers that their clients have not read yet.
 
 Owns what is left of an answer: the thread that made it hands over what the kernel does not take at once, and
-the loop sends it as its client reads. Closes nothing; worker.py does, when a client is too slow.
+the loop sends it as its client reads. Owns as well what a thread that waits hears of its client: that it has
+sent more, or closed. Closes nothing; worker.py does, when a client is too slow.
 """
 
 import contextlib
 import math
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Final
 
 GRACE_S: Final = 5.0
@@ -27,6 +29,8 @@ class AnswerSocket(socket.socket):
 
     has_input = False
     """While a thread is at a request: there are bytes to read, or the end. The loop sees it first."""
+
+    _wake: Callable[[], None] | None = None
 
     left = 0
     """Bytes of the answer that are still here."""
@@ -50,6 +54,21 @@ class AnswerSocket(socket.socket):
         self._parts.append(rest)
         self.left += len(rest)
 
+    def note_input(self) -> None:
+        """There is something to read."""
+        self.has_input = True
+        if (wake := self._wake) is not None:
+            wake()
+
+    @contextlib.contextmanager
+    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
+        """A context: the loop calls this when there is something to read. It must not wait."""
+        self._wake = wake
+        try:
+            yield
+        finally:
+            self._wake = None
+
     def begin(self, now: float) -> None:
         """The answer is whole; its client is to read it from now on."""
         self._by = now + GRACE_S + self.left / PACE_BYTES_PER_S
@@ -69,6 +88,10 @@ class AnswerSocket(socket.socket):
                 self._parts[0] = part[count:]
                 return
             self._parts.popleft()
+
+
+SERVED: Final[ContextVar[AnswerSocket | None]] = ContextVar("served_socket", default=None)
+"""That of the request which this thread answers; None: it answers none that the loop gave it."""
 
 
 def widen(listeners: Iterable[socket.socket]) -> None:

@@ -139,6 +139,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
 
     def handle(self, conn: Connection) -> bool:
         """Answer a whole request, in a thread of the pool; return whether the connection goes on."""
+        answer_socket.SERVED.set(conn.sock)
         try:
             return bool(self.handle_request(conn.arrival.opened(), conn))
         except ServiceError as error:
@@ -278,7 +279,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         if conn.stage is Stage.WORKING:
             # Only now: most clients wait for their answer, and so most requests need no call to the selector.
             conn.unwatch(self.poller)
-            conn.sock.has_input = True
+            conn.sock.note_input()
             return
         if conn.stage in (Stage.SENDING, Stage.CLOSED):  # by what was woken before it
             return

@@ -25,8 +25,9 @@ from tests.support.fakes import MODEL, FakeEngine
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
-from web.jobs import JobClient, JobOptions
+from web.jobs import ClientGone, JobClient, JobOptions
 from web.routes.predict import is_client_gone
+from web.server.answer_socket import SERVED, AnswerSocket
 
 
 def _waiters(service: Service) -> int:
@@ -220,6 +221,35 @@ def test_a_client_is_gone_once_it_has_closed_and_not_before() -> None:
         assert is_client_gone()
     with app.test_request_context():
         assert not is_client_gone()
+
+
+def test_the_loop_wakes_a_request_whose_client_has_closed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.jobs.LOOK_AT_CLIENT_S", 1000.0)
+    monkeypatch.setattr("web.jobs.WATCHED_LOOK_S", 1000.0)
+    jobs: JobClient = service.app.extensions["jobs"]
+    options = JobOptions(time.monotonic(), time.monotonic() + 60)
+    submitted = jobs.submit(jobs.models.choose(MODEL), png(0), options, top=1)
+    closed, ended = threading.Event(), threading.Event()
+
+    def wait(client: AnswerSocket) -> None:
+        SERVED.set(client)
+        with pytest.raises(ClientGone):
+            jobs.wait(submitted, is_client_gone=closed.is_set)
+        ended.set()
+
+    with AnswerSocket() as client:
+        waiting = threading.Thread(target=wait, args=(client,))
+        waiting.start()
+        eventually(lambda: client._wake is not None)
+        client.note_input()  # bytes, and not the end
+        assert not ended.wait(0.1)
+        closed.set()
+        client.note_input()
+        assert ended.wait(10)
+        waiting.join()
+        assert client._wake is None
 
 
 def test_nothing_sleeps_between_a_picture_and_its_answer(
