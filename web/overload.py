@@ -17,7 +17,7 @@ _MOST: Final = 1024
 """Refusals that are remembered at once: of a few models, for as many lanes as there are keys."""
 
 
-_RENEW_AFTER: Final = 0.6
+_RENEW_AFTER: Final = 0.75
 """After this part of its time one request is let through, to ask again for all. At its end every request that
 comes before the first has its verdict would be: of a flood of 250 a second 22 to 33, at 3 ms each."""
 
