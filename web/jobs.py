@@ -434,7 +434,7 @@ class JobClient:
         with submitted.span as span, contextlib.ExitStack() as waiting:
             waiting.callback(self.replies.forget, waiter)
             if client is not None:
-                waiting.enter_context(client.waking(waiter.wake))
+                client.on_input = waiter.wake
             while not reason and (left_s := submitted.wait_until - time.monotonic()) > 0:
                 is_watched = client is not None and not client.has_input
                 look_s = WATCHED_LOOK_S if is_watched else LOOK_AT_CLIENT_S

@@ -9,7 +9,7 @@ import contextlib
 import math
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Final
 
@@ -30,7 +30,8 @@ class AnswerSocket(socket.socket):
     has_input = False
     """While a thread is at a request: there are bytes to read, or the end. The loop sees it first."""
 
-    _wake: Callable[[], None] | None = None
+    on_input: Callable[[], None] | None = None
+    """What the loop calls then, for a thread that sleeps; it must not wait. The next request has none."""
 
     left = 0
     """Bytes of the answer that are still here."""
@@ -57,17 +58,8 @@ class AnswerSocket(socket.socket):
     def note_input(self) -> None:
         """There is something to read."""
         self.has_input = True
-        if (wake := self._wake) is not None:
+        if (wake := self.on_input) is not None:
             wake()
-
-    @contextlib.contextmanager
-    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """A context: the loop calls this when there is something to read. It must not wait."""
-        self._wake = wake
-        try:
-            yield
-        finally:
-            self._wake = None
 
     def begin(self, now: float) -> None:
         """The answer is whole; its client is to read it from now on."""

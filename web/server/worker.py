@@ -270,7 +270,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         if not self.alive:
             conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
         conn.stage = Stage.IDLE
-        conn.sock.has_input = False
+        conn.sock.has_input, conn.sock.on_input = False, None
         self.keepalived_conns.append(conn)
         conn.watch(self.poller, partial(self._on_readable, conn))
 

@@ -242,14 +242,13 @@ def test_the_loop_wakes_a_request_whose_client_has_closed(
     with AnswerSocket() as client:
         waiting = threading.Thread(target=wait, args=(client,))
         waiting.start()
-        eventually(lambda: client._wake is not None)
+        eventually(lambda: client.on_input is not None)
         client.note_input()  # bytes, and not the end
         assert not ended.wait(0.1)
         closed.set()
         client.note_input()
         assert ended.wait(10)
         waiting.join()
-        assert client._wake is None
 
 
 def test_nothing_sleeps_between_a_picture_and_its_answer(
