@@ -532,8 +532,25 @@ class JobClient:
     def poll(self, model: str, job_id: str, *, owner: str = "") -> StoredJob | None:
         """The job's result, or that it is pending; None where `owner` has none (any more).
 
-        Raises DeadlinePassed, once: the job is cancelled then.
+        Its place among those of an API key is free once its end was told. Raises DeadlinePassed, once: the
+        job is cancelled then.
         """
+        try:
+            stored = self._stored(model, job_id, owner=owner)
+        except DeadlinePassed:
+            self._free_place(model, job_id)
+            raise
+        if stored is None or not isinstance(stored.state, PendingJob):
+            self._free_place(model, job_id)
+        return stored
+
+    def _free_place(self, model: str, job_id: str) -> None:
+        """The client is told that its job has ended: its API key has the place back, where those are limited."""
+        key = access.KEY.get()
+        if key is not None and key.jobs and self.api_keys is not None:
+            self.api_keys.limiter.ended(key.name, model, job_id)
+
+    def _stored(self, model: str, job_id: str, *, owner: str) -> StoredJob | None:
         asked_at = time.monotonic()
         stored = self.producer.look_up(model, job_id, owner=owner)
         if stored is None or not isinstance(stored.state, PendingJob):

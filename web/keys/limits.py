@@ -4,6 +4,7 @@ Owns the words and the header fields of both, and the look for jobs that have en
 broker's script (key_limits.py).
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -112,6 +113,11 @@ class KeyLimiter:
             self.store.give_back(key.name, members, tokens=tokens, is_listed=False)
         except BrokerUnavailable:
             return
+
+    def ended(self, name: str, model: str, job_id: str) -> None:
+        """A client of the key of this name was told that its polled job has ended. The job stays listed."""
+        with contextlib.suppress(BrokerUnavailable):
+            self.store.give_back(name, [polled_member(model, job_id)])
 
     def cancelled(self, name: str, model: str, job_id: str) -> None:
         """A polled job of the key of this name was ended by its client."""

@@ -15,6 +15,7 @@ import redis
 from broker.api_keys import ApiKey
 from broker.key_limits import waiting_member
 from broker.keys import Keys
+from broker.messages import Result
 from broker.producer import Producer
 from tests.support.fakes import MODEL
 from tests.support.pictures import form, png
@@ -224,10 +225,34 @@ def test_an_end_is_seen_behind_any_number_of_older_jobs(
     accepted = service.client.post("/predict", data=form(png(0)), headers=polled)
     assert accepted.status_code == 202
     service.start_worker()
-    location = accepted.headers["Location"]
-    eventually(lambda: service.client.get(location, headers=ann).status_code == 200)
+    producer: Producer = service.app.extensions["jobs"].producer
+    job_id = accepted.get_json()["id"]
+
+    def has_ended() -> bool:  # without asking for it: that would free its place
+        stored = producer.look_up(MODEL, job_id, owner="ann")
+        return stored is not None and isinstance(stored.state, Result)
+
+    eventually(has_ended)
     ends = [service.client.post("/predict", data=form(png(0)), headers=polled).status_code for _ in range(3)]
     assert ends == [429, 429, 202]
+
+
+def test_a_polled_job_s_place_is_free_once_its_client_knows_of_its_end(
+    service: Service, add: Add, client: redis.Redis, keys: Keys
+) -> None:
+    ann, own = add("ann", jobs=2), keys.of_api_key("ann")
+    polled = ann | {"Prefer": "respond-async"}
+    first, second = (
+        service.client.post("/predict", data=form(png(0)), headers=polled).headers["Location"]
+        for _ in range(2)
+    )
+    assert service.client.get(first, headers=ann).status_code == 202
+    assert client.zcard(own.jobs) == 2
+    service.start_worker()
+    eventually(lambda: service.client.get(first, headers=ann).status_code == 200)
+    assert service.client.get(f"{second}&wait=10", headers=ann).status_code == 200
+    assert client.zcard(own.jobs) == 0
+    assert len(service.client.get("/jobs", headers=ann).get_json()["jobs"]) == 2  # while results are kept
 
 
 def test_whoever_hangs_up_while_it_waits_for_a_polled_job_gets_its_place_back(
