@@ -545,7 +545,7 @@ class JobClient:
         return stored
 
     def _free_place(self, model: str, job_id: str) -> None:
-        """The client is told that its job has ended: its API key has the place back, where those are limited."""
+        """The client is told that its job has ended: its API key has the place back, if it has so few."""
         key = access.KEY.get()
         if key is not None and key.jobs and self.api_keys is not None:
             self.api_keys.limiter.ended(key.name, model, job_id)
