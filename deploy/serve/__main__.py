@@ -161,8 +161,14 @@ def _only_one(var: Path) -> Iterator[int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
+            process = lock.read().strip()
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
+                raise CannotStart(
+                    f"`make serve` from this folder (process {process}) was killed, and what it started is still "
+                    "stopping. Start again in a few seconds."
+                ) from None
             raise CannotStart(
-                f"`make serve` is already running from this folder (process {lock.read().strip() or '?'})."
+                f"`make serve` is already running from this folder (process {process or '?'})."
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

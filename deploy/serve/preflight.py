@@ -16,6 +16,11 @@ _NOT_A_FILE: Final = ("imagenet", "random")
 
 def missing(settings: Settings) -> str:
     """A message about the first thing that is missing: its variable and what to do. Empty if nothing is."""
+    if settings.files_dir and not Path(settings.files_dir).is_dir():
+        return (
+            f"FILES_DIR={settings.files_dir!r} is not a directory. Set it to the directory whose pictures "
+            "GET /classify?file=NAME may read, or unset it."
+        )
     if settings.has_store:  # the model servers look into it
         return _wrong_weights(settings)
     models_dir = settings.models_dir

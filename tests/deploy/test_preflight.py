@@ -44,6 +44,24 @@ def test_a_complete_catalogue_misses_nothing(models: Path) -> None:
     assert _missing(models, models=("cat",), weights="/gone.h5") == ""  # nothing uses them
 
 
+def test_a_directory_of_pictures_must_be_there(models: Path) -> None:
+    for files_dir in (models / "gone", models / "cat" / "model.toml"):
+        settings = Settings(models_dir=str(models), models=("cat",), files_dir=str(files_dir))
+        assert preflight.missing(settings).startswith(f"FILES_DIR={str(files_dir)!r} is not a directory.")
+    assert preflight.missing(Settings(models_dir=str(models), models=("cat",), files_dir=str(models))) == ""
+
+
+@pytest.mark.slow
+def test_one_that_was_killed_and_still_stops_is_told_from_one_that_runs(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        pass
+    with serve._only_one(tmp_path):
+        for process, said in ((ended.pid, "was killed, and"), (os.getpid(), "is already running")):
+            (tmp_path / "serve.lock").write_text(str(process))
+            with pytest.raises(CannotStart, match=said), serve._only_one(tmp_path):
+                pass
+
+
 def test_each_missing_file_is_reported_with_its_variable(models: Path) -> None:
     assert "MODELS_DIR='/gone' is not a directory" in _missing(Path("/gone"))
     (models.parent / "empty").mkdir()
