@@ -164,8 +164,8 @@ def _only_one(var: Path) -> Iterator[int]:
             process = lock.read().strip()
             if process.isdecimal() and not psutil.pid_exists(int(process)):
                 raise CannotStart(
-                    f"`make serve` from this folder (process {process}) was killed, and what it started is still "
-                    "stopping. Start again in a few seconds."
+                    f"`make serve` from this folder (process {process}) was killed, and what it started "
+                    "is still stopping. Start again in a few seconds."
                 ) from None
             raise CannotStart(
                 f"`make serve` is already running from this folder (process {process or '?'})."
