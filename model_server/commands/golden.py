@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.errors import ClientError, ModelUnavailable
-from broker.messages import KERNELS, Decode, Fit, InputSpec, Library
+from broker.messages import KERNELS, MOST_SIDE, Decode, Fit, InputSpec, Library
 from model_server.catalogue.model_spec import KerasApplication, ModelSpec, Normalise, read_model
 from model_server.catalogue.model_toml import Order
 from model_server.engines import loading
@@ -38,8 +38,12 @@ _NEARER: Final = 0.5
 """A field is named if its other value brings the mean difference below this share."""
 
 _NORMALISE: Final = ("none", "unit", "tf", "torch", "caffe")
-_RESIZED: Final = (256, 232, 235, 248, 255)
-"""Short sides before a crop of 224 that torchvision and timm publish; others are in proportion."""
+_RESIZED: Final = (224, 256, 232, 235, 248, 255)
+"""Short sides before a crop of 224 that torchvision and timm publish, and the crop's own; others are in
+proportion, rounded or, as timm does, rounded down."""
+
+_USUAL_RESIZED: Final = 256
+"""The short side that is resized to whatever is cut from it."""
 
 _TABLE: Final = re.compile(r"\s*\[\s*([\w.]+)\s*\]")
 
@@ -256,12 +260,23 @@ def explain(
             break
     changes = _changes(spec, best)
     if not changes:
-        yield "No other preprocessing that model.toml can describe comes nearer: is it the same network?"
+        yield (
+            f"Nothing that was tried comes much nearer ({_tried(spec)}): is it the same network, and "
+            "does its own code prepare pictures in one of these ways?"
+        )
         return
     yield f"With this in model.toml the largest difference is {nearest.largest:.7f}."
     yield from (f"  {change}" for change in changes)
     if nearest.largest > within:
-        yield "Something else differs as well; nothing that model.toml can describe comes nearer."
+        yield f"Something else differs as well; nothing else that was tried comes nearer ({_tried(spec)})."
+
+
+def _tried(spec: ModelSpec) -> str:
+    """What `explain` tries, in the words of model.toml."""
+    if spec.input.fit is Fit.INK:
+        return "each normalise and order by name"
+    sides = ", ".join(map(str, _resized(max(spec.input.width, spec.input.height))))
+    return f"each normalise by name, order, resample, library, decode and fit; resize = {sides}"
 
 
 def _nearest(
@@ -328,13 +343,19 @@ def _fits(spec: ModelSpec) -> Iterator[ModelSpec]:
     if spec.input.fit is Fit.INK:
         return
     side = max(spec.input.width, spec.input.height)
-    resized = sorted({each * side // 224 for each in _RESIZED})
     for fit_, resize in [
         *((each, 0) for each in (Fit.STRETCH, Fit.CROP, Fit.PAD)),
-        *((Fit.CROP, each) for each in resized),
+        *((Fit.CROP, each) for each in _resized(side)),
     ]:
         if (fit_, resize) != (spec.input.fit, spec.input.resize):
             yield replace(spec, input=replace(spec.input, fit=fit_, resize=resize))
+
+
+def _resized(side: int) -> list[int]:
+    """The short sides that are tried before a crop of this side."""
+    scaled = (each * side / 224 for each in _RESIZED)
+    tried = {_USUAL_RESIZED, *(whole for each in scaled for whole in (int(each), round(each)))}
+    return sorted(each for each in tried if side <= each <= MOST_SIDE)
 
 
 def _copy(spec: ModelSpec, folder: Path) -> ModelSpec:

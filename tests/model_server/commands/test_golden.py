@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from broker.messages import Decode, Fit, InputSpec
 from model_server.catalogue import model_toml
 from model_server.catalogue.model_spec import read_model
 from model_server.commands import check, golden
 from model_server.commands.terminal import DONE, REFUSED
+from model_server.engines.choice import EngineChoice
 from tests.support import ROOT, keras_fork
 
 pytestmark = pytest.mark.usefixtures("converts_in_forks")
@@ -201,7 +204,9 @@ def test_another_network_s_outputs_are_not_explained(
         lines.append(f"{number}.jpg," + ",".join(["0.1"] * 10) + "\n")
     (wrong / golden.EXPECTED).write_text("".join(lines))
     assert check.main([str(folder), "--golden", str(wrong)]) == REFUSED
-    assert "is it the same network?" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Nothing that was tried comes much nearer (each normalise by name, " in said
+    assert "is it the same network" in said
 
 
 def _jpeg() -> bytes:
@@ -266,3 +271,48 @@ def test_every_field_is_tried_and_nothing_twice() -> None:
     assert len(lines) == len(set(lines))
     for field in ("resample", "library", "decode", "fit", "resize", "order", "normalise"):
         assert any(line.startswith(f"{field} = ") for each in lines for line in each)
+
+
+def _resized_and_cut(path: Path, resize: int, side: int) -> Any:  # noqa: ANN401 - an array
+    """What torchvision makes by Resize(resize), CenterCrop(side) of a PIL picture."""
+    with Image.open(path) as picture:
+        short = min(picture.size)
+        width, height = (resize * each // short for each in picture.size)
+        resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return np.asarray(resized.crop((left, top, left + side, top + side)), np.float32).reshape(-1)
+
+
+@pytest.mark.parametrize(
+    ("side", "resize", "before"),
+    [(64, 64, Fit.CROP), (64, 64, Fit.STRETCH), (64, 73, Fit.CROP), (32, 256, Fit.CROP)],
+)
+def test_the_resize_before_a_crop_is_found_for_small_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, resize: int, before: Fit
+) -> None:
+    """The network gives its pixels; the golden ones are PIL's, as torchvision calls it."""
+    monkeypatch.setattr(golden.Trial, "_network", lambda *_: np.float32)
+    paths = sorted(pictures(tmp_path / "pictures", 4).iterdir())
+    outputs = np.stack([_resized_and_cut(path, resize, side) for path in paths])
+    expected = golden.Golden([path.name for path in paths], [path.read_bytes() for path in paths], outputs)
+    input_ = InputSpec(side, side, 3, before, decode=Decode.EXACT)
+    spec = replace(read_model(ROOT / "models", "resnet50"), input=input_)
+    trial = golden.Trial(
+        spec, EngineChoice("openvino", "fp32"), cache=tmp_path, scratch=tmp_path, max_pixels=10**7
+    )
+    comparison = trial.compare(spec, expected)
+    assert comparison.largest > 1
+    said = list(golden.explain(trial, spec, expected, comparison, within=1e-3))
+    assert said == [
+        "With this in model.toml the largest difference is 0.0000000.",
+        *(['  fit = "crop"'] if before is not Fit.CROP else []),
+        f"  resize = {resize}",
+    ]
+
+
+@pytest.mark.parametrize("side", [1, 28, 64, 224, 299, 4096])
+def test_every_resize_that_is_tried_can_be_written(side: int) -> None:
+    spec = read_model(ROOT / "models", "resnet50")
+    variants = list(golden._fits(replace(spec, input=InputSpec(side, side, 3, Fit.CROP))))
+    assert side in {each.input.resize for each in variants}
+    assert all(not each.input.resize or side <= each.input.resize <= 4096 for each in variants)
