@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError):
             return complain(f"{folder} can't be written: {first_line(error)}.", IMPOSSIBLE)
         if isinstance(error, ServiceError | CatalogueError):
-            return complain(f"{options.files[0]}: {str(error).removesuffix('.')}.", IMPOSSIBLE)
+            return complain(f"{options.files[0]}: {_sentence(str(error))}", IMPOSSIBLE)
         raise
     print_line(f"{folder / 'model.toml'}:\n")
     print_line((folder / "model.toml").read_text("utf-8"))
@@ -57,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status != DONE:
         return complain(f"Correct {to_correct}, then: python -m model_server check {folder}", REFUSED)
     return DONE
+
+
+def _sentence(reason: str) -> str:
+    """The reason with its full stop; none behind a command, which would be copied with it."""
+    return reason if reason.endswith(".") or ": .venv/bin/python -m " in reason else f"{reason}."
 
 
 def _make(folder: Path, source: Source, files: list[Path]) -> str:

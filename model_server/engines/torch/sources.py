@@ -32,6 +32,12 @@ _LOADING: Final = threading.Lock()
 
 INSTALL: Final = ".venv/bin/python -m pip install -r model_server/requirements-torch.txt"
 
+FROM_ONE_PLACE: Final = (
+    ".venv/bin/python -m pip install --force-reinstall --no-deps "
+    "--index-url https://download.pytorch.org/whl/cpu torch==2.13.0 torchvision==0.28.0"
+)
+"""Puts both in place of what is there; without --force-reinstall pip takes any build for the right one."""
+
 _NESTED: Final = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
 """The keys under which training scripts save a state dict beside the optimiser's and the epoch."""
 
@@ -89,6 +95,19 @@ def installed(spec: ModelSpec) -> Iterator[None]:
         raise ModelUnavailable(
             f"{spec.name}: a network of PyTorch needs the Python package {error.name!r}, which is not "
             f"installed. Install what it needs: {INSTALL}"
+        ) from error
+
+
+@contextmanager
+def _of_one_build(spec: ModelSpec) -> Iterator[None]:
+    """Guard an import of torchvision, which timm imports too. Raises ModelUnavailable."""
+    try:
+        yield
+    except (RuntimeError, AttributeError) as error:  # the second is what a repeated import raises
+        raise ModelUnavailable(
+            f"{spec.name}: torchvision {importlib.metadata.version('torchvision')} does not fit PyTorch "
+            f"{importlib.metadata.version('torch')} ({_reason(error)}): builds for CPUs and for GPUs do not "
+            f"mix. Install both from one place, those for CPUs by: {FROM_ONE_PLACE}"
         ) from error
 
 
@@ -277,14 +296,9 @@ def _named(spec: ModelSpec, source: TorchNetwork, path: Path, sizes: tuple[int, 
 
 
 def _of_torchvision(spec: ModelSpec, source: TorchNetwork, state: Mapping[str, Any]) -> Callable[[int], Any]:
-    try:
+    with _of_one_build(spec):
         import torchvision  # noqa: PLC0415 - likewise
-    except RuntimeError as error:
-        raise ModelUnavailable(
-            f"{spec.name}: torchvision {importlib.metadata.version('torchvision')} does not fit PyTorch "
-            f"{importlib.metadata.version('torch')} ({_reason(error)}): builds for CPUs and for GPUs do not "
-            f"mix. Install both from one place: {INSTALL}"
-        ) from error
+
     try:
         builder = torchvision.models.get_model_builder(source.name)
     except ValueError as error:
@@ -301,7 +315,8 @@ def _of_torchvision(spec: ModelSpec, source: TorchNetwork, state: Mapping[str, A
 
 
 def _of_timm(spec: ModelSpec, source: TorchNetwork, sizes: tuple[int, ...]) -> Callable[[int], Any]:
-    import timm  # noqa: PLC0415 - likewise
+    with _of_one_build(spec):
+        import timm  # noqa: PLC0415 - likewise
 
     # With a scheme before its name, timm would take a network from elsewhere.
     if not timm.is_model(source.name) or ":" in source.name or "/" in source.name:
@@ -338,7 +353,7 @@ def usual_input(spec: ModelSpec) -> UsualInput:
     path = find(spec)
     with installed(spec):
         state = _state(spec, path)
-        cfg = _published(source)
+        cfg = _published(spec, source)
     first = next((value for value in state.values() if value.dim() == 4), None)
     channels = int(first.shape[1]) if first is not None and first.shape[1] in (1, 3) else 3
     if cfg is None:
@@ -347,11 +362,12 @@ def usual_input(spec: ModelSpec) -> UsualInput:
     return UsualInput(channels, height, width, _DEVIATIONS.get(tuple(cfg.mean), ""), "as timm publishes it")
 
 
-def _published(source: TorchNetwork) -> Any:  # noqa: ANN401 - timm has no types
-    """How timm publishes a network's weights; None for others."""
+def _published(spec: ModelSpec, source: TorchNetwork) -> Any:  # noqa: ANN401 - timm has no types
+    """How timm publishes a network's weights; None for others. Raises ModelUnavailable."""
     if source.library != "timm":
         return None
-    import timm  # noqa: PLC0415 - only the child process, or a command, loads it
+    with _of_one_build(spec):
+        import timm  # noqa: PLC0415 - only the child process, or a command, loads it
 
     return timm.get_pretrained_cfg(source.name) if timm.is_model(source.name) else None
 

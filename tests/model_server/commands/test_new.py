@@ -12,6 +12,7 @@ from model_server.catalogue.model_spec import ModelSpec, read_model
 from model_server.commands import check, new
 from model_server.commands.terminal import DONE, IMPOSSIBLE, REFUSED
 from model_server.engines.openvino import conversion, importing
+from model_server.engines.torch.sources import INSTALL
 from settings import PROJECT
 from tests.model_server.engines import onnx_file
 from tests.support import keras_fork
@@ -310,3 +311,15 @@ def test_two_files_of_one_name_are_refused(
     assert new.main([str(first), str(second)]) == IMPOSSIBLE
     assert "Two files have one name" in capsys.readouterr().err
     assert not models.exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("it has 2 inputs", "it has 2 inputs."),
+        ("It has none.", "It has none."),
+        (f"Install it: {INSTALL}", f"Install it: {INSTALL}"),
+    ],
+)
+def test_a_command_to_copy_has_no_full_stop_behind_it(reason: str, said: str) -> None:
+    assert new._sentence(reason) == said

@@ -1,12 +1,14 @@
 """Networks of PyTorch where PyTorch is not installed; where it is: tests/importers/test_torch.py."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec, read_model
+from model_server.catalogue.model_toml import TorchNetwork
 from model_server.engines import loading
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.engine import EngineOptions
@@ -71,6 +73,34 @@ def test_a_missing_or_another_file_is_refused_before_pytorch_is_missed(tmp_path:
         sources.find(spec)
 
 
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize(
+    "error", ["RuntimeError('operator torchvision::nms does not exist')", "AttributeError"]
+)
+def test_a_torchvision_of_another_build_is_refused_with_a_command_that_replaces_it(
+    library: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-r requirements-torch.txt` replaces nothing: pip takes 2.13.0+cpu and 2.13.0 for one version."""
+    (tmp_path / "torchvision.py").write_text(f"raise {error}\n")
+    (tmp_path / "timm.py").write_text("import torchvision\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("torchvision", "timm"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr("importlib.metadata.version", {"torch": "2.13.0+cpu", "torchvision": "0.28.0"}.get)
+    spec = write(tmp_path, "torch_network")
+    source = TorchNetwork(library=library, name="resnet18", weights="net.pt")  # type: ignore[arg-type]
+    builds: list[Callable[[], object]] = [lambda: sources._of_torchvision(spec, source, {})]
+    if library == "timm":
+        builds = [lambda: sources._of_timm(spec, source, ()), lambda: sources._published(spec, source)]
+    for build in builds:
+        with pytest.raises(
+            ModelUnavailable, match=r"torchvision 0.28.0 does not fit PyTorch 2.13.0\+cpu"
+        ) as no:
+            build()
+        assert no.value.message.endswith(f": {sources.FROM_ONE_PLACE}")
+        assert "--force-reinstall" in no.value.message
+
+
 @pytest.mark.parametrize(
     ("engine", "precision", "choice"),
     [
@@ -115,3 +145,5 @@ def test_the_pins_are_those_of_the_tests() -> None:
     }
     assert pins["model_server"] == pins["tests/importers"]
     assert len(pins["model_server"]) == 4
+    again = {word for word in sources.FROM_ONE_PLACE.split() if "==" in word}
+    assert again == {pin for pin in pins["model_server"] if pin.startswith("torch")}
