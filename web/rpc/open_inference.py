@@ -15,6 +15,7 @@ from broker.errors import ClientError, ServiceError
 from broker.messages import InputSpec
 from web.dialects.open_inference import infer, metadata, models, tensors
 from web.dialects.open_inference.tensors import BYTES, UINT8, InferRequest
+from web.errors import Forbidden
 from web.inference import Inference
 from web.rpc.calls import Call, Calls
 from web.rpc.protos import open_inference_grpc_pb2 as pb
@@ -67,10 +68,10 @@ class OpenInferenceMethods:
         return pb.ServerReadyResponse(ready=True)
 
     def model_ready(self, request: pb.ModelReadyRequest, _: Call) -> pb.ModelReadyResponse:
-        """Say whether a model can be asked. Raises UnknownModel, NotFound."""
+        """Say whether a model can be asked; an unknown one can't, as Triton has it. Raises Forbidden."""
         try:
             models.require_ready(self._jobs, request.name, version=request.version)
-        except ClientError:
+        except Forbidden:
             raise
         except ServiceError:
             return pb.ModelReadyResponse(ready=False)
