@@ -127,6 +127,11 @@ class InputSpec:
         """The shape of one picture's pixels, as a network takes them."""
         return (self.height, self.width, self.channels)
 
+    @property
+    def has_size(self) -> bool:
+        """Whether pictures are fitted to one size; to a pipeline they go as they were uploaded."""
+        return self.width > 0
+
     @cached_property
     def tag(self) -> str:
         """Its values in one word, such as `224-224-3-crop`: pictures of one tag are prepared alike.

@@ -1,5 +1,6 @@
 """Pipelines over a real Redis: a finder of boxes, and a model that tells dark from bright."""
 
+import base64
 import io
 import math
 import threading
@@ -970,3 +971,28 @@ def test_the_steps_of_a_picture_are_of_its_trace(collector: Collector, city: Cit
     sent = {span.parent: span.id for span in collector.named(TRACE, f"send {fakes.MODEL}")}
     assert sent.keys() == {span.id for span in shades}
     assert all(found.times[1] <= span.times[0] and span.times[1] <= pipeline.times[1] for span in shades)
+
+
+def test_a_pipeline_s_input_is_encoded_pictures_in_each_protocol(city: City) -> None:
+    city.finder()
+    city.pipeline(FIND)
+    about = "/v2/models/city"
+    told = city.client.get(about).get_json()
+    assert told["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1, 1]}]
+    config = city.client.get(f"{about}/config").get_json()["input"][0]
+    assert (config["data_type"], config["format"], config["dims"]) == ("TYPE_STRING", "FORMAT_NONE", [1])
+    pixels = {"name": "image", "datatype": "UINT8", "shape": [1, 0, 0, 3], "data": []}
+    encoded_photo = {
+        "name": "image",
+        "datatype": "BYTES",
+        "shape": [1, 1],
+        "data": [base64.b64encode(PHOTO).decode()],
+    }
+    assert city.client.post(f"{about}/infer", json={"inputs": [encoded_photo]}).status_code == 200
+    for path, body in (
+        (f"{about}/infer", {"inputs": [pixels]}),
+        ("/v1/models/city:predict", {"instances": [[[[0, 0, 0]]]]}),
+    ):
+        refused = city.client.post(path, json=body)
+        assert refused.status_code == 400
+        assert "takes encoded pictures" in refused.get_json()["error"]

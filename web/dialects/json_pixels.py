@@ -12,6 +12,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from broker.errors import ClientError
+from broker.messages import InputSpec
 
 _MOST: Final = 255
 
@@ -41,12 +42,19 @@ def flat(json: bytes, count: int) -> NDArray[np.uint8] | None:
     return values if len(values) == count else None
 
 
-def picture(json: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """An array [height][width][channels] of pixels in this shape; rows of grey values may have no channel.
+def require_size(spec: InputSpec) -> None:
+    """Raise ClientError for a pipeline: each of its models has a size of its own."""
+    if not spec.has_size:
+        raise ClientError("A pipeline takes encoded pictures, and no pixels: it has no size to fit them to.")
+
+
+def picture(json: bytes, spec: InputSpec) -> NDArray[np.uint8]:
+    """An array [height][width][channels] of a model's pixels; rows of grey values may have no channel.
 
     Raises ClientError.
     """
-    height, width, channels = shape
+    require_size(spec)
+    height, width, channels = spec.network_shape
     nested = [1 + height + height * width, *([1 + height] if channels == 1 else [])]
     values = flat(json, height * width * channels) if json.count(b"[") in nested else None
     if values is None:
@@ -55,4 +63,4 @@ def picture(json: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
             "this model, its rows of the same length, of whole numbers from 0 to 255, before any "
             "normalisation: the service does that itself. Or send the encoded picture; the service fits it."
         )
-    return values.reshape(shape)
+    return values.reshape(spec.network_shape)

@@ -281,7 +281,7 @@ def _picture(value: Raw, spec: InputSpec) -> Picture:
     try:
         match _first(value):
             case b"[":
-                return json_pixels.picture(bytes(value), spec.network_shape)
+                return json_pixels.picture(bytes(value), spec)
             case b'"':  # KServe's examples for TorchServe
                 return json_bodies.picture(msgspec.json.decode(value, type=str))
             case b"{":

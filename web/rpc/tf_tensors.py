@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from broker.errors import ClientError
 from broker.messages import InputSpec
-from web.dialects import tf_models
+from web.dialects import json_pixels, tf_models
 from web.dialects.named_outputs import OutputSignature
 from web.rpc.protos import tensorflow_serving_pb2 as pb
 from web.uploads.reader import Picture
@@ -46,6 +46,7 @@ def pictures(tensor: pb.TensorProto, spec: InputSpec) -> list[Picture]:
         if shape not in ([], [len(tensor.string_val)], [len(tensor.string_val), 1]):
             raise ClientError(f"DT_STRING has the shape [n] here, with n strings; it is {shape}.")
         return [*tensor.string_val]
+    json_pixels.require_size(spec)
     height, width, channels = spec.network_shape
     wanted = [[height, width, channels], *([[height, width]] if channels == 1 else [])]
     if shape[1:] not in wanted:

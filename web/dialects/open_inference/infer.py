@@ -17,7 +17,7 @@ from broker.errors import ClientError, InferenceFailed, NoWorker, ServiceError
 from broker.messages import Card, InputSpec, Label, Result
 from broker.registry import ModelView
 from web import answers
-from web.dialects import model_versions, named_outputs
+from web.dialects import json_pixels, model_versions, named_outputs
 from web.dialects.open_inference import tensors
 from web.dialects.open_inference.tensors import (
     BYTES,
@@ -109,7 +109,13 @@ def pictures_of(request: InferRequest | None, rest: bytes, spec: InputSpec) -> l
     return found
 
 
+def input_of(card: Card) -> tuple[str, list[int]]:
+    """The data type and one picture's shape of the input that the metadata tell: pixels, where they fit."""
+    return (UINT8, [*card.input.network_shape]) if card.input.has_size else (BYTES, [1])
+
+
 def _pixels(tensor: InputTensor, rest: bytes, spec: InputSpec) -> NDArray[np.uint8]:
+    json_pixels.require_size(spec)
     wanted = [*spec.network_shape]
     if len(tensor.shape) != 4 or tensor.shape[1:] != wanted:
         height, width, channels = wanted
@@ -123,7 +129,7 @@ def _pixels(tensor: InputTensor, rest: bytes, spec: InputSpec) -> NDArray[np.uin
 def _raw(body: bytes, spec: InputSpec) -> Picture:
     """A body that is one input: an encoded picture, or as many bytes as the model's pixels are."""
     shape = spec.network_shape
-    if len(body) == np.prod(shape) and not body.startswith(_PICTURE_STARTS):
+    if spec.has_size and len(body) == np.prod(shape) and not body.startswith(_PICTURE_STARTS):
         return np.frombuffer(body, np.uint8).reshape(shape)
     return body
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from broker.messages import Label, WorkerState
 from broker.registry import ModelView
 from web.dialects import model_versions
-from web.dialects.open_inference.infer import INPUT, outputs_of
-from web.dialects.open_inference.tensors import UINT8
+from web.dialects.open_inference.infer import INPUT, input_of, outputs_of
+from web.dialects.open_inference.tensors import BYTES
 from web.responses import VERSION
 from web.uploads.parameters import MAX_PICTURES
 
@@ -27,9 +27,6 @@ EXTENSIONS: Final = (
     "statistics",
 )
 
-_TRITON_TYPES: Final = {"BYTES": "TYPE_STRING"}
-"""Of others the name has TYPE_ before it."""
-
 _MEASURED: Final = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -41,9 +38,10 @@ def server() -> dict[str, Any]:
 def model(view: ModelView, labels: Sequence[Label]) -> dict[str, Any]:
     """A model's metadata; its labels, in their order, stand in the parameters of its first output."""
     card = view.card
+    datatype, shape = input_of(card)
     outputs: list[dict[str, Any]] = [
-        {"name": name, "datatype": datatype, "shape": [-1, *shape]}
-        for name, (datatype, shape) in outputs_of(card).told(card).items()
+        {"name": name, "datatype": kind, "shape": [-1, *sides]}
+        for name, (kind, sides) in outputs_of(card).told(card).items()
     ]
     if labels:
         outputs[0]["parameters"] = {"labels": [label.label for label in labels]}
@@ -51,7 +49,7 @@ def model(view: ModelView, labels: Sequence[Label]) -> dict[str, Any]:
         "name": card.model,
         "versions": [card.model_version],
         "platform": f"{PLATFORM}_{card.engine}",
-        "inputs": [{"name": INPUT, "datatype": UINT8, "shape": [-1, *card.input.network_shape]}],
+        "inputs": [{"name": INPUT, "datatype": datatype, "shape": [-1, *shape]}],
         "outputs": outputs,
     }
 
@@ -59,6 +57,7 @@ def model(view: ModelView, labels: Sequence[Label]) -> dict[str, Any]:
 def config(view: ModelView) -> dict[str, Any]:
     """A model's configuration as Triton has it; what perf_analyzer and Triton's examples look at."""
     card = view.card
+    datatype, dims = input_of(card)
     return {
         "name": card.model,
         "platform": f"{PLATFORM}_{card.engine}",
@@ -67,23 +66,27 @@ def config(view: ModelView) -> dict[str, Any]:
         "input": [
             {
                 "name": INPUT,
-                "data_type": "TYPE_UINT8",
-                "format": "FORMAT_NHWC",
-                "dims": [*card.input.network_shape],
+                "data_type": _triton_type(datatype),
+                "format": "FORMAT_NONE" if datatype == BYTES else "FORMAT_NHWC",
+                "dims": dims,
                 "optional": False,
             }
         ],
         "output": [
             {
                 "name": name,
-                "data_type": _TRITON_TYPES.get(datatype, f"TYPE_{datatype}"),
+                "data_type": _triton_type(kind),
                 "dims": shape,
                 "label_filename": "",
             }
-            for name, (datatype, shape) in outputs_of(card).told(card).items()
+            for name, (kind, shape) in outputs_of(card).told(card).items()
         ],
         "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
     }
+
+
+def _triton_type(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == BYTES else f"TYPE_{datatype}"
 
 
 def statistics(view: ModelView) -> dict[str, Any]:
