@@ -24,10 +24,12 @@ from playwright._impl._driver import compute_driver_executable
 import web.errors
 from broker.keys import Keys, ModelKeys
 from clients import BatchwireError
+from deploy.serve import programs
 from loadtest.cli.arguments import parser
 from model_server.catalogue.model_spec import Source, read_model
 from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, Output
 from model_server.tasks import TASKS
+from settings import Settings
 from tests.e2e.test_serve import PARTS, SMALL, Serving, copied_project
 from tests.support import ROOT, keras_fork
 from tests.support.stack import free_port
@@ -129,6 +131,14 @@ def test_the_load_tester_s_options_are_those_of_its_page() -> None:
     known = {option for action in parser()._actions for option in action.option_strings}
     assert named - known == set()
     assert known - named - {"-h", "--help", "--seed", "--timeout", "--no-keep-alive"} == set()
+
+
+def test_the_load_tester_s_page_kills_what_make_serve_runs(tmp_path: Path) -> None:
+    killed = set(re.findall(r"kill\.sh ([\w-]+)", LOAD_TESTING))
+    config = programs.write(Settings.from_env({}), tmp_path, embedded_redis=True).read_text("utf-8")
+    assert killed
+    for name in killed:
+        assert re.search(rf"^command = .*\b{name}\b", config, re.MULTILINE), name
 
 
 def test_the_client_s_errors_are_those_of_its_page() -> None:
