@@ -86,6 +86,7 @@ def _first_choice(views: list[ModelView], answering: str) -> str:
 
 def shown(template: str, **values: Any) -> Response:  # noqa: ANN401 - what the template shows
     """Render a page in the language of the request, with its headers."""
+    jobs: JobClient = current_app.extensions["jobs"]
     language, lang = languages.of(request), languages.chosen(request) or None
     page = render_template(
         template,
@@ -95,6 +96,7 @@ def shown(template: str, **values: Any) -> Response:  # noqa: ANN401 - what the 
         # Links keep a language that was chosen.
         link=lambda endpoint: url_for(endpoint, lang=lang),
         shorten=reasons.shorten,
+        has_keys=jobs.api_keys is not None,
         max_bytes=current_app.config["MAX_CONTENT_LENGTH"],
         **values,
     )

@@ -2,10 +2,13 @@
  * The service's HTTP. Owns requests, and every way in which one can fail as a Failure; knows nothing of the page.
  */
 
-const { predict: PREDICT, models: MODELS, history: HISTORY, maxBytes: MAX_BYTES } = document.body.dataset;
+const { predict: PREDICT, models: MODELS, history: HISTORY, maxBytes: MAX_BYTES, hasKeys } = document.body.dataset;
 
 /** The bytes that a request may have. */
 export const mostBytes = Number(MAX_BYTES);
+
+/** Whether the service asks for an API key, which the browser sends by itself and another program must be given. */
+export const asksForKey = hasKeys !== undefined;
 
 const MODELS_TIMEOUT_MS = 5000;
 

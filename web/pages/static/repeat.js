@@ -2,12 +2,15 @@
  * How to ask the same again from a shell or a program. Owns the commands, their quoting, and their copying.
  */
 
-import { predictUrl } from "./api.js";
+import { asksForKey, predictUrl } from "./api.js";
 import { announce, element } from "./dom.js";
 import { say } from "./text.js";
 
 /** What needs no quotes in a shell, nor in curl's -F. */
 const PLAIN = /^[\w.@%+/-]+$/;
+
+/** The header field of an API key. The page does not know the user's: KEY stands for it. */
+const KEY_FIELD = "X-API-Key";
 
 /** A word as a POSIX shell reads it. */
 export function shellQuoted(word) {
@@ -18,16 +21,18 @@ export function shellQuoted(word) {
 export function curl(name, url, ...options) {
   // In curl's own quotes a name may have commas and semicolons.
   const file = PLAIN.test(name) ? name : `"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`;
-  return ["curl -X POST", ...options, "-F", shellQuoted(`image=@${file}`), shellQuoted(url)].join(" ");
+  const key = asksForKey ? [`-H "${KEY_FIELD}: KEY"`] : [];
+  return ["curl -X POST", ...key, ...options, "-F", shellQuoted(`image=@${file}`), shellQuoted(url)].join(" ");
 }
 
 /** A program in Python that sends this file. JSON's strings are Python's. */
 export function python(name, url) {
+  const key = asksForKey ? `headers={"${KEY_FIELD}": "KEY"}, ` : "";
   return [
     "import requests  # pip install requests",
     "",
     `with open(${JSON.stringify(name)}, "rb") as picture:`,
-    `    answer = requests.post(${JSON.stringify(url)}, files={"image": picture}, timeout=60)`,
+    `    answer = requests.post(${JSON.stringify(url)}, files={"image": picture}, ${key}timeout=60)`,
     "", // without it an interactive Python takes no more
     "print(answer.json())",
     "",
@@ -53,6 +58,7 @@ export function repeats(answer, picture) {
 /** Where the commands find the picture; one that is no file yet can be saved. */
 function hint(picture) {
   const text = element("p", { className: "hint" }, say("repeat.hint", { name: picture.name }));
+  if (asksForKey) text.append(" ", say("repeat.key"));
   if (!picture.isMade) return text;
   const save = element("button", { type: "button" }, say("repeat.save"));
   save.addEventListener("click", () => {
