@@ -133,6 +133,12 @@ class ApiKeyStore:
             seen = cast("dict[bytes, bytes]", self._redis.hgetall(self._keys.api_keys_used))
         return {name.decode(): float(at) for name, at in seen.items()}
 
+    def models(self) -> frozenset[str]:
+        """The names of the models that were ever announced."""
+        with translated("list the models"):
+            names = cast("set[bytes]", self._redis.smembers(self._keys.models))
+        return frozenset(name.decode() for name in names)
+
     def add(self, key: ApiKey) -> None:
         """Store a new key. Raises KeyExists, ClientError."""
 

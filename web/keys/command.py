@@ -54,18 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), IMPOSSIBLE)
     except ValueError as error:  # only the Redis client finds an invalid port, for example
         return _complain(f"REDIS_URL is invalid: {str(error).rstrip('.')}.", IMPOSSIBLE)
-    command = KeyCommand(ApiKeyStore(client, Keys(settings.key_prefix)))
+    command = KeyCommand(ApiKeyStore(client, Keys(settings.key_prefix)), settings.served)
     try:
         return command.run(options)
     except ClientError as error:
         return _complain(error.message, REFUSED)
     except BrokerUnavailable as error:
-        place = (
-            "REDIS_URL is"
-            if settings.redis_url
-            else "REDIS_URL is not set, and the Redis of `make serve` is at"
-        )
-        return _complain(f"{error.detail} {place} {masked(redis_url)}.", IMPOSSIBLE)
+        place = f"REDIS_URL is {masked(redis_url)}."
+        if not settings.redis_url:
+            place = (
+                f"REDIS_URL is not set, and the Redis of `make serve` is at {redis_url}: start `make serve`."
+            )
+        return _complain(f"{error.detail} {place}", IMPOSSIBLE)
     finally:
         client.close()
 
@@ -75,6 +75,8 @@ class KeyCommand:
     """The command's verbs. Every method raises BrokerUnavailable, and ClientError for what is refused."""
 
     store: ApiKeyStore
+    expected_models: tuple[str, ...]
+    """Those that the settings name, announced or not."""
 
     def run(self, options: argparse.Namespace) -> int:
         """Do what the command line says."""
@@ -97,6 +99,7 @@ class KeyCommand:
         text, stored = secret.fresh(now)
         self.store.add(_checked(ApiKey(name=name, secrets=(stored,), created_at=now), fields))
         _print(text)
+        self._warn_of_unknown(fields)
         return DONE
 
     def show(self) -> int:
@@ -114,7 +117,20 @@ class KeyCommand:
             raise ClientError("Nothing to change: give --rate, --burst, --jobs, --weight, and so on.")
         changed = self.store.change(name, lambda key: _checked(key, fields))
         _print(_line(changed, self.store.used_at().get(name), self.store.now()))
+        self._warn_of_unknown(fields)
         return DONE
+
+    def _warn_of_unknown(self, fields: dict[str, Any]) -> None:
+        """Say on stderr which of the models nobody knows: a typo, or one that is still to come."""
+        if not fields.get("models"):
+            return
+        known = self.store.models() | {*self.expected_models}
+        unknown = [name for name in fields["models"] if name not in known]
+        if unknown:
+            names, available = ", ".join(map(repr, unknown)), ", ".join(sorted(known))
+            models, them = ("models", "them") if len(unknown) > 1 else ("model", "it")
+            text = f"Warning: unknown {models} {names}. Available: {available}. The key may use {them}"
+            _complain(f"{text} once announced.", DONE)
 
     def rotate(self, name: str, *, keep_old_s: float) -> int:
         """Give a key a new secret, and print it; the old one works for so long."""

@@ -1,11 +1,13 @@
 """`python -m web.keys`: keys are added, listed, changed, rotated and revoked, and each is shown once."""
 
+from pathlib import Path
+
 import pytest
 import redis
 
 from broker.api_keys import ApiKey, ApiKeyStore
 from broker.keys import Keys
-from web.keys import secret
+from web.keys import command, secret
 from web.keys.command import main
 
 
@@ -113,6 +115,33 @@ def test_what_is_refused(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert words in captured.err
+
+
+def test_a_model_that_nobody_knows_is_warned_of(
+    capsys: pytest.CaptureFixture[str], client: redis.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELS", "digits")
+    client.sadd(keys.models, "announced")
+    assert _run("add", "ann", "--models", "digits,announced") == 0
+    assert capsys.readouterr().err == ""
+    assert _run("change", "ann", "--models", "digits,nosuch") == 0
+    assert _run("add", "bob", "--models", "nosuch,neither") == 0
+    captured = capsys.readouterr()
+    known = "Available: announced, digits. The key may use"
+    assert captured.err.splitlines() == [
+        f"Warning: unknown model 'nosuch'. {known} it once announced.",
+        f"Warning: unknown models 'nosuch', 'neither'. {known} them once announced.",
+    ]
+    assert secret.id_of(captured.out.splitlines()[-1])
+
+
+def test_without_redis_url_it_says_to_start_make_serve(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("REDIS_URL")
+    monkeypatch.setattr(command, "EMBEDDED_REDIS", tmp_path / "redis.sock")
+    assert _run("list") == 2
+    assert capsys.readouterr().err.endswith(f"at unix://{tmp_path}/redis.sock: start `make serve`.\n")
 
 
 def test_a_redis_that_is_away_is_named(
