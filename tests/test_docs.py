@@ -30,6 +30,7 @@ from model_server.catalogue.model_spec import Source, read_model
 from model_server.catalogue.model_toml import Input, ModelToml, Normalisation, Output
 from model_server.tasks import TASKS
 from settings import Settings
+from tests.e2e.hostile_cases import CASES
 from tests.e2e.test_serve import PARTS, SMALL, Serving, copied_project
 from tests.support import ROOT, keras_fork
 from tests.support.stack import free_port
@@ -46,6 +47,7 @@ TASKS_PAGE = (ROOT / "docs" / "tasks.md").read_text("utf-8")
 TUTORIALS = (ROOT / "docs" / "tutorials.md").read_text("utf-8")
 PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text("utf-8")
 CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text("utf-8")
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted(
     page for at in ("*.md", "docs/*.md", "[a-z]*/README.md", "web/server/README.md") for page in ROOT.glob(at)
@@ -139,6 +141,11 @@ def test_the_load_tester_s_page_kills_what_make_serve_runs(tmp_path: Path) -> No
     assert killed
     for name in killed:
         assert re.search(rf"^command = .*\b{name}\b", config, re.MULTILINE), name
+
+
+def test_the_table_of_hostile_uploads_is_the_tests_own() -> None:
+    rows = re.findall(r"^\| (.+) \| (\d{3}) \| `(\w+)` \| \d+ \|$", RELIABILITY, re.MULTILINE)
+    assert rows == [(case.name, str(case.status), case.told) for case in CASES]
 
 
 def test_the_client_s_errors_are_those_of_its_page() -> None:
