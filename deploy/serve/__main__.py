@@ -256,8 +256,10 @@ def _check_port(settings: Settings, variable: str, port: int) -> None:
 def _check_models(settings: Settings) -> None:
     """Let the model server read its catalogue, which this process does not know."""
     if settings.default_model not in settings.served:
-        served = ", ".join(settings.served)
-        raise CannotStart(f"DEFAULT_MODEL={settings.default_model!r} is not one of MODELS: {served}.")
+        named, fallback = ", ".join(settings.models), settings.fallback_model
+        if fallback not in ("", *settings.models):
+            named += f" ({fallback} is added to them, as the fallback)"
+        raise CannotStart(f"DEFAULT_MODEL={settings.default_model!r} is not one of MODELS: {named}.")
     checked = subprocess.run(
         [sys.executable, "-m", "model_server", "serve", "--check"],
         cwd=PROJECT,

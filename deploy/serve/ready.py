@@ -16,6 +16,7 @@ from broker.registry import Registry
 _LOOK_S: Final = 0.25
 _REMIND_S: Final = 20.0
 _SETTLED: Final = ("ready", "failed")
+_ABSENT: Final = "no worker"
 
 _KNOWN_S: Final = 1.0
 """Until every web process knows what one of them has said: so old may their snapshots be
@@ -35,13 +36,14 @@ def wait(
 ) -> dict[str, dict[str, Any]] | None:
     """Poll until every model is ready or has failed; return each model's card. None: `running` is over.
 
+    Not waited for: a pipeline whose steps ask models that are not among these, and that nobody else serves.
     With a `registry` the cards are Redis' own: `/models` asks for an API key, and here is none.
     """
     remind_at = time.monotonic() + _REMIND_S
     while running():
         cards = _cards(url) if registry is None else _cards_of(registry, url)
         states = {name: str(cards.get(name, {}).get("state", "starting")) for name in models}
-        if all(state in _SETTLED for state in states.values()):
+        if all(state in _SETTLED or _elsewhere(name, cards, models) for name, state in states.items()):
             time.sleep(_KNOWN_S)
             return {name: cards[name] for name in models}
         if time.monotonic() >= remind_at:
@@ -68,19 +70,17 @@ def announcement(
 
     `default` is the default model and its fallback, which may be empty; a `grpc_port` of 0: there is no gRPC.
     """
+    model, fallback = default
     ready = [name for name, card in cards.items() if card["state"] == "ready"]
     width = max(len(name) for name in cards)
     grpc = f" (gRPC: port {grpc_port})" if grpc_port else ""
     lines = [f"Batchwire is ready on {url}{grpc} after {seconds:.0f} s."]
     if not ready:
-        lines = [f"Batchwire answers on {url}, but no model could be loaded."]
-    for name, card in cards.items():
-        if card["state"] == "ready":
-            about = f"ready   ({card['engine']} {card['precision']}, weights: {card['weights']})"
-        else:
-            about = f"FAILED  {card['reason'].removeprefix(f'{name}: ')}"
-        lines.append(f"  {name:<{width}}  {about}")
-    model, fallback = default
+        have_failed = all(card["state"] == "failed" for card in cards.values())
+        could = "could be loaded" if have_failed else "can answer yet"
+        lines = [f"Batchwire answers on {url}, but no model {could}."]
+    named = [name for name in cards if name != fallback]
+    lines += [f"  {name:<{width}}  {_about(name, card, named)}" for name, card in cards.items()]
     if cards[model]["state"] == "failed" and fallback in ready:
         lines.append(f"{model} failed to load, so {fallback} answers requests that name no model.")
     if ready:
@@ -93,6 +93,30 @@ def announcement(
     return "\n".join([*lines, "Ctrl-C stops everything; the logs are in var/log."])
 
 
+def _about(name: str, card: dict[str, Any], named: list[str]) -> str:
+    """A model's state in words; `named` are the models that MODELS names."""
+    if card["state"] == "ready":
+        return f"ready   ({card['engine']} {card['precision']}, weights: {card['weights']})"
+    if card["state"] == "failed":
+        return f"FAILED  {card['reason'].removeprefix(f'{name}: ')}"
+    served = ",".join(dict.fromkeys([*named, *_steps(card)]))
+    return f"WAITS   {card['reason']} Name them in MODELS: MODELS={served}, or serve them on another host."
+
+
+def _steps(card: dict[str, Any]) -> list[str]:
+    """The models that a pipeline's steps ask, each once."""
+    return list(dict.fromkeys(step["model"] for step in card.get("steps") or ()))
+
+
+def _elsewhere(name: str, cards: dict[str, dict[str, Any]], models: tuple[str, ...]) -> bool:
+    """Whether a pipeline runs, but lacks models that only another host could serve."""
+    card = cards.get(name, {})
+    if card.get("state") != _ABSENT or not card.get("reason"):  # without a reason it has no worker itself
+        return False
+    missing = [step for step in _steps(card) if cards.get(step, {}).get("state", _ABSENT) == _ABSENT]
+    return any(step not in models for step in missing)
+
+
 def _cards_of(registry: Registry, url: str) -> dict[str, dict[str, Any]]:
     """The same from Redis, once the web tier answers."""
     try:
@@ -102,11 +126,12 @@ def _cards_of(registry: Registry, url: str) -> dict[str, dict[str, Any]]:
         return {}
     return {
         name: {
-            "state": view.state.value if view.state else "no worker",
+            "state": view.state.value if view.state else _ABSENT,
             "reason": view.reason,
             "engine": view.card.engine,
             "precision": view.card.precision,
             "weights": view.card.weights,
+            "steps": [{"model": step.model} for step in view.card.steps],
         }
         for name, view in views.items()
     }

@@ -179,6 +179,46 @@ def test_waits_until_each_model_is_ready_or_has_failed(
     assert len(looks) == 5
 
 
+STREET: dict[str, object] = {
+    "model": "street",
+    "state": "no worker",
+    "reason": "No model server serves blobs, lite, which its steps ask.",
+    "steps": [{"model": "blobs"}, {"model": "lite"}, {"model": "blobs"}],
+}
+
+
+@pytest.mark.parametrize("elsewhere", ["not in MODELS", "in MODELS"])
+def test_a_pipeline_without_its_steps_models_is_waited_for_only_where_they_are_to_come(
+    elsewhere: str, models: tuple[str, list[dict[str, object]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, shown = models
+    shown[:] = [STREET, dict(CARDS["digits"])]
+    looks = iter(range(5))
+    monkeypatch.setattr(ready, "_LOOK_S", 0.0)
+    monkeypatch.setattr(ready, "_KNOWN_S", 0.0)
+    served = ("street", "digits") if elsewhere == "not in MODELS" else ("street", "digits", "blobs", "lite")
+    cards = ready.wait(url, served, say=print, running=lambda: next(looks) < 4)
+    if elsewhere == "in MODELS":
+        assert cards is None
+        return
+    assert cards is not None
+    said = ready.announcement(url, cards, ("street", "digits"), seconds=1)
+    assert said.startswith(f"Batchwire is ready on {url} after 1 s.\n")
+    assert (
+        f"  street  WAITS   {STREET['reason']} Name them in MODELS: MODELS=street,blobs,lite, or serve "
+        in said
+    )
+    alone = ready.announcement(url, {"street": cards["street"]}, ("street", ""), seconds=1)
+    assert alone.startswith(f"Batchwire answers on {url}, but no model can answer yet.\n")
+
+
+def test_a_pipeline_that_has_no_worker_yet_is_waited_for() -> None:
+    cards = {"street": STREET | {"reason": ""}}
+    assert not ready._elsewhere("street", cards, ("street",))
+    assert ready._elsewhere("street", {"street": STREET}, ("street", "blobs"))
+    assert not ready._elsewhere("street", {"street": STREET, "lite": CARDS["digits"]}, ("street", "blobs"))
+
+
 def test_where_clients_need_a_key_redis_is_asked_for_the_models(
     models: tuple[str, list[dict[str, object]]], client: redis.Redis, keys: Keys
 ) -> None:

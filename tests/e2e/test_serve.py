@@ -478,7 +478,10 @@ def test_the_same_over_a_redis_of_the_user_s_and_without_grpc(project: Path, own
     [
         ({"MODELS": "digits,none"}, "Unknown model 'none' in MODELS"),
         ({"MODELS": "digits", "FALLBACK_MODEL": "nowhere"}, "Unknown model 'nowhere' in FALLBACK_MODEL"),
-        ({"MODELS": "digits", "DEFAULT_MODEL": "cat"}, "DEFAULT_MODEL='cat' is not one of MODELS: digits"),
+        (
+            {"MODELS": "digits", "DEFAULT_MODEL": "cat"},
+            "DEFAULT_MODEL='cat' is not one of MODELS: digits (photos10 is added to them, as the fallback).",
+        ),
         ({"LEASE_S": "0"}, "LEASE_S='0' is not a number from 0.5 to 60"),
         ({"REDIS_URL": "redis://:secret@127.0.0.1:9/0"}, "no connection"),
         ({"REDIS_URL": "http://x"}, "REDIS_URL="),
