@@ -302,14 +302,21 @@ def _sizes(height: int | None, width: int | None, channels: int | None) -> tuple
 
 
 def _normalise_of_imported(model: Any, source: FileSource, quantised: Any, channels: int) -> Guess:  # noqa: ANN401
-    """The normalisation that fits a quantised input's range; else the usual one of the kind."""
+    """The normalisation that fits a quantised input's range; else the usual one of the kind.
+
+    For bytes it is "none": they are handed over as they are. Only mean and deviation of each channel differ
+    too much from what one step and zero for all channels can say.
+    """
     is_torch = type(source).__name__ in ("Onnx", "Paddle") and channels == 3
     usual = Guess("torch" if is_torch else "unit", "the file does not say; usual for this kind of file")
     kind = model.input(0).element_type
     stored = quantised.input_quantisation(model)
     if stored is None:
         return Guess("none") if kind.is_integral() else usual
+    takes_bytes = stored.low == 0
     for name in _RANGES if channels == 3 else _RANGES[:3]:
+        if takes_bytes and name != "torch":
+            continue
         spec = ModelSpec(
             "", Path(), TASKS["raw"], source, InputSpec(1, 1, channels, Fit.STRETCH), name, (), top=1
         )
@@ -317,4 +324,6 @@ def _normalise_of_imported(model: Any, source: FileSource, quantised: Any, chann
         numbers = normalisation.of(spec).of_pixels(pixels[None, None])
         if stored.fits(float(numbers.min()), float(numbers.max())) == "right":
             return Guess(name, f"its quantised input takes numbers {stored}")
+    if takes_bytes:
+        return Guess("none", f"it takes bytes itself, for numbers {stored}")
     return usual

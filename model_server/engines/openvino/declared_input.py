@@ -86,6 +86,24 @@ def of_range(spec: ModelSpec, taken: Quantisation | None) -> str:
     )
 
 
+def of_bytes(spec: ModelSpec, taken: Quantisation) -> str:
+    """A warning where a network that takes bytes gets others than the pixels' own; else empty.
+
+    Not for a normalisation that differs from channel to channel: no bytes as they are stand for its numbers.
+    """
+    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], spec.input.channels, axis=1)[None, None]
+    numbers = normalisation.of(spec).of_pixels(pixels)
+    if np.ptp(numbers, axis=-1).max() > 0:
+        return of_range(spec, taken)
+    changed = int(np.abs(taken.integers(numbers) - pixels).max())
+    return (
+        f"the network takes bytes, which stand for numbers {taken}; normalise in model.toml gives "
+        f"{numbers.min():.4g} to {numbers.max():.4g}, so pixels reach it changed by up to {changed} of 255. "
+        'With normalise = "none" they reach it as they are, as most programs for TensorFlow Lite hand them '
+        "over. Both may be right: compare with your own code by check --golden."
+    )
+
+
 def _normalising(spec: ModelSpec, declared: file_metadata.Normalising | None) -> str:
     """A warning if a TensorFlow Lite file's metadata have another normalisation."""
     if declared is None or any(len(numbers) not in (1, spec.input.channels) for numbers in declared):

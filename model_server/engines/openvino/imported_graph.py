@@ -129,7 +129,10 @@ def read(spec: ModelSpec, prepared: NDArray[Any] | None = None) -> ImportedGraph
         return _as_prepared(spec, model, prepared.shape[1:])
     quantised = input_quantisation(model)
     takes_bytes = _takes_bytes(spec, model.input(0).element_type, quantised)
-    doubt = "" if takes_bytes else declared_input.of_range(spec, quantised)
+    doubt = ""
+    if quantised is not None and not takes_bytes:
+        is_bytes = quantised.low == 0
+        doubt = (declared_input.of_bytes if is_bytes else declared_input.of_range)(spec, quantised)
     if model.input(0).element_type.is_real():
         doubt = declared_input.doubt(spec, _file_of(spec), model)
     return ImportedGraph(with_outputs_in_numbers(model), _layout(spec, model), quantised, takes_bytes, doubt)

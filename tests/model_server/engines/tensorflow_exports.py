@@ -61,6 +61,8 @@ def main(folder: Path) -> None:
     units = (pictures / 255).astype(np.float32)
     (folder / "dim.tflite").write_bytes(_quantised(folder / "saved", units * np.float32(0.75), tf.int8))
     np.save(folder / "dim.npy", _tflite(folder / "dim.tflite", units))
+    (folder / "bytes.tflite").write_bytes(_quantised(folder / "saved", units * np.float32(0.9), tf.uint8))
+    np.save(folder / "bytes.npy", _tflite(folder / "bytes.tflite", units * np.float32(0.9)))
     _decoding(folder)
     model.layers[-1].activation = keras.activations.linear
     model.save(folder / "logits.keras")

@@ -8,7 +8,7 @@ import pytest
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec, read_model
-from model_server.engines.openvino import declared_input, file_metadata, imported_graph
+from model_server.engines.openvino import declared_input, file_metadata, imported_graph, quantised
 from tests.model_server.engines import onnx_file
 
 SHAPE = (1, 3, 4, 5)
@@ -150,3 +150,19 @@ def test_the_metadata_of_a_tflite_file_are_held_against_it(
     assert (found == "") is is_right
     if not is_right:
         assert "metadata say normalise = { mean = [" in found
+
+
+@pytest.mark.parametrize(
+    ("normalise", "words"),
+    [
+        ('"unit"', "changed by up to 25 of 255"),
+        ("{ mean = [0, 1, 2], std = [283, 283, 283] }", ""),  # bytes as they are can't be what is meant
+    ],
+)
+def test_bytes_that_reach_the_network_changed_cause_a_warning(
+    tmp_path: Path, normalise: str, words: str
+) -> None:
+    taken = quantised.Quantisation(step=0.9 / 255, zero=0, low=0, high=255)
+    doubt = declared_input.of_bytes(_spec(tmp_path, _onnx(), normalise), taken)
+    assert words in doubt
+    assert bool(words) is bool(doubt)

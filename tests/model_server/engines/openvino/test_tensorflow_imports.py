@@ -9,6 +9,7 @@ import pytest
 
 from broker.errors import ModelUnavailable
 from model_server.catalogue.model_spec import ModelSpec, read_model
+from model_server.commands import new
 from model_server.engines import loading
 from model_server.engines.choice import EngineChoice, choose_for
 from model_server.engines.engine import EngineOptions
@@ -35,6 +36,7 @@ SOURCES = {
     "int8": 'kind = "tflite"\nfile = "int8.tflite"',
     "dim": 'kind = "tflite"\nfile = "dim.tflite"',
     "uint8": 'kind = "tflite"\nfile = "uint8.tflite"',
+    "bytes": 'kind = "tflite"\nfile = "bytes.tflite"',
 }
 TOML = """task = "classification"
 labels = "labels.txt"
@@ -124,6 +126,27 @@ def test_a_quantised_file_gives_what_tensorflow_lite_gives_on_each_kind_of_proce
     # The integers of a layer may be rounded otherwise: steps of 1/256 of a probability, and what follows.
     assert np.abs(found - right).max() < 0.06
     assert (found.argmax(axis=1) == right.argmax(axis=1)).mean() >= 0.9
+
+
+def test_a_file_of_bytes_gets_them_as_they_are_or_a_warning(
+    exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its bytes stand for 0 to 0.9: TensorFlow Lite's interpreter takes a pixel of 255 for 0.9."""
+    spec = _normalised_spec(exports, tmp_path, "bytes", '"none"')
+    assert imported_graph.read(spec).doubt == ""
+    chosen = choose_for(spec, "auto", "auto", keras_backend="tensorflow")
+    engine = loading.load(spec, chosen, EngineOptions(32, tmp_path / "cache"))
+    found = engine.predict(np.load(exports / "pictures.npy"))[0]
+    assert np.abs(found - np.load(exports / "bytes.npy")).max() < 0.06
+    toml = spec.folder / "model.toml"
+    toml.write_text(toml.read_text().replace('"none"', '"unit"'))
+    doubt = imported_graph.read(read_model(tmp_path, "bytes")).doubt
+    assert "stand for numbers from 0 to 0.9; normalise in model.toml gives 0 to 1" in doubt
+    assert "changed by up to 25 of 255" in doubt
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "made"))
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    assert new.main([str(exports / "bytes.tflite")]) == 0
+    assert 'normalise = "none"' in capsys.readouterr().out
 
 
 def test_a_file_calibrated_with_dim_pictures_clips_and_is_warned_of(
