@@ -131,6 +131,9 @@ class VersionedModel:
             return
         if is_served:
             self._watch.settle(snapshot)
+            if worker.status.state.reason:
+                # The log's last word would be the refusal.
+                _LOG.info("%s: its folder is in order again, version %s serves on", self.name, worker.version)
             worker.status.set_reason("")
             return
         _LOG.info("%s: its folder has changed; version %s is being loaded", self.name, spec.version)

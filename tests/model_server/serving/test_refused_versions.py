@@ -46,7 +46,11 @@ def test_a_change_whose_worker_can_t_be_made_is_refused(
     assert (model.version, len(model.serving.workers)) == (first, 1)
 
 
-def test_a_refusal_is_said_and_taken_back_when_the_old_content_is(model: Model) -> None:
+def test_a_refusal_is_said_and_taken_back_when_the_old_content_is(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
     def refuse() -> None:
         raise CatalogueError("line 3 is wrong")
 
@@ -59,6 +63,11 @@ def test_a_refusal_is_said_and_taken_back_when_the_old_content_is(model: Model) 
     model.on_read = lambda: None
     model.look()
     assert (model.reason, model.version, model.loads) == ("", first, 1)
+    again = f"tiny: its folder is in order again, version {first} serves on"
+    assert caplog.messages[-1] == again
+    model.change("one")  # touched: nothing was wrong with it
+    model.look()
+    assert caplog.messages.count(again) == 1
 
 
 @pytest.mark.slow
