@@ -314,7 +314,7 @@ class Settings:
     is measured at the start: with AMX it is), fp16 on a GPU, else fp32."""
     keras_backend: str = _one_of("tensorflow", "tensorflow", "jax")
     """What runs a Keras network that OpenVINO does not run; Keras reads the same variable. `jax` has to be
-    installed first (`pip install jax`)."""
+    installed first (`.venv/bin/python -m pip install jax`)."""
     onnxruntime_provider: str = _one_of("auto", "auto", "cpu", "cuda", "tensorrt")
     """What `ENGINE=onnxruntime` runs on. `auto`: `cuda` if there is an NVIDIA GPU and the installed build of
     ONNX Runtime can use it, else `cpu`. One that is named is never replaced by another."""

@@ -283,7 +283,7 @@ class KnownKeys:
                     if self._secrets and not stored:  # `revoke` leaves a revision
                         _LOG.warning(
                             "Redis has no API keys any more: every request that needs one is refused until "
-                            "some are added (python -m web.keys add), or Redis has its data back."
+                            "some are added (.venv/bin/python -m web.keys add), or Redis has its data back."
                         )
                     self._revision = stored.get(_REVISION.encode())
                     self._secrets = _by_id(_read(stored))

@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_line((folder / "model.toml").read_text("utf-8"))
     status = check.main([str(folder)])
     if status != DONE:
-        return complain(f"Correct {to_correct}, then: python -m model_server check {folder}", REFUSED)
+        return complain(
+            f"Correct {to_correct}, then: .venv/bin/python -m model_server check {folder}", REFUSED
+        )
     return DONE
 
 

@@ -76,8 +76,8 @@ def require(scheme: str) -> None:
     package = PACKAGES[scheme]
     if importlib.util.find_spec(package) is None:
         raise StoreError(
-            f"MODELS_DIR={scheme}://... needs a package that is not installed: pip install {package} "
-            f"(the tested versions: pip install -r model_server/requirements-{scheme}.txt)."
+            f"MODELS_DIR={scheme}://... needs the Python package {package!r}, which is not installed. "
+            f"Install it: .venv/bin/python -m pip install -r model_server/requirements-{scheme}.txt"
         )
 
 

@@ -1,5 +1,7 @@
 """`python -m model_server`: which command runs, and what is refused before any does."""
 
+import ast
+import re
 import subprocess
 import sys
 
@@ -61,3 +63,15 @@ print(*sorted({name.split(".")[0] for name in sys.modules}))
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"numpy", "redis", "msgspec", "settings", "logging"} & set(loaded)
+
+
+@pytest.mark.parametrize("folder", ["model_server", "web", "broker", "deploy"])
+def test_commands_in_messages_can_be_copied(folder: str) -> None:
+    """The project's own Python runs them: another has neither the packages nor those that they install."""
+    bare = re.compile(r"(?<=[ :(])python -m |(?<!-m )pip install")
+    for path in (ROOT / folder).rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+                assert not bare.search(node.value), f"{path}: {node.value}"

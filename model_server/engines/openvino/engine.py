@@ -83,13 +83,13 @@ def find(spec: ModelSpec, precision: str, store: Store, prepared: NDArray[Any] |
     if entry is None:
         raise ModelUnavailable(
             f"{spec.name}: PRECISION=int8, but there is no int8 network for these weights. Make it with your "
-            f"own pictures: python -m model_server quantise {spec.name} --pictures FOLDER"
+            f"own pictures: .venv/bin/python -m model_server quantise {spec.name} --pictures FOLDER"
         )
     if not is_exact and not entry.manifest().get(FITS_16_BITS):
         raise ModelUnavailable(
             f"{spec.name}: PRECISION=int8, but its int8 network was made for CPUs with VNNI, which this one "
-            f"lacks: sums of 8-bit products would overflow. Make it again on this machine: python -m "
-            f"model_server quantise {spec.name} --pictures FOLDER"
+            f"lacks: sums of 8-bit products would overflow. Make it again on this machine: "
+            f".venv/bin/python -m model_server quantise {spec.name} --pictures FOLDER"
         )
     return entry
 

@@ -224,7 +224,7 @@ def test_a_folder_that_can_not_be_served_yet_stays_to_be_corrected(
     folder = models / "my-net"
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"Correct {folder / 'labels.txt'} (the network needs 7 labels, not 3), then: "
-        f"python -m model_server check {folder}"
+        f".venv/bin/python -m model_server check {folder}"
     )
     assert (folder / "model.toml").is_file()
 
@@ -235,7 +235,9 @@ def test_what_the_labels_do_not_explain_is_corrected_in_model_toml(
     monkeypatch.setattr(check, "main", lambda _: REFUSED)
     assert new.main([str(_onnx(tmp_path, (7,)))]) == REFUSED
     toml = models / "my-net" / "model.toml"
-    assert capsys.readouterr().err == (f"Correct {toml}, then: python -m model_server check {toml.parent}\n")
+    assert capsys.readouterr().err == (
+        f"Correct {toml}, then: .venv/bin/python -m model_server check {toml.parent}\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,12 @@ def test_a_missing_package_is_named_before_anything_is_started(
     monkeypatch.setenv("MODELS_DIR", f"{scheme}://owner/place")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert serve.main(["--check"]) == EXIT_CONFIG
-    told = f"MODELS_DIR={scheme}://... needs a package that is not installed: pip install {package} ("
-    assert capsys.readouterr().err.startswith(told)
+    requirements = f"model_server/requirements-{scheme}.txt"
+    assert capsys.readouterr().err.strip() == (
+        f"MODELS_DIR={scheme}://... needs the Python package {package!r}, which is not installed. "
+        f"Install it: .venv/bin/python -m pip install -r {requirements}"
+    )
+    assert (ROOT / requirements).is_file()
 
 
 def test_a_check_looks_into_no_store(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,9 @@ def test_a_precision_that_the_cpu_lacks_is_refused(load: Load, monkeypatch: pyte
 
 
 def test_int8_needs_to_be_made_first_and_serves_then(load: Load, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="python -m model_server quantise tiny --pictures FOLDER"):
+    with pytest.raises(
+        ModelUnavailable, match=r": \.venv/bin/python -m model_server quantise tiny --pictures FOLDER"
+    ):
         load("int8")
 
     _make_int8(tmp_path, fits_16_bits=True)
@@ -102,7 +104,8 @@ def test_int8_weights_of_8_bits_are_refused_where_sums_overflow(
     _make_int8(tmp_path, fits_16_bits=fits_16_bits)
     if saturates and not fits_16_bits:
         with pytest.raises(
-            ModelUnavailable, match=r"made for CPUs with VNNI.*Make it again on this machine: python -m"
+            ModelUnavailable,
+            match=r"made for CPUs with VNNI.*Make it again on this machine: \.venv/bin/python -m",
         ):
             load("int8")
     else:
