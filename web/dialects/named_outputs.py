@@ -74,9 +74,9 @@ def declared(card: Card) -> dict[str, OutputSignature]:
 
 
 def of(result: Result, card: Card) -> dict[str, Any]:
-    """The outputs for one picture, as JSON."""
+    """The outputs for one picture, as JSON; what a model's own code adds stands beside its task's outputs."""
     if result.result is not None:
-        return result.result
+        return _beside(result, card) | result.result
     if result.scores is not None:
         return {"probabilities": result.scores}
     if result.embedding is not None:
@@ -92,6 +92,19 @@ def of(result: Result, card: Card) -> dict[str, Any]:
         }
     if result.steps is not None:
         return result.steps
+    return _columns(result, card)
+
+
+def _beside(result: Result, card: Card) -> dict[str, Any]:
+    """What the card tells of, as far as the result has it, and the predictions of the model's own code."""
+    outputs = {} if result.scores is None else {"probabilities": result.scores}
+    if result.predictions or "boxes" in declared(card):
+        outputs |= _columns(result, card)
+    return outputs
+
+
+def _columns(result: Result, card: Card) -> dict[str, Any]:
+    """A list for each output, with an element for each prediction."""
     columns = [name for name in declared(card) if name in _COLUMNS] or ["scores", "classes"]
     return {name: [_COLUMNS[name](found) for found in result.predictions] for name in columns}
 

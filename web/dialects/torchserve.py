@@ -120,12 +120,24 @@ def ping() -> Response:
 
 
 def _answer(result: Result, card: Card) -> Any:  # noqa: ANN401 - JSON
-    """The answer in JSON: whole answers by name as they are, otherwise a list or an object of labels."""
-    for whole in (result.result, result.embedding, result.values, result.steps):
+    """The answer in JSON: whole answers by name as they are, otherwise a list or an object of labels.
+
+    With what a model's own code adds, that list or object is `predictions` beside it.
+    """
+    if result.result is not None:
+        return (
+            {"predictions": _labels(result, card), **result.result} if result.predictions else result.result
+        )
+    for whole in (result.embedding, result.values, result.steps):
         if whole is not None:
             return whole
     if result.outputs is not None:
         return named_outputs.of(result, card)
+    return _labels(result, card)
+
+
+def _labels(result: Result, card: Card) -> list[dict[str, Any]] | dict[str, float]:
+    """The predictions: of a detector in a list, else an object of labels and probabilities."""
     if "boxes" in named_outputs.declared(card):
         return [_place(each) for each in result.predictions]
     best_first: dict[str, float] = {}

@@ -113,7 +113,7 @@ class OpenInferenceMethods:
         """Ask a model of the pictures in a request's tensor."""
         view = models.named(self._jobs, message.model_name, version=message.model_version)
         request, rest = _request(message, view.card.input)
-        wanted = infer.wanted_outputs(request, view.card)
+        wanted, is_named = infer.wanted_outputs(request, view.card), bool(request.outputs)
         upload = infer.upload_of(request, rest, view.card)
         version, request_id = message.model_version, message.id
         del message, rest  # the upload has the pictures
@@ -123,7 +123,7 @@ class OpenInferenceMethods:
         infer.require_one_version(results, view, version=version)
         version = results[0].model_version
         labels = self._jobs.registry.labels(view.card.model, version)
-        outputs = infer.answered(view.card, results, labels, wanted)
+        outputs = infer.answered(view.card, results, labels, wanted, is_named=is_named)
         return pb.ModelInferResponse(
             model_name=view.card.model,
             model_version=version,

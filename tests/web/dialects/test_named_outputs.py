@@ -52,10 +52,23 @@ def test_a_task_that_is_unknown_here_has_classes() -> None:
 
 
 def test_a_model_s_own_code_and_steps_name_their_outputs() -> None:
-    assert _of("classification", result={"age": 7}, scores=(0.5, 0.5)) == {"age": 7}
+    assert _of("raw", result={"age": 7}) == {"age": 7}
     assert _of("pipeline", steps={"find": {"success": True}}) == {"find": {"success": True}}
 
 
 def test_a_card_tells_the_shapes() -> None:
     assert named_outputs.declared(CARD) == {"probabilities": ("DT_FLOAT", (-1, CARD.classes))}
     assert named_outputs.declared(replace(CARD, task="detection"))["boxes"].shape == (-1, -1, 4)
+
+
+def test_what_own_code_adds_stands_beside_the_outputs_of_its_task() -> None:
+    own = {"is_certain": False}
+    assert _of("classification", CAT, result=own, scores=(0.25, 0.75)) == {
+        "probabilities": (0.25, 0.75),
+        "scores": [0.75],
+        "classes": ["cat"],
+        "is_certain": False,
+    }
+    assert _of("classification", result=own, scores=(0.5, 0.5)) == {"probabilities": (0.5, 0.5), **own}
+    assert _of("detection", CAT, result=own) == {**_of("detection", CAT), **own}
+    assert _of("detection", result=own) == {"boxes": [], "scores": [], "classes": [], **own}

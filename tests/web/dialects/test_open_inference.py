@@ -4,6 +4,7 @@ import base64
 import json
 import resource
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from broker import codec
 from broker.errors import NoWorker, Overloaded
 from broker.keys import Keys
 from broker.messages import Prediction, Result
-from tests.support.fakes import LABELS, MODEL
+from tests.support.fakes import CARD, LABELS, MODEL
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
@@ -337,3 +338,18 @@ def test_boxes_are_corners_and_short_answers_are_filled_up() -> None:
     assert infer.best_classes(scores, 1, LABELS).values.tolist()[0] == [b"0.750000:0"]
     with pytest.raises(NoWorker, match="labels are not known yet"):
         infer.detected([result(one)], ())
+
+
+def test_what_own_code_adds_is_one_more_output_where_none_is_named() -> None:
+    results = [Result(str(n), MODEL, "v1", scores=(0.5, 0.5, 0.0), result={"own": n}) for n in (1, 2)]
+    wanted = infer.wanted_outputs(None, CARD)
+    outputs = infer.answered(CARD, results, LABELS, wanted, is_named=False)
+    assert [(each.name, each.datatype, each.values.shape) for each in outputs] == [
+        ("probabilities", "FP32", (2, 3)),
+        ("result", "BYTES", (2, 1)),
+    ]
+    assert [*outputs[1].values.ravel()] == [b'{"own":1}', b'{"own":2}']
+    assert len(infer.answered(CARD, results, LABELS, wanted, is_named=True)) == 1
+    embedder = replace(CARD, task="embedding")
+    empty, own = infer.answered(embedder, results, (), infer.wanted_outputs(None, embedder), is_named=False)
+    assert (empty.values.shape, own.name) == ((2, 0), "result")

@@ -143,6 +143,9 @@ def test_other_tasks_answer_what_they_have(answering: Callable[..., Any]) -> Non
     assert answering("regression", values={"age": 34.5}).get_json() == {"age": 34.5}
     assert answering("raw", outputs={"0": RawOutput((1, 2), (1.0, 2.0))}).get_json() == {"0": [[1.0, 2.0]]}
     assert answering("classification", result={"own": 1}).get_json() == {"own": 1}
+    cat = (Prediction("cat", "7", 0.75),)
+    both = answering("classification", result={"own": 1}, predictions=cat).get_json()
+    assert both == {"predictions": {"cat": 0.75}, "own": 1}
     drawn = answering("image", image=Pixels((2, 3, 1), bytes(6)))
     assert drawn.mimetype == "image/png"
     assert Image.open(io.BytesIO(drawn.data)).size == (3, 2)

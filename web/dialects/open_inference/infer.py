@@ -42,6 +42,9 @@ _OF_LABELS: Final = (PROBABILITIES, _VALUES)
 ANSWER: Final = "answer"
 """Of tasks that have no tensors: what POST /predict answers, as JSON."""
 
+OWN_FIELDS: Final = "result"
+"""What a model's own code adds to its task's outputs, as JSON. No card tells of it: none can name it."""
+
 _NO_CLASS: Final = -1
 """The class of the boxes that fill up an answer with fewer than another picture's has."""
 
@@ -228,8 +231,11 @@ def _suffix(labels: Sequence[Label], at: int) -> str:
 def _stacked(
     results: Sequence[Result], read: Callable[[Result], Sequence[float] | None]
 ) -> NDArray[np.float32]:
-    """One row a picture. Raises InferenceFailed where they are of different models."""
-    rows = [read(result) for result in results]
+    """One row a picture, empty where the model's own code answers in its place.
+
+    Raises InferenceFailed where they are of different models.
+    """
+    rows = [() if (row := read(each)) is None and each.result is not None else row for each in results]
     if any(row is None for row in rows) or len({len(row) for row in rows if row is not None}) != 1:
         raise InferenceFailed("The model was replaced between these pictures: send them again.")
     return np.array(rows, np.float32)
@@ -259,13 +265,24 @@ def require_one_version(results: Sequence[Result], view: ModelView, *, version: 
 
 
 def answered(
-    card: Card, results: Sequence[Result], labels: Sequence[Label], wanted: Sequence[WantedOutput]
+    card: Card,
+    results: Sequence[Result],
+    labels: Sequence[Label],
+    wanted: Sequence[WantedOutput],
+    *,
+    is_named: bool,
 ) -> list[Tensor]:
-    """The outputs that are wanted, in their order. Raises as their task's `read` does."""
+    """The outputs that are wanted, in their order. Raises as their task's `read` does.
+
+    Where the request named none, OWN_FIELDS comes last, if there are such.
+    """
     known = {tensor.name: tensor for tensor in outputs_of(card).read(results, labels)}
-    return [
+    outputs = [
         best_classes(known[output.name], count, labels)
         if (count := output.parameters.classification)
         else known[output.name]
         for output in wanted
     ]
+    if is_named or ANSWER in known or all(result.result is None for result in results):
+        return outputs
+    return [*outputs, Tensor(OWN_FIELDS, _objects([[msgspec.json.encode(each.result)] for each in results]))]

@@ -131,9 +131,12 @@ def _answer(
     version = results[0].model_version
     labels = _jobs().registry.labels(view.card.model, version)
     is_binary = asked is None or asked.parameters.binary_data_output
+    found = infer.answered(
+        view.card, results, labels, wanted, is_named=asked is not None and bool(asked.outputs)
+    )
     outputs = [
         (tensor, is_binary if output.parameters.binary_data is UNSET else output.parameters.binary_data)
-        for tensor, output in zip(infer.answered(view.card, results, labels, wanted), wanted, strict=True)
+        for tensor, output in zip(found, [*wanted, WantedOutput(infer.OWN_FIELDS)], strict=False)
     ]
     told = InferReply(
         model_name=view.card.model, model_version=version, id=asked.id if asked else "", outputs=[]
