@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from loadtest.cli import units
-from loadtest.measuring.figures import LEAVING, REFUSED, REST, Figures
+from loadtest.measuring.figures import LEAVING, NO_LOAD, REFUSED, REST, Figures
 
 LEAVING_SHARE: Final = 0.1
 """More of the mean latency than this arose in the load tester: its figures are in doubt."""
@@ -69,8 +69,7 @@ def _of(point: Figures) -> Iterator[tuple[str, str]]:
         # Poisson arrivals scatter: three standard deviations are no falling behind.
         least = offered * _KEPT_UP - (3 * (offered / point.seconds) ** 0.5 if point.load.poisson else 0.0)
         if point.per_s < least:
-            rates = f"{units.shown(offered)}/s were sent, {units.shown(point.per_s)}/s answered correctly."
-            yield "behind", f"the service did not keep up: {rates}"
+            yield "behind", _behind(point, point.per_s, least)
     if point.given_up:
         yield "given up", f"{point.given_up}: ended early."
     if point.interrupted:
@@ -85,6 +84,20 @@ def _of(point: Figures) -> Iterator[tuple[str, str]]:
         yield "unstable", "the load never became stable: the figures are of all of it."
     if point.warmup_failed:
         yield "warm-up", f"{point.warmup_failed} requests of the warm-up failed."
+
+
+def _behind(point: Figures, per_s: float, least: float) -> str:
+    """Why fewer than `least` a second were answered correctly: too slow, or answered otherwise."""
+    offered = f"{units.shown(point.load.value)}/s were sent"
+    wrong = {kind: errors for kind, errors in point.errors.items() if kind.startswith(NO_LOAD)}
+    wrong_per_s = sum(errors.count for errors in wrong.values()) / point.seconds
+    if wrong and per_s + wrong_per_s >= least:
+        kind, errors = max(wrong.items(), key=lambda each: each[1].count)
+        about = (
+            f"{units.shown(wrong_per_s)}/s failed in a way that no load explains ({kind}: {errors.example})"
+        )
+        return f"the service kept up: {offered}, {about}."
+    return f"the service did not keep up: {offered}, {units.shown(per_s)}/s answered correctly."
 
 
 def _refusal(point: Figures) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from loadtest.cli.options import Options
 from loadtest.measuring.columns import Columns
-from loadtest.measuring.figures import REFUSED
+from loadtest.measuring.figures import NO_LOAD, REFUSED
 from loadtest.measuring.slo import nearest_rank
 from loadtest.measuring.stability import WINDOWS, is_stable
 
@@ -20,19 +20,6 @@ _ENOUGH_ALIKE: Final = 20
 
 _ENOUGH_REFUSED: Final = 5
 """Requests that lack a key, or have one that may not ask, are refused one like the other."""
-
-_NO_LOAD: Final = (
-    "http 400",
-    "http 401",
-    "http 403",
-    "http 404",
-    "http 405",
-    "http 413",
-    "http 415",
-    "http 422",
-    "bad",
-)
-"""Kinds of failure that a server under load does not have."""
 
 
 class Lookout:
@@ -76,7 +63,7 @@ class Lookout:
         if self._is_struck():
             return False
         alike = self._columns.failed_alike()
-        if alike is None or not alike[0].startswith(_NO_LOAD):
+        if alike is None or not alike[0].startswith(NO_LOAD):
             return False
         if len(self._columns) < (_ENOUGH_REFUSED if alike[0].startswith(REFUSED) else _ENOUGH_ALIKE):
             return False

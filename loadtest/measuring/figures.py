@@ -27,6 +27,19 @@ ALL: Final = "the network and the server"
 REFUSED: Final = ("http 401", "http 403")
 """Kinds of failure of a request whose key is missing, or may not ask this."""
 
+NO_LOAD: Final = (
+    "http 400",
+    "http 401",
+    "http 403",
+    "http 404",
+    "http 405",
+    "http 413",
+    "http 415",
+    "http 422",
+    "bad",
+)
+"""Kinds of failure that a server under load does not have."""
+
 
 class Errors(msgspec.Struct):
     """One kind of failed request."""

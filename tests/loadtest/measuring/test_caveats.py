@@ -36,6 +36,13 @@ SLOW = {LEAVING: 20.0, ALL: 4.0}
         ({"stages_ms": {LEAVING: 0.9, ALL: 0.1}, "latency_ms": LATENCY | {"mean": 1.0}}, ""),
         ({"per_s": 18.9}, "did not keep up: 20.0/s were sent, 18.9/s answered correctly"),
         ({"per_s": 19.1}, ""),
+        (
+            {"per_s": 0.0, "right": 0, "errors": {"http 400 bad_request": Errors(200, "top=50 is too much")}},
+            "the service kept up: 20.0/s were sent, 20.0/s failed in a way that no load explains (http 400 "
+            "bad_request: top=50 is too much).",
+        ),
+        ({"per_s": 0.0, "errors": {"http 400 bad_request": Errors(150, "no")}}, "did not keep up"),
+        ({"per_s": 9.0, "errors": {"http 503 overloaded": Errors(110, "full")}}, "did not keep up"),
         ({"per_s": 14.9, "load": Load(20, is_open=True, poisson=True)}, ""),
         ({"per_s": 14.7, "load": Load(20, is_open=True, poisson=True)}, "did not keep up"),
         ({"per_s": 1.0, "load": CLOSED}, ""),
