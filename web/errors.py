@@ -253,7 +253,7 @@ def _addresses(routes: Map) -> list[str]:
     """
     methods: dict[str, set[str]] = {}
     for rule in routes.iter_rules():
-        if not rule.endpoint.startswith("files.") and not rule.rule.startswith(("/v1/", "/v2/")):
+        if not rule.endpoint.startswith("files.") and not f"{rule.rule}/".startswith(("/v1/", "/v2/")):
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)  # as /openapi.json has it
             methods.setdefault(path, set()).update((rule.methods or set()) - {"HEAD", "OPTIONS"})
     return [f"{' and '.join(sorted(methods[path]))} {path}" for path in sorted(methods)]

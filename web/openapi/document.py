@@ -111,7 +111,7 @@ def _webhook() -> Json:
     return {
         "operationId": "jobEnded",
         "tags": ["predictions"],
-        "summary": "A job with a `callback_url` has ended",
+        "summary": "A job with a callback_url has ended",
         "description": "What `GET /predictions/{job_id}` answers. It may come more than once.",
         "parameters": headers,
         "requestBody": {"required": True, "content": {MIMETYPE: {"schema": _schema((Answer, FailedAnswer))}}},

@@ -305,7 +305,7 @@ def _by_torchserve(id_: str, summary: str) -> Operation:
         "protocols",
         summary,
         description="The address names a model: `/predictions/NAME`. A version of it may follow: "
-        "`/predictions/NAME/VERSION`.",
+        "`/predictions/NAME/VERSION`. Here `job_id` is that name: OpenAPI has one for both.",
         path={"model": _NAME},
         query=TopQuery,
         headers=(TRACEPARENT, REQUEST_ID),
@@ -520,8 +520,12 @@ OPERATIONS: Final = {
         errors=("not_found", *_MODEL_ERRORS),
         error_content={JSON: ProtocolFailure},
     ),
-    "torchserve.predictions": _by_torchserve("torchPredict", "A prediction, as TorchServe has it"),
-    "torchserve.predictions_by_put": _by_torchserve("torchPredictByPut", "The same for `curl -T`"),
+    "torchserve.predictions": _by_torchserve(
+        "torchPredict", "A prediction at TorchServe's /predictions/NAME"
+    ),
+    "torchserve.predictions_by_put": _by_torchserve(
+        "torchPredictByPut", "The same by PUT, as curl -T sends it"
+    ),
     "torchserve.ping": Operation(
         "ping",
         "protocols",

@@ -171,6 +171,13 @@ def test_paths_that_differ_in_names_alone_are_one(described: dict[str, Any]) -> 
         assert [each["name"] for each in operation["parameters"] if each["in"] == "path"] == ["job_id"]
 
 
+def test_summaries_are_plain_text_and_torchserve_s_names_its_address(described: dict[str, Any]) -> None:
+    groups = [*described["paths"].values(), *described.get("webhooks", {}).values()]
+    summaries = [operation["summary"] for group in groups for operation in group.values()]
+    assert [summary for summary in summaries if "`" in summary] == []
+    assert "/predictions/NAME" in described["paths"]["/predictions/{job_id}"]["post"]["summary"]
+
+
 def test_the_examples_are_answers(described: dict[str, Any]) -> None:
     asked, polled = described["paths"]["/predict"]["post"], described["paths"]["/predictions/{job_id}"]["get"]
     for operation in (asked, polled):
