@@ -129,7 +129,7 @@ class KeyCommand:
         if unknown:
             names, available = ", ".join(map(repr, unknown)), ", ".join(sorted(known))
             models, them = ("models", "them") if len(unknown) > 1 else ("model", "it")
-            text = f"Warning: unknown {models} {names}. Available: {available}. The key may use {them}"
+            text = f"Warning: unknown {models} {names}. Known: {available}. The key may use {them}"
             _complain(f"{text} once announced.", DONE)
 
     def rotate(self, name: str, *, keep_old_s: float) -> int:

@@ -127,7 +127,7 @@ def test_a_model_that_nobody_knows_is_warned_of(
     assert _run("change", "ann", "--models", "digits,nosuch") == 0
     assert _run("add", "bob", "--models", "nosuch,neither") == 0
     captured = capsys.readouterr()
-    known = "Available: announced, digits. The key may use"
+    known = "Known: announced, digits. The key may use"
     assert captured.err.splitlines() == [
         f"Warning: unknown model 'nosuch'. {known} it once announced.",
         f"Warning: unknown models 'nosuch', 'neither'. {known} them once announced.",
