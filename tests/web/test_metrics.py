@@ -98,11 +98,12 @@ def test_one_that_is_polled_is_accepted(running: Service) -> None:
     [(MODEL, MODEL, "model_unavailable"), ("", MODEL, "model_unavailable"), ("never", "never", "no_worker")],
 )
 def test_a_model_that_failed_or_never_came_is_named(
-    running: Service, asked: str, model: str, code: str
+    service: Service, asked: str, model: str, code: str
 ) -> None:
-    running.worker.lease.announce(State(WorkerState.FAILED, "v1", reason="no weights"))
-    eventually(lambda: running.client.get(f"/readyz?model={MODEL}").status_code == 503)
-    moved = _moved(running, lambda: _post(running, png(1), query_string={"model": asked}))
+    # Its worker does not run: it would say again that it is ready.
+    service.worker.lease.announce(State(WorkerState.FAILED, "v1", reason="no weights"))
+    eventually(lambda: service.client.get(f"/readyz?model={MODEL}").status_code == 503)
+    moved = _moved(service, lambda: _post(service, png(1), query_string={"model": asked}))
     assert moved[_of("pictures_total", model=model, outcome=code)] == 1
     labels = {"route": "/predict", "dialect": "batchwire", "model": model, "code": "503"}
     assert moved[_of("http_requests_total", **labels)] == 1
