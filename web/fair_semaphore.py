@@ -3,8 +3,10 @@
 Owns the order alone. Must stay fair: whoever comes while others of the same owner wait stands behind them.
 """
 
+import contextlib
 import threading
 from collections import deque
+from collections.abc import Iterator
 
 
 class FairSemaphore:
@@ -25,15 +27,31 @@ class FairSemaphore:
         with self._guard:
             return sum(map(len, self._waiting.values()))
 
-    def acquire(self, *, timeout_s: float, owner: str = "") -> bool:
-        """Take a place, waiting for so long at most; return whether it was given."""
+    @contextlib.contextmanager
+    def place(self, *, timeout_s: float, owner: str = "") -> Iterator[bool]:
+        """A place while the block runs, waited for so long at most; whether it was given."""
+        mine = None
         with self._guard:
             if self._free:
                 self._free -= 1
-                return True
-            mine = threading.Lock()
-            mine.acquire()  # released by who gives up a place
-            self._waiting.setdefault(owner, deque()).append(mine)
+            else:
+                mine = threading.Lock()
+                mine.acquire()  # released by who gives up a place
+                self._waiting.setdefault(owner, deque()).append(mine)
+        if mine is not None and not self._is_given(mine, owner, timeout_s):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with self._guard:
+                if self._waiting:
+                    self._hand_on()
+                else:
+                    self._free += 1
+
+    def _is_given(self, mine: threading.Lock, owner: str, timeout_s: float) -> bool:
+        """Wait for a place in the line of an owner; leave it where none was given in time."""
         if mine.acquire(timeout=max(0.0, timeout_s)):
             return True
         with self._guard:
@@ -45,14 +63,10 @@ class FairSemaphore:
                 del self._waiting[owner]
             return False
 
-    def release(self) -> None:
-        """Give up a place."""
-        with self._guard:
-            if not self._waiting:
-                self._free += 1
-                return
-            owner = next(iter(self._waiting))
-            line = self._waiting.pop(owner)
-            line.popleft().release()
-            if line:
-                self._waiting[owner] = line  # behind the others
+    def _hand_on(self) -> None:
+        """Give a place to the owner whose turn it is."""
+        owner = next(iter(self._waiting))
+        line = self._waiting.pop(owner)
+        line.popleft().release()
+        if line:
+            self._waiting[owner] = line  # behind the others

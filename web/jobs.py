@@ -413,12 +413,10 @@ class JobClient:
         since = began if options.waits else options.started_at
         # Forty pictures of 49 megapixels kept small ones waiting for 26 s, far beyond their deadline.
         timeout_s = since + self.limits.request_timeout_s - began
-        if not self._decoders.acquire(timeout_s=timeout_s, owner=owner):
-            raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
-        try:
+        with self._decoders.place(timeout_s=timeout_s, owner=owner) as is_given:
+            if not is_given:
+                raise Overloaded("Too many large pictures are being decoded; come back in 1 s.")
             yield time.monotonic() - began
-        finally:
-            self._decoders.release()
 
     def draw(self, upload: bytes, result: Result | TaskResult, *, started_at: float) -> bytes:
         """The picture with its result drawn on it, as PNG. Raises ClientError, or Overloaded."""

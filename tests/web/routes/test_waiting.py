@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from tests.support.fakes import MODEL, FakeEngine
 from tests.support.pictures import form, png
 from tests.support.service import Service
 from tests.support.waiting import eventually
+from web.fair_semaphore import FairSemaphore
 from web.jobs import ClientGone, JobClient, JobOptions
 from web.routes.predict import is_client_gone
+from web.server import capacity
 from web.server.answer_socket import SERVED, AnswerSocket
 
 
@@ -133,14 +136,19 @@ def test_when_the_client_has_gone_the_rest_of_its_pictures_is_not_submitted(
     assert client.keys(keys.of(MODEL).result("*")) == []
 
 
+def _taken(decoders: FairSemaphore) -> ExitStack:
+    """A context: all of its places are taken, until it is closed."""
+    taken = ExitStack()
+    while taken.enter_context(decoders.place(timeout_s=0)):
+        pass
+    return taken
+
+
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
 def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service: Service) -> None:
-    decoders = service.app.extensions["jobs"]._decoders
-    while decoders.acquire(timeout_s=0):
-        pass
-    response = service.client.post("/predict", data=form(png(0)))
-    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
-    decoders.release()
+    with _taken(service.app.extensions["jobs"]._decoders):
+        response = service.client.post("/predict", data=form(png(0)))
+        assert (response.status_code, response.get_json()["error"]["code"]) == (503, "overloaded")
     assert service.client.post("/predict", data=form(png(0))).status_code == 504
 
 
@@ -148,28 +156,22 @@ def test_a_picture_waits_for_its_decoding_no_longer_than_for_its_answer(service:
 def test_who_waited_for_a_decoder_is_told_at_once_that_redis_is_away(running: Service) -> None:
     """Each found it out in 0.9 s of its own, one after the other: of 64 the last was told after 10 s."""
     jobs: JobClient = running.app.extensions["jobs"]
-    while jobs._decoders.acquire(timeout_s=0):
-        pass
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads, _taken(jobs._decoders) as taken:
         answer = threads.submit(running.app.test_client().post, "/predict", data=form(png(0)))
         eventually(lambda: len(jobs._decoders) == 1)
         threading.Event().wait(LENGTH_VALID_S)
         jobs._away_until = time.monotonic() + 60
-        jobs._decoders.release()
+        taken.close()
         assert answer.result().get_json()["error"]["code"] == "broker_unavailable"
     # Who had not to wait asks Redis.
-    jobs._decoders.release()
     assert running.client.post("/predict", data=form(png(0))).status_code == 200
 
 
 @pytest.mark.parametrize("environment", [{"REQUEST_TIMEOUT_S": "0.3"}])
 def test_an_annotated_picture_waits_for_a_decoder_as_well(service: Service) -> None:
     jobs: JobClient = service.app.extensions["jobs"]
-    while jobs._decoders.acquire(timeout_s=0):
-        pass
-    with pytest.raises(Overloaded, match="being decoded"):
+    with _taken(jobs._decoders), pytest.raises(Overloaded, match="being decoded"):
         jobs.draw(png(0), Result("", "", ""), started_at=time.monotonic())
-    jobs._decoders.release()
     for _ in range(2):  # each gives its decoder back
         assert jobs.draw(png(0), Result("", "", ""), started_at=time.monotonic()).startswith(b"\x89PNG")
 
@@ -180,17 +182,13 @@ def test_those_that_wait_for_a_decoder_are_judged_again_when_it_is_their_turn(
     service: Service,
 ) -> None:
     decoders = service.app.extensions["jobs"]._decoders
-    taken = 0
-    while decoders.acquire(timeout_s=0):
-        taken += 1
-    sent = 8 * taken + 4
-    with ThreadPoolExecutor(sent) as threads:
+    sent = 8 * capacity.usable_cores() + 4
+    with ThreadPoolExecutor(sent) as threads, _taken(decoders) as taken:
         # The queue is empty: each of them is let in.
         answers = [threads.submit(_status, service.app.test_client(), png(0)) for _ in range(sent)]
         eventually(lambda: len(decoders) == sent)
         threading.Event().wait(LENGTH_VALID_S)
-        for _ in range(taken):
-            decoders.release()
+        taken.close()
         statuses = sorted(answer.result() for answer in answers)
     # Nobody runs them. Beyond QUEUE_LIMIT come those that are decoded, or on their way, at that moment.
     assert 2 <= statuses.count(504) <= sent // 2
