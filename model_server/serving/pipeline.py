@@ -81,9 +81,7 @@ class Pipeline:
         self.engine: Engine | None = None
         self.drains = False
         """Claims on, although the worker is stopping."""
-        self.picture_s = 0.0
-        """A picture's share of a call, a moving average."""
-        self._times = CallTimes()
+        self.times = CallTimes()
         self.spec = spec
         """The model, with the engine that its results name."""
         self._version = spec.version
@@ -127,7 +125,7 @@ class Pipeline:
             if batch is not None:
                 self._is_free.clear()
                 self._sibling_is_next = False
-                call_s = len(batch.entries) * self.picture_s
+                call_s = len(batch.entries) * self.times.picture_s
                 # A call that ends before a claim does hides little of it, and less than other threads cost.
                 is_brief = 0 < call_s < self._claim_s and self.parts.shards == 1
                 if not (batch.runs_alone or is_brief):
@@ -140,15 +138,21 @@ class Pipeline:
         self.parts.settle()
         if batch is None:
             return 0
-        trace = None
-        if batch.may_have_spans and outcomes:
-            trace = traces.of(batch, self.spec, outcomes, began=self._began, ran_at=self._ran_at)
+        has_spans = batch.may_have_spans and outcomes
+        trace = (
+            traces.of(batch, self.spec, outcomes, began=self._began, ran_at=self._ran_at)
+            if has_spans
+            else None
+        )
         for share in batch.shares:
             own, outcomes = outcomes[: share.jobs], outcomes[share.jobs :]
             if not own:
                 share.part.add(-share.jobs)  # others run them
                 continue
-            share.part.complete(partial(self.complete, share, own, trace), at_once=is_brief)
+            if is_brief:  # none before it is being completed
+                self.complete(share, own, trace)
+            else:
+                share.part.complete(partial(self.complete, share, own, trace))
             trace = None  # the first writes all of it
         return len(batch.entries)
 
@@ -157,9 +161,9 @@ class Pipeline:
         if self._registration.stopping.is_set() and not self.drains:
             return None
         began = time.monotonic()
-        most = self._times.most(self.limits.batch_size, within_s=self.limits.call_s)
+        most = self.times.most(self.limits.batch_size, within_s=self.limits.call_s)
         # An owner's single picture waits for the batches of those with many.
-        fair = self._times.efficient(most)
+        fair = self.times.efficient(most)
         is_shared = self.device.owners.several(began)
         taken = self.parts.claim(fair if is_shared else most, shared=fair)
         if not taken:
@@ -212,7 +216,13 @@ class Pipeline:
             pictures = batching.run(batch.entries, self._predict, now=time.monotonic)
             ran_at = time.monotonic()
             if pictures:
-                self._measure(batch, pictures, began=began, ran_at=ran_at)
+                averages, is_first = self._status.averages, not self._status.averages.rate
+                self.times.add(pictures, ran_at - began)
+                averages.add(pictures, ran_at - max(batch.began, self._ran_at), waited_s=batch.waited_s)
+                metrics.ran(self.spec.name, pictures, call_s=ran_at - began, formed_s=began - batch.began)
+                if is_first:
+                    # Until frontends know the pace, they let in more than can be answered.
+                    self._status.try_announce()
             self._began, self._ran_at = began, ran_at
             timings = Timings(batch=(began - batch.began) * 1000, model=(ran_at - began) * 1000)
             names = self.engine.outputs.served if self.engine is not None else ()
@@ -278,19 +288,6 @@ class Pipeline:
         if isinstance(self.engine, HookedEngine):
             self.engine.close()
 
-    def _measure(self, batch: Batch, pictures: int, *, began: float, ran_at: float) -> None:
-        """Learn from a call of the network how long the next may take, and what to publish of the pace."""
-        call_s, busy_s = ran_at - began, ran_at - max(batch.began, self._ran_at)
-        self.picture_s += (SMOOTHING if self.picture_s else 1.0) * (call_s / pictures - self.picture_s)
-        self._times.add(pictures, call_s)
-        averages = self._status.averages
-        is_first = not averages.rate
-        averages.add(pictures, busy_s, waited_s=batch.waited_s)
-        if is_first:
-            # Until frontends know the pace, they let in more than can be answered.
-            self._status.try_announce()
-        metrics.ran(self.spec.name, pictures, call_s=call_s, formed_s=began - batch.began)
-
     def _tell_dead(self, job: CompletedJob) -> None:
         _LOG.warning(
             "%s: job %s is a dead letter: %s (request %s)",
@@ -333,7 +330,7 @@ class Pipeline:
         """Let a batch fill up in the queue, where others can still take it, for BATCH_WAIT_MS at most."""
         seen = time.monotonic()
         is_shared = self.device.owners.several(seen)
-        size = self._times.efficient(self.limits.batch_size) if is_shared else self.limits.batch_size
+        size = self.times.efficient(self.limits.batch_size) if is_shared else self.limits.batch_size
         while not self._registration.stopping.is_set():
             left_s = batching.wait_left_s(
                 self.parts.waiting(),

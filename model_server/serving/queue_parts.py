@@ -54,11 +54,8 @@ class QueuePart:
         with self._counting:
             self.held = max(0, self.held + jobs)
 
-    def complete(self, task: Callable[[], None], *, at_once: bool = False) -> None:
-        """Have its thread complete a batch, after those before it; `at_once`: there are none, do it here."""
-        if at_once:
-            task()
-            return
+    def complete(self, task: Callable[[], None]) -> None:
+        """Have its thread complete a batch, after those before it."""
         self._news.clear()
         self._completing = self._completer.submit(task)
         self._completing.add_done_callback(lambda _: self._news.set())

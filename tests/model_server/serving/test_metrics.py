@@ -77,7 +77,7 @@ def test_where_owners_share_a_model_batches_are_no_larger_than_is_efficient(
         return [entry.job.owner for entry in batch.entries if entry.job is not None]
 
     for pictures in (1, 4, 1, 4):  # it costs by the picture
-        pipeline._times.add(pictures, 0.1 * pictures)
+        pipeline.times.add(pictures, 0.1 * pictures)
     fakes.enqueue(client, keys, *(structs.replace(fakes.job(), lane="ann@100") for _ in range(20)))
     assert [claimed("full") for _ in range(2)] == [["ann"] * 4] * 2
     fakes.enqueue(client, keys, structs.replace(fakes.job(), lane="bob@100"))
@@ -92,7 +92,7 @@ def test_owners_of_other_models_of_a_process_make_batches_small_as_well(
 ) -> None:
     pipeline = worker.pipeline
     for pictures in (1, 4, 1, 4):
-        pipeline._times.add(pictures, 0.1 * pictures)
+        pipeline.times.add(pictures, 0.1 * pictures)
     pipeline.device.owners.add({"bob"}, time.monotonic())
     fakes.enqueue(client, keys, *(structs.replace(fakes.job(), lane="ann@100") for _ in range(8)))
     batches = [pipeline.claim() for _ in range(3)]

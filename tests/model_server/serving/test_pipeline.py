@@ -192,7 +192,7 @@ def test_nothing_is_claimed_ahead_while_a_sibling_wants_the_device(
         waiting.start()
         eventually(lambda: device.waiting > 0)
 
-    steps.picture_s = 3600.0  # so that it is asked for only once the call has ended
+    steps.times.picture_s = 3600.0  # so that it is asked for only once the call has ended
     steps.on_run = wait_until_wanted
     steps.step()
     assert steps.claimed == [[1]]
@@ -205,7 +205,7 @@ def test_nothing_is_claimed_ahead_while_a_sibling_wants_the_device(
 
 def test_a_claim_ahead_waits_until_the_call_is_about_to_end(steps_of: MakeSteps) -> None:
     steps = steps_of([1], [2])
-    steps.picture_s = 3600.0
+    steps.times.picture_s = 3600.0
     running = _held(steps, "run [1]")
     running.join(0.2)
     assert steps.claimed == [[1]]
@@ -229,7 +229,7 @@ def test_nothing_is_claimed_beside_what_runs_alone(steps_of: MakeSteps) -> None:
 def test_with_shards_no_step_waits_for_a_completion_however_brief_its_call(steps_of: MakeSteps) -> None:
     """It may be stuck, if the shard's node is away; the others go on."""
     steps = steps_of([1])
-    steps.picture_s, steps._claim_s, steps.parts.shards = 0.001, 1.0, 2
+    steps.times.picture_s, steps._claim_s, steps.parts.shards = 0.001, 1.0, 2
     steps.may_complete.clear()
     assert steps.step() == 1
     assert steps.log == ["run [1]"]

@@ -256,7 +256,7 @@ def test_while_owners_share_a_batch_waits_for_no_more_than_is_efficient(
     pipeline = worker.pipeline
     pipeline.limits = replace(pipeline.limits, batch_wait_s=15)
     for pictures in (1, 4):  # it costs by the picture
-        pipeline._times.add(pictures, 0.1 * pictures)
+        pipeline.times.add(pictures, 0.1 * pictures)
     pipeline.device.owners.add({"ann", "bob"}, time.monotonic())
     began = time.monotonic()
     enqueue(client, keys, job())
