@@ -89,7 +89,7 @@ class Inference:
             if question.CURRENT.get().pictures == asked_before:  # no model was chosen
                 asked = jobs.models.known(upload.parameters.get("model"))
                 question.CURRENT.set(Question(asked, asked_before + count))
-            metrics.pictures(error.code, count)
+            metrics.PICTURES.labels(question.CURRENT.get().model, error.code).inc(count)
             raise
         for result in results:
             outcome = "accepted"
@@ -97,7 +97,7 @@ class Inference:
                 outcome = result.code
             elif isinstance(result, Result):
                 outcome = result.error.code if result.error else "ok"
-            metrics.pictures(outcome)
+            metrics.PICTURES.labels(model, outcome).inc()
         return results
 
     def _within_limits(

@@ -26,12 +26,12 @@ from web import metrics_files, metrics_folder, question
 
 metrics_files.install()
 
-_REQUESTS: Final = Counter(
+REQUESTS: Final = Counter(
     "batchwire_http_requests",
     "Requests answered by the app, by the model that was asked (empty: none was).",
     ["route", "dialect", "model", "code"],
 )
-_DURATION: Final = Histogram(
+DURATION: Final = Histogram(
     "batchwire_http_request_duration_seconds",
     "From a whole request to its answer.",
     ["route", "dialect"],
@@ -58,7 +58,7 @@ _UNREAD: Final = Counter(
     "Requests refused by the loop, before the app: incomplete, malformed, too large, or too many.",
     ["code"],
 )
-_PICTURES: Final = Counter(
+PICTURES: Final = Counter(
     "batchwire_pictures",
     "Pictures by what became of them: ok, accepted (it is polled), or the code of the error.",
     ["model", "outcome"],
@@ -86,11 +86,6 @@ _KEY_PICTURES: Final = Counter(
     "Pictures taken by the limits of API keys that have some, or that poll.",
     ["key"],
 )
-
-
-def pictures(outcome: str, count: int = 1) -> None:
-    """So many pictures of this thread's request came to this."""
-    _PICTURES.labels(question.CURRENT.get().model, outcome).inc(count)
 
 
 def called(method: str, *, code: str, seconds: float) -> None:
@@ -127,12 +122,6 @@ def key_pictures(key: str, count: int) -> None:
 def refused_unread(code: str) -> None:
     """The loop refused a request."""
     _UNREAD.labels(code).inc()
-
-
-def answered(route: str, dialect: str, *, code: int, seconds: float) -> None:
-    """The app has answered this thread's request."""
-    _REQUESTS.labels(route, dialect, question.CURRENT.get().model, code).inc()
-    _DURATION.labels(route, dialect).observe(seconds)
 
 
 class _ThisProcess(Collector):

@@ -54,7 +54,8 @@ def register(app: Flask) -> None:
         if response.is_sequence and not response.calculate_content_length():
             del headers["Content-Type"]  # there is nothing to be of a type: OPTIONS
         route = request.url_rule.rule if request.url_rule else "none"
-        metrics.answered(route, g.dialect, code=status, seconds=time.perf_counter() - BEGAN.get())
+        metrics.REQUESTS.labels(route, g.dialect, question.CURRENT.get().model, status).inc()
+        metrics.DURATION.labels(route, g.dialect).observe(time.perf_counter() - BEGAN.get())
         # An overloaded service refuses by the thousand, and has no time to log each refusal.
         level = logging.INFO if status >= 500 and status != 503 else logging.DEBUG
         if _LOG.isEnabledFor(level):

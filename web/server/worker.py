@@ -272,7 +272,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         conn.stage = Stage.IDLE
         conn.sock.has_input, conn.sock.on_input = False, None
         self.keepalived_conns.append(conn)
-        conn.watch(self.poller, partial(self._on_readable, conn))
+        if not conn.is_watched:
+            conn.watch(self.poller, partial(self._on_readable, conn))
 
     def _on_readable(self, conn: Connection, _: object = None) -> None:
         """Its socket has something to read: bytes, or the end."""
