@@ -108,8 +108,7 @@ class Pipeline:
         """Run one batch, if there is one. Returns its size; 0: everything claimed is completed by now."""
         ahead, self._ahead = self._ahead, None
         was_asked, batch = ahead.result() if ahead is not None else (self.parts.is_emptied, None)
-        if self.parts.shards > 1:
-            self.parts.mend(but=batch.shares if batch is not None else ())
+        self.parts.mend(but=batch.shares if batch is not None else ())
         if was_asked and batch is None:
             # An idle worker does not queue for the device: a sibling's call would only delay the next job.
             self.parts.settle()
@@ -138,12 +137,9 @@ class Pipeline:
         self.parts.settle()
         if batch is None:
             return 0
-        has_spans = batch.may_have_spans and outcomes
-        trace = (
-            traces.of(batch, self.spec, outcomes, began=self._began, ran_at=self._ran_at)
-            if has_spans
-            else None
-        )
+        trace = None
+        if batch.may_have_spans and outcomes:
+            trace = traces.of(batch, self.spec, outcomes, began=self._began, ran_at=self._ran_at)
         for share in batch.shares:
             own, outcomes = outcomes[: share.jobs], outcomes[share.jobs :]
             if not own:

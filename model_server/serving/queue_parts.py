@@ -240,7 +240,9 @@ class QueueParts:
             part.settle(whole=self.shards == 1)
 
     def mend(self, *, but: Sequence[BatchShare] = ()) -> None:
-        """Put right what failed, in each part of which no job is in hand. Only with shards."""
+        """Put right what failed, in each part of which no job is in hand; without shards the worker does."""
+        if self.shards == 1:
+            return
         in_hand = [share.part for share in but]
         for part in self.parts:
             if part.is_uncertain and part not in in_hand:

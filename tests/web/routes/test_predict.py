@@ -1,5 +1,6 @@
 """`POST /predict` and `GET /predictions/<uuid>`, over a real Redis and a worker in this process."""
 
+import contextlib
 import io
 import json
 import threading
@@ -282,4 +283,6 @@ def test_a_container_decodes_on_the_cores_that_it_may_use(monkeypatch: pytest.Mo
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     settings = Settings.from_env({"REDIS_URL": "redis://localhost", "MODELS": MODEL})
     decoders = create_app(settings).extensions["jobs"]._decoders
-    assert [decoders.acquire(timeout_s=0) for _ in range(4)] == [True, True, True, False]
+    with contextlib.ExitStack() as held:
+        given = [held.enter_context(decoders.place(timeout_s=0)) for _ in range(4)]
+    assert given == [True, True, True, False]
