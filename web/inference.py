@@ -76,9 +76,7 @@ class Inference:
             if count > MAX_PIXELS_TOGETHER:
                 upload = replace(upload, pictures=jobs.within_pixels(upload.pictures))
             # A request that asks for too many predictions is refused whole.
-            top = card.top
-            if upload.tops:
-                top = reader.top(upload.tops, card, asked=choice.asked.card)
+            top = reader.top(upload.tops, card, asked=choice.asked.card) if upload.tops else card.top
             with jobs.places.share(model):
                 if key is None or jobs.api_keys is None:
                     results = self._results(choice, upload, caller, top=top)
@@ -289,9 +287,7 @@ class Inference:
         try:
             choice = self.jobs.models.choose(None)
             card = choice.view.card
-            top = card.top
-            if upload.tops:
-                top = reader.top(upload.tops, card, asked=choice.asked.card)
+            top = reader.top(upload.tops, card, asked=choice.asked.card) if upload.tops else card.top
             if isinstance(picture, ClientError):
                 return picture
             return self._ended(self.jobs.submit(choice, picture, caller.options, top=top), caller)
