@@ -71,7 +71,8 @@ class JobIds:
         self._monotonic = monotonic
         self._secrets: tuple[bytes, ...] = ()
         """The one that seals now, then those of before."""
-        self._checked_at = float("-inf")
+        self._check_at = float("-inf")
+        """When it is next looked whether Redis still has them."""
         self._checking = threading.Lock()
 
     def make(self, model: str, *, owner: str = "", is_polled: bool) -> str:
@@ -80,7 +81,7 @@ class JobIds:
         Only the id of a job that is polled seals the two.
         """
         # For any job: this look is also what finds, and tells, that Redis has lost everything.
-        if self._monotonic() - self._checked_at >= CHECK_S:
+        if self._monotonic() >= self._check_at:
             self._look_for_secret()
         drawn = secrets.randbits(_DRAWN_BITS) & ~SHARD_MASK
         if model in self._shards.split:
@@ -99,7 +100,7 @@ class JobIds:
             made_at, seal, drawn = _parts(uuid.UUID(job_id))
         except ValueError:
             return None
-        if self._monotonic() - self._checked_at >= CHECK_S:
+        if self._monotonic() >= self._check_at:
             self._look_for_secret()
         given = seal.to_bytes(4)
         # All of them, and by digest: how long it takes is to tell nothing.
@@ -110,12 +111,12 @@ class JobIds:
         return float(made_at) if any(is_known) else None
 
     def _look_for_secret(self) -> None:
-        """Look whether Redis still has the secret, unless another thread does it."""
+        """Look whether Redis still has the secret, where that is due; not while another thread does it."""
         if self._checking.acquire(blocking=not self._secrets):
             try:
-                if self._monotonic() - self._checked_at >= CHECK_S:
+                if self._monotonic() >= self._check_at:
                     self._check()
-                    self._checked_at = self._monotonic()
+                    self._check_at = self._monotonic() + CHECK_S
             finally:
                 self._checking.release()
 
