@@ -16,8 +16,8 @@ from benchmarks.simulation.parts import Machine, Steps, Thread, Window
 from benchmarks.simulation.redis_queue import RedisQueue, SimulatedJob
 from broker.messages import State, WorkerState
 from model_server.serving.batching import wait_left_s
-from model_server.serving.call_times import CallTimes
-from model_server.serving.pipeline import LEAD_MARGIN, LOOK_S, SMOOTHING, WorkerLimits
+from model_server.serving.call_times import SMOOTHING, CallTimes
+from model_server.serving.pipeline import LEAD_MARGIN, LOOK_S, WorkerLimits
 from model_server.serving.status import BatchAverages
 from model_server.serving.worker import IDLE_S
 

@@ -11,8 +11,8 @@ from typing import Final
 FIRST: Final = 8
 """Pictures in a batch while nobody knows their time: 32 on a network of a second each take half a minute."""
 
-_SMOOTHING: Final = 0.3
-"""Weight of the newest call in what a picture of the next is expected to take."""
+SMOOTHING: Final = 0.3
+"""Weight of the newest batch in what the next is expected to take: its claim, and a picture of its call."""
 
 _KEPT: Final = 0.8
 """Weight that earlier calls keep with each new one: about the last five count."""
@@ -66,7 +66,7 @@ class CallTimes:
 
     def add(self, pictures: int, seconds: float) -> None:
         """A call with so many pictures took so long."""
-        self.picture_s += (_SMOOTHING if self.picture_s else 1.0) * (seconds / pictures - self.picture_s)
+        self.picture_s += (SMOOTHING if self.picture_s else 1.0) * (seconds / pictures - self.picture_s)
         self._calls = _KEPT * self._calls + 1
         self._pictures = _KEPT * self._pictures + pictures
         self._seconds = _KEPT * self._seconds + seconds

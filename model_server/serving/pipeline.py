@@ -26,7 +26,7 @@ from model_server.engines.engine import Engine, Outputs
 from model_server.engines.hooked import HookedEngine
 from model_server.serving import batching, metrics, results, traces
 from model_server.serving.batching import Batch
-from model_server.serving.call_times import CallTimes
+from model_server.serving.call_times import SMOOTHING, CallTimes
 from model_server.serving.device import Device
 from model_server.serving.queue_parts import BatchShare, QueueParts
 from model_server.serving.registration import RECONNECT_S, Registration
@@ -35,9 +35,6 @@ from model_server.serving.traces import BatchTrace
 from telemetry import logs, tracing
 
 _LOG = logging.getLogger(__name__)
-
-SMOOTHING: Final = 0.3
-"""Weight of the newest batch in what the next is expected to take."""
 
 LEAD_MARGIN: Final = 1.5
 """A claim begins so many times before the device is free as it took last: late it costs idle time of the
