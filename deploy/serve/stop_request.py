@@ -31,7 +31,6 @@ class StopRequest:
     def came(self, *, within_s: float) -> bool:
         """Whether a signal has come, or the terminal is gone; waits up to `within_s` for a signal."""
         if not self._came:
-            self._came = signal.sigtimedwait(self._signals, within_s) is not None or bool(
-                self._terminal.poll(0)
-            )
+            has_signal = signal.sigtimedwait(self._signals, within_s) is not None
+            self._came = has_signal or bool(self._terminal.poll(0))
         return self._came
